@@ -1,0 +1,58 @@
+"""FireAct: language agents by fine-tuning (Chen et al. 2023).
+
+``import fireact`` is light: a name loads its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fireact.collect import CollectConfig, collect
+    from fireact.data import Dataset, MixConfig, mix
+    from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
+    from fireact.evaluate.run import EvalConfig, evaluate
+    from fireact.quickstart import QuickstartConfig, quickstart
+    from fireact.report.run import ReportConfig, report
+    from fireact.rollout import Agent, Episode, rollout
+    from fireact.store import read_trajectories
+    from fireact.train.recipe import Recipe
+    from fireact.train.run import TrainConfig, train
+    from fireact.types import LM, Action, Completion, Example, Limits, Message, Method, Step, Task, Tool, Trajectory, Usage
+    from fireact.verbs import resume
+
+_HOME = {
+    "collect": ("CollectConfig", "collect"),
+    "data": ("Dataset", "MixConfig", "mix"),
+    "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
+    "evaluate.run": ("EvalConfig", "evaluate"),
+    "quickstart": ("QuickstartConfig", "quickstart"),
+    "report.run": ("ReportConfig", "report"),
+    "rollout": ("Agent", "Episode", "rollout"),
+    "store": ("read_trajectories",),
+    "train.recipe": ("Recipe",),
+    "train.run": ("TrainConfig", "train"),
+    "types": (
+        "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory", "Usage",
+    ),
+    "verbs": ("resume",),
+}  # fmt: skip
+_MODULE = {name: module for module, found in _HOME.items() for name in found}
+
+__all__ = [
+    "Action", "Agent", "CollectConfig", "Completion", "ConfigError", "DataError", "Dataset", "Episode",
+    "EvalConfig", "Example", "FireactError", "FormatError", "LM", "Limits", "Message", "Method", "MixConfig", "ProviderError",
+    "QuickstartConfig", "Recipe", "ReportConfig", "Step", "Task", "Tool", "ToolError", "TrainConfig", "Trajectory", "Usage",
+    "collect", "evaluate", "mix", "quickstart", "read_trajectories", "report", "resume", "rollout", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'fireact' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fireact.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

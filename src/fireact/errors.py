@@ -1,0 +1,51 @@
+"""The error tree. Each message says what was wrong, the value seen, what is allowed and what to do.
+
+    FireactError
+    ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
+    ├── ProviderError   an LM endpoint, a package index or a weight file failed
+    ├── ToolError       a tool failed
+    ├── FormatError     text that is not in the format it claims to be in
+    └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FireactError(Exception):
+    """Everything that FireAct raises on purpose."""
+
+
+class ConfigError(FireactError):
+    """A name, option or setting that cannot be used."""
+
+
+class ProviderError(FireactError):
+    """An LM endpoint, a package index or a weight file failed."""
+
+
+class ToolError(FireactError):
+    """A tool failed."""
+
+
+class FormatError(FireactError):
+    """Text that is not in the format it claims to be in."""
+
+
+class DataError(FireactError):
+    """A file that cannot be read, is torn, or does not fit its run directory."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """A ConfigError for a name that is not known: lists the known ones and says which is closest."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def missing_extra(package: str, extra: str) -> ConfigError:
+    """A ConfigError for a package that an extra brings, with the exact install command."""
+    return ConfigError(f"{package} is not installed; this needs it. Run: pip install 'fireact[{extra}]'")

@@ -1,0 +1,87 @@
+"""The verb ``eval``: an agent answers held-out questions; each episode is kept, each task is summarised with intervals.
+
+It is the very rollout that trajectories are collected with; only the agent and the split differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fireact.agents import Model, build, load_model, load_task, load_tools
+from fireact.collect import fingerprints, run_missing
+from fireact.errors import ConfigError
+from fireact.evaluate.summary import summarise
+from fireact.progress import SILENT, Progress
+from fireact.rollout import Episode
+from fireact.store import RunDir, read_trajectories
+from fireact.types import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Settings of ``eval``; ``examples`` in the prompt: None means 3 for a prompted LM and 0 for a fine-tuned one."""
+
+    agent: str
+    tasks: Sequence[str] = ("geo-hop", "geo-compose")
+    n: int = 60
+    method: str = "react"
+    examples: int | None = None
+    tools: Sequence[str] = ("search",)
+    split: str = "test"
+    seed: int = 0
+    temperature: float = 0.0
+    workers: int = 16
+
+
+def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
+    model = load_model(config.agent, slots=config.workers)
+    if model.tuned and config.method == "cot":
+        raise ConfigError("a fine-tuned agent chooses its method itself; --method cot would be ignored. Leave it out.")
+    tools = load_tools(config.tools)
+    episodes = {name: _episodes(name, config, model, tools) for name in config.tasks}
+    with RunDir(out, verb="eval", settings=asdict(config), force=force) as run:
+        if run.complete:
+            return run.manifest
+        everything = [episode for part in episodes.values() for episode in part]
+        wall_share = run_missing(run, everything, workers=config.workers, progress=progress)
+        kept = list(read_trajectories(run.path))
+        results = {}
+        for name in config.tasks:
+            own = [trajectory for trajectory in kept if trajectory.task == name]
+            wall_seconds = wall_share * sum(trajectory.seconds for trajectory in own)
+            results[name] = summarise(own, wall_seconds=wall_seconds).to_dict()
+        return run.finish(
+            agent=model.lm.name,
+            description=_description(model, config),
+            tuned=model.tuned,
+            tools=fingerprints(tools),
+            results=results,
+            usage=asdict(sum((trajectory.usage for trajectory in kept), Usage())),
+        )
+
+
+def _episodes(task_name: str, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
+    task = load_task(task_name)
+    agent = build(
+        model, task, method=config.method, tools=tools, examples=config.examples, temperature=config.temperature
+    )
+    examples = task.examples(config.split)
+    if config.n > len(examples):
+        raise ConfigError(f"{task_name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n.")
+    return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
+
+
+def _description(model: Model, config: EvalConfig) -> str:
+    if model.tuned:
+        return f"{model.description}, no examples in the prompt"
+    examples = 3 if config.examples is None else config.examples
+    return f"{model.description}, {config.method}, {examples} examples in the prompt"
+
+
+def agents_object(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What ``eval --json`` and ``report --json`` print: each agent's summary by task."""
+    return {"agents": {manifest["agent"]: manifest["results"] for manifest in manifests}}

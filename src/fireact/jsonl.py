@@ -1,0 +1,99 @@
+"""JSON Lines on disk: appended as work is done, torn only in the last line, read with line numbers.
+
+Invariant: a line that ``append`` returned from is on disk whole; a kill can tear only what follows it.
+This module knows nothing of what the lines mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from fireact.errors import DataError
+
+
+def dumps(value: Any) -> str:
+    """One line of compact JSON, non-ASCII kept."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class Appender:
+    """Appends one JSON object a line and hands each to the operating system at once; torn tails are cut on opening."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_tail(path)
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def append(self, value: Mapping[str, Any]) -> None:
+        self._file.write(dumps(value).encode() + b"\n")
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Drop a last line that a kill tore (it does not end in a newline), so that appending can go on."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end != size:
+            file.truncate(end)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file in order. Raises DataError naming the file and line that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parse(path, number, line)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, line {number}: not JSON ({error}); it reads {line[:60]!r}. Repair or delete that line."
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole JSONL file at once: it is there complete or not at all."""
+    replace_text(path, "".join(dumps(value) + "\n" for value in values))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader or a kill sees the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,49 @@
+"""Prompts that are package data: instructions of a method, and few-shot examples of a task.
+
+    prompts/<method>.jinja           instructions; ``tools`` is given to it
+    prompts/<task>.<method>.jsonl    examples: {"question", "steps": [{"thought", "action", "observation"}]}
+
+A fine-tuned student is run with neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import jinja2
+
+from fireact.errors import ConfigError
+from fireact.types import Action, Step, Tool
+
+PromptExample = tuple[str, tuple[Step, ...]]
+
+
+def instructions(method: str, tools: Mapping[str, Tool]) -> str:
+    """The instructions of a built-in method for these tools, on a few lines; Reflexion has ReAct's."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("fireact").joinpath("prompts", "cot.jinja" if method == "cot" else "react.jinja")
+    return environment.from_string(source.read_text(encoding="utf-8")).render(tools=list(tools.values())).strip()
+
+
+def examples(task: str, method: str, n: int) -> Sequence[PromptExample]:
+    """The first ``n`` few-shot examples of a task. Raises ConfigError when the package has fewer."""
+    form = "cot" if method == "cot" else "react"
+    source = files("fireact").joinpath("prompts", f"{task}.{form}.jsonl")
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()] if source.is_file() else []
+    if n > len(rows):
+        raise ConfigError(f"{task} has {len(rows)} few-shot examples for {form}; {n} were asked for. Use --examples.")
+    return [(row["question"], tuple(_step(step) for step in row["steps"])) for row in rows[:n]]
+
+
+def _step(row: Mapping[str, object]) -> Step:
+    action = row["action"]
+    assert isinstance(action, dict)
+    observation = row.get("observation")
+    return Step(
+        thought=str(row["thought"]),
+        action=Action(action["name"], action["arguments"]),
+        observation=None if observation is None else str(observation),
+        text="",
+    )

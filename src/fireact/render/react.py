@@ -1,0 +1,147 @@
+"""The ``react`` renderer: chat turns with text actions, the format the student is trained and run in.
+
+    user       the question
+    assistant  Thought: ...
+               Action: search[...]
+    user       Observation: ...
+
+Invariant: ``sample`` and ``prompt`` build every message with the same functions, so a training sample starts with
+the prompt that inference sends; and ``parse`` is total: it returns a Step for every string, never raises, and never
+reads an action out of an observation. It does not know which tools exist: an unknown tool is the method's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fireact.types import FINISH, Action, Message, Step, Trajectory
+
+OBSERVATION = "Observation:"
+REFLECT = "Reflect:"
+REFLECTION = "Reflection:"
+STOP = ("\nObservation", "\nQuestion:")
+"""Strings at which a completion ends: what follows would be invented, not observed."""
+
+_PARAMETER = {FINISH: "answer", "search": "query"}
+_MARK = re.compile(r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**):(?:\**)", re.MULTILINE | re.IGNORECASE)
+_CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
+_NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
+
+
+class ReActRenderer:
+    """Renders and parses text ReAct (paper, section 3)."""
+
+    name = "react"
+
+    def prompt(
+        self,
+        question: str,
+        steps: Sequence[Step] = (),
+        *,
+        instructions: str = "",
+        examples: Sequence[tuple[str, Sequence[Step]]] = (),
+    ) -> list[Message]:
+        """The messages that ask for step ``len(steps)``: instructions and examples only for a few-shot prompt."""
+        messages = [Message("system", instructions)] if instructions else []
+        for example_question, example_steps in examples:
+            messages += _episode(example_question, example_steps)
+        return messages + _episode(question, steps)
+
+    def parse(self, text: str) -> Step:
+        """Read one completion: its first thought and first action; everything from an invented observation on is cut."""
+        marks = list(_MARK.finditer(text))
+        invented = next((mark.start() for mark in marks if _is(mark, "observation")), len(text))
+        marks = [mark for mark in marks if mark.start() < invented]
+        at = next((index for index, mark in enumerate(marks) if _is(mark, "action")), None)
+        if at is None:
+            return Step(thought=_thought(text[:invented]), action=None, observation=None, text=text)
+        end = marks[at + 1].start() if at + 1 < len(marks) else invented
+        action = _action(text[marks[at].end() : end])
+        return Step(thought=_thought(text[: marks[at].start()]), action=action, observation=None, text=text)
+
+    def sample(self, trajectory: Trajectory) -> list[Message]:
+        """A trajectory as training messages: ``train`` is set on the student's turns, and nothing follows the last one."""
+        messages = _episode(trajectory.example.question, trajectory.steps)
+        return messages if messages[-1].role == "assistant" else messages[:-1]
+
+
+def turn(step: Step) -> str:
+    """A step as the student writes it: its thought, then its action (its own words where it has no action)."""
+    if step.action is None:
+        return step.text.strip()
+    action = f"Action: {call(step.action)}"
+    return f"Thought: {step.thought}\n{action}" if step.thought else action
+
+
+def call(action: Action) -> str:
+    """The text form of an action: ``name[argument]``, or a JSON object inside the brackets for several arguments."""
+    return f"{action.name}[{argument(action)}]"
+
+
+def argument(action: Action) -> str:
+    """What stands between the brackets of an action's text form."""
+    values = dict(action.arguments)
+    only = values.get(_PARAMETER.get(action.name, "input"))
+    if len(values) == 1 and isinstance(only, str):
+        return only
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
+    messages = [Message("user", question)]
+    for step in steps:
+        messages.append(Message("assistant", turn(step), train=True))
+        if step.observation is not None:
+            messages.append(Message("user", f"{OBSERVATION} {step.observation}"))
+    return messages
+
+
+def _is(mark: re.Match[str], word: str) -> bool:
+    return mark.group(1).lower() == word
+
+
+def _thought(text: str) -> str:
+    match = _MARK.match(text)
+    return (text[match.end() :] if match else text).strip()
+
+
+def _action(text: str) -> Action | None:
+    match = _CALL.match(text)
+    if match is None:
+        return None
+    name = match.group(1).lower()
+    return Action(name, _arguments(name, _inside(text[match.end() :]).strip()))
+
+
+def _inside(text: str) -> str:
+    """The text up to the bracket that closes the call; up to the line's end where nothing closes it."""
+    last = text.rfind("]")
+    if last < 0:
+        return text.split("\n", 1)[0]
+    first = _balanced(text)
+    if first is not None and _NEXT_CALL.search(text, first + 1):
+        return text[:first]
+    return text[:last]
+
+
+def _balanced(text: str) -> int | None:
+    depth = 1
+    for index, letter in enumerate(text):
+        depth += (letter == "[") - (letter == "]")
+        if depth == 0:
+            return index
+    return None
+
+
+def _arguments(name: str, inside: str) -> Mapping[str, Any]:
+    if inside.startswith("{"):
+        try:
+            values = json.loads(inside)
+        except (ValueError, RecursionError):
+            values = None
+        if isinstance(values, dict):
+            return values
+    return {_PARAMETER.get(name, "input"): inside}

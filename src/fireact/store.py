@@ -1,0 +1,199 @@
+"""Run directories: ``config.toml`` first, ``*.jsonl`` as work is done, ``manifest.json`` last.
+
+Invariant: a directory with a manifest is complete; one without can be gone on with by the settings in its config; one
+made with other settings is refused, never overwritten without ``force``. One process at a time writes a directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import filelock
+import tomli_w
+
+from fireact import jsonl
+from fireact.errors import ConfigError, DataError
+from fireact.types import Trajectory
+
+CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
+LOCK, CLOCK = ".lock", ".seconds"
+_VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "countryinfo")
+
+
+class RunDir:
+    """A run directory held by this process; use it in a ``with`` statement.
+
+    Raises DataError when the directory was made with other settings or another process holds it.
+    """
+
+    def __init__(self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False) -> None:
+        self.path = path
+        self.config = {"verb": verb, **plain(settings)}
+        self.force = force
+        self._lock = filelock.FileLock(path / LOCK, timeout=0)
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> RunDir:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise DataError(f"{self.path} is being written by another process. Wait for it or stop it.") from error
+        except OSError as error:
+            raise DataError(f"cannot write to {self.path}: {error.strerror or error}. Choose another -o.") from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.complete:
+            jsonl.replace_text(self.path / CLOCK, f"{self.seconds:.3f}\n")
+        self._lock.release()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this directory, earlier interrupted runs included (but not one that was killed)."""
+        before = self.path / CLOCK
+        earlier = float(before.read_text()) if before.exists() else 0.0
+        return earlier + time.perf_counter() - self._started
+
+    def _open(self) -> None:
+        if self.force:
+            empty(self.path)
+        if (self.path / CONFIG).exists():
+            _refuse_other_settings(self.path, read_config(self.path), self.config)
+        elif any(entry.name not in (LOCK, CLOCK) for entry in self.path.iterdir()):
+            raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
+        else:
+            jsonl.replace_text(self.path / CONFIG, tomli_w.dumps(self.config))
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / MANIFEST).exists()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_manifest(self.path)
+
+    def finish(self, **facts: Any) -> dict[str, Any]:
+        """Write the manifest: the facts of the run, the versions it ran with and the hashes of what it wrote."""
+        hashes = {file.name: file_hash(file) for file in sorted(self.path.glob("*.jsonl"))}
+        manifest = {
+            "verb": self.config["verb"],
+            "seconds": round(self.seconds, 3),
+            **facts,
+            "sha256": hashes,
+            "versions": versions(),
+        }
+        jsonl.replace_text(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        return manifest
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as TOML holds them: no None, tuples as lists, paths as text."""
+    return {key: _plain(value) for key, value in settings.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def empty(path: Path) -> None:
+    """Delete what a run left in its directory. Refuses a directory that is not a run's."""
+    entries = [entry for entry in path.iterdir() if entry.name != LOCK]
+    if entries and not (path / CONFIG).exists():
+        raise DataError(f"{path} is no run directory; --force does not delete it. Choose another -o.")
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings that a run directory was made with. Raises DataError when there are none or they cannot be read."""
+    try:
+        return tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or start again with --force.") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a complete run directory. Raises DataError when the run is not complete."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {path}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path / MANIFEST}: {error}.") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path / MANIFEST} does not hold a JSON object.")
+    return manifest
+
+
+def read_trajectories(path: Path) -> Iterator[Trajectory]:
+    """The trajectories of a run directory or of a JSONL file. Raises DataError with the line that is not one."""
+    file = path / TRAJECTORIES if path.is_dir() else path
+    for number, row in enumerate(jsonl.read(file), 1):
+        try:
+            yield Trajectory.from_dict(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}, line {number}: not a trajectory ({error!r}).") from error
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def need_disk(path: Path, *, gigabytes: float) -> None:
+    """Raise ConfigError when the disk under ``path`` has less room than that."""
+    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    if free < gigabytes:
+        raise ConfigError(f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o.")
+
+
+def need_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
+    """Raise ConfigError when less memory than that is available."""
+    import psutil
+
+    free = available() if available else psutil.virtual_memory().available / 1e9
+    if free < gigabytes:
+        raise ConfigError(f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something.")
+
+
+def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing:
+        which = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
+        raise DataError(f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew.")

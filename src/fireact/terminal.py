@@ -1,0 +1,90 @@
+"""What a person sees in the terminal: progress bars on standard error, steps as they come, one line for an error."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from fireact.progress import Progress
+from fireact.render.react import call
+from fireact.types import Step, Trajectory
+
+NOTES = Console(stderr=True, highlight=False)
+RESULT = Console(highlight=False)
+
+
+class Terminal(Progress):
+    """Draws each stage as a bar with the time that is left; without a terminal, as a line now and then."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._bar = TaskID(0)
+        self._stage, self._total, self._done = "", 0, 0
+
+    def start(self, stage: str, *, total: int, done: int = 0) -> None:
+        self._stage, self._total, self._done = stage, total, done
+        if done:
+            self.say(f"{stage}: going on, {done} of {total} are there already")
+        if not NOTES.is_terminal:
+            return
+        self._bars = Bars(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=NOTES,
+        )
+        self._bars.start()
+        self._bar = self._bars.add_task(stage, total=total, completed=done, note="")
+
+    def advance(self, note: str = "") -> None:
+        self._done += 1
+        if self._bars is not None:
+            self._bars.update(self._bar, advance=1, note=escape(note))
+        elif self._done == self._total or self._done % max(1, self._total // 5) == 0:
+            self.say(f"{self._stage}: {self._done} of {self._total}{', ' + note if note else ''}")
+
+    def end(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, line: str) -> None:
+        NOTES.print(escape(line))
+
+
+def print_step(step: Step) -> None:
+    """One step as it comes: the thought, the action and the observation told apart by colour."""
+    if step.action is None:
+        RESULT.print(escape(step.text.strip()), style="red")
+    else:
+        if step.thought:
+            RESULT.print(f"[cyan]Thought:[/] {escape(step.thought)}")
+        RESULT.print(f"[bold green]Action:[/] {escape(call(step.action))}")
+    if step.observation is not None:
+        RESULT.print(f"[dim]Observation: {escape(step.observation)}[/]")
+
+
+def print_trajectory(trajectory: Trajectory) -> None:
+    """A whole episode: what was asked, each step, and how it ended."""
+    RESULT.rule(escape(f"{trajectory.key}  {trajectory.model}"), align="left")
+    RESULT.print(f"[bold]Question:[/] {escape(trajectory.example.question)}")
+    for step in trajectory.steps:
+        print_step(step)
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in trajectory.scores.items()) or "not scored"
+    RESULT.print(
+        f"[bold]Ended:[/] {trajectory.stop}, {scores}; gold answer: {escape(trajectory.example.answer)}"
+        + (f"; fault: {escape(trajectory.error)}" if trajectory.error else "")
+    )
+
+
+def complain(message: str) -> None:
+    """One line that says what was wrong and what to do."""
+    print(f"fireact: {message}", file=sys.stderr)

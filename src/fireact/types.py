@@ -1,0 +1,212 @@
+"""The nouns every other module speaks of: frozen data, and Protocols for what acts.
+
+Invariant: nothing here does I/O, and every dataclass survives ``to_dict`` -> JSON -> ``from_dict`` unchanged.
+This module does not parse LM text (``render``), score (``tasks``) or save (``store``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+FINISH = "finish"
+"""The action every agent has: it ends the episode and carries the answer."""
+
+Role = Literal["system", "user", "assistant"]
+Stop = Literal["finish", "max_steps", "format", "error"]
+"""Why an episode ended: it answered; ran out of rounds; never wrote an action; a fault that is not its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question of a task; ``meta`` says what is known of it (kind, hops, entities, ...)."""
+
+    id: str
+    question: str
+    answer: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A call of a tool by name; ``search[query]`` is only its text form."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One round: what the LM thought and did, what came back, and the LM's own words (``text``)."""
+
+    thought: str
+    action: Action | None
+    observation: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written in a number of LM calls; ``cached_tokens`` of the prompt were not encoded again."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A chat message; ``train`` is true where the student wrote it and shall learn it."""
+
+    role: Role
+    content: str
+    train: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an LM wrote in one call; ``finish`` says whether it ended by itself or was cut; ``seconds`` is wall time."""
+
+    text: str
+    usage: Usage
+    finish: Literal["stop", "length"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an episode may spend: rounds, tokens a completion, and the rounds at which Reflexion reflects (paper, 3.2)."""
+
+    max_steps: int = 11
+    max_tokens: int = 256
+    reflect_at: tuple[int, ...] = (6, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One whole episode, failed ones too; ``scores`` is empty when a fault of the infrastructure ended it."""
+
+    task: str
+    example: Example
+    method: str
+    model: str
+    seed: int
+    steps: tuple[Step, ...]
+    stop: Stop
+    scores: Mapping[str, float]
+    usage: Usage
+    seconds: float
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the episode within a run directory: a resumed run skips the keys it finds."""
+        return f"{self.task}/{self.example.id}/{self.method}/{self.seed}"
+
+    @property
+    def answer(self) -> str | None:
+        """The argument of the finish action, or None where the episode has none."""
+        return answer_of(self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trajectory:
+        """Build from parsed JSON. Raises KeyError or TypeError where a field is missing or not of its shape."""
+        steps = tuple(
+            Step(
+                thought=step["thought"],
+                action=Action(**step["action"]) if step["action"] is not None else None,
+                observation=step["observation"],
+                text=step["text"],
+            )
+            for step in data["steps"]
+        )
+        values = {**data, "example": Example(**data["example"]), "usage": Usage(**data["usage"]), "steps": steps}
+        return cls(**values)
+
+    def with_scores(self, scores: Mapping[str, float]) -> Trajectory:
+        return replace(self, scores=dict(scores))
+
+
+def answer_of(steps: Sequence[Step]) -> str | None:
+    """The argument of the finish action that the steps end in, or None where they do not."""
+    last = steps[-1].action if steps else None
+    if last is None or last.name != FINISH:
+        return None
+    return str(last.arguments.get("answer", ""))
+
+
+class Task(Protocol):
+    """A named set of Examples in splits, and how an answer is scored (``em`` and ``f1`` at least, in [0, 1])."""
+
+    name: str
+    limits: Limits
+
+    def examples(self, split: str) -> Sequence[Example]: ...
+
+    def score(self, example: Example, answer: str | None) -> dict[str, float]: ...
+
+
+class Tool(Protocol):
+    """Something an agent may call: JSON-schema ``parameters`` in, text out."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+    def __call__(self, **arguments: Any) -> str: ...
+
+
+class LM(Protocol):
+    """A chat language model. ``stop`` strings are not part of the text that comes back. Safe to call from many threads."""
+
+    name: str
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        stop: Sequence[str] = (),
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion: ...
+
+
+class Renderer(Protocol):
+    """Turns structure into messages and LM text into structure; inference and training share it."""
+
+    name: str
+
+    def prompt(
+        self,
+        question: str,
+        steps: Sequence[Step] = (),
+        *,
+        instructions: str = "",
+        examples: Sequence[tuple[str, Sequence[Step]]] = (),
+    ) -> list[Message]: ...
+
+    def parse(self, text: str) -> Step: ...
+
+    def sample(self, trajectory: Trajectory) -> list[Message]: ...
+
+
+class Method(Protocol):
+    """A prompting method: yields the Steps of one episode. It is given the question only, never the gold answer."""
+
+    name: str
+
+    def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]: ...

@@ -1,0 +1,61 @@
+"""The table of verbs: for each its settings and its function, so that a run directory can be gone on with by its path.
+
+Every function has one shape: ``verb(config, out, *, force, progress) -> manifest``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from fireact.errors import DataError
+from fireact.progress import SILENT, Progress
+from fireact.store import read_config
+
+Verb = Callable[..., dict[str, Any]]
+
+VERBS = {
+    "collect": "fireact.collect:CollectConfig:collect",
+    "mix": "fireact.data:MixConfig:mix",
+    "train": "fireact.train.run:TrainConfig:train",
+    "eval": "fireact.evaluate.run:EvalConfig:evaluate",
+    "report": "fireact.report.run:ReportConfig:report",
+    "quickstart": "fireact.quickstart:QuickstartConfig:quickstart",
+}
+
+
+def load(verb: str) -> tuple[type[Any], Verb]:
+    """The settings class and the function of a verb."""
+    module_name, config, function = VERBS[verb].split(":")
+    module = importlib.import_module(module_name)
+    return getattr(module, config), getattr(module, function)
+
+
+def resume(out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Go on with a run directory by nothing but its path. Raises DataError when it is none, or its settings are odd."""
+    settings = read_config(out)
+    verb = str(settings.pop("verb", ""))
+    if verb not in VERBS:
+        raise DataError(f"{out / 'config.toml'} names the verb {verb!r}. Known: {', '.join(VERBS)}.")
+    config_class, function = load(verb)
+    return function(settings_from(config_class, settings, out), out, progress=progress)
+
+
+def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
+    """Settings read from TOML as the dataclass they were written from."""
+    hints = get_type_hints(config_class)
+    unknown = set(settings) - {field.name for field in fields(config_class)}
+    if unknown:
+        raise DataError(f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}.")
+    values = {
+        name: settings_from(hints[name], value, out) if is_dataclass(hints[name]) else _frozen(value)
+        for name, value in settings.items()
+    }
+    return config_class(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
