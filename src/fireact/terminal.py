@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from fireact.progress import Progress
 from fireact.render.react import call
@@ -88,3 +93,41 @@ def print_trajectory(trajectory: Trajectory) -> None:
 def complain(message: str) -> None:
     """One line that says what was wrong and what to do."""
     print(f"fireact: {message}", file=sys.stderr)
+
+
+def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
+    """What a verb did, in a few lines: counts by task and method, and where it lies."""
+    counts = manifest.get("counts")
+    if counts:
+        table = Table("task/method", "episodes", "finished", "right (EM 1)")
+        for name, count in counts.items():
+            table.add_row(escape(name), str(count["n"]), str(count["finished"]), str(count["correct"]))
+        RESULT.print(table)
+    for line in manifest.get("history", ()):
+        RESULT.print(escape(line))
+    RESULT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
+
+
+def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    """The summary of each task with its intervals; with ``as_json`` one object."""
+    if as_json:
+        print(json.dumps({"agents": {manifest["agent"]: manifest["results"]}}, ensure_ascii=False))
+        return
+    table = Table("task", "n", "EM", "F1", "finished", "steps", "tokens", "s/question", title=escape(manifest["description"]))
+    for name, result in manifest["results"].items():
+        table.add_row(
+            escape(name),
+            str(result["n"]),
+            _percent(result["em"], result["em_interval"]),
+            _percent(result["f1"], result["f1_interval"]),
+            _percent(result["finished"], result["finished_interval"]),
+            f"{result['steps']:.1f}",
+            f"{result['tokens_per_question']:.0f}",
+            f"{result['seconds_per_question']:.2f}",
+        )
+    RESULT.print(table)
+    RESULT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(str(out))}")
+
+
+def _percent(mean: float, interval: Sequence[float]) -> str:
+    return f"{mean:.1%} ({interval[0]:.0%} to {interval[1]:.0%})"

@@ -1,0 +1,5 @@
+"""``python -m fireact`` is the command ``fireact``."""
+
+from fireact.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Language models: in process, scripted, and fakes for tests."""

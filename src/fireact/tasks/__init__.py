@@ -1,0 +1,1 @@
+"""Tasks: sets of questions in splits, and how an answer is scored."""

@@ -1,0 +1,245 @@
+"""Questions over the embedded world, made by code together with the chain of facts that answers each.
+
+Invariant: all countries of a question, on its way as well as in its text, are of one split, and the answer is the
+only one: a clue (a capital, a domain, a calling code) names one country, and what is compared differs by half at least.
+``Example.meta["facts"]`` is the chain: {country, relation, value} in the order in which they must be found.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from fireact.types import Example
+from fireact.world.facts import Country, Split, countries, split_of
+
+CLUES: dict[str, Sequence[str]] = {
+    "capital": ("whose capital is {}", "with the capital {}", "that has {} as its capital"),
+    "domain": ("with the internet domain {}", "whose internet domain is {}"),
+    "code": ("with the calling code {}", "whose calling code is {}"),
+}
+ATTRIBUTES: dict[str, Sequence[str]] = {
+    "capital": ("What is the capital of {}?", "Which city is the capital of {}?"),
+    "currency": ("What is the currency of {}?", "Which currency is used in {}?"),
+    "language": ("What is the main language of {}?", "Which language is the main one in {}?"),
+    "domain": ("What is the internet domain of {}?", "Which internet domain belongs to {}?"),
+    "code": ("What is the calling code of {}?", "Which calling code reaches {}?"),
+}
+COMPARED: dict[str, tuple[str, str]] = {
+    "people": ("Which country has the larger population, {} or {}?", "Which country has more people, {} or {}?"),
+    "size": ("Which country has the larger area, {} or {}?", "Which country is larger in area, {} or {}?"),
+}
+NUMBER: dict[str, Callable[[Country], float]] = {"people": lambda c: c.population, "size": lambda c: c.area}
+LETTERS = "ABCD"
+MARGIN = 1.5
+"""How many times the smaller the larger must be, for two countries to be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The countries of one split, the draw that makes its questions, and the split's name."""
+
+    split: Split
+    countries: tuple[Country, ...]
+    draw: random.Random
+
+    def country(self) -> Country:
+        return self.draw.choice(self.countries)
+
+    def clue(self, country: Country) -> tuple[str, str]:
+        """One of the ways to name a country without its name: (relation, value)."""
+        kinds = ["capital", "domain"] + ["code"] * country.own_code
+        kind = self.draw.choice(kinds)
+        return kind, getattr(country, kind)
+
+    def neighbour(self, country: Country) -> Country | None:
+        """The largest neighbour, where it is of this split too."""
+        return next((other for other in self.countries if other.name == country.largest_neighbour), None)
+
+    def pair(self, relation: str) -> tuple[Country, Country]:
+        """Two countries that differ clearly: the one with more first."""
+        while True:
+            one, other = sorted(self.draw.sample(self.countries, 2), key=NUMBER[relation], reverse=True)
+            if NUMBER[relation](one) >= MARGIN * NUMBER[relation](other):
+                return one, other
+
+    def attribute(self, *, without: Sequence[str] = ()) -> str:
+        return self.draw.choice([name for name in ATTRIBUTES if name not in without])
+
+    def other_value(self, relation: str, value: str) -> str:
+        """A wrong value of the same kind, from the same split."""
+        return self.draw.choice([v for c in self.countries if (v := getattr(c, relation)) != value])
+
+
+Made = tuple[str, str, str, list[dict[str, str]], list[str], list[Country]]
+"""(kind, question, answer, facts, wrong answers, countries)"""
+
+
+def fact(country: Country, relation: str, *, find: str = "value") -> dict[str, str]:
+    """A link of a chain. ``find`` says what is unknown when it is looked up: its value, or its country."""
+    attribute = "largest_neighbour" if relation == "largest neighbour" else relation
+    return {"country": country.name, "relation": relation, "value": str(getattr(country, attribute)), "find": find}
+
+
+def described(pool: Pool, country: Country) -> tuple[str, dict[str, str]]:
+    """A country named by a clue, and the fact that resolves it."""
+    relation, value = pool.clue(country)
+    text = "the country " + pool.draw.choice(CLUES[relation]).format(value)
+    return text, fact(country, relation, find="country")
+
+
+def two_hop(pool: Pool) -> Made:
+    country = pool.country()
+    text, clue = described(pool, country)
+    relation = pool.attribute(without=[clue["relation"]])
+    answer = getattr(country, relation)
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
+    return "2-hop", question, answer, [clue, fact(country, relation)], [pool.other_value(relation, answer), country.name], [country]
+
+
+def three_hop(pool: Pool) -> Made:
+    country, near = _with_neighbour(pool)
+    text, clue = described(pool, country)
+    relation = pool.attribute()
+    answer = getattr(near, relation)
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {text}")
+    facts = [clue, fact(country, "largest neighbour"), fact(near, relation)]
+    return "3-hop", question, answer, facts, [getattr(country, relation), near.name], [country, near]
+
+
+def comparison(pool: Pool) -> Made:
+    relation = pool.draw.choice(list(COMPARED))
+    more, less = pool.pair(relation)
+    shown = pool.draw.sample([more, less], 2)
+    question = pool.draw.choice(COMPARED[relation]).format(shown[0].name, shown[1].name)
+    return "comparison", question, more.name, [fact(c, relation) for c in shown], [less.name], [more, less]
+
+
+def check_value(pool: Pool) -> Made:
+    country = pool.country()
+    text, clue = described(pool, country)
+    relation = pool.attribute(without=[clue["relation"], "code", "domain"])
+    true = getattr(country, relation)
+    said = true if pool.draw.random() < 0.5 else pool.other_value(relation, true)
+    named = {"capital": "capital", "currency": "currency", "language": "main language"}[relation]
+    question = pool.draw.choice((f"Is {said} the {named} of {text}?", f"Is the {named} of {text} {said}?"))
+    answer, wrong = ("yes", "no") if said == true else ("no", "yes")
+    return "check", question, answer, [clue, fact(country, relation)], [wrong], [country]
+
+
+def same_value(pool: Pool) -> Made:
+    relation, named = pool.draw.choice([("language", "main language"), ("currency", "currency")])
+    one = pool.country()
+    alike = [c for c in pool.countries if getattr(c, relation) == getattr(one, relation) and c != one]
+    unlike = [c for c in pool.countries if getattr(c, relation) != getattr(one, relation)]
+    other = pool.draw.choice(alike if alike and pool.draw.random() < 0.6 else unlike)
+    question = f"Do {one.name} and {other.name} have the same {named}?"
+    same = getattr(one, relation) == getattr(other, relation)
+    answer, wrong = ("yes", "no") if same else ("no", "yes")
+    return "same", question, answer, [fact(one, relation), fact(other, relation)], [wrong], [one, other]
+
+
+def pick_value(pool: Pool) -> Made:
+    country = pool.country()
+    text, clue = described(pool, country)
+    relation = pool.attribute(without=[clue["relation"]])
+    true = getattr(country, relation)
+    options = {true}
+    while len(options) < len(LETTERS):
+        options.add(pool.other_value(relation, true))
+    shown = pool.draw.sample(sorted(options), len(LETTERS))
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
+    lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True))
+    answer = LETTERS[shown.index(true)]
+    wrong = [letter for letter in LETTERS if letter != answer]
+    return "pick", question + lines, answer, [clue, fact(country, relation)], wrong, [country]
+
+
+def described_comparison(pool: Pool) -> Made:
+    """Two countries that are only described, compared: two clues, then two numbers."""
+    relation = pool.draw.choice(list(COMPARED))
+    more, less = pool.pair(relation)
+    shown = pool.draw.sample([more, less], 2)
+    texts, clues = zip(*(described(pool, country) for country in shown), strict=True)
+    question = pool.draw.choice(COMPARED[relation]).format(*texts)
+    facts = [*clues, *(fact(country, relation) for country in shown)]
+    return "described comparison", question, more.name, facts, [less.name], [more, less]
+
+
+def winner_attribute(pool: Pool) -> Made:
+    """An attribute of the winner of a comparison."""
+    compared = pool.draw.choice(list(COMPARED))
+    more, less = pool.pair(compared)
+    shown = pool.draw.sample([more, less], 2)
+    relation = pool.attribute()
+    by = {"people": "has more people", "size": "is larger in area"}[compared]
+    whole = f"whichever of {shown[0].name} and {shown[1].name} {by}"
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(whole)
+    facts = [*(fact(country, compared) for country in shown), fact(more, relation)]
+    return "winner's attribute", question, getattr(more, relation), facts, [getattr(less, relation)], [more, less]
+
+
+def named_neighbour(pool: Pool) -> Made:
+    """An attribute of the largest neighbour of a country that is named."""
+    country, near = _with_neighbour(pool)
+    relation = pool.attribute()
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {country.name}")
+    facts = [fact(country, "largest neighbour"), fact(near, relation)]
+    return "neighbour's attribute", question, getattr(near, relation), facts, [getattr(country, relation)], [country, near]
+
+
+def neighbour_of_neighbour(pool: Pool) -> Made:
+    """Which country: the largest neighbour of a country that is only described."""
+    country, near = _with_neighbour(pool)
+    text, clue = described(pool, country)
+    question = f"Which country is the largest neighbour of {text}?"
+    return "described neighbour", question, near.name, [clue, fact(country, "largest neighbour")], [country.name], [country, near]
+
+
+def _with_neighbour(pool: Pool) -> tuple[Country, Country]:
+    while True:
+        country = pool.country()
+        near = pool.neighbour(country)
+        if near is not None:
+            return country, near
+
+
+SHAPES: dict[str, Sequence[tuple[Callable[[Pool], Made], int]]] = {
+    "geo-hop": ((two_hop, 10), (three_hop, 5), (comparison, 5)),
+    "geo-yesno": ((check_value, 1), (same_value, 1)),
+    "geo-choice": ((pick_value, 1),),
+    "geo-compose": ((described_comparison, 1), (winner_attribute, 1), (named_neighbour, 1), (neighbour_of_neighbour, 1)),
+}
+"""The shapes of each task with their weights; ``geo-compose`` shares none with the others."""
+SIZES: dict[Split, int] = {"train": 600, "dev": 60, "test": 200}
+
+
+@cache
+def examples(task: str, split: Split) -> tuple[Example, ...]:
+    """The questions of a task and split, in their fixed random order."""
+    own = tuple(country for country in countries() if split_of(country) == split)
+    pool = Pool(split, own, random.Random(f"fireact questions {task} {split}"))
+    return tuple(_distinct(task, pool))
+
+
+def _distinct(task: str, pool: Pool) -> Iterator[Example]:
+    makers = [make for make, weight in SHAPES[task] for _ in range(weight)]
+    seen: set[str] = set()
+    while len(seen) < SIZES[pool.split]:
+        kind, question, answer, facts, wrong, own = pool.draw.choice(makers)(pool)
+        made_wrong = len(wrong)
+        wrong = [item for item in wrong if item != answer]
+        if question in seen or len(wrong) < made_wrong:
+            continue  # asked already, or answered without its hops
+        meta: dict[str, Any] = {
+            "kind": kind,
+            "hops": len(facts),
+            "entities": sorted({name for country in own for name in (country.name, country.capital, country.domain)}),
+            "facts": facts,
+            "wrong": wrong,
+        }
+        yield Example(f"{pool.split}-{len(seen):03d}", question, answer, meta)
+        seen.add(question)

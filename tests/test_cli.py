@@ -1,0 +1,81 @@
+"""The command line as a user meets it: help, usage errors in one line with exit 2, results on standard output."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fireact", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+VERBS = ["quickstart", "collect", "mix", "train", "eval", "report", "resume", "ask", "show", "validate"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
+    done = fireact(verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Example:" in done.stdout and f"fireact {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "smollm2-135m", "-t", "geo-hob"], "unknown task 'geo-hob'. Did you mean 'geo-hop'?"),
+        (["collect", "-t", "geo-hop", "-m", "reakt"], "Did you mean 'react'?"),
+        (["collect", "-t", "geo-hop", "--tool", "serach"], "Did you mean 'search'?"),
+        (["collect", "--teacher", "scripted:expret"], "scripted"),
+        (["collect", "-m", "react"], "need --task"),
+        (["collect", "-t", "geo-hop", "-n", "100000"], "100000 were asked for"),
+        (["collect", "-t", "geo-compose", "-n", "5"], "geo-compose"),
+        (["collect", "-t", "absent.module:task"], "cannot be imported"),
+        (["mix", "absent"], "No such file"),
+        (["mix", "absent", "--take", "geo-hop"], "TASK/METHOD=N"),
+        (["resume", "absent"], "no run directory"),
+        (["report", "absent"], "no run directory"),
+        (["show", "absent.jsonl"], "No such file"),
+        (["train", "absent"], "No such file"),
+        (["eval", "absent-model-name"], "absent-model-name"),
+        (["frobnicate"], "No such command"),
+        (["collect", "--nonsense"], "No such option"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = fireact(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_dry_run_shows_the_settings_and_writes_nothing(tmp_path: Path) -> None:
+    done = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", cwd=tmp_path)
+    assert json.loads(done.stdout)["settings"]["plan"] == {"geo-hop/react": 3}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collect_mix_and_show(tmp_path: Path) -> None:
+    done = fireact("collect", "-t", "geo-hop", "-m", "react", "-m", "cot", "-n", "12", "--json", cwd=tmp_path)
+    manifest = json.loads(done.stdout)
+    assert manifest["counts"]["geo-hop/react"]["n"] == 12 and manifest["teacher"] == "scripted:expert"
+    mixed = fireact("mix", "runs/collect", "-w", "method=react", "-w", "correct", cwd=tmp_path)
+    assert "where correct" in mixed.stdout and mixed.returncode == 0
+    shown = fireact("show", "runs/mix", "-n", "2", cwd=tmp_path)
+    assert shown.stdout.count("Question:") == 2 and "scripted:expert" in shown.stdout
+    other = fireact("collect", "-t", "geo-hop", "-n", "13", cwd=tmp_path)
+    assert other.returncode == 2 and "made with other settings" in other.stderr and "plan" in other.stderr
+
+
+def test_a_torn_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torn.jsonl").write_text('{"task": ')
+    done = fireact("mix", "torn.jsonl", cwd=tmp_path)
+    assert done.returncode == 2 and "line 1" in done.stderr
+
+
+def test_validate_proves_a_task(tmp_path: Path) -> None:
+    done = fireact("validate", "geo-compose", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
