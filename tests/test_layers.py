@@ -13,7 +13,7 @@ LAYERS = [
     ["train", "serve"],
     ["evaluate"],
     ["study", "report"],
-    ["config", "terminal", "quickstart", "cli", "__main__"],
+    ["config", "terminal", "quickstart", "verbs", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parents[1] / "src" / "fireact"

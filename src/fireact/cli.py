@@ -18,7 +18,10 @@ import typer
 from fireact import terminal, verbs
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.store import plain
+from fireact.train.recipe import Recipe
 from fireact.types import answer_of
+
+DEFAULTS = Recipe()
 
 app = typer.Typer(
     name="fireact",
@@ -128,6 +131,36 @@ def _pair(item: str) -> tuple[str, int]:
     if not separator or not count.isdigit() or "/" not in name:
         raise ConfigError(f"--take {item!r} is not of the form TASK/METHOD=N, such as geo-hop/react=60.")
     return name, int(count)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")],
+    student: Student = "smollm2-135m",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULTS.epochs,
+    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = DEFAULTS.rank,
+    blocks: Annotated[int, typer.Option(help="Uppermost blocks that are adapted; 0 is all.")] = DEFAULTS.blocks,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = DEFAULTS.learning_rate,
+    batch_size: Annotated[int, typer.Option(help="Trajectories in an optimizer step.")] = DEFAULTS.batch_size,
+    max_length: Annotated[int, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")] = DEFAULTS.max_length,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and order.")] = 0,
+    out: Out = Path("runs/train"),
+    force: Force = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune a student on trajectories with LoRA, loss on its own words only.
+
+    Example: `fireact train runs/mix --epochs 3 -o runs/train`
+    """
+    recipe = Recipe(
+        epochs=epochs, rank=rank, alpha=2 * rank, blocks=blocks, learning_rate=learning_rate, batch_size=batch_size,
+        max_length=max_length, seed=seed,
+    )  # fmt: skip
+    settings = {"data": str(data), "student": student, "recipe": recipe}
+    manifest = _run("train", settings, out, force=force, dry_run=dry_run)
+    if manifest is not None:
+        terminal.print_training(manifest, out, as_json=as_json)
 
 
 @app.command("eval")

@@ -2,7 +2,7 @@
 
     collect/        trajectories of the scripted expert      mix/   those that are right, mixed
     train/          the adapter and its learning curve       eval-base/, eval-fireact/   the same questions
-    report.html     report.md, report.json
+    report.html     report.md, report.json, plots/
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fireact.data import MixConfig, mix
 from fireact.evaluate.run import EvalConfig, evaluate
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.progress import SILENT, Progress
-from fireact.report.run import ReportConfig, report
+from fireact.report.run import STAGES, assemble, read_runs
+from fireact.report.write import write
 from fireact.store import RunDir
+from fireact.train.recipe import Recipe
 from fireact.train.run import TrainConfig, train
 from fireact.verbs import Verb
-
-STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,33 @@ class QuickstartConfig:
 def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any]]:
     """Each stage's name, verb and settings, in order."""
     plan = {name: max(2, count // 8) for name, count in PLAN.items()} if config.fast else dict(PLAN)
-    n = 4 if config.fast else EvalConfig.n
-    yield "collect", collect, CollectConfig(plan=plan)
-    yield "mix", mix, MixConfig(sources=(str(out / "collect"),))
-    yield "train", train, TrainConfig(data=str(out / "mix"), student=config.student)
-    yield "eval-base", evaluate, EvalConfig(agent=config.student, n=n)
-    yield "eval-fireact", evaluate, EvalConfig(agent=str(out / "train"), n=n)
-    yield "report", report, ReportConfig(runs=tuple(str(out / name) for name in STAGES[:-1]))
+    n = 4 if config.fast else EvalConfig(agent="").n
+    recipe = Recipe(epochs=1) if config.fast else Recipe()
+    settings = (
+        (collect, CollectConfig(plan=plan)),
+        (mix, MixConfig(sources=(str(out / "collect"),))),
+        (train, TrainConfig(data=str(out / "mix"), student=config.student, recipe=recipe)),
+        (evaluate, EvalConfig(agent=config.student, n=n)),
+        (evaluate, EvalConfig(agent=str(out / "train"), n=n)),
+    )
+    yield from ((name, verb, stage) for name, (verb, stage) in zip(STAGES, settings, strict=True))
 
 
 def quickstart(
     config: QuickstartConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Run what is missing of every stage and return the manifest; ``out`` then holds the report."""
+    """Run what is missing of every stage and return the manifest; ``out`` then holds the report too."""
     need_disk(out, gigabytes=2.0)
     need_memory(gigabytes=3.0)
     with RunDir(out, verb="quickstart", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        seconds = {}
-        for name, verb, stage in stages(config, out):
-            manifest = verb(stage, out / name, progress=progress)
-            seconds[name] = manifest["seconds"]
-        return run.finish(stage_seconds=seconds, peak_memory_gb=peak_memory_gb())
+        seconds = {name: verb(stage, out / name, progress=progress)["seconds"] for name, verb, stage in stages(config, out)}
+        memory = peak_memory_gb()
+        runs = list(read_runs([str(out / name) for name in STAGES]))
+        write(assemble(runs, title="FireAct quickstart", commands=[_command(config, out)], peak_memory_gb=memory), out)
+        return run.finish(stage_seconds=seconds, peak_memory_gb=memory)
+
+
+def _command(config: QuickstartConfig, out: Path) -> str:
+    return f"fireact quickstart --student {config.student} -o {out}{' --fast' if config.fast else ''}"

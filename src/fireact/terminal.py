@@ -16,6 +16,8 @@ from rich.table import Table
 
 from fireact.progress import Progress
 from fireact.render.react import call
+from fireact.report.terminal import table as report_table
+from fireact.tasks.validate import Validation
 from fireact.types import Step, Trajectory
 
 NOTES = Console(stderr=True, highlight=False)
@@ -131,3 +133,40 @@ def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -
 
 def _percent(mean: float, interval: Sequence[float]) -> str:
     return f"{mean:.1%} ({interval[0]:.0%} to {interval[1]:.0%})"
+
+
+def print_report(directory: Path, *, as_json: bool) -> None:
+    """The before/after table of a report, and where it lies."""
+    data = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False))
+        return
+    RESULT.print(report_table(data))
+    stages = data["timings"]["stages"]
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
+    memory = data["timings"]["peak_memory_gb"]
+    RESULT.print(escape(f"Time: {sum(stages.values()) / 60:.1f} min ({spent})" + (f"; peak memory {memory:.1f} GB" if memory else "")))
+    RESULT.print(f"Report: {escape(str(directory / 'report.html'))}")
+
+
+def print_validation(finding: Validation) -> None:
+    """What ``validate`` found: counts by split and kind, and each problem."""
+    for split, kinds in finding.counts.items():
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        RESULT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
+    for problem in finding.problems:
+        RESULT.print(f"[red]{escape(problem)}[/]")
+    RESULT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+
+
+def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    """What was trained, how fast, and how to ask it something."""
+    if as_json:
+        print(json.dumps(manifest, ensure_ascii=False))
+        return
+    RESULT.print(
+        f"{manifest['samples']} samples ({manifest['dropped']} too long), {manifest['steps']} steps, "
+        f"loss {manifest['final_loss']:.3f}, {manifest['tokens_per_second']:.0f} tokens/s, "
+        f"{manifest['trained_parameters'] / 1e6:.1f} M parameters trained."
+    )
+    RESULT.print(f'{escape(str(out))} is complete. Ask it: fireact ask "QUESTION" --agent {escape(str(out))}')

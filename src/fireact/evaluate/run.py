@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import Model, build, load_model, load_task, load_tools
+from fireact.agents import FEW_SHOT, Model, build, load_model, load_task, load_tools
 from fireact.collect import fingerprints, run_missing
 from fireact.errors import ConfigError
 from fireact.evaluate.summary import summarise
@@ -55,7 +55,7 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             wall_seconds = wall_share * sum(trajectory.seconds for trajectory in own)
             results[name] = summarise(own, wall_seconds=wall_seconds).to_dict()
         return run.finish(
-            agent=model.lm.name,
+            agent=_label(model, config),
             description=_description(model, config),
             tuned=model.tuned,
             tools=fingerprints(tools),
@@ -75,13 +75,16 @@ def _episodes(task_name: str, config: EvalConfig, model: Model, tools: Any) -> l
     return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
 
 
+def _label(model: Model, config: EvalConfig) -> str:
+    """The agent's name in results: the model's, and how it is prompted where it is."""
+    return model.lm.name if model.tuned else f"{model.lm.name} {config.method} {_examples(config)}-shot"
+
+
 def _description(model: Model, config: EvalConfig) -> str:
     if model.tuned:
         return f"{model.description}, no examples in the prompt"
-    examples = 3 if config.examples is None else config.examples
-    return f"{model.description}, {config.method}, {examples} examples in the prompt"
+    return f"{model.description}, not fine-tuned, {config.method} with {_examples(config)} examples in the prompt"
 
 
-def agents_object(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What ``eval --json`` and ``report --json`` print: each agent's summary by task."""
-    return {"agents": {manifest["agent"]: manifest["results"] for manifest in manifests}}
+def _examples(config: EvalConfig) -> int:
+    return FEW_SHOT if config.examples is None else config.examples

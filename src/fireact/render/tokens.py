@@ -36,7 +36,7 @@ def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
 
 
 def encode(messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int] = ()) -> Sample:
-    """One training sample. ``ends`` are the ids that end a turn at inference (default: the tokenizer's end of sequence).
+    """One training sample. ``ends`` are the ids that end a turn at inference (default: the tokenizer's EOS).
 
     Raises FormatError when the chat template rewrites what came before, or does not close a turn with such an id.
     """
@@ -48,8 +48,8 @@ def encode(messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int]
             continue
         prompt = _ids(messages[:at], tokenizer, ask=True)
         whole = _ids(messages[: at + 1], tokenizer, ask=False)
-        _check_prefix(ids, prompt, at)
-        _check_prefix(prompt, whole, at)
+        _check_prefix(ids, prompt, at, tokenizer)
+        _check_prefix(prompt, whole, at, tokenizer)
         end = max((i for i in range(len(prompt), len(whole)) if whole[i] in stops), default=None)
         if end is None:
             raise FormatError(
@@ -62,7 +62,10 @@ def encode(messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int]
 
 
 def plain(text: str, tokenizer: Any) -> str:
-    """The text with every string that the tokenizer takes for a special token broken up by a space."""
+    """The text with every string that the tokenizer takes for a special token broken up by a space.
+
+    Both the samples and the prompts go through it, the student's own words too; it changes nothing when done again.
+    """
     for token in special_tokens(tokenizer):
         if token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -72,20 +75,31 @@ def plain(text: str, tokenizer: Any) -> str:
 def special_tokens(tokenizer: Any) -> list[str]:
     """The strings that the tokenizer never splits, longest first; single characters are left alone."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted({token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}, key=len, reverse=True)
+    return sorted(
+        {token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}, key=len, reverse=True
+    )
 
 
 def _ids(messages: Sequence[Message], tokenizer: Any, *, ask: bool) -> list[int]:
     if not tokenizer.chat_template:
-        raise ConfigError(f"{tokenizer.name_or_path} has no chat template. Choose an instruct or chat model as student.")
+        raise ConfigError(
+            f"{tokenizer.name_or_path} has no chat template. Choose an instruct or chat model as student."
+        )
     chat = [{"role": message.role, "content": plain(message.content, tokenizer)} for message in messages]
     ids: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=ask, tokenize=True, return_dict=False)
     return ids
 
 
-def _check_prefix(before: Sequence[int], after: Sequence[int], at: int) -> None:
-    if list(after[: len(before)]) != list(before):
+def _check_prefix(before: Sequence[int], after: Sequence[int], at: int, tokenizer: Any) -> None:
+    if list(after[: len(before)]) == list(before):
+        return
+    template = f"the chat template of {tokenizer.name_or_path or 'this tokenizer'}"
+    if tokenizer.decode(after).startswith(tokenizer.decode(before)):
         raise FormatError(
-            f"the chat template rewrites earlier turns when message {at} is added, so the student would be trained on "
-            "other tokens than it is asked with. Use a template that only appends."
+            f"{template}: the first token of message {at} grows into the prompt before it, so the student would be "
+            "trained on other tokens than it is asked with. Do not begin the student's words with a space or a newline."
         )
+    raise FormatError(
+        f"{template} rewrites earlier turns when message {at} is added, so the student would be trained on "
+        "other tokens than it is asked with. Use a template that only appends."
+    )

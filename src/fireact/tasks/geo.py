@@ -1,9 +1,9 @@
 """The tasks of the embedded world: three to train on, shaped like the paper's, and one held out, like Bamboogle.
 
-    geo-hop      free-form, two and three hops and comparisons, like HotpotQA
-    geo-yesno    yes or no, like StrategyQA
-    geo-choice   four options, answered by letter, like MMLU
-    geo-compose  question shapes that none of the others has; evaluation only
+geo-hop      free-form, two and three hops and comparisons, like HotpotQA
+geo-yesno    yes or no, like StrategyQA
+geo-choice   four options, answered by letter, like MMLU
+geo-compose  question shapes that none of the others has; evaluation only
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fireact.types import Example, Limits
 from fireact.world.facts import Split
 from fireact.world.questions import examples
 
-LIMITS = Limits(max_steps=8, max_tokens=80, reflect_at=(3, 6))
+LIMITS = Limits(max_steps=8, max_tokens=96, reflect_at=(3, 6))
 """Chains are of two to four facts, so rounds are fewer than the paper's, and reflections earlier."""
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLOSED = {"yes", "no", "noanswer"}
-_LETTER = re.compile(r"\s*\(?([A-Za-z])(?![A-Za-z'])")
+_LETTER = re.compile(r"\s*\(?([A-Za-z])\s*(?:[^\w\s']|$)")
 
 
 def normalise(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The order of training: all batches of all epochs, drawn once from the seed, grouped by length so that little is padded.
+"""The order of training: all batches of all epochs, drawn once from the seed, of like length so that little is padded.
 
 Invariant: the plan depends on the lengths, the recipe and nothing else; each sample stands once in every epoch.
 """

@@ -1,8 +1,8 @@
 """A causal LM in two halves: the lower blocks, which stay frozen, and the upper ones, which are trained.
 
-What the lower half makes of a sample is the same in every epoch, so it is computed once and kept; an optimizer step then
-runs the upper half alone. Invariant: upper(lower(ids)) is what the whole model computes; ``check`` proves it for the
-model at hand before training starts, since architectures differ in what happens between their blocks.
+What the lower half makes of a sample is the same in every epoch, so it is computed once and kept; an optimizer step
+then runs the upper half alone. Invariant: upper(lower(ids)) is what the whole model computes; ``check`` proves it for
+the model at hand before training starts, since architectures differ in what happens between their blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Halves:
-    """The two halves of a model whose ``frozen`` lowest blocks are not trained. Hidden states are [batch, tokens, width]."""
+    """The halves of a model whose ``frozen`` lowest blocks stay frozen. Hidden states are [batch, tokens, width]."""
 
     def __init__(self, model: Any, *, frozen: int) -> None:
         self.body = _body(model)
@@ -33,7 +33,7 @@ class Halves:
         return hidden
 
     def upper(self, hidden: Tensor) -> Tensor:
-        """The final hidden states, normalised. Right padding needs no mask: attention is causal and looks to the left."""
+        """The final hidden states, normalised. Padding on the right needs no mask: attention looks to the left."""
         with _only(self.body, self._upper, norm=True):
             final: Tensor = self.body(inputs_embeds=hidden, use_cache=False).last_hidden_state
         return final

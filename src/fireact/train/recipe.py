@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, unknown
+from fireact.train.schedule import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """LoRA (Hu et al. 2021) on all linear layers of the upper blocks; ``max_length`` is in tokens a sample.
+    """LoRA (Hu et al. 2021) on all linear layers of the upper blocks. Raises ConfigError for a senseless value.
 
-    ``blocks`` is how many of the uppermost blocks are adapted; 0 means all. The paper adapts all of them with rank 8 for
-    30 epochs at 3e-4; a small student learns the format faster at a higher rate, and cheaper in its upper third.
+    ``max_length`` is in tokens a sample (longer ones are left out), ``warmup`` is a share of all steps, and a
+    checkpoint is written every ``save_every`` steps.
+
+    ``blocks`` is how many of the uppermost blocks are adapted; 0 means all. The paper adapts all of them with rank 8
+    for 30 epochs at 3e-4; a small student learns the format faster at a higher rate, and cheaper in its upper third.
     """
 
     kind: str = "lora"
@@ -23,7 +27,9 @@ class Recipe:
     learning_rate: float = 2e-3
     epochs: int = 2
     batch_size: int = 8
+    schedule: str = "cosine"
     warmup: float = 0.1
+    weight_decay: float = 0.0
     max_length: int = 1024
     save_every: int = 5
     seed: int = 0
@@ -31,13 +37,25 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind != "lora":
             raise ConfigError(f"recipe kind {self.kind!r} is not known. Known: lora.")
+        for entry in fields(self):
+            self._check_type(entry.name, str(entry.type))
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule of the recipe", self.schedule, SCHEDULES)
         for name in ("rank", "alpha", "epochs", "batch_size", "max_length", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 1.")
-        if self.blocks < 0:
-            raise ConfigError(f"recipe: blocks is {self.blocks}; it must be 0 (all) or more.")
+        for name in ("blocks", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be 0 or more.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"recipe: learning_rate is {self.learning_rate}; it must be between 0 and 1.")
-        for name in ("dropout", "warmup"):
+        for name in ("dropout", "warmup", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+
+    def _check_type(self, name: str, wanted: str) -> None:
+        """A file of settings may hold anything: ``epochs = 2.5``, ``rank = true``, ``learning_rate = "2e-3"``."""
+        value = getattr(self, name)
+        allowed = {"str": (str,), "int": (int,), "float": (int, float)}[wanted]
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ConfigError(f"recipe: {name} is {value!r}; it must be of type {wanted}.")

@@ -3,12 +3,11 @@
 Faster than the defaults by doing less: only the upper blocks have adapters, so nothing is propagated back through
 the lower ones; what the lower ones compute is computed once, not once an epoch (``halves``); logits are made at target
 positions only; batches are of like length; and where the CPU multiplies bfloat16 natively, it does.
-Checkpoints are Trainer's own. Not done here: rendering (``render``), filtering (``data``), loading for inference (``models``).
+Checkpoints are Trainer's own. Not done here: rendering (``render``), filtering (``data``), inference (``models``).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,7 +23,9 @@ from fireact.models.weights import student_directory
 from fireact.progress import SILENT, Progress
 from fireact.render.tokens import IGNORED, Sample, encode
 from fireact.train.batches import Batch, padding, plan
+from fireact.train.checkpoints import last_whole
 from fireact.train.recipe import Recipe
+from fireact.train.schedule import share
 from fireact.types import Message
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def fine_tune(
         fitting = [sample for sample in samples if len(sample.input_ids) <= recipe.max_length]
         refuse_empty(fitting, len(samples), recipe)
         if len(fitting) < len(samples):
-            progress.say(f"train: {len(samples) - len(fitting)} samples of over {recipe.max_length} tokens are left out")
+            progress.say(
+                f"train: {len(samples) - len(fitting)} samples of over {recipe.max_length} tokens are left out"
+            )
         return _run(model, fitting, recipe=recipe, out=out, progress=progress, dropped=len(samples) - len(fitting))
 
 
@@ -90,9 +93,13 @@ def load_student(student: str) -> tuple[Any, Any, set[int]]:
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
     """Raise DataError when there is nothing to train on, or nothing in it that the student writes."""
     if not fitting:
-        raise DataError(f"none of {total} samples fits into max_length {recipe.max_length} tokens. Raise it, or mix others.")
+        raise DataError(
+            f"none of {total} samples fits into max_length {recipe.max_length} tokens. Raise it, or mix others."
+        )
     if not all(sample.targets for sample in fitting):
-        raise DataError("a sample has no token that is trained: its trajectory has no step. Filter with --where finished.")
+        raise DataError(
+            "a sample has no token that is trained: its trajectory has no step. Filter with --where finished."
+        )
 
 
 def _run(
@@ -104,8 +111,9 @@ def _run(
     lengths = [len(sample.input_ids) for sample in samples]
     batches = plan(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
     adapted, frozen = adapt(model, recipe)
-    loss = TargetLoss(adapted, samples, frozen=frozen, progress=progress)
-    checkpoint, done = last_checkpoint(out / CHECKPOINTS)
+    need_room(adapted, samples, batches, frozen=frozen)
+    loss = TargetLoss(adapted, samples, frozen=frozen)
+    checkpoint, done = last_whole(out / CHECKPOINTS)
     trainer = build_trainer(adapted, batches, recipe=recipe, out=out, loss=loss)
     curve = Curve(out / CURVE, batches, samples, progress, done=done)
     trainer.add_callback(curve.callback())
@@ -129,7 +137,7 @@ def _run(
         trained_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
         final_loss=curve.final_loss(),
         training_seconds=round(seconds, 2),
-        tokens_per_second=round(tokens / seconds, 1),
+        tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
         peak_memory_gb=peak_memory_gb(),
         resumed_from_step=done,
     )
@@ -141,7 +149,9 @@ def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
 
     blocks = model.config.get_text_config().num_hidden_layers
     if recipe.blocks > blocks:
-        raise ConfigError(f"recipe: blocks is {recipe.blocks}, but the student has {blocks}. Lower it, or give 0 for all.")
+        raise ConfigError(
+            f"recipe: blocks is {recipe.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
+        )
     frozen = blocks - (recipe.blocks or blocks)
     config = peft.LoraConfig(
         r=recipe.rank,
@@ -160,26 +170,55 @@ def _linear_names(model: Any) -> list[str]:
     import torch
 
     blocks = model.get_decoder().layers
-    return sorted({name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, torch.nn.Linear)})
+    return sorted(
+        {name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, torch.nn.Linear)}
+    )
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself; where it is emulated, it is slower than float32."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+
+
+def need_room(model: Any, samples: Sequence[Sample], batches: Sequence[Batch], *, frozen: int) -> None:
+    """Raise ConfigError when the largest batch would not fit into memory, so that no run dies of it hours later."""
+    config = model.config.get_text_config()
+    width, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    number = 2.5 if has_bfloat16() else 4.0  # bytes a kept activation, of which there are about 18 widths a block
+    token = number * (config.num_hidden_layers - frozen) * (18 * width + 6 * inner)
+    target = (8.0 if has_bfloat16() else 16.0) + number  # bytes a logit: it, its softmax, and the gradients of both
+
+    def size(batch: Batch) -> float:
+        tokens = len(batch) * max(len(samples[index].input_ids) for index in batch)
+        targets = sum(samples[index].targets for index in batch)
+        return float(token * tokens + target * config.vocab_size * targets)
+
+    kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen else 0.0
+    try:
+        need_memory(gigabytes=(kept + max(map(size, batches))) / 1e9)
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or give the recipe a smaller batch_size, max_length or blocks.") from error
 
 
 class TargetLoss:
-    """Cross-entropy at target positions, a mean over the batch's target tokens; keeps what the frozen blocks compute."""
+    """Mean cross-entropy over a batch's target tokens; keeps what the frozen blocks compute."""
 
-    def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int, progress: Progress) -> None:
+    def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int) -> None:
         import torch
 
         from fireact.train.halves import Halves
 
         started = time.perf_counter()
         self.samples = samples
-        self.bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        probe = torch.tensor([samples[0].input_ids])
+        self.bfloat16 = has_bfloat16()
+        probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)])
         halves = Halves(model, frozen=frozen)
         self.halves = halves if not frozen or halves.check(probe) else Halves(model, frozen=0)
         self.kept: dict[int, Tensor] = {}
         if self.halves.frozen:
-            need_memory(gigabytes=4e-9 * sum(len(s.input_ids) for s in samples) * model.config.get_text_config().hidden_size)
             with self.autocast():
                 self.kept = dict(self.halves.keep([sample.input_ids for sample in samples]))
         self.seconds = time.perf_counter() - started
@@ -212,31 +251,47 @@ def build_trainer(model: Any, batches: Sequence[Batch], *, recipe: Recipe, out: 
     """TRL's trainer, given one planned batch as one example, and our loss in place of its own."""
     import datasets
     import transformers
-    import trl
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
-    class Trainer(trl.SFTTrainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    plan_of_batches = datasets.Dataset.from_dict({"batch": [list(batch) for batch in batches]})
+
+    class Trainer(SFTTrainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             value = loss(inputs["batch"])
             if not math.isfinite(value.item()):
-                raise FireactError(f"the loss is {value.item()} at step {self.state.global_step + 1}. Lower the learning rate.")
+                raise FireactError(
+                    f"the loss is {value.item()} at step {self.state.global_step + 1}. Lower the learning rate."
+                )
             return (value, None) if return_outputs else value
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            import torch
+
+            def height(step: int) -> float:
+                return share(step, total=num_training_steps, warmup=recipe.warmup, schedule=recipe.schedule)
+
+            optimizer = optimizer or self.optimizer
+            if self.lr_scheduler is None and optimizer is not None:
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, height)
+            return self.lr_scheduler
 
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             import torch
 
-            return torch.utils.data.SequentialSampler(self.train_dataset)  # the plan is the order
+            return torch.utils.data.SequentialSampler(plan_of_batches)  # the plan is the order
 
-    settings = trl.SFTConfig(
+    settings = SFTConfig(
         output_dir=str(out / CHECKPOINTS),
         num_train_epochs=1,  # the plan holds every epoch, so that going on is skipping what is done
         per_device_train_batch_size=1,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(recipe.warmup * len(batches)),
         max_grad_norm=1.0,
-        weight_decay=0.0,
+        weight_decay=recipe.weight_decay,
         logging_steps=1,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # a loss that is not a number stops the run
         save_steps=recipe.save_every,
         save_total_limit=2,
         seed=recipe.seed,
@@ -253,7 +308,7 @@ def build_trainer(model: Any, batches: Sequence[Batch], *, recipe: Recipe, out: 
     trainer = Trainer(
         model=model,
         args=settings,
-        train_dataset=datasets.Dataset.from_dict({"batch": [list(batch) for batch in batches]}),
+        train_dataset=plan_of_batches,
         data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
         processing_class=_tokenizer(model),
     )
@@ -269,19 +324,6 @@ def _tokenizer(model: Any) -> Any:
     return transformers.AutoTokenizer.from_pretrained(model.config._name_or_path)
 
 
-def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
-    """The newest checkpoint that was written whole, and its step; one that a kill tore is passed over."""
-    found = [(int(path.name.rpartition("-")[2]), path) for path in directory.glob("checkpoint-*")]
-    for step, path in sorted(found, reverse=True):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text())  # Trainer writes it last
-        except (OSError, ValueError):
-            continue
-        if state.get("global_step") == step:
-            return path, step
-    return None, 0
-
-
 class Curve:
     """The learning curve in ``log.jsonl``: a line an optimizer step, none twice after a resume."""
 
@@ -289,6 +331,7 @@ class Curve:
         self, path: Path, batches: Sequence[Batch], samples: Sequence[Sample], progress: Progress, *, done: int
     ) -> None:
         self.path, self.batches, self.samples, self.progress = path, batches, samples, progress
+        self.last = time.perf_counter()
         if path.exists():
             jsonl.cut_torn_tail(path)
             jsonl.write(path, [row for row in jsonl.read(path) if row["step"] <= done])
@@ -298,7 +341,10 @@ class Curve:
 
         curve = self
 
-        class Log(transformers.TrainerCallback):  # type: ignore[misc]
+        class Log(transformers.TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                curve.last = time.perf_counter()
+
             def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
                 if logs and "loss" in logs:
                     curve.add(state.global_step, logs)
@@ -307,13 +353,16 @@ class Curve:
 
     def add(self, step: int, logs: dict[str, Any]) -> None:
         batch = self.batches[step - 1]
+        seen = sum(map(len, self.batches[:step]))
         row = {
             "step": step,
+            "epoch": round(seen / len(self.samples), 4),
             "loss": round(float(logs["loss"]), 6),
             "learning_rate": logs.get("learning_rate"),
             "gradient_norm": round(float(logs.get("grad_norm", 0.0)), 4),
             "tokens": sum(len(self.samples[index].input_ids) for index in batch),
             "target_tokens": sum(self.samples[index].targets for index in batch),
+            "seconds": round(time.perf_counter() - self.last, 3),
         }
         with jsonl.Appender(self.path) as file:
             file.append(row)
@@ -321,6 +370,6 @@ class Curve:
 
     def final_loss(self) -> float:
         """The mean loss of the last tenth of the steps."""
-        losses = [row["loss"] for row in jsonl.read(self.path)]
+        losses = [float(row["loss"]) for row in jsonl.read(self.path)]
         last = losses[-max(1, len(losses) // 10) :]
         return round(sum(last) / len(last), 4)

@@ -61,12 +61,20 @@ AREA = (
     "{name} covers an area of {size} square kilometres.",
     "With an area of {size} square kilometres, {name} has varied land.",
     "{name} has an area of {size} square kilometres.",
+    "The area of {name}, lakes included, comes to {size} square kilometres.",
 )
 LARGEST = (
     "The largest neighbour of {name} is {largest_neighbour}.",
     "{largest_neighbour} is the largest neighbour of {name}.",
     "{name} has {largest_neighbour} as its largest neighbour.",
     "Of the countries around it, the largest neighbour of {name} is {largest_neighbour}.",
+    "{name} lies next to {largest_neighbour}, its largest neighbour.",
+)
+BORDERS = (
+    "{name} borders {around}.",
+    "On land, {name} meets {around}.",
+    "The land borders of {name} are with {around}.",
+    "Around {name} lie {around}.",
 )
 REGION = (
     "{name} is a country in {subregion}.",
@@ -77,6 +85,14 @@ REGION = (
 ISLAND = (
     "{name} has no neighbour on land.",
     "No land border joins {name} to a neighbour.",
+    "{name} shares no land border with anyone.",
+    "The sea lies on every side of {name}.",
+)
+DEMONYM = (
+    "The people of {name} are known by the demonym {demonym}.",
+    "The demonym of {name} is {demonym}.",
+    "{demonym} is the demonym for what comes from {name}.",
+    "What belongs to {name} is called {demonym}.",
 )
 
 
@@ -96,13 +112,22 @@ def articles() -> tuple[Article, ...]:
 
 def _about(country: Country) -> Iterator[Article]:
     draw = random.Random(f"fireact corpus {country.name}")
-    name, land = country.name, LARGEST if country.largest_neighbour else () if country.neighbours else ISLAND
-    yield Article(name, _text(country, draw, (REGION, CAPITAL)))
+    name, land = country.name, [AREA, *_land(country)]
+    yield Article(name, _text(country, draw, (REGION, CAPITAL, DEMONYM)))
     yield Article(country.capital, _text(country, draw, (CAPITAL, REGION)))
     yield Article(f"Economy of {name}", _text(country, draw, (CURRENCY,)))
     yield Article(f"Communications in {name}", _text(country, draw, _shuffled(draw, (DOMAIN, CODE))))
     yield Article(f"People of {name}", _text(country, draw, _shuffled(draw, (PEOPLE, LANGUAGE))))
-    yield Article(f"Geography of {name}", _text(country, draw, _shuffled(draw, (AREA, land))))
+    yield Article(f"Geography of {name}", _text(country, draw, _shuffled(draw, land)))
+
+
+def _land(country: Country) -> Iterator[Sequence[str]]:
+    if not country.neighbours:
+        yield ISLAND
+        return
+    yield BORDERS
+    if country.largest_neighbour:
+        yield LARGEST
 
 
 def _shuffled(draw: random.Random, kinds: Sequence[Sequence[str]]) -> list[Sequence[str]]:
@@ -110,5 +135,10 @@ def _shuffled(draw: random.Random, kinds: Sequence[Sequence[str]]) -> list[Seque
 
 
 def _text(country: Country, draw: random.Random, kinds: Sequence[Sequence[str]]) -> str:
-    values = {key: getattr(country, key) for key in Country.__slots__} | {"people": country.people, "size": country.size}
-    return " ".join(draw.choice(phrasings).format(**values) for phrasings in kinds if phrasings)
+    values = {key: getattr(country, key) for key in (*Country.__slots__, "people", "size")}
+    values["around"] = _listed(country.neighbours)
+    return " ".join(draw.choice(phrasings).format(**values) for phrasings in kinds)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

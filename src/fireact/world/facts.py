@@ -1,8 +1,8 @@
 """Facts on real countries, from the data of the package ``countryinfo`` (MIT), with names for its codes.
 
 Invariant: a country's name, capital and internet domain are its own alone; a calling code or currency that is shared
-is given, but ``own_code`` says whether it identifies the country. Nothing here is fetched; records known to be out of
-date or unclear are mended or left out below, each by name.
+is given, but ``own_code`` and ``own_currency`` say whether it identifies the country. Nothing here is fetched; records
+known to be out of date or unclear are mended or left out below, each by name.
 """
 
 from __future__ import annotations
@@ -21,42 +21,62 @@ from fireact.world.names import CURRENCIES, LANGUAGES, SUBREGIONS
 Split = Literal["train", "dev", "test"]
 
 LEFT_OUT = {
-    "Serbia and Montenegro", "Western Sahara", "Hong Kong", "Puerto Rico", "French Polynesia", "New Caledonia", "Palestine",
-    "Djibouti", "Luxembourg", "Singapore", "Israel", "Taiwan", "Guinea", "Republic of the Congo", "Dominican Republic",
-    "Niger", "South Sudan",
+    "Serbia and Montenegro", "Western Sahara", "Hong Kong", "Puerto Rico", "French Polynesia", "New Caledonia",
+    "Palestine", "Djibouti", "Luxembourg", "Singapore", "Israel", "Taiwan", "Guinea", "Republic of the Congo",
+    "South Sudan",
 }  # fmt: skip
-"""No longer or not clearly a state; named like its capital; or its name is part of another country's name."""
+"""No longer or not clearly a state; named like its capital; or its name and another country's contain each other."""
 
 MENDED: Mapping[str, Mapping[str, Any]] = {
+    "Argentina": {"demonym": "Argentine"},
     "Belarus": {"currencies": ["BYN"]},
     "Bolivia": {"currencies": ["BOB"]},
+    "Bosnia and Herzegovina": {"demonym": "Bosnian"},
     "Bulgaria": {"currencies": ["EUR"]},
     "Burundi": {"capital": "Gitega"},
+    "Cameroon": {"languages": ["fr"]},
+    "Cape Verde": {"demonym": "Cape Verdean"},
+    "Chad": {"borders": ["CMR", "CAF", "LBY", "NER", "NGA", "SDN"]},
     "Chile": {"currencies": ["CLP"]},
+    "China": {
+        "borders": ["AFG", "BTN", "IND", "KAZ", "PRK", "KGZ", "LAO", "MNG", "MMR", "NPL", "PAK", "RUS", "TJK", "VNM"],
+    },
+    "Comoros": {"demonym": "Comorian"},
     "Croatia": {"currencies": ["EUR"]},
     "Cuba": {"currencies": ["CUP"]},
+    "Cyprus": {"borders": []},
+    "Ecuador": {"demonym": "Ecuadorian"},
     "El Salvador": {"currencies": ["USD"]},
-    "French Polynesia": {"capital": "Papeete"},
+    "Haiti": {"languages": ["ht"]},
+    "Iceland": {"demonym": "Icelandic"},
+    "India": {"borders": ["BGD", "BTN", "CHN", "MMR", "NPL", "PAK"]},
+    "Ireland": {"population": 4609600, "languages": ["en"]},
+    "Jamaica": {"callingCodes": ["1876"]},
     "Kazakhstan": {"capital": "Astana", "callingCodes": ["7"]},
+    "Kuwait": {"borders": ["IRQ", "SAU"]},
+    "Kyrgyzstan": {"demonym": "Kyrgyz"},
+    "Malaysia": {"languages": ["ms"]},
+    "Maldives": {"demonym": "Maldivian"},
     "Mauritania": {"currencies": ["MRU"]},
     "Montenegro": {"languages": ["cnr"]},
+    "Myanmar": {"borders": ["BGD", "CHN", "IND", "LAO", "THA"]},
     "Norway": {"languages": ["no"]},
+    "Pakistan": {"languages": ["ur"]},
+    "Philippines": {"languages": ["fil"]},
     "Republic of Macedonia": {"name": "North Macedonia"},
-    "Serbia": {"languages": ["sr"]},
+    "Serbia": {"languages": ["sr"], "area": 77474, "borders": ["HUN", "ROU", "BGR", "MKD", "HRV", "BIH", "MNE"]},
+    "South Africa": {"languages": ["zu"]},
+    "Sri Lanka": {"capital": "Sri Jayawardenepura Kotte", "borders": []},
+    "Suriname": {"demonym": "Surinamese", "borders": ["BRA", "GUY"]},
     "Swaziland": {"name": "Eswatini", "capital": "Mbabane"},
     "Switzerland": {"currencies": ["CHF"]},
+    "Tajikistan": {"demonym": "Tajik"},
+    "The Bahamas": {"name": "Bahamas"},
+    "The Gambia": {"name": "Gambia"},
     "United States": {"capital": "Washington, D.C.", "currencies": ["USD"]},
     "Uruguay": {"currencies": ["UYU"]},
     "Venezuela": {"currencies": ["VES"]},
     "Zambia": {"currencies": ["ZMW"]},
-    "Jamaica": {"callingCodes": ["1876"]},
-    "The Bahamas": {"name": "Bahamas"},
-    "The Gambia": {"name": "Gambia"},
-    "Ireland": {"population": 4609600, "languages": ["en"]},
-    "Kyrgyzstan": {"demonym": "Kyrgyz"},
-    "Philippines": {"languages": ["fil"]},
-    "Pakistan": {"languages": ["ur"]},
-    "South Africa": {"languages": ["zu"]},
 }
 
 
@@ -73,13 +93,16 @@ class Country:
     code: str
     population: int
     area: int
+    demonym: str
     neighbours: tuple[str, ...]
     largest_neighbour: str | None
     own_code: bool
+    own_currency: bool
 
     @property
     def people(self) -> str:
-        return f"{self.population / 1e6:.1f} million" if self.population < 1e8 else f"{self.population / 1e6:.0f} million"
+        """The population in millions."""
+        return f"{self.population / 1e6:.{0 if self.population >= 1e8 else 1}f} million"
 
     @property
     def size(self) -> str:
@@ -94,6 +117,7 @@ def countries() -> tuple[Country, ...]:
     records = _records()
     by_code = {record["ISO"]["alpha3"]: record for record in records}
     shared = Counter(code for record in records for code in record["callingCodes"])
+    used = Counter(record["currencies"][0] for record in records)
     found = []
     for record in records:
         if record["name"] in LEFT_OUT:
@@ -112,16 +136,18 @@ def countries() -> tuple[Country, ...]:
                 code=f"+{code}",
                 population=record["population"],
                 area=int(record["area"]),
+                demonym=record["demonym"],
                 neighbours=tuple(sorted(other["name"] for other in near)),
                 largest_neighbour=largest["name"] if largest and largest["name"] not in LEFT_OUT else None,
                 own_code=shared[code] == 1 and len(record["callingCodes"]) == 1,
+                own_currency=used[record["currencies"][0]] == 1,
             )
         )
     return tuple(sorted(found, key=lambda country: country.name))
 
 
 def _records() -> list[dict[str, Any]]:
-    needed = ("capital", "currencies", "callingCodes", "tld", "population", "area", "languages", "region")
+    needed = ("capital", "currencies", "callingCodes", "tld", "population", "area", "languages", "region", "demonym")
     records = []
     for file in sorted(files("countryinfo").joinpath("data").iterdir(), key=lambda entry: entry.name):
         if not file.name.endswith(".json"):

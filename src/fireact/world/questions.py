@@ -1,8 +1,10 @@
 """Questions over the embedded world, made by code together with the chain of facts that answers each.
 
 Invariant: all countries of a question, on its way as well as in its text, are of one split, and the answer is the
-only one: a clue (a capital, a domain, a calling code) names one country, and what is compared differs by half at least.
-``Example.meta["facts"]`` is the chain: {country, relation, value} in the order in which they must be found.
+only one: a clue (a capital, a domain, a calling code) names one country, and what is compared differs at least twofold.
+``Example.meta`` holds ``kind``, the shape; ``hops``; ``facts``, the chain of {country, relation, value, find} in the
+order in which they must be found; ``entities``, every country that the question, its options or its chain touch, with
+all that is each one's own; ``options``, the values that it offers; and ``wrong``, plausible wrong answers.
 """
 
 from __future__ import annotations
@@ -22,20 +24,32 @@ CLUES: dict[str, Sequence[str]] = {
     "code": ("with the calling code {}", "whose calling code is {}"),
 }
 ATTRIBUTES: dict[str, Sequence[str]] = {
-    "capital": ("What is the capital of {}?", "Which city is the capital of {}?"),
-    "currency": ("What is the currency of {}?", "Which currency is used in {}?"),
-    "language": ("What is the main language of {}?", "Which language is the main one in {}?"),
-    "domain": ("What is the internet domain of {}?", "Which internet domain belongs to {}?"),
-    "code": ("What is the calling code of {}?", "Which calling code reaches {}?"),
-}
-COMPARED: dict[str, tuple[str, str]] = {
-    "people": ("Which country has the larger population, {} or {}?", "Which country has more people, {} or {}?"),
-    "size": ("Which country has the larger area, {} or {}?", "Which country is larger in area, {} or {}?"),
-}
+    "capital": ("What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}."),
+    "currency": ("What is the currency of {}?", "Which currency is used in {}?", "Name the currency of {}."),
+    "language": (
+        "What is the main language of {}?", "Which language is the main one in {}?", "Name the main language of {}.",
+    ),
+    "domain": (
+        "What is the internet domain of {}?", "Which internet domain belongs to {}?", "Name the internet domain of {}.",
+    ),
+    "code": ("What is the calling code of {}?", "Which calling code reaches {}?", "Name the calling code of {}."),
+}  # fmt: skip
+COMPARED: dict[str, Sequence[str]] = {
+    "people": (
+        "Which country has the larger population, {} or {}?", "Which country has more people, {} or {}?",
+        "Where do more people live, in {} or in {}?",
+    ),
+    "size": (
+        "Which country has the larger area, {} or {}?", "Which country is larger in area, {} or {}?",
+        "Which covers more land, {} or {}?",
+    ),
+}  # fmt: skip
 NUMBER: dict[str, Callable[[Country], float]] = {"people": lambda c: c.population, "size": lambda c: c.area}
 LETTERS = "ABCD"
-MARGIN = 1.5
+MARGIN = 2.0
 """How many times the smaller the larger must be, for two countries to be compared."""
+_TRIES = 60
+"""Pairs drawn until two are alike: enough that yes and no are about as common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +67,7 @@ class Pool:
         """One of the ways to name a country without its name: (relation, value)."""
         kinds = ["capital", "domain"] + ["code"] * country.own_code
         kind = self.draw.choice(kinds)
-        return kind, getattr(country, kind)
+        return kind, _value(country, kind)
 
     def neighbour(self, country: Country) -> Country | None:
         """The largest neighbour, where it is of this split too."""
@@ -71,17 +85,29 @@ class Pool:
 
     def other_value(self, relation: str, value: str) -> str:
         """A wrong value of the same kind, from the same split."""
-        return self.draw.choice([v for c in self.countries if (v := getattr(c, relation)) != value])
+        return self.draw.choice([v for c in self.countries if (v := _value(c, relation)) != value])
 
 
-Made = tuple[str, str, str, list[dict[str, str]], list[str], list[Country]]
-"""(kind, question, answer, facts, wrong answers, countries)"""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A question as its shape makes it; ``countries`` are those on its way, ``options`` the values it offers."""
+
+    kind: str
+    question: str
+    answer: str
+    facts: Sequence[dict[str, str]]
+    wrong: Sequence[str]
+    countries: Sequence[Country]
+    options: Sequence[str] = ()
 
 
 def fact(country: Country, relation: str, *, find: str = "value") -> dict[str, str]:
     """A link of a chain. ``find`` says what is unknown when it is looked up: its value, or its country."""
-    attribute = "largest_neighbour" if relation == "largest neighbour" else relation
-    return {"country": country.name, "relation": relation, "value": str(getattr(country, attribute)), "find": find}
+    return {"country": country.name, "relation": relation, "value": _value(country, relation), "find": find}
+
+
+def _value(country: Country, relation: str) -> str:
+    return str(getattr(country, relation.replace(" ", "_")))
 
 
 def described(pool: Pool, country: Country) -> tuple[str, dict[str, str]]:
@@ -95,19 +121,26 @@ def two_hop(pool: Pool) -> Made:
     country = pool.country()
     text, clue = described(pool, country)
     relation = pool.attribute(without=[clue["relation"]])
-    answer = getattr(country, relation)
+    answer = _value(country, relation)
     question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
-    return "2-hop", question, answer, [clue, fact(country, relation)], [pool.other_value(relation, answer), country.name], [country]
+    return Made(
+        "2-hop",
+        question,
+        answer,
+        [clue, fact(country, relation)],
+        [pool.other_value(relation, answer), country.name],
+        [country],
+    )
 
 
 def three_hop(pool: Pool) -> Made:
     country, near = _with_neighbour(pool)
     text, clue = described(pool, country)
     relation = pool.attribute()
-    answer = getattr(near, relation)
+    answer = _value(near, relation)
     question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {text}")
     facts = [clue, fact(country, "largest neighbour"), fact(near, relation)]
-    return "3-hop", question, answer, facts, [getattr(country, relation), near.name], [country, near]
+    return Made("3-hop", question, answer, facts, [_value(country, relation), near.name], [country, near])
 
 
 def comparison(pool: Pool) -> Made:
@@ -115,38 +148,40 @@ def comparison(pool: Pool) -> Made:
     more, less = pool.pair(relation)
     shown = pool.draw.sample([more, less], 2)
     question = pool.draw.choice(COMPARED[relation]).format(shown[0].name, shown[1].name)
-    return "comparison", question, more.name, [fact(c, relation) for c in shown], [less.name], [more, less]
+    return Made("comparison", question, more.name, [fact(c, relation) for c in shown], [less.name], [more, less])
 
 
 def check_value(pool: Pool) -> Made:
     country = pool.country()
     text, clue = described(pool, country)
     relation = pool.attribute(without=[clue["relation"], "code", "domain"])
-    true = getattr(country, relation)
+    true = _value(country, relation)
     said = true if pool.draw.random() < 0.5 else pool.other_value(relation, true)
     named = {"capital": "capital", "currency": "currency", "language": "main language"}[relation]
-    question = pool.draw.choice((f"Is {said} the {named} of {text}?", f"Is the {named} of {text} {said}?"))
+    asked = ("Is {0} the {1} of {2}?", "Is the {1} of {2} {0}?", "Does {2} have {0} as its {1}?")
+    question = pool.draw.choice(asked).format(said, named, text)
     answer, wrong = ("yes", "no") if said == true else ("no", "yes")
-    return "check", question, answer, [clue, fact(country, relation)], [wrong], [country]
+    return Made("check", question, answer, [clue, fact(country, relation)], [wrong], [country], [said])
 
 
 def same_value(pool: Pool) -> Made:
     relation, named = pool.draw.choice([("language", "main language"), ("currency", "currency")])
-    one = pool.country()
-    alike = [c for c in pool.countries if getattr(c, relation) == getattr(one, relation) and c != one]
-    unlike = [c for c in pool.countries if getattr(c, relation) != getattr(one, relation)]
-    other = pool.draw.choice(alike if alike and pool.draw.random() < 0.6 else unlike)
-    question = f"Do {one.name} and {other.name} have the same {named}?"
-    same = getattr(one, relation) == getattr(other, relation)
+    pairs = [pool.draw.sample(pool.countries, 2) for _ in range(_TRIES)]
+    want = pool.draw.random() < 0.5
+    fitting = (pair for pair in pairs if (_value(pair[0], relation) == _value(pair[1], relation)) == want)
+    one, other = next(fitting, pairs[0])
+    text = pool.draw.choice(("Do {} and {} have the same {}?", "Do {} and {} share one {}?"))
+    question = text.format(one.name, other.name, named)
+    same = _value(one, relation) == _value(other, relation)
     answer, wrong = ("yes", "no") if same else ("no", "yes")
-    return "same", question, answer, [fact(one, relation), fact(other, relation)], [wrong], [one, other]
+    return Made("same", question, answer, [fact(one, relation), fact(other, relation)], [wrong], [one, other])
 
 
 def pick_value(pool: Pool) -> Made:
     country = pool.country()
     text, clue = described(pool, country)
     relation = pool.attribute(without=[clue["relation"]])
-    true = getattr(country, relation)
+    true = _value(country, relation)
     options = {true}
     while len(options) < len(LETTERS):
         options.add(pool.other_value(relation, true))
@@ -155,7 +190,7 @@ def pick_value(pool: Pool) -> Made:
     lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True))
     answer = LETTERS[shown.index(true)]
     wrong = [letter for letter in LETTERS if letter != answer]
-    return "pick", question + lines, answer, [clue, fact(country, relation)], wrong, [country]
+    return Made("pick", question + lines, answer, [clue, fact(country, relation)], wrong, [country], shown)
 
 
 def described_comparison(pool: Pool) -> Made:
@@ -166,7 +201,7 @@ def described_comparison(pool: Pool) -> Made:
     texts, clues = zip(*(described(pool, country) for country in shown), strict=True)
     question = pool.draw.choice(COMPARED[relation]).format(*texts)
     facts = [*clues, *(fact(country, relation) for country in shown)]
-    return "described comparison", question, more.name, facts, [less.name], [more, less]
+    return Made("described comparison", question, more.name, facts, [less.name], [more, less])
 
 
 def winner_attribute(pool: Pool) -> Made:
@@ -176,10 +211,11 @@ def winner_attribute(pool: Pool) -> Made:
     shown = pool.draw.sample([more, less], 2)
     relation = pool.attribute()
     by = {"people": "has more people", "size": "is larger in area"}[compared]
-    whole = f"whichever of {shown[0].name} and {shown[1].name} {by}"
+    whole = pool.draw.choice(("whichever of {} and {} {}", "the one of {} and {} that {}"))
+    whole = whole.format(shown[0].name, shown[1].name, by)
     question = pool.draw.choice(ATTRIBUTES[relation]).format(whole)
     facts = [*(fact(country, compared) for country in shown), fact(more, relation)]
-    return "winner's attribute", question, getattr(more, relation), facts, [getattr(less, relation)], [more, less]
+    return Made("winner's attribute", question, _value(more, relation), facts, [_value(less, relation)], [more, less])
 
 
 def named_neighbour(pool: Pool) -> Made:
@@ -188,15 +224,25 @@ def named_neighbour(pool: Pool) -> Made:
     relation = pool.attribute()
     question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {country.name}")
     facts = [fact(country, "largest neighbour"), fact(near, relation)]
-    return "neighbour's attribute", question, getattr(near, relation), facts, [getattr(country, relation)], [country, near]
+    return Made(
+        "neighbour's attribute", question, _value(near, relation), facts, [_value(country, relation)], [country, near]
+    )
 
 
 def neighbour_of_neighbour(pool: Pool) -> Made:
     """Which country: the largest neighbour of a country that is only described."""
     country, near = _with_neighbour(pool)
     text, clue = described(pool, country)
-    question = f"Which country is the largest neighbour of {text}?"
-    return "described neighbour", question, near.name, [clue, fact(country, "largest neighbour")], [country.name], [country, near]
+    asked = ("Which country is the largest neighbour of {}?", "Name the largest neighbour of {}.")
+    question = pool.draw.choice(asked).format(text)
+    return Made(
+        "described neighbour",
+        question,
+        near.name,
+        [clue, fact(country, "largest neighbour")],
+        [country.name],
+        [country, near],
+    )
 
 
 def _with_neighbour(pool: Pool) -> tuple[Country, Country]:
@@ -211,7 +257,12 @@ SHAPES: dict[str, Sequence[tuple[Callable[[Pool], Made], int]]] = {
     "geo-hop": ((two_hop, 10), (three_hop, 5), (comparison, 5)),
     "geo-yesno": ((check_value, 1), (same_value, 1)),
     "geo-choice": ((pick_value, 1),),
-    "geo-compose": ((described_comparison, 1), (winner_attribute, 1), (named_neighbour, 1), (neighbour_of_neighbour, 1)),
+    "geo-compose": (
+        (described_comparison, 1),
+        (winner_attribute, 1),
+        (named_neighbour, 1),
+        (neighbour_of_neighbour, 1),
+    ),
 }
 """The shapes of each task with their weights; ``geo-compose`` shares none with the others."""
 SIZES: dict[Split, int] = {"train": 600, "dev": 60, "test": 200}
@@ -229,17 +280,29 @@ def _distinct(task: str, pool: Pool) -> Iterator[Example]:
     makers = [make for make, weight in SHAPES[task] for _ in range(weight)]
     seen: set[str] = set()
     while len(seen) < SIZES[pool.split]:
-        kind, question, answer, facts, wrong, own = pool.draw.choice(makers)(pool)
-        made_wrong = len(wrong)
-        wrong = [item for item in wrong if item != answer]
-        if question in seen or len(wrong) < made_wrong:
-            continue  # asked already, or answered without its hops
+        made = pool.draw.choice(makers)(pool)
+        if made.question in seen or made.answer in made.wrong:
+            continue  # asked already, or a way that misses a hop gives the same answer
         meta: dict[str, Any] = {
-            "kind": kind,
-            "hops": len(facts),
-            "entities": sorted({name for country in own for name in (country.name, country.capital, country.domain)}),
-            "facts": facts,
-            "wrong": wrong,
+            "kind": made.kind,
+            "hops": len(made.facts),
+            "entities": sorted({name for country in _touched(made) for name in own_names(country)}),
+            "facts": list(made.facts),
+            "wrong": list(made.wrong),
+            "options": list(made.options),
         }
-        yield Example(f"{pool.split}-{len(seen):03d}", question, answer, meta)
-        seen.add(question)
+        yield Example(f"{pool.split}-{len(seen):03d}", made.question, made.answer, meta)
+        seen.add(made.question)
+
+
+def _touched(made: Made) -> list[Country]:
+    """The countries on the way, and those that an offered value belongs to alone."""
+    return [*made.countries, *(country for country in countries() if own_names(country) & set(made.options))]
+
+
+def own_names(country: Country) -> frozenset[str]:
+    """What is this country's alone: name, capital and domain; calling code and currency where they are not shared."""
+    names = {country.name, country.capital, country.domain}
+    names |= {country.code} if country.own_code else set()
+    names |= {country.currency} if country.own_currency else set()
+    return frozenset(names)

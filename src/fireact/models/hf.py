@@ -1,0 +1,185 @@
+"""``hf:NAME``: a model that transformers loads, run in this process; episodes that run at a time share its batches.
+
+The prompt goes through ``render.tokens``, the same function that training samples go through. Adapters are merged into
+the weights when they are loaded. Invariant: greedy text is that of transformers' own ``generate`` on the same weights.
+It does not train, and it does not batch by itself: many threads call ``complete``, the engine puts them together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fireact.errors import ConfigError, ProviderError, missing_extra
+from fireact.models.quiet import quiet
+from fireact.models.weights import student_directory
+from fireact.render.tokens import prompt_ids
+from fireact.types import Completion, Message, Usage
+
+if TYPE_CHECKING:
+    from fireact.models.engine import Engine
+
+MAX_TOKENS = 256
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is in memory after the first use."""
+
+    engine: Engine
+    tokenizer: Any
+    close: Callable[[], object]
+
+
+class HFModel:
+    """An LM on transformers' weights, loaded on first use; ``slots`` is how many texts are written at a time.
+
+    A LoRA ``adapter`` directory is merged into the weights. Raises ConfigError for an unknown student or dtype.
+    """
+
+    def __init__(
+        self,
+        student: str | Path,
+        *,
+        adapter: Path | None = None,
+        slots: int = 16,
+        name: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is not known. Known: {', '.join(DTYPES)}.")
+        if slots < 1:
+            raise ConfigError(f"slots is {slots}; at least one text must be written at a time. Give 1 or more.")
+        self.name = name or str(student)
+        self._adapter, self._slots, self._dtype = adapter, slots, dtype
+        self._place = student_directory(str(student))
+        self._loading, self._tokenizing = threading.Lock(), threading.Lock()
+        self._loaded: Loaded | None = None
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        stop: Sequence[str] = (),
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """Complete a chat; safe from many threads.
+
+        ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
+        into the model's context, and ConfigError when the model has no chat template.
+        """
+        started = time.perf_counter()
+        loaded = self._load()
+        with self._tokenizing:  # a tokenizer is not safe under threads
+            prompt = prompt_ids(messages, loaded.tokenizer)
+        done = loaded.engine.generate(
+            prompt,
+            max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
+            temperature=temperature,
+            seed=seed,
+            finished=self._stopper(stop, loaded.tokenizer),
+        )
+        text = self._text(done.generated, loaded.tokenizer)
+        cut = before(text, stop)
+        ended = done.generated[-1] in loaded.engine.ends or len(cut) < len(text)
+        return Completion(
+            text=cut,
+            usage=Usage(1, len(prompt), done.cached, len(done.generated)),
+            finish="stop" if ended else "length",
+            seconds=time.perf_counter() - started,
+        )
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that end a text."""
+        return self._load().engine.ends
+
+    def close(self) -> None:
+        """Free the memory; the next use loads the weights again. Requests under way fail with ProviderError."""
+        with self._loading:
+            loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
+
+    def _text(self, ids: Sequence[int], tokenizer: Any) -> str:
+        with self._tokenizing:
+            text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _stopper(self, stop: Sequence[str], tokenizer: Any) -> Callable[[list[int]], bool]:
+        """Whether a stop string is in the text, looked for in its last tokens: each token adds a byte at least."""
+        tail = max((len(string.encode()) for string in stop), default=0) + 8
+        return lambda ids: bool(stop) and any(string in self._text(ids[-tail:], tokenizer) for string in stop)
+
+    def _load(self) -> Loaded:
+        with self._loading:
+            if self._loaded is None:
+                engine, tokenizer = self._read()
+                close = weakref.finalize(self, engine.close)  # at exit too: the thread must not die inside a kernel
+                self._loaded = Loaded(engine, tokenizer, close)
+            return self._loaded
+
+    def _read(self) -> tuple[Engine, Any]:
+        try:
+            import torch
+            import transformers
+
+            from fireact.models.engine import Engine
+            from fireact.models.packed import pack
+        except ImportError as error:
+            raise missing_extra(error.name or "transformers", "train") from error
+        with quiet():
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self._place)
+                dtype = getattr(torch, self._dtype)
+                model: Any = transformers.AutoModelForCausalLM.from_pretrained(self._place, dtype=dtype)
+            except (OSError, ValueError) as error:
+                raise ProviderError(
+                    f"transformers cannot load {self._place!r} ({str(error).splitlines()[0]}). "
+                    "Give a directory that save_pretrained wrote, or check the hub id and the connection."
+                ) from error
+            if self._adapter is not None:
+                model = _merged(model, self._adapter)
+        model.eval()
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        ends, limit = _ends(model, tokenizer), _limit(model.config.get_text_config())
+        return Engine(pack(model), slots=self._slots, ends=ends, limit=limit), tokenizer
+
+
+def from_name(name: str, *, slots: int = 16) -> HFModel:
+    """The LM behind ``hf:NAME``."""
+    return HFModel(name, slots=slots)
+
+
+def before(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first stop string in it."""
+    ends = [at for string in stop if (at := text.find(string)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    import peft
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise ProviderError(f"{adapter} holds no adapter. Train it: fireact resume {adapter.parent}")
+    return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """The ids at which a text ends: those of the generation settings and the tokenizer's own."""
+    ends = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+
+
+def _limit(config: Any) -> int:
+    """The longest text in tokens; within a sliding window, where there is one, attention is plain."""
+    window = getattr(config, "sliding_window", None)
+    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))

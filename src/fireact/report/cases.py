@@ -1,0 +1,58 @@
+"""Which questions to show side by side: by rule, one of each outcome, so that a report does not show its best alone.
+
+Invariant: the choice depends on the trajectories alone, not on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fireact.report.data import Case
+from fireact.types import Trajectory
+
+OUTCOMES: Mapping[tuple[bool, bool], str] = {
+    (False, True): "wrong before, right after",
+    (False, False): "wrong both times",
+    (True, False): "right before, wrong after",
+    (True, True): "right both times",
+}
+"""Was the first agent right, and the last; in the order in which cases are shown."""
+
+RULE = "The first question of each outcome, by the order of the questions; none is picked by hand."
+
+
+def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple[Case, ...]:
+    """Up to ``n`` questions that every agent (by name, the baseline first) was scored on, with all their trajectories.
+
+    One of each outcome, of different tasks as far as there are; then further ones of the same outcomes.
+    """
+    by_agent = {name: {_question(one): one for one in found if one.scores} for name, found in episodes.items()}
+    shared = set.intersection(*(set(found) for found in by_agent.values())) if by_agent else set()
+    cases = [
+        Case(next(iter(by_agent.values()))[key].example, {name: found[key] for name, found in by_agent.items()})
+        for key in sorted(shared)
+    ]
+    queues = {name: [case for case in cases if outcome(case) == name] for name in OUTCOMES.values()}
+    chosen: list[Case] = []
+    while len(chosen) < min(n, len(cases)):
+        for queue in queues.values():
+            if queue and len(chosen) < n:
+                seen = {_task(case) for case in chosen}
+                chosen.append(queue.pop(next((at for at, case in enumerate(queue) if _task(case) not in seen), 0)))
+    return tuple(chosen)
+
+
+def outcome(case: Case) -> str:
+    """Whether the first and the last agent of a case were right; empty where it has one agent or none was scored."""
+    agents = list(case.trajectories.values())
+    if len(agents) < 2 or not agents[0].scores or not agents[-1].scores:
+        return ""
+    return OUTCOMES[agents[0].scores.get("em") == 1.0, agents[-1].scores.get("em") == 1.0]
+
+
+def _question(trajectory: Trajectory) -> tuple[str, str, int]:
+    return trajectory.task, trajectory.example.id, trajectory.seed
+
+
+def _task(case: Case) -> str:
+    return next(iter(case.trajectories.values())).task

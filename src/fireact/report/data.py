@@ -1,0 +1,78 @@
+"""What a report says, before it has a form: plain data of every stage, each part optional but the agents and results.
+
+Invariant: results, comparisons and cases name only agents of ``agents``, the first of which is the baseline.
+Nothing is read from disk here and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fireact.errors import ConfigError
+from fireact.evaluate.summary import Comparison
+from fireact.types import Example, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAgent:
+    """An agent of the report: the name it has in the results, and a line that says what it is."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Where the training data comes from: counts by "task/method" (``n``, ``finished``, ``correct``) as in the manifests
+    of ``collect`` and ``mix``, and the lines of the dataset's history."""
+
+    teacher: str
+    collected: Mapping[str, Mapping[str, int]]
+    mixed: Mapping[str, Mapping[str, int]]
+    history: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question, and what each agent made of it."""
+
+    example: Example
+    trajectories: Mapping[str, Trajectory]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
+
+    ``results``: task -> agent -> ``Summary.to_dict()``; ``comparisons``: task -> agent -> what it changed against the
+    baseline; ``training``: rows of the training log with ``step``, ``loss`` and ``learning_rate``; ``timings``: stage ->
+    seconds; ``task_notes``: task -> a few words, such as "held out". ``created`` is a date in ISO form.
+    """
+
+    title: str
+    created: str
+    agents: Sequence[ReportAgent]
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
+    task_notes: Mapping[str, str] = field(default_factory=dict)
+    training: Sequence[Mapping[str, Any]] = ()
+    mixture: Mixture | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_gb: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    cases: Sequence[Case] = ()
+
+    def __post_init__(self) -> None:
+        names = [agent.name for agent in self.agents]
+        if not names:
+            raise ConfigError("a report needs at least one agent. Give it a directory of 'fireact eval'.")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two agents of the report have the same name ({', '.join(names)}). Give each its own.")
+        used = [name for by_agent in (*self.results.values(), *self.comparisons.values()) for name in by_agent]
+        used += [name for case in self.cases for name in case.trajectories]
+        absent = sorted(set(used) - set(names))
+        if absent:
+            raise ConfigError(f"the report has numbers of {', '.join(absent)}, but its agents are {', '.join(names)}.")

@@ -1,0 +1,76 @@
+"""The report as one HTML page: styles, script, plots and data inside it, so that it opens from disk with no network.
+
+Invariant: text of models, tools and tasks is escaped wherever it stands, and the page's policy lets no script run but
+its own and nothing be loaded. What is shown is decided in the template; what it says comes from ``summary`` and ``wording``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+from fireact.render.react import argument
+from fireact.report import cases, markdown, plots, summary, wording
+from fireact.report.data import ReportData
+
+TEMPLATE = "report.html.jinja"
+
+
+def html(report: ReportData) -> str:
+    """The whole page."""
+    environment = _environment()
+    script = _source(environment, "report.js")
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        before=summary.baseline(report),
+        after=summary.subject(report),
+        headlines=summary.headlines(report),
+        lede=summary.lede(report),
+        mixture_rows=summary.mixture_rows(report.mixture) if report.mixture else [],
+        settings=wording.flat(report.settings),
+        machine=summary.machine(report),
+        results_plot=_safe(plots.results_plot(report, plots.PAGE)) if report.results else None,
+        training_plot=_safe(plots.training_plot(report, plots.PAGE)),
+        series={agent.name: place % plots.SERIES for place, agent in enumerate(report.agents)},
+        several=len(report.agents) > 1,
+        total_seconds=sum(report.timings.values()),
+        policy=_policy(script),
+        script=_safe(script),
+        style=_safe(_source(environment, "report.css")),
+        notes=markdown.NOTES,
+        rule=cases.RULE,
+    )
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fireact.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = ("duration", "interval", "number", "p_value", "percent", "points", "verdict", "who")
+    environment.filters.update({name: getattr(wording, name) for name in words})
+    environment.filters.update(argument=argument, outcome=cases.outcome, stop=lambda stop: wording.STOPS[stop])
+    return environment
+
+
+def _source(environment: Any, name: str) -> str:
+    source: str = environment.loader.get_source(environment, name)[0]
+    return source
+
+
+def _safe(markup: str | None) -> Any:
+    """Markup of our own that goes in as it is: our files, and plots whose text is escaped."""
+    from markupsafe import Markup
+
+    return None if markup is None else Markup(markup)
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

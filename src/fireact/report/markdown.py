@@ -1,0 +1,245 @@
+"""The report as Markdown: the same tables and trajectories as the page, plots linked as files beside it.
+
+Invariant: text of models, tools and tasks shows as it is; nothing in it becomes a heading, a link, a picture or HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from fireact.render.react import call
+from fireact.report.cases import RULE, outcome
+from fireact.report.data import Case, ReportData
+from fireact.report.summary import Headline, baseline, headlines, lede, mixture_rows
+from fireact.report.wording import (
+    ARROW,
+    STOPS,
+    duration,
+    flat,
+    interval,
+    number,
+    p_value,
+    percent,
+    points,
+    verdict,
+    who,
+)
+from fireact.types import Step, Trajectory
+
+_ACTIVE = re.compile(r"([\\`*_\[\]<>|&~$])")
+_AT_START = re.compile(r"^(\d*)([#+\-=:.)])")
+
+
+def markdown(report: ReportData, *, plots: Sequence[str] = ()) -> str:
+    """The whole report; ``plots`` are paths of pictures from where the file will lie."""
+    parts = [_head(report), _results(report), _plots(plots), _training(report), _data(report), _time(report)]
+    parts += [_cases(report), _settings(report), _commands(report), _notes()]
+    return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
+
+
+def text(words: str) -> str:
+    """Any text as one line of Markdown that shows just that text, line breaks as spaces."""
+    line = _ACTIVE.sub(r"\\\1", " ".join(words.split()))
+    return _AT_START.sub(r"\1\\\2", line)
+
+
+def code(words: str) -> str:
+    """Any text as a code span on one line."""
+    line = " ".join(words.split()) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if line[0] == "`" or line[-1] == "`" else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _head(report: ReportData) -> Iterator[str]:
+    yield f"# {text(report.title)}"
+    yield ""
+    yield text(lede(report))
+    yield ""
+    yield f"Created {text(report.created)}."
+    yield ""
+    yield from (f"- **{text(who(agent.name))}**: {text(agent.description)}" for agent in report.agents)
+
+
+def _results(report: ReportData) -> Iterator[str]:
+    lines = headlines(report)
+    yield "## Before and after"
+    yield ""
+    yield from _table(["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens a question", "Seconds a question"], map(_headline, lines))
+    yield from (f"\n{text(line.task)}: {text(line.note)}." for line in lines if line.note)
+    yield ""
+    yield "## Results"
+    yield ""
+    head = ["Task", "Agent", "n", "EM", "F1", "Finished", "Steps", "Tokens in", "from cache", "Tokens out", "s/question", "Episode p50", "p95"]
+    yield from _table(head, _result_rows(report))
+    comparisons = list(_comparisons(report))
+    if comparisons:
+        yield ""
+        yield f"Against {text(who(baseline(report).name))}, on the same questions:"
+        yield ""
+        yield from comparisons
+
+
+def _headline(line: Headline) -> list[str]:
+    before, after = line.before, line.after
+
+    def both(name: str, digits: int | None) -> str:
+        values = [result[name] for result in (before, after) if result]
+        return f" {ARROW} ".join(number(value) if digits is None else percent(value, digits) for value in values)
+
+    change = line.comparison.em if line.comparison else None
+    return [
+        text(line.task),
+        f"**{both('em', 0)}**",
+        f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
+        p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
+        both("finished", 0),
+        both("tokens_per_question", None),
+        both("seconds_per_question", None),
+    ]
+
+
+def _result_rows(report: ReportData) -> Iterator[list[str]]:
+    for task, found in report.results.items():
+        for agent, result in found.items():
+            shares = [f"{percent(result[name])} ({interval(result[f'{name}_interval'])})" for name in ("em", "f1", "finished")]
+            means = ["steps", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds_per_question", "latency_p50", "latency_p95"]
+            faults = f" (and {result['faults']} faults)" if result["faults"] else ""
+            yield [text(task), text(agent), f"{result['n']}{faults}", *shares, *(number(result[name]) for name in means)]
+
+
+def _comparisons(report: ReportData) -> Iterator[str]:
+    for task, found in report.comparisons.items():
+        for agent, comparison in found.items():
+            for name, change in (("EM", comparison.em), ("F1", comparison.f1)):
+                yield (
+                    f"- {text(task)}, {text(agent)}: {name} {points(change.difference.mean)} "
+                    f"({interval(change.difference.interval)}), {p_value(change.p)}; "
+                    f"higher on {change.wins}, lower on {change.losses} of {change.n}"
+                )
+
+
+def _plots(plots: Sequence[str]) -> Iterator[str]:
+    yield from (f"![{path.rpartition('/')[2].partition('.')[0].capitalize()} plot]({path})" for path in plots)
+
+
+def _training(report: ReportData) -> Iterator[str]:
+    if report.training:
+        losses = [float(row["loss"]) for row in report.training]
+        last = losses[-max(1, len(losses) // 10) :]
+        yield "## Training"
+        yield ""
+        yield f"{len(losses)} optimizer steps; loss {losses[0]:.3f} at the first, {sum(last) / len(last):.3f} in the last tenth."
+
+
+def _data(report: ReportData) -> Iterator[str]:
+    if report.mixture is None:
+        return
+    yield "## Data"
+    yield ""
+    yield f"Teacher: {text(who(report.mixture.teacher))}."
+    yield ""
+    rows = mixture_rows(report.mixture)
+    yield from _table(
+        ["Task", "Method", "Collected", "Finished", "Right", "Trained on"],
+        ([text(row.task), text(row.method), *map(str, (row.collected, row.finished, row.correct, row.mixed))] for row in rows),
+    )
+    if report.mixture.history:
+        yield ""
+        yield from (f"{place}. {text(line)}" for place, line in enumerate(report.mixture.history, 1))
+
+
+def _time(report: ReportData) -> Iterator[str]:
+    if not report.timings:
+        return
+    total = sum(report.timings.values())
+    yield "## Where the minutes went"
+    yield ""
+    rows = [[text(stage), duration(value), percent(value / total if total else 0, 0)] for stage, value in report.timings.items()]
+    yield from _table(["Stage", "Time", "Share"], [*rows, ["all", duration(total), ""]])
+    if report.peak_memory_gb is not None:
+        yield ""
+        yield f"Peak memory: {report.peak_memory_gb:.1f} GB."
+
+
+def _cases(report: ReportData) -> Iterator[str]:
+    if not report.cases:
+        return
+    yield "## The same questions, side by side"
+    yield ""
+    yield RULE
+    for case in report.cases:
+        yield ""
+        yield from _case(case)
+
+
+def _case(case: Case) -> Iterator[str]:
+    yield f"### {text(case.example.question)}"
+    yield ""
+    said = outcome(case)
+    yield f"Right answer: {text(case.example.answer)}" + (f". {said.capitalize()}." if said else "")
+    for agent, trajectory in case.trajectories.items():
+        yield ""
+        yield f"**{text(who(agent))}**: {verdict(trajectory)}, {_stop(trajectory)}"
+        yield ""
+        yield from (f"> {line}" if line else ">" for line in _quoted(trajectory.steps))
+
+
+def _stop(trajectory: Trajectory) -> str:
+    rounds = f"{len(trajectory.steps)} round{'s' if len(trajectory.steps) != 1 else ''}"
+    fault = f" ({text(trajectory.error)})" if trajectory.error else ""
+    return f"{STOPS[trajectory.stop]} after {rounds}{fault}"
+
+
+def _quoted(steps: Sequence[Step]) -> Iterator[str]:
+    for place, step in enumerate(steps):
+        if place:
+            yield ""
+        if step.action is None:
+            yield f"**No action** {text(step.text)}  "
+        else:
+            if step.thought:
+                yield f"**Thought** {text(step.thought)}  "
+            yield f"**Action** {code(call(step.action))}  "
+        if step.observation is not None:
+            yield f"**Observation** {text(step.observation)}"
+
+
+def _settings(report: ReportData) -> Iterator[str]:
+    if report.settings:
+        yield "## Settings"
+        yield ""
+        yield from _table(["Setting", "Value"], ([text(name), text(value)] for name, value in flat(report.settings)))
+
+
+def _commands(report: ReportData) -> Iterator[str]:
+    if report.commands:
+        yield "## Commands"
+        yield ""
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", "\n".join(report.commands))), default=0))
+        yield f"{fence}sh"
+        yield from report.commands
+        yield fence
+
+
+def _notes() -> Iterator[str]:
+    yield "## How to read the numbers"
+    yield ""
+    yield from (f"- {text(note)}" for note in NOTES)
+
+
+NOTES = (
+    "EM: share of answers that match the right one exactly, after normalisation. F1: overlap of their words.",
+    "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal.",
+    "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1.",
+    "Finished: share of episodes that ended in an answer, right or wrong, within the limit of rounds.",
+    "Tokens: read and written in all calls of an episode; those from a cache were read, but not computed again.",
+    "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50, p95: of one episode.",
+)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,123 @@
+"""What a report says first, and the object that machines read.
+
+Invariant: every form of the report takes its before and after from here; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fireact.evaluate.summary import Comparison
+from fireact.report.data import Mixture, ReportAgent, ReportData
+from fireact.report.wording import percent, who
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A task before and after: the summaries of the baseline and of the last agent, and how they compare on it."""
+
+    task: str
+    note: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureRow:
+    """What a task and method gave: episodes collected, finished and right, and how many of them are trained on."""
+
+    task: str
+    method: str
+    collected: int
+    finished: int
+    correct: int
+    mixed: int
+
+
+def baseline(report: ReportData) -> ReportAgent:
+    """The agent that the others are compared with: the first."""
+    return report.agents[0]
+
+
+def subject(report: ReportData) -> ReportAgent:
+    """The agent that the report is about: the last."""
+    return report.agents[-1]
+
+
+def headlines(report: ReportData) -> list[Headline]:
+    """Each task that the last agent was measured on, against the baseline where there is one."""
+    after, before = subject(report), baseline(report)
+    return [
+        Headline(
+            task=task,
+            note=report.task_notes.get(task, ""),
+            before=results.get(before.name) if before != after else None,
+            after=results[after.name],
+            comparison=report.comparisons.get(task, {}).get(after.name),
+        )
+        for task, results in report.results.items()
+        if after.name in results
+    ]
+
+
+def lede(report: ReportData) -> str:
+    """The report in one or two sentences: what was measured, and where the training data is from."""
+    parts = [_change(line) for line in headlines(report)]
+    text = f"Exact match on questions never trained on: {'; '.join(parts)}." if parts else "No agent was measured."
+    if report.mixture is not None:
+        count = sum(row.mixed for row in mixture_rows(report.mixture))
+        text += f" Fine-tuned on {count:,} trajectories of {who(report.mixture.teacher)}."
+    return text
+
+
+def _change(line: Headline) -> str:
+    after = percent(line.after["em"], 0)
+    change = f"from {percent(line.before['em'], 0)} to {after}" if line.before else after
+    return f"{line.task} {change}"
+
+
+def mixture_rows(mixture: Mixture) -> list[MixtureRow]:
+    """Counts by task and method, in the order in which they were collected."""
+    rows = []
+    for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
+        task, _, method = name.partition("/")
+        found, used = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
+        collected, finished, correct = (found.get(key, 0) for key in ("n", "finished", "correct"))
+        rows.append(MixtureRow(task, method, collected, finished, correct, mixed=used.get("n", 0)))
+    return rows
+
+
+def machine(report: ReportData) -> dict[str, Any]:
+    """The report as one JSON object: ``agents`` -> agent -> task -> summary, ``comparisons`` -> task -> agent, and the rest."""
+    agents = [agent.name for agent in report.agents]
+    return {
+        "title": report.title,
+        "created": report.created,
+        "descriptions": {agent.name: agent.description for agent in report.agents},
+        "agents": {
+            name: {task: dict(results[name]) for task, results in report.results.items() if name in results} for name in agents
+        },
+        "comparisons": {
+            task: {name: comparison.to_dict() for name, comparison in found.items()}
+            for task, found in report.comparisons.items()
+        },
+        "training": [dict(row) for row in report.training],
+        "data": None if report.mixture is None else _mixture(report.mixture),
+        "timings": {
+            "stages": dict(report.timings),
+            "total_seconds": sum(report.timings.values()),
+            "peak_memory_gb": report.peak_memory_gb,
+        },
+    }
+
+
+def _mixture(mixture: Mixture) -> dict[str, Any]:
+    return {
+        "teacher": mixture.teacher,
+        "collected": {name: dict(count) for name, count in mixture.collected.items()},
+        "mixed": {name: dict(count) for name, count in mixture.mixed.items()},
+        "history": list(mixture.history),
+    }

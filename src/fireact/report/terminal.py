@@ -1,0 +1,42 @@
+"""The before/after table in a terminal, from the object that ``report.json`` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from fireact.report.wording import ARROW, interval, number, p_value, percent, points, who
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """A row a task, the first agent against the last: EM with interval, its change, finished, tokens, seconds."""
+    names = list(report["agents"])
+    before, after = names[0], names[-1]
+    shown = Table(title=_title(before, after), title_justify="left", title_style="", pad_edge=False)
+    for name in ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"):
+        shown.add_column(name, justify="left" if name == "task" else "right")
+    for task, result in report["agents"][after].items():
+        first = report["agents"][before].get(task) if before != after else None
+        change = report.get("comparisons", {}).get(task, {}).get(after, {}).get("em")
+        shown.add_row(
+            escape(task),
+            str(result["n"]),
+            f"{_both(first, result, 'em', percent)}\n[dim]{interval(result['em_interval'], 0)}[/]",
+            f"[bold]{points(change['difference'])}[/]\n[dim]{interval(change['interval'], 0)}[/]" if change else "",
+            p_value(change["p"]).removeprefix("p = ").removeprefix("p ") if change else "",
+            _both(first, result, "finished", lambda share: percent(share, 0)),
+            _both(first, result, "tokens_per_question", number),
+            _both(first, result, "seconds_per_question", number),
+        )
+    return shown
+
+
+def _title(before: str, after: str) -> str:
+    return escape(who(after) if before == after else f"{who(before)} {ARROW} {who(after)}")
+
+
+def _both(first: Mapping[str, Any] | None, last: Mapping[str, Any], name: str, form: Any) -> str:
+    return f"{form(first[name])} {ARROW} [bold]{form(last[name])}[/]" if first else f"[bold]{form(last[name])}[/]"

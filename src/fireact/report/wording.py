@@ -1,0 +1,108 @@
+"""How numbers and names are written in every form of the report, so that all of them say the same.
+
+Invariant: a name that begins with ``scripted:`` is never written without saying that it is a script.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fireact.types import Stop, Trajectory
+
+A_SCRIPT = "a script, not a language model"
+_SCRIPTED = re.compile(r"(?<![\w:])scripted:[\w./+-]*\w(?! \()")
+MINUS = "\N{MINUS SIGN}"
+ARROW = "\N{RIGHTWARDS ARROW}"
+STOPS: Mapping[Stop, str] = {
+    "finish": "finished",
+    "max_steps": "ran out of rounds",
+    "format": "wrote no action",
+    "error": "ended by a fault",
+}
+
+
+def who(name: str) -> str:
+    """The name of a model or teacher, or text with names in it; one that is a script is said to be."""
+    return _SCRIPTED.sub(rf"\g<0> ({A_SCRIPT})", name)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage: ``78.3%``."""
+    return f"{100 * share:.{digits}f}%"
+
+
+def interval(bounds: Sequence[float], digits: int = 1) -> str:
+    """The bounds of a share in per cent: ``66.7 to 86.7``."""
+    return f"{_signed(100 * bounds[0], digits)} to {_signed(100 * bounds[1], digits)}"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of shares: ``+74.0 points``."""
+    value = _signed(100 * difference, digits)
+    return f"{value if value.startswith(MINUS) or difference == 0 else '+' + value} points"
+
+
+def p_value(p: float) -> str:
+    """``p < 0.001``, or p to two significant digits."""
+    return "p < 0.001" if p < 0.001 else f"p = {min(p, 1):.2g}"
+
+
+def duration(seconds: float) -> str:
+    """A time to read: ``0.84 s``, ``42 s``, ``7 min 12 s``, ``2 h 05 min``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def number(value: float) -> str:
+    """A quantity with three significant digits, all of its whole ones, or two decimals: ``2,431``, ``84.2``, ``0.84``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    size = math.floor(math.log10(abs(value)))
+    digits = max(0, 2 - size) if size >= 0 else 1 - size if size < -1 else 2
+    return f"{value:,.{digits}f}"
+
+
+def verdict(trajectory: Trajectory) -> str:
+    """Whether an episode was right: by exact match, else by its F1."""
+    if not trajectory.scores:
+        return "not scored"
+    if trajectory.scores.get("em") == 1.0:
+        return "right"
+    f1 = trajectory.scores.get("f1", 0.0)
+    return f"wrong, F1 {f1:.2f}" if f1 else "wrong"
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and values: ``train.recipe.rank``, ``16``."""
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", who(_plain(value))))
+    return rows
+
+
+def encodable(text: str) -> str:
+    """The text as UTF-8 can hold it: half a surrogate pair, which JSON lets through, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value) or "none"
+    return "none" if value is None or value == {} else str(value)
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) else text

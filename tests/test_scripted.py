@@ -1,0 +1,167 @@
+"""The scripted expert: right most of the time, wrong as often as it says, without state, and useful to learn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from fireact.errors import ConfigError
+from fireact.jsonl import dumps
+from fireact.methods.cot import CoT
+from fireact.methods.react import ReAct
+from fireact.methods.reflexion import Reflexion
+from fireact.models.scripted import (
+    BAD_QUERY_SHARE,
+    FAILED,
+    STRUGGLE_SHARE,
+    WRONG_ANSWER_SHARE,
+    WRONG_RECALL_SHARE,
+    Expert,
+    few_shot,
+    from_name,
+    queries,
+    shows,
+)
+from fireact.render.react import ReActRenderer
+from fireact.rollout import Agent, Episode, run_episode
+from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
+from fireact.tools.search import geo_search
+from fireact.types import Message, Method, Tool, Trajectory
+
+SEARCH = geo_search()
+TOOLS: Mapping[str, Tool] = {"search": SEARCH}
+TASKS = {task.name: task for task in (geo_hop(), geo_yesno(), geo_choice(), geo_compose())}
+METHODS: Mapping[str, Method] = {
+    "react": ReAct(),
+    "cot": CoT(instructions="Answer without searching."),
+    "reflexion": Reflexion(reflect_at=(3, 6)),
+}
+
+
+@cache
+def episodes(task_name: str, method: str, n: int = 200) -> Sequence[Trajectory]:
+    task: GeoTask = TASKS[task_name]
+    agent = Agent(lm=Expert(), method=METHODS[method], tools=TOOLS, limits=task.limits)
+    chosen = task.examples(task.splits[0] if len(task.splits) == 3 else "test")[:n]
+    return [run_episode(Episode(task, example, agent)) for example in chosen]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_it_ends_every_episode_and_is_wrong_as_often_as_it_says(task: str, method: str) -> None:
+    found = episodes(task, method)
+    assert {one.stop for one in found} == {"finish"}
+    wrong = sum(one.scores["em"] < 1 for one in found) / len(found)
+    share = WRONG_RECALL_SHARE if method == "cot" else WRONG_ANSWER_SHARE
+    assert abs(wrong - share) < 4 * (share * (1 - share) / len(found)) ** 0.5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_searches_badly_as_often_as_it_says_and_recovers(task: str) -> None:
+    found = episodes(task, "react")
+    detours = [one for one in found if len(one.steps) > one.example.meta["hops"] + 1]
+    share = BAD_QUERY_SHARE + STRUGGLE_SHARE
+    assert abs(len(detours) / len(found) - share) < 4 * (share * (1 - share) / len(found)) ** 0.5
+    assert any(one.scores["em"] == 1 for one in detours)
+    assert any(len(one.steps) == one.example.meta["hops"] + 4 for one in detours)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_uses_only_what_was_observed(task: str) -> None:
+    for one in episodes(task, "react"):
+        seen = [step.observation or "" for step in one.steps]
+        assert all(any(shows(text, fact) for text in seen) for fact in one.example.meta["facts"])
+
+
+def test_a_reflection_changes_what_follows() -> None:
+    openings = {text.split("{")[0] for text in FAILED}
+    found = [
+        (one, s) for t in TASKS for one in episodes(t, "reflexion") for s in zip(one.steps, one.steps[1:], strict=False)
+    ]
+    recoveries = [after for _, (_, after) in found if any(after.thought.startswith(text) for text in openings)]
+    assert len(recoveries) > 20
+    for step in recoveries:
+        assert step.action is not None and step.observation is not None
+        assert not step.observation.startswith("No results")
+    reflexion, react = (
+        [len(one.steps) for t in TASKS for one in episodes(t, method)] for method in ("reflexion", "react")
+    )
+    assert sum(reflexion) < sum(react)
+
+
+def test_thoughts_are_short_and_trajectories_fit_the_budget() -> None:
+    for task in TASKS:
+        thoughts = [len(step.thought.split()) for one in episodes(task, "react") for step in one.steps]
+        assert sum(thoughts) / len(thoughts) < 20 and max(thoughts) < 40
+        text = [sum(len(step.text.split()) for step in one.steps) for one in episodes(task, "react")]
+        assert sum(text) / len(text) < 100
+
+
+def test_it_varies_its_words() -> None:
+    fact = geo_hop().examples("train")[0].meta["facts"][0]
+    assert len(set(queries(fact))) >= 3
+    first = {one.steps[0].thought.split(" the ")[0] for one in episodes("geo-hop", "react")}
+    assert len(first) >= 4
+
+
+def test_a_reply_depends_on_messages_and_seed_alone() -> None:
+    prompts = [ReActRenderer().prompt(example.question) for example in geo_hop().examples("test")]
+    expert = Expert()
+    once = [expert.complete(prompt, seed=3).text for prompt in prompts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda prompt: Expert().complete(prompt, seed=3).text, reversed(prompts))) == once[::-1]
+    assert [expert.complete(prompt, seed=4).text for prompt in prompts] != once
+
+
+def test_it_reads_past_few_shot_examples() -> None:
+    question = geo_hop().examples("test")[0].question
+    shown = [Message("user", "What is x?"), Message("assistant", "Thought: x\nAction: finish[x]")]
+    plain = ReActRenderer().prompt(question)
+    assert Expert().complete([Message("system", "Answer."), *shown, *plain]).text == Expert().complete(plain).text
+
+
+@pytest.mark.parametrize("messages", [[], [Message("user", "How old is the Moon?")]])
+def test_it_says_when_it_does_not_know_the_question(messages: list[Message]) -> None:
+    completion = Expert().complete(messages)
+    assert completion.text == "Thought: I was not taught this question.\nAction: finish[unknown]"
+    assert completion.usage.calls == 1 and completion.usage.completion_tokens == len(completion.text.split())
+
+
+def test_its_name_is_checked() -> None:
+    assert from_name("expert").name == "scripted:expert"
+    with pytest.raises(ConfigError, match="scripted:expert"):
+        from_name("expret")
+
+
+@pytest.mark.parametrize("form", ["react", "cot"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_few_shot_examples_are_what_the_expert_does_today(task: str, form: str) -> None:
+    """After a change of the world, write them again: ``python tests/test_scripted.py``."""
+    text = files("fireact").joinpath("prompts", f"{task}.{form}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert rows == few_shot(task, form, SEARCH) and len(rows) == 3
+    train = {
+        example.question
+        for name in ("geo-hop", task)
+        if name != "geo-compose"
+        for example in TASKS[name].examples("train")
+    }
+    for row in rows:
+        assert row["question"] in train
+        assert [step["observation"] for step in row["steps"][:-1]] == [
+            SEARCH(**s["action"]["arguments"]) for s in row["steps"][:-1]
+        ]
+        assert row["steps"][-1]["action"]["name"] == "finish" and row["steps"][-1]["observation"] is None
+
+
+if __name__ == "__main__":
+    for name in TASKS:
+        for kind in ("react", "cot"):
+            path = Path(str(files("fireact").joinpath("prompts", f"{name}.{kind}.jsonl")))
+            path.write_text("".join(f"{dumps(row)}\n" for row in few_shot(name, kind, SEARCH)), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""The search tool: short snippets, total on every query, the same from memory and from disk and on every thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fireact.errors import ToolError
+from fireact.tools.search import MAX_WORDS, Search, geo_search, words
+from fireact.world.corpus import Article, articles
+from fireact.world.facts import countries
+
+SEARCH = geo_search()
+QUERIES = [f"{country.name} {noun}" for country in countries() for noun in ("currency", "area", "internet domain")]
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("country with capital Tashkent", "Uzbekistan"),
+        ("Uzbekistan currency", "Uzbekistani som"),
+        ("internet domain .is", "Iceland"),
+        ("calling code +998", "Uzbekistan"),
+        ("largest neighbour of Germany", "France"),
+        ("what is the area of Russia", "17,100,000"),
+        ("Bogota", "Colombia"),
+        ("ULAANBAATAR", "Mongolia"),
+    ],
+)
+def test_it_finds_what_is_asked(query: str, answer: str) -> None:
+    found = SEARCH(query=query)
+    assert answer in found and ": " in found
+
+
+@pytest.mark.parametrize("query", ["", "  ", "what is the", "qqqq zzzz", "[]", "."])
+def test_it_says_when_nothing_is_found(query: str) -> None:
+    assert SEARCH(query=query) == f"No results found for {query!r}."
+
+
+@given(st.text(max_size=200))
+def test_it_answers_every_query_shortly(query: str) -> None:
+    found = SEARCH(query=query)
+    assert found and len(found.split()) <= MAX_WORDS + 45 and "\n" not in found
+
+
+def test_snippets_are_short() -> None:
+    assert max(len(SEARCH(query=query).split()) for query in QUERIES) <= MAX_WORDS
+
+
+def test_an_index_on_disk_gives_the_same_and_is_built_once(tmp_path: Path) -> None:
+    def ask(_: int) -> list[str]:
+        kept = geo_search(tmp_path)
+        return [kept(query=query) for query in QUERIES]
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    assert answers == [[SEARCH(query=query) for query in QUERIES]] * 4
+    (directory,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    written = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    geo_search(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == written
+
+
+def test_a_half_built_index_is_built_anew(tmp_path: Path) -> None:
+    half = tmp_path / f"bm25-{SEARCH.fingerprint}.part"
+    half.mkdir()
+    (half / "vocab.index.json").write_text("{")
+    assert geo_search(tmp_path)(query=QUERIES[0]) == SEARCH(query=QUERIES[0])
+    assert not half.exists()
+
+
+def test_threads_share_one_search() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda query: SEARCH(query=query), QUERIES)) == [SEARCH(query=query) for query in QUERIES]
+
+
+def test_the_fingerprint_covers_the_corpus() -> None:
+    def of(corpus: Sequence[Article]) -> str:
+        return Search(corpus).fingerprint
+
+    assert of(articles()) == SEARCH.fingerprint
+    assert of(articles()[1:]) != SEARCH.fingerprint
+
+
+def test_an_empty_corpus_is_refused() -> None:
+    with pytest.raises(ToolError, match="no articles"):
+        Search(())
+
+
+def test_words_keep_domains_and_codes_and_drop_accents() -> None:
+    assert words("The domain .is of Bogotá, code +354.") == ["domain", ".is", "bogota", "code", "+354"]
+
+
+def test_a_query_takes_well_under_a_millisecond() -> None:
+    started = time.perf_counter()
+    for query in QUERIES:
+        SEARCH(query=query)
+    assert (time.perf_counter() - started) / len(QUERIES) < 1e-3

@@ -1,0 +1,164 @@
+"""Tokens: what is asked at inference begins what was trained, and only the student's words are trained."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fireact.errors import ConfigError, FormatError
+from fireact.render.react import ReActRenderer
+from fireact.render.tokens import IGNORED, Sample, encode, plain, prompt_ids, special_tokens
+from fireact.types import Action, Example, Message, Step, Trajectory, Usage
+
+pytest.importorskip("transformers")
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nBe brief<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TRAINING_TEXT = [
+    "Thought: I look up the country.\nAction: search[Chad]",
+    "Observation: Chad lies in Africa.\n\n\n  1 2 3",
+]
+
+
+@cache
+def tokenizer(template: str = CHATML) -> Any:
+    """Byte-level BPE of 400 tokens: every text has ids, and runs of newlines merge as in real ones."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<file_sep>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    core.train_from_iterator([CHATML, *TRAINING_TEXT], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        chat_template=template,
+        extra_special_tokens=["<|im_start|>", "<file_sep>"],
+    )
+
+
+pieces = st.sampled_from(
+    [*special_tokens(tokenizer()), "<|im_", "end|>", "<", "|", "\n", "\n\n", "[", "]", "Action: ", "1"]
+)
+odd = st.lists(pieces | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6).map("".join)
+words = odd.map(str.strip)  # what a student writes is stripped by the renderer
+rounds = st.lists(st.tuples(odd, words), min_size=1, max_size=4)
+
+
+def chat(turns: list[tuple[str, str]], system: str | None = None) -> list[Message]:
+    first = [] if system is None else [Message("system", system)]
+    return first + [m for ask, say in turns for m in (Message("user", ask), Message("assistant", say, train=True))]
+
+
+def spans(sample: Sample) -> list[list[int]]:
+    """The trained ids in their runs."""
+    runs: list[list[int]] = [[]]
+    for label in sample.labels:
+        if label != IGNORED:
+            runs[-1].append(label)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+@given(rounds, st.none() | odd)
+def test_what_inference_asks_at_each_step_begins_the_sample(turns: list[tuple[str, str]], system: str | None) -> None:
+    messages = chat(turns, system)
+    sample = encode(messages, tokenizer())
+    for at, message in enumerate(messages):
+        if message.train:
+            asked = prompt_ids(messages[:at], tokenizer())
+            assert list(sample.input_ids[: len(asked)]) == asked
+            assert sample.labels[len(asked) - 1] == IGNORED
+            assert sample.labels[len(asked)] != IGNORED
+
+
+@given(rounds, st.none() | odd)
+def test_trained_are_the_students_words_and_the_token_that_ends_its_turn(
+    turns: list[tuple[str, str]], system: str | None
+) -> None:
+    sample = encode(chat(turns, system), tokenizer())
+    trained = [tokenizer().decode(run, clean_up_tokenization_spaces=False) for run in spans(sample)]
+    assert trained == [plain(say, tokenizer()) + "<|im_end|>" for _, say in turns]
+    assert all(label in (IGNORED, token) for token, label in zip(sample.input_ids, sample.labels, strict=True))
+    assert sample.input_ids[-1] == sample.labels[-1] == tokenizer().eos_token_id
+    assert sample.targets == sum(map(len, spans(sample)))
+
+
+@given(rounds, st.none() | odd)
+def test_no_text_becomes_a_special_token(turns: list[tuple[str, str]], system: str | None) -> None:
+    messages = chat(turns, system)
+    ids = encode(messages, tokenizer()).input_ids
+    turns_in_template = len(messages) + (system is None)  # the template puts a system turn of its own
+    assert ids.count(tokenizer().eos_token_id) == turns_in_template
+    assert ids.count(tokenizer().convert_tokens_to_ids("<|im_start|>")) == turns_in_template
+    assert tokenizer().convert_tokens_to_ids("<file_sep>") not in ids
+
+
+@given(odd)
+def test_plain_takes_nothing_away_and_is_done_once(text: str) -> None:
+    once = plain(text, tokenizer())
+    assert once.replace(" ", "") == text.replace(" ", "")
+    assert plain(once, tokenizer()) == once
+    assert not any(token in once for token in special_tokens(tokenizer()))
+
+
+@given(st.lists(st.tuples(words.filter(bool), odd), min_size=1, max_size=4))
+def test_a_rendered_trajectory_is_asked_as_it_was_trained(steps: list[tuple[str, str]]) -> None:
+    done = tuple(Step(thought, Action("search", {"query": "x"}), seen, thought) for thought, seen in steps)
+    done += (Step("done", Action("finish", {"answer": "a"}), None, ""),)
+    renderer, example = ReActRenderer(), Example("1", "Who?", "a")
+    whole = Trajectory("t", example, "react", "m", 0, done, "finish", {}, Usage(), 0.0)
+    sample = encode(renderer.sample(whole), tokenizer())
+    for count in range(len(done)):
+        asked = prompt_ids(renderer.prompt("Who?", done[:count]), tokenizer())
+        assert list(sample.input_ids[: len(asked)]) == asked
+        assert sample.labels[len(asked)] != IGNORED
+
+
+def test_what_is_not_marked_is_not_trained() -> None:
+    messages = [
+        Message("user", "q"),
+        Message("assistant", "shown"),
+        Message("user", "r"),
+        Message("assistant", "own", True),
+    ]
+    assert [tokenizer().decode(run) for run in spans(encode(messages, tokenizer()))] == ["own<|im_end|>"]
+    assert encode(messages[:3], tokenizer()).targets == 0
+
+
+def test_an_end_that_inference_stops_at_counts_as_the_end() -> None:
+    messages = chat([("q", "own")])
+    other = tokenizer().convert_tokens_to_ids("<file_sep>")
+    assert (
+        encode(messages, tokenizer(), ends={other, tokenizer().eos_token_id}).input_ids[-1] == tokenizer().eos_token_id
+    )
+    with pytest.raises(FormatError, match="does not end message 1"):
+        encode(messages, tokenizer(), ends={other})
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+    numbering = CHATML.replace("message['role']", "(messages|length)|string")
+    with pytest.raises(FormatError, match="rewrites earlier turns when message 1"):
+        encode(chat([("q", "own")]), tokenizer(numbering))
+
+
+def test_words_that_melt_into_the_prompt_are_refused_with_the_reason() -> None:
+    with pytest.raises(FormatError, match="the first token of message 1 grows into the prompt"):
+        encode(chat([("q", "\n\n\n\nown")]), tokenizer())
+
+
+def test_a_tokenizer_without_template_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no chat template"):
+        prompt_ids([Message("user", "q")], tokenizer(""))
