@@ -54,9 +54,7 @@ def observation(index: int, step: int) -> str:
 
 def question(index: int) -> str:
     country = PLACES[index % len(PLACES)][0]
-    return (
-        f"Question {index + 1}: which money do people use in the capital of {country}, and how many live there?"
-    )
+    return f"Question {index + 1}: which money do people use in the capital of {country}, and how many live there?"
 
 
 def shots() -> list[Message]:

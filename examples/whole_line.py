@@ -18,6 +18,8 @@ data = fireact.Dataset.read(out / "collect").where("correct")
 print(*data.history, sep="\n")
 
 fireact.mix(fireact.MixConfig(sources=[str(out / "collect")]), out / "mix")
-fireact.train(fireact.TrainConfig(data=str(out / "mix"), student=student, recipe=fireact.Recipe(epochs=1)), out / "train")
+fireact.train(
+    fireact.TrainConfig(data=str(out / "mix"), student=student, recipe=fireact.Recipe(epochs=1)), out / "train"
+)
 result = fireact.evaluate(fireact.EvalConfig(agent=str(out / "train"), tasks=["geo-hop"], n=4), out / "eval")
 print(result["results"]["geo-hop"])

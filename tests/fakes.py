@@ -52,7 +52,9 @@ def episodes(n: int, *replies: str) -> list[Episode]:
     return [Episode(task=task, example=example, agent=who) for example in task.examples("train")[:n]]
 
 
-def trajectory(index: int = 0, *, em: float = 1.0, task: str = "small", method: str = "react", steps: int = 1) -> Trajectory:
+def trajectory(
+    index: int = 0, *, em: float = 1.0, task: str = "small", method: str = "react", steps: int = 1
+) -> Trajectory:
     example = Example(f"train-{index}", f"Question {index}?", "a")
     found = tuple(Step(f"thought {number}", None, None, f"thought {number}") for number in range(steps))
     return Trajectory(task, example, method, "m", 0, found, "finish", {"em": em, "f1": em}, Usage(1, 2, 0, 3), 0.5)

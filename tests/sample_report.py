@@ -1,4 +1,4 @@
-"""A report of made-up numbers that has everything in it: four tasks, long thoughts, non-ASCII, hostile text, a fault."""
+"""A report of made-up numbers: four tasks, two agents, long thoughts, non-ASCII and hostile text."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from fireact.report.data import Mixture, ReportAgent, ReportData
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"
-HOSTILE = '</script><script>alert("x")</script> <img src=x onerror=alert(1)> | `code` *bold* [a](http://x) ![b](http://y)'
+HOSTILE = (
+    '</script><script>alert("x")</script> <img src=x onerror=alert(1)> | `code` *bold* [a](http://x) ![b](http://y)'
+)
 LONG = (
     "Lithuania is a country in Europe. Its capital is Vilnius, where about 2,800,000 people live in the whole country. "
-    "The internet domain of Lithuania is .lt, and calls from abroad begin with +370. People in Lithuania pay with the euro. "
-    "The main language is Lithuanian (lietuvių kalba). Lithuania borders on Latvia, Belarus, Poland and Russia; the largest "
-    "of these is Russia. Its area is 65,300 square kilometres. "
+    "The internet domain of Lithuania is .lt, and calls from abroad begin with +370. People there pay with the euro. "
+    "The main language is Lithuanian (lietuvių kalba). Lithuania borders on Latvia, Belarus, Poland and Russia; "
+    "the largest of these is Russia. Its area is 65,300 square kilometres. "
 )
 EXAMPLES = {
     "geo-hop": ("What is the currency of the country whose capital is Malé?", "rufiyaa"),
     "geo-yesno": ("Do São Tomé and Príncipe and Côte d’Ivoire have the same main language?", "no"),
-    "geo-choice": ("Which internet domain belongs to the country with the calling code +95?\nA. .gt\nB. .mm\nC. .hu\nD. .cu", "B"),
-    "geo-compose": ("Which city is the capital of the one of Sri Lanka and Trinidad and Tobago that has more people?", "Colombo"),
+    "geo-choice": (
+        "Which internet domain belongs to the country with calling code +95?\nA. .gt\nB. .mm\nC. .hu\nD. .cu",
+        "B",
+    ),
+    "geo-compose": (
+        "Which city is the capital of the one of Sri Lanka and Trinidad and Tobago with more people?",
+        "Colombo",
+    ),
 }
 RIGHT = {"geo-hop": (0.05, 0.83), "geo-yesno": (0.4, 0.73), "geo-choice": (0.2, 0.66), "geo-compose": (0.02, 0.42)}
 NOTES = {"geo-hop": "free-form, 2 and 3 hops", "geo-yesno": "yes or no", "geo-choice": "four options"}
@@ -32,7 +40,8 @@ NOTES = {"geo-hop": "free-form, 2 and 3 hops", "geo-yesno": "yes or no", "geo-ch
 def sample(n: int = 60) -> ReportData:
     """The report; the same every time."""
     episodes = {
-        task: {name: _episodes(task, name, n, share) for name, share in zip((BASE, TUNED), RIGHT[task], strict=True)} for task in RIGHT
+        task: {name: _episodes(task, name, n, share) for name, share in zip((BASE, TUNED), RIGHT[task], strict=True)}
+        for task in RIGHT
     }
     everything = {name: [one for found in episodes.values() for one in found[name]] for name in (BASE, TUNED)}
     return ReportData(
@@ -43,7 +52,10 @@ def sample(n: int = 60) -> ReportData:
             ReportAgent(TUNED, "the same, fine-tuned (LoRA), no examples in the prompt"),
         ),
         results={
-            task: {name: summarise(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71)).to_dict() for name, own in found.items()}
+            task: {
+                name: summarise(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71)).to_dict()
+                for name, own in found.items()
+            }
             for task, found in episodes.items()
         },
         comparisons={task: {TUNED: compare(found[BASE], found[TUNED])} for task, found in episodes.items()},
@@ -52,8 +64,14 @@ def sample(n: int = 60) -> ReportData:
         mixture=_mixture(),
         timings={"collect": 6.4, "mix": 0.3, "train": 231.0, "eval-base": 188.0, "eval-fireact": 62.5, "report": 3.1},
         peak_memory_gb=3.42,
-        settings={"train": {"recipe": {"rank": 16, "learning_rate": 0.002}, "student": BASE}, "eval": {"n": 60, "tools": ["search"]}},
-        commands=("fireact quickstart -o runs/quickstart", f"fireact eval {BASE} -t geo-hop -t geo-compose -n 60 --json"),
+        settings={
+            "train": {"recipe": {"rank": 16, "learning_rate": 0.002}, "student": BASE},
+            "eval": {"n": 60, "tools": ["search"]},
+        },
+        commands=(
+            "fireact quickstart -o runs/quickstart",
+            f"fireact eval {BASE} -t geo-hop -t geo-compose -n 60 --json",
+        ),
         cases=choose(everything),
     )
 
@@ -77,12 +95,17 @@ def _episode(task: str, agent: str, index: int, *, right: bool, draw: random.Ran
 
 def _steps(task: str, answer: str, draw: random.Random) -> tuple[Step, ...]:
     first = Step(
-        thought="I need to find the country first. The question describes it by something that an article about it should say.",
+        thought="I need to find the country first. The question describes it by what an article should say.",
         action=Action("search", {"query": f"country of {task} ĀŽ日本 {draw.choice('abc')}"}),
         observation=LONG * 2 + "مرحبا بالعالم",
         text="",
     )
-    second = Step("That gives me the country: Lithuania. Now I can look up the rest.", Action("search", {"query": "`it` a|b"}), HOSTILE, "")
+    second = Step(
+        "That gives me the country: Lithuania. Now I can look up the rest.",
+        Action("search", {"query": "`it` a|b"}),
+        HOSTILE,
+        "",
+    )
     last = Step("Both values are there, so I can answer.", Action("finish", {"answer": answer}), None, "")
     return first, second, last
 
@@ -96,13 +119,18 @@ def _lost_steps(index: int) -> tuple[Step, ...]:
 def _training_row(step: int) -> dict[str, float]:
     noise = random.Random(step).uniform(-0.12, 0.12)
     rate = 2e-3 * (step / 4 if step < 4 else 0.5 * (1 + math.cos(math.pi * (step - 4) / 40)))
-    return {"step": step, "loss": round(2.4 * math.exp(-step / 7) + 0.28 + noise * math.exp(-step / 30), 4), "learning_rate": rate}
+    return {
+        "step": step,
+        "loss": round(2.4 * math.exp(-step / 7) + 0.28 + noise * math.exp(-step / 30), 4),
+        "learning_rate": rate,
+    }
 
 
 def _mixture() -> Mixture:
     counts: Sequence[tuple[str, int, int, int]] = [
         ("geo-hop/react", 96, 94, 82), ("geo-hop/cot", 16, 16, 11), ("geo-hop/reflexion", 16, 16, 14),
-        ("geo-yesno/react", 24, 24, 21), ("geo-yesno/cot", 8, 8, 6), ("geo-choice/react", 24, 24, 20), ("geo-choice/cot", 8, 8, 5),
+        ("geo-yesno/react", 24, 24, 21), ("geo-yesno/cot", 8, 8, 6),
+        ("geo-choice/react", 24, 24, 20), ("geo-choice/cot", 8, 8, 5),
     ]  # fmt: skip
     return Mixture(
         teacher="scripted:expert",

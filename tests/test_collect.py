@@ -39,7 +39,9 @@ def test_every_episode_is_kept_and_labelled_as_scripted(whole: Path) -> None:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 12), st.integers(0, 40))
-def test_resumed_equals_uninterrupted(whole: Path, tmp_path_factory: pytest.TempPathFactory, lines: int, torn: int) -> None:
+def test_resumed_equals_uninterrupted(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, lines: int, torn: int
+) -> None:
     out = tmp_path_factory.mktemp("cut") / "collect"
     out.mkdir()
     (out / "config.toml").write_bytes((whole / "config.toml").read_bytes())

@@ -3,21 +3,26 @@
 from pathlib import Path
 
 import pytest
-from fakes import trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import trajectory
 from fireact import jsonl
 from fireact.data import Dataset, MixConfig, mix, mixture, predicate
 from fireact.errors import ConfigError, DataError
 
 
 def some() -> Dataset:
-    return Dataset(tuple(trajectory(i, em=float(i % 3 != 0), method="react" if i % 2 else "cot", steps=1 + i % 4) for i in range(30)))
+    return Dataset(
+        tuple(
+            trajectory(i, em=float(i % 3 != 0), method="react" if i % 2 else "cot", steps=1 + i % 4) for i in range(30)
+        )
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("correct", 20), ("em<1", 10), ("method=react", 15), ("steps<=2", 16), ("method!=react", 15), ("finished", 30)]
+    ("text", "kept"),
+    [("correct", 20), ("em<1", 10), ("method=react", 15), ("steps<=2", 16), ("method!=react", 15), ("finished", 30)],
 )
 def test_filters(text: str, kept: int) -> None:
     data = some().where(text)

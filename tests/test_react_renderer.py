@@ -9,7 +9,9 @@ from fireact.types import Action, Example, Step, Trajectory, Usage
 
 RENDERER = ReActRenderer()
 
-words = st.text(st.characters(blacklist_characters="[]{}:\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", blacklist_categories=["Cs"]))
+words = st.text(
+    st.characters(blacklist_characters="[]{}:\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", blacklist_categories=["Cs"])
+)
 plain = words.map(lambda text: " ".join(text.split()))
 actions = st.one_of(
     st.builds(lambda text: Action("search", {"query": text}), plain),
@@ -36,7 +38,9 @@ def test_parser_is_total(text: str) -> None:
     assert step.text == text and step.observation is None
 
 
-@given(st.lists(st.sampled_from(["Thought:", "Action:", "Observation:", "search[", "]", "\n", "x", " ", "{", "finish[a]"])))
+@given(
+    st.lists(st.sampled_from(["Thought:", "Action:", "Observation:", "search[", "]", "\n", "x", " ", "{", "finish[a]"]))
+)
 def test_parser_is_total_on_near_misses(parts: list[str]) -> None:
     RENDERER.parse("".join(parts))
 
@@ -85,7 +89,9 @@ def test_only_the_students_words_are_trained(found: list[Step]) -> None:
         ("", "", None),
     ],
 )
-def test_each_odd_completion_has_a_defined_outcome(text: str, thought: str, action: tuple[str, dict[str, object]] | None) -> None:
+def test_each_odd_completion_has_a_defined_outcome(
+    text: str, thought: str, action: tuple[str, dict[str, object]] | None
+) -> None:
     step = RENDERER.parse(text)
     assert step.thought == thought
     assert step.action == (Action(*action) if action else None)

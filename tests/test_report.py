@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -71,6 +72,10 @@ class Elements(HTMLParser):
         self.words.append((self.open[-1] if self.open else "", data))
 
 
+def said(markup: str) -> str:
+    return "".join(words for tag, words in Elements(markup).words if tag not in ("script", "style", "pre"))
+
+
 def test_the_golden_report() -> None:
     written = markdown(report(), plots=["plots/results.svg", "plots/training.svg"])
     if os.environ.get("FIREACT_UPDATE_GOLDEN"):
@@ -113,7 +118,7 @@ def test_the_page_can_be_used_without_eyes_or_mouse() -> None:
     elements = Elements(page()).found
     levels = [int(tag[1]) for tag, _ in elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(next_ <= level + 1 for level, next_ in zip(levels, levels[1:], strict=False))
+    assert all(next_ <= level + 1 for level, next_ in itertools.pairwise(levels))
     for tag, attributes in elements:
         if tag == "th":
             assert "scope" in attributes
@@ -125,7 +130,7 @@ def test_the_page_can_be_used_without_eyes_or_mouse() -> None:
 
 
 def test_what_a_model_or_tool_wrote_is_text_and_nothing_else() -> None:
-    shown = "".join(words for tag, words in Elements(page()).words if tag not in ("script", "style"))
+    shown = said(page())
     assert sample_report.HOSTILE in shown
     assert "<script>alert" not in page() and "<img" not in page()
 
@@ -152,9 +157,11 @@ def test_the_policy_allows_the_script_of_the_page_alone() -> None:
 
 
 def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
-    own = replace(report(), agents=[ReportAgent("scripted:expert", "the teacher")], results={}, comparisons={}, cases=())
+    own = replace(
+        report(), agents=[ReportAgent("scripted:expert", "the teacher")], results={}, comparisons={}, cases=()
+    )
     own = replace(own, results={"geo-hop": {"scripted:expert": report().results["geo-hop"][sample_report.BASE]}})
-    for shown in (markdown(own), "".join(words for tag, words in Elements(html(own)).words if tag not in ("script", "style", "title", "text"))):
+    for shown in (markdown(own).partition("## Commands")[0], said(html(own))):
         named = [shown[at.end() : at.end() + 40] for at in re.finditer("scripted:expert", shown)]
         assert len(named) >= 3
         assert all(after.startswith(f" ({wording.A_SCRIPT})") for after in named)
@@ -198,8 +205,14 @@ def test_the_terminal_shows_before_and_after() -> None:
 
 def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
     episodes = {
-        name: [sample_report._episode("geo-hop", name, index, right=right, draw=sample_report.random.Random(0)) for index, right in enumerate(rights)]
-        for name, rights in ((sample_report.BASE, [True, False, True, False, True]), (sample_report.TUNED, [True, True, False, False, True]))
+        name: [
+            sample_report._episode("geo-hop", name, index, right=right, draw=sample_report.random.Random(0))
+            for index, right in enumerate(rights)
+        ]
+        for name, rights in (
+            (sample_report.BASE, [True, False, True, False, True]),
+            (sample_report.TUNED, [True, True, False, False, True]),
+        )
     }
     cases = choose(episodes)
     assert [(case.example.id, outcome(case)) for case in cases] == [
@@ -217,22 +230,38 @@ def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     for line in (text(words), f"> **Thought** {text(words)}"):
         tokens = reader.parse(line)
-        shown = "".join(c.content for token in tokens for c in token.children or () if c.type in ("text", "text_special"))
+        shown = "".join(
+            c.content for token in tokens for c in token.children or () if c.type in ("text", "text_special")
+        )
         assert shown.removeprefix("Thought").split() == words.split()
         kinds = {c.type for token in tokens for c in token.children or ()} | {token.type for token in tokens}
-        assert not kinds & {"link_open", "image", "html_inline", "html_block", "heading_open", "code_block", "hr", "list_item_open"}
-    spans = [c.content for token in reader.parse(f"x {code(words)}") for c in token.children or () if c.type == "code_inline"]
+        assert not kinds & {
+            "link_open",
+            "image",
+            "html_inline",
+            "html_block",
+            "heading_open",
+            "code_block",
+            "hr",
+            "list_item_open",
+        }
+    spans = [
+        c.content for token in reader.parse(f"x {code(words)}") for c in token.children or () if c.type == "code_inline"
+    ]
     assert [span.split() for span in spans] == [words.split()]
 
 
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        (wording.percent(0.7833), "78.3%"), (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"), (wording.points(0.74, 0), "+74 points"),
-        (wording.points(0.0), "0.0 points"), (wording.interval([-0.1, 0.25], 0), "\N{MINUS SIGN}10 to 25"),
+        (wording.percent(0.7833), "78.3%"), (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"),
+        (wording.points(0.74, 0), "+74 points"), (wording.points(0.0), "0.0 points"),
+        (wording.interval([-0.1, 0.25], 0), "\N{MINUS SIGN}10 to 25"),
         (wording.p_value(1e-9), "p < 0.001"), (wording.p_value(0.034), "p = 0.034"), (wording.p_value(1.0), "p = 1"),
-        (wording.duration(0.84), "0.84 s"), (wording.duration(432), "7 min 12 s"), (wording.duration(7500), "2 h 05 min"),
-        (wording.number(2431.4), "2,431"), (wording.number(84.21), "84.2"), (wording.number(0.842), "0.842"), (wording.number(0), "0"),
+        (wording.duration(0.84), "0.84 s"),
+        (wording.duration(432), "7 min 12 s"), (wording.duration(7500), "2 h 05 min"),
+        (wording.number(2431.4), "2,431"), (wording.number(84.21), "84.2"),
+        (wording.number(0.842), "0.84"), (wording.number(0), "0"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_to_be_read(said: str, meant: str) -> None:

@@ -4,7 +4,6 @@ import threading
 from dataclasses import replace
 
 from fakes import GOOD, Echo, Small, agent, episodes
-
 from fireact.methods.cot import CoT
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from fakes import trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.machine import need_disk, need_memory
@@ -14,7 +14,11 @@ from fireact.store import RunDir, read_manifest, read_trajectories
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 text = st.text(st.characters(blacklist_categories=["Cs"]))
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | text, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=5)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | text,
+    lambda inner: st.lists(inner) | st.dictionaries(text, inner),
+    max_leaves=5,
+)
 stored = st.builds(
     Trajectory,
     task=text,
@@ -23,7 +27,9 @@ stored = st.builds(
     model=text,
     seed=st.integers(),
     steps=st.lists(
-        st.builds(Step, text, st.none() | st.builds(Action, text, st.dictionaries(text, json_values)), st.none() | text, text)
+        st.builds(
+            Step, text, st.none() | st.builds(Action, text, st.dictionaries(text, json_values)), st.none() | text, text
+        )
     ).map(tuple),
     stop=st.sampled_from(["finish", "max_steps", "format", "error"]),
     scores=st.dictionaries(text, st.floats(0, 1)),
@@ -87,7 +93,10 @@ def test_force_starts_anew_but_only_in_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
     for force in (True, False):
-        with pytest.raises(DataError, match="no run directory"), RunDir(tmp_path / "mine", verb="mix", settings={}, force=force):
+        with (
+            pytest.raises(DataError, match="no run directory"),
+            RunDir(tmp_path / "mine", verb="mix", settings={}, force=force),
+        ):
             pass
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -104,7 +113,10 @@ def test_a_manifest_means_complete(tmp_path: Path) -> None:
         jsonl.write(tmp_path / "trajectories.jsonl", [trajectory().to_dict()])
         manifest = run.finish(count=1)
     assert read_manifest(tmp_path) == manifest
-    assert set(manifest) == {"verb", "seconds", "count", "sha256", "versions"} and len(manifest["sha256"]["trajectories.jsonl"]) == 64
+    assert (
+        set(manifest) == {"verb", "seconds", "count", "sha256", "versions"}
+        and len(manifest["sha256"]["trajectories.jsonl"]) == 64
+    )
 
 
 def test_seconds_add_up_over_interrupted_runs(tmp_path: Path) -> None:

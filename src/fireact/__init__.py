@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from fireact.store import read_trajectories
     from fireact.train.recipe import Recipe
     from fireact.train.run import TrainConfig, train
-    from fireact.types import LM, Action, Completion, Example, Limits, Message, Method, Step, Task, Tool, Trajectory, Usage
+    from fireact.types import (
+        LM,
+        Action,
+        Completion,
+        Example,
+        Limits,
+        Message,
+        Method,
+        Step,
+        Task,
+        Tool,
+        Trajectory,
+        Usage,
+    )
     from fireact.verbs import resume
 
 _HOME = {
@@ -41,10 +54,43 @@ _HOME = {
 _MODULE = {name: module for module, found in _HOME.items() for name in found}
 
 __all__ = [
-    "Action", "Agent", "CollectConfig", "Completion", "ConfigError", "DataError", "Dataset", "Episode",
-    "EvalConfig", "Example", "FireactError", "FormatError", "LM", "Limits", "Message", "Method", "MixConfig", "ProviderError",
-    "QuickstartConfig", "Recipe", "ReportConfig", "Step", "Task", "Tool", "ToolError", "TrainConfig", "Trajectory", "Usage",
-    "collect", "evaluate", "mix", "quickstart", "read_trajectories", "report", "resume", "rollout", "train",
+    "LM",
+    "Action",
+    "Agent",
+    "CollectConfig",
+    "Completion",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "Episode",
+    "EvalConfig",
+    "Example",
+    "FireactError",
+    "FormatError",
+    "Limits",
+    "Message",
+    "Method",
+    "MixConfig",
+    "ProviderError",
+    "QuickstartConfig",
+    "Recipe",
+    "ReportConfig",
+    "Step",
+    "Task",
+    "Tool",
+    "ToolError",
+    "TrainConfig",
+    "Trajectory",
+    "Usage",
+    "collect",
+    "evaluate",
+    "mix",
+    "quickstart",
+    "read_trajectories",
+    "report",
+    "resume",
+    "rollout",
+    "train",
 ]  # fmt: skip
 
 

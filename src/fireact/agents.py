@@ -1,9 +1,9 @@
 """How a name on the command line becomes an Agent: a teacher, a prompted student, or one that ``train`` made.
 
-    scripted:expert          a script that plays the teacher
-    hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
-    DIR                      what ``fireact train`` or ``fireact quickstart`` wrote: run with no prompt of ours at all
-    module:attribute         something of the user's own that builds an LM when it is called
+scripted:expert          a script that plays the teacher
+hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
+DIR                      what ``fireact train`` or ``fireact quickstart`` wrote: run with no prompt of ours at all
+module:attribute         something of the user's own that builds an LM when it is called
 """
 
 from __future__ import annotations
@@ -83,7 +83,13 @@ def load_task(name: str) -> Task:
 
 
 def build(
-    model: Model, task: Task, *, method: str, tools: Mapping[str, Tool], examples: int | None = None, temperature: float = 0.0
+    model: Model,
+    task: Task,
+    *,
+    method: str,
+    tools: Mapping[str, Tool],
+    examples: int | None = None,
+    temperature: float = 0.0,
 ) -> Agent:
     """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's."""
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples

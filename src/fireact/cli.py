@@ -51,7 +51,9 @@ def main() -> None:
         terminal.complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        terminal.complain("stopped. What is finished is saved; run the command again, or 'fireact resume DIR', to go on.")
+        terminal.complain(
+            "stopped. What is finished is saved; run the command again, or 'fireact resume DIR', to go on."
+        )
         sys.exit(130)
 
 
@@ -77,10 +79,16 @@ def quickstart(
 @app.command()
 def collect(
     tasks: Tasks = None,
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="react, cot, reflexion; repeatable.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="react, cot, reflexion; repeatable.")
+    ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Questions of each task, for each method.")] = None,
-    teacher: Annotated[str, typer.Option(help="scripted:expert, hf:NAME, a run directory or module:attribute.")] = "scripted:expert",
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")] = None,
+    teacher: Annotated[
+        str, typer.Option(help="scripted:expert, hf:NAME, a run directory or module:attribute.")
+    ] = "scripted:expert",
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of the tasks.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     temperature: Annotated[float, typer.Option(help="Sampling temperature of the teacher; 0 is greedy.")] = 0.0,
@@ -108,8 +116,17 @@ def collect(
 @app.command()
 def mix(
     sources: Annotated[list[str], typer.Argument(help="Run directories or JSONL files of trajectories.")],
-    where: Annotated[list[str] | None, typer.Option("--where", "-w", help="Filter: correct, finished, steps<=6, method=react, ...; repeatable. Default: correct.")] = None,
-    take: Annotated[list[str] | None, typer.Option("--take", help="TASK/METHOD=N; repeatable. Default: all that pass.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            "-w",
+            help="Filter: correct, finished, steps<=6, method=react, ...; repeatable. Default: correct.",
+        ),
+    ] = None,
+    take: Annotated[
+        list[str] | None, typer.Option("--take", help="TASK/METHOD=N; repeatable. Default: all that pass.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and order.")] = 0,
     out: Out = Path("runs/mix"),
     force: Force = False,
@@ -120,7 +137,11 @@ def mix(
 
     Example: `fireact mix runs/collect -w correct -w "steps<=5" --take geo-hop/react=60`
     """
-    settings: dict[str, Any] = {"sources": tuple(sources), "seed": seed, "take": dict(_pair(item) for item in take or [])}
+    settings: dict[str, Any] = {
+        "sources": tuple(sources),
+        "seed": seed,
+        "take": dict(_pair(item) for item in take or []),
+    }
     if where:
         settings["where"] = tuple(where)
     _print(_run("mix", settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
@@ -135,14 +156,18 @@ def _pair(item: str) -> tuple[str, int]:
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")],
+    data: Annotated[
+        Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")
+    ],
     student: Student = "smollm2-135m",
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULTS.epochs,
     rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = DEFAULTS.rank,
     blocks: Annotated[int, typer.Option(help="Uppermost blocks that are adapted; 0 is all.")] = DEFAULTS.blocks,
     learning_rate: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = DEFAULTS.learning_rate,
     batch_size: Annotated[int, typer.Option(help="Trajectories in an optimizer step.")] = DEFAULTS.batch_size,
-    max_length: Annotated[int, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")] = DEFAULTS.max_length,
+    max_length: Annotated[
+        int, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")
+    ] = DEFAULTS.max_length,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and order.")] = 0,
     out: Out = Path("runs/train"),
     force: Force = False,
@@ -169,12 +194,18 @@ def evaluate(
     tasks: Tasks = None,
     n: Annotated[int, typer.Option("-n", help="Questions of each task.")] = 60,
     method: Annotated[str, typer.Option("--method", "-m", help="react, cot or reflexion.")] = "react",
-    examples: Annotated[int | None, typer.Option(help="Examples in the prompt. Default: 3; 0 for a fine-tuned agent.")] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Examples in the prompt. Default: 3; 0 for a fine-tuned agent.")
+    ] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of the tasks.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
-    workers: Annotated[int, typer.Option(help="Episodes at a time; they share the batches of an in-process model.")] = 16,
+    workers: Annotated[
+        int, typer.Option(help="Episodes at a time; they share the batches of an in-process model.")
+    ] = 16,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run directory. Default: runs/eval-AGENT.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -197,8 +228,12 @@ def evaluate(
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(help="A quickstart directory, or directories of eval (and train, mix, collect).")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where report.html, report.md and report.json go.")] = Path("runs/report"),
+    runs: Annotated[
+        list[str], typer.Argument(help="A quickstart directory, or directories of eval (and train, mix, collect).")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where report.html, report.md and report.json go.")] = Path(
+        "runs/report"
+    ),
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -223,9 +258,15 @@ def resume(directory: Annotated[Path, typer.Argument(help="A run directory that 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    agent: Annotated[str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.")] = "runs/quickstart",
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")] = None,
-    task: Annotated[str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")] = "geo-hop",
+    agent: Annotated[
+        str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.")
+    ] = "runs/quickstart",
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")
+    ] = "geo-hop",
     as_json: Json = False,
 ) -> None:
     """Ask an agent one question, and watch each thought, action and observation as it comes.
@@ -252,7 +293,10 @@ def ask(
 @app.command()
 def show(
     run: Annotated[Path, typer.Argument(help="A directory of collect, mix or eval, or a JSONL file.")],
-    where: Annotated[list[str] | None, typer.Option("--where", "-w", help="Filter: correct, em<1, steps<=6, task=geo-hop; repeatable.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", "-w", help="Filter: correct, em<1, steps<=6, task=geo-hop; repeatable."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="How many.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -292,7 +336,9 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
     config_class, function = verbs.load(verb)
     config = config_class(**settings)
     if dry_run:
-        print(json.dumps({"verb": verb, "out": str(out), "settings": plain(asdict(config))}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps({"verb": verb, "out": str(out), "settings": plain(asdict(config))}, indent=2, ensure_ascii=False)
+        )
         return None
     return function(config, out, force=force, progress=terminal.Terminal())
 

@@ -73,7 +73,9 @@ def planned(config: CollectConfig) -> list[Episode]:
         agent = build(model, task, method=method, tools=tools, temperature=config.temperature)
         examples = task.examples(config.split)
         if count > len(examples):
-            raise ConfigError(f"{task_name} has {len(examples)} {config.split} questions; {count} were asked for ({name}).")
+            raise ConfigError(
+                f"{task_name} has {len(examples)} {config.split} questions; {count} were asked for ({name})."
+            )
         episodes += [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[:count]]
     if not episodes:
         raise ConfigError("the plan has no episodes. Give --task and -n, or --plan TASK/METHOD=N.")

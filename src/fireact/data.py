@@ -47,7 +47,9 @@ def predicate(text: str) -> Predicate:
         return _NAMED[text]
     match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|!=|=|<|>)\s*([\w.:/+-]+)\s*", text)
     if match is None or match[1] not in _FIELDS:
-        raise ConfigError(f"unknown filter {text!r}. Known: {', '.join(_NAMED)}, or one of {', '.join(_FIELDS)} with =, !=, <=, ...")
+        raise ConfigError(
+            f"unknown filter {text!r}. Known: {', '.join(_NAMED)}, or one of {', '.join(_FIELDS)} with =, !=, <=, ..."
+        )
     read, compare = _FIELDS[match[1]], _COMPARE[match[2]]
     wanted = match[3] if match[1] in ("task", "method", "model", "stop") else _number(text, match[3])
     return lambda trajectory: compare(read(trajectory), wanted)
@@ -92,10 +94,16 @@ class Dataset:
     def take(self, n: int, *, seed: int) -> Dataset:
         """``n`` of them in random order, without replacement. Raises ConfigError naming the shortfall."""
         if n > len(self):
-            raise ConfigError(f"{n} trajectories asked for, {len(self)} there ({'; '.join(self.history)}): {n - len(self)} short.")
+            raise ConfigError(
+                f"{n} trajectories asked for, {len(self)} there ({'; '.join(self.history)}): {n - len(self)} short."
+            )
         ordered = sorted(self.trajectories, key=lambda trajectory: (trajectory.key, trajectory.model))
         chosen = tuple(random.Random(seed).sample(ordered, n))
         return Dataset(chosen, (*self.history, f"take {n}, seed {seed}: {len(self)} -> {n}"))
+
+    def shuffled(self, seed: int) -> Dataset:
+        """The same trajectories in an order that depends on the seed alone."""
+        return Dataset(self.take(len(self), seed=seed).trajectories, self.history)
 
     def group(self, key: Callable[[Trajectory], str]) -> dict[str, Dataset]:
         """One Dataset for each value of ``key``, in order of the values."""
@@ -134,11 +142,13 @@ def mixture(config: MixConfig) -> Dataset:
         groups = data.group(lambda trajectory: f"{trajectory.task}/{trajectory.method}")
         absent = [name for name in config.take if name not in groups]
         if absent:
-            raise ConfigError(f"no trajectories of {', '.join(absent)} are left. There are: {', '.join(groups) or 'none'}.")
+            raise ConfigError(
+                f"no trajectories of {', '.join(absent)} are left. There are: {', '.join(groups) or 'none'}."
+            )
         data = Dataset.concatenate(groups[name].take(count, seed=config.seed) for name, count in config.take.items())
     if not len(data):
         raise ConfigError(f"nothing is left to train on ({'; '.join(data.history)}). Loosen --where.")
-    return data.take(len(data), seed=config.seed)
+    return data.shuffled(config.seed)
 
 
 def mix(config: MixConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The error tree. Each message says what was wrong, the value seen, what is allowed and what to do.
 
-    FireactError
-    ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
-    ├── ProviderError   an LM endpoint, a package index or a weight file failed
-    ├── ToolError       a tool failed
-    ├── FormatError     text that is not in the format it claims to be in
-    └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
+FireactError
+├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
+├── ProviderError   an LM endpoint, a package index or a weight file failed
+├── ToolError       a tool failed
+├── FormatError     text that is not in the format it claims to be in
+└── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     yield _parse(path, number, line)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
+        ) from error
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -16,7 +16,9 @@ def need_disk(path: Path, *, gigabytes: float) -> None:
     there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
     free = shutil.disk_usage(there).free / 1e9
     if free < gigabytes:
-        raise ConfigError(f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o.")
+        raise ConfigError(
+            f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o."
+        )
 
 
 def need_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
@@ -25,7 +27,9 @@ def need_memory(*, gigabytes: float, available: Callable[[], float] | None = Non
 
     free = available() if available else psutil.virtual_memory().available / 1e9
     if free < gigabytes:
-        raise ConfigError(f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something.")
+        raise ConfigError(
+            f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something."
+        )
 
 
 def peak_memory_gb() -> float:

@@ -1,8 +1,8 @@
 """The verb ``quickstart``: every stage in turn, each in its own directory, with the defaults of its own verb.
 
-    collect/        trajectories of the scripted expert      mix/   those that are right, mixed
-    train/          the adapter and its learning curve       eval-base/, eval-fireact/   the same questions
-    report.html     report.md, report.json, plots/
+collect/        trajectories of the scripted expert      mix/   those that are right, mixed
+train/          the adapter and its learning curve       eval-base/, eval-fireact/   the same questions
+report.html     report.md, report.json, plots/
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any
     plan = {name: max(2, count // 8) for name, count in PLAN.items()} if config.fast else dict(PLAN)
     n = 4 if config.fast else EvalConfig(agent="").n
     recipe = Recipe(epochs=1) if config.fast else Recipe()
-    settings = (
+    settings: tuple[tuple[Verb, Any], ...] = (
         (collect, CollectConfig(plan=plan)),
         (mix, MixConfig(sources=(str(out / "collect"),))),
         (train, TrainConfig(data=str(out / "mix"), student=config.student, recipe=recipe)),
@@ -57,7 +57,9 @@ def quickstart(
     with RunDir(out, verb="quickstart", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        seconds = {name: verb(stage, out / name, progress=progress)["seconds"] for name, verb, stage in stages(config, out)}
+        seconds = {
+            name: verb(stage, out / name, progress=progress)["seconds"] for name, verb, stage in stages(config, out)
+        }
         memory = peak_memory_gb()
         runs = list(read_runs([str(out / name) for name in STAGES]))
         write(assemble(runs, title="FireAct quickstart", commands=[_command(config, out)], peak_memory_gb=memory), out)

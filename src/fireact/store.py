@@ -179,4 +179,6 @@ def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[s
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differing:
         which = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
-        raise DataError(f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew.")
+        raise DataError(
+            f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew."
+        )

@@ -115,7 +115,9 @@ def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -
     if as_json:
         print(json.dumps({"agents": {manifest["agent"]: manifest["results"]}}, ensure_ascii=False))
         return
-    table = Table("task", "n", "EM", "F1", "finished", "steps", "tokens", "s/question", title=escape(manifest["description"]))
+    table = Table(
+        "task", "n", "EM", "F1", "finished", "steps", "tokens", "s/question", title=escape(manifest["description"])
+    )
     for name, result in manifest["results"].items():
         table.add_row(
             escape(name),
@@ -145,7 +147,12 @@ def print_report(directory: Path, *, as_json: bool) -> None:
     stages = data["timings"]["stages"]
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
     memory = data["timings"]["peak_memory_gb"]
-    RESULT.print(escape(f"Time: {sum(stages.values()) / 60:.1f} min ({spent})" + (f"; peak memory {memory:.1f} GB" if memory else "")))
+    RESULT.print(
+        escape(
+            f"Time: {sum(stages.values()) / 60:.1f} min ({spent})"
+            + (f"; peak memory {memory:.1f} GB" if memory else "")
+        )
+    )
     RESULT.print(f"Report: {escape(str(directory / 'report.html'))}")
 
 

@@ -49,7 +49,9 @@ def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Pat
     hints = get_type_hints(config_class)
     unknown = set(settings) - {field.name for field in fields(config_class)}
     if unknown:
-        raise DataError(f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}.")
+        raise DataError(
+            f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}."
+        )
     values = {
         name: settings_from(hints[name], value, out) if is_dataclass(hints[name]) else _frozen(value)
         for name, value in settings.items()

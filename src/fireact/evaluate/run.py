@@ -71,7 +71,9 @@ def _episodes(task_name: str, config: EvalConfig, model: Model, tools: Any) -> l
     )
     examples = task.examples(config.split)
     if config.n > len(examples):
-        raise ConfigError(f"{task_name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n.")
+        raise ConfigError(
+            f"{task_name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n."
+        )
     return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
 
 

@@ -95,7 +95,9 @@ def paired(before: Sequence[float], after: Sequence[float], *, seed: int = 0) ->
     drawn ones). Raises DataError for empty, unequally long or unbounded samples.
     """
     if len(before) != len(after):
-        raise DataError(f"{len(before)} scores against {len(after)}: a paired test needs both agents on the same questions.")
+        raise DataError(
+            f"{len(before)} scores against {len(after)}: a paired test needs the same questions of both agents."
+        )
     first, second = _checked(before, (0.0, 1.0)), _checked(after, (0.0, 1.0))
     change = second - first
     wins, losses = int((change > 0).sum()), int((change < 0).sum())
@@ -117,7 +119,8 @@ def _checked(values: Sequence[float], bounds: tuple[float, float]) -> Values:
         raise DataError("no values: a mean and its interval need one at least.")
     bad = sample[~((sample >= bounds[0]) & (sample <= bounds[1]))]  # a NaN compares false, so it is bad too
     if len(bad):
-        raise DataError(f"the value {bad[0]:g} is outside {bounds[0]:g} to {bounds[1]:g}. Give other bounds, or correct it.")
+        allowed = f"{bounds[0]:g} to {bounds[1]:g}"
+        raise DataError(f"the value {bad[0]:g} is outside {allowed}. Give other bounds, or correct it.")
     return sample
 
 

@@ -80,13 +80,14 @@ class Comparison:
 def summarise(trajectories: Sequence[Trajectory], *, wall_seconds: float | None = None, seed: int = 0) -> Summary:
     """Summarise one agent's episodes on one task.
 
-    ``wall_seconds``, the time that all of them took together, makes ``seconds_per_question`` a throughput; without it, it
-    is the mean time of an episode, which is longer where episodes run side by side. Raises DataError when none is scored.
+    ``wall_seconds``, the time that all of them took together, makes ``seconds_per_question`` a throughput; without it,
+    it is the mean time of an episode, which is longer where episodes run side by side. Raises DataError when none is
+    scored.
     """
     scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
     n, faults = len(scored), len(trajectories) - len(scored)
     if not n:
-        raise DataError(f"of {len(trajectories)} episodes, {faults} ended in a fault: none is left to score. Run them again.")
+        raise DataError(f"of {len(trajectories)} episodes {faults} ended in a fault: none is left to score. Run again.")
     latency_mean, latency_p50, latency_p95 = _latency([trajectory.seconds for trajectory in scored])
     return Summary(
         n=n,
@@ -116,11 +117,13 @@ def compare(before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: 
     shared = sorted(first.keys() & second.keys())
     if not shared:
         raise DataError(
-            f"the two agents share no scored question ({len(first)} and {len(second)}). Evaluate both on the same task and split."
+            f"the two agents share no scored question ({len(first)} and {len(second)}). "
+            "Evaluate both on the same task and split."
         )
 
     def metric(name: str) -> Paired:
-        return paired([_score(first[key], name) for key in shared], [_score(second[key], name) for key in shared], seed=seed)
+        scores = ([_score(found[key], name) for key in shared] for found in (first, second))
+        return paired(*scores, seed=seed)
 
     return Comparison(em=metric("em"), f1=metric("f1"))
 
@@ -132,7 +135,7 @@ def _by_question(trajectories: Sequence[Trajectory]) -> dict[tuple[str, str, int
             continue
         key = (trajectory.task, trajectory.example.id, trajectory.seed)
         if key in found:
-            raise DataError(f"question {key[1]} of {key[0]} was answered twice with seed {key[2]}: give one agent's episodes.")
+            raise DataError(f"{trajectory.key} was answered twice: give the episodes of one agent and one run.")
         found[key] = trajectory
     return found
 
@@ -144,7 +147,7 @@ def _estimate(trajectories: Sequence[Trajectory], name: str, seed: int) -> Estim
 def _score(trajectory: Trajectory, name: str) -> float:
     if name not in trajectory.scores:
         known = ", ".join(trajectory.scores) or "none"
-        raise DataError(f"episode {trajectory.key} has no score {name!r} (it has {known}). A task must score em and f1.")
+        raise DataError(f"episode {trajectory.key} has no score {name!r} (only {known}). A task must give em and f1.")
     return trajectory.scores[name]
 
 

@@ -221,9 +221,7 @@ class Engine:
         for slot, row, token in zip(ripe, logits, best, strict=True):
             self._extend(slot, row, token)
 
-    def _forward(
-        self, writing: Sequence[Slot], reading: Sequence[tuple[Slot, int]]
-    ) -> tuple[list[Slot], torch.Tensor]:
+    def _forward(self, writing: Sequence[Slot], reading: Sequence[tuple[Slot, int]]) -> tuple[list[Slot], torch.Tensor]:
         """The slots whose next token is known by this pass, and the logits for it, [slots, vocabulary]."""
         ids = [slot.ids[-1] for slot in writing]
         last = list(range(len(writing)))
@@ -300,4 +298,3 @@ def _take_over_attention(model: Any) -> None:
         )
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)
-

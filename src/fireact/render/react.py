@@ -26,7 +26,9 @@ STOP = ("\nObservation", "\nQuestion:")
 """Strings at which a completion ends: what follows would be invented, not observed."""
 
 _PARAMETER = {FINISH: "answer", "search": "query"}
-_MARK = re.compile(r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**):(?:\**)", re.MULTILINE | re.IGNORECASE)
+_MARK = re.compile(
+    r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**):(?:\**)", re.MULTILINE | re.IGNORECASE
+)
 _CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
 _NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
 

@@ -1,1 +1,1 @@
-"""The report of an experiment: what was measured, as Markdown, as one self-contained HTML page, as JSON and as a table."""
+"""The report of an experiment: what was measured, as Markdown, a self-contained HTML page, JSON and a table."""

@@ -18,7 +18,7 @@ OUTCOMES: Mapping[tuple[bool, bool], str] = {
 }
 """Was the first agent right, and the last; in the order in which cases are shown."""
 
-RULE = "The first question of each outcome, by the order of the questions; none is picked by hand."
+RULE = "Chosen by rule: the first question of each outcome, of different tasks where there are several."
 
 
 def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple[Case, ...]:

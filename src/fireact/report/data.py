@@ -25,8 +25,10 @@ class ReportAgent:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Where the training data comes from: counts by "task/method" (``n``, ``finished``, ``correct``) as in the manifests
-    of ``collect`` and ``mix``, and the lines of the dataset's history."""
+    """Where the training data comes from: counts by "task/method" and the lines of the dataset's history.
+
+    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``.
+    """
 
     teacher: str
     collected: Mapping[str, Mapping[str, int]]
@@ -47,8 +49,9 @@ class ReportData:
     """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
 
     ``results``: task -> agent -> ``Summary.to_dict()``; ``comparisons``: task -> agent -> what it changed against the
-    baseline; ``training``: rows of the training log with ``step``, ``loss`` and ``learning_rate``; ``timings``: stage ->
-    seconds; ``task_notes``: task -> a few words, such as "held out". ``created`` is a date in ISO form.
+    baseline; ``training``: rows of the training log with ``step``, ``loss`` and ``learning_rate``; ``timings``: stage
+    -> seconds; ``task_notes``: task -> a few words, such as "held out". ``created`` is a date in ISO form;
+    ``cases`` are as ``cases.choose`` picks them.
     """
 
     title: str

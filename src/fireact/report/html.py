@@ -1,7 +1,7 @@
 """The report as one HTML page: styles, script, plots and data inside it, so that it opens from disk with no network.
 
-Invariant: text of models, tools and tasks is escaped wherever it stands, and the page's policy lets no script run but
-its own and nothing be loaded. What is shown is decided in the template; what it says comes from ``summary`` and ``wording``.
+Invariant: text of models, tools and tasks is escaped wherever it stands, and the page's policy lets nothing be loaded
+and no script run but its own. The template decides what is shown; the words come from ``summary`` and ``wording``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def html(report: ReportData) -> str:
     """The whole page."""
     environment = _environment()
     script = _source(environment, "report.js")
-    return environment.get_template(TEMPLATE).render(
+    page: str = environment.get_template(TEMPLATE).render(
         report=report,
         before=summary.baseline(report),
         after=summary.subject(report),
@@ -35,12 +35,14 @@ def html(report: ReportData) -> str:
         series={agent.name: place % plots.SERIES for place, agent in enumerate(report.agents)},
         several=len(report.agents) > 1,
         total_seconds=sum(report.timings.values()),
+        longest=max(report.timings.values(), default=0),
         policy=_policy(script),
         script=_safe(script),
         style=_safe(_source(environment, "report.css")),
         notes=markdown.NOTES,
         rule=cases.RULE,
     )
+    return page
 
 
 def _environment() -> Any:
@@ -60,7 +62,7 @@ def _environment() -> Any:
 
 
 def _source(environment: Any, name: str) -> str:
-    source: str = environment.loader.get_source(environment, name)[0]
+    source: str = environment.loader.get_source(environment, name)[0]  # raw: a template would need its braces escaped
     return source
 
 
@@ -73,4 +75,5 @@ def _safe(markup: str | None) -> Any:
 
 def _policy(script: str) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    allowed = f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

@@ -6,7 +6,8 @@ Invariant: text of models, tools and tasks shows as it is; nothing in it becomes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from fireact.render.react import call
 from fireact.report.cases import RULE, outcome
@@ -28,6 +29,15 @@ from fireact.report.wording import (
 from fireact.types import Step, Trajectory
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>|&~$])")
+MEANS = {
+    "Steps": "steps",
+    "Tokens in": "prompt_tokens",
+    "from cache": "cached_tokens",
+    "Tokens out": "completion_tokens",
+    "s/question": "seconds_per_question",
+    "Episode p50": "latency_p50",
+    "p95": "latency_p95",
+}
 _AT_START = re.compile(r"^(\d*)([#+\-=:.)])")
 
 
@@ -59,20 +69,20 @@ def _head(report: ReportData) -> Iterator[str]:
     yield ""
     yield f"Created {text(report.created)}."
     yield ""
-    yield from (f"- **{text(who(agent.name))}**: {text(agent.description)}" for agent in report.agents)
+    yield from (f"- **{text(who(agent.name))}**: {text(who(agent.description))}" for agent in report.agents)
 
 
 def _results(report: ReportData) -> Iterator[str]:
     lines = headlines(report)
     yield "## Before and after"
     yield ""
-    yield from _table(["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens a question", "Seconds a question"], map(_headline, lines))
+    head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
+    yield from _table(head, map(_headline, lines))
     yield from (f"\n{text(line.task)}: {text(line.note)}." for line in lines if line.note)
     yield ""
     yield "## Results"
     yield ""
-    head = ["Task", "Agent", "n", "EM", "F1", "Finished", "Steps", "Tokens in", "from cache", "Tokens out", "s/question", "Episode p50", "p95"]
-    yield from _table(head, _result_rows(report))
+    yield from _table(["Task", "Agent", "n", "EM", "F1", "Finished", *MEANS], _result_rows(report))
     comparisons = list(_comparisons(report))
     if comparisons:
         yield ""
@@ -103,10 +113,14 @@ def _headline(line: Headline) -> list[str]:
 def _result_rows(report: ReportData) -> Iterator[list[str]]:
     for task, found in report.results.items():
         for agent, result in found.items():
-            shares = [f"{percent(result[name])} ({interval(result[f'{name}_interval'])})" for name in ("em", "f1", "finished")]
-            means = ["steps", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds_per_question", "latency_p50", "latency_p95"]
+            shares = [_share(result, name) for name in ("em", "f1", "finished")]
+            means = [number(result[name]) for name in MEANS.values()]
             faults = f" (and {result['faults']} faults)" if result["faults"] else ""
-            yield [text(task), text(agent), f"{result['n']}{faults}", *shares, *(number(result[name]) for name in means)]
+            yield [text(task), text(who(agent)), f"{result['n']}{faults}", *shares, *means]
+
+
+def _share(result: Mapping[str, Any], name: str) -> str:
+    return f"{percent(result[name])} ({interval(result[f'{name}_interval'])})"
 
 
 def _comparisons(report: ReportData) -> Iterator[str]:
@@ -114,7 +128,7 @@ def _comparisons(report: ReportData) -> Iterator[str]:
         for agent, comparison in found.items():
             for name, change in (("EM", comparison.em), ("F1", comparison.f1)):
                 yield (
-                    f"- {text(task)}, {text(agent)}: {name} {points(change.difference.mean)} "
+                    f"- {text(task)}, {text(who(agent))}: {name} {points(change.difference.mean)} "
                     f"({interval(change.difference.interval)}), {p_value(change.p)}; "
                     f"higher on {change.wins}, lower on {change.losses} of {change.n}"
                 )
@@ -130,7 +144,8 @@ def _training(report: ReportData) -> Iterator[str]:
         last = losses[-max(1, len(losses) // 10) :]
         yield "## Training"
         yield ""
-        yield f"{len(losses)} optimizer steps; loss {losses[0]:.3f} at the first, {sum(last) / len(last):.3f} in the last tenth."
+        change = f"loss {losses[0]:.3f} at the first, {sum(last) / len(last):.3f} in the last tenth"
+        yield f"{len(losses)} optimizer steps; {change}."
 
 
 def _data(report: ReportData) -> Iterator[str]:
@@ -140,14 +155,14 @@ def _data(report: ReportData) -> Iterator[str]:
     yield ""
     yield f"Teacher: {text(who(report.mixture.teacher))}."
     yield ""
-    rows = mixture_rows(report.mixture)
-    yield from _table(
-        ["Task", "Method", "Collected", "Finished", "Right", "Trained on"],
-        ([text(row.task), text(row.method), *map(str, (row.collected, row.finished, row.correct, row.mixed))] for row in rows),
-    )
+    rows = [
+        [text(row.task), text(row.method), *map(str, (row.collected, row.finished, row.correct, row.mixed))]
+        for row in mixture_rows(report.mixture)
+    ]
+    yield from _table(["Task", "Method", "Collected", "Finished", "Right", "Trained on"], rows)
     if report.mixture.history:
         yield ""
-        yield from (f"{place}. {text(line)}" for place, line in enumerate(report.mixture.history, 1))
+        yield from (f"{place}. {text(who(line))}" for place, line in enumerate(report.mixture.history, 1))
 
 
 def _time(report: ReportData) -> Iterator[str]:
@@ -156,7 +171,8 @@ def _time(report: ReportData) -> Iterator[str]:
     total = sum(report.timings.values())
     yield "## Where the minutes went"
     yield ""
-    rows = [[text(stage), duration(value), percent(value / total if total else 0, 0)] for stage, value in report.timings.items()]
+    shares = {stage: seconds / total if total else 0.0 for stage, seconds in report.timings.items()}
+    rows = [[text(stage), duration(report.timings[stage]), percent(share, 0)] for stage, share in shares.items()]
     yield from _table(["Stage", "Time", "Share"], [*rows, ["all", duration(total), ""]])
     if report.peak_memory_gb is not None:
         yield ""
@@ -235,7 +251,7 @@ NOTES = (
     "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1.",
     "Finished: share of episodes that ended in an answer, right or wrong, within the limit of rounds.",
     "Tokens: read and written in all calls of an episode; those from a cache were read, but not computed again.",
-    "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50, p95: of one episode.",
+    "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50 and p95: of one.",
 )
 
 

@@ -1,8 +1,8 @@
 """The plots of a report as SVG text: results with their intervals, and the training curve.
 
 Invariant: the same data gives the same bytes; the background is transparent, text stays text. Colours are drawn as
-placeholders and put in last: as CSS variables for the page, which follow its theme, or as tones that read on a light and
-on a dark background alike, for a file.
+placeholders and put in last: as CSS variables for the page, which follow its theme, or, for a file, as tones that read
+on a light and on a dark background alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.report.data import ReportAgent, ReportData
-from fireact.report.wording import percent
+from fireact.report.wording import percent, who
 
 SERIES = 6
 """Colours for agents; further agents begin with the first again."""
@@ -28,7 +28,7 @@ PAGE = {
 _MID_TONES = ("#7b8494", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
 FILE = {_INK: "#767d88", _GRID: "#9aa0a866", **dict(zip(_SERIES, _MID_TONES, strict=True))}
 _WIDTH = 5.2  # inches of 72 px: narrow, so that letters stay legible where a phone scales the plot down
-_RC = {
+_RC: Any = {
     "svg.hashsalt": "fireact",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -84,9 +84,9 @@ def _bar(axes: Any, report: ReportData, agent: ReportAgent, *, task: str, at: fl
 def _legend(axes: Any, agents: Sequence[ReportAgent]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=_colour(agents, agent), label=agent.name) for agent in agents]
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1), "handlelength": 1.0, "handleheight": 0.9, "borderpad": 0.2}
-    axes.legend(handles=handles, **place)
+    handles = [Patch(color=_colour(agents, agent), label=who(agent.name)) for agent in agents]
+    size = {"handlelength": 1.0, "handleheight": 0.9, "borderpad": 0.2}
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), **size)
 
 
 def training_plot(report: ReportData, colours: Mapping[str, str] = FILE) -> str | None:
@@ -95,20 +95,21 @@ def training_plot(report: ReportData, colours: Mapping[str, str] = FILE) -> str 
         return None
     steps = [row["step"] for row in report.training]
     losses = [float(row["loss"]) for row in report.training]
-    rates = [row.get("learning_rate") for row in report.training]
-    smooth = running_mean(losses, window=max(1, len(losses) // 12))
+    rates = [float(row["learning_rate"]) for row in report.training if row.get("learning_rate") is not None]
+    smooth = running_mean(losses, window=len(losses) // 10)
     colour = _colour(report.agents, report.agents[-1])
     with _style():
-        figure, panels = _figure(3.3, [3.2, 1] if None not in rates else [1])
+        figure, panels = _figure(3.3, [3.2, 1] if len(rates) == len(steps) else [1])
         panels[0].plot(steps, losses, color=colour, linewidth=0.9, alpha=0.45)
         panels[0].plot(steps, smooth, color=colour, linewidth=2)
-        panels[0].annotate(f"{smooth[-1]:.2f}", (steps[-1], smooth[-1]), (5, 0), textcoords="offset points", va="center")
+        end = (steps[-1], smooth[-1])
+        panels[0].annotate(f"{end[1]:.2f}", end, (5, 0), textcoords="offset points", va="center")
         panels[0].set_ylabel("loss")
-        panels[0].set_ylim(0, 1.05 * max(losses))
+        panels[0].set_ylim(0, 1.05 * max(losses) or 1)
         if len(panels) > 1:
             panels[1].plot(steps, rates, color=_INK, linewidth=1.3)
-            panels[1].set_ylabel("rate")
-            panels[1].set_ylim(0, 1.15 * max(rates))
+            panels[1].set_ylabel("learning\nrate")
+            panels[1].set_ylim(0, 1.15 * max(rates) or 1)
             panels[1].set_yticks([0, max(rates)], ["0", f"{max(rates):.0e}".replace("e-0", "e-")])
         for panel in panels:
             panel.grid(axis="y", linewidth=0.6)
@@ -119,8 +120,9 @@ def training_plot(report: ReportData, colours: Mapping[str, str] = FILE) -> str 
 
 
 def running_mean(values: Sequence[float], *, window: int) -> list[float]:
-    """The mean of each value and of up to ``window - 1`` before it."""
-    parts = [values[max(0, end - window) : end] for end in range(1, len(values) + 1)]
+    """The mean of each value and of those up to half a window before and after it."""
+    reach = window // 2
+    parts = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
     return [sum(part) / len(part) for part in parts]
 
 
@@ -131,7 +133,7 @@ def _colour(agents: Sequence[ReportAgent], agent: ReportAgent) -> str:
 def _spoken(report: ReportData) -> str:
     """The plot in words, for who cannot see it."""
     return " ".join(
-        f"{task}: " + ", ".join(f"{agent} {percent(result['em'], 0)}" for agent, result in found.items()) + "."
+        f"{task}: " + ", ".join(f"{who(agent)} {percent(result['em'], 0)}" for agent, result in found.items()) + "."
         for task, found in report.results.items()
     )
 

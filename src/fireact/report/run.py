@@ -71,7 +71,9 @@ def assemble(
     """What the runs say, as one report. Raises ConfigError when none of them is an evaluation or two are not comparable."""
     evaluations = [run for run in runs if run.verb == "eval"]
     if not evaluations:
-        raise ConfigError(f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one.")
+        raise ConfigError(
+            f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one."
+        )
     _refuse_other_tools(evaluations)
     episodes = {run.manifest["agent"]: list(read_trajectories(run.path)) for run in evaluations}
     return ReportData(

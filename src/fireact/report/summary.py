@@ -91,14 +91,15 @@ def mixture_rows(mixture: Mixture) -> list[MixtureRow]:
 
 
 def machine(report: ReportData) -> dict[str, Any]:
-    """The report as one JSON object: ``agents`` -> agent -> task -> summary, ``comparisons`` -> task -> agent, and the rest."""
+    """The report as one JSON object: ``agents`` -> agent -> task -> summary, ``comparisons`` -> task -> agent, ..."""
     agents = [agent.name for agent in report.agents]
     return {
         "title": report.title,
         "created": report.created,
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
-            name: {task: dict(results[name]) for task, results in report.results.items() if name in results} for name in agents
+            name: {task: dict(results[name]) for task, results in report.results.items() if name in results}
+            for name in agents
         },
         "comparisons": {
             task: {name: comparison.to_dict() for name, comparison in found.items()}

@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A quantity with three significant digits, all of its whole ones, or two decimals: ``2,431``, ``84.2``, ``0.84``."""
+    """A quantity to read, with three significant digits or two decimals: ``2,431``, ``84.2``, ``0.84``."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     size = math.floor(math.log10(abs(value)))
