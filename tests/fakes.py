@@ -11,6 +11,8 @@ from fireact.models.replies import Replies
 from fireact.rollout import Agent, Episode
 from fireact.types import Example, Limits, Step, Trajectory, Usage
 
+LIMITS = Limits(max_steps=4, max_tokens=32, reflect_at=(2,))
+
 
 @dataclass(frozen=True)
 class Echo:
@@ -31,7 +33,7 @@ class Small:
     """Numbered questions whose answer is "a"."""
 
     name: str = "small"
-    limits: Limits = Limits(max_steps=4, max_tokens=32, reflect_at=(2,))
+    limits: Limits = LIMITS
 
     def examples(self, split: str) -> Sequence[Example]:
         return [Example(f"{split}-{index}", f"Question {index}?", "a") for index in range(200)]
@@ -43,7 +45,7 @@ class Small:
 GOOD = ("Thought: look\nAction: search[x]", "Thought: done\nAction: finish[a]")
 
 
-def agent(*replies: str, limits: Limits = Small.limits) -> Agent:
+def agent(*replies: str, limits: Limits = LIMITS) -> Agent:
     return Agent(lm=Replies(replies or GOOD), method=ReAct(), tools={"search": Echo()}, limits=limits)
 
 

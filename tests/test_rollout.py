@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 
-from fakes import GOOD, Echo, Small, agent, episodes
+from fakes import GOOD, LIMITS, Echo, agent, episodes
 from fireact.methods.cot import CoT
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
@@ -41,7 +41,7 @@ def test_a_fault_is_kept_but_never_scored() -> None:
 
 
 def test_cot_is_one_step_and_without_an_answer_a_format_stop() -> None:
-    cot = Agent(lm=Replies(GOOD[1:]), method=CoT(), tools={}, limits=Small.limits)
+    cot = Agent(lm=Replies(GOOD[1:]), method=CoT(), tools={}, limits=LIMITS)
     done = run_episode(replace(episodes(1)[0], agent=cot))
     assert (len(done.steps), done.stop, done.scores["em"]) == (1, "finish", 1.0)
     mute = run_episode(replace(episodes(1)[0], agent=replace(cot, lm=Replies(["I do not know"]))))
@@ -56,7 +56,7 @@ def test_a_reflection_becomes_part_of_the_next_thought() -> None:
             return super().complete(messages, **options)
 
     method = Reflexion(reflect_at=(2,))
-    who = Agent(lm=Reflects(GOOD), method=method, tools={"search": Echo()}, limits=Small.limits)
+    who = Agent(lm=Reflects(GOOD), method=method, tools={"search": Echo()}, limits=LIMITS)
     done = run_episode(replace(episodes(1)[0], agent=who))
     assert [step.thought for step in done.steps] == ["look", "I asked too little. done"]
     assert done.usage.calls == 3

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Dataset:
     def read(cls, path: Path) -> Dataset:
         """Read a run directory or JSONL file. Raises DataError where two lines are the same episode."""
         read = sorted(read_trajectories(path), key=lambda trajectory: (trajectory.key, trajectory.model))
-        for one, other in zip(read, read[1:], strict=False):
+        for one, other in pairwise(read):
             if (one.key, one.model) == (other.key, other.model):
                 raise DataError(f"{path} holds the episode {one.key} twice. Delete one of the two lines.")
         return cls(tuple(read), (f"{path}: {len(read)}",))

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from fireact.methods.react import finished
@@ -25,7 +25,7 @@ class Agent:
     lm: LM
     method: Method
     tools: Mapping[str, Tool]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     temperature: float = 0.0
 
 
