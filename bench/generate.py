@@ -118,7 +118,11 @@ def batched(lm: HFModel, *, tokens: int) -> Ask:
 
 
 class Stopwatch:
-    """Wall seconds of a block, and how much of the machine other processes took meanwhile (0 to 1): trust it near 0."""
+    """Wall and processor seconds of a block, and the share of the machine that other processes took meanwhile.
+
+    Wall seconds are worth something where that share is near 0; on a busy machine, compare the processor seconds of a
+    run with OMP_NUM_THREADS=1 (with more threads, waiting for each other counts as work).
+    """
 
     def __enter__(self) -> Stopwatch:
         self._started, self._cpu, self._busy = time.perf_counter(), time.process_time(), _busy()
@@ -126,7 +130,8 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._started
-        others = _busy() - self._busy - (time.process_time() - self._cpu)
+        self.cpu = time.process_time() - self._cpu
+        others = _busy() - self._busy - self.cpu
         self.others = max(0.0, others) / self.seconds / (psutil.cpu_count() or 1)
 
 
@@ -170,9 +175,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "episodes": options.episodes, "slots": options.slots, "threads_of_torch": torch.get_num_threads(),
         "tokens": sum(s[3] for s in mine), "prompt_tokens": sum(s[1] for s in mine),
         "one_by_one_seconds": single.seconds, "batched_seconds": batch.seconds,
+        "one_by_one_cpu_seconds": single.cpu, "batched_cpu_seconds": batch.cpu,
         "taken_by_others_one_by_one": single.others, "taken_by_others_batched": batch.others,
         "one_by_one_tokens_per_second": their_rate, "batched_tokens_per_second": our_rate,
-        "ratio": our_rate / their_rate, "identical": [s[0] for s in mine] == [s[0] for s in other],
+        "ratio": our_rate / their_rate, "ratio_of_cpu_seconds": single.cpu / batch.cpu, "identical": [s[0] for s in mine] == [s[0] for s in other],
         "completions_that_differ": sum(a[0] != b[0] for a, b in zip(mine, other, strict=True)),
         "cached_share": sum(s[2] for s in mine) / sum(s[1] for s in mine),
         "forward_only_tokens_per_second": packed, "forward_only_unpacked_tokens_per_second": plain,

@@ -30,6 +30,7 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["collect", "-t", "geo-hop", "-m", "reakt"], "Did you mean 'react'?"),
         (["collect", "-t", "geo-hop", "--tool", "serach"], "Did you mean 'search'?"),
         (["collect", "--teacher", "scripted:expret"], "scripted"),
+        (["collect", "--temperature", "0.5"], "would ignore"),
         (["collect", "-m", "react"], "need --task"),
         (["collect", "-t", "geo-hop", "-n", "100000"], "100000 were asked for"),
         (["collect", "-t", "geo-compose", "-n", "5"], "geo-compose"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import re
 from collections import Counter
 from dataclasses import replace
@@ -206,7 +207,7 @@ def test_the_terminal_shows_before_and_after() -> None:
 def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
     episodes = {
         name: [
-            sample_report._episode("geo-hop", name, index, right=right, draw=sample_report.random.Random(0))
+            sample_report._episode("geo-hop", name, index, right=right, draw=random.Random(0))
             for index, right in enumerate(rights)
         ]
         for name, rights in (

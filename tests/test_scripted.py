@@ -107,7 +107,7 @@ def test_it_varies_its_words() -> None:
     fact = geo_hop().examples("train")[0].meta["facts"][0]
     assert len(set(queries(fact))) >= 3
     first = {one.steps[0].thought.split(" the ")[0] for one in episodes("geo-hop", "react")}
-    assert len(first) >= 4
+    assert len(first) >= 3
 
 
 def test_a_reply_depends_on_messages_and_seed_alone() -> None:

@@ -94,6 +94,8 @@ def build(
     """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's."""
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
     lm_is_scripted = model.lm.name.startswith("scripted:")
+    if lm_is_scripted and (examples or temperature):
+        raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
         "instructions": "" if model.tuned else prompts.instructions(method, tools),
         "examples": () if lm_is_scripted else tuple(prompts.examples(task.name, method, count)),

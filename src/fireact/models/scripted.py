@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from fireact.errors import unknown
@@ -43,8 +44,8 @@ FIND_COUNTRY = ("country with {noun} {value}", "{noun} {value}", "{noun} {value}
 FIND_VALUE = ("{country} {noun}", "{noun} of {country}", "{noun} in {country}")
 VAGUE = ("list of countries by {noun}", "what is a {noun}", "countries of the world", "{noun} facts")
 ASTRAY = ("history of {country}", "{country} flag", "famous people from {country}", "list of countries by {noun}")
-FIRST = ("I need {need}.", "First I need {need}.", "I look for {need}.", "I start with {need}.")
-NEXT = ("{known} Now I need {need}.", "{known} Next I need {need}.", "{known} I still need {need}.")
+FIRST = ("I need {need}{then}.", "First I need {need}{then}.", "I look for {need}{then}.")
+NEXT = ("{known} Now I need {need}{then}.", "{known} Next I need {need}{then}.", "{known} I still need {need}{then}.")
 AGAIN = (
     "That did not help. I try other words for {need}.",
     "This does not give {need}. I search again.",
@@ -145,7 +146,15 @@ class Progress:
 
     def _thought(self, fact: Fact, reflected: bool) -> str:
         forms = REFLECTED if reflected else AGAIN if self.misses else NEXT if self.found else FIRST
-        return self.wording.choice(forms).format(known=self._known(), need=need(fact))
+        return self.wording.choice(forms).format(known=self._known(), need=need(fact), then=self._then())
+
+    def _then(self) -> str:
+        """What is left to do after the next fact, as the question asks for it: the plan stands in every thought."""
+        rest = [_later(fact, before) for before, fact in pairwise(self.facts[self.found :])]
+        last = {"pick": "pick its option", "check": f"check whether it is {_asked(self.example)}"}
+        kind = self.example.meta["kind"]
+        rest += ["compare them"] if kind in PAIRED else [last[kind]] if kind in last else []
+        return "".join(f", then {part}" for part in rest)
 
     def _known(self) -> str:
         """What the last observation gave; both numbers and which is more, where the rest of the chain rests on that."""
@@ -179,7 +188,8 @@ class Progress:
         answer = self.wrong_answer if wrong else self.example.answer
         paired = self.example.meta["kind"] in PAIRED
         last = side_by_side(self.facts[-2:]) if paired else statement(self.facts[-1])
-        thought = " ".join(part for part in (before, last, conclusion(self.example, answer)) if part)
+        parts = (before, last, conclusion(self.example, answer), f"The answer is {answer}.")
+        thought = " ".join(part for part in parts if part)
         return f"Thought: {thought}\nAction: finish[{answer}]"
 
 
@@ -208,6 +218,21 @@ def statement(fact: Fact) -> str:
     return f"The {NOUN[fact['relation']]} of {fact['country']} is {_said(fact)}."
 
 
+def _later(fact: Fact, before: Fact) -> str:
+    """A fact that is needed after another, as a phrase that does not know yet what that one will give."""
+    if fact["find"] == "country":
+        return need(fact)
+    if fact["relation"] == before["relation"]:
+        return f"that of {fact['country']}"
+    return f"its {NOUN[fact['relation']]}"
+
+
+def _asked(example: Example) -> str:
+    """The value that a yes/no question asks about."""
+    options = example.meta.get("options") or [""]
+    return _said({**example.meta["facts"][-1], "value": options[0]})
+
+
 def _said(fact: Fact) -> str:
     return f"the {fact['value']}" if fact["relation"] == "currency" else fact["value"]
 
@@ -224,17 +249,14 @@ def side_by_side(facts: Sequence[Fact]) -> str:
 
 def conclusion(example: Example, answer: str) -> str:
     """What the answer, right or wrong, is said to follow by; nothing where it is the value of the last fact."""
-    kind, last = example.meta["kind"], example.meta["facts"][-1]
+    kind = example.meta["kind"]
     if kind in ("comparison", "described comparison"):
         return f"{answer} has more."
     if kind == "same":
         return "They are the same." if answer == "yes" else "They are not the same."
     if kind == "check":
-        asked = _said({**last, "value": example.meta["options"][0]})
-        return "That is what was asked." if answer == "yes" else f"It is not {asked}."
-    if kind == "pick":
-        return f"That is option {answer}."
-    return "" if answer == example.answer else f"I take it that the answer is {answer}."
+        return f"It is {'' if answer == 'yes' else 'not '}{_asked(example)}."
+    return f"That is option {answer}." if kind == "pick" else ""
 
 
 def few_shot(task: str, form: str, search: Callable[..., str], *, count: int = 3) -> list[dict[str, Any]]:

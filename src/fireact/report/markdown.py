@@ -28,7 +28,7 @@ from fireact.report.wording import (
 )
 from fireact.types import Step, Trajectory
 
-_ACTIVE = re.compile(r"([\\`*_\[\]<>|&~$])")
+_ACTIVE = re.compile(r"([\\`*_\[\]<|&~$])")
 MEANS = {
     "Steps": "steps",
     "Tokens in": "prompt_tokens",
@@ -38,7 +38,7 @@ MEANS = {
     "Episode p50": "latency_p50",
     "p95": "latency_p95",
 }
-_AT_START = re.compile(r"^(\d*)([#+\-=:.)])")
+_AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 
 def markdown(report: ReportData, *, plots: Sequence[str] = ()) -> str:
@@ -78,7 +78,8 @@ def _results(report: ReportData) -> Iterator[str]:
     yield ""
     head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
     yield from _table(head, map(_headline, lines))
-    yield from (f"\n{text(line.task)}: {text(line.note)}." for line in lines if line.note)
+    notes = [f"- {text(line.task)}: {text(line.note)}" for line in lines if line.note]
+    yield from ["", *notes] if notes else []
     yield ""
     yield "## Results"
     yield ""

@@ -18,15 +18,16 @@ from fireact.report.wording import percent, who
 SERIES = 6
 """Colours for agents; further agents begin with the first again."""
 
-_INK, _GRID = "#010101", "#020202"
+_INK, _GRID, _ON_BAR = "#010101", "#020202", "#040404"
 _SERIES = [f"#0300{index:02}" for index in range(SERIES)]
 PAGE = {
     _INK: "var(--ink)",
     _GRID: "var(--line)",
+    _ON_BAR: "var(--ink)",
     **{colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)},
 }
 _MID_TONES = ("#7b8494", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
-FILE = {_INK: "#767d88", _GRID: "#9aa0a866", **dict(zip(_SERIES, _MID_TONES, strict=True))}
+FILE = {_INK: "#767d88", _GRID: "#9aa0a866", _ON_BAR: "#ffffff", **dict(zip(_SERIES, _MID_TONES, strict=True))}
 _WIDTH = 5.2  # inches of 72 px: narrow, so that letters stay legible where a phone scales the plot down
 _RC: Any = {
     "svg.hashsalt": "fireact",
@@ -76,8 +77,17 @@ def _bar(axes: Any, report: ReportData, agent: ReportAgent, *, task: str, at: fl
     result = report.results[task][agent.name]
     low, high = result["em_interval"]
     axes.barh(at, result["em"], height=0.72, color=_colour(report.agents, agent), zorder=2)
-    axes.plot([low, high], [at, at], color=_INK, linewidth=1.3, zorder=3)
-    axes.plot([low, high], [at, at], color=_INK, linestyle="none", marker="|", markersize=5, zorder=3)
+    for end, colour in ((low, _ON_BAR), (high, _INK)):
+        axes.plot(
+            [result["em"], end],
+            [at, at],
+            color=colour,
+            linewidth=1.3,
+            marker="|",
+            markersize=5,
+            markevery=[1],
+            zorder=3,
+        )
     axes.text(high + 0.018, at, percent(result["em"], 0), va="center", fontsize=10)
 
 

@@ -1,0 +1,83 @@
+"""The main job with the real student at a small size: killed in the middle, resumed, reported, asked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fireact", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished ``quickstart --fast`` that was killed once while it trained."""
+    home = tmp_path_factory.mktemp("quickstart")
+    out = home / "runs" / "quickstart"
+    child = subprocess.Popen([sys.executable, "-m", "fireact", "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL)
+    curve, deadline = out / "train" / "log.jsonl", time.monotonic() + 600
+    while child.poll() is None and time.monotonic() < deadline and not (curve.exists() and curve.stat().st_size):
+        time.sleep(0.1)
+    assert child.poll() is None, "it ended before it could be killed"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (out / "manifest.json").exists()
+    done = fireact("resume", str(out), cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def test_every_stage_left_its_directory_and_a_report(home: Path) -> None:
+    out = home / "runs" / "quickstart"
+    for stage in ("collect", "mix", "train", "eval-base", "eval-fireact"):
+        assert (out / stage / "config.toml").exists() and (out / stage / "manifest.json").exists()
+    for name in ("report.html", "report.md", "report.json", "manifest.json"):
+        assert (out / name).stat().st_size > 100
+    steps = [json.loads(line)["step"] for line in (out / "train" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_the_report_is_one_object_with_the_promised_keys(home: Path) -> None:
+    data = json.loads((home / "runs" / "quickstart" / "report.json").read_text())
+    assert len(data["agents"]) == 2
+    for by_task in data["agents"].values():
+        assert set(by_task) == {"geo-hop", "geo-compose"}
+        for result in by_task.values():
+            assert {"n", "em", "f1", "finished", "tokens_per_question", "seconds_per_question", "em_interval"} <= set(result)
+            assert result["faults"] == 0
+    printed = fireact("report", "runs/quickstart", "--json", cwd=home)
+    assert json.loads(printed.stdout)["agents"] == data["agents"]
+
+
+def test_a_finished_run_is_not_done_again(home: Path) -> None:
+    started = time.monotonic()
+    done = fireact("quickstart", "--fast", "--json", cwd=home)
+    assert done.returncode == 0 and set(json.loads(done.stdout)) >= {"agents", "comparisons", "timings"}
+    assert time.monotonic() - started < 60
+    other = fireact("quickstart", cwd=home)
+    assert other.returncode == 2 and "fast" in other.stderr
+
+
+def test_the_new_agent_answers_in_steps(home: Path) -> None:
+    question = "What is the currency of the country whose capital is Dushanbe?"
+    done = fireact("ask", question, "--agent", "runs/quickstart", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    as_json = fireact("ask", question, "--agent", "runs/quickstart/train", "--json", cwd=home)
+    assert 1 <= len(json.loads(as_json.stdout)["steps"]) <= 8
+
+
+def test_eval_prints_one_object(home: Path) -> None:
+    done = fireact("eval", "runs/quickstart/train", "-t", "geo-yesno", "-n", "3", "--json", cwd=home)
+    (by_task,) = json.loads(done.stdout)["agents"].values()
+    assert by_task["geo-yesno"]["n"] == 3
+    refused = fireact("eval", "runs/quickstart/train", "-m", "cot", cwd=home)
+    assert refused.returncode == 2 and "ignored" in refused.stderr
