@@ -24,15 +24,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fireact.collect import CollectConfig, collect
+from fireact.collection import CollectConfig, collect
 from fireact.data import MixConfig, mix
 from fireact.jsonl import read
 from fireact.machine import peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Sample, encode
-from fireact.train.recipe import Recipe
-from fireact.train.trainer import fine_tune, load_student
+from fireact.training.recipe import Recipe
+from fireact.training.trainer import fine_tune, load_student
 from fireact.types import Message, Trajectory
 
 GOAL = 2.5

@@ -3,9 +3,9 @@
 From the command line: fireact eval runs/train --tool examples.own_tool:Capitals
 """
 
+from fireact.episodes import Agent, Episode, run_episode
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
-from fireact.rollout import Agent, Episode, run_episode
 from fireact.types import Example, Limits
 
 

@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Sequence
 
-from fireact.evaluate.summary import compare, summarise
-from fireact.report.cases import choose
-from fireact.report.data import Mixture, ReportAgent, ReportData
+from fireact.evaluation.summary import compare, summarise
+from fireact.reporting.cases import choose
+from fireact.reporting.data import Mixture, ReportAgent, ReportData
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fireact.collect import CollectConfig, collect
+from fireact.collection import CollectConfig, collect
 from fireact.store import RunDir, read_trajectories
 
 CONFIG = CollectConfig(plan={"geo-hop/react": 6, "geo-yesno/cot": 3, "geo-choice/reflexion": 3}, workers=3)

@@ -8,12 +8,12 @@ LAYERS = [
     ["world"],
     ["tasks", "tools", "models", "render", "prompts"],
     ["methods"],
-    ["rollout", "store", "agents", "collect"],
+    ["episodes", "store", "agents", "collection"],
     ["data"],
-    ["train", "serve"],
-    ["evaluate"],
-    ["study", "report"],
-    ["config", "terminal", "quickstart", "verbs", "cli", "__main__"],
+    ["training"],
+    ["evaluation"],
+    ["reporting"],
+    ["terminal", "line", "verbs", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parents[1] / "src" / "fireact"

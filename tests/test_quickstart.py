@@ -22,7 +22,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a finished ``quickstart --fast`` that was killed once while it trained."""
     home = tmp_path_factory.mktemp("quickstart")
     out = home / "runs" / "quickstart"
-    child = subprocess.Popen([sys.executable, "-m", "fireact", "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fireact", "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL
+    )
     curve, deadline = out / "train" / "log.jsonl", time.monotonic() + 600
     while child.poll() is None and time.monotonic() < deadline and not (curve.exists() and curve.stat().st_size):
         time.sleep(0.1)
@@ -51,7 +53,9 @@ def test_the_report_is_one_object_with_the_promised_keys(home: Path) -> None:
     for by_task in data["agents"].values():
         assert set(by_task) == {"geo-hop", "geo-compose"}
         for result in by_task.values():
-            assert {"n", "em", "f1", "finished", "tokens_per_question", "seconds_per_question", "em_interval"} <= set(result)
+            assert {"n", "em", "f1", "finished", "tokens_per_question", "seconds_per_question", "em_interval"} <= set(
+                result
+            )
             assert result["faults"] == 0
     printed = fireact("report", "runs/quickstart", "--json", cwd=home)
     assert json.loads(printed.stdout)["agents"] == data["agents"]

@@ -21,15 +21,15 @@ from rich.console import Console
 
 import sample_report
 from fireact.errors import ConfigError
-from fireact.report import wording
-from fireact.report.cases import choose, outcome
-from fireact.report.data import ReportAgent, ReportData
-from fireact.report.html import html
-from fireact.report.markdown import code, markdown, text
-from fireact.report.plots import PAGE, results_plot, training_plot
-from fireact.report.summary import lede, machine
-from fireact.report.terminal import table
-from fireact.report.write import write
+from fireact.reporting import wording
+from fireact.reporting.cases import choose, outcome
+from fireact.reporting.data import ReportAgent, ReportData
+from fireact.reporting.html import html
+from fireact.reporting.markdown import code, markdown, text
+from fireact.reporting.plots import PAGE, results_plot, training_plot
+from fireact.reporting.summary import lede, machine
+from fireact.reporting.terminal import table
+from fireact.reporting.write import write
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 CSS = Path(__file__).parents[1] / "src" / "fireact" / "report" / "templates" / "report.css"

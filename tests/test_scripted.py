@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fireact.episodes import Agent, Episode, run_episode
 from fireact.errors import ConfigError
 from fireact.jsonl import dumps
 from fireact.methods.cot import CoT
@@ -29,7 +30,6 @@ from fireact.models.scripted import (
     shows,
 )
 from fireact.render.react import ReActRenderer
-from fireact.rollout import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import geo_search
 from fireact.types import Message, Method, Tool, Trajectory

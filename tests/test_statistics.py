@@ -13,8 +13,8 @@ from scipy import stats
 
 from fakes import trajectory
 from fireact.errors import DataError
-from fireact.evaluate.statistics import bootstrap, paired
-from fireact.evaluate.summary import compare, summarise
+from fireact.evaluation.statistics import bootstrap, paired
+from fireact.evaluation.summary import compare, summarise
 from fireact.types import Usage
 
 SCORES = st.lists(st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.8, 1.0]), min_size=1, max_size=40)

@@ -1,4 +1,4 @@
-"""The public surface: sorted, complete, and light to import."""
+"""The public surface: complete (ruff keeps it sorted), never shadowed by a module, and light to import."""
 
 import subprocess
 import sys
@@ -7,11 +7,16 @@ import time
 import fireact
 
 
-def test_every_public_name_is_there_and_sorted() -> None:
-    assert fireact.__all__ == sorted(fireact.__all__)
+def test_every_public_name_is_there() -> None:
     assert set(fireact.__all__) == set(fireact._MODULE)
     for name in fireact.__all__:
         assert getattr(fireact, name).__doc__, f"{name} has no docstring"
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    import pkgutil
+
+    assert not {module.name for module in pkgutil.iter_modules(fireact.__path__)} & set(fireact.__all__)
 
 
 def test_import_is_light() -> None:

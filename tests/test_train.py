@@ -18,16 +18,16 @@ from fireact import jsonl
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.progress import Progress
 from fireact.render.tokens import IGNORED, Sample, encode
-from fireact.train.batches import padding, plan
-from fireact.train.checkpoints import PICKLES, is_whole, last_whole
-from fireact.train.recipe import Recipe
-from fireact.train.schedule import SCHEDULES, share
+from fireact.training.batches import padding, plan
+from fireact.training.checkpoints import PICKLES, is_whole, last_whole
+from fireact.training.recipe import Recipe
+from fireact.training.schedule import SCHEDULES, share
 from fireact.types import Message
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.train.trainer import TargetLoss, adapt, fine_tune, load_student, need_room, refuse_empty  # noqa: E402
+from fireact.training.trainer import TargetLoss, adapt, fine_tune, load_student, need_room, refuse_empty  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
@@ -266,7 +266,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_train import RECIPE, chats
-from fireact.train.trainer import fine_tune
+from fireact.training.trainer import fine_tune
 from dataclasses import replace
 fine_tune(chats(), student=sys.argv[1], recipe=replace(RECIPE, epochs=20), out=Path(sys.argv[2]))
 """

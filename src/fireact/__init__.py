@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fireact.collect import CollectConfig, collect
+    from fireact.collection import CollectConfig, collect
     from fireact.data import Dataset, MixConfig, mix
+    from fireact.episodes import Agent, Episode, rollout
     from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
-    from fireact.evaluate.run import EvalConfig, evaluate
-    from fireact.quickstart import QuickstartConfig, quickstart
-    from fireact.report.run import ReportConfig, report
-    from fireact.rollout import Agent, Episode, rollout
+    from fireact.evaluation.run import EvalConfig, evaluate
+    from fireact.line import QuickstartConfig, quickstart
+    from fireact.reporting.run import ReportConfig, report
     from fireact.store import read_trajectories
-    from fireact.train.recipe import Recipe
-    from fireact.train.run import TrainConfig, train
+    from fireact.training.recipe import Recipe
+    from fireact.training.run import TrainConfig, train
     from fireact.types import (
         LM,
         Action,
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from fireact.verbs import resume
 
 _HOME = {
-    "collect": ("CollectConfig", "collect"),
+    "collection": ("CollectConfig", "collect"),
     "data": ("Dataset", "MixConfig", "mix"),
     "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
-    "evaluate.run": ("EvalConfig", "evaluate"),
-    "quickstart": ("QuickstartConfig", "quickstart"),
-    "report.run": ("ReportConfig", "report"),
-    "rollout": ("Agent", "Episode", "rollout"),
+    "evaluation.run": ("EvalConfig", "evaluate"),
+    "line": ("QuickstartConfig", "quickstart"),
+    "reporting.run": ("ReportConfig", "report"),
+    "episodes": ("Agent", "Episode", "rollout"),
     "store": ("read_trajectories",),
-    "train.recipe": ("Recipe",),
-    "train.run": ("TrainConfig", "train"),
+    "training.recipe": ("Recipe",),
+    "training.run": ("TrainConfig", "train"),
     "types": (
         "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory", "Usage",
     ),

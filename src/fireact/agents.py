@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fireact import names
+from fireact.episodes import Agent
 from fireact.errors import ConfigError
 from fireact.render import prompts
-from fireact.rollout import Agent
 from fireact.store import read_config, read_manifest
 from fireact.types import LM, Limits, Method, Task, Tool
 

@@ -18,7 +18,7 @@ import typer
 from fireact import terminal, verbs
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.store import plain
-from fireact.train.recipe import Recipe
+from fireact.training.recipe import Recipe
 from fireact.types import answer_of
 
 DEFAULTS = Recipe()
@@ -274,7 +274,7 @@ def ask(
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
     from fireact.agents import build, load_model, load_task, load_tools
-    from fireact.rollout import Meter
+    from fireact.episodes import Meter
     from fireact.types import Step
 
     chosen = build(load_model(agent, slots=1), load_task(task), method="react", tools=load_tools(tool or ["search"]))

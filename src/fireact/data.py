@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.collect import counts
+from fireact.collection import counts
 from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
 from fireact.store import TRAJECTORIES, RunDir, file_hash, read_trajectories

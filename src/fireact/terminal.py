@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fireact.progress import Progress
 from fireact.render.react import call
-from fireact.report.terminal import table as report_table
+from fireact.reporting.terminal import table as report_table
 from fireact.tasks.validate import Validation
 from fireact.types import Step, Trajectory
 

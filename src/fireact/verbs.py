@@ -18,12 +18,12 @@ from fireact.store import read_config
 Verb = Callable[..., dict[str, Any]]
 
 VERBS = {
-    "collect": "fireact.collect:CollectConfig:collect",
+    "collect": "fireact.collection:CollectConfig:collect",
     "mix": "fireact.data:MixConfig:mix",
-    "train": "fireact.train.run:TrainConfig:train",
-    "eval": "fireact.evaluate.run:EvalConfig:evaluate",
-    "report": "fireact.report.run:ReportConfig:report",
-    "quickstart": "fireact.quickstart:QuickstartConfig:quickstart",
+    "train": "fireact.training.run:TrainConfig:train",
+    "eval": "fireact.evaluation.run:EvalConfig:evaluate",
+    "report": "fireact.reporting.run:ReportConfig:report",
+    "quickstart": "fireact.line:QuickstartConfig:quickstart",
 }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fireact.agents import FEW_SHOT, Model, build, load_model, load_task, load_tools
-from fireact.collect import fingerprints, run_missing
+from fireact.collection import fingerprints, run_missing
+from fireact.episodes import Episode
 from fireact.errors import ConfigError
-from fireact.evaluate.summary import summarise
+from fireact.evaluation.summary import summarise
 from fireact.progress import SILENT, Progress
-from fireact.rollout import Episode
 from fireact.store import RunDir, read_trajectories
 from fireact.types import Usage
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.agents import build, load_model, load_task, load_tools
+from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, ProviderError
 from fireact.progress import SILENT, Progress
-from fireact.rollout import Episode, rollout
 from fireact.store import TRAJECTORIES, RunDir, read_trajectories
 from fireact.types import Tool, Trajectory, Usage
 

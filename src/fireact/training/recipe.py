@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from fireact.errors import ConfigError, unknown
-from fireact.train.schedule import SCHEDULES
+from fireact.training.schedule import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)

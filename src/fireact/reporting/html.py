@@ -11,8 +11,8 @@ import hashlib
 from typing import Any
 
 from fireact.render.react import argument
-from fireact.report import cases, markdown, plots, summary, wording
-from fireact.report.data import ReportData
+from fireact.reporting import cases, markdown, plots, summary, wording
+from fireact.reporting.data import ReportData
 
 TEMPLATE = "report.html.jinja"
 
@@ -49,7 +49,7 @@ def _environment() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fireact.report", "templates"),
+        loader=jinja2.PackageLoader("fireact.reporting", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -22,10 +22,10 @@ from fireact.models.quiet import quiet
 from fireact.models.weights import student_directory
 from fireact.progress import SILENT, Progress
 from fireact.render.tokens import IGNORED, Sample, encode
-from fireact.train.batches import Batch, padding, plan
-from fireact.train.checkpoints import last_whole
-from fireact.train.recipe import Recipe
-from fireact.train.schedule import share
+from fireact.training.batches import Batch, padding, plan
+from fireact.training.checkpoints import last_whole
+from fireact.training.recipe import Recipe
+from fireact.training.schedule import share
 from fireact.types import Message
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class TargetLoss:
     def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int) -> None:
         import torch
 
-        from fireact.train.halves import Halves
+        from fireact.training.halves import Halves
 
         started = time.perf_counter()
         self.samples = samples
@@ -233,7 +233,7 @@ class TargetLoss:
         import torch
         from torch.nn import functional
 
-        from fireact.train.halves import pad
+        from fireact.training.halves import pad
 
         labels = pad([torch.tensor(self.samples[index].labels) for index in batch], value=IGNORED)[:, 1:]
         wanted = labels != IGNORED

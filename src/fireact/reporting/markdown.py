@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.render.react import call
-from fireact.report.cases import RULE, outcome
-from fireact.report.data import Case, ReportData
-from fireact.report.summary import Headline, baseline, headlines, lede, mixture_rows
-from fireact.report.wording import (
+from fireact.reporting.cases import RULE, outcome
+from fireact.reporting.data import Case, ReportData
+from fireact.reporting.summary import Headline, baseline, headlines, lede, mixture_rows
+from fireact.reporting.wording import (
     ARROW,
     STOPS,
     duration,

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 from fireact.jsonl import replace_text
-from fireact.report.data import ReportData
-from fireact.report.html import html
-from fireact.report.markdown import markdown
-from fireact.report.plots import results_plot, training_plot
-from fireact.report.summary import machine
-from fireact.report.wording import encodable
+from fireact.reporting.data import ReportData
+from fireact.reporting.html import html
+from fireact.reporting.markdown import markdown
+from fireact.reporting.plots import results_plot, training_plot
+from fireact.reporting.summary import machine
+from fireact.reporting.wording import encodable
 
 
 def write(report: ReportData, directory: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.evaluate.summary import Comparison
+from fireact.evaluation.summary import Comparison
 from fireact.types import Example, Trajectory
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluate.summary import Comparison, compare
+from fireact.evaluation.summary import Comparison, compare
 from fireact.progress import SILENT, Progress
-from fireact.report.cases import choose
-from fireact.report.data import Mixture, ReportAgent, ReportData
-from fireact.report.write import write
+from fireact.reporting.cases import choose
+from fireact.reporting.data import Mixture, ReportAgent, ReportData
+from fireact.reporting.write import write
 from fireact.store import RunDir, read_config, read_manifest, read_trajectories
 from fireact.types import Trajectory
 

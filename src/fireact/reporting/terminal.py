@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from fireact.report.wording import ARROW, interval, number, p_value, percent, points, who
+from fireact.reporting.wording import ARROW, interval, number, p_value, percent, points, who
 
 
 def table(report: Mapping[str, Any]) -> Table:

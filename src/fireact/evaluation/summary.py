@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import DataError
-from fireact.evaluate.statistics import Estimate, Paired, bootstrap, paired
+from fireact.evaluation.statistics import Estimate, Paired, bootstrap, paired
 from fireact.types import Trajectory
 
 

@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.collect import PLAN, CollectConfig, collect
+from fireact.collection import PLAN, CollectConfig, collect
 from fireact.data import MixConfig, mix
-from fireact.evaluate.run import EvalConfig, evaluate
+from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.progress import SILENT, Progress
-from fireact.report.run import STAGES, assemble, read_runs
-from fireact.report.write import write
+from fireact.reporting.run import STAGES, assemble, read_runs
+from fireact.reporting.write import write
 from fireact.store import RunDir
-from fireact.train.recipe import Recipe
-from fireact.train.run import TrainConfig, train
+from fireact.training.recipe import Recipe
+from fireact.training.run import TrainConfig, train
 from fireact.verbs import Verb
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
 from fireact.store import RunDir, read_trajectories
-from fireact.train.recipe import Recipe
+from fireact.training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
     with RunDir(out, verb="train", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        from fireact.train.trainer import fine_tune
+        from fireact.training.trainer import fine_tune
 
         trajectories = list(read_trajectories(Path(config.data)))
         renderer = ReActRenderer()

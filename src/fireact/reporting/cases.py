@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fireact.report.data import Case
+from fireact.reporting.data import Case
 from fireact.types import Trajectory
 
 OUTCOMES: Mapping[tuple[bool, bool], str] = {

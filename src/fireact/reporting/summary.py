@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.evaluate.summary import Comparison
-from fireact.report.data import Mixture, ReportAgent, ReportData
-from fireact.report.wording import percent, who
+from fireact.evaluation.summary import Comparison
+from fireact.reporting.data import Mixture, ReportAgent, ReportData
+from fireact.reporting.wording import percent, who
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.report.data import ReportAgent, ReportData
-from fireact.report.wording import percent, who
+from fireact.reporting.data import ReportAgent, ReportData
+from fireact.reporting.wording import percent, who
 
 SERIES = 6
 """Colours for agents; further agents begin with the first again."""
