@@ -192,7 +192,7 @@ def train(
 def evaluate(
     agent: Annotated[str, typer.Argument(help="A model (smollm2-135m, a hub id) or a directory of 'fireact train'.")],
     tasks: Tasks = None,
-    n: Annotated[int, typer.Option("-n", help="Questions of each task.")] = 60,
+    n: Annotated[int, typer.Option("-n", help="Questions of each task.")] = 100,
     method: Annotated[str, typer.Option("--method", "-m", help="react, cot or reflexion.")] = "react",
     examples: Annotated[
         int | None, typer.Option(help="Examples in the prompt. Default: 3; 0 for a fine-tuned agent.")

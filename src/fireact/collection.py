@@ -22,13 +22,12 @@ from fireact.store import TRAJECTORIES, RunDir, read_trajectories
 from fireact.types import Tool, Trajectory, Usage
 
 PLAN = {
-    "geo-hop/react": 96,
-    "geo-hop/cot": 16,
-    "geo-hop/reflexion": 16,
-    "geo-yesno/react": 24,
-    "geo-yesno/cot": 8,
-    "geo-choice/react": 24,
-    "geo-choice/cot": 8,
+    "geo-hop/react": 190,
+    "geo-hop/reflexion": 12,
+    "geo-yesno/react": 36,
+    "geo-yesno/cot": 5,
+    "geo-choice/react": 40,
+    "geo-choice/cot": 5,
 }
 """Episodes a task and method that ``collect`` runs when it is told nothing: three tasks, three methods (paper, 3.1)."""
 

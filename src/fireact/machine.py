@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import shutil
 import sys
@@ -36,3 +38,12 @@ def peak_memory_gb() -> float:
     """The most memory that this process has held, in GB (10^9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+
+def release_memory() -> None:
+    """Give what is no longer used back to the system; the C allocator keeps freed tensors to itself otherwise."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library: nothing to ask for
+        return

@@ -26,7 +26,7 @@ class EvalConfig:
 
     agent: str
     tasks: Sequence[str] = ("geo-hop", "geo-compose")
-    n: int = 60
+    n: int = 100
     method: str = "react"
     examples: int | None = None
     tools: Sequence[str] = ("search",)

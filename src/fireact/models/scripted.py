@@ -28,8 +28,8 @@ from fireact.types import FINISH, Completion, Example, Message, Step, Usage
 from fireact.world.facts import Split
 from fireact.world.questions import SHAPES, examples
 
-BAD_QUERY_SHARE = 0.2
-STRUGGLE_SHARE = 0.05
+BAD_QUERY_SHARE = 0.1
+STRUGGLE_SHARE = 0.04
 STRUGGLE = 3
 WRONG_ANSWER_SHARE = 0.12
 WRONG_RECALL_SHARE = 0.3
@@ -47,11 +47,11 @@ ASTRAY = ("history of {country}", "{country} flag", "famous people from {country
 FIRST = ("I need {need}{then}.", "First I need {need}{then}.", "I look for {need}{then}.")
 NEXT = ("{known} Now I need {need}{then}.", "{known} Next I need {need}{then}.", "{known} I still need {need}{then}.")
 AGAIN = (
-    "That did not help. I try other words for {need}.",
-    "This does not give {need}. I search again.",
-    "That is not {need}. I try another query.",
+    "That did not help. I try other words for {need}{then}.",
+    "This does not help. I search again for {need}{then}.",
+    "That is not it. I still need {need}{then}.",
 )
-REFLECTED = ("So I search for {need}.", "I look for {need} by name.", "This time I ask for {need}.")
+REFLECTED = ("So I search for {need}{then}.", "I look for {need}{then}.", "This time I ask for {need}{then}.")
 FAILED = (
     "My queries were too vague, so nothing fitted; I should name {named} and ask for the {noun}.",
     "I asked for the wrong thing; the query should hold {named} and {noun}.",
@@ -215,7 +215,7 @@ def statement(fact: Fact) -> str:
     """The fact as a sentence."""
     if fact["find"] == "country":
         return f"{fact['country']} has the {NOUN[fact['relation']]} {fact['value']}."
-    return f"The {NOUN[fact['relation']]} of {fact['country']} is {_said(fact)}."
+    return f"The {NOUN[fact['relation']]} of {fact['country']} is {fact['value']}."
 
 
 def _later(fact: Fact, before: Fact) -> str:
@@ -230,11 +230,7 @@ def _later(fact: Fact, before: Fact) -> str:
 def _asked(example: Example) -> str:
     """The value that a yes/no question asks about."""
     options = example.meta.get("options") or [""]
-    return _said({**example.meta["facts"][-1], "value": options[0]})
-
-
-def _said(fact: Fact) -> str:
-    return f"the {fact['value']}" if fact["relation"] == "currency" else fact["value"]
+    return options[0]
 
 
 PAIRED = ("comparison", "described comparison", "same")
@@ -244,7 +240,7 @@ PAIRED = ("comparison", "described comparison", "same")
 def side_by_side(facts: Sequence[Fact]) -> str:
     """Two facts of one relation in one sentence."""
     one, other = facts
-    return f"{statement(one)[:-1]}, that of {other['country']} is {_said(other)}."
+    return f"{statement(one)[:-1]}, that of {other['country']} is {other['value']}."
 
 
 def conclusion(example: Example, answer: str) -> str:

@@ -122,7 +122,8 @@ def solve(example: Example) -> set[str]:
     values = {fact["value"] for fact in facts if fact["find"] == "value"}
     if kind == "same":
         return {"yes" if len(values) == 1 else "no"}
-    last = _value(_table()[facts[-1]["country"]], facts[-1]["relation"])
+    country = _table()[facts[-1]["country"]]
+    last = country.name if facts[-1]["find"] == "country" else _value(country, facts[-1]["relation"])
     if kind == "check":
         return {"yes" if example.meta["options"] == [last] else "no"}
     if kind == "pick":

@@ -24,9 +24,9 @@ class Recipe:
     alpha: int = 32
     dropout: float = 0.0
     blocks: int = 10
-    learning_rate: float = 2e-3
-    epochs: int = 2
-    batch_size: int = 8
+    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch_size: int = 4
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.0

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.machine import release_memory
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
 from fireact.store import RunDir, read_trajectories
@@ -33,6 +34,7 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         renderer = ReActRenderer()
         samples = [renderer.sample(trajectory) for trajectory in trajectories]
         stats = fine_tune(samples, student=config.student, recipe=config.recipe, out=run.path, progress=progress)
+        release_memory()
         return run.finish(
             student=config.student,
             adapter_sha256=_hash(run.path / "adapter"),

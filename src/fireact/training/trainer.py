@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, FireactError, missing_extra
-from fireact.machine import need_disk, need_memory, peak_memory_gb
+from fireact.machine import need_disk, need_memory, peak_memory_gb, release_memory
 from fireact.models.quiet import quiet
 from fireact.models.weights import student_directory
 from fireact.progress import SILENT, Progress
@@ -367,6 +367,8 @@ class Curve:
         with jsonl.Appender(self.path) as file:
             file.append(row)
         self.progress.advance(f"loss {row['loss']:.3f}")
+        if step % 10 == 0:
+            release_memory()  # batches differ in shape, so freed blocks seldom fit again and would pile up
 
     def final_loss(self) -> float:
         """The mean loss of the last tenth of the steps."""

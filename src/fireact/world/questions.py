@@ -164,6 +164,18 @@ def check_value(pool: Pool) -> Made:
     return Made("check", question, answer, [clue, fact(country, relation)], [wrong], [country], [said])
 
 
+def check_neighbour(pool: Pool) -> Made:
+    country, near = _with_neighbour(pool)
+    text, clue = described(pool, country)
+    other = pool.draw.choice([c for c in pool.countries if c not in (country, near)])
+    said = near if pool.draw.random() < 0.5 else other
+    asked = ("Is {0} the largest neighbour of {1}?", "Is the largest neighbour of {1} {0}?")
+    question = pool.draw.choice(asked).format(said.name, text)
+    answer, wrong = ("yes", "no") if said == near else ("no", "yes")
+    facts = [clue, fact(country, "largest neighbour")]
+    return Made("check", question, answer, facts, [wrong], [country, near, said], [said.name])
+
+
 def same_value(pool: Pool) -> Made:
     relation, named = pool.draw.choice([("language", "main language"), ("currency", "currency")])
     pairs = [pool.draw.sample(pool.countries, 2) for _ in range(_TRIES)]
@@ -181,16 +193,33 @@ def pick_value(pool: Pool) -> Made:
     country = pool.country()
     text, clue = described(pool, country)
     relation = pool.attribute(without=[clue["relation"]])
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
+    return _pick(pool, question, relation, [clue, fact(country, relation)], country)
+
+
+def pick_of_named(pool: Pool) -> Made:
+    country, relation = pool.country(), pool.attribute()
+    question = pool.draw.choice(ATTRIBUTES[relation]).format(country.name)
+    return _pick(pool, question, relation, [fact(country, relation)], country)
+
+
+def pick_country(pool: Pool) -> Made:
+    country = pool.country()
+    text, clue = described(pool, country)
+    return _pick(pool, f"Which is {text}?", "name", [clue], country)
+
+
+def _pick(pool: Pool, question: str, relation: str, facts: list[dict[str, str]], country: Country) -> Made:
+    """Four options, one of them the country's own value."""
     true = _value(country, relation)
     options = {true}
     while len(options) < len(LETTERS):
         options.add(pool.other_value(relation, true))
     shown = pool.draw.sample(sorted(options), len(LETTERS))
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
     lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True))
     answer = LETTERS[shown.index(true)]
     wrong = [letter for letter in LETTERS if letter != answer]
-    return Made("pick", question + lines, answer, [clue, fact(country, relation)], wrong, [country], shown)
+    return Made("pick", question + lines, answer, facts, wrong, [country], shown)
 
 
 def described_comparison(pool: Pool) -> Made:
@@ -255,8 +284,8 @@ def _with_neighbour(pool: Pool) -> tuple[Country, Country]:
 
 SHAPES: dict[str, Sequence[tuple[Callable[[Pool], Made], int]]] = {
     "geo-hop": ((two_hop, 10), (three_hop, 5), (comparison, 5)),
-    "geo-yesno": ((check_value, 1), (same_value, 1)),
-    "geo-choice": ((pick_value, 1),),
+    "geo-yesno": ((check_value, 2), (check_neighbour, 1), (same_value, 2)),
+    "geo-choice": ((pick_value, 2), (pick_of_named, 1), (pick_country, 1)),
     "geo-compose": (
         (described_comparison, 1),
         (winner_attribute, 1),
