@@ -24,9 +24,9 @@ from fireact.types import Tool, Trajectory, Usage
 PLAN = {
     "geo-hop/react": 190,
     "geo-hop/reflexion": 12,
-    "geo-yesno/react": 36,
+    "geo-yesno/react": 44,
     "geo-yesno/cot": 5,
-    "geo-choice/react": 40,
+    "geo-choice/react": 44,
     "geo-choice/cot": 5,
 }
 """Episodes a task and method that ``collect`` runs when it is told nothing: three tasks, three methods (paper, 3.1)."""

@@ -167,12 +167,13 @@ def check_value(pool: Pool) -> Made:
 def check_neighbour(pool: Pool) -> Made:
     country, near = _with_neighbour(pool)
     text, clue = described(pool, country)
+    named = pool.draw.random() < 0.5
     other = pool.draw.choice([c for c in pool.countries if c not in (country, near)])
     said = near if pool.draw.random() < 0.5 else other
     asked = ("Is {0} the largest neighbour of {1}?", "Is the largest neighbour of {1} {0}?")
-    question = pool.draw.choice(asked).format(said.name, text)
+    question = pool.draw.choice(asked).format(said.name, country.name if named else text)
     answer, wrong = ("yes", "no") if said == near else ("no", "yes")
-    facts = [clue, fact(country, "largest neighbour")]
+    facts = [*([] if named else [clue]), fact(country, "largest neighbour")]
     return Made("check", question, answer, facts, [wrong], [country, near, said], [said.name])
 
 
@@ -197,10 +198,10 @@ def pick_value(pool: Pool) -> Made:
     return _pick(pool, question, relation, [clue, fact(country, relation)], country)
 
 
-def pick_of_named(pool: Pool) -> Made:
-    country, relation = pool.country(), pool.attribute()
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(country.name)
-    return _pick(pool, question, relation, [fact(country, relation)], country)
+def pick_neighbour(pool: Pool) -> Made:
+    country, _ = _with_neighbour(pool)
+    facts = [fact(country, "largest neighbour")]
+    return _pick(pool, f"Which is the largest neighbour of {country.name}?", "name", facts, country)
 
 
 def pick_country(pool: Pool) -> Made:
@@ -211,7 +212,7 @@ def pick_country(pool: Pool) -> Made:
 
 def _pick(pool: Pool, question: str, relation: str, facts: list[dict[str, str]], country: Country) -> Made:
     """Four options, one of them the country's own value."""
-    true = _value(country, relation)
+    true = facts[-1]["value"] if facts[-1]["find"] == "value" else country.name
     options = {true}
     while len(options) < len(LETTERS):
         options.add(pool.other_value(relation, true))
@@ -285,7 +286,7 @@ def _with_neighbour(pool: Pool) -> tuple[Country, Country]:
 SHAPES: dict[str, Sequence[tuple[Callable[[Pool], Made], int]]] = {
     "geo-hop": ((two_hop, 10), (three_hop, 5), (comparison, 5)),
     "geo-yesno": ((check_value, 2), (check_neighbour, 1), (same_value, 2)),
-    "geo-choice": ((pick_value, 2), (pick_of_named, 1), (pick_country, 1)),
+    "geo-choice": ((pick_value, 2), (pick_neighbour, 1), (pick_country, 1)),
     "geo-compose": (
         (described_comparison, 1),
         (winner_attribute, 1),
