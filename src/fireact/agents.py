@@ -15,8 +15,9 @@ from pathlib import Path
 from fireact import names
 from fireact.episodes import Agent
 from fireact.errors import ConfigError
+from fireact.machine import release_memory
 from fireact.render import prompts
-from fireact.store import read_config, read_manifest
+from fireact.store import read_config, read_manifest, shown
 from fireact.types import LM, Limits, Method, Task, Tool
 
 FEW_SHOT = 3
@@ -30,6 +31,13 @@ class Model:
     lm: LM
     tuned: bool
     description: str
+
+    def close(self) -> None:
+        """Free what the LM holds, where it holds something; it loads again when it is asked again."""
+        close = getattr(self.lm, "close", None)
+        if close is not None:
+            close()
+            release_memory()
 
 
 def load_model(spec: str, *, slots: int = 16) -> Model:
@@ -67,7 +75,11 @@ def _tuned(directory: Path, slots: int) -> Model:
     student = str(read_config(directory)["student"])
     fingerprint = str(read_manifest(directory)["adapter_sha256"])[:8]
     lm = HFModel(student, adapter=directory / "adapter", slots=slots, name=f"{student}+{fingerprint}")
-    return Model(lm=lm, tuned=True, description=f"{student}, fine-tuned ({directory})")
+    return Model(
+        lm=lm,
+        tuned=True,
+        description=f"{shown(student) if Path(student).is_dir() else student}, fine-tuned ({shown(directory)})",
+    )
 
 
 def load_tools(tool_names: Sequence[str]) -> dict[str, Tool]:

@@ -19,7 +19,7 @@ from fireact import jsonl
 from fireact.collection import counts
 from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, file_hash, read_trajectories
+from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, read_trajectories, shown
 from fireact.types import Trajectory
 
 Predicate = Callable[[Trajectory], bool]
@@ -77,7 +77,7 @@ class Dataset:
         for one, other in pairwise(read):
             if (one.key, one.model) == (other.key, other.model):
                 raise DataError(f"{path} holds the episode {one.key} twice. Delete one of the two lines.")
-        return cls(tuple(read), (f"{path}: {len(read)}",))
+        return cls(tuple(read), (f"{shown(path)}: {len(read)}",))
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -132,6 +132,9 @@ class MixConfig:
     where: Sequence[str] = ("correct",)
     take: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(map(absolute, self.sources)))
 
 
 def mixture(config: MixConfig) -> Dataset:

@@ -19,7 +19,7 @@ from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.progress import SILENT, Progress
 from fireact.reporting.run import STAGES, assemble, read_runs
 from fireact.reporting.write import write
-from fireact.store import RunDir
+from fireact.store import RunDir, absolute
 from fireact.training.recipe import Recipe
 from fireact.training.run import TrainConfig, train
 from fireact.verbs import Verb
@@ -32,6 +32,10 @@ class QuickstartConfig:
     student: str = "smollm2-135m"
     fast: bool = False
 
+    def __post_init__(self) -> None:
+        if Path(self.student).is_dir():
+            object.__setattr__(self, "student", absolute(self.student))
+
 
 def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any]]:
     """Each stage's name, verb and settings, in order."""
@@ -40,10 +44,10 @@ def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any
     recipe = Recipe(epochs=1) if config.fast else Recipe()
     settings: tuple[tuple[Verb, Any], ...] = (
         (collect, CollectConfig(plan=plan)),
-        (mix, MixConfig(sources=(str(out / "collect"),))),
-        (train, TrainConfig(data=str(out / "mix"), student=config.student, recipe=recipe)),
+        (mix, MixConfig(sources=(absolute(out / "collect"),))),
+        (train, TrainConfig(data=absolute(out / "mix"), student=config.student, recipe=recipe)),
         (evaluate, EvalConfig(agent=config.student, n=n)),
-        (evaluate, EvalConfig(agent=str(out / "train"), n=n)),
+        (evaluate, EvalConfig(agent=absolute(out / "train"), n=n)),
     )
     yield from ((name, verb, stage) for name, (verb, stage) in zip(STAGES, settings, strict=True))
 

@@ -101,6 +101,17 @@ class RunDir:
         return manifest
 
 
+def absolute(path: str | Path) -> str:
+    """A path as settings hold it: whole, so that a run can be gone on with from any working directory."""
+    return str(Path(path).absolute())
+
+
+def shown(path: str | Path) -> str:
+    """A path as a person reads it: relative where it lies below the working directory."""
+    whole = Path(path).absolute()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+
+
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as TOML holds them: no None, tuples as lists, paths as text."""
     return {key: _plain(value) for key, value in settings.items() if value is not None}

@@ -16,7 +16,7 @@ from fireact.episodes import Episode
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise
 from fireact.progress import SILENT, Progress
-from fireact.store import RunDir, read_trajectories
+from fireact.store import RunDir, absolute, read_trajectories
 from fireact.types import Usage
 
 
@@ -35,6 +35,10 @@ class EvalConfig:
     temperature: float = 0.0
     workers: int = 16
 
+    def __post_init__(self) -> None:
+        if Path(self.agent).is_dir():
+            object.__setattr__(self, "agent", absolute(self.agent))
+
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
@@ -47,7 +51,10 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         if run.complete:
             return run.manifest
         everything = [episode for part in episodes.values() for episode in part]
-        wall_share = run_missing(run, everything, workers=config.workers, progress=progress)
+        try:
+            wall_share = run_missing(run, everything, workers=config.workers, progress=progress)
+        finally:
+            model.close()
         kept = list(read_trajectories(run.path))
         results = {}
         for name in config.tasks:

@@ -15,7 +15,7 @@ from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose
 from fireact.reporting.data import Mixture, ReportAgent, ReportData
 from fireact.reporting.write import write
-from fireact.store import RunDir, read_config, read_manifest, read_trajectories
+from fireact.store import RunDir, absolute, read_config, read_manifest, read_trajectories, shown
 from fireact.types import Trajectory
 
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
@@ -27,6 +27,9 @@ class ReportConfig:
     """Settings of ``report``: the runs that it shows; the first agent evaluated is the baseline."""
 
     runs: Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(map(absolute, self.runs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Pr
     runs = list(read_runs(config.runs))
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
         if not run.complete:
-            data = assemble(runs, title="FireAct report", commands=[f"fireact report {' '.join(config.runs)} -o {out}"])
+            data = assemble(
+                runs, title="FireAct report", commands=[f"fireact report {' '.join(map(shown, config.runs))} -o {out}"]
+            )
             write(data, run.path)
             run.finish(runs=list(config.runs))
         return run.manifest

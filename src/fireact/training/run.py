@@ -10,7 +10,7 @@ from typing import Any
 from fireact.machine import release_memory
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
-from fireact.store import RunDir, read_trajectories
+from fireact.store import RunDir, absolute, read_trajectories
 from fireact.training.recipe import Recipe
 
 
@@ -21,6 +21,11 @@ class TrainConfig:
     data: str
     student: str = "smollm2-135m"
     recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", absolute(self.data))
+        if Path(self.student).is_dir():
+            object.__setattr__(self, "student", absolute(self.student))
 
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
