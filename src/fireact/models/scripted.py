@@ -230,7 +230,7 @@ def _later(fact: Fact, before: Fact) -> str:
 def _asked(example: Example) -> str:
     """The value that a yes/no question asks about."""
     options = example.meta.get("options") or [""]
-    return options[0]
+    return str(options[0])
 
 
 PAIRED = ("comparison", "described comparison", "same")
