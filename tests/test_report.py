@@ -32,7 +32,7 @@ from fireact.reporting.terminal import table
 from fireact.reporting.write import write
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
-CSS = Path(__file__).parents[1] / "src" / "fireact" / "report" / "templates" / "report.css"
+CSS = Path(__file__).parents[1] / "src" / "fireact" / "reporting" / "templates" / "report.css"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
