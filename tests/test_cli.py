@@ -1,8 +1,10 @@
 """The command line as a user meets it: help, usage errors in one line with exit 2, results on standard output."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,28 @@ def test_collect_mix_and_show(tmp_path: Path) -> None:
     assert shown.stdout.count("Question:") == 2 and "scripted:expert" in shown.stdout
     other = fireact("collect", "-t", "geo-hop", "-n", "13", cwd=tmp_path)
     assert other.returncode == 2 and "made with other settings" in other.stderr and "plan" in other.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fireact", "collect", "-m", "react", "-m", "reflexion", "-m", "cot", "-n", "600"]
+    for task in ("geo-hop", "geo-yesno", "geo-choice"):
+        command += ["-t", task]
+    child = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may have set it aside
+    )
+    file, deadline = tmp_path / "runs" / "collect" / "trajectories.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and not (file.exists() and file.stat().st_size > 10_000):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "go on with: fireact resume runs/collect" in said and "Traceback" not in said
+    resumed = fireact("resume", "runs/collect", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(file.read_bytes().splitlines()) == 5400
 
 
 def test_a_torn_line_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -50,11 +52,6 @@ def main() -> None:
     except FireactError as error:
         terminal.complain(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        terminal.complain(
-            "stopped. What is finished is saved; run the command again, or 'fireact resume DIR', to go on."
-        )
-        sys.exit(130)
 
 
 @app.command()
@@ -251,7 +248,8 @@ def resume(directory: Annotated[Path, typer.Argument(help="A run directory that 
 
     Example: `fireact resume runs/quickstart`
     """
-    verbs.resume(directory, progress=terminal.Terminal())
+    with _stoppable(directory):
+        verbs.resume(directory, progress=terminal.Terminal())
     terminal.NOTES.print(f"{directory} is complete.")
 
 
@@ -340,7 +338,18 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
             json.dumps({"verb": verb, "out": str(out), "settings": plain(asdict(config))}, indent=2, ensure_ascii=False)
         )
         return None
-    return function(config, out, force=force, progress=terminal.Terminal())
+    with _stoppable(out):
+        return function(config, out, force=force, progress=terminal.Terminal())
+
+
+@contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Ctrl-C ends a run with one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.complain(f"stopped. What is finished is saved; go on with: fireact resume {out}")
+        raise typer.Exit(130) from None
 
 
 def _print(manifest: dict[str, Any] | None, out: Path, *, as_json: bool) -> None:
