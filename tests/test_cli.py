@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fakes import trajectory
+from fireact.jsonl import dumps
+
 
 def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fireact", *arguments]
@@ -71,6 +74,18 @@ def test_collect_mix_and_show(tmp_path: Path) -> None:
     assert shown.stdout.count("Question:") == 2 and "scripted:expert" in shown.stdout
     other = fireact("collect", "-t", "geo-hop", "-n", "13", cwd=tmp_path)
     assert other.returncode == 2 and "made with other settings" in other.stderr and "plan" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [["train", "mix.jsonl", "--student", "model"], ["eval", "model", "-t", "geo-hop", "-n", "2"]]
+)
+def test_a_missing_extra_gives_the_install_command(verb: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "mix.jsonl").write_text(dumps(trajectory(steps=1).to_dict()) + "\n")
+    code = f"import sys; sys.modules['torch'] = None; sys.argv = {['fireact', *verb]!r}; from fireact.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "pip install 'fireact[train]'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 
+from fireact.errors import ConfigError
 from fireact.methods.react import finished
 from fireact.types import LM, Completion, Example, Limits, Message, Method, Step, Stop, Task, Tool, Trajectory, Usage
 
@@ -109,6 +110,8 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         found = agent.method.run(episode.example.question, meter, agent.tools, episode.seed)  # never the gold answer
         for step in islice(found, agent.limits.max_steps):
             steps.append(step)
+    except ConfigError:  # it would end every episode in the same way: a missing extra, an LM without chat template
+        raise
     except Exception as fault:  # whatever a tool, an endpoint or a user's method does, the episode is kept as data
         error = f"{type(fault).__name__}: {fault}"
     trajectory = Trajectory(
