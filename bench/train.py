@@ -30,10 +30,11 @@ from fireact.jsonl import read
 from fireact.machine import peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import Sample, encode
+from fireact.render.tokens import Chat, Sample, encode
 from fireact.training.recipe import Recipe
-from fireact.training.trainer import fine_tune, load_student
-from fireact.types import Message, Trajectory
+from fireact.training.student import load_student
+from fireact.training.trainer import fine_tune
+from fireact.types import Trajectory
 
 GOAL = 2.5
 HELD_OUT = 16
@@ -89,7 +90,7 @@ def _measured(side: str, data: Path, options: argparse.Namespace) -> dict[str, A
 
 def _side(options: argparse.Namespace) -> dict[str, Any]:
     file = options.data / "trajectories.jsonl" if options.data.is_dir() else options.data
-    chats = [ReActRenderer().sample(Trajectory.from_dict(row)) for row in read(file)]
+    chats = [Chat(ReActRenderer().sample(Trajectory.from_dict(row))) for row in read(file)]
     trained, held_out = chats[:-HELD_OUT][: options.n], chats[-HELD_OUT:]
     run = _plain if options.side == "plain" else _ours
     with tempfile.TemporaryDirectory() as out:
@@ -98,16 +99,16 @@ def _side(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _ours(chats: Sequence[Sequence[Message]], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
+def _ours(chats: Sequence[Chat], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
     stats = asdict(fine_tune(chats, student=student, recipe=recipe, out=out))
     names = ("samples", "tokens", "steps", "trained_parameters", "tokens_per_second", "peak_memory_gb")
     return {"seconds": stats["training_seconds"], **{name: stats[name] for name in names}}
 
 
-def _plain(chats: Sequence[Sequence[Message]], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
+def _plain(chats: Sequence[Chat], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
     with quiet():
         model, tokenizer, ends = load_student(student)
-        samples = [encode(chat, tokenizer, ends=ends) for chat in chats]
+        samples = [one for chat in chats for one in encode(chat.messages, tokenizer, ends=ends)]
         trainer = _plain_trainer(model, tokenizer, samples, recipe=recipe, out=out)
         started = time.perf_counter()
         trainer.train()
@@ -149,7 +150,7 @@ def _plain_trainer(model: Any, tokenizer: Any, samples: Sequence[Sample], *, rec
     return SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
-def _loss(student: str, adapter: Path, chats: Sequence[Sequence[Message]]) -> float:
+def _loss(student: str, adapter: Path, chats: Sequence[Chat]) -> float:
     """The mean loss of a trained adapter over the target tokens of chats, in float32 and with all logits."""
     import peft
     import torch
@@ -158,7 +159,7 @@ def _loss(student: str, adapter: Path, chats: Sequence[Sequence[Message]]) -> fl
         model, tokenizer, ends = load_student(student)
         adapted = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
         total = targets = 0.0
-        for sample in (encode(chat, tokenizer, ends=ends) for chat in chats):
+        for sample in (one for chat in chats for one in encode(chat.messages, tokenizer, ends=ends)):
             ids, labels = torch.tensor([sample.input_ids]), torch.tensor([sample.labels])
             total += float(adapted(input_ids=ids, labels=labels).loss) * sample.targets
             targets += sample.targets

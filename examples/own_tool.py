@@ -1,21 +1,27 @@
-"""A tool of your own: anything with a name, a description, JSON-schema parameters and a call that returns text.
+"""A tool of your own: a typed function with a docstring.
 
-From the command line: fireact eval runs/train --tool examples.own_tool:Capitals
+From the command line: fireact eval runs/train --tool examples.own_tool:capital
 """
 
+from typing import Literal
+
+from fireact.agents import load_tools
 from fireact.episodes import Agent, Episode, run_episode
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.types import Example, Limits
 
+CAPITALS = {"en": {"Norway": "Oslo", "Peru": "Lima"}, "es": {"Noruega": "Oslo", "Perú": "Lima"}}
 
-class Capitals:
-    name = "search"
-    description = "tells the capital of a country"
-    parameters = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}  # noqa: RUF012
 
-    def __call__(self, query: str) -> str:
-        return {"Norway": "Oslo", "Peru": "Lima"}.get(query, "not known")
+def capital(country: str, language: Literal["en", "es"] = "en") -> str:
+    """Tells the capital of a country.
+
+    Args:
+        country: its name
+        language: of the name
+    """
+    return CAPITALS[language].get(country, "not known")
 
 
 class Quiz:
@@ -31,7 +37,12 @@ class Quiz:
 
 
 if __name__ == "__main__":
-    tool, task = Capitals(), Quiz()
-    lm = Replies(["Thought: I look it up.\nAction: search[Peru]", "Thought: It is Lima.\nAction: finish[Lima]"])
-    agent = Agent(lm=lm, method=ReAct(), tools={tool.name: tool}, limits=task.limits)
+    task = Quiz()
+    lm = Replies(
+        [
+            'Thought: I look it up.\nAction: capital[{"country": "Peru", "language": "en"}]',
+            "Thought: It is Lima.\nAction: finish[Lima]",
+        ]
+    )
+    agent = Agent(lm=lm, method=ReAct(), tools=load_tools(["__main__:capital"]), limits=task.limits)
     print(run_episode(Episode(task=task, example=task.examples("test")[0], agent=agent)))

@@ -18,7 +18,28 @@ def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
-VERBS = ["quickstart", "collect", "mix", "doctor", "train", "eval", "report", "resume", "ask", "show", "validate"]
+VERBS = [
+    "quickstart",
+    "collect",
+    "mix",
+    "train",
+    "eval",
+    "report",
+    "resume",
+    "ask",
+    "show",
+    "validate",
+    "render",
+    "record",
+    "score",
+    "convert",
+    "doctor",
+    "rescore",
+    "export",
+    "serve",
+    "chat",
+    "improve",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -43,13 +64,15 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["mix", "absent"], "No such file"),
         (["mix", "absent", "--take", "geo-hop"], "TASK/METHOD=N"),
         (["mix", "absent", "--weight", "geo-hop/react=x"], "TASK/METHOD=NUMBER"),
-        (["mix", "absent", "--recipe", "fireact-hotpot"], "Did you mean 'fireact-hotpotqa'?"),
+        (["mix", "absent", "--recipe", "paper-hotpot"], "Did you mean 'paper-hotpotqa'?"),
         (["mix", "absent", "-w", "corect"], "there is no 'corect'"),
         (["doctor", "absent.jsonl"], "No such file"),
         (["resume", "absent"], "no run directory"),
         (["report", "absent"], "no run directory"),
         (["show", "absent.jsonl"], "No such file"),
         (["train", "absent"], "No such file"),
+        (["convert", "absent", "--to", "gpt", "-o", "x"], "cannot read absent"),
+        (["convert", "absent", "--to", "gtp", "-o", "x"], "Did you mean 'gpt'?"),
         (["eval", "absent-model-name"], "absent-model-name"),
         (["frobnicate"], "No such command"),
         (["collect", "--nonsense"], "No such option"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -64,25 +65,74 @@ def test_episodes_that_ended_in_a_fault_are_tried_again(whole: Path, tmp_path: P
     assert content(out) == content(whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 40, 150])
-def test_kill_9_loses_at_most_the_episodes_under_way(after: int, tmp_path: Path) -> None:
-    plan = {"geo-hop/react": 200}
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    collect(CollectConfig(plan=plan), whole)
-    command = [sys.executable, "-m", "fireact", "collect", "-t", "geo-hop", "-n", "200", "-o", str(cut)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    file, deadline = cut / "trajectories.jsonl", time.monotonic() + 60
+SLOW_LM = """
+import time
+from dataclasses import dataclass
+from fireact.models.scripted import Expert
+
+
+@dataclass(frozen=True)
+class Slow:
+    name: str = "slow"
+
+    def complete(self, messages, **options):
+        with open("calls.log", "a") as log:
+            log.write(str(hash(tuple(message.content for message in messages))) + "\\n")
+        time.sleep(0.02)
+        return Expert().complete(messages, **options)
+"""
+
+
+def run_until(directory: Path, *arguments: str, calls: int | None = None) -> int:
+    """Run ``fireact`` there, and kill it once ``calls`` more LM calls have begun; returns the exit status."""
+    log = directory / "calls.log"
+    begun = log.read_bytes().count(b"\n") if log.exists() else 0
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", "fireact", *arguments]
+    child = subprocess.Popen(
+        command, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
     while child.poll() is None and time.monotonic() < deadline:
-        if file.exists() and file.read_bytes().count(b"\n") >= after:
-            break
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    saved = file.read_bytes().count(b"\n")
-    assert saved >= after
-    done = subprocess.run([sys.executable, "-m", "fireact", "resume", str(cut)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert content(cut) == content(whole)
+        if calls is not None and log.exists() and log.read_bytes().count(b"\n") >= begun + calls:
+            os.kill(child.pid, signal.SIGKILL)
+        time.sleep(0.001)
+    return child.wait()
+
+
+@pytest.mark.slow
+def test_kill_9_at_20_moments_repeats_no_call_but_those_in_flight(tmp_path: Path) -> None:
+    whole, cut, workers = tmp_path / "whole", tmp_path / "cut", 8
+    collect = (
+        "collect",
+        "--teacher",
+        "slow:Slow",
+        "-t",
+        "geo-hop",
+        "-n",
+        "200",
+        "--workers",
+        str(workers),
+        "-o",
+        "run",
+    )
+    for directory in (whole, cut):
+        directory.mkdir()
+        (directory / "slow.py").write_text(SLOW_LM)
+    assert run_until(whole, *collect) == 0
+    calls = (whole / "calls.log").read_text().splitlines()
+    moments = random.Random(0)
+    kills = 0
+    while kills < 20:
+        kills += run_until(cut, *collect, calls=moments.randint(1, len(calls) // 24)) == -signal.SIGKILL
+    assert run_until(cut, "resume", "run") == 0
+    made = (cut / "calls.log").read_text().splitlines()
+    assert set(made) == set(calls)
+    assert len(made) <= len(calls) + kills * workers
+    rows = [json.loads(line) for line in (cut / "run" / "trajectories.jsonl").read_text().splitlines()]
+    assert [row | {"seconds": 0} for row in rows] == [
+        json.loads(line) | {"seconds": 0} for line in (whole / "run" / "trajectories.jsonl").read_text().splitlines()
+    ]
 
 
 def test_a_second_process_on_the_same_directory_is_told(tmp_path: Path) -> None:

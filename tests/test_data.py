@@ -1,5 +1,7 @@
 """Filters, sampling and mixtures: immutable, with a true history, independent of file order."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 from fakes import trajectory
 from fireact import jsonl
-from fireact.data import Dataset, MixConfig, mix, predicate
+from fireact.data import Dataset, MixConfig, mix, predicate, read_mixture, shipped, weighed
 from fireact.errors import ConfigError, DataError
+from fireact.types import Action, Step
 
 
 def some() -> Dataset:
@@ -79,3 +82,105 @@ def test_what_cannot_be_mixed_is_said(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", Dataset((trajectory(1), trajectory(1))))
     with pytest.raises(DataError, match="twice"):
         Dataset.read(tmp_path / "b.jsonl")
+
+
+# --- filters, the best of each question, balance, hold-outs, weights, shipped mixtures ---
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("method in {react,cot}", 3), ("not correct", 1), ("correct and steps<=1", 1), ("correct and steps<=1 or method=io", 2),
+        ("no_repeats", 3), ("not no_repeats", 1), ("undisturbed", 3), ("max_steps<=1", 2), ("repairs=0", 4),
+    ],
+)  # fmt: skip
+def test_filters_compose(text: str, kept: int) -> None:
+    again = Step("x", Action("search", {"query": "a"}), "o", "x")
+    data = [
+        trajectory(1, em=1.0, steps=1), trajectory(2, em=1.0, steps=3, method="cot"),
+        replace(trajectory(3, em=0.0, steps=1, method="io"), steps=(replace(again, noise="none"),)),
+        replace(trajectory(4, em=1.0), steps=(again, again)),
+    ]  # fmt: skip
+    assert len(Dataset(tuple(data)).where(text)) == kept
+
+
+@pytest.mark.parametrize("text", ["", "method in react", "steps in {1}", "em>=high", "correct and", "hello"])
+def test_a_filter_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="filter"):
+        predicate(text)
+
+
+def test_the_best_of_a_question_is_right_short_and_not_repaired() -> None:
+    repaired = replace(trajectory(1, em=1.0, method="b"), steps=(replace(trajectory(1).steps[0], repairs=2),))
+    data = (trajectory(1, em=0.0, method="a"), trajectory(1, em=1.0, steps=4, method="c"), repaired,
+            trajectory(1, em=1.0, method="d"), trajectory(2, em=0.0))  # fmt: skip
+    best = Dataset(data).best_of(1)
+    assert {(one.example.id, one.method) for one in best} == {("train-1", "d"), ("train-2", "react")}
+    assert best.history == ("best 1 of each question: 5 -> 2",)
+    assert [one.method for one in Dataset(data).best_of(2)][:2] == ["b", "d"]
+
+
+def test_balance_takes_as_many_as_there_are_of_the_rarest() -> None:
+    data = Dataset(tuple(trajectory(index, method="react" if index % 3 else "cot") for index in range(9)))
+    even = data.balance("method", seed=0)
+    assert Counter(one.method for one in even) == {"react": 3, "cot": 3}
+    with pytest.raises(ConfigError, match="difficulty"):
+        data.balance("colour", seed=0)
+
+
+@given(st.integers(0, 5), st.floats(0.1, 0.9))
+def test_a_hold_out_splits_by_question(seed: int, share: float) -> None:
+    data = Dataset(tuple(trajectory(index, method=method) for index in range(10) for method in ("react", "cot")))
+    kept, held = data.hold_out(share, seed=seed)
+    assert len(kept) + len(held) == 20
+    assert not {one.example.id for one in kept} & {one.example.id for one in held}
+
+
+def test_bad_steps_lose_their_weight_and_stay() -> None:
+    look = Step("x", Action("search", {"query": "a"}), "o", "x")
+    steps = (
+        look,
+        look,
+        replace(look, action=None),
+        replace(look, action=Action("finish", {"answer": "a"}), noise=None),
+    )
+    one = weighed(replace(trajectory(1), steps=steps), 0.0)
+    assert [step.weight for step in one.steps] == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_weights_are_shares_of_what_there_is(tmp_path: Path) -> None:
+    data = [trajectory(index, method="react" if index < 40 else "cot") for index in range(50)]
+    source = str(write(tmp_path / "a.jsonl", Dataset(tuple(data))))
+    mix(MixConfig(sources=(source,), weights={"small/react": 2, "small/cot": 1}), tmp_path / "mix")
+    assert Counter(one.method for one in Dataset.read(tmp_path / "mix")) == {"react": 20, "cot": 10}
+    with pytest.raises(ConfigError, match="exclude each other"):
+        MixConfig(sources=(source,), weights={"a/b": 1}, take={"a/b": 1})
+
+
+def test_a_mixture_is_written_with_what_it_held_out(tmp_path: Path) -> None:
+    source = str(write(tmp_path / "a.jsonl", Dataset(tuple(trajectory(index) for index in range(20)))))
+    manifest = mix(MixConfig(sources=(source,), holdout=0.25), tmp_path / "mix")
+    assert manifest["held_out"] == 5 and manifest["counts"]["small/react"]["n"] == 15
+    assert len((tmp_path / "mix" / "holdout.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_mixture_can_be_read(name: str) -> None:
+    assert MixConfig(sources=("x",), **read_mixture(name))
+
+
+def test_the_paper_s_mixtures_come_out_of_the_released_samples(shared_data: Path, tmp_path: Path) -> None:
+    for name, file, count in (
+        ("paper-hotpotqa", "hotpotqa", 500), ("paper-multimethod", "hotpotqa_multimethod", 734),
+    ):  # fmt: skip
+        source = str(shared_data / "fireact" / "finetune" / "alpaca_format" / f"{file}.json")
+        manifest = mix(MixConfig(sources=(source,), **read_mixture(name)), tmp_path / name)
+        assert sum(part["n"] for part in manifest["counts"].values()) == count
+
+
+def test_a_wrong_mixture_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text("wher = []")
+    with pytest.raises(ConfigError, match="where"):
+        read_mixture(str(tmp_path / "m.toml"))
+    with pytest.raises(ConfigError, match="paper-hotpotqa"):
+        read_mixture("paper-hotpot")

@@ -78,6 +78,7 @@ BAD: dict[str, Trajectory | str] = {
     "unreadable": '{"task":"small","exam',
     "repeated episode": sound(1),
     "secret": sound(50, search("50", f"It said {KEY}. Lima."), finish("Lima")),
+    "fault": replace(sound(64), stop="error", error="OSError: down"),
     "no action": sound(51, Step("what now", None, "No action found.", "what now"), search("51", "Lima."), finish("Lima")),
     "unknown tool": sound(
         52, Step("t", Action("google", {"query": "x"}), "Unknown action google. Use ...", ""), search("52", "Lima"), finish("Lima")
@@ -127,7 +128,7 @@ def test_a_repaired_copy_has_no_errors_and_a_log_of_every_change(tmp_path: Path)
     assert after.sound and not {"e-mail address", "exact duplicate"} & {finding.kind for finding in after.findings}
     changes = list(jsonl.read(tmp_path / "fixed" / "changes.jsonl"))
     dropped = {change["line"] for change in changes if change["change"] == "left out"}
-    assert dropped == {7, 8, 12, 13, 23}
+    assert dropped == {7, 8, 10, 13, 14, 24}
     text = (tmp_path / "fixed" / "trajectories.jsonl").read_text() + (tmp_path / "fixed" / "changes.jsonl").read_text()
     assert KEY not in text and "jo@example.org" not in text and "[key removed]" in text
     kept = {one.key: one for one in read_trajectories(tmp_path / "fixed")}
@@ -215,7 +216,7 @@ def test_held_out_splits_of_the_tasks_are_looked_up_by_themselves(tmp_path: Path
     rows.append(replace(sound(0), task="geo-hop", example=task.examples("test")[5]))
     found = diagnose(DoctorConfig(write(tmp_path / "a.jsonl", *rows)))
     (overlap,) = [finding for finding in found.findings if finding.kind == "contaminated"]
-    assert (overlap.lines, overlap.example) == ((301,), "geo-hop test") and "geo-hop dev" in found.notes[0]
+    assert (overlap.lines, overlap.example) == ((301,), "geo-hop test") and {"geo-hop dev", "geo-compose test"} <= set(found.notes[0].replace(":", ",").split(", "))
     with pytest.raises(ConfigError, match="unknown task"):
         diagnose(DoctorConfig(found.data, against=("geo-hob",)))
 

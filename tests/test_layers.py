@@ -6,14 +6,15 @@ from pathlib import Path
 LAYERS = [
     ["types", "errors", "jsonl", "machine", "names", "progress"],
     ["world"],
-    ["tasks", "tools", "models", "render", "prompts"],
+    ["tasks", "tools", "models", "render", "prompts", "cache"],
     ["methods"],
-    ["episodes", "store", "agents", "collection"],
+    ["episodes", "store", "agents", "estimate", "collection", "recording"],
+    ["formats"],
     ["data"],
-    ["training"],
+    ["training", "hosted", "serving"],
     ["evaluation"],
     ["reporting"],
-    ["terminal", "line", "verbs", "cli", "__main__"],
+    ["terminal", "line", "improvement", "verbs", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parents[1] / "src" / "fireact"

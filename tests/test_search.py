@@ -1,9 +1,8 @@
-"""The search tool: short snippets, total on every query, the same from memory and from disk and on every thread."""
+"""Search over the embedded world: short snippets, total on every query, one index, the same on every thread."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.errors import ToolError
-from fireact.tools.search import MAX_WORDS, Search, geo_search, words
-from fireact.world.corpus import Article, articles
+from fireact.tools.search import MAX_WORDS, geo_search
+from fireact.tools.words import words
 from fireact.world.facts import countries
 
 SEARCH = geo_search()
@@ -53,7 +51,7 @@ def test_snippets_are_short() -> None:
     assert max(len(SEARCH(query=query).split()) for query in QUERIES) <= MAX_WORDS
 
 
-def test_an_index_on_disk_gives_the_same_and_is_built_once(tmp_path: Path) -> None:
+def test_threads_that_open_one_index_get_the_same_and_build_it_once(tmp_path: Path) -> None:
     def ask(_: int) -> list[str]:
         kept = geo_search(tmp_path)
         return [kept(query=query) for query in QUERIES]
@@ -68,29 +66,18 @@ def test_an_index_on_disk_gives_the_same_and_is_built_once(tmp_path: Path) -> No
 
 
 def test_a_half_built_index_is_built_anew(tmp_path: Path) -> None:
-    half = tmp_path / f"bm25-{SEARCH.fingerprint}.part"
-    half.mkdir()
-    (half / "vocab.index.json").write_text("{")
-    assert geo_search(tmp_path)(query=QUERIES[0]) == SEARCH(query=QUERIES[0])
+    whole = geo_search(tmp_path / "whole")
+    (directory,) = [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
+    half = tmp_path / "torn" / f"{directory.name}.part"
+    half.mkdir(parents=True)
+    (half / "texts.bin").write_text("Nor")
+    assert geo_search(tmp_path / "torn")(query=QUERIES[0]) == whole(query=QUERIES[0])
     assert not half.exists()
 
 
 def test_threads_share_one_search() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda query: SEARCH(query=query), QUERIES)) == [SEARCH(query=query) for query in QUERIES]
-
-
-def test_the_fingerprint_covers_the_corpus() -> None:
-    def of(corpus: Sequence[Article]) -> str:
-        return Search(corpus).fingerprint
-
-    assert of(articles()) == SEARCH.fingerprint
-    assert of(articles()[1:]) != SEARCH.fingerprint
-
-
-def test_an_empty_corpus_is_refused() -> None:
-    with pytest.raises(ToolError, match="no articles"):
-        Search(())
 
 
 def test_words_keep_domains_and_codes_and_drop_accents() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.progress import Progress
-from fireact.render.tokens import IGNORED, Sample, encode
+from fireact.render.tokens import IGNORED, Chat, Sample, encode
 from fireact.training.batches import padding, plan
 from fireact.training.checkpoints import PICKLES, is_whole, last_whole
 from fireact.training.recipe import Recipe
@@ -27,7 +27,9 @@ from fireact.types import Message
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.training.trainer import TargetLoss, adapt, fine_tune, load_student, need_room, refuse_empty  # noqa: E402
+from fireact.training.loss import TargetLoss, need_room  # noqa: E402
+from fireact.training.student import adapt, load_student  # noqa: E402
+from fireact.training.trainer import fine_tune, refuse_empty  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
@@ -48,21 +50,23 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_model(tmp_path_factory.mktemp("student")))
 
 
-def chats(n: int = 12) -> list[list[Message]]:
+def chats(n: int = 12) -> list[Chat]:
     return [
-        [
-            Message("user", f"Question {index}? " + "why " * (index % 5)),
-            Message("assistant", f"Thought: look\nAction: search[{index}]", train=True),
-            Message("user", f"Observation: it is {index}"),
-            Message("assistant", f"Action: finish[{index}]", train=True),
-        ]
+        Chat(
+            [
+                Message("user", f"Question {index}? " + "why " * (index % 5)),
+                Message("assistant", f"Thought: look\nAction: search[{index}]", train=True),
+                Message("user", f"Observation: it is {index}"),
+                Message("assistant", f"Action: finish[{index}]", train=True),
+            ]
+        )
         for index in range(n)
     ]
 
 
 def samples(n: int = 12) -> list[Sample]:
     words = tiny_tokenizer()
-    return [encode(chat, words) for chat in chats(n)]
+    return [sample for chat in chats(n) for sample in encode(chat.messages, words)]
 
 
 def losses(out: Path) -> list[float]:
@@ -349,7 +353,7 @@ def test_a_loss_that_is_no_number_ends_the_run(student: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("kind", "full"), ("rank", 0), ("rank", 2.5), ("rank", True), ("blocks", -1), ("epochs", 0), ("seed", -1)],
+        *[("kind", "prefix"), ("rank", 0), ("rank", 2.5), ("rank", True), ("blocks", -1), ("epochs", 0), ("seed", -1)],
         *[("learning_rate", 0.0), ("learning_rate", "2e-3"), ("learning_rate", float("nan")), ("learning_rate", 2)],
         *[("dropout", 1.0), ("warmup", -0.1), ("weight_decay", float("inf")), ("schedule", "cosin"), ("schedule", 3)],
         *[("batch_size", 0), ("max_length", 0), ("save_every", 0), ("alpha", 0)],

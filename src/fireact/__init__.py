@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from fireact.episodes import Agent, Episode, rollout
     from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
     from fireact.evaluation.run import EvalConfig, evaluate
+    from fireact.formats.conversion import convert
+    from fireact.formats.read import read_any
+    from fireact.formats.source import Damage
     from fireact.line import QuickstartConfig, quickstart
+    from fireact.recording.run import RecordConfig, recorder
+    from fireact.recording.scores import score
     from fireact.reporting.run import ReportConfig, report
     from fireact.store import read_trajectories
     from fireact.training.recipe import Recipe
@@ -40,7 +45,12 @@ _HOME = {
     "data": ("Dataset", "MixConfig", "mix"),
     "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
     "evaluation.run": ("EvalConfig", "evaluate"),
+    "formats.conversion": ("convert",),
+    "formats.read": ("read_any",),
+    "formats.source": ("Damage",),
     "line": ("QuickstartConfig", "quickstart"),
+    "recording.run": ("RecordConfig", "recorder"),
+    "recording.scores": ("score",),
     "reporting.run": ("ReportConfig", "report"),
     "episodes": ("Agent", "Episode", "rollout"),
     "store": ("read_trajectories",),
@@ -60,6 +70,7 @@ __all__ = [
     "CollectConfig",
     "Completion",
     "ConfigError",
+    "Damage",
     "DataError",
     "Dataset",
     "Episode",
@@ -74,6 +85,7 @@ __all__ = [
     "ProviderError",
     "QuickstartConfig",
     "Recipe",
+    "RecordConfig",
     "ReportConfig",
     "Step",
     "Task",
@@ -83,13 +95,17 @@ __all__ = [
     "Trajectory",
     "Usage",
     "collect",
+    "convert",
     "evaluate",
     "mix",
     "quickstart",
+    "read_any",
     "read_trajectories",
+    "recorder",
     "report",
     "resume",
     "rollout",
+    "score",
     "train",
 ]  # fmt: skip
 

@@ -1,6 +1,8 @@
 """How a name on the command line becomes an Agent: a teacher, a prompted student, or one that ``train`` made.
 
 scripted:expert          a script that plays the teacher
+openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
+replay:DIR               what a recorded run's model said, with no model behind it
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
 DIR                      what ``fireact train`` or ``fireact quickstart`` wrote: run with no prompt of ours at all
 module:attribute         something of the user's own that builds an LM when it is called
@@ -9,16 +11,23 @@ module:attribute         something of the user's own that builds an LM when it i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 from fireact import names
+from fireact.cache import CallCache
 from fireact.episodes import Agent
 from fireact.errors import ConfigError
 from fireact.machine import release_memory
+from fireact.models.limits import Budget, Budgeted, Endpoint
 from fireact.render import prompts
-from fireact.store import read_config, read_manifest, shown
-from fireact.types import LM, Limits, Method, Task, Tool
+from fireact.store import absolute, read_config, read_manifest, shown
+from fireact.tasks.files import file_task, is_file, path_and_columns
+from fireact.tools.function import load
+from fireact.tools.guard import guarded
+from fireact.tools.noise import noisy
+from fireact.types import LM, Limits, Method, Renderer, Task, Tool
 
 FEW_SHOT = 3
 """Examples in the prompt of an LM that was not fine-tuned."""
@@ -26,11 +35,15 @@ FEW_SHOT = 3
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An LM, and whether it was fine-tuned by us (so that it is run without instructions and examples)."""
+    """An LM, and whether it was fine-tuned by us (so that it is run without instructions and examples).
+
+    ``renderer`` names the one that it was trained with, and must be run with.
+    """
 
     lm: LM
     tuned: bool
     description: str
+    renderer: str = "react"
 
     def close(self) -> None:
         """Free what the LM holds, where it holds something; it loads again when it is asked again."""
@@ -40,64 +53,140 @@ class Model:
             release_memory()
 
 
-def load_model(spec: str, *, slots: int = 16) -> Model:
-    """The model behind a name or directory; weights are loaded on first use. Raises ConfigError for an unknown one."""
+def load_model(
+    spec: str,
+    *,
+    slots: int = 16,
+    cache: CallCache | None = None,
+    endpoint: Endpoint | None = None,
+    budget: Budget | None = None,
+) -> Model:
+    """The model behind a name or directory; weights are loaded on first use. Raises ConfigError for an unknown one.
+
+    Calls that ``cache`` knows count against neither the budget nor the rates of ``endpoint``.
+    """
     directory = tuned_directory(spec)
-    if directory is not None:
-        return _tuned(directory, slots)
+    tuned = None if directory is None else _tuned(directory, slots)
+
+    def made() -> LM:
+        lm = _named(spec, slots, endpoint) if tuned is None else tuned.lm
+        return lm if budget is None else Budgeted(lm, budget, getattr(lm, "price", None))
+
+    lm = made() if cache is None else cache.lm(spec, made)
+    return Model(lm=lm, tuned=False, description=lm.name) if tuned is None else replace(tuned, lm=lm)
+
+
+def _named(spec: str, slots: int, endpoint: Endpoint | None) -> LM:
     prefix, separator, rest = spec.partition(":")
-    if separator and prefix in names.known("model"):
-        lm: LM = names.resolve("model", prefix)(rest, slots=slots)
+    if prefix == "openai" and separator:
+        lm: LM = names.resolve("model", prefix)(rest, slots=slots, endpoint=endpoint)
+    elif separator and prefix in names.known("model"):
+        lm = names.resolve("model", prefix)(rest, slots=slots)
     elif separator:
         lm = names.resolve("model", spec)()
     else:
         lm = names.resolve("model", "hf")(spec, slots=slots)
-    return Model(lm=lm, tuned=False, description=lm.name)
+    return lm
 
 
 def tuned_directory(spec: str) -> Path | None:
-    """The ``train`` run directory that a path means, or None where it is no run directory."""
+    """The run directory of ``train``, or of ``export --to merged``, that a path means; None where it is no run directory."""
     path = Path(spec)
     if not (path / "config.toml").is_file():
         return None
-    verb = read_config(path).get("verb")
-    if verb == "quickstart":
+    settings = read_config(path)
+    if settings.get("verb") == "quickstart":
         path = path / "train"
-    elif verb != "train":
-        raise ConfigError(f"{spec} is a directory of 'fireact {verb}'; an agent is one of 'fireact train'.")
+    elif settings.get("verb") not in ("train", "prefer") and not _is_merged(settings):
+        raise ConfigError(
+            f"{spec} is a directory of 'fireact {settings.get('verb')}'; an agent is one of 'fireact train'."
+        )
     read_manifest(path)
     return path
+
+
+def _is_merged(settings: Mapping[str, Any]) -> bool:
+    return (settings.get("verb"), settings.get("to")) == ("export", "merged")
+
+
+def tuned_weights(directory: Path) -> tuple[str, Path | None, str]:
+    """Of a fine-tuned student: what to load, the adapter to merge into it (or None), and its name with a fingerprint."""
+    settings, manifest = read_config(directory), read_manifest(directory)
+    if _is_merged(settings):
+        student, sha256 = str(manifest["student"]), str(manifest["files"]["model.safetensors"])
+        place, adapter = str(directory), None
+    else:
+        student, sha256 = str(manifest["student"]), str(manifest["adapter_sha256"])
+        whole = (directory / "model").is_dir()  # full fine-tuning leaves a model, LoRA an adapter
+        place, adapter = (str(directory / "model"), None) if whole else (student, directory / "adapter")
+    return place, adapter, f"{student}+{sha256[:8]}"
+
+
+def student_of(directory: Path) -> str:
+    """What was fine-tuned in a run directory: the name or path of the student."""
+    return str(read_manifest(directory)["student"])
 
 
 def _tuned(directory: Path, slots: int) -> Model:
     from fireact.models.hf import HFModel
 
-    student = str(read_config(directory)["student"])
-    fingerprint = str(read_manifest(directory)["adapter_sha256"])[:8]
-    lm = HFModel(student, adapter=directory / "adapter", slots=slots, name=f"{student}+{fingerprint}")
-    return Model(
-        lm=lm,
-        tuned=True,
-        description=f"{shown(student) if Path(student).is_dir() else student}, fine-tuned ({shown(directory)})",
-    )
+    place, adapter, name = tuned_weights(directory)
+    student = name.rpartition("+")[0]
+    named = shown(student) if Path(student).is_dir() else student
+    renderer = tuned_renderer(directory)
+    lm = HFModel(place, adapter=adapter, slots=slots, name=name, renderer=load_renderer(renderer))
+    return Model(lm=lm, tuned=True, description=f"{named}, fine-tuned ({shown(directory)})", renderer=renderer)
 
 
-def load_tools(tool_names: Sequence[str]) -> dict[str, Tool]:
-    """Tools by name; each name resolves to something that builds a Tool, or several (the tools of a server)."""
+def tuned_renderer(directory: Path) -> str:
+    """The name of the renderer that a student was trained with."""
+    return str(read_manifest(directory).get("renderer", "react"))
+
+
+def load_renderer(name: str) -> Renderer:
+    """A renderer by name."""
+    renderer: Renderer = names.build("renderer", name)
+    return renderer
+
+
+def load_tools(specs: Sequence[str], cache: CallCache | None = None) -> dict[str, Tool]:
+    """Tools by name; each spec builds one, or several (the tools of a server). Raises ConfigError for a name twice."""
     found: dict[str, Tool] = {}
-    for name in tool_names:
-        built = names.build("tool", name)
-        for tool in built if isinstance(built, Sequence) else [built]:
+    for spec in specs:
+        for tool in _tools(spec, cache):
             if tool.name in found:
-                raise ConfigError(f"two tools are named {tool.name!r}; an agent tells tools apart by name.")
+                raise ConfigError(f"two tools are named {tool.name!r}; an agent tells its tools apart by name.")
             found[tool.name] = tool
     return found
 
 
-def load_task(name: str) -> Task:
-    """A task by name."""
-    task: Task = names.build("task", name)
+def _tools(spec: str, cache: CallCache | None) -> Sequence[Tool]:
+    return _built(spec, None) if cache is None else cache.tools(spec, lambda: _built(spec, cache))
+
+
+def _built(spec: str, cache: CallCache | None) -> Sequence[Tool]:
+    """The tools of a spec; what noise disturbs is kept undisturbed too, so that other noise pays for no call again."""
+    kind, _, rest = spec.partition(":")
+    if kind == "noise":
+        return noisy(rest, lambda inner: _tools(inner, cache))
+    return [guarded(tool) for tool in load(spec)]
+
+
+def load_task(spec: str) -> Task:
+    """A task by name (``NAME:FOLDER`` where its questions lie in a folder), file of questions or ``module:attribute``."""
+    task: Task = names.build("task", spec) if not is_file(spec) else cast(Task, file_task(spec))
     return task
+
+
+def whole_task(spec: str) -> str:
+    """A task's spec as settings hold it: with whole paths, so that a run can be gone on with from anywhere."""
+    if is_file(spec):
+        path, columns = path_and_columns(spec)
+        return f"{absolute(Path(path).expanduser())}{':' if columns else ''}{columns}"
+    name, separator, folder = spec.partition(":")
+    if separator and Path(folder).expanduser().is_dir() and name in names.known("task"):
+        return f"{name}:{absolute(Path(folder).expanduser())}"
+    return spec
 
 
 def build(
@@ -108,15 +197,28 @@ def build(
     tools: Mapping[str, Tool],
     examples: int | None = None,
     temperature: float = 0.0,
+    repairs: int = 0,
+    native: bool = False,
 ) -> Agent:
-    """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's."""
+    """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
+
+    ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
+    fine-tuned model is run with the renderer that it was trained with.
+    """
+    name = "tool_calls" if native else model.renderer
+    if model.tuned and name != model.renderer:
+        raise ConfigError(f"the agent was trained with the renderer {model.renderer}; leave --native out.")
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
     lm_is_scripted = model.lm.name.startswith("scripted:")
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
-        "instructions": "" if model.tuned else prompts.instructions(method, tools),
-        "examples": () if lm_is_scripted else tuple(prompts.examples(task.name, method, count)),
+        "instructions": "" if model.tuned else prompts.instructions(method, tools, native=native),
+        "examples": ()
+        if lm_is_scripted
+        else tuple(prompts.examples(getattr(task, "prompts", task.name), method, count)),
+        **({"repairs": repairs} if repairs else {}),
+        **({"renderer": load_renderer(name)} if name != "react" else {}),
     }
     return Agent(
         lm=model.lm,
@@ -134,5 +236,6 @@ def _method(name: str, limits: Limits, options: dict[str, object]) -> Method:
     try:
         method: Method = factory(**options)
     except TypeError as error:
-        raise ConfigError(f"method {name!r} cannot be built: {error}. It takes instructions and examples.") from error
+        wanted = ", ".join(options)
+        raise ConfigError(f"method {name!r} cannot be built: {error}. It is given {wanted}.") from error
     return method

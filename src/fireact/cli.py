@@ -19,11 +19,11 @@ import typer
 
 from fireact import terminal, verbs
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.store import plain
-from fireact.training.recipe import Recipe
+from fireact.models.limits import Endpoint
+from fireact.progress import SILENT
+from fireact.store import plain, read_manifest
+from fireact.training.recipe import read_recipe
 from fireact.types import answer_of
-
-DEFAULTS = Recipe()
 
 app = typer.Typer(
     name="fireact",
@@ -38,7 +38,32 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Run directory to write."
 Force = Annotated[bool, typer.Option("--force", help="Delete what is in the run directory and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved settings and counts; do nothing.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Task, by name or module:attribute; repeatable.")]
+TASK = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
+Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help=f"Task: {TASK}; repeatable.")]
+Tools = Annotated[list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")]
+AgentName = Annotated[str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.")]
+LimitsOf = Annotated[str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")]
+Repairs = Annotated[int, typer.Option(help="How often a completion without an action is asked for again; 0 is never.")]
+Native = Annotated[bool, typer.Option("--native", help="Native tool calls instead of actions in text.")]
+Calls = Annotated[
+    str, typer.Option(help="record, replay or off: keep LM and tool calls, answer from them alone, or neither.")
+]
+Cache = Annotated[Path | None, typer.Option(help="File of kept calls. Default: calls.sqlite in the run directory.")]
+BudgetOf = Annotated[
+    str | None, typer.Option("--budget", help="5usd, 200000tokens or 1000calls: the run stops before it is passed.")
+]
+Rpm = Annotated[int, typer.Option(help="Requests a minute at a hosted model; 0 is no limit.")]
+Tpm = Annotated[int, typer.Option(help="Tokens a minute at a hosted model; 0 is no limit.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that a request to a hosted model may take.")]
+Prices = Annotated[
+    Path | None, typer.Option(help="TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices.")
+]
+RendererName = Annotated[
+    str, typer.Option("--renderer", help="react, tool_calls (native, by the student's chat template) or alpaca.")
+]
+Order = Annotated[
+    str, typer.Option(help="file, or paper: shuffled as the released code does, so that -n 500 is the paper's 500.")
+]
 Student = Annotated[str, typer.Option("--student", help="smollm2-135m, a hub id, or a directory with a model.")]
 
 
@@ -77,18 +102,31 @@ def quickstart(
 def collect(
     tasks: Tasks = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="react, cot, reflexion; repeatable.")
+        list[str] | None,
+        typer.Option("--method", "-m", help="io, cot, react, reflexion or module:attribute; repeatable."),
     ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Questions of each task, for each method.")] = None,
     teacher: Annotated[
-        str, typer.Option(help="scripted:expert, hf:NAME, a run directory or module:attribute.")
+        str,
+        typer.Option(
+            help="openai:MODEL[@BASE_URL], scripted:expert, hf:NAME, replay:DIR, a run directory or module:attribute."
+        ),
     ] = "scripted:expert",
-    tool: Annotated[
-        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
-    ] = None,
+    tool: Tools = None,
     split: Annotated[str, typer.Option(help="Split of the tasks.")] = "train",
+    order: Order = "file",
+    start: Annotated[int, typer.Option(help="The first question of the split that is taken.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     temperature: Annotated[float, typer.Option(help="Sampling temperature of the teacher; 0 is greedy.")] = 0.0,
+    repairs: Repairs = 5,
+    native: Native = False,
+    calls: Calls = "record",
+    cache: Cache = None,
+    budget: BudgetOf = None,
+    rpm: Rpm = 0,
+    tpm: Tpm = 0,
+    timeout: Timeout = 120.0,
+    prices: Prices = None,
     workers: Annotated[int, typer.Option(help="Episodes at a time.")] = 16,
     out: Out = Path("runs/collect"),
     force: Force = False,
@@ -100,7 +138,9 @@ def collect(
     Example: `fireact collect -t geo-hop -m react -m reflexion -n 50 -o runs/collect`
     """
     settings: dict[str, Any] = {
-        "teacher": teacher, "split": split, "seed": seed, "temperature": temperature, "workers": workers,
+        "teacher": teacher, "split": split, "order": order, "start": start, "seed": seed, "temperature": temperature, "workers": workers,
+        "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
+        "budget": budget, "endpoint": Endpoint(rpm, tpm, timeout, None if prices is None else str(prices.absolute())),
         **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     if tasks or method or n is not None:
@@ -111,11 +151,79 @@ def collect(
 
 
 @app.command()
+def record(
+    upstream: Annotated[
+        str, typer.Option("--upstream", "-u", help="Base URL of the endpoint that the agent uses now.")
+    ],
+    task: Annotated[str, typer.Option("--task", "-t", help="Name of the task in the trajectories.")] = "recorded",
+    finish: Annotated[
+        list[str] | None,
+        typer.Option(help="Tool by which the agent gives its answer; repeatable. Default: final_answer, finish, ..."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback others can use it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8100,
+    idle: Annotated[float, typer.Option(help="Seconds without a call after which an episode is written.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that the endpoint may send nothing.")] = 600.0,
+    concurrency: Annotated[int, typer.Option(help="Calls under way at a time; more wait their turn.")] = 256,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 64_000_000,
+    prices: Prices = None,
+    out: Out = Path("runs/record"),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Record an agent that exists already: point its base URL here; its calls become trajectories until Ctrl-C.
+
+    Example: `fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then base_url="http://127.0.0.1:8100/v1",
+    or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode
+    """
+    from fireact.recording.run import RecordConfig, recorder
+
+    config = RecordConfig(
+        upstream=upstream, task=task, host=host, port=port, idle=idle, timeout=timeout, concurrency=concurrency,
+        max_body=max_body, prices=None if prices is None else str(prices), **({"finish": tuple(finish)} if finish else {}),
+    )  # fmt: skip
+    with _stoppable(out):
+        with recorder(config, out, force=force, progress=terminal.Terminal()) as address:
+            terminal.NOTES.print(
+                f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it)."
+            )
+            terminal.wait_for_the_end()
+        _print(read_manifest(out), out, as_json=as_json)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="A directory of record or collect, or a JSONL file of trajectories.")],
+    by: Annotated[
+        str | None,
+        typer.Option("--with", help="module:function of a trajectory; returns a number from 0 to 1, or a dict."),
+    ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            help="JSONL, CSV or Parquet file with answer, and question or id: FILE[:QUESTION,ANSWER[,id=COLUMN]]."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Whose scoring --answers takes. Default: EM and F1 as free text.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Attach scores to recorded trajectories, in place: by a function of yours, or by a file of right answers.
+
+    Example: `fireact score runs/mine --answers answers.csv`, or `fireact score runs/mine --with my_scores:correct`
+    """
+    from fireact.recording.scores import score as attach
+
+    terminal.print_grades(asdict(attach(run, by=by, answers=answers, task=task)), run, as_json=as_json)
+
+
+@app.command()
 def mix(
-    sources: Annotated[list[str], typer.Argument(help="Run directories or JSONL files of trajectories.")],
+    sources: Annotated[list[str], typer.Argument(help="Run directories, or files in any format that 'convert' reads.")],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="A recipe: the path of a TOML file, or a name such as fireact-hotpotqa."),
+        typer.Option("--recipe", help="A recipe: the path of a TOML file, or a name such as paper-hotpotqa."),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -126,7 +234,7 @@ def mix(
         ),
     ] = None,
     best_of: Annotated[
-        int | None, typer.Option(help="Keep so many of each question and method: right ones, the shortest first.")
+        int | None, typer.Option(help="The best N of each question: right, short, not repaired.")
     ] = None,
     take: Annotated[
         list[str] | None, typer.Option("--take", help="TASK/METHOD=N; repeatable. Default: all that pass.")
@@ -158,7 +266,7 @@ def mix(
 
     Example: `fireact mix runs/collect -w correct -w "steps<=5" --take geo-hop/react=60`
     """
-    from fireact.data import recipe as read_recipe
+    from fireact.data import read_mixture
 
     given: dict[str, Any] = {
         "where": tuple(where) if where else None, "best_of": best_of, "balance": balance, "n": n, "holdout": holdout,
@@ -167,7 +275,7 @@ def mix(
         "weights": dict(_share(item) for item in weight) if weight else None,
     }  # fmt: skip
     settings = {
-        **(read_recipe(recipe) if recipe else {}),
+        **(read_mixture(recipe) if recipe else {}),
         **{key: one for key, one in given.items() if one is not None},
     }
     _print(
@@ -194,7 +302,7 @@ def _share(item: str) -> tuple[str, float]:
 
 @app.command()
 def doctor(
-    data: Annotated[str, typer.Argument(help="A run directory or JSONL file of trajectories.")],
+    data: Annotated[str, typer.Argument(help="Training data in any format that 'convert' reads; with --serve a directory of 'train'.")],
     student: Annotated[
         str,
         typer.Option(
@@ -204,13 +312,16 @@ def doctor(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Task or file whose questions must not be in the data; repeatable. Default: held-out splits."
+            help="Task, TASK:SPLIT or file whose questions must not be in the data; repeatable. Default: held-out splits."
         ),
     ] = None,
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Name of a tool that exists; repeatable.")] = None,
-    max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = DEFAULTS.max_length,
+    max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     max_observation: Annotated[int, typer.Option(help="Longest observation in characters.")] = 2000,
     fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy with a log of every change.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Check instead that a served student is asked the tokens it was trained on.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one for small data, else one a core.")] = 0,
     out: Out = Path("runs/doctor"),
     force: Force = False,
@@ -220,6 +331,12 @@ def doctor(
 
     Example: `fireact doctor runs/mix --against geo-compose`, then `fireact doctor runs/mix --fix -o runs/fixed`
     """
+    if serve:
+        from fireact.serving.conformance import conformance
+
+        held = conformance(data)
+        print(json.dumps(asdict(held), ensure_ascii=False)) if as_json else terminal.print_conformance(held)
+        raise typer.Exit(0 if held.holds else 1)
     from fireact.data.doctor import DoctorConfig, diagnose
 
     settings: dict[str, Any] = {
@@ -241,32 +358,108 @@ def train(
         Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")
     ],
     student: Student = "smollm2-135m",
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULTS.epochs,
-    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = DEFAULTS.rank,
-    blocks: Annotated[int, typer.Option(help="Uppermost blocks that are adapted; 0 is all.")] = DEFAULTS.blocks,
-    learning_rate: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = DEFAULTS.learning_rate,
-    batch_size: Annotated[int, typer.Option(help="Trajectories in an optimizer step.")] = DEFAULTS.batch_size,
+    recipe: Annotated[
+        str, typer.Option(help="A TOML file, or default, paper-lora, paper-full, qlora; the options below change it.")
+    ] = "default",
+    renderer: RendererName = "react",
+    tool: Tools = None,
+    kind: Annotated[str | None, typer.Option(help="lora, int8-lora, qlora or full.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA; alpha becomes twice as much.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Uppermost blocks that are trained; 0 is all.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Trajectories in an optimizer step.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Of these, computed at a time; 0 is all.")] = None,
     max_length: Annotated[
-        int, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")
-    ] = DEFAULTS.max_length,
-    seed: Annotated[int, typer.Option(help="Seed of initial weights and order.")] = 0,
+        int | None, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")
+    ] = None,
+    validation: Annotated[float | None, typer.Option(help="Share of questions kept out to measure on.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better validation loss before it stops.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initial weights and order.")] = None,
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="trackio, mlflow, tensorboard or wandb; repeatable.")
+    ] = None,
+    preference: Annotated[
+        str | None,
+        typer.Option(help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA."),
+    ] = None,
+    hosted: Annotated[
+        str | None,
+        typer.Option(
+            help="Train at a provider instead: openai:MODEL[@BASE_URL] or together:MODEL. --epochs and --seed count."
+        ),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Dollars a million tokens that the provider trains on.")] = None,
+    launch: Annotated[
+        str, typer.Option(help="Number of processes, or an accelerate YAML file (multi-GPU, FSDP, several machines).")
+    ] = "1",
     out: Out = Path("runs/train"),
     force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Fine-tune a student on trajectories with LoRA, loss on its own words only.
+    """Fine-tune a student on trajectories, loss on its own words only.
 
-    Example: `fireact train runs/mix --epochs 3 -o runs/train`
+    Example: `fireact train runs/mix --epochs 3 -o runs/train`, or `fireact train runs/tries --preference runs/train`
     """
-    recipe = Recipe(
-        epochs=epochs, rank=rank, alpha=2 * rank, blocks=blocks, learning_rate=learning_rate, batch_size=batch_size,
-        max_length=max_length, seed=seed,
-    )  # fmt: skip
-    settings = {"data": str(data), "student": student, "recipe": recipe}
+    if hosted is not None:
+        chosen_epochs = {} if epochs is None else {"epochs": epochs}
+        order = {"data": str(data), "model": hosted, "seed": seed or 0, "price": price, **chosen_epochs}
+        _print(_run("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
+        return
+    if preference is not None:
+        given = {
+            "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "seed": seed,
+        }  # fmt: skip
+        dpo = {name: value for name, value in given.items() if value is not None}
+        preferred = _run("prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run)
+        _print(preferred, out, as_json=as_json)
+        return
+    changes = {
+        "kind": kind, "epochs": epochs, "rank": rank, "alpha": None if rank is None else 2 * rank, "blocks": blocks,
+        "learning_rate": learning_rate, "batch_size": batch_size, "micro_batch": micro_batch, "max_length": max_length,
+        "validation": validation, "patience": patience, "seed": seed,
+    }  # fmt: skip
+    chosen = read_recipe(recipe, **{name: value for name, value in changes.items() if value is not None})
+    settings = {
+        "data": str(data), "student": student, "recipe": chosen, "renderer": renderer,
+        **({"tools": tuple(tool)} if tool else {}), "report_to": tuple(report_to or ()),
+        **({"processes": int(launch)} if launch.isdigit() else {"accelerate": launch}),
+    }  # fmt: skip
     manifest = _run("train", settings, out, force=force, dry_run=dry_run)
     if manifest is not None:
         terminal.print_training(manifest, out, as_json=as_json)
+
+
+@app.command()
+def improve(
+    run: Annotated[str, typer.Argument(help="A directory of 'fireact train' or 'fireact quickstart' to begin with.")],
+    tasks: Tasks = None,
+    tool: Tools = None,
+    start: Annotated[int, typer.Option(help="First train question that the student was not trained on.")] = 200,
+    n: Annotated[int, typer.Option("-n", help="New questions of each task, each round.")] = 100,
+    tries: Annotated[int, typer.Option(help="Tries of each question.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Most rounds.")] = 3,
+    validate: Annotated[int, typer.Option(help="Dev questions of each task that a round is measured on.")] = 60,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of the tries.")] = 0.8,
+    recipe: Annotated[str, typer.Option(help="Recipe of each round's training, by name or TOML file.")] = "default",
+    out: Out = Path("runs/improve"),
+    force: Force = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Rounds of rejection sampling: the student learns from its own successes, until a round brings nothing.
+
+    Example: `fireact improve runs/quickstart -t geo-hop -n 100 -o runs/improve`
+    """
+    settings: dict[str, Any] = {
+        "run": run, "start": start, "n": n, "tries": tries, "rounds": rounds, "validate": validate,
+        "temperature": temperature, "recipe": read_recipe(recipe),
+        **({"tasks": tuple(tasks)} if tasks else {}), **({"tools": tuple(tool)} if tool else {}),
+    }  # fmt: skip
+    _print(_run("improve", settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
 
 
 @app.command("eval")
@@ -274,16 +467,26 @@ def evaluate(
     agent: Annotated[str, typer.Argument(help="A model (smollm2-135m, a hub id) or a directory of 'fireact train'.")],
     tasks: Tasks = None,
     n: Annotated[int, typer.Option("-n", help="Questions of each task.")] = 100,
-    method: Annotated[str, typer.Option("--method", "-m", help="react, cot or reflexion.")] = "react",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="io, cot, react, reflexion or module:attribute.")
+    ] = "react",
     examples: Annotated[
         int | None, typer.Option(help="Examples in the prompt. Default: 3; 0 for a fine-tuned agent.")
     ] = None,
-    tool: Annotated[
-        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
-    ] = None,
+    tool: Tools = None,
     split: Annotated[str, typer.Option(help="Split of the tasks.")] = "test",
+    order: Order = "file",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    repairs: Repairs = 0,
+    native: Native = False,
+    calls: Calls = "record",
+    cache: Cache = None,
+    budget: BudgetOf = None,
+    rpm: Rpm = 0,
+    tpm: Tpm = 0,
+    timeout: Timeout = 120.0,
+    prices: Prices = None,
     workers: Annotated[
         int, typer.Option(help="Episodes at a time; they share the batches of an in-process model.")
     ] = 16,
@@ -297,14 +500,75 @@ def evaluate(
     Example: `fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`
     """
     settings: dict[str, Any] = {
-        "agent": agent, "n": n, "method": method, "examples": examples, "split": split, "seed": seed,
+        "agent": agent, "n": n, "method": method, "examples": examples, "split": split, "order": order, "seed": seed,
         "temperature": temperature, "workers": workers,
+        "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
+        "budget": budget, "endpoint": Endpoint(rpm, tpm, timeout, None if prices is None else str(prices.absolute())),
         **({"tasks": tuple(tasks)} if tasks else {}), **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     directory = out or Path("runs") / f"eval-{agent.strip('/').replace('/', '-').replace(':', '-')}"
     manifest = _run("eval", settings, directory, force=force, dry_run=dry_run)
     if manifest is not None:
         terminal.print_evaluation(manifest, directory, as_json=as_json)
+
+
+@app.command()
+def rescore(
+    run: Annotated[
+        Path, typer.Argument(help="A directory of collect or eval, a JSONL file, or a released evaluation (.json).")
+    ],
+    task: Annotated[str, typer.Option("--task", "-t", help=f"Whose rule scores: {TASK}.")],
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", help="Questions that were asked; those without an episode count as wrong. Default: episodes."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A model that judges the answers too: one call for each, counted and shown.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file for the episodes, scored anew.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a stored run again, and list each episode whose own score differs.
+
+    Example: `fireact rescore runs/eval --task hotpotqa:data/hotpotqa -n 500 --json`
+    """
+    from fireact import jsonl
+    from fireact.agents import load_model, load_task
+    from fireact.evaluation.rescore import read_run
+    from fireact.evaluation.rescore import rescore as score_again
+    from fireact.tasks.judge import Judge
+
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} exists already. Choose another -o.")
+    chosen, referee = load_task(task), Judge(load_model(judge).lm) if judge else None
+    progress = terminal.Terminal() if referee else SILENT
+    result = score_again(read_run(run, task=chosen.name), chosen, n=n, judge=referee, progress=progress)
+    if out is not None:
+        jsonl.write(out, (trajectory.to_dict() for trajectory in result.trajectories))
+    terminal.print_rescored(result, referee, as_json=as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A directory of 'fireact train' or 'fireact quickstart'.")],
+    to: Annotated[
+        str, typer.Option(help="merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile).")
+    ] = "merged",
+    dtype: Annotated[str, typer.Option(help="Type of the numbers: float16 or float32.")] = "float16",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Directory. Default: runs/export-FORM.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Export a fine-tuned student for transformers and vLLM, llama.cpp or Ollama.
+
+    Example: `fireact export runs/quickstart --to ollama -o runs/ollama && ollama create my-agent -f runs/ollama/Modelfile`
+    """
+    directory = out or Path("runs") / f"export-{to}"
+    manifest = _run("export", {"run": run, "to": to, "dtype": dtype}, directory, force=force, dry_run=dry_run)
+    _print(manifest, directory, as_json=as_json)
 
 
 @app.command()
@@ -327,41 +591,37 @@ def report(
 
 
 @app.command()
-def resume(directory: Annotated[Path, typer.Argument(help="A run directory that is not complete.")]) -> None:
+def resume(
+    directory: Annotated[Path, typer.Argument(help="A run directory that is not complete.")], budget: BudgetOf = None
+) -> None:
     """Go on with an interrupted run by nothing but its directory.
 
-    Example: `fireact resume runs/quickstart`
+    Example: `fireact resume runs/quickstart`, or `fireact resume runs/collect --budget 10usd` where the first was spent
     """
     with _stoppable(directory):
-        verbs.resume(directory, progress=terminal.Terminal())
+        verbs.resume(directory, budget=budget, progress=terminal.Terminal())
     terminal.NOTES.print(f"{directory} is complete.")
 
 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    agent: Annotated[
-        str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.")
-    ] = "runs/quickstart",
-    tool: Annotated[
-        list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")
-    ] = None,
-    task: Annotated[
-        str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")
-    ] = "geo-hop",
+    agent: AgentName = "runs/quickstart",
+    tool: Tools = None,
+    task: LimitsOf = "geo-hop",
     as_json: Json = False,
 ) -> None:
     """Ask an agent one question, and watch each thought, action and observation as it comes.
 
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
-    from fireact.agents import build, load_model, load_task, load_tools
     from fireact.episodes import Meter
+    from fireact.serving.server import walk
     from fireact.types import Step
 
-    chosen = build(load_model(agent, slots=1), load_task(task), method="react", tools=load_tools(tool or ["search"]))
+    chosen = _agent(agent, task, tool)
     steps: list[Step] = []
-    for step in islice(chosen.method.run(question, Meter(chosen), chosen.tools, 0), chosen.limits.max_steps):
+    for step in walk(chosen, question, Meter(chosen)):
         steps.append(step)
         if not as_json:
             terminal.print_step(step)
@@ -370,6 +630,64 @@ def ask(
         print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
     elif answer is None:
         terminal.NOTES.print(f"No answer within {chosen.limits.max_steps} steps.")
+
+
+@app.command()
+def chat(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsOf = "geo-hop") -> None:
+    """Ask an agent one question after the other; each is answered on its own. End with Ctrl-D or an empty line.
+
+    Example: `fireact chat -a runs/quickstart`
+    """
+    from fireact.episodes import Meter
+    from fireact.serving.server import walk
+
+    chosen = _agent(agent, task, tool)
+    while question := terminal.read_line("Question: "):
+        for step in walk(chosen, question, Meter(chosen)):
+            terminal.print_step(step)
+
+
+@app.command()
+def serve(
+    agent: Annotated[str, typer.Argument(help="A directory of 'fireact train', or a model.")] = "runs/quickstart",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback FIREACT_API_KEY must be set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[str, typer.Option(help="Name of the model; NAME-agent is the agent with its tools.")] = "fireact",
+    tool: Tools = None,
+    task: LimitsOf = "geo-hop",
+    slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
+    ] = False,
+) -> None:
+    """Serve a fine-tuned student, and the agent around it, to OpenAI clients (or the agent to MCP clients).
+
+    Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1", model="fireact-agent"
+    """
+    from fireact.serving.server import serve as listen
+    from fireact.serving.server import service
+
+    chosen = _agent(agent, task, tool, slots=slots)
+    if mcp:
+        from fireact.serving.mcp import mcp_server
+
+        mcp_server(name, chosen).run()
+        return
+    served = service(name, chosen, host=host)
+
+    def started(url: str) -> None:
+        terminal.NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
+
+    listen(served, host=host, port=port, started=started)
+
+
+def _agent(model: str, task: str, tools: list[str] | None, *, slots: int = 1) -> Any:
+    from fireact.agents import build, load_model, load_task, load_tools
+
+    loaded = load_model(model, slots=slots)
+    return build(loaded, load_task(task), method="react", tools=load_tools(tools or ["search"]))
 
 
 @app.command()
@@ -398,8 +716,80 @@ def show(
 
 
 @app.command()
-def validate(tasks: Annotated[list[str], typer.Argument(help="Tasks, by name or module:attribute.")]) -> None:
+def convert(
+    source: Annotated[Path, typer.Argument(help="A file of episodes in any known format, or a run directory.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="alpaca, gpt, sharegpt, messages, openai, prompt-completion, parquet, dataset (a directory) or fireact."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (a directory for dataset).")],
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Format of the source. Default: recognised from what is in it.")
+    ] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair known damage instead of keeping it.")] = False,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option("--tool", help="Tool whose schema episodes without schemas get; repeatable. Default: inferred."),
+    ] = None,
+    trainer: Annotated[
+        str | None, typer.Option("--for", help="Print the dataset entry for llama-factory or axolotl.")
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out rows that cannot be read, and count them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert episodes from one format to another, and say what was damaged and what the format cannot hold.
+
+    Example: `fireact convert runs/mix --to sharegpt -o train.jsonl --tool search --for llama-factory`
+    """
+    from fireact.agents import load_tools
+    from fireact.formats.conversion import convert as run
+
+    tools = tuple(load_tools(tool or ()).values())
+    report = run(
+        source, out, to=to, format=source_format, fix=fix, tools=tools, trainer=trainer, skip=skip, force=force
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        terminal.print_conversion(report)
+
+
+@app.command()
+def render(
+    data: Annotated[Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file.")],
+    student: Student = "smollm2-135m",
+    renderer: RendererName = "react",
+    tool: Tools = None,
+    peek: Annotated[int, typer.Option(help="How many samples to show.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file to write every sample to.")] = None,
+    form: Annotated[
+        str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
+    ] = "tokens",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show what a student is trained on, token by token, or write it for another trainer.
+
+    Example: `fireact render runs/mix --peek 3`, or `fireact render runs/mix -o samples.jsonl`
+    """
+    from fireact.training.samples import Rendering
+
+    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)))
+    if out is not None:
+        counts = rendering.write(out, form)
+        print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)
+        return
+    for sample in islice(rendering.peek(), peek):
+        print(json.dumps(sample.to_dict(), ensure_ascii=False)) if as_json else terminal.print_sample(sample)
+
+
+@app.command()
+def validate(tasks: Annotated[list[str], typer.Argument(help=f"Tasks: {TASK}.")]) -> None:
     """Prove that a task is sound: gold scores 1, empty scores 0, the corpus holds every answer, splits do not leak.
+
+    What a task has no corpus for is not checked.
 
     Example: `fireact validate geo-hop geo-compose`
     """
@@ -418,9 +808,12 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
     config_class, function = verbs.load(verb)
     config = config_class(**settings)
     if dry_run:
-        print(
-            json.dumps({"verb": verb, "out": str(out), "settings": plain(asdict(config))}, indent=2, ensure_ascii=False)
-        )
+        shown = {"verb": verb, "out": str(out), "settings": plain(asdict(config))}
+        if verb == "collect":
+            from fireact.collection import expected
+
+            shown["expected"] = expected(config)
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
         return None
     with _stoppable(out):
         return function(config, out, force=force, progress=terminal.Terminal())

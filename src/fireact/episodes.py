@@ -2,7 +2,7 @@
 
 Invariant: every episode that starts becomes one Trajectory, whatever happens in it; a fault of the infrastructure has
 the stop ``error`` and no scores. Each episode advances on its own thread and carries only what it needs; the caller
-alone saves. Methods know nothing of this module.
+alone saves. An episode's seconds are those of its LM and tool calls. Methods know nothing of this module.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
-from fireact.errors import ConfigError
+from fireact.errors import BudgetError, ConfigError
 from fireact.methods.react import finished
+from fireact.tools.noise import for_episode
 from fireact.types import LM, Completion, Example, Limits, Message, Method, Step, Stop, Task, Tool, Trajectory, Usage
 
 
@@ -50,11 +52,12 @@ class Cancelled(BaseException):
 
 
 class Meter:
-    """An LM for one episode: fills in its limits, counts its usage, and refuses to go on once cancelled."""
+    """An LM for one episode: fills in its limits, counts its usage and seconds, and refuses to go on once cancelled."""
 
     def __init__(self, agent: Agent, cancelled: threading.Event | None = None) -> None:
         self.name = agent.lm.name
         self.usage = Usage()
+        self.seconds = 0.0
         self._agent = agent
         self._cancelled = cancelled or threading.Event()
 
@@ -79,7 +82,39 @@ class Meter:
             tools=tools,
         )
         self.usage += completion.usage
+        self.seconds += completion.seconds
         return completion
+
+    def tools(self, key: str, seed: int) -> dict[str, Tool]:
+        """The agent's tools as this episode uses them, their seconds counted."""
+        return {name: _Timed(for_episode(tool, key, seed), self) for name, tool in self._agent.tools.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A tool that adds its seconds to an episode's; those of a replayed call are the recorded ones."""
+
+    tool: Tool
+    meter: Meter
+
+    @property
+    def name(self) -> str:
+        return self.tool.name
+
+    @property
+    def description(self) -> str:
+        return self.tool.description
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return self.tool.parameters
+
+    def __call__(self, **arguments: Any) -> str:
+        started = time.perf_counter()
+        said = self.tool(**arguments)
+        recorded: float | None = getattr(said, "seconds", None)
+        self.meter.seconds += time.perf_counter() - started if recorded is None else recorded
+        return said
 
 
 def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Trajectory]:
@@ -103,30 +138,35 @@ def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Traje
 
 
 def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> Trajectory:
-    """Run one episode to its end and score it."""
-    agent, started = episode.agent, time.perf_counter()
+    """Run one episode to its end and score it.
+
+    Raises ConfigError and BudgetError, which would end every episode in the same way; anything else that a tool, an
+    endpoint or a user's method does is kept as data.
+    """
+    agent, seed = episode.agent, episode.seed
     meter = Meter(agent, cancelled)
     steps: list[Step] = []
     error = None
     try:
-        found = agent.method.run(episode.example.question, meter, agent.tools, episode.seed)  # never the gold answer
+        tools = meter.tools(f"{episode.task.name}/{episode.example.id}", seed)
+        found = agent.method.run(episode.example.question, meter, tools, seed)  # never the gold answer
         for step in islice(found, agent.limits.max_steps):
             steps.append(step)
-    except ConfigError:  # it would end every episode in the same way: a missing extra, an LM without chat template
+    except (ConfigError, BudgetError):
         raise
-    except Exception as fault:  # whatever a tool, an endpoint or a user's method does, the episode is kept as data
+    except Exception as fault:
         error = f"{type(fault).__name__}: {fault}"
     trajectory = Trajectory(
         task=episode.task.name,
         example=episode.example,
         method=agent.method.name,
         model=agent.lm.name,
-        seed=episode.seed,
+        seed=seed,
         steps=tuple(steps),
         stop=_stop(steps, agent.limits, error),
         scores={},
         usage=meter.usage,
-        seconds=time.perf_counter() - started,
+        seconds=meter.seconds,
         error=error,
     )
     return trajectory if error else trajectory.with_scores(episode.task.score(episode.example, trajectory.answer))

@@ -2,9 +2,9 @@
 
 FireactError
 ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
-├── ProviderError   an LM endpoint, a package index or a weight file failed
+├── ProviderError   an LM endpoint, a web service, a tool server, a package index or a weight file failed
 ├── BudgetError     the next call would pass the budget; the run stops, and can be gone on with
-├── ToolError       a tool failed
+├── ToolError       a tool cannot do what the agent asked; the agent reads the message as its observation
 ├── FormatError     text that is not in the format it claims to be in
 └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
 """
@@ -24,7 +24,7 @@ class ConfigError(FireactError):
 
 
 class ProviderError(FireactError):
-    """An LM endpoint, a package index or a weight file failed."""
+    """An LM endpoint, a web service, a tool server, a package index or a weight file failed."""
 
 
 class BudgetError(FireactError):
@@ -32,7 +32,7 @@ class BudgetError(FireactError):
 
 
 class ToolError(FireactError):
-    """A tool failed."""
+    """A tool cannot do what the agent asked; the agent reads the message as its observation."""
 
 
 class FormatError(FireactError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -93,10 +93,26 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole JSONL file, line by line: it is there complete or not at all."""
+    """Write a whole JSONL file: it is there complete or not at all."""
     with replacing(path) as file:
         for value in values:
             file.write(dumps(value).encode() + b"\n")
+
+
+def arrange(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str, Any]], str]) -> None:
+    """Put a file's lines into a given order, by the place of each line's key, without reading it into memory."""
+    places = []
+    with path.open("rb") as file:
+        start = 0
+        for number, line in enumerate(file, 1):
+            places.append((order[key(_parse(path, number, line))], start, len(line)))
+            start += len(line)
+        if places == sorted(places):
+            return
+        with replacing(path) as arranged:
+            for _, start, length in sorted(places):
+                file.seek(start)
+                arranged.write(file.read(length))
 
 
 def replace_text(path: Path, text: str) -> None:

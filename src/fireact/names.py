@@ -1,7 +1,7 @@
 """How a name becomes an object: one table of entry points, and dotted paths of the user's own wherever a name does.
 
-Built-in names stand in ``pyproject.toml`` under the groups ``fireact.tasks``, ``fireact.tools``, ``fireact.models`` and
-``fireact.methods``; other packages add theirs in the same way. Nothing is imported before it is asked for.
+Built-in names stand in ``pyproject.toml`` under the groups ``fireact.tasks``, ``fireact.tools``, ``fireact.models``,
+``fireact.methods`` and ``fireact.renderers``; other packages add theirs in the same way. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fireact.errors import ConfigError, unknown
 
 
 def known(kind: str) -> list[str]:
-    """The names of a kind ("task", "tool", "model", "method"), sorted."""
+    """The names of a kind ("task", "tool", "model", "method", "renderer"), sorted."""
     return sorted(point.name for point in entry_points(group=f"fireact.{kind}s"))
 
 

@@ -5,6 +5,8 @@ Verbs call it, the command line draws it. It never decides anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Progress:
     """Receives the progress of one stage at a time; subclass to draw it."""
@@ -17,6 +19,9 @@ class Progress:
 
     def end(self) -> None:
         """The stage is over, finished or not."""
+
+    def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
+        """One training sample to look at: pieces of text, each with whether it is trained on."""
 
     def say(self, line: str) -> None:
         """A line for the user to read."""

@@ -12,10 +12,11 @@ import platform
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import filelock
 import tomli_w
@@ -33,13 +34,17 @@ _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "count
 class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
-    Raises DataError when the directory was made with other settings or another process holds it.
+    Raises DataError when the directory was made with other settings or another process holds it. Settings named in
+    ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones.
     """
 
-    def __init__(self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False, free: Sequence[str] = ()
+    ) -> None:
         self.path = path
         self.config = {"verb": verb, **plain(settings)}
         self.force = force
+        self.free = tuple(free)
         self._lock = filelock.FileLock(path / LOCK, timeout=0)
         self._started = time.perf_counter()
 
@@ -74,7 +79,7 @@ class RunDir:
         if self.force:
             empty(self.path)
         if (self.path / CONFIG).exists():
-            _refuse_other_settings(self.path, read_config(self.path), self.config)
+            _refuse_other_settings(self.path, read_config(self.path), self.config, self.free)
         elif any(entry.name not in (LOCK, CLOCK) for entry in self.path.iterdir()):
             raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
         else:
@@ -146,6 +151,25 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or start again with --force.") from error
+
+
+def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
+    """Settings read from TOML as the dataclass they were written from."""
+    hints = get_type_hints(config_class)
+    unknown = set(settings) - {field.name for field in fields(config_class)}
+    if unknown:
+        raise DataError(
+            f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}."
+        )
+    values = {
+        name: settings_from(hints[name], value, out) if is_dataclass(hints[name]) else _frozen(value)
+        for name, value in settings.items()
+    }
+    return config_class(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -230,10 +254,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]) -> None:
+    old, new = _flat(before), _flat(now)
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key not in free]
     if differing:
-        which = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
+        which = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
         raise DataError(
             f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew."
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

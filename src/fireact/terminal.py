@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
 from fireact.render.react import call
 from fireact.reporting.terminal import table as report_table
+from fireact.serving.conformance import Conformance
+from fireact.tasks.judge import Judge
 from fireact.tasks.validate import Validation
+from fireact.training.samples import Peek
 from fireact.types import Step, Trajectory
 
 if TYPE_CHECKING:
@@ -34,9 +42,11 @@ class Terminal(Progress):
         self._bars: Bars | None = None
         self._bar = TaskID(0)
         self._stage, self._total, self._done = "", 0, 0
+        self._before, self._started = 0, time.monotonic()
 
     def start(self, stage: str, *, total: int, done: int = 0) -> None:
         self._stage, self._total, self._done = stage, total, done
+        self._before, self._started = done, time.monotonic()
         if done:
             self.say(f"{stage}: going on, {done} of {total} are there already")
         if not NOTES.is_terminal:
@@ -56,18 +66,63 @@ class Terminal(Progress):
 
     def advance(self, note: str = "") -> None:
         self._done += 1
+        rate = (self._done - self._before) / max(1e-9, time.monotonic() - self._started)
+        words = ", ".join(filter(None, [f"{rate:,.1f}/s" if rate >= 1 else f"{60 * rate:,.1f}/min", note]))
         if self._bars is not None:
-            self._bars.update(self._bar, advance=1, note=escape(note))
+            self._bars.update(self._bar, advance=1, note=escape(words))
         elif self._done == self._total or self._done % max(1, self._total // 5) == 0:
-            self.say(f"{self._stage}: {self._done} of {self._total}{', ' + note if note else ''}")
+            self.say(f"{self._stage}: {self._done} of {self._total}, {words}")
 
     def end(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
+    def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
+        """The trained words in green, the others dim."""
+        NOTES.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
+        NOTES.print(_marked(spans))
+
     def say(self, line: str) -> None:
         NOTES.print(escape(line))
+
+
+def read_line(prompt: str) -> str:
+    """A line that the user types; empty at the end of the input."""
+    try:
+        return NOTES.input(prompt).strip()
+    except EOFError:
+        return ""
+
+
+def print_rescored(result: Rescored, judge: Judge | None, *, as_json: bool) -> None:
+    """The scores beside those that the run reported, and every episode on which they differ."""
+    if as_json:
+        asked = {} if judge is None else {"judge_model": judge.name, "judge_unclear": judge.unclear}
+        spent = {} if judge is None else {"judge_usage": asdict(judge.usage)}
+        print(json.dumps({**result.to_dict(), **asked, **spent}, ensure_ascii=False))
+        return
+    table = Table("score", "mean", "95 % interval", "reported", title=escape(f"{result.task}, {result.n} questions"))
+    for name, mean in result.means.items():
+        own = f"{result.reported[name]:.1%}" if name in result.reported else "-"
+        table.add_row(escape(name.upper()), f"{mean.mean:.1%}", f"{mean.low:.1%} to {mean.high:.1%}", own)
+    RESULT.print(table)
+    RESULT.print(
+        f"{result.finished} finished, {result.missing} without an episode, {result.faults} faults (not scored); gold "
+        f"answers: {result.golds['task']} of the task, {result.golds['run']} of the run."
+    )
+    if judge is not None:
+        cost = "price unknown" if judge.usage.cost is None else f"{judge.usage.cost:.2f} USD"
+        tokens = judge.usage.prompt_tokens + judge.usage.completion_tokens
+        RESULT.print(
+            escape(f"Judge {judge.name}: {judge.usage.calls} calls, {tokens} tokens, {cost}; {judge.unclear} unclear.")
+        )
+    for item in result.disagreements:
+        RESULT.print(
+            f"[red]{escape(item.id)}[/] {escape(item.question)}\n    answer {escape(repr(item.answer))}, gold "
+            f"{escape(repr(item.gold))}: {escape(item.score)} {item.theirs:g} there, {item.ours:g} here"
+        )
+    RESULT.print(f"{len(result.disagreements) or 'no'} disagreements with the scores in the run.")
 
 
 def print_step(step: Step) -> None:
@@ -80,6 +135,32 @@ def print_step(step: Step) -> None:
         RESULT.print(f"[bold green]Action:[/] {escape(call(step.action))}")
     if step.observation is not None:
         RESULT.print(f"[dim]Observation: {escape(step.observation)}[/]")
+
+
+def print_sample(sample: Peek) -> None:
+    """A training sample: the trained words in green, the others dim, and how many they are."""
+    part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
+    RESULT.rule(escape(f"{sample.key}{part}"), align="left")
+    RESULT.print(_marked(sample.spans), soft_wrap=True)
+    RESULT.print(
+        f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({sample.share:.0%})", highlight=False
+    )
+
+
+def _marked(spans: Sequence[tuple[str, bool]]) -> str:
+    return "".join(f"[{'bold green' if trained else 'dim'}]{escape(text)}[/]" for text, trained in spans)
+
+
+def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
+    """What was written for another trainer."""
+    shown = f"{counts['samples']} samples of {counts['trajectories']} trajectories"
+    if counts["tokens"]:
+        shown += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
+    if counts["rewritten"]:
+        shown += (
+            f"; {counts['rewritten']} trajectories are one sample a step, since the template rewrites earlier turns"
+        )
+    RESULT.print(escape(f"{shown}. Written to {out}."), soft_wrap=True)
 
 
 def print_trajectory(trajectory: Trajectory) -> None:
@@ -108,9 +189,40 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         for name, count in counts.items():
             table.add_row(escape(name), str(count["n"]), str(count["finished"]), str(count["correct"]))
         RESULT.print(table)
+    usage = manifest.get("usage")
+    if counts and usage:
+        cost = "price not known (see --prices)" if usage["cost"] is None else f"${usage['cost']:,.4f}"
+        tokens = f"{usage['prompt_tokens']:,} tokens read ({usage['cached_tokens']:,} cached), {usage['completion_tokens']:,} written"
+        repaired = f"; {manifest['repairs']} repairs" if manifest.get("repairs") else ""
+        RESULT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
     for line in manifest.get("history", ()):
         RESULT.print(escape(line))
     RESULT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
+
+
+def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None:
+    """How many trajectories were scored, and which were not."""
+    if as_json:
+        print(json.dumps(grades, ensure_ascii=False))
+        return
+    RESULT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {grades['em']:.1%}.")
+    for what, found in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
+        if found:
+            more = f" and {len(found) - 20} more" if len(found) > 20 else ""
+            RESULT.print(escape(f"{len(found)} {what}: {', '.join(found[:20])}{more}"))
+
+
+def wait_for_the_end() -> None:
+    """Return at the first Ctrl-C or SIGTERM; a second one interrupts what is done then."""
+    ended = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        ended.wait()
+    finally:
+        for number in signals:
+            signal.signal(number, signal.default_int_handler)
 
 
 def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
@@ -159,16 +271,6 @@ def print_report(directory: Path, *, as_json: bool) -> None:
     RESULT.print(f"Report: {escape(str(directory / 'report.html'))}")
 
 
-def print_validation(finding: Validation) -> None:
-    """What ``validate`` found: counts by split and kind, and each problem."""
-    for split, kinds in finding.counts.items():
-        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        RESULT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
-    for problem in finding.problems:
-        RESULT.print(f"[red]{escape(problem)}[/]")
-    RESULT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
-
-
 def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     """What is in the data on one screen, and each kind of finding with lines and fix; with ``as_json`` one object."""
     if as_json:
@@ -202,6 +304,26 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     RESULT.print("No errors." if diagnosis.sound else "[red]There are errors.[/]")
 
 
+def print_conformance(held: Conformance) -> None:
+    """What was compared, and how it came out."""
+    RESULT.print(f"{held.equal} of {held.turns} turns are served in the tokens that they were trained in")
+    RESULT.print(
+        f"{held.differing} of {held.prompts} answers differ between merged weights and the adapter at run time"
+    )
+    for shown in held.unequal:
+        RESULT.print(escape(f"differs after: {shown}"))
+
+
+def print_validation(finding: Validation) -> None:
+    """What ``validate`` found: counts by split and kind, and each problem."""
+    for split, kinds in finding.counts.items():
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        RESULT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
+    for problem in finding.problems:
+        RESULT.print(f"[red]{escape(problem)}[/]")
+    RESULT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+
+
 def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """What was trained, how fast, and how to ask it something."""
     if as_json:
@@ -213,3 +335,19 @@ def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> 
         f"{manifest['trained_parameters'] / 1e6:.1f} M parameters trained."
     )
     RESULT.print(f'{escape(str(out))} is complete. Ask it: fireact ask "QUESTION" --agent {escape(str(out))}')
+
+
+def print_conversion(report: Mapping[str, Any]) -> None:
+    """What was converted, what was damaged and what was dropped; a trainer's entry alone goes to standard output."""
+    NOTES.print(
+        f"{report['from']} -> {report['to']}: {report['trajectories']} episodes, {report['rows']} rows in "
+        f"{escape(str(report['out']))} ({escape(', '.join(f'{name} {n}' for name, n in report['counts'].items()))})"
+    )
+    for kind, found in report["damage"].items():
+        rows = ", ".join(str(row["row"]) for row in found["first"])
+        done = "repaired" if kind in report["fixed"] else "left out" if kind == "unreadable" else "kept"
+        NOTES.print(f"  damage: {kind}: {found['n']}, {done} (rows {rows}{', ...' if found['n'] > 3 else ''})")
+    for kind, count in report["dropped"].items():
+        NOTES.print(f"  dropped: {kind}: {count} of {report['trajectories']}")
+    if "trainer" in report:
+        print(report["trainer"])

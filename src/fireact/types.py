@@ -80,13 +80,17 @@ class Step:
 
 
 class Observation(str):
-    """What a tool said, with the kind of noise that was done to it (``noise``), for tools that disturb others."""
+    """What a tool said, with what is known of the call: the ``noise`` done to it, and the ``seconds`` that it took.
+
+    A tool may return a plain ``str`` as well; then there was no noise, and whoever calls it takes the time.
+    """
 
     noise: str | None
+    seconds: float | None
 
-    def __new__(cls, text: str, noise: str | None = None) -> Observation:
+    def __new__(cls, text: str, noise: str | None = None, seconds: float | None = None) -> Observation:
         self = super().__new__(cls, text)
-        self.noise = noise
+        self.noise, self.seconds = noise, seconds
         return self
 
 
@@ -226,10 +230,17 @@ def answer_of(steps: Sequence[Step]) -> str | None:
 
 
 class Task(Protocol):
-    """A named set of Examples in splits, and how an answer is scored (``em`` and ``f1`` at least, in [0, 1])."""
+    """A named set of Examples in splits, and how an answer is scored (``em`` and ``f1`` at least, in [0, 1]).
 
-    name: str
-    limits: Limits
+    It may have ``splits``, the names of those that there are, and ``prompts``, the name of the task whose few-shot
+    examples are shown for it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limits(self) -> Limits: ...
 
     def examples(self, split: str) -> Sequence[Example]: ...
 
@@ -243,9 +254,14 @@ class Tool(Protocol):
     the tool that one episode uses (``key`` names the task and question).
     """
 
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
 
     def __call__(self, **arguments: Any) -> str: ...
 
@@ -257,7 +273,8 @@ class LM(Protocol):
     ConfigError when it is offered some.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def complete(
         self,
@@ -272,9 +289,17 @@ class LM(Protocol):
 
 
 class Renderer(Protocol):
-    """Turns structure into messages and LM text into structure; inference and training share it."""
+    """Turns structure into messages and LM text into structure; inference and training share it.
 
-    name: str
+    A ``native`` one works with tool calls instead of text actions. ``read`` gives the steps of a completion: one, or
+    several (all but the first ``joined``) where the LM made several calls at once; never none.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def native(self) -> bool: ...
 
     def prompt(
         self,
@@ -287,12 +312,15 @@ class Renderer(Protocol):
 
     def parse(self, text: str) -> Step: ...
 
+    def read(self, completion: Completion) -> list[Step]: ...
+
     def sample(self, trajectory: Trajectory) -> list[Message]: ...
 
 
 class Method(Protocol):
     """A prompting method: yields the Steps of one episode. It is given the question only, never the gold answer."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]: ...

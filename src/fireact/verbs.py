@@ -6,24 +6,28 @@ Every function has one shape: ``verb(config, out, *, force, progress) -> manifes
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from fireact.errors import DataError
 from fireact.progress import SILENT, Progress
-from fireact.store import read_config
+from fireact.store import read_config, settings_from
 
 Verb = Callable[..., dict[str, Any]]
 
 VERBS = {
     "collect": "fireact.collection:CollectConfig:collect",
+    "record": "fireact.recording.run:RecordConfig:conclude",
     "mix": "fireact.data:MixConfig:mix",
     "doctor": "fireact.data.repair:DoctorConfig:repair",
     "train": "fireact.training.run:TrainConfig:train",
+    "tune": "fireact.hosted.run:TuneConfig:tune",
+    "prefer": "fireact.training.preference:PreferConfig:prefer",
+    "improve": "fireact.improvement:ImproveConfig:improve",
     "eval": "fireact.evaluation.run:EvalConfig:evaluate",
     "report": "fireact.reporting.run:ReportConfig:report",
+    "export": "fireact.serving.export:ExportConfig:export",
     "quickstart": "fireact.line:QuickstartConfig:quickstart",
 }
 
@@ -35,30 +39,14 @@ def load(verb: str) -> tuple[type[Any], Verb]:
     return getattr(module, config), getattr(module, function)
 
 
-def resume(out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
-    """Go on with a run directory by nothing but its path. Raises DataError when it is none, or its settings are odd."""
-    settings = read_config(out)
+def resume(out: Path, *, budget: str | None = None, progress: Progress = SILENT) -> dict[str, Any]:
+    """Go on with a run directory by nothing but its path, with another ``budget`` where it was spent.
+
+    Raises DataError when it is none, or its settings are odd.
+    """
+    settings = read_config(out) | ({} if budget is None else {"budget": budget})
     verb = str(settings.pop("verb", ""))
     if verb not in VERBS:
         raise DataError(f"{out / 'config.toml'} names the verb {verb!r}. Known: {', '.join(VERBS)}.")
     config_class, function = load(verb)
     return function(settings_from(config_class, settings, out), out, progress=progress)
-
-
-def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
-    """Settings read from TOML as the dataclass they were written from."""
-    hints = get_type_hints(config_class)
-    unknown = set(settings) - {field.name for field in fields(config_class)}
-    if unknown:
-        raise DataError(
-            f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}."
-        )
-    values = {
-        name: settings_from(hints[name], value, out) if is_dataclass(hints[name]) else _frozen(value)
-        for name, value in settings.items()
-    }
-    return config_class(**values)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

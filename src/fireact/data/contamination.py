@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 
 from fireact.agents import load_task
 from fireact.errors import ConfigError, DataError, FireactError
+from fireact.names import known
 from fireact.tasks.scoring import normalise
+from fireact.types import Task
 
 SPLITS = ("dev", "test")
 RUN = 5
@@ -80,29 +83,35 @@ def prepare(name: str, questions: Iterable[str]) -> EvaluationSet:
 
 @cache
 def sets_against(against: str) -> tuple[EvaluationSet, ...]:
-    """The sets that ``--against`` means: a file of questions, or the held-out splits of a task. Raises ConfigError."""
+    """The sets that ``--against`` means: a file of questions, TASK:SPLIT, or TASK for its held-out splits.
+
+    Raises ConfigError for a task or split that there is not.
+    """
     if Path(against).is_file():
         return (prepare(against, questions_of(Path(against))),)
-    return tuple(prepare(f"{against} {split}", found) for split, found in _splits(against))
+    name, _, split = against.rpartition(":")
+    if name in known("task"):
+        return (prepare(against, _questions(load_task(name), split)),)
+    task, found = load_task(against), []
+    for held in SPLITS:
+        with suppress(ConfigError):  # a task need not have every split
+            found.append(prepare(f"{against} {held}", _questions(task, held)))
+    return tuple(found)
 
 
 @cache
 def held_out_of(task: str) -> tuple[EvaluationSet, ...]:
-    """The held-out splits of a task that data names; none where it is no task that can be loaded here."""
+    """The held-out splits of a task that data names; none where its questions are not on this machine."""
     try:
+        if getattr(load_task(task), "folder", "") is None:  # its questions would be fetched from a hub, unasked
+            return ()
         return sets_against(task)
     except FireactError:
         return ()
 
 
-def _splits(name: str) -> Iterator[tuple[str, Sequence[str]]]:
-    task = load_task(name)
-    for split in SPLITS:
-        try:
-            questions = [example.question for example in task.examples(split)]
-        except ConfigError:  # a task need not have every split
-            continue
-        yield split, questions
+def _questions(task: Task, split: str) -> list[str]:
+    return [example.question for example in task.examples(split)]
 
 
 def questions_of(path: Path) -> list[str]:

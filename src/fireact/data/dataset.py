@@ -13,8 +13,10 @@ from pathlib import Path
 
 from fireact.data import selection
 from fireact.data.filters import Filter, Predicate, predicate
+from fireact.data.sources import is_own
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
+from fireact.formats.read import read_any
 from fireact.store import MANIFEST, read_manifest, read_trajectories, shown
 from fireact.types import Trajectory
 
@@ -28,8 +30,8 @@ class Dataset:
 
     @classmethod
     def read(cls, path: Path) -> Dataset:
-        """Read a run directory or JSONL file. Raises DataError where two lines are the same episode."""
-        read = sorted(read_trajectories(path), key=selection.identity)
+        """Read a run directory, or a file in any known format. Raises DataError where two lines are the same episode."""
+        read = sorted(read_trajectories(path) if is_own(path) else read_any(path), key=selection.identity)
         for one, other in pairwise(read):
             if selection.identity(one) == selection.identity(other):
                 raise DataError(f"{path} holds the episode {one.key} twice. Delete one of the two lines.")
@@ -59,9 +61,9 @@ class Dataset:
         return self._chosen(drawn[selection.shuffled(drawn, seed)], f"take {n}, seed {seed}")
 
     def best_of(self, n: int = 1) -> Dataset:
-        """The ``n`` best of each question and method: successes first, then the shortest, then the least repaired."""
+        """The ``n`` best of each question: successes first, then the shortest, then the least repaired."""
         table = self._table()
-        return self._chosen(table[selection.best(table, n)], f"best of {n}")
+        return self._chosen(table[selection.best(table, n)], f"best {n} of each question")
 
     def balance(self, by: str, *, seed: int, n: int | None = None) -> Dataset:
         """As many of each task, method or difficulty: those of the scarcest, or ``n`` in all. Raises ConfigError."""

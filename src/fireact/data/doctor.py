@@ -21,16 +21,19 @@ from fireact.data.duplicates import HASHES, near, signature
 from fireact.data.findings import KINDS, Bounds, check
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.measure import lengths, load_tokenizer
-from fireact.data.selection import digest, identity
+from fireact.data.selection import digest, identity, question
+from fireact.data.sources import own_files
 from fireact.errors import DataError
 from fireact.progress import SILENT, Progress
 from fireact.render.react import turn
-from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest, trajectory_file
+from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
 SHOWN = 20
 """Lines that are kept of each kind of finding."""
-DROPPED = ("unreadable", "repeated episode", "exact duplicate", "contaminated")
+EVALUATION_ONLY = ("geo-compose",)
+"""Tasks that no data may overlap, whether it is of them or not."""
+DROPPED = ("unreadable", "fault", "repeated episode", "exact duplicate", "contaminated")
 """Kinds for which a repaired copy leaves the line out."""
 
 
@@ -51,10 +54,6 @@ class DoctorConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
-
-    @property
-    def file(self) -> Path:
-        return trajectory_file(Path(self.data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
         lines.append(entry.line)
         offsets.append((entry.offset, len(entry.raw)))
         digests.append(
-            (digest(identity(one)), _content(one), digest(f"{one.task}/{one.example.id}"), digest(one.method))
+            (digest(identity(one)), _content(one), digest(question(one)), digest(one.method))
         )
         tokens.append(length)
         signatures.append(signature(written(one))[None])
@@ -184,11 +183,11 @@ def overlaps(block: Block, against: tuple[str, ...], tasks: tuple[str, ...]) -> 
     found = []
     for entry in entries(block):
         if entry.trajectory is not None:
-            question = entry.trajectory.example.question
-            if question not in known:
-                known[question] = next((one.name for one in sets if one.overlaps(question)), "")
-            if known[question]:
-                found.append((entry.line, known[question]))
+            asked = entry.trajectory.example.question
+            if asked not in known:
+                known[asked] = next((one.name for one in sets if one.overlaps(asked)), "")
+            if known[asked]:
+                found.append((entry.line, known[asked]))
     return found
 
 
@@ -196,26 +195,32 @@ def evaluation_sets(against: tuple[str, ...], tasks: tuple[str, ...]) -> list[Ev
     """The sets given, or the held-out splits of the tasks. Raises ConfigError for one that is given and unknown."""
     if against:
         return [one for name in against for one in sets_against(name)]
-    return [one for task in tasks for one in held_out_of(task)]
+    return [one for task in dict.fromkeys((*tasks, *EVALUATION_ONLY)) for one in held_out_of(task)]
 
 
 def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
     """Look at everything. Raises DataError when the file cannot be read or is empty."""
+    with own_files([Path(config.data)]) as (file,):
+        return diagnose_file(config, file, progress=progress)
+
+
+def diagnose_file(config: DoctorConfig, file: Path, *, progress: Progress = SILENT) -> Diagnosis:
+    """Look at everything in the lines of ``file``, which hold the data."""
     if config.student:
         load_tokenizer(config.student)
-    parts, found = _examined(config, progress)
+    parts, found = _examined(config, file, progress)
     n = sum(len(part.lines) for part in parts)
     if not n and not found:
-        raise DataError(f"{config.file} holds no trajectories.")
+        raise DataError(f"{config.data} holds no trajectories.")
     lines, digests, offsets, tokens, signatures = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("lines", "digests", "offsets", "tokens", "signatures")
     )
     groups = _summed(parts)
-    found += _repeated(lines, digests, offsets, config.file)
-    found += _near(lines, digests, offsets, signatures, config.file)
+    found += _repeated(lines, digests, offsets, file)
+    found += _near(lines, digests, offsets, signatures, file)
     tasks = tuple(sorted({name.rpartition("/")[0] for name in groups}))
-    found += _contaminated(config, tasks, progress)
+    found += _contaminated(config, file, tasks, progress)
     sets = [one.name for one in evaluation_sets(tuple(config.against), tasks)]
     note = (
         f"questions compared with: {', '.join(sets)}" if sets else "no evaluation set to compare with; give --against"
@@ -234,12 +239,12 @@ def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
     )
 
 
-def _examined(config: DoctorConfig, progress: Progress) -> tuple[list[Part], list[tuple[int, str, str]]]:
+def _examined(config: DoctorConfig, file: Path, progress: Progress) -> tuple[list[Part], list[tuple[int, str, str]]]:
     """All blocks, with line numbers of the file, and what each line showed on its own."""
     bounds, parts, found, before = bounds_of(config), [], [], 0
-    jobs = [(block, config, bounds) for block in blocks(config.file)]
+    jobs = [(block, config, bounds) for block in blocks(file)]
     progress.start("doctor", total=len(jobs))
-    for part in in_order(examine, jobs, workers=processes(config.workers, [config.file])):
+    for part in in_order(examine, jobs, workers=processes(config.workers, [file])):
         found += [(before + line, kind, what) for line, kind, what in part.found]
         part.found = []
         part.lines += before
@@ -320,13 +325,13 @@ def _read(path: Path, place: npt.NDArray[np.int64]) -> Trajectory:
         return parse_trajectory(file.read(int(place[1])))
 
 
-def _contaminated(config: DoctorConfig, tasks: tuple[str, ...], progress: Progress) -> list[tuple[int, str, str]]:
+def _contaminated(config: DoctorConfig, file: Path, tasks: tuple[str, ...], progress: Progress) -> list[tuple[int, str, str]]:
     against = tuple(config.against)
     if not evaluation_sets(against, tasks):  # read here, so that processes that are forked off have them
         return []
-    every = blocks(config.file)
+    every = blocks(file)
     found, before = [], 0
-    workers = processes(config.workers, [config.file])
+    workers = processes(config.workers, [file])
     ends = (len(raw_lines(block)) for block in every)
     jobs = [(block, against, tasks) for block in every]
     progress.start("doctor: questions", total=len(jobs))

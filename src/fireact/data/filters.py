@@ -61,7 +61,7 @@ _NAMED: dict[str, Predicate] = {
     "finished": lambda trajectory: trajectory.stop == "finish",
     "no_repeats": _no_repeats,
     "no_repairs": lambda trajectory: not any(step.repairs for step in trajectory.steps),
-    "no_noise": lambda trajectory: all(step.noise is None for step in trajectory.steps),
+    "undisturbed": lambda trajectory: all(step.noise is None for step in trajectory.steps),
     "learnable": learnable,
 }
 

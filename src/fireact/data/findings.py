@@ -30,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "repeated episode": Kind("error", "episodes that are there twice", "--fix keeps the first"),
     "contaminated": Kind("error", "questions that overlap an evaluation set", "--fix leaves them out"),
     "secret": Kind("error", "keys and tokens", "--fix blots them out; withdraw the key where it was issued"),
+    "fault": Kind("error", "episodes that a fault of tools or models ended", "--fix leaves them out"),
     "no action": Kind("error", "steps without a readable action", "--fix gives them weight 0; or mix --weigh-bad 0"),
     "unknown tool": Kind("error", "calls of a tool or arguments unknown", "--fix gives them weight 0; or mix --weigh-bad 0"),
     "nothing to learn": Kind("error", "trajectories without a step to learn", "--fix leaves them out"),
@@ -75,6 +76,9 @@ class Bounds:
 
 def check(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
     """Everything that is wrong with one trajectory on its own; steps of weight 0 are not learned, so not judged."""
+    if trajectory.stop == "error":
+        yield "fault", str(trajectory.error)[:60]
+        return
     yield from _steps(trajectory, bounds)
     yield from _answer(trajectory)
     texts = "\n".join(strings(trajectory.to_dict()))
@@ -98,6 +102,8 @@ def _steps(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
         elif fault == "unknown tool or arguments" and step.action is not None:
             yield "unknown tool", f"step {number}: {step.action.name[:40]}"
         if not step.thought.strip():
+            if step.joined or trajectory.method == "io":  # which are written without one
+                continue
             yield "empty thought", f"step {number}"
         elif step.thought in seen:
             yield "repeated thought", f"step {number}: {step.thought[:40]!r}"

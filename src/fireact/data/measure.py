@@ -24,8 +24,8 @@ def lengths(trajectory: Trajectory, student: str) -> tuple[int, int]:
     if not any(message.train for message in messages):
         return _estimate(messages), 0
     tokenizer, ends = load_tokenizer(student)
-    sample = encode(messages, tokenizer, ends=ends)
-    return len(sample.input_ids), sample.targets
+    samples = encode(messages, tokenizer, ends=ends)
+    return sum(len(sample.input_ids) for sample in samples), sum(sample.targets for sample in samples)
 
 
 def _estimate(messages: Sequence[Message]) -> int:

@@ -22,15 +22,15 @@ from fireact.data import selection
 from fireact.data.dataset import past
 from fireact.data.filters import predicate
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
-from fireact.data.recipes import read_recipe
 from fireact.data.selection import Index, Table
+from fireact.data.sources import mixture_values, own_files
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, parse_trajectory, shown, trajectory_file
+from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, parse_trajectory, shown
 from fireact.types import Trajectory
 
-HOLDOUT = "holdout.jsonl"
+HELD_OUT = "holdout.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class MixConfig:
     """Settings of ``mix``: what is read, which filters hold, and how many of each "task/method" (all when empty).
 
     ``take`` are counts, or proportions of ``n``; ``weights`` are proportions of ``n``, or of as many as there are;
-    ``balance`` takes as many of each task, method or difficulty. ``best_of`` keeps so many of each question and method
-    before that (0 is all). ``holdout`` is the share of each task's questions whose trajectories go to a second file.
+    ``balance`` takes as many of each task, method or difficulty. ``best_of`` keeps so many of each question before
+    that (0 is all). ``holdout`` is the share of each task's questions whose trajectories go to a second file, first of all.
     ``weigh_bad`` 0 keeps disturbed, faulty and repeated steps as context that is not learned. ``workers`` 0 is by size.
     """
 
@@ -61,13 +61,13 @@ class MixConfig:
         _check(self)
 
 
-def recipe(name: str | Path) -> dict[str, Any]:
-    """The settings of a recipe (a name, or a TOML file) as arguments of MixConfig. Raises ConfigError for others."""
-    found = read_recipe(name)
-    own = [entry.name for entry in fields(MixConfig) if entry.name != "sources"]
+def read_mixture(name: str | Path) -> dict[str, Any]:
+    """A shipped mixture by name, or a TOML file, as arguments of MixConfig. Raises ConfigError for other settings."""
+    found = mixture_values(name)
+    known = [entry.name for entry in fields(MixConfig) if entry.name != "sources"]
     for key in found:
-        if key not in own:
-            raise unknown(f"setting in the recipe {name}:", key, own)
+        if key not in known:
+            raise unknown(f"setting of the mixture {name}:", key, known)
     return found
 
 
@@ -114,28 +114,34 @@ def _check_types(config: MixConfig) -> None:
 
 def mix(config: MixConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the mixture into ``out`` and return the manifest, which carries its history and the hashes of its sources."""
-    with RunDir(out, verb="mix", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="mix", settings=asdict(config), force=force, free=("workers",)) as run:
         if run.complete:
             return run.manifest
-        stamps = [_stamp(trajectory_file(Path(source))) for source in config.sources]
-        table, history = _scanned(config, progress)
-        table, history = _chosen(table, config, history)
-        held = selection.held_out(table, config.holdout, config.seed) if config.holdout else np.zeros(len(table), bool)
+        with own_files([Path(source) for source in config.sources], skip=config.skip_bad) as files:
+            facts = _mixed(config, files, run.path, progress)
+        return run.finish(**facts)
+
+
+def _mixed(config: MixConfig, files: Sequence[Path], out: Path, progress: Progress) -> dict[str, Any]:
+    stamps = [_stamp(file) for file in files]
+    table, history = _scanned(config, files, progress)
+    held = np.zeros(len(table), bool)
+    if config.holdout:
+        held = selection.held_out(table, config.holdout, config.seed)
+        rest, what = int((~held).sum()), f"hold out {config.holdout:g} of the questions, seed {config.seed}"
+        history = (*history, f"{what}: {len(table)} -> {rest}")
+    apart = table[held][selection.shuffled(table[held], config.seed)]
+    table, history = _chosen(table[~held], config, history)
+    with ThreadPoolExecutor(1) as beside:
+        hashes = beside.map(_source_hash, map(Path, config.sources), files)
+        _copy(out / TRAJECTORIES, table, files, config)
         if config.holdout:
-            rest = len(table) - int(held.sum())
-            what = f"hold out {config.holdout:g} of the questions, seed {config.seed}"
-            history = (*history, f"{what}: {len(table)} -> {rest} and {len(table) - rest} in {HOLDOUT}")
-        with ThreadPoolExecutor(1) as beside:
-            hashes = beside.map(lambda source: file_hash(trajectory_file(Path(source))), config.sources)
-            _copy(run.path / TRAJECTORIES, table[~held], config, progress)
-            if config.holdout:
-                _copy(run.path / HOLDOUT, table[held], config, progress)
-            found = dict(zip(config.sources, hashes, strict=True))
-        if stamps != [_stamp(trajectory_file(Path(source))) for source in config.sources]:
-            raise DataError("a source was written to while it was mixed. Run mix again when it is complete.")
-        progress.say(f"mix: {'; '.join(history)}")
-        facts = {"held_out": _counts(table[held])} if config.holdout else {}
-        return run.finish(counts=_counts(table[~held]), history=list(history), sources=found, **facts)
+            _copy(out / HELD_OUT, apart, files, config)
+        sources = dict(zip(config.sources, hashes, strict=True))
+    if stamps != [_stamp(file) for file in files]:
+        raise DataError("a source was written to while it was mixed. Run mix again when it is complete.")
+    progress.say(f"mix: {'; '.join(history)}")
+    return {"counts": _counts(table), "held_out": len(apart), "history": list(history), "sources": sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +180,11 @@ def scan(block: Block, where: tuple[str, ...]) -> Scan:
     return Scan(table, np.array(keys, "u8"), np.array(lines, "u4"), tuple(passed), tuple(bad), len(raw))
 
 
-def _scanned(config: MixConfig, progress: Progress) -> tuple[Table, tuple[str, ...]]:
+def _scanned(config: MixConfig, paths: Sequence[Path], progress: Progress) -> tuple[Table, tuple[str, ...]]:
     """The rows of all sources that pass the filters, and the history so far. Raises DataError for a bad line or a repeat."""
     where = (*config.where, *(["learnable"] if config.weigh_bad == 0 else []))
     for text in where:
         predicate(text)  # a wrong filter is said before anything is read
-    paths = [trajectory_file(Path(source)) for source in config.sources]
     workers = processes(config.workers, paths)
     tables, keys, places, history = [], [], [], []
     passed = np.zeros(len(where) + 1, dtype=np.int64)
@@ -241,7 +246,7 @@ def _chosen(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[
     """What is taken of the rows, in its final order. Raises ConfigError when there is not enough, or nothing."""
     if config.best_of:
         kept = table[selection.best(table, config.best_of)]
-        history = (*history, f"best of {config.best_of}: {len(table)} -> {len(kept)}")
+        history = (*history, f"best {config.best_of} of each question: {len(table)} -> {len(kept)}")
         table = kept
     if not len(table):
         raise ConfigError(f"nothing is left to train on ({'; '.join(history)}). Loosen --where.")
@@ -276,26 +281,30 @@ def _drawn(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[I
     return index, f"{words} {', '.join(f'{name} {count}' for name, count in wanted.items())}"
 
 
-def _copy(path: Path, table: Table, config: MixConfig, progress: Progress) -> None:
+def _copy(path: Path, table: Table, files: Sequence[Path], config: MixConfig) -> None:
     """Write the lines of the rows in their order."""
     with jsonl.replacing(path) as out:
-        for line in _copied(table, config):
+        for line in _copied(table, files, config):
             out.write(line + b"\n")
 
 
-def _copied(table: Table, config: MixConfig) -> Iterator[bytes]:
-    files = [os.open(trajectory_file(Path(source)), os.O_RDONLY) for source in config.sources]
+def _copied(table: Table, files: Sequence[Path], config: MixConfig) -> Iterator[bytes]:
+    opened = [os.open(file, os.O_RDONLY) for file in files]
     try:
         columns = (table.rows[name] for name in ("source", "offset", "length", "bad"))
         for row in zip(*columns, strict=True):
             source, offset, length, bad = map(int, row)
-            line = os.pread(files[source], length, offset)
+            line = os.pread(opened[source], length, offset)
             if bad and config.weigh_bad != 1:
                 line = jsonl.dumps(weighed(parse_trajectory(line), config.weigh_bad).to_dict()).encode()
             yield line
     finally:
-        for file in files:
-            os.close(file)
+        for number in opened:
+            os.close(number)
+
+
+def _source_hash(source: Path, file: Path) -> str:
+    return file_hash(source if source.is_file() else file)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -15,9 +15,10 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.data.dataset import past
-from fireact.data.doctor import DoctorConfig, bounds_of, diagnose
+from fireact.data.doctor import DoctorConfig, bounds_of, diagnose_file
 from fireact.data.findings import Bounds, blotted, known_tools, sensitive, strings
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
+from fireact.data.sources import own_files
 from fireact.data.steps import faults
 from fireact.progress import SILENT, Progress
 from fireact.store import TRAJECTORIES, RunDir, file_hash, shown
@@ -31,37 +32,43 @@ Change = dict[str, Any]
 
 def repair(config: DoctorConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the repaired copy and the log of changes into ``out`` and return the manifest."""
-    with RunDir(out, verb="doctor", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="doctor", settings=asdict(config), force=force, free=("workers",)) as run:
         if run.complete:
             return run.manifest
-        diagnosis = diagnose(config, progress=progress)
-        changed: Counter[str] = Counter()
-        kept = 0
-        with jsonl.replacing(run.path / TRAJECTORIES) as file, jsonl.replacing(run.path / CHANGES) as log:
-            for lines, changes in _repaired(config, diagnosis.drops):
-                kept += len(lines)
-                file.writelines(line + b"\n" for line in lines)
-                log.writelines(jsonl.dumps(change).encode() + b"\n" for change in changes)
-                changed.update(change["change"] for change in changes)
+        with own_files([Path(config.data)]) as (source,):
+            diagnosis = diagnose_file(config, source, progress=progress)
+            kept, changed = _write(config, source, diagnosis.drops, run.path)
+            digest = file_hash(Path(config.data) if Path(config.data).is_file() else source)
         history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}"]
         history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items())]
         return run.finish(
             history=[*history, f"doctor --fix: {diagnosis.n} -> {kept}"],
-            sources={config.data: file_hash(config.file)},
+            sources={config.data: digest},
             changes=dict(changed),
         )
 
 
-def _repaired(config: DoctorConfig, drops: Mapping[int, str]) -> Iterator[tuple[list[bytes], list[Change]]]:
+def _write(config: DoctorConfig, source: Path, drops: Mapping[int, str], out: Path) -> tuple[int, Counter[str]]:
+    kept, changed = 0, Counter[str]()
+    with jsonl.replacing(out / TRAJECTORIES) as file, jsonl.replacing(out / CHANGES) as log:
+        for lines, changes in _repaired(config, source, drops):
+            kept += len(lines)
+            file.writelines(line + b"\n" for line in lines)
+            log.writelines(jsonl.dumps(change).encode() + b"\n" for change in changes)
+            changed.update(change["change"] for change in changes)
+    return kept, changed
+
+
+def _repaired(config: DoctorConfig, file: Path, drops: Mapping[int, str]) -> Iterator[tuple[list[bytes], list[Change]]]:
     before = 0
     bounds, jobs = bounds_of(config), []
-    for block in blocks(config.file):
+    for block in blocks(file):
         end = before + len(raw_lines(block))
         jobs.append(
             (block, before, {line: drops[line] for line in range(before + 1, end + 1) if line in drops}, bounds)
         )
         before = end
-    return in_order(mend, jobs, workers=processes(config.workers, [config.file]))
+    return in_order(mend, jobs, workers=processes(config.workers, [file]))
 
 
 def mend(block: Block, before: int, drops: dict[int, str], bounds: Bounds) -> tuple[list[bytes], list[Change]]:

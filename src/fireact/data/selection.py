@@ -74,6 +74,11 @@ def identity(trajectory: Trajectory) -> str:
     return f"{trajectory.key}\0{trajectory.model}"
 
 
+def question(trajectory: Trajectory) -> str:
+    """Names a question over all methods, models and seeds that answered it."""
+    return f"{trajectory.task}/{trajectory.example.id}"
+
+
 def table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
     """The rows of trajectories, each with its line number, offset and length."""
     groups: dict[str, int] = {}
@@ -81,7 +86,7 @@ def table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
     rows = [
         (
             digest(identity(one)),
-            digest(f"{one.task}/{one.example.id}"),
+            digest(question(one)),
             offset,
             length,
             line,
@@ -134,14 +139,13 @@ def sample(found: Table, within: Index, n: int, seed: int) -> Index:
 
 
 def best(found: Table, n: int) -> Index:
-    """The ``n`` best of each question and method: successes before failures, shorter first, fewer repairs first."""
+    """The ``n`` best of each question: successes before failures, shorter first, fewer repairs first."""
     rows = found.rows
-    order = np.lexsort((rows["key"], rows["repairs"], rows["steps"], ~rows["em"], rows["group"], rows["example"]))
+    order = np.lexsort((rows["key"], rows["repairs"], rows["steps"], ~rows["em"], rows["example"]))
     if not len(order):
         return order
-    same = rows[order]
-    first = np.r_[True, (same["example"][1:] != same["example"][:-1]) | (same["group"][1:] != same["group"][:-1])]
-    starts = np.flatnonzero(first)
+    same = rows["example"][order]
+    starts = np.flatnonzero(np.r_[True, same[1:] != same[:-1]])
     place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     return np.sort(order[place < n])
 

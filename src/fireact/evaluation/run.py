@@ -6,23 +6,30 @@ It is the very rollout that trajectories are collected with; only the agent and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import FEW_SHOT, Model, build, load_model, load_task, load_tools
-from fireact.collection import fingerprints, run_missing
+from fireact.agents import FEW_SHOT, Model, build, load_model, load_task, load_tools, whole_task
+from fireact.cache import FILE as CALLS
+from fireact.cache import CallCache
+from fireact.collection import FREE, budget_of, fingerprints, run_missing
 from fireact.episodes import Episode
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise
+from fireact.models.limits import Endpoint
 from fireact.progress import SILENT, Progress
 from fireact.store import RunDir, absolute, read_trajectories
-from fireact.types import Usage
+from fireact.tasks.order import in_order
+from fireact.types import Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Settings of ``eval``; ``examples`` in the prompt: None means 3 for a prompted LM and 0 for a fine-tuned one."""
+    """Settings of ``eval``; ``examples`` in the prompt: None means 3 for a prompted LM and 0 for a fine-tuned one.
+
+    The others are as in ``collect``, but an agent is measured as it is: nothing is repaired unless ``repairs`` says so.
+    """
 
     agent: str
     tasks: Sequence[str] = ("geo-hop", "geo-compose")
@@ -31,23 +38,40 @@ class EvalConfig:
     examples: int | None = None
     tools: Sequence[str] = ("search",)
     split: str = "test"
+    order: str = "file"
     seed: int = 0
     temperature: float = 0.0
+    repairs: int = 0
+    native: bool = False
+    calls: str = "record"
+    cache: str | None = None
+    budget: str | None = None
+    endpoint: Endpoint = field(default_factory=Endpoint)
     workers: int = 16
 
     def __post_init__(self) -> None:
         if Path(self.agent).is_dir():
             object.__setattr__(self, "agent", absolute(self.agent))
+        object.__setattr__(self, "tasks", tuple(map(whole_task, self.tasks)))
+        if self.cache is not None:
+            object.__setattr__(self, "cache", absolute(self.cache))
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
-    model = load_model(config.agent, slots=config.workers)
+    cache = CallCache(Path(config.cache or out / CALLS), config.calls)
+    model = load_model(
+        config.agent,
+        slots=config.workers,
+        cache=cache,
+        endpoint=config.endpoint,
+        budget=budget_of(config.budget, Usage() if force else cache.spent()),
+    )
     if model.tuned and config.method == "cot":
         raise ConfigError("a fine-tuned agent chooses its method itself; --method cot would be ignored. Leave it out.")
-    tools = load_tools(config.tools)
-    episodes = {name: _episodes(name, config, model, tools) for name in config.tasks}
-    with RunDir(out, verb="eval", settings=asdict(config), force=force) as run:
+    tools = load_tools(config.tools, cache)
+    episodes = {name: _episodes(task, config, model, tools) for name, task in _tasks(config.tasks).items()}
+    with RunDir(out, verb="eval", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
         everything = [episode for part in episodes.values() for episode in part]
@@ -57,7 +81,7 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             model.close()
         kept = list(read_trajectories(run.path))
         results = {}
-        for name in config.tasks:
+        for name in episodes:
             own = [trajectory for trajectory in kept if trajectory.task == name]
             wall_seconds = wall_share * sum(trajectory.seconds for trajectory in own)
             results[name] = summarise(own, wall_seconds=wall_seconds).to_dict()
@@ -71,15 +95,32 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         )
 
 
-def _episodes(task_name: str, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
-    task = load_task(task_name)
+def _tasks(specs: Sequence[str]) -> dict[str, Task]:
+    """The tasks by their own names, which may be shorter than what was typed."""
+    found: dict[str, Task] = {}
+    for spec in specs:
+        task = load_task(spec)
+        if task.name in found:
+            raise ConfigError(f"two tasks are named {task.name!r}; results tell tasks apart by name. Leave one out.")
+        found[task.name] = task
+    return found
+
+
+def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
     agent = build(
-        model, task, method=config.method, tools=tools, examples=config.examples, temperature=config.temperature
+        model,
+        task,
+        method=config.method,
+        tools=tools,
+        examples=config.examples,
+        temperature=config.temperature,
+        repairs=config.repairs,
+        native=config.native,
     )
-    examples = task.examples(config.split)
+    examples = in_order(task.examples(config.split), config.order)
     if config.n > len(examples):
         raise ConfigError(
-            f"{task_name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n."
+            f"{task.name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n."
         )
     return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fireact.methods.react import EpisodeExample
-from fireact.render.react import STOP, ReActRenderer
+from fireact.methods.react import EpisodeExample, ask
+from fireact.render.react import ReActRenderer
 from fireact.types import LM, Renderer, Step, Tool
 
 
@@ -20,8 +20,9 @@ class CoT:
     instructions: str = ""
     examples: Sequence[EpisodeExample] = ()
     renderer: Renderer = field(default_factory=ReActRenderer)
+    repairs: int = 0
     name: str = "cot"
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
         messages = self.renderer.prompt(question, instructions=self.instructions, examples=self.examples)
-        yield self.renderer.parse(lm.complete(messages, stop=STOP, seed=seed).text)
+        yield ask(lm, messages, renderer=self.renderer, tools={}, seed=seed, repairs=self.repairs)[0]

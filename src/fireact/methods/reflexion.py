@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fireact.methods.react import EpisodeExample, act, finished
-from fireact.render.react import REFLECT, REFLECTION, STOP, ReActRenderer
+from fireact.methods.react import EpisodeExample, act, ask, finished
+from fireact.render.react import REFLECT, REFLECTION, ReActRenderer
 from fireact.types import LM, Limits, Message, Renderer, Step, Tool
 
 
@@ -22,6 +22,7 @@ class Reflexion:
     examples: Sequence[EpisodeExample] = ()
     renderer: Renderer = field(default_factory=ReActRenderer)
     reflect_at: tuple[int, ...] = Limits().reflect_at
+    repairs: int = 0
     name: str = "reflexion"
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
@@ -31,9 +32,13 @@ class Reflexion:
             reflection = self._reflect(messages, lm, seed) if steps and len(steps) + 1 in self.reflect_at else ""
             if reflection:
                 messages = _with(messages, f"{REFLECTION} {reflection}")
-            step = self.renderer.parse(lm.complete(messages, stop=STOP, seed=seed).text)
-            steps.append(act(replace(step, thought=f"{reflection} {step.thought}".strip()), tools))
-            yield steps[-1]
+            found = ask(lm, messages, renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs)
+            found[0] = replace(found[0], thought=f"{reflection} {found[0].thought}".strip())
+            for step in found:
+                steps.append(act(step, tools))
+                yield steps[-1]
+                if finished(step):
+                    return
 
     def _reflect(self, messages: Sequence[Message], lm: LM, seed: int) -> str:
         request = f"{REFLECT} the question is still open. Say in one sentence what went wrong and what to try next."
@@ -42,6 +47,8 @@ class Reflexion:
 
 
 def _with(messages: Sequence[Message], paragraph: str) -> list[Message]:
-    """The messages with a paragraph more at the end of the last one."""
+    """The messages with a paragraph more at the end of the user's last one; a tool's message is left as it is."""
     *rest, last = messages
+    if last.role != "user":
+        return [*messages, Message("user", paragraph)]
     return [*rest, replace(last, content=f"{last.content}\n\n{paragraph}")]

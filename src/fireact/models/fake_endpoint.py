@@ -73,7 +73,7 @@ class FakeEndpoint:
         """Note a request; returns the fault that is planned for it."""
         with self._lock:
             self.requests.append(request)
-            self.headers.append(dict(headers))
+            self.headers.append({name.lower(): value for name, value in headers.items()})
             self._now += 1
             self.peak = max(self.peak, self._now)
             return next(self._faults, None)

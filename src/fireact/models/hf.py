@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.quiet import quiet
 from fireact.models.weights import student_directory
+from fireact.render.chat import dress, schema
 from fireact.render.tokens import prompt_ids
-from fireact.types import Completion, Message, Tool, Usage
+from fireact.types import Completion, Message, Renderer, Tool, Usage
 
 if TYPE_CHECKING:
     from fireact.models.engine import Engine
@@ -40,7 +41,9 @@ class Loaded:
 class HFModel:
     """An LM on transformers' weights, loaded on first use; ``slots`` is how many texts are written at a time.
 
-    A LoRA ``adapter`` directory is merged into the weights. Raises ConfigError for an unknown student or dtype.
+    A LoRA ``adapter`` directory is merged into the weights; a ``renderer`` with a template of its own takes the place of the
+    student's. ``tools`` are shown to the student by its chat template; it writes its calls as text, which the renderer
+    reads. Raises ConfigError for an unknown student or dtype.
     """
 
     def __init__(
@@ -51,13 +54,14 @@ class HFModel:
         slots: int = 16,
         name: str | None = None,
         dtype: str = "float32",
+        renderer: Renderer | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not known. Known: {', '.join(DTYPES)}.")
         if slots < 1:
             raise ConfigError(f"slots is {slots}; at least one text must be written at a time. Give 1 or more.")
         self.name = name or str(student)
-        self._adapter, self._slots, self._dtype = adapter, slots, dtype
+        self._adapter, self._slots, self._dtype, self._renderer = adapter, slots, dtype, renderer
         self._place = student_directory(str(student))
         self._loading, self._tokenizing = threading.Lock(), threading.Lock()
         self._loaded: Loaded | None = None
@@ -71,24 +75,23 @@ class HFModel:
         temperature: float = 0.0,
         seed: int = 0,
         tools: Sequence[Tool] = (),
+        heard: Callable[[str], None] | None = None,
     ) -> Completion:
-        """Complete a chat; safe from many threads.
+        """Complete a chat; safe from many threads. ``heard`` is given the text piece by piece while it is written.
 
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.
         """
-        if tools:
-            raise ConfigError(f"{self.name} is run with text actions only; native tool calling needs an endpoint.")
         started = time.perf_counter()
         loaded = self._load()
         with self._tokenizing:  # a tokenizer is not safe under threads
-            prompt = prompt_ids(messages, loaded.tokenizer)
+            prompt = prompt_ids(messages, loaded.tokenizer, tools=[schema(tool) for tool in tools])
         done = loaded.engine.generate(
             prompt,
             max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             temperature=temperature,
             seed=seed,
-            finished=self._stopper(stop, loaded.tokenizer),
+            finished=self._stopper(stop, loaded.tokenizer) if heard is None else self._teller(stop, loaded, heard),
         )
         text = self._text(done.generated, loaded.tokenizer)
         cut = before(text, stop)
@@ -104,6 +107,11 @@ class HFModel:
     def ends(self) -> frozenset[int]:
         """The ids that end a text."""
         return self._load().engine.ends
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that prompts go through; not to be used while texts are written."""
+        return self._load().tokenizer
 
     def close(self) -> None:
         """Free the memory; the next use loads the weights again. Requests under way fail with ProviderError."""
@@ -122,6 +130,22 @@ class HFModel:
         tail = max((len(string.encode()) for string in stop), default=0) + 8
         return lambda ids: bool(stop) and any(string in self._text(ids[-tail:], tokenizer) for string in stop)
 
+    def _teller(self, stop: Sequence[str], loaded: Loaded, heard: Callable[[str], None]) -> Callable[[list[int]], bool]:
+        """As ``_stopper``, and hands on what is certain of the text: no half letter, no beginning of a stop string."""
+        told = 0
+
+        def tell(ids: list[int]) -> bool:
+            nonlocal told
+            text = self._text(ids, loaded.tokenizer)
+            cut = before(text, stop)
+            sure = len(cut) if len(cut) < len(text) else len(text.rstrip("\ufffd")) - _held_back(text, stop)
+            if sure > told:
+                heard(cut[told:sure])
+                told = sure
+            return len(cut) < len(text)
+
+        return tell
+
     def _load(self) -> Loaded:
         with self._loading:
             if self._loaded is None:
@@ -133,28 +157,41 @@ class HFModel:
     def _read(self) -> tuple[Engine, Any]:
         try:
             import torch
-            import transformers
 
             from fireact.models.engine import Engine
             from fireact.models.packed import pack
         except ImportError as error:
             raise missing_extra(error.name or "transformers", "train") from error
-        with quiet():
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self._place)
-                dtype = getattr(torch, self._dtype)
-                model: Any = transformers.AutoModelForCausalLM.from_pretrained(self._place, dtype=dtype)
-            except (OSError, ValueError) as error:
-                raise ProviderError(
-                    f"transformers cannot load {self._place!r} ({str(error).splitlines()[0]}). "
-                    "Give a directory that save_pretrained wrote, or check the hub id and the connection."
-                ) from error
-            if self._adapter is not None:
-                model = _merged(model, self._adapter)
+        model, tokenizer = _loaded(self._place, self._adapter, self._dtype)
+        if self._renderer is not None:
+            dress(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         ends, limit = _ends(model, tokenizer), _limit(model.config.get_text_config())
         return Engine(pack(model), slots=self._slots, ends=ends, limit=limit), tokenizer
+
+
+def merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:
+    """transformers' model in float32 with the adapter in its weights, and its tokenizer."""
+    return _loaded(student_directory(student), adapter, "float32")
+
+
+def _loaded(place: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise missing_extra(error.name or "transformers", "train") from error
+    with quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            raise ProviderError(
+                f"transformers cannot load {place!r} ({str(error).splitlines()[0]}). "
+                "Give a directory that save_pretrained wrote, or check the hub id and the connection."
+            ) from error
+        return (model if adapter is None else _merged(model, adapter)), tokenizer
 
 
 def from_name(name: str, *, slots: int = 16) -> HFModel:
@@ -166,6 +203,12 @@ def before(text: str, stop: Sequence[str]) -> str:
     """The text up to the first stop string in it."""
     ends = [at for string in stop if (at := text.find(string)) >= 0]
     return text[: min(ends)] if ends else text
+
+
+def _held_back(text: str, stop: Sequence[str]) -> int:
+    """How many letters at the end of a text may yet turn out to begin a stop string."""
+    lengths = (n for string in stop for n in range(1, len(string)) if text.endswith(string[:n]))
+    return max(lengths, default=0)
 
 
 def _merged(model: Any, adapter: Path) -> Any:

@@ -1,6 +1,7 @@
 """Prompts that are package data: instructions of a method, and few-shot examples of a task.
 
-    prompts/<method>.jinja           instructions; ``tools`` is given to it
+    prompts/<method>.jinja           instructions; ``tools`` is given to it (``tools.jinja`` for native tool calling)
+    prompts/judge.jinja              what an LM is asked that judges answers
     prompts/<task>.<method>.jsonl    examples: {"question", "steps": [{"thought", "action", "observation"}]}
 
 A fine-tuned student is run with neither.
@@ -17,19 +18,28 @@ import jinja2
 from fireact.errors import ConfigError
 from fireact.types import Action, Step, Tool
 
+ALONE = ("io", "cot")
+"""The methods that use no tools."""
+
 PromptExample = tuple[str, tuple[Step, ...]]
 
 
-def instructions(method: str, tools: Mapping[str, Tool]) -> str:
-    """The instructions of a built-in method for these tools, on a few lines; Reflexion has ReAct's."""
+def instructions(method: str, tools: Mapping[str, Tool], *, native: bool = False) -> str:
+    """The instructions of a method for these tools, on a few lines; all that act in rounds have ReAct's."""
+    return filled(method if method in ALONE else "tools" if native else "react", tools=list(tools.values()))
+
+
+def filled(name: str, **values: object) -> str:
+    """A prompt of the package, ``prompts/NAME.jinja``, with its values filled in; one that is lacking is an error."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("fireact").joinpath("prompts", "cot.jinja" if method == "cot" else "react.jinja")
-    return environment.from_string(source.read_text(encoding="utf-8")).render(tools=list(tools.values())).strip()
+    environment.policies["json.dumps_function"] = json.dumps  # plain JSON: the default escapes quotes for HTML
+    source = files("fireact").joinpath("prompts", f"{name}.jinja")
+    return environment.from_string(source.read_text(encoding="utf-8")).render(**values).strip()
 
 
 def examples(task: str, method: str, n: int) -> Sequence[PromptExample]:
     """The first ``n`` few-shot examples of a task. Raises ConfigError when the package has fewer."""
-    form = "cot" if method == "cot" else "react"
+    form = "cot" if method in ALONE else "react"
     source = files("fireact").joinpath("prompts", f"{task}.{form}.jsonl")
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()] if source.is_file() else []
     if n > len(rows):

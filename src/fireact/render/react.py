@@ -17,8 +17,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.types import FINISH, Action, Message, Step, Trajectory
+from fireact.types import FINISH, Action, Completion, Message, Step, Trajectory
 
+ACTION = "Action:"
 OBSERVATION = "Observation:"
 REFLECT = "Reflect:"
 REFLECTION = "Reflection:"
@@ -31,12 +32,14 @@ _MARK = re.compile(
 )
 _CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
 _NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
+_THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 class ReActRenderer:
     """Renders and parses text ReAct (paper, section 3)."""
 
     name = "react"
+    native = False
 
     def prompt(
         self,
@@ -52,22 +55,42 @@ class ReActRenderer:
             messages += _episode(example_question, example_steps)
         return messages + _episode(question, steps)
 
+    def read(self, completion: Completion) -> list[Step]:
+        """The one step of a completion."""
+        return [self.parse(completion.text)]
+
     def parse(self, text: str) -> Step:
         """Read one completion: its first thought and first action; everything from an invented observation on is cut."""
-        marks = list(_MARK.finditer(text))
-        invented = next((mark.start() for mark in marks if _is(mark, "observation")), len(text))
+        body = without_thinking(text)
+        marks = list(_MARK.finditer(body))
+        invented = next((mark.start() for mark in marks if _is(mark, "observation")), len(body))
         marks = [mark for mark in marks if mark.start() < invented]
         at = next((index for index, mark in enumerate(marks) if _is(mark, "action")), None)
         if at is None:
-            return Step(thought=_thought(text[:invented]), action=None, observation=None, text=text)
+            return Step(thought=_thought(body[:invented]), action=None, observation=None, text=text)
         end = marks[at + 1].start() if at + 1 < len(marks) else invented
-        action = _action(text[marks[at].end() : end])
-        return Step(thought=_thought(text[: marks[at].start()]), action=action, observation=None, text=text)
+        action = _action(body[marks[at].end() : end])
+        return Step(thought=_thought(body[: marks[at].start()]), action=action, observation=None, text=text)
 
     def sample(self, trajectory: Trajectory) -> list[Message]:
-        """A trajectory as training messages, up to the student's last turn; ``train`` is set on its turns of weight over 0."""
+        """A trajectory as training messages: ``train`` is set on the student's turns, and nothing follows the last one."""
         messages = _episode(trajectory.example.question, trajectory.steps)
         return messages if messages[-1].role == "assistant" else messages[:-1]
+
+    def export(self, trajectory: Trajectory) -> dict[str, Any]:
+        """The whole episode as role and content, the form in which OpenAI's models are fine-tuned."""
+        messages = _episode(trajectory.example.question, trajectory.steps)
+        return {"messages": [{"role": message.role, "content": message.content} for message in messages]}
+
+
+def learnt(*steps: Step) -> bool:
+    """Whether the student learns the turn of these steps; one of weight 0 keeps the whole turn as context only."""
+    return all(step.weight for step in steps)
+
+
+def without_thinking(text: str) -> str:
+    """The text without the hidden reasoning that some models put before it."""
+    return _THINKING.sub("", text, count=1)
 
 
 def turn(step: Step) -> str:
@@ -99,7 +122,7 @@ def argument(action: Action) -> str:
 def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
     messages = [Message("user", question)]
     for step in steps:
-        messages.append(Message("assistant", turn(step), train=step.weight > 0))
+        messages.append(Message("assistant", turn(step), train=learnt(step)))
         if step.observation is not None:
             messages.append(Message("user", f"{OBSERVATION} {step.observation}"))
     return messages

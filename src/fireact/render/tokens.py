@@ -1,26 +1,36 @@
 """Messages to token ids, and which of them are trained: the one path to the model for training and inference both.
 
-Invariant: the ids of ``prompt_ids(messages[:i])`` are a prefix of the sample's ids at every trained message i, so a
-student is asked exactly what it was trained on; the labels are the student's words and the token that ends its turn.
-Text that looks like a special token is broken up first: an observation cannot end a turn. Nothing is ever cut.
+Invariant: the ids of ``prompt_ids(messages[:i])`` are a prefix of the sample that trains message i, so a student is asked
+exactly what it was trained on; the labels are the student's words and what ends its turn. A chat is one sample, or, where
+its template rewrites what came before, one sample a turn. Nothing is ever cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from fireact.errors import ConfigError, FormatError
-from fireact.types import Message
+from fireact.errors import FormatError
+from fireact.render.chat import Schema, after, folded, plain, special_tokens, text_of, written
+from fireact.types import Action, Message
+
+__all__ = ["IGNORED", "Chat", "Sample", "encode", "plain", "prompt_ids", "spans", "special_tokens"]
 
 IGNORED = -100
 """The label of a token that is not trained."""
 
 
+class Chat(NamedTuple):
+    """A trajectory as messages, with the tools that its template shows to the student (for native calls)."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Schema] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids and labels of one trajectory, of equal length; ``IGNORED`` marks what is not trained."""
+    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
@@ -30,76 +40,105 @@ class Sample:
         return sum(label != IGNORED for label in self.labels)
 
 
-def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the student is asked with, and what it then writes, to the token that ends its turn."""
+
+    asked: list[int]
+    written: list[int]
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[int]:
     """The ids that ask for the next turn of the student. Raises ConfigError for a tokenizer without chat template."""
-    return _ids(messages, tokenizer, ask=True)
+    return _ids(text_of(messages, tokenizer, tools=tools, ask=True), tokenizer)
 
 
-def encode(messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int] = ()) -> Sample:
-    """One training sample. ``ends`` are the ids that end a turn at inference (default: the tokenizer's EOS).
+def encode(
+    messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int | str] = (), tools: Sequence[Schema] = ()
+) -> list[Sample]:
+    """The training samples of a chat: one, or one a trained turn where the template rewrites what came before.
 
-    Raises FormatError when the chat template rewrites what came before, or does not close a turn with such an id.
+    ``ends`` are the ids, or the strings, that end a turn at inference (default: the tokenizer's EOS). Raises FormatError
+    when the chat template does not close a turn with one of them.
     """
-    stops = set(ends) or {tokenizer.eos_token_id}
+    stops = _stops(ends, tokenizer)
+    turns = [
+        _turn(messages, at, tokenizer, stops=stops, tools=tools) for at, message in enumerate(messages) if message.train
+    ]
+    whole = _joined(turns)
+    return [_joined([turn]) or Sample((), ()) for turn in turns] if whole is None else [whole]
+
+
+def spans(sample: Sample, tokenizer: Any) -> list[tuple[str, bool]]:
+    """A sample as pieces of text, each with whether it is trained on."""
+    pieces: list[tuple[list[int], bool]] = []
+    for token, label in zip(sample.input_ids, sample.labels, strict=True):
+        trained = label != IGNORED
+        if not pieces or pieces[-1][1] != trained:
+            pieces.append(([], trained))
+        pieces[-1][0].append(token)
+    return [(tokenizer.decode(ids, clean_up_tokenization_spaces=False), trained) for ids, trained in pieces]
+
+
+def _joined(turns: Sequence[_Turn]) -> Sample | None:
+    """The turns as one sample; None where a turn is not asked with what the turns before it left."""
     ids: list[int] = []
     labels: list[int] = []
-    for at, message in enumerate(messages):
-        if not message.train:
-            continue
-        prompt = _ids(messages[:at], tokenizer, ask=True)
-        whole = _ids(messages[: at + 1], tokenizer, ask=False)
-        _check_prefix(ids, prompt, at, tokenizer)
-        _check_prefix(prompt, whole, at, tokenizer)
-        end = max((i for i in range(len(prompt), len(whole)) if whole[i] in stops), default=None)
-        if end is None:
-            raise FormatError(
-                f"the chat template does not end message {at} with one of the ids {sorted(stops)}; "
-                "an agent trained so would never stop. Use a tokenizer whose template closes a turn with its EOS token."
-            )
-        labels += [IGNORED] * (len(prompt) - len(labels)) + whole[len(prompt) : end + 1]
-        ids = whole[: end + 1]
+    for turn in turns:
+        if turn.asked[: len(ids)] != ids:
+            return None
+        labels += [IGNORED] * (len(turn.asked) - len(ids)) + turn.written
+        ids = turn.asked + turn.written
     return Sample(tuple(ids), tuple(labels))
 
 
-def plain(text: str, tokenizer: Any) -> str:
-    """The text with every string that the tokenizer takes for a special token broken up by a space.
-
-    Both the samples and the prompts go through it, the student's own words too; it changes nothing when done again.
-    """
-    for token in special_tokens(tokenizer):
-        if token in text:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
-
-
-def special_tokens(tokenizer: Any) -> list[str]:
-    """The strings that the tokenizer never splits, longest first; single characters are left alone."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(
-        {token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}, key=len, reverse=True
-    )
-
-
-def _ids(messages: Sequence[Message], tokenizer: Any, *, ask: bool) -> list[int]:
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"{tokenizer.name_or_path} has no chat template. Choose an instruct or chat model as student."
-        )
-    chat = [{"role": message.role, "content": plain(message.content, tokenizer)} for message in messages]
-    ids: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=ask, tokenize=True, return_dict=False)
-    return ids
-
-
-def _check_prefix(before: Sequence[int], after: Sequence[int], at: int, tokenizer: Any) -> None:
-    if list(after[: len(before)]) == list(before):
-        return
-    template = f"the chat template of {tokenizer.name_or_path or 'this tokenizer'}"
-    if tokenizer.decode(after).startswith(tokenizer.decode(before)):
+def _turn(
+    messages: Sequence[Message], at: int, tokenizer: Any, *, stops: dict[str, list[int]], tools: Sequence[Schema]
+) -> _Turn:
+    """How message ``at`` is trained. What follows it tells how the template ends it (GLM: with the next message's token)."""
+    prompt = text_of(messages[:at], tokenizer, tools=tools, ask=True)
+    following = messages[at + 1] if at + 1 < len(messages) else _reply(messages[at])
+    whole = text_of([*messages[: at + 1], following], tokenizer, tools=tools, ask=False)
+    tail = after(prompt, whole, stops)
+    found = [(tail.find(stop), -len(stop), stop) for stop in stops if stop in tail]
+    if not found:
         raise FormatError(
-            f"{template}: the first token of message {at} grows into the prompt before it, so the student would be "
-            "trained on other tokens than it is asked with. Do not begin the student's words with a space or a newline."
+            f"the chat template does not end message {at} with one of {sorted(stops)}; an agent trained so would never "
+            "stop. Use a tokenizer whose template closes a turn with its EOS token."
         )
-    raise FormatError(
-        f"{template} rewrites earlier turns when message {at} is added, so the student would be trained on "
-        "other tokens than it is asked with. Use a template that only appends."
-    )
+    end, _, stop = min(found)
+    words = _words(messages[: at + 1], tail[:end], tokenizer, tools)
+    asked = _ids(prompt, tokenizer)
+    together = _ids(prompt + words + stop, tokenizer)
+    if together[: len(asked)] == asked and together[-len(stops[stop]) :] == stops[stop]:
+        return _Turn(asked, together[len(asked) :])
+    return _Turn(asked, [*_ids(words, tokenizer), *stops[stop]])  # the first token would grow into the prompt
+
+
+def _words(messages: Sequence[Message], said: str, tokenizer: Any, tools: Sequence[Schema]) -> str:
+    """What the student writes of a turn, given what the template makes of it as history."""
+    entry = folded(messages, tokenizer, tools=tools)[-1]
+    own: str = entry["content"]
+    if "tool_calls" not in entry:
+        return said if said.strip() == own.strip() else own  # a template may drop a thought, or add an empty one
+    made = [Action(call["function"]["name"], call["function"]["arguments"]) for call in entry["tool_calls"]]
+    if own.strip() in said and all(call.name in said for call in made):
+        return said
+    return "\n".join(part for part in (own, written(made, tokenizer)) if part)
+
+
+def _reply(message: Message) -> Message:
+    """A message such as may follow this one."""
+    return Message("tool", "-", name=message.calls[-1].name) if message.calls else Message("user", "-")
+
+
+def _stops(ends: Collection[int | str], tokenizer: Any) -> dict[str, list[int]]:
+    """The strings that end a turn, with their ids."""
+    wanted = list(ends) or [tokenizer.eos_token_id]
+    found = {end if isinstance(end, str) else tokenizer.decode([end]): end for end in wanted if end is not None}
+    return {text: _ids(text, tokenizer) if isinstance(end, str) else [end] for text, end in found.items() if text}
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -1,6 +1,13 @@
 """How an answer is scored: exact match and F1 with the normalisation of the paper's released code (that of HotpotQA).
 
-Every score is in [0, 1]; no answer scores 0. Yes/no questions score by prefix, multiple choice by the option's letter.
+Every score is in [0, 1]; no answer scores 0.
+
+free_form  EM and F1 as the released code has them for HotpotQA and Bamboogle. One thing differs: an empty answer is wrong
+           even where the gold is nothing once it is normalised ("The The", "!!!"). Then EM may be 1 where F1 is 0.
+prefix     the released code's rule for StrategyQA and MMLU: the answer begins with the gold, letter case aside. It is lax:
+           "not sure" passes for no and "an axe" for A, and "(B)" fails for B.
+yes_no     as prefix, but by the first word: "not sure" is not no.
+choice     the option's letter, bare or as it is commonly written: "B", "(b)", "B. Paris"; "an axe" is not A.
 """
 
 from __future__ import annotations
@@ -8,6 +15,11 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable, Sequence
+
+from fireact.types import Example
+
+Scorer = Callable[[str, str | None], dict[str, float]]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -22,8 +34,9 @@ def normalise(text: str) -> str:
 
 def free_form(gold: str, answer: str | None) -> dict[str, float]:
     """EM and token F1 of a free-form answer; a yes or no that is wrong has F1 0."""
-    want, have = normalise(gold), normalise(answer or "")
-    return {"em": float(bool(have) and have == want), "f1": _f1(want, have)}
+    answer = (answer or "").strip()
+    want, have = normalise(gold), normalise(answer)
+    return {"em": float(bool(answer) and have == want), "f1": _f1(want, have)}
 
 
 def _f1(want: str, have: str) -> float:
@@ -37,6 +50,12 @@ def _f1(want: str, have: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def prefix(gold: str, answer: str | None) -> dict[str, float]:
+    """Right when the answer begins with the gold, letter case aside."""
+    right = float(bool(gold) and (answer or "").lower().startswith(gold.lower()))
+    return {"em": right, "f1": right}
+
+
 def yes_no(gold: str, answer: str | None) -> dict[str, float]:
     """Right when the answer begins with the gold yes or no."""
     right = float(normalise(answer or "").split(" ")[0] == normalise(gold))
@@ -48,3 +67,18 @@ def choice(gold: str, answer: str | None) -> dict[str, float]:
     match = _LETTER.match(answer or "")
     right = float(match is not None and match[1].upper() == gold.upper())
     return {"em": right, "f1": right}
+
+
+SCORERS: dict[str, Scorer] = {"free_form": free_form, "yes_no": yes_no, "choice": choice}
+"""Those that the user of a file of questions may choose from."""
+
+
+def golds(example: Example) -> tuple[str, ...]:
+    """All answers that are right: the gold one and those of ``meta["aliases"]``."""
+    return (example.answer, *example.meta.get("aliases", ()))
+
+
+def best(scorer: Scorer, right: Sequence[str], answer: str | None) -> dict[str, float]:
+    """The best of each score over several right answers."""
+    scores = [scorer(gold, answer) for gold in right]
+    return {name: max(score[name] for score in scores) for name in scores[0]}

@@ -15,6 +15,7 @@ from itertools import combinations, pairwise
 
 from fireact.errors import ConfigError
 from fireact.models.scripted import NOUN, queries, shows
+from fireact.tasks.scoring import golds
 from fireact.tools.search import geo_search
 from fireact.types import Example, Task
 from fireact.world.corpus import articles
@@ -39,8 +40,8 @@ class Validation:
 
 def validate(task: Task, search: Callable[..., str] | None = None) -> Validation:
     """Check every example of every split that the task has; ``search`` is by default that of the embedded world."""
-    splits = {split: examples for split in SPLITS if (examples := _examples(task, split))}
-    counts = {split: Counter(str(e.meta.get("kind", "?")) for e in examples) for split, examples in splits.items()}
+    splits = _splits(task)
+    counts = {split: Counter(map(_kind, examples)) for split, examples in splits.items()}
     problems = [] if splits else [f"the task has no example in any of the splits {', '.join(SPLITS)}"]
     for split, examples in splits.items():
         for example in examples:
@@ -49,16 +50,28 @@ def validate(task: Task, search: Callable[..., str] | None = None) -> Validation
     return Validation(task.name, counts, (*problems, *_repeats(splits), *_leaks(splits)))
 
 
-def _examples(task: Task, split: str) -> Sequence[Example]:
-    try:
-        return task.examples(split)
-    except ConfigError:  # a task need not have every split
-        return ()
+def _splits(task: Task) -> dict[str, Sequence[Example]]:
+    """The examples by split, empty splits left out. Raises ConfigError where no split can be read at all."""
+    found, refused = {}, []
+    for split in getattr(task, "splits", SPLITS):
+        try:
+            found[split] = task.examples(split)
+        except ConfigError as error:  # a task need not have every split, or answers in every one
+            refused.append(error)
+    if refused and not found:
+        raise refused[0]
+    return {split: examples for split, examples in found.items() if examples}
+
+
+def _kind(example: Example) -> str:
+    meta = example.meta
+    return str(meta.get("kind") or meta.get("type") or meta.get("subject") or "?")
 
 
 def _scoring(task: Task, example: Example) -> Iterator[str]:
-    if task.score(example, example.answer)["em"] != 1:
-        yield f"the gold answer {example.answer!r} does not score 1"
+    for gold in golds(example):
+        if task.score(example, gold)["em"] != 1:
+            yield f"the gold answer {gold!r} does not score 1"
     for answer in (None, "", " "):
         if any(task.score(example, answer).values()):
             yield f"the answer {answer!r} does not score 0"
@@ -87,7 +100,7 @@ def _leaks(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
 
 def _world(split: str, example: Example, search: Callable[..., str] | None) -> Iterator[str]:
     facts: Sequence[Fact] = example.meta.get("facts", ())
-    if not facts:
+    if not facts or not isinstance(facts[0], Mapping):  # StrategyQA's facts are sentences
         return
     yield from (problem for fact in facts for problem in _fact(fact, search or _search()))
     known = _table()

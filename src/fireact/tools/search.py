@@ -1,45 +1,43 @@
-"""``search``: BM25 over a corpus of short articles, answered by one snippet as a web search engine would.
+"""``search``: BM25 over a corpus, answered by one snippet as a web search engine would, or by whole passages.
+
+    search                        the articles of the embedded world
+    search:PATH                   JSONL of {title, text}, a folder of text and Markdown, or one JSON of articles
+    search:PATH?results=3         the snippets of the three best passages, one a line
+    search:PATH?passages=3        the three best passages whole
 
 Invariant: the answer is a function of the query, the corpus and the options that ``fingerprint`` covers, and of
-nothing else. It never fails on a query: one that finds nothing says so. Safe to call from many threads. With a cache
-directory the index is built once, by one process, and mapped into memory from then on.
+nothing else. It never fails on a query: one that finds nothing says so. Safe to call from many threads. The index is
+built once, by one process, kept in the user's cache, and mapped into memory from then on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shutil
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+from urllib.parse import parse_qsl
 
-from filelock import FileLock
-
-from fireact.errors import ToolError
+from fireact.errors import ConfigError, unknown
+from fireact.models.weights import cache_directory
+from fireact.tools import corpus as corpora
+from fireact.tools.index import Index, kept
+from fireact.tools.indexing import LAYOUT
+from fireact.tools.snippets import MAX_WORDS, SENTENCE, snippet
+from fireact.tools.words import STOP, WORD, words
 from fireact.world.corpus import Article, articles
 
-_WORD = re.compile(r"(?<!\w)[.+]\w+|\w+")
-_SENTENCE = re.compile(r"(?<=[.!?]) +(?=[^a-z])")
-_STOP = frozenset(
-    (
-        "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "in", "is", "it", "its", "of",
-        "on", "or", "that", "the", "this", "to", "was", "what", "which", "who", "with",
-    )
-)  # fmt: skip
-"""Words too common to rank by; ".is" and ".at" keep their dot and are not among them."""
-MAX_WORDS = 45
 CANDIDATES = 10
-"""Articles that BM25 ranks first; of these the one with most of the query's words wins, then its title counts."""
+"""Passages that BM25 ranks first; of these the one with most of the query's words wins, then its title counts."""
 _ECHOED = 80
 """Letters of a query that an answer without results repeats."""
 
 
 class Search:
-    """Ranks articles by BM25 and the words they share with the query, and returns the best one's fitting sentence."""
+    """Ranks passages by BM25 and the words they share with the query, and returns the best one's fitting sentence."""
 
     name = "search"
     description = "looks the query up in an encyclopedia and returns the passage that fits best"
@@ -48,77 +46,119 @@ class Search:
         "properties": {"query": {"type": "string", "description": "what to look for"}},
         "required": ["query"],
     }
+    keeps_time = True
 
-    def __init__(self, corpus: Sequence[Article], cache_dir: Path | None = None) -> None:
-        """Index the corpus in memory, or under ``cache_dir``. Raises ToolError for an empty corpus."""
-        if not corpus:
-            raise ToolError("there is nothing to search: the corpus has no articles. Give at least one article.")
-        self._articles = tuple(corpus)
-        indexed = [words(f"{article.title} {article.text}") for article in corpus]
-        self._words = [frozenset(found) for found in indexed]
-        self._titles = [frozenset(words(article.title)) for article in corpus]
-        self._known = frozenset().union(*self._words)
-        self.fingerprint = _fingerprint(self._articles)
-        self._ranker = _built(indexed) if cache_dir is None else _kept(indexed, cache_dir / f"bm25-{self.fingerprint}")
+    def __init__(self, index: Index, *, identity: str, results: int = 1, whole: bool = False) -> None:
+        """Search an index; ``identity`` names its corpus, and ``whole`` returns passages instead of snippets."""
+        self.index, self._results, self._whole = index, results, whole
+        self._candidates = max(CANDIDATES, results)
+        options = ["words, title words, score, place", MAX_WORDS, self._candidates, SENTENCE.pattern, results, whole]
+        self.fingerprint = _digest(identity, options)
+
+    @property
+    def sample_queries(self) -> Sequence[str]:
+        """The titles of the corpus, read when they are asked for: queries that others might have made."""
+        return _Titles(self.index)
 
     def __call__(self, **arguments: Any) -> str:
-        """The snippet for ``query``, at most ``MAX_WORDS`` words."""
+        """What fits ``query``: snippets of at most ``MAX_WORDS`` words, one a line, or whole passages."""
         query = str(arguments["query"])
-        wanted = [word for word in words(query) if word in self._known]
-        if not wanted:
-            return f"No results found for {query[:_ECHOED]!r}."
-        scores = self._ranker.get_scores(wanted)  # reads arrays that never change, so threads need no lock
-        best = max(scores.argsort()[-CANDIDATES:], key=lambda at: (*self._fit(at, set(wanted)), scores[at]))
-        return snippet(self._articles[best], wanted)
+        wanted = words(query)
+        found = [self.index.passage(at) for at in self.ranked(wanted)[: self._results]]
+        if not found:
+            return nothing(query)
+        if self._whole:
+            return "\n\n".join(f"{article.title}\n{article.text}".strip() for article in found)
+        return "\n".join(snippet(article, wanted) for article in found)
 
-    def _fit(self, at: int, wanted: set[str]) -> tuple[int, int]:
-        """How many of the query's words an article has at all, and how many in its title."""
-        return len(self._words[at] & wanted), len(self._titles[at] & wanted)
+    def ranked(self, wanted: list[str]) -> list[int]:
+        """The numbers of the candidates for these words, best first; none where the corpus has none of them."""
+        numbers = self.index.numbers(wanted)
+        if not numbers:
+            return []
+        best = self.index.best(numbers, self._candidates)
+        shared = self.index.shared(numbers, [at for at, _ in best])
+        ranks = [
+            (-everywhere, -title, -score, at) for (everywhere, title), (at, score) in zip(shared, best, strict=True)
+        ]
+        return [rank[-1] for rank in sorted(ranks)]
 
 
-def words(text: str) -> list[str]:
-    """The words that ranking sees, in lower case without accents: ".uz" and "+998" are words of their own."""
-    letters = unicodedata.normalize("NFKD", text.lower())
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return [word for word in _WORD.findall(plain) if word not in _STOP]
+class _Titles(Sequence[str]):
+    """The titles of an index's passages."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        return self._index.passage(at % len(self)).title
 
 
-def snippet(article: Article, wanted: Iterable[str]) -> str:
-    """The article's title and its sentence that shares most words with the query, cut at ``MAX_WORDS``."""
-    want = set(wanted)
-    best = max(_SENTENCE.split(article.text), key=lambda sentence: len(want.intersection(words(sentence))))
-    return " ".join(f"{article.title}: {best}".split()[:MAX_WORDS])
+def nothing(query: str) -> str:
+    """The observation where a search found nothing."""
+    return f"No results found for {query[:_ECHOED]!r}."
 
 
 def geo_search(cache_dir: Path | None = None) -> Search:
     """Search over the articles of the embedded world."""
-    return Search(articles(), cache_dir)
+    content = hashlib.sha256(json.dumps([[article.title, article.text] for article in articles()]).encode())
+    return _over(articles, content.hexdigest(), cache_dir, "the embedded world")
 
 
-def _fingerprint(corpus: Sequence[Article]) -> str:
-    """Identifies the ranker, its version, the corpus and the options: numbers with another one do not compare."""
-    options = ["words, title words, score", MAX_WORDS, CANDIDATES, sorted(_STOP), _WORD.pattern, _SENTENCE.pattern]
-    facts = ["bm25s", version("bm25s"), options, [[article.title, article.text] for article in corpus]]
+def corpus_search(path: Path, cache_dir: Path | None = None, *, results: int = 1, whole: bool = False) -> Search:
+    """Search over a corpus of the user's. Raises ConfigError for its path, DataError for its content."""
+    content = corpora.content_hash(path)
+    return _over(lambda: corpora.passages(path), content, cache_dir, str(path), results=results, whole=whole)
+
+
+def from_name(argument: str = "") -> Search:
+    """What ``search`` and ``search:PATH?OPTION=N`` mean. Raises ConfigError for an option that there is not."""
+    path, separator, query = argument.rpartition("?")
+    if not separator or Path(argument).exists():
+        path, query = argument, ""
+    options = _options(query)
+    if path:
+        return corpus_search(Path(path), **options)
+    if options:
+        raise ConfigError("search without a path takes no options. Give search:PATH?results=3, say.")
+    return geo_search()
+
+
+def _options(query: str) -> dict[str, Any]:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in given.items():
+        if name not in ("results", "passages"):
+            raise unknown("option of search", name, ("results", "passages"))
+        if not value.isdecimal() or not 1 <= int(value) <= 100:
+            raise ConfigError(f"search takes {name}=1 to 100; {value!r} was given.")
+    if len(given) > 1:
+        raise ConfigError("search takes results=N (snippets) or passages=N (whole passages), not both.")
+    return {"results": int(value), "whole": name == "passages"} if given else {}
+
+
+def _over(
+    corpus: Callable[[], Iterable[Article]], content: str, cache_dir: Path | None, called: str, **options: Any
+) -> Search:
+    """Numbers with another identity do not compare: it covers the ranker, its version, the words and the corpus."""
+    facts = ["bm25s", version("bm25s"), LAYOUT, corpora.PASSAGE_WORDS, sorted(STOP), WORD.pattern, content]
+    identity = _digest(*facts)
+    directory = (cache_dir or cache_directory() / "search") / f"bm25-{identity}"
+    index = kept(corpus, directory, say=lambda line: print(f"Indexing {called}: {line}", file=sys.stderr, flush=True))
+    return Search(index, identity=identity, **options)
+
+
+def _digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _built(indexed: Sequence[Sequence[str]]) -> Any:
-    import bm25s
-
-    ranker = bm25s.BM25()
-    ranker.index(indexed, show_progress=False)
-    return ranker
-
-
-def _kept(indexed: Sequence[Sequence[str]], directory: Path) -> Any:
-    """The index mapped from ``directory``; built there first, whole or not at all, when it is absent."""
-    import bm25s
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.is_dir():
-            half = directory.with_name(f"{directory.name}.part")
-            shutil.rmtree(half, ignore_errors=True)  # what a kill left
-            _built(indexed).save(half, show_progress=False)
-            half.rename(directory)
-    return bm25s.BM25.load(directory, mmap=True, show_progress=False, verbosity=0)

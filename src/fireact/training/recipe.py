@@ -1,61 +1,113 @@
-"""A recipe: how a student is fine-tuned, in plain values that go into ``config.toml``."""
+"""A recipe: how a student is fine-tuned, in plain values that go into ``config.toml``; and the recipes that ship.
+
+A recipe file is TOML with the fields of ``Recipe``; those that it leaves out keep their defaults.
+"""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 from fireact.errors import ConfigError, unknown
 from fireact.training.schedule import SCHEDULES
 
+KINDS = ("lora", "int8-lora", "qlora", "full")
+"""LoRA on the weights as they are, on 8-bit weights (the paper), on 4-bit weights; and no adapter: all weights."""
+ADAPTED = ("lora", "int8-lora", "qlora")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """LoRA (Hu et al. 2021) on all linear layers of the upper blocks. Raises ConfigError for a senseless value.
+    """LoRA (Hu et al. 2021) on the upper blocks, by default. Raises ConfigError for a senseless value.
 
-    ``max_length`` is in tokens a sample (longer ones are left out), ``warmup`` is a share of all steps, and a
-    checkpoint is written every ``save_every`` steps.
+    ``kind`` is one of ``KINDS``; ``targets`` are the names of the linear layers that are adapted (all when empty), and
+    ``blocks`` is how many of the uppermost blocks are trained; 0 means all. ``batch_size`` is trajectories an optimizer
+    step, of which ``micro_batch`` (0: all) are computed at a time. ``max_length`` is in tokens a sample (longer ones
+    are left out). ``warmup`` below 1 is a share of all steps, from 1 on a number of steps. A checkpoint is written
+    every ``save_every`` steps. ``validation`` is the share of questions that is kept out to measure on after each epoch;
+    training stops after ``patience`` epochs without a better validation loss (0: never) and keeps the best weights.
 
-    ``blocks`` is how many of the uppermost blocks are adapted; 0 means all. The paper adapts all of them with rank 8
-    for 30 epochs at 3e-4; a small student learns the format faster at a higher rate, and cheaper in its upper third.
+    The paper adapts all blocks with rank 8 for 30 epochs at 3e-4 (``paper-lora``); a small student learns the format
+    faster at a higher rate, and cheaper in its upper third.
     """
 
     kind: str = "lora"
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    targets: Sequence[str] = ()
     blocks: int = 10
     learning_rate: float = 1e-3
     epochs: int = 3
     batch_size: int = 4
+    micro_batch: int = 0
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.0
     max_length: int = 1024
     save_every: int = 5
+    validation: float = 0.0
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind != "lora":
-            raise ConfigError(f"recipe kind {self.kind!r} is not known. Known: lora.")
         for entry in fields(self):
             self._check_type(entry.name, str(entry.type))
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if self.kind not in KINDS:
+            raise unknown("kind of the recipe", self.kind, KINDS)
         if self.schedule not in SCHEDULES:
             raise unknown("schedule of the recipe", self.schedule, SCHEDULES)
         for name in ("rank", "alpha", "epochs", "batch_size", "max_length", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("blocks", "seed"):
+        for name in ("blocks", "micro_batch", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be 0 or more.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"recipe: learning_rate is {self.learning_rate}; it must be between 0 and 1.")
-        for name in ("dropout", "warmup", "weight_decay"):
+        for name in ("dropout", "weight_decay", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.warmup < 0 or (self.warmup > 1 and self.warmup % 1):
+            raise ConfigError(f"recipe: warmup is {self.warmup}; it must be a share below 1 or a number of steps.")
 
     def _check_type(self, name: str, wanted: str) -> None:
         """A file of settings may hold anything: ``epochs = 2.5``, ``rank = true``, ``learning_rate = "2e-3"``."""
         value = getattr(self, name)
+        if name == "targets":
+            if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+                raise ConfigError(f"recipe: targets is {value!r}; it must be a list of names of layers.")
+            return
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}[wanted]
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise ConfigError(f"recipe: {name} is {value!r}; it must be of type {wanted}.")
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in files("fireact.training").joinpath("recipes").iterdir())
+
+
+def read_recipe(name: str, **changes: Any) -> Recipe:
+    """A shipped recipe by name, or one from a TOML file; ``changes`` replace its values. Raises ConfigError."""
+    path = Path(name)
+    if name in shipped():
+        text = files("fireact.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise unknown("recipe", name, [*shipped(), "a TOML file"])
+    try:
+        values = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"recipe {name}: not TOML ({error}).") from error
+    known = [entry.name for entry in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            raise unknown(f"setting of the recipe {name}", key, known)
+    return Recipe(**{**values, **changes})

@@ -1,54 +1,140 @@
-"""The verb ``train``: a mixture of trajectories becomes an adapter directory, by way of messages and masked tokens."""
+"""The verb ``train``: a mixture of trajectories becomes an adapter (or a whole model), by way of messages and masked tokens."""
 
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.agents import load_renderer, load_tools
+from fireact.data import HELD_OUT, question
+from fireact.errors import ConfigError, FormatError
 from fireact.machine import release_memory
+from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
-from fireact.render.react import ReActRenderer
+from fireact.render.chat import Schema, schema
+from fireact.render.tokens import Chat
 from fireact.store import RunDir, absolute, read_trajectories
-from fireact.training.recipe import Recipe
+from fireact.training.launch import launched
+from fireact.training.recipe import ADAPTED, Recipe
+from fireact.types import Renderer, Trajectory
+
+FREE = ("recipe.micro_batch", "report_to", "processes", "accelerate")
+"""Settings that do not change what is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Settings of ``train``: the mixture, the student that is fine-tuned, and the recipe."""
+    """Settings of ``train``: the mixture, the student that is fine-tuned, the recipe, and how trajectories are rendered.
+
+    ``renderer`` is stored and used whenever the student is run. A native one is shown ``tools``, where a trajectory does not
+    bring its own (``meta["tools"]``, as schemas); run the student with the same.
+    ``report_to`` names trackers of experiments. With ``processes`` above 1, or the path of an ``accelerate``
+    configuration, training is launched through accelerate.
+    """
 
     data: str
     student: str = "smollm2-135m"
     recipe: Recipe = field(default_factory=Recipe)
+    renderer: str = "react"
+    tools: Sequence[str] = ("search",)
+    report_to: Sequence[str] = ()
+    processes: int = 1
+    accelerate: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
+        object.__setattr__(self, "report_to", tuple(self.report_to))
+        object.__setattr__(self, "tools", tuple(self.tools))
+        if self.processes < 1:
+            raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
+        if self.accelerate is not None:
+            object.__setattr__(self, "accelerate", absolute(self.accelerate))
         if Path(self.student).is_dir():
             object.__setattr__(self, "student", absolute(self.student))
 
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run goes on from its last checkpoint."""
-    with RunDir(out, verb="train", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="train", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
-        from fireact.training.trainer import fine_tune
-
-        trajectories = list(read_trajectories(Path(config.data)))
-        renderer = ReActRenderer()
-        samples = [renderer.sample(trajectory) for trajectory in trajectories]
-        stats = fine_tune(samples, student=config.student, recipe=config.recipe, out=run.path, progress=progress)
+        if config.processes > 1 or config.accelerate:
+            facts = launched(run.path, processes=config.processes, accelerate=config.accelerate)
+        else:
+            facts = work(config, run.path, progress=progress)
         release_memory()
-        return run.finish(
-            student=config.student,
-            adapter_sha256=_hash(run.path / "adapter"),
-            trajectories=len(trajectories),
-            **asdict(stats),
+        weights = run.path / ("adapter" if config.recipe.kind in ADAPTED else "model")
+        named = {"student": config.student, "renderer": config.renderer}
+        return run.finish(**named, adapter_sha256=weights_hash(weights), **facts)
+
+
+def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Train in this process (one of several, when launched) and return what the manifest says of it."""
+    from fireact.training.trainer import fine_tune
+
+    trajectories, apart = list(read_trajectories(Path(config.data))), Path(config.data) / HELD_OUT
+    kept_out = held_out(trajectories, config.recipe)
+    renderer = load_renderer(config.renderer)
+    tools = offered(renderer, config.tools)
+    parts = [[one for one in trajectories if (question(one) in kept_out) == wanted] for wanted in (False, True)]
+    if apart.is_file() and not kept_out:
+        parts[1] = list(read_trajectories(apart))  # what the mixture held out
+    if config.recipe.patience and not parts[1]:
+        raise ConfigError(
+            "patience needs questions to measure on: validation = 0.1 in the recipe, or mix with --holdout."
         )
+    chats, validation = ([rendered(one, renderer, tools=tools) for one in part] for part in parts)
+    stats = fine_tune(
+        chats,
+        student=config.student,
+        recipe=config.recipe,
+        out=out,
+        validation=validation,
+        renderer=renderer,
+        report_to=config.report_to,
+        progress=progress,
+    )
+    return {"trajectories": len(trajectories), **asdict(stats)}
 
 
-def _hash(directory: Path) -> str:
+def held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:
+    """The questions that the recipe's share of validation keeps out of training, whole."""
+    questions = sorted({question(trajectory) for trajectory in trajectories})
+    count = round(recipe.validation * len(questions))
+    if recipe.validation and not 0 < count < len(questions):
+        raise ConfigError(
+            f"recipe: validation {recipe.validation} of {len(questions)} questions leaves nothing on one side."
+        )
+    return set(random.Random(recipe.seed).sample(questions, count))
+
+
+def offered(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
+    """What a native renderer's student is shown, finish among them; nothing where actions are text."""
+    return [schema(tool) for tool in (*load_tools(tools).values(), Finish())] if renderer.native else []
+
+
+def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
+    """The training messages, and the tools that they are shown with. Raises FormatError where inference would ask with other messages than these."""
+    sample = renderer.sample(trajectory)
+    for done, step in enumerate(trajectory.steps):
+        if step.joined:
+            continue  # written in the turn before, so nothing is asked here
+        prompt = renderer.prompt(trajectory.example.question, trajectory.steps[:done])
+        if sample[: len(prompt)] != prompt:
+            raise FormatError(
+                f"{trajectory.key}: the sample differs from what inference sends at step {done + 1}, so the student "
+                f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
+            )
+    own = trajectory.meta.get("tools") if renderer.native else None
+    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools))
+
+
+def weights_hash(directory: Path) -> str:
+    """Names what was trained."""
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):
         digest.update(file.read_bytes())

@@ -11,8 +11,11 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 
 def share(step: int, *, total: int, warmup: float, schedule: str) -> float:
-    """The share of the full learning rate at ``step`` (from 0) of ``total``; ``warmup`` is a share of all steps."""
-    rising = math.ceil(warmup * total)
+    """The share of the full learning rate at ``step`` (from 0) of ``total``.
+
+    ``warmup`` below 1 is a share of all steps, from 1 on a number of steps.
+    """
+    rising = math.ceil(warmup * total) if warmup < 1 else min(int(warmup), total)
     if step < rising:
         return (step + 1) / rising
     if schedule == "constant":

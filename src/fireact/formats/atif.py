@@ -1,0 +1,84 @@
+"""ATIF, the Agent Trajectory Interchange Format of Harbor (versions 1.0 to 1.7): one document, or one a line.
+
+Invariant: a step of the agent is one turn, with all its calls and results; results without a call are what the user side
+says next. Sub-agents' trajectories are not followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fireact.formats.source import Source, imported
+from fireact.render.messages import schemas, steps_from_messages, text_of
+from fireact.types import Trajectory, Usage
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the first rows say that they are ATIF, or have its agent and steps with sources."""
+    return bool(rows) and all(isinstance(row, dict) and _is_atif(row) for row in rows)
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The trajectories of a file."""
+    return source.each(lambda number, row: [_read(source, row)])
+
+
+def _is_atif(row: Mapping[str, Any]) -> bool:
+    steps = row.get("steps")
+    if not isinstance(steps, list) or "agent" not in row:
+        return False
+    named = str(row.get("schema_version", "")).startswith("ATIF")
+    return named or all(isinstance(step, dict) and "source" in step for step in steps)
+
+
+def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
+    question, system, steps = steps_from_messages([message for step in row["steps"] for message in _messages(step)])
+    agent, final = row["agent"], row.get("final_metrics") or {}
+    cost = final.get("total_cost_usd")
+    return imported(
+        question,
+        steps,
+        task=source.name,
+        id=str(row.get("session_id") or ""),
+        model=str(agent.get("model_name") or ""),
+        usage=Usage(
+            calls=sum(step.get("source") == "agent" for step in row["steps"]),
+            prompt_tokens=int(final.get("total_prompt_tokens") or 0),
+            cached_tokens=int(final.get("total_cached_tokens") or 0),
+            completion_tokens=int(final.get("total_completion_tokens") or 0),
+            cost=None if cost is None else float(cost),
+        ),
+        meta={
+            "system": system,
+            "tools": schemas(agent.get("tool_definitions")),
+            "agent": {key: agent[key] for key in ("name", "version") if key in agent},
+        },
+    )
+
+
+def _messages(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    role = {"agent": "assistant", "system": "system"}.get(str(step.get("source")), "user")
+    content = text_of(step.get("message"))
+    if role != "assistant":
+        return [{"role": role, "content": content}]
+    calls = [
+        {"id": call.get("tool_call_id"), "function": {"name": call["function_name"], "arguments": call["arguments"]}}
+        for call in step.get("tool_calls") or []
+    ]
+    message = {
+        "role": role,
+        "content": content,
+        "reasoning_content": step.get("reasoning_content"),
+        "tool_calls": calls,
+    }
+    results = (step.get("observation") or {}).get("results") or []
+    heard = [
+        {
+            "role": "tool" if calls else "user",
+            "content": text_of(result.get("content")),
+            "tool_call_id": result.get("source_call_id"),
+        }
+        for result in results
+    ]
+    return [message, *heard]

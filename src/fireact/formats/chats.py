@@ -1,0 +1,121 @@
+"""Chat messages with native tool calls: ``{"messages": [...], "tools": [...]}`` a row, and what is known of them.
+
+Invariant: ``row`` holds schemas, arguments and facts as JSON text, so Arrow cannot mix the keys of one tool into another;
+``api_row`` holds the fields of OpenAI's fine-tuning API and no other. Both read back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fireact.formats.source import Source, imported
+from fireact.render.messages import (
+    FINISH_SCHEMA,
+    inferred_schemas,
+    messages_from_steps,
+    role_of,
+    schemas,
+    steps_from_messages,
+)
+from fireact.types import FINISH, Trajectory, Usage
+
+KEYS = ("messages", "traj")
+_OWN = ("id", "task", "method", "model", "seed", "stop", "answer", "scores", "extra")
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the first rows have messages with roles."""
+    return bool(rows) and all(isinstance(row, dict) and _conversation(row) is not None for row in rows)
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The conversations of a file; where the row tells id, task, reward or trial, they are kept."""
+    return source.each(lambda number, row: [conversation(source, row, _conversation(row) or [])])
+
+
+def row(trajectory: Trajectory) -> dict[str, Any]:
+    """A conversation with what is known of it, safe in Arrow: a weight is the only key that some messages lack."""
+    example = trajectory.example
+    rest = {key: value for key, value in trajectory.meta.items() if key not in ("system", "tools", "released")}
+    extra = {
+        "example": dict(example.meta), "usage": asdict(trajectory.usage), "seconds": trajectory.seconds,
+        "error": trajectory.error, "meta": rest,
+    }  # fmt: skip
+    return {
+        "messages": _written(trajectory), "tools": json.dumps(tools_of(trajectory), ensure_ascii=False), "id": example.id,
+        "task": trajectory.task, "method": trajectory.method, "model": trajectory.model, "seed": trajectory.seed,
+        "stop": trajectory.stop, "answer": example.answer, "scores": json.dumps(dict(trajectory.scores)),
+        "extra": json.dumps(extra, ensure_ascii=False),
+    }  # fmt: skip
+
+
+def api_row(trajectory: Trajectory) -> dict[str, Any]:
+    """A conversation for OpenAI's fine-tuning API: tools as objects, reasoning as words, weights 0 or 1."""
+    messages = []
+    for message in _written(trajectory):
+        reasoning = message.pop("reasoning_content", "")
+        if reasoning:
+            message["content"] = "\n\n".join(filter(None, (reasoning, message["content"])))
+        if "weight" in message:
+            message["weight"] = int(message["weight"] > 0)
+        if message["role"] == "tool":
+            message.pop("name")
+        messages.append(message)
+    tools = tools_of(trajectory)
+    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+
+
+def tools_of(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """The tool schemas of an episode: those that it came with, else such as fit its calls; with finish where it is called."""
+    known = schemas(trajectory.meta.get("tools"))
+    names = {tool["function"]["name"] for tool in known}
+    missing = [tool for tool in inferred_schemas(trajectory.steps) if tool["function"]["name"] not in names]
+    ends_in_call = any(
+        call["function"]["name"] == FINISH for message in _written(trajectory) for call in message.get("tool_calls", ())
+    )
+    return known + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
+
+
+def conversation(source: Source, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Trajectory:
+    """The Trajectory of a row whose messages were found; own facts are read back, others by their usual names."""
+    question, system, steps = steps_from_messages(messages)
+    tools = schemas(row.get("tools") or row.get("functions"))
+    meta = {"system": str(row.get("system") or system), "tools": tools}
+    if set(_OWN) <= row.keys():
+        return _own(row, question, steps, meta)
+    reward = row.get("reward")
+    return imported(
+        question,
+        steps,
+        task=str(row.get("task") or source.name) if isinstance(row.get("task", ""), str) else source.name,
+        id=str(row.get("id", row.get("task_id", ""))),
+        model=str(row.get("model") or ""),
+        seed=int(row.get("trial") or 0),
+        scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
+        meta=meta,
+    )
+
+
+def _own(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
+    extra = json.loads(row["extra"])
+    return imported(
+        question, steps, task=row["task"], id=row["id"], answer=row["answer"], method=row["method"], model=row["model"],
+        seed=int(row["seed"]), stop=row["stop"], scores=json.loads(row["scores"]), usage=Usage(**extra["usage"]),
+        seconds=extra["seconds"], error=extra["error"], about=extra["example"], meta={**meta, **extra["meta"]},
+    )  # fmt: skip
+
+
+def _written(trajectory: Trajectory) -> list[dict[str, Any]]:
+    system = str(trajectory.meta.get("system") or "")
+    return messages_from_steps(trajectory.example.question, trajectory.steps, system=system)
+
+
+def _conversation(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    for key in KEYS:
+        messages = row.get(key)
+        if isinstance(messages, list) and messages and all(isinstance(item, Mapping) for item in messages):
+            return messages if all("role" in item and role_of(item["role"]) for item in messages) else None
+    return None

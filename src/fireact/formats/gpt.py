@@ -1,0 +1,131 @@
+"""The gpt form: chat messages whose turns are ReAct text, one JSON object a line; of the released files, and of anyone.
+
+Invariant: a released file that is read and written again is the same bytes. What a turn says is an action only where it
+says so in text; native tool calls are another format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fireact.formats.alpaca import closing_of, words
+from fireact.formats.react_text import CLOSING, Episode, read_turn
+from fireact.formats.released import Findings, closes_episodes, facts, sample
+from fireact.formats.source import RELEASED, Source
+from fireact.render.messages import role_of, text_of
+from fireact.types import Step, Trajectory
+
+_OBSERVATION = "Observation:"
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the first rows are messages of which the student's begin a line with ``Thought:`` or ``Action:``."""
+    return bool(rows) and all(isinstance(row, dict) and _is_react(row.get("messages")) for row in rows)
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The samples of a file of ReAct chats."""
+    closes = closes_episodes(source)
+    return source.each(lambda number, row: [_read(source, number, row, closes=closes)])
+
+
+def row(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as ReAct chat: what the tool says is a message of the user, as is the closing line."""
+    kept = facts(trajectory)
+    if kept.get("form") == "gpt":
+        again = kept.get("raw") or _rebuilt(trajectory, kept)
+        back = _read(_NOWHERE, 0, again)
+        if back.example.question == trajectory.example.question and back.steps == trajectory.steps:
+            return dict(again)
+    return {"messages": chat(trajectory, closing_of(trajectory))}
+
+
+def chat(trajectory: Trajectory, closing: str | None) -> list[dict[str, str]]:
+    """The messages of a trajectory as ReAct text, with a last observation where there is one."""
+    return _messages(trajectory, [words(step) for step in trajectory.steps], closing)
+
+
+_NOWHERE = Source(path=Path("gpt"), kind="jsonl", head=())
+
+
+def _is_react(messages: Any) -> bool:
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        return False
+    if any(message.get("tool_calls") or role_of(message.get("role")) == "tool" for message in messages):
+        return False
+    said = [message.get("content") for message in messages if role_of(message.get("role")) == "assistant"]
+    return any(isinstance(text, str) and _marked(text) for text in said)
+
+
+def _marked(text: str) -> bool:
+    return text.lstrip().startswith(("Thought", "Action")) or "\nAction:" in text
+
+
+def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
+    findings = Findings()
+    system, question, episode = _taken_apart(row["messages"], findings)
+    kept = {"form": "gpt", "closing": episode.closing}
+    trajectory = sample(
+        source, number, question=question, episode=episode, findings=findings, facts=kept, closes=closes, system=system
+    )  # fmt: skip
+    if _rebuilt(trajectory, kept) == row:
+        return trajectory
+    return replace(trajectory, meta={**trajectory.meta, RELEASED: {**facts(trajectory), "raw": dict(row)}})
+
+
+def _taken_apart(messages: Sequence[Mapping[str, Any]], findings: Findings) -> tuple[str, str, Episode]:
+    system: list[str] = []
+    question: list[str] = []
+    steps: list[Step] = []
+    closings: list[str] = []
+    for message in messages:
+        role, text = role_of(message.get("role")), text_of(message.get("content"))
+        heard = text.removeprefix(_OBSERVATION).removeprefix(" ")
+        if text.startswith(_OBSERVATION) and CLOSING.match(heard):
+            closings.append(heard)
+        elif role == "system":
+            system.append(text)
+        elif role == "assistant":
+            steps.append(_turn(text, question, steps, findings))
+        elif not steps:
+            question.append(text)
+        else:
+            _observe(steps, heard)
+    closing = closings[-1] if closings else None
+    return "\n\n".join(system), "\n\n".join(question), Episode("", tuple(steps), closing, len(closings))
+
+
+def _turn(text: str, question: list[str], steps: list[Step], findings: Findings) -> Step:
+    """A turn; without a question before it, its first line is the question where it is none of ReAct's."""
+    if not question and not steps and not text.startswith(("Thought", "Action")):
+        asked, _, text = text.partition("\n")
+        findings.add("question-in-turn", asked)
+        question.append(asked)
+    return read_turn(text)
+
+
+def _observe(steps: list[Step], text: str) -> None:
+    last = steps[-1]
+    steps[-1] = replace(last, observation=text if last.observation is None else f"{last.observation}\n{text}")
+
+
+def _rebuilt(trajectory: Trajectory, kept: Mapping[str, Any]) -> dict[str, Any]:
+    said = [step.text for step in trajectory.steps]
+    return {"messages": _messages(trajectory, said, kept.get("closing"))}
+
+
+def _messages(trajectory: Trajectory, said: Sequence[str], closing: str | None) -> list[dict[str, str]]:
+    system = trajectory.meta.get("system")
+    messages = [{"role": "system", "content": str(system)}] if system else []
+    messages.append({"role": "user", "content": trajectory.example.question})
+    for text, step in zip(said, trajectory.steps, strict=True):
+        if text or step.observation is None:
+            messages.append({"role": "assistant", "content": text})
+        if step.observation is not None:
+            messages.append({"role": "user", "content": f"{_OBSERVATION} {step.observation}"})
+    if closing is not None:
+        messages.append({"role": "user", "content": f"{_OBSERVATION} {closing}"})
+    return messages

@@ -1,0 +1,22 @@
+"""The released evaluation runs: recognised here, read by ``tasks.released``, as ``rescore`` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fireact.formats.source import Source
+from fireact.tasks.released import read_released_run
+from fireact.types import Trajectory
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the document maps numbers to episodes with ``traj`` and ``gt``."""
+    if len(rows) != 1 or not isinstance(rows[0], dict) or not rows[0]:
+        return False
+    return all(isinstance(value, dict) and {"traj", "gt"} <= value.keys() for value in rows[0].values())
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The episodes of a run, in the order of the file."""
+    return read_released_run(source.path)

@@ -1,0 +1,104 @@
+"""ShareGPT: ``conversations`` of from/value (or role/content), with function_call and observation turns.
+
+Invariant: what is written keeps LLaMA-Factory's order of turns; words beside a call stand before it in ``<think>`` tags,
+where its formatter takes them out and puts them back; the results of several calls are one observation turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fireact.formats.chats import conversation, tools_of
+from fireact.formats.source import Source
+from fireact.render.messages import messages_from_steps, role_of, text_of
+from fireact.types import Trajectory
+
+BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
+"""What LLaMA-Factory puts between the results of several calls when it reads tool-call messages."""
+_THINK = re.compile(r"\A<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the first rows have conversations, or messages of from/value."""
+    return bool(rows) and all(isinstance(row, dict) and _turns(row) is not None for row in rows)
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The conversations of a file, as the tool-call messages that they stand for."""
+    return source.each(lambda number, row: [conversation(source, row, native(_turns(row) or []))])
+
+
+def row(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as a ShareGPT sample with tools."""
+    system = str(trajectory.meta.get("system") or "")
+    turns: list[dict[str, str]] = []
+    results: list[str] = []
+    for message in messages_from_steps(trajectory.example.question, trajectory.steps, system=system):
+        if message["role"] == "tool":
+            results.append(message["content"])
+            continue
+        if results:
+            turns.append({"from": "observation", "value": BETWEEN_RESULTS.join(results)})
+            results = []
+        turns.append(_turn(message))
+    if results:
+        turns.append({"from": "observation", "value": BETWEEN_RESULTS.join(results)})
+    tools = [tool["function"] for tool in tools_of(trajectory)]
+    return {"conversations": turns, "tools": json.dumps(tools, ensure_ascii=False) if tools else ""}
+
+
+def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """ShareGPT's turns as messages with tool calls."""
+    messages: list[dict[str, Any]] = []
+    waiting = 0
+    for turn in turns:
+        name, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        if name == "function_call":
+            message = _called(text_of(value))
+            waiting = len(message.get("tool_calls", ()))
+            messages.append(message)
+        elif role_of(name) == "tool":
+            parts = text_of(value).split(BETWEEN_RESULTS)
+            parts = parts if len(parts) == waiting else [text_of(value)]
+            messages += [{"role": "tool", "content": part} for part in parts]
+        else:
+            messages.append({**turn, "role": role_of(name), "content": value})
+    return messages
+
+
+def _turn(message: Mapping[str, Any]) -> dict[str, str]:
+    if message["role"] != "assistant":
+        return {"from": "human" if message["role"] == "user" else "system", "value": message["content"]}
+    reasoning, content = message.get("reasoning_content", ""), message["content"]
+    if "tool_calls" not in message:
+        return {"from": "gpt", "value": f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content}
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in functions]
+    thought = "\n\n".join(filter(None, (reasoning, content)))
+    value = json.dumps(calls if len(calls) > 1 else calls[0], ensure_ascii=False)
+    return {"from": "function_call", "value": f"<think>\n{thought}\n</think>\n\n{value}" if thought else value}
+
+
+def _called(value: str) -> dict[str, Any]:
+    match = _THINK.match(value)
+    thought = match[1] if match else ""
+    text = value[match.end() :] if match else value
+    try:
+        calls = json.loads(text)
+    except (ValueError, RecursionError):
+        return {"role": "assistant", "content": value}
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        return {"role": "assistant", "content": value}
+    return {"role": "assistant", "content": thought, "tool_calls": [{"function": call} for call in calls]}
+
+
+def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    turns = row.get("conversations", row.get("messages"))
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
+        return None
+    named = "role" if "conversations" in row else "from"
+    return turns if all("from" in turn or named in turn for turn in turns) else None

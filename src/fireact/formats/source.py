@@ -1,0 +1,251 @@
+"""A file of episodes in some format: its rows with their numbers, and what was found wrong with them.
+
+Invariant: rows of JSONL and Parquet stream, one at a time; a row that cannot be read is an error that names its number,
+or is reported and left out where that was asked for. It does not know what the rows mean: the readers do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from fireact.errors import DataError, missing_extra
+from fireact.store import TRAJECTORIES
+from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage, answer_of
+
+HEAD = 50
+"""Rows (or lines of text) that a format is recognised from."""
+RELEASED = "released"
+"""The one key of ``Trajectory.meta`` under which stands what the byte-faithful round trip of a file needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something wrong in a source: a kind, the row or line (from 1), and what it reads."""
+
+    kind: str
+    number: int
+    detail: str
+
+
+Notice = Callable[[Damage], None]
+
+
+def unheard(damage: Damage) -> None:
+    """Takes a report of damage and keeps it to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file (or the files of a directory) that is read; ``head`` are its first rows, or lines where it is text."""
+
+    path: Path
+    kind: Literal["jsonl", "json", "text", "parquet"]
+    head: tuple[Any, ...]
+    document: Any = None
+    notice: Notice = unheard
+    skip: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the task where the rows name none."""
+        return self.path.stem or "imported"
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """Rows and their numbers: lines of JSONL, items of a JSON array (a whole JSON object is one row)."""
+        if self.kind == "jsonl":
+            yield from self._lines()
+        elif self.kind == "parquet":
+            yield from enumerate(_parquet(self.path), 1)
+        else:
+            yield from enumerate(self.document if isinstance(self.document, list) else [self.document], 1)
+
+    def lines(self) -> Iterator[str]:
+        """The lines of a text, without their ends."""
+        with _opened(self.path) as file:
+            for line in file:
+                yield line.rstrip("\r\n")
+
+    def each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
+        """What ``build`` makes of each row; a row of another shape is unreadable."""
+        for number, row in self.rows():
+            try:
+                made = build(number, row)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                self.unreadable(number, f"{type(error).__name__}: {error}")
+                continue
+            yield from made
+
+    def unreadable(self, number: int, why: str) -> None:
+        """Report a row that cannot be read. Raises DataError unless such rows are to be skipped."""
+        if not self.skip:
+            raise DataError(
+                f"{self.path}, row {number}: cannot be read as this format ({why}). Repair it, name the format "
+                "with --from, or leave such rows out with --skip."
+            )
+        self.notice(Damage("unreadable", number, why))
+
+    def _lines(self) -> Iterator[tuple[int, Any]]:
+        path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
+        with _opened(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    self.unreadable(number, f"not JSON: {error}")
+                    continue
+                yield number, row
+
+
+def open_source(path: Path, *, notice: Notice = unheard, skip: bool = False) -> Source:
+    """Look at a path and say what it is. Raises DataError where it is missing, empty or torn."""
+    if path.is_dir() and not (path / TRAJECTORIES).is_file():
+        return _parquet_source(path, notice, skip)
+    if path.is_file() and _begins(path) == b"PAR1":
+        return _parquet_source(path, notice, skip)
+    file = path / TRAJECTORIES if path.is_dir() else path
+    with _opened(file) as opened:
+        start = next((line for line in opened if line.strip()), "")
+    if not start:
+        raise DataError(f"{file} is empty. Give a file that holds episodes.")
+    first = start.lstrip("\ufeff \t")[0]
+    if first == "{" and _is_json(start):
+        return _jsonl(path, notice, skip)
+    if first in "{[" and path.suffix != ".txt":
+        return _whole(file, notice, skip)
+    with _opened(file) as opened:
+        head = tuple(line.rstrip("\r\n") for line in islice(opened, HEAD))
+    return Source(file, "text", head, notice=notice, skip=skip)
+
+
+def imported(
+    question: str,
+    steps: Sequence[Step],
+    *,
+    task: str,
+    id: str = "",
+    answer: str = "",
+    method: str = "",
+    model: str = "",
+    seed: int = 0,
+    stop: Stop | None = None,
+    scores: Mapping[str, float] | None = None,
+    usage: Usage | None = None,
+    seconds: float = 0.0,
+    error: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Trajectory:
+    """A Trajectory of what a format tells; what it does not tell is told from the steps, or left empty.
+
+    Without an id the example is named by its question, so that it is the same example in every file.
+    """
+    return Trajectory(
+        task=task,
+        example=Example(id or question_id(question), question, answer, dict(about or {})),
+        method=method or method_of(steps),
+        model=model,
+        seed=seed,
+        steps=tuple(steps),
+        stop=stop or stop_of(steps),
+        scores=dict(scores or {}),
+        usage=usage or Usage(cost=None),
+        seconds=seconds,
+        error=error,
+        meta={key: value for key, value in (meta or {}).items() if value},
+    )
+
+
+def question_id(question: str) -> str:
+    """Names a question by its text."""
+    return hashlib.sha256(question.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def method_of(steps: Sequence[Step]) -> str:
+    """The method that the steps show: one step without a tool is ``cot``, or ``io`` without a thought; else ``react``."""
+    if len(steps) == 1 and answer_of(steps) is not None:
+        return "cot" if steps[0].thought else "io"
+    return "react"
+
+
+def stop_of(steps: Sequence[Step]) -> Stop:
+    """Why an episode ended as far as its steps tell."""
+    if answer_of(steps) is not None:
+        return "finish"
+    return "max_steps" if steps and steps[-1].action is not None else "format"
+
+
+def finish(answer: str, *, thought: str = "", text: str | None = None, joined: bool = False) -> Step:
+    """A last step that gives an answer."""
+    return Step(thought, Action(FINISH, {"answer": answer}), None, answer if text is None else text, joined=joined)
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open(encoding="utf-8", errors="surrogateescape", newline="\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _jsonl(path: Path, notice: Notice, skip: bool) -> Source:
+    probe = Source(path, "jsonl", (), skip=True)
+    return Source(path, "jsonl", tuple(row for _, row in islice(probe.rows(), HEAD)), notice=notice, skip=skip)
+
+
+def _whole(path: Path, notice: Notice, skip: bool) -> Source:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip.") from error
+    head = tuple(document[:HEAD]) if isinstance(document, list) else (document,)
+    return Source(path, "json", head, document, notice=notice, skip=skip)
+
+
+def _parquet_source(path: Path, notice: Notice, skip: bool) -> Source:
+    return Source(path, "parquet", tuple(islice(_parquet(path), HEAD)), notice=notice, skip=skip)
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "train") from error
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds neither {TRAJECTORIES} nor Parquet files. Give a file, or a run directory.")
+    for file in files:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=500):
+                for row in batch.to_pylist():
+                    yield _without_nulls(row)
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error}.") from error
+        except ValueError as error:
+            raise DataError(f"{file} is not Parquet: {error}.") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """What Arrow fills up where a key is absent is taken away again."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

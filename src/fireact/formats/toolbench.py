@@ -1,0 +1,52 @@
+"""ToolBench's answers: a document with a search tree, of which the last path that it gives to train on is read.
+
+Invariant: ``Finish`` with an answer is the finish action; giving up is not. Branches that were left are not followed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fireact.formats.source import Source, imported
+from fireact.render.messages import schemas, steps_from_messages
+from fireact.types import FINISH, Action, Step, Trajectory
+
+
+def sniff(rows: Sequence[Any]) -> bool:
+    """Whether the first rows have an ``answer_generation`` with messages."""
+    return bool(rows) and all(
+        isinstance(row, dict) and "train_messages" in (row.get("answer_generation") or {}) for row in rows
+    )
+
+
+def read(source: Source) -> Iterator[Trajectory]:
+    """The answers of a file."""
+    return source.each(lambda number, row: [_read(source, row)])
+
+
+def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
+    generation = row["answer_generation"]
+    paths = generation["train_messages"]
+    question, system, steps = steps_from_messages(paths[-1] if paths else [])
+    return imported(
+        str(generation.get("query") or question),
+        [_named(step) for step in steps],
+        task="toolbench",
+        id=source.name if source.kind == "json" else "",
+        scores={"win": float(bool(row.get("win")))},
+        meta={"system": system, "tools": schemas(_plain(generation.get("function")))},
+    )
+
+
+def _named(step: Step) -> Step:
+    action = step.action
+    if action is None or action.name != "Finish" or "final_answer" not in action.arguments:
+        return step
+    return replace(step, action=Action(FINISH, {"answer": str(action.arguments["final_answer"])}))
+
+
+def _plain(functions: Any) -> Any:
+    return json.loads(functions) if isinstance(functions, str) and functions.startswith('[{"') else functions

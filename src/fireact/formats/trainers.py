@@ -1,0 +1,56 @@
+"""How other trainers are told of a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML stanza.
+
+Invariant: a combination that the trainer is known to get wrong is refused with the one that it gets right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fireact.errors import ConfigError, unknown
+
+_TAGS = {
+    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
+}  # fmt: skip
+
+
+def recipe(trainer: str, format: str, path: Path) -> str:
+    """What to paste into a trainer's configuration for a file. Raises ConfigError where the trainer cannot take it."""
+    if trainer not in _TRAINERS:
+        raise unknown("trainer", trainer, _TRAINERS)
+    return _TRAINERS[trainer](format, path)
+
+
+def _llama_factory(format: str, path: Path) -> str:
+    entries: dict[str, dict[str, Any]] = {
+        "alpaca": {},
+        "gpt": {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _TAGS},
+        "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}},
+    }
+    if format not in entries:
+        raise ConfigError(
+            f"LLaMA-Factory does not take {format!r} whole: it drops the words beside a tool call. "
+            "Write sharegpt (tool calls), or gpt or alpaca (actions in text)."
+        )
+    return json.dumps({path.stem: {"file_name": path.name, **entries[format]}}, indent=2)
+
+
+def _axolotl(format: str, path: Path) -> str:
+    head = f"datasets:\n  - path: {json.dumps(str(path))}\n"
+    if format == "alpaca":
+        return f"{head}    ds_type: json\n    type: alpaca"
+    if format not in ("gpt", "messages", "openai", "parquet", "dataset"):
+        raise ConfigError(f"axolotl does not take {format!r}. Write messages (tool calls), or gpt or alpaca (text).")
+    kind = {"parquet": "    ds_type: parquet\n", "dataset": ""}.get(format, "    ds_type: json\n")
+    tools = "" if format == "gpt" else "    field_tools: tools\n"
+    return (
+        f"{head}{kind}    type: chat_template\n    field_messages: messages\n{tools}"
+        "    message_property_mappings:\n      role: role\n      content: content\n"
+        "    roles_to_train: [assistant]\n    train_on_eos: turn"
+    )
+
+
+_TRAINERS: dict[str, Callable[[str, Path], str]] = {"axolotl": _axolotl, "llama-factory": _llama_factory}

@@ -1,0 +1,234 @@
+"""Writes episodes for trainers: a file in one format, there complete or not at all, and what the format dropped.
+
+Invariant: each row is read back as it is written and compared; so the counts of what was dropped are measured, not
+declared. Rows stream; only an error of the disk can leave a part, under another name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from fireact.errors import ConfigError, DataError, missing_extra, unknown
+from fireact.formats import alpaca, chats, completions, gpt, native, sharegpt
+from fireact.formats.card import card
+from fireact.formats.losses import lost
+from fireact.formats.source import Source
+from fireact.types import Tool, Trajectory
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A format that can be written: the rows of a trajectory, what reads a row back, and how the file is laid out."""
+
+    name: str
+    rows: Callable[[Trajectory], list[Row]]
+    back: Callable[[Source], Iterator[Trajectory]]
+    layout: Literal["jsonl", "ascii", "array", "parquet", "dataset"]
+    whole: Callable[[Trajectory], Row]
+    """The row that is read back to see what is lost: of an episode that is spread over rows, all of it."""
+
+
+def _one(name: str, row: Callable[[Trajectory], Row], back: Any, layout: Any) -> Writer:
+    return Writer(name, lambda trajectory: [row(trajectory)], back, layout, row)
+
+
+WRITERS = (
+    _one("fireact", native.row, native.read, "jsonl"),
+    _one("alpaca", alpaca.row, alpaca.read, "array"),
+    _one("gpt", gpt.row, gpt.read, "ascii"),
+    _one("sharegpt", sharegpt.row, sharegpt.read, "jsonl"),
+    _one("messages", chats.row, chats.read, "jsonl"),
+    _one("openai", chats.api_row, chats.read, "jsonl"),
+    Writer("prompt-completion", completions.rows, gpt.read, "jsonl", lambda it: {"messages": gpt.chat(it, None)}),
+    _one("parquet", chats.row, chats.read, "parquet"),
+    _one("dataset", chats.row, chats.read, "dataset"),
+)
+"""What can be written: files, or a directory for the ``datasets`` library."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How much was written, and how many trajectories lost what (by kind; see ``losses.KINDS``)."""
+
+    trajectories: int
+    rows: int
+    dropped: dict[str, int]
+    counts: dict[str, int]
+
+
+def writer_of(format: str) -> Writer:
+    """The writer with a name. Raises ConfigError that lists the known ones."""
+    for writer in WRITERS:
+        if writer.name == format:
+            return writer
+    raise unknown("format", format, [writer.name for writer in WRITERS])
+
+
+def write(
+    trajectories: Iterable[Trajectory], out: Path, format: str, *, tools: Sequence[Tool] = (), force: bool = False
+) -> Written:
+    """Write trajectories to ``out`` in a format. ``tools`` give schemas to episodes that come without.
+
+    Raises DataError where ``out`` exists (unless ``force``) or where nothing is there to write.
+    """
+    writer = writer_of(format)
+    if (out.exists() and not force) or (out.is_dir() and not (out / "README.md").is_file()):
+        raise DataError(
+            f"{out} exists. Choose another -o, or --force to write it anew (a directory only if it is ours)."
+        )
+    tally = _Tally(writer)
+    rows = chain.from_iterable(map(tally.rows, (_with_tools(trajectory, tools) for trajectory in trajectories)))
+    first = list(islice(rows, 1))
+    if not first:
+        raise DataError(f"no episodes to write to {out}: the source holds none.")
+    _LAYOUTS[writer.layout](chain(first, rows), out, tally)
+    return tally.written()
+
+
+class _Tally:
+    """Counts what is written and what is lost, as it goes by."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.counts: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.row_count = 0
+
+    def rows(self, trajectory: Trajectory) -> list[Row]:
+        self.counts[f"{trajectory.task}/{trajectory.method}"] += 1
+        self.dropped.update(lost(trajectory, self._back(trajectory)))
+        rows = self.writer.rows(trajectory)
+        self.row_count += len(rows)
+        return rows
+
+    def _back(self, trajectory: Trajectory) -> Trajectory | None:
+        row = json.loads(json.dumps(self.writer.whole(trajectory)))
+        try:
+            return next(self.writer.back(Source(Path("written"), "json", (row,), [row])), None)
+        except DataError:
+            return None
+
+    def written(self) -> Written:
+        return Written(
+            self.counts.total(), self.row_count, dict(self.dropped.most_common()), dict(sorted(self.counts.items()))
+        )
+
+
+def _with_tools(trajectory: Trajectory, tools: Sequence[Tool]) -> Trajectory:
+    if not tools or trajectory.meta.get("tools"):
+        return trajectory
+    given = [
+        {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools
+    ]
+    return replace(trajectory, meta={**trajectory.meta, "tools": given})
+
+
+def _jsonl(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    _lines(rows, out, ascii=False)
+
+
+def _ascii(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    _lines(rows, out, ascii=True)
+
+
+def _lines(rows: Iterable[Row], out: Path, *, ascii: bool) -> None:
+    def fill(file: IO[str]) -> None:
+        for row in rows:
+            text = json.dumps(row, ensure_ascii=ascii)
+            file.write((text if _is_unicode(text) else json.dumps(row)) + "\n")
+
+    _replace(out, fill)
+
+
+def _array(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    """One JSON array, indented by four as the released code indents it, without a last newline."""
+
+    def fill(file: IO[str]) -> None:
+        for at, row in enumerate(rows):
+            text = json.dumps([row], indent=4)
+            file.write((",\n" if at else "[\n") + text.removeprefix("[\n").removesuffix("\n]"))
+        file.write("\n]")
+
+    _replace(out, fill)
+
+
+def _replace(out: Path, fill: Callable[[IO[str]], None]) -> None:
+    part = _part(out)
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        fill(file)
+    part.replace(out)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be UTF-8: half of a surrogate pair, which JSON can hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _storable(rows: Iterable[Row], tally: _Tally) -> Iterator[Row]:
+    """Rows as Arrow can hold them: characters that are no Unicode become "?", and are counted."""
+    for row in rows:
+        text = json.dumps(row, ensure_ascii=False)
+        if not _is_unicode(text):
+            tally.dropped["characters that are no Unicode"] += 1
+            row = json.loads(text.encode(errors="replace"))
+        yield row
+
+
+def _part(out: Path) -> Path:
+    if out.is_dir():
+        raise DataError(f"{out} is a directory; this format is one file. Choose another -o.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.with_name(out.name + ".part")
+
+
+def _parquet(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "train") from error
+    schema = _schema(pyarrow)
+    part, waiting = _part(out), _storable(rows, tally)
+    with parquet.ParquetWriter(part, schema, compression="zstd") as file:
+        while batch := list(islice(waiting, 1000)):
+            file.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+    part.replace(out)
+
+
+def _schema(pyarrow: Any) -> Any:
+    """The columns of a Parquet file: fixed, whatever the first rows look like; arguments and schemas are JSON text."""
+    text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
+    function = pyarrow.struct([("name", text), ("arguments", text)])
+    call = pyarrow.struct([("id", text), ("type", text), ("function", function)])
+    message = pyarrow.struct(
+        [("role", text), ("content", text), ("reasoning_content", text), ("weight", number), ("name", text),
+         ("tool_call_id", text), ("tool_calls", pyarrow.list_(call))]
+    )  # fmt: skip
+    columns = [("messages", pyarrow.list_(message)), ("tools", text), ("id", text), ("task", text), ("method", text)]
+    columns += [("model", text), ("seed", whole), ("stop", text), ("answer", text), ("scores", text), ("extra", text)]
+    return pyarrow.schema(columns)
+
+
+def _dataset(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    if out.is_file():
+        raise ConfigError(f"{out} is a file; a dataset is a directory. Choose another -o.")
+    _parquet(rows, out / "data" / "train.parquet", tally)
+    told = tally.written()
+    (out / "README.md").write_text(card(out.name, counts=told.counts, dropped=told.dropped), encoding="utf-8")
+
+
+_LAYOUTS: dict[str, Callable[[Iterable[Row], Path, _Tally], None]] = {
+    "jsonl": _jsonl, "ascii": _ascii, "array": _array, "parquet": _parquet, "dataset": _dataset,
+}  # fmt: skip

@@ -1,0 +1,81 @@
+"""The verb ``export``: a fine-tuned student for other runtimes.
+
+merged   safetensors with the adapter in the weights, and the tokenizer: for transformers, vLLM, SGLang, TGI
+gguf     one file for llama.cpp
+ollama   the GGUF file and a Modelfile: ``ollama create NAME -f Modelfile``
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fireact.agents import tuned_directory, tuned_renderer, tuned_weights
+from fireact.errors import ConfigError
+from fireact.machine import need_disk, release_memory
+from fireact.progress import SILENT, Progress
+from fireact.store import RunDir, absolute, file_hash
+
+FORMS = ("merged", "gguf", "ollama")
+GGUF = "model.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Settings of ``export``: a directory of ``train``, the form, and the type of the numbers (float16 or float32)."""
+
+    run: str
+    to: str = "merged"
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMS:
+            raise ConfigError(f"cannot export to {self.to!r}. Known: {', '.join(FORMS)}.")
+        if self.dtype not in ("float16", "float32"):
+            raise ConfigError(f"dtype {self.dtype!r} is not known. Known: float16, float32.")
+        object.__setattr__(self, "run", absolute(self.run))
+
+
+def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Write the student of a training run to ``out`` in the form asked for, and return the manifest."""
+    directory = tuned_directory(config.run)
+    if directory is None:
+        raise ConfigError(f"{config.run} is no directory of 'fireact train' or 'fireact quickstart'.")
+    with RunDir(out, verb="export", settings=asdict(config), force=force) as run:
+        if run.complete:
+            return run.manifest
+        need_disk(out, gigabytes=1.0)
+        place, adapter, name = tuned_weights(directory)
+        progress.say(f"export: {name} to {config.to}")
+        student = name.rpartition("+")[0]
+        _write(config, place, adapter, name=Path(student).name, out=out)
+        release_memory()
+        files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
+        kept = [path for path in files if path.name not in ("config.toml", "manifest.json")]
+        return run.finish(
+            student=student,
+            renderer=tuned_renderer(directory),
+            to=config.to,
+            dtype=config.dtype,
+            files={path.name: file_hash(path) for path in kept},
+        )
+
+
+def _write(config: ExportConfig, place: str, adapter: Path | None, *, name: str, out: Path) -> None:
+    import torch
+
+    from fireact.models.hf import merged_student
+    from fireact.models.quiet import quiet
+    from fireact.serving.gguf import write_gguf
+    from fireact.serving.ollama import modelfile
+
+    model, tokenizer = merged_student(place, adapter)
+    if config.to == "merged":
+        with quiet():
+            model.to(getattr(torch, config.dtype)).save_pretrained(out, safe_serialization=True)
+            tokenizer.save_pretrained(out)
+        return
+    if config.to == "ollama":
+        (out / "Modelfile").write_text(modelfile(tokenizer, GGUF), encoding="utf-8")
+    write_gguf(model, tokenizer, out / GGUF, name=name, dtype=config.dtype)

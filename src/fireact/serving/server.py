@@ -1,0 +1,250 @@
+"""``fireact serve``: a fine-tuned student, and the agent around it, behind an OpenAI-compatible endpoint.
+
+    POST /v1/chat/completions   model NAME is the student alone, NAME-agent the agent with its tools run here
+    GET  /v1/models, /health
+
+Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
+training samples went through; what is in flight at a shutdown is finished. An agent is asked its last user message, its
+steps come as ``reasoning_content``, its answer as ``content``. No key is needed on loopback; beyond, one is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from fireact.episodes import Agent, Meter
+from fireact.errors import ConfigError, FireactError, FormatError, ProviderError, missing_extra
+from fireact.models.hf import HFModel
+from fireact.render.react import turn
+from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
+from fireact.types import LM, Completion, Message, Step, answer_of
+
+KEY = "FIREACT_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MAX_BODY = 4_000_000
+"""Bytes; a longer request is refused before it is read."""
+THREADS = 256
+"""Requests under way at a time; more wait their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served under which name: the student, and the agent that it was trained to be."""
+
+    name: str
+    agent: Agent
+    max_body: int = MAX_BODY
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.name, f"{self.name}-agent"
+
+
+Tell = Callable[[dict[str, str]], None]
+"""Takes the deltas of a streamed reply as they come."""
+
+
+def service(name: str, agent: Agent, *, host: str) -> Service:
+    """The service of an agent. Raises ConfigError when it would be open to others without a key."""
+    key = os.environ.get(KEY) or None
+    if host not in LOOPBACK and key is None:
+        raise ConfigError(
+            f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out --host."
+        )
+    return Service(name, agent, key=key)
+
+
+def application(served: Service) -> Any:
+    """The ASGI application. Raises ConfigError when the extra is missing."""
+    try:
+        from starlette.applications import Starlette
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse, Response, StreamingResponse
+        from starlette.routing import Route
+    except ImportError as error:
+        raise missing_extra("starlette", "serve") from error
+
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+
+    def refuse(status: int, message: str) -> Response:
+        return JSONResponse(failure(message), status_code=status)
+
+    def permitted(request: Request) -> bool:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        return served.key is None or hmac.compare_digest(sent.encode(), served.key.encode())
+
+    async def body(request: Request) -> bytes | None:
+        """The body, or None when it is longer than allowed."""
+        read = bytearray()
+        async for part in request.stream():
+            read += part
+            if len(read) > served.max_body:
+                return None
+        return bytes(read)
+
+    async def complete(request: Request) -> Response:
+        if not permitted(request):
+            return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
+        raw = await body(request)
+        if raw is None:
+            return refuse(413, f"the request is longer than {served.max_body} bytes")
+        try:
+            asked = read_request(raw)
+        except FormatError as error:
+            return refuse(400, str(error))
+        if asked.model not in served.names:
+            return refuse(404, f"the model {asked.model!r} is not served. Served: {', '.join(served.names)}")
+        reply = Reply(asked.model)
+        if asked.stream:
+            return StreamingResponse(_stream(served, asked, reply, threads), media_type="text/event-stream")
+        try:
+            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, answer, served, asked)
+        except FireactError as error:
+            return refuse(400 if isinstance(error, ConfigError | FormatError) else 500, str(error))
+        return JSONResponse(reply.whole(completion, extra=extra))
+
+    async def models(request: Request) -> Response:
+        if not permitted(request):
+            return refuse(401, "this endpoint needs a key")
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names]
+        return JSONResponse({"object": "list", "data": listed})
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/health", health),
+        ]
+    )
+
+
+def answer(served: Service, asked: ChatRequest, tell: Tell | None = None) -> tuple[Completion, dict[str, Any]]:
+    """The reply to a request, and what goes into its message besides the words."""
+    if asked.model == served.name:
+        return _student(served.agent.lm, asked, tell), {}
+    return _agent(served.agent, asked, tell)
+
+
+def _student(lm: LM, asked: ChatRequest, tell: Tell | None) -> Completion:
+    options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
+    if asked.max_tokens is not None:
+        options["max_tokens"] = asked.max_tokens
+    if tell is None:
+        return lm.complete(asked.messages, **options)
+    if not isinstance(lm, HFModel):  # an endpoint of others: its words come at once
+        whole = lm.complete(asked.messages, **options)
+        tell({"content": whole.text})
+        return whole
+    told: list[str] = []
+
+    def heard(piece: str) -> None:
+        told.append(piece)
+        tell({"content": piece})
+
+    completion = lm.complete(asked.messages, heard=heard, **options)
+    rest = completion.text[len("".join(told)) :]
+    if rest:
+        tell({"content": rest})
+    return completion
+
+
+def _agent(agent: Agent, asked: ChatRequest, tell: Tell | None) -> tuple[Completion, dict[str, Any]]:
+    question = next((one.content for one in reversed(asked.messages) if one.role == "user"), "")
+    if not question.strip():
+        raise FormatError("an agent is asked the last message of the role user; there is none")
+    meter = Meter(replace(agent, temperature=asked.temperature))
+    steps: list[Step] = []
+    for step in walk(agent, question, meter, seed=asked.seed):
+        steps.append(step)
+        if tell is not None:
+            tell({"reasoning_content": told(step)})
+    found = answer_of(steps)
+    if tell is not None and found:
+        tell({"content": found})
+    completion = Completion(
+        text=found or "",
+        usage=meter.usage,
+        finish="length" if found is None else "stop",
+        seconds=meter.seconds,
+    )
+    return completion, {"reasoning_content": "".join(map(told, steps))}
+
+
+def walk(agent: Agent, question: str, meter: Meter, *, seed: int = 0) -> Iterator[Step]:
+    """The steps of an agent on a question that belongs to no task. Raises ProviderError where a tool or the LM fails."""
+    try:
+        tools = meter.tools(f"ask/{question}", seed)
+        yield from islice(agent.method.run(question, meter, tools, seed), agent.limits.max_steps)
+    except FireactError:
+        raise
+    except Exception as fault:  # a tool of the user's may raise anything; there is no trajectory to keep it in
+        raise ProviderError(f"the episode ended in a fault: {type(fault).__name__}: {fault}") from fault
+
+
+def told(step: Step) -> str:
+    """A step in words: the student's turn, and what was observed."""
+    return turn(step) + ("" if step.observation is None else f"\nObservation: {step.observation}") + "\n"
+
+
+async def _stream(served: Service, asked: ChatRequest, reply: Reply, threads: Executor) -> AsyncIterator[bytes]:
+    """The events of a reply, as the words come from the thread that writes them."""
+    loop = asyncio.get_running_loop()
+    pieces: asyncio.Queue[dict[str, str] | Completion | FireactError] = asyncio.Queue()
+
+    def put(piece: dict[str, str] | Completion | FireactError) -> None:
+        loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    def work() -> None:
+        try:
+            put(answer(served, asked, put)[0])
+        except FireactError as error:
+            put(error)
+
+    working = loop.run_in_executor(threads, work)
+    yield reply.piece({"role": "assistant", "content": ""})
+    while isinstance(piece := await pieces.get(), dict):
+        yield reply.piece(piece)
+    if isinstance(piece, Completion):
+        yield reply.piece({}, finish=piece.finish)
+        yield reply.last(piece.usage if asked.stream_usage else None)
+    else:
+        yield event(failure(str(piece), "server_error"))
+    await working
+
+
+def serve(served: Service, *, host: str, port: int, started: Callable[[str], None]) -> None:
+    """Serve until a signal ends it; requests in flight are finished first. ``started`` is given the base URL.
+
+    Raises ConfigError when the port is taken.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise missing_extra("uvicorn", "serve") from error
+    app = application(served)
+    # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
+    listening = socket.socket(
+        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
+    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
+    started(f"http://{host}:{listening.getsockname()[1]}/v1")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])

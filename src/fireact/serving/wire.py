@@ -1,0 +1,127 @@
+"""The OpenAI wire format of chat completions, read totally from requests and written for replies.
+
+Invariant: a request that cannot be served as it asks is refused with the field and what is allowed, never half served.
+It knows nothing of models or of HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fireact.errors import FormatError
+from fireact.types import Completion, Message, Usage
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "user"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a client asks for."""
+
+    model: str
+    messages: tuple[Message, ...]
+    stop: tuple[str, ...]
+    max_tokens: int | None
+    temperature: float
+    seed: int
+    stream: bool
+    stream_usage: bool
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Parse the body of a request. Raises FormatError naming the field that is wrong."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the body is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise FormatError("the body must be a JSON object")
+    if data.get("tools"):
+        raise FormatError("tools: the student writes its actions as text; ask NAME-agent to have its tools run here")
+    if data.get("n", 1) != 1:
+        raise FormatError("n must be 1")
+    messages = data.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise FormatError("messages must be a list with at least one message")
+    stop = data.get("stop") or []
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else (None,)
+    if not all(isinstance(one, str) and one for one in stops):
+        raise FormatError("stop must be a string or a list of strings")
+    limit = data.get("max_completion_tokens", data.get("max_tokens"))
+    return ChatRequest(
+        model=str(data.get("model", "")),
+        messages=tuple(_message(at, one) for at, one in enumerate(messages)),
+        stop=stops,
+        max_tokens=None if limit is None else int(_number(limit, "max_tokens", low=1, high=1_000_000)),
+        temperature=_number(data.get("temperature") or 0.0, "temperature", low=0, high=2),
+        seed=int(_number(data.get("seed") or 0, "seed", low=-(2**63), high=2**63)),
+        stream=bool(data.get("stream")),
+        stream_usage=bool((data.get("stream_options") or {}).get("include_usage")),
+    )
+
+
+def _message(at: int, data: Any) -> Message:
+    role = data.get("role") if isinstance(data, dict) else None
+    if role not in ROLES:
+        raise FormatError(f"messages[{at}].role is {role!r}; it must be one of {', '.join(ROLES)}")
+    content = data.get("content")
+    if isinstance(content, list):  # parts; only text can be read
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            raise FormatError(f"messages[{at}].content has parts that are not text")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise FormatError(f"messages[{at}].content must be text")
+    return Message(ROLES[role], content)  # type: ignore[arg-type]  # the table's values are roles
+
+
+def _number(value: Any, name: str, *, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise FormatError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
+class Reply:
+    """The reply to one request: whole, or as the events of a stream."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, completion: Completion, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The body of a reply that is not streamed; ``extra`` goes into its message."""
+        message = {"role": "assistant", "content": completion.text, **(extra or {})}
+        choice = {"index": 0, "message": message, "finish_reason": completion.finish, "logprobs": None}
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(completion.usage)}
+
+    def piece(self, delta: Mapping[str, Any], *, finish: str | None = None) -> bytes:
+        """One event of a stream."""
+        choices = [{"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": None}]
+        return event({**self._head, "object": "chat.completion.chunk", "choices": choices})
+
+    def last(self, used: Usage | None) -> bytes:
+        """What ends a stream: the usage where it was asked for, and the mark of the end."""
+        counted = {**self._head, "object": "chat.completion.chunk", "choices": []}
+        return (event({**counted, "usage": usage(used)}) if used is not None else b"") + b"data: [DONE]\n\n"
+
+
+def usage(used: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+def failure(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    """The body of an error."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

@@ -1,0 +1,76 @@
+"""Training in several processes: the command of accelerate, run and watched, and what each process does.
+
+The process that launches holds the run directory; the workers read its settings, train, and the first of them leaves
+its figures for the launcher. Run as a module with the run directory, this file is a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fireact.errors import FireactError
+from fireact.jsonl import replace_text
+from fireact.store import read_config, settings_from
+
+FIGURES = ".figures.json"
+
+
+def launched(out: Path, *, processes: int, accelerate: str | None) -> dict[str, Any]:
+    """Train with several processes and return what the manifest says of it. Raises FireactError when they fail."""
+    (out / FIGURES).unlink(missing_ok=True)
+    done = subprocess.run(command(out, processes=processes, accelerate=accelerate), env=_environment())
+    if done.returncode or not (out / FIGURES).exists():
+        raise FireactError(
+            f"the launched processes ended with status {done.returncode}; what they said is above. "
+            f"What was trained is kept; go on with: fireact resume {out}"
+        )
+    facts: dict[str, Any] = json.loads((out / FIGURES).read_text())
+    (out / FIGURES).unlink()
+    return facts
+
+
+def command(out: Path, *, processes: int, accelerate: str | None) -> list[str]:
+    """The command that is run: accelerate's; on the CPU torchrun, which accelerate starts for GPUs only."""
+    import torch
+
+    worker = ["-m", "fireact.training.launch", str(out)]
+    if accelerate:
+        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate, *worker]
+    if torch.cuda.is_available():
+        options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+        return [sys.executable, "-m", "accelerate.commands.launch", *options, "--dynamo_backend", "no", *worker]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *worker]
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return dict(os.environ)
+    return {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **os.environ}
+
+
+def main() -> None:
+    """A worker: train by the settings of the run directory."""
+    import torch
+
+    from fireact.training.run import TrainConfig, work
+
+    out = Path(sys.argv[1])
+    settings = read_config(out)
+    settings.pop("verb")
+    facts = work(settings_from(TrainConfig, settings, out), out)
+    if os.environ.get("RANK", "0") == "0":
+        replace_text(out / FIGURES, json.dumps(facts))
+    if torch.distributed.is_initialized():  # left to the end of the process, its threads would abort it
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The student that is trained: its weights loaded as the recipe says, and what of them is trained.
+
+int8-lora and qlora need a GPU and bitsandbytes; they have not been run by this project's tests, which have no GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fireact.errors import ConfigError, ProviderError, missing_extra
+from fireact.models.weights import student_directory
+from fireact.training.recipe import ADAPTED, Recipe
+
+
+def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
+    """The model (float32, or quantised as ``kind`` says), its tokenizer, and the ids that end a turn at inference."""
+    try:
+        import torch
+        import transformers
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise missing_extra(error.name or "trl", "train") from error
+    place = student_directory(student)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    options = _quantised(kind) if kind in ("int8-lora", "qlora") else {"dtype": torch.float32}
+    model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
+    return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
+
+
+def load_tokenizer(student: str) -> tuple[Any, set[int]]:
+    """The tokenizer alone, and the ids that end a turn at inference; needs no torch."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra("transformers", "train") from error
+    place = student_directory(student)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        try:
+            eos = transformers.GenerationConfig.from_pretrained(place).eos_token_id
+        except OSError:  # a model without generation settings ends where its config says
+            eos = transformers.AutoConfig.from_pretrained(place).get_text_config().eos_token_id
+    except (OSError, ValueError) as error:
+        raise ProviderError(
+            f"transformers cannot load the tokenizer of {place!r} ({str(error).splitlines()[0]}). "
+            "Give a directory that save_pretrained wrote, or check the hub id and the connection."
+        ) from error
+    return tokenizer, _ends(eos, tokenizer)
+
+
+def _ends(eos: Any, tokenizer: Any) -> set[int]:
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+
+
+def _quantised(kind: str) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("bitsandbytes", "gpu") from error
+    four: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+    }
+    options = {"load_in_8bit": True} if kind == "int8-lora" else four
+    config: Any = getattr(transformers, "BitsAndBytesConfig")(**options)  # noqa: B009  # untyped
+    return {"quantization_config": config, "device_map": {"": 0}}
+
+
+def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
+    """The model with what the recipe trains made trainable, and how many lower blocks stay as they are."""
+    blocks = model.config.get_text_config().num_hidden_layers
+    if recipe.blocks > blocks:
+        raise ConfigError(
+            f"recipe: blocks is {recipe.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
+        )
+    frozen = blocks - (recipe.blocks or blocks)
+    trained = _lora(model, recipe, frozen, blocks) if recipe.kind in ADAPTED else _full(model, frozen)
+    if not any(parameter.requires_grad for parameter in trained.parameters()):
+        raise ConfigError(
+            "the recipe trains nothing: no layer has its targets. Leave targets out for all linear layers."
+        )
+    return trained, frozen
+
+
+def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
+    import peft as untyped
+
+    peft: Any = untyped
+    names = linear_names(model)
+    absent = sorted(set(recipe.targets) - set(names))
+    if absent:
+        raise ConfigError(f"recipe: the student has no layers named {', '.join(absent)}. It has: {', '.join(names)}.")
+    if recipe.kind != "lora":
+        model = peft.prepare_model_for_kbit_training(model)
+    config = peft.LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.targets) or names,
+        layers_to_transform=list(range(frozen, blocks)),
+        layers_pattern="layers",
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model, config)
+
+
+def _full(model: Any, frozen: int) -> Any:
+    """All weights, or those of the upper blocks and the final norm where lower ones stay."""
+    if frozen:
+        model.requires_grad_(False)
+        body = model.get_decoder()
+        for part in [*list(body.layers)[frozen:], body.norm]:
+            part.requires_grad_(True)
+    return model
+
+
+def linear_names(model: Any) -> list[str]:
+    """The last names of the linear layers inside the blocks (q_proj, ..., down_proj)."""
+    import torch
+
+    blocks = model.get_decoder().layers
+    return sorted(
+        {name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, torch.nn.Linear)}
+    )

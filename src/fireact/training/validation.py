@@ -1,0 +1,76 @@
+"""Measures on questions that are kept out of training, after each epoch, and says when to stop.
+
+Invariant: an epoch is measured once; the best weights so far lie in ``best/``; a run that goes on knows what was measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fireact import jsonl
+from fireact.progress import Progress
+from fireact.render.tokens import Sample
+from fireact.training.batches import plan
+from fireact.training.curve import VALIDATION, cut
+from fireact.training.loss import TargetLoss
+
+BEST = "best"
+
+
+class Validation:
+    """Target-token loss and whole-sample accuracy of kept-out samples, epoch by epoch."""
+
+    def __init__(
+        self,
+        model: Any,
+        samples: Sequence[Sample],
+        *,
+        frozen: int,
+        out: Path,
+        patience: int,
+        progress: Progress,
+        done: int,
+    ) -> None:
+        self.loss = TargetLoss(model, samples, frozen=frozen)
+        self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=8, seed=0)
+        self.model, self.out, self.patience, self.progress = model, out, patience, progress
+        self.rows = cut(out / VALIDATION, done=done)
+
+    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None] | None) -> bool:
+        """Measure after an epoch; returns whether training should stop. ``save`` writes the weights to a directory."""
+        self.model.eval()
+        found = [self.loss.measure(batch) for batch in self.batches]
+        self.model.train()
+        samples = self.loss.samples
+        row = {
+            "step": step,
+            "epoch": epoch,
+            "validation_loss": round(sum(total for total, _ in found) / sum(one.targets for one in samples), 6),
+            "whole_sample_accuracy": round(sum(right for _, right in found) / len(samples), 4),
+        }
+        self.rows.append(row)
+        if save is not None:
+            with jsonl.Appender(self.out / VALIDATION) as file:
+                file.append(row)
+            if self.best is row and self.patience:
+                save(self.out / BEST)
+        self.progress.say(
+            f"train: epoch {epoch}, validation loss {row['validation_loss']:.3f}, "
+            f"{row['whole_sample_accuracy']:.0%} of samples without a fault"
+        )
+        return bool(self.patience) and self.rows.index(self.best) + self.patience < len(self.rows)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The epoch with the lowest validation loss."""
+        return min(self.rows, key=lambda row: float(row["validation_loss"]))
+
+    def keep_best(self, weights: Path) -> None:
+        """Put the best epoch's weights in place of the last one's, where training looked for them."""
+        if self.patience and self.rows and self.best is not self.rows[-1]:
+            shutil.rmtree(weights)
+            shutil.copytree(self.out / BEST, weights)
+        shutil.rmtree(self.out / BEST, ignore_errors=True)

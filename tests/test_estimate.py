@@ -1,0 +1,35 @@
+"""A dry run: counts and cost before anything is spent, from real prompts, with what is assumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fireact.cli import app
+from fireact.collection import CollectConfig, expected
+from fireact.models.fake_endpoint import FakeEndpoint
+
+
+def test_calls_and_tokens_are_those_of_the_prompts_and_the_assumed_rounds() -> None:
+    found = expected(CollectConfig(plan={"geo-hop/react": 10, "geo-yesno/cot": 5}))
+    parts = found["by_task_and_method"]
+    assert found["episodes"] == 15 and found["calls"] == 45
+    assert parts["geo-hop/react"]["calls"] == 40 and parts["geo-yesno/cot"]["calls"] == 5
+    assert found["prompt_tokens"] == sum(part["prompt_tokens"] for part in parts.values()) > 0
+    assert found["cost_usd"] == 0.0 and found["assumed"]["rounds"]["others"] == 4
+
+
+def test_nothing_is_asked_and_nothing_written_and_an_unknown_price_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeEndpoint(lambda request: "never") as served:
+        arguments = ["collect", "-t", "geo-hop", "-n", "500", "--teacher", f"openai:fake@{served.url}", "--dry-run"]
+        done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "run"), "--budget", "1usd"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.output)["expected"]["cost_usd"] is None
+        (tmp_path / "p.toml").write_text('[prices."fake"]\ninput_per_million = 10.0\noutput_per_million = 0.0\n')
+        monkeypatch.setenv("FIREACT_PRICES", str(tmp_path / "p.toml"))
+        found = json.loads(CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "run")]).output)["expected"]
+        assert found["cost_usd"] == pytest.approx(found["prompt_tokens"] / 1e5, abs=0.001)
+        assert not served.requests and not (tmp_path / "run").exists()

@@ -1,0 +1,114 @@
+"""Exported students: the same texts come out of transformers, of llama.cpp, and of the template that Ollama is given."""
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from fireact.agents import load_model  # noqa: E402
+from fireact.errors import ConfigError  # noqa: E402
+from fireact.models.hf import merged_student  # noqa: E402
+from fireact.serving.export import ExportConfig, export  # noqa: E402
+from fireact.serving.ollama import modelfile, template  # noqa: E402
+from fireact.types import Message  # noqa: E402
+from llama import llama_server  # noqa: E402
+from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+QUESTION = "What is the currency of the country whose capital is Tashkent?"
+
+
+def trained(student: str, directory: Path, *, scale: float) -> Path:
+    """A directory as ``train`` leaves it, whose adapter is random."""
+    import peft
+    import tomli_w
+
+    model, _ = merged_student(student, None)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "k_proj", "down_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=scale)
+    adapted.save_pretrained(directory / "adapter", safe_serialization=True)
+    (directory / "config.toml").write_text(tomli_w.dumps({"verb": "train", "student": student}))
+    (directory / "manifest.json").write_text(json.dumps({"adapter_sha256": "0123456789", "student": student}))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    return trained(str(tiny_model(folder / "student")), folder / "train", scale=0.2)
+
+
+def test_the_merged_student_says_what_the_adapted_one_says(run: Path, tmp_path: Path) -> None:
+    manifest = export(ExportConfig(run=str(run), dtype="float32"), tmp_path / "merged")
+    assert "model.safetensors" in manifest["files"] and "tokenizer.json" in manifest["files"]
+    before, after = load_model(str(run)), load_model(str(tmp_path / "merged"))
+    assert after.tuned and after.lm.name.startswith(before.lm.name.partition("+")[0])
+    said = [model.lm.complete([Message("user", QUESTION)], max_tokens=24).text for model in (before, after)]
+    assert said[0] == said[1]
+    before.close(), after.close()
+
+
+def go(text: str, chat: list[dict[str, str]]) -> str:
+    """What Go makes of a template of ours: a condition on the first message, a range with one branch a role."""
+    first = re.match(r'\{\{ if ne \(index \.Messages 0\)\.Role "system" \}\}(.*?)\{\{ end \}\}', text, re.DOTALL)
+    said = first[1] if first and chat[0]["role"] != "system" else ""
+    body = text[first.end() :] if first else text
+    inside, opening = body.removeprefix("{{ range .Messages }}").rsplit("{{ end }}{{ end }}", 1)
+    branches = dict(re.findall(r'\{\{ if eq \.Role "(\w+)" \}\}(.*?)(?:\{\{ end \}\}|\Z)', inside, re.DOTALL))
+    return said + "".join(branches[one["role"]].replace("{{ .Content }}", one["content"]) for one in chat) + opening
+
+
+PRESET = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+
+
+@pytest.mark.parametrize("preset", ["", PRESET], ids=["plain", "with a preset system message"])
+@pytest.mark.parametrize("roles", [["user"], ["system", "user"], ["user", "assistant", "user"]])
+def test_ollama_is_given_the_text_of_the_chat_template(preset: str, roles: list[str]) -> None:
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.chat_template = preset + tokenizer.chat_template
+    chat = [{"role": role, "content": f"words of {role}"} for role in roles]
+    wanted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert go(template(tokenizer), chat) == wanted
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile(tokenizer, "m.gguf")
+
+
+def test_a_template_that_rewrites_is_refused_for_ollama() -> None:
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    with pytest.raises(ConfigError, match="--to gguf"):
+        template(tokenizer)
+
+
+def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Known: merged, gguf, ollama"):
+        ExportConfig(run=str(run), to="onnx")
+    with pytest.raises(ConfigError, match="no directory of 'fireact train'"):
+        export(ExportConfig(run=str(tmp_path)), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    trained("smollm2-135m", tmp_path / "train", scale=0.02)
+    export(ExportConfig(run=str(tmp_path / "train"), to="ollama", dtype="float32"), tmp_path / "out")
+    assert "FROM ./model.gguf" in (tmp_path / "out" / "Modelfile").read_text()
+    model = load_model(str(tmp_path / "train"), slots=1)
+    with llama_server(tmp_path / "out" / "model.gguf") as url:
+        for question in (QUESTION, "Which is larger, Vanuatu (12,200 km²) or Ghana?"):
+            body = {"messages": [{"role": "user", "content": question}], "max_tokens": 32, "temperature": 0}
+            request = urllib.request.Request(
+                f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            theirs = json.load(urllib.request.urlopen(request, timeout=60))
+            ours = model.lm.complete([Message("user", question)], max_tokens=32)
+            assert theirs["choices"][0]["message"]["content"] == ours.text
+            assert theirs["usage"]["prompt_tokens"] == ours.usage.prompt_tokens
+    model.close()

@@ -1,0 +1,218 @@
+"""Small samples of every format that is read: made by running the packages, or after their published schemas."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import trajectory as native_trajectory
+from fireact.errors import DataError
+from fireact.formats.read import READERS, read_any, reader_of
+from fireact.formats.source import Damage, open_source
+from fireact.types import Trajectory
+
+GOLDEN = Path(__file__).parent / "golden" / "formats"
+
+
+def rows(path: Path, *values: Any) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+    return path
+
+
+def one(path: Path, format: str) -> Trajectory:
+    assert reader_of(open_source(path)).name == format
+    (found,) = read_any(path)
+    return found
+
+
+def told(found: Trajectory) -> list[tuple[str, str, Any]]:
+    return [(step.thought, step.action.name if step.action else "", step.observation) for step in found.steps]
+
+
+def test_smolagents_memory() -> None:
+    found = one(GOLDEN / "smolagents.json", "smolagents")
+    assert told(found) == [
+        ("I look both up.", "search", "About France: Paris is the capital of France."),
+        ("", "search", "About Paris: Paris is the capital of France."),
+        ("", "finish", None),
+    ]
+    assert found.steps[1].joined and found.answer == "Paris" and found.usage.prompt_tokens == 20
+    assert found.meta["system"].startswith("You are an expert assistant")
+
+
+def test_inspect_log() -> None:
+    found = one(GOLDEN / "inspect.json", "inspect")
+    assert told(found)[0] == ("I look it up.", "search", "About France: Paris is the capital of France.")
+    assert (found.answer, found.example.answer, found.scores) == ("Paris", "Paris", {"match": 1.0})
+    assert (found.task, found.example.id, found.model) == ("capitals", "q1", "mockllm/model")
+    assert found.example.meta == {"hops": 1} and found.meta["tools"][0]["function"]["name"] == "search"
+
+
+def test_atif(tmp_path: Path) -> None:
+    document = {
+        "schema_version": "ATIF-v1.6", "session_id": "s1", "agent": {"name": "a", "version": "1", "model_name": "m"},
+        "steps": [
+            {"step_id": 1, "source": "system", "message": "Be brief."},
+            {"step_id": 2, "source": "user", "message": [{"type": "text", "text": "Q?"}]},
+            {"step_id": 3, "source": "agent", "message": "", "reasoning_content": "hm",
+             "tool_calls": [{"tool_call_id": "c1", "function_name": "search", "arguments": {"query": "a"}},
+                            {"tool_call_id": "c2", "function_name": "search", "arguments": {"query": "b"}}],
+             "observation": {"results": [{"source_call_id": "c2", "content": "B"}, {"source_call_id": "c1", "content": "A"}]}},
+            {"step_id": 4, "source": "agent", "message": "c"},
+        ],
+        "final_metrics": {"total_prompt_tokens": 9, "total_completion_tokens": 4, "total_cost_usd": 0.25},
+    }  # fmt: skip
+    path = tmp_path / "trajectory.json"
+    path.write_text(json.dumps(document, indent=1))
+    found = one(path, "atif")
+    assert told(found) == [("hm", "search", "A"), ("", "search", "B"), ("", "finish", None)]
+    assert found.usage.cost == 0.25 and found.model == "m" and found.meta["system"] == "Be brief."
+
+
+def test_verifiers_traces_and_results(tmp_path: Path) -> None:
+    call = {"id": "c", "name": "search", "arguments": '{"query": "a"}'}
+    nodes = [
+        {"message": {"role": "user", "content": "Q?"}},
+        {"parent": 0, "message": {"role": "assistant", "content": "left branch"}, "sampled": True},
+        {"parent": 0, "message": {"role": "assistant", "content": "hm", "tool_calls": [call]}, "sampled": True},
+        {"parent": 2, "message": {"role": "tool", "tool_call_id": "c", "content": "A"}},
+        {"parent": 3, "message": {"role": "assistant", "content": "c"}, "sampled": True},
+    ]
+    trace = {
+        "id": "t", "task": {"type": "QA", "data": {"idx": 0, "name": "q0", "answer": "c"}}, "agent": {"name": "solver"},
+        "nodes": nodes, "calls": [{"model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 2}}],
+        "rewards": {"exact": {"score": 1.0, "weight": 0.5}}, "metrics": {"turns": 2.0}, "ok": True,
+    }  # fmt: skip
+    path = rows(tmp_path / "traces.jsonl", {"id": "e", "env": {"id": "qa"}, "task": trace["task"], "traces": [trace]})
+    found = one(path, "verifiers")
+    assert told(found) == [("hm", "search", "A"), ("", "finish", None)]
+    assert found.scores == {"turns": 2.0, "exact": 1.0, "reward": 0.5} and found.example.answer == "c"
+    result = {
+        "example_id": 3, "prompt": [{"role": "user", "content": "Q?"}], "reward": 1.0, "answer": "c",
+        "completion": [{"role": "assistant", "content": "c"}], "task": "qa",
+    }  # fmt: skip
+    assert one(rows(tmp_path / "results.jsonl", result), "verifiers").answer == "c"
+
+
+def test_hermes_tags(tmp_path: Path) -> None:
+    system = 'Use tools. <tools>{"name": "search", "parameters": {}}</tools>'
+    turns = [
+        {"from": "system", "value": system},
+        {"from": "human", "value": "Q?"},
+        {"from": "gpt", "value": 'I look.\n<tool_call>\n{"name": "search", "arguments": {"query": "a"}}\n</tool_call>\n'
+                                 '<tool_call>\n{"name": "search", "arguments": {"query": "b"}}\n</tool_call>'},
+        {"from": "tool", "value": "<tool_response>\nA\n</tool_response>\n<tool_response>\nB\n</tool_response>"},
+        {"from": "gpt", "value": "c"},
+    ]  # fmt: skip
+    found = one(rows(tmp_path / "h.jsonl", {"conversations": turns}), "hermes")
+    assert told(found) == [("I look.", "search", "A"), ("", "search", "B"), ("", "finish", None)]
+    assert found.meta["tools"][0]["function"]["name"] == "search"
+
+
+@pytest.mark.parametrize("keys", [("from", "value"), ("role", "content")])
+def test_sharegpt_of_both_kinds(keys: tuple[str, str], tmp_path: Path) -> None:
+    said = [
+        ("human", "Q?"), ("function_call", '<think>\nhm\n</think>\n\n{"name": "search", "arguments": {"query": "a"}}'),
+        ("observation", "A"), ("gpt", "c"),
+    ]  # fmt: skip
+    row = {"conversations": [dict(zip(keys, turn, strict=True)) for turn in said], "tools": '[{"name": "search"}]'}
+    found = one(rows(tmp_path / "s.jsonl", row), "sharegpt")
+    assert told(found) == [("hm", "search", "A"), ("", "finish", None)]
+
+
+def test_tagged_transcripts(tmp_path: Path) -> None:
+    texts = [
+        "<think>hm</think><search>a</search><information>A <search>no</search></information><answer>c</answer>",
+        "<think>hm <|begin_search_query|>a<|end_search_query|><|begin_search_result|>A <search>no</search>"
+        "<|end_search_result|></think><answer>c</answer>",
+        "hm <|begin_of_query|> a<|end_of_query|>\n<|begin_of_documents|>A <search>no</search><|end_of_documents|>"
+        "</think><answer> c </answer>",
+    ]
+    for text in texts:
+        row = {"question": "Q?", "golden_answers": ["c"], "response": text}
+        found = one(rows(tmp_path / "r.jsonl", row), "tagged")
+        assert told(found) == [("hm", "search", "A <search>no</search>"), ("", "finish", None)]
+        assert found.scores["em"] == 1.0 and found.steps[0].action.arguments == {"query": "a"}  # type: ignore[union-attr]
+
+
+def test_text_logs(tmp_path: Path) -> None:
+    log = (
+        "####\nBEGIN TRIAL 2\n\nQuestion: Q?\nThought 1: hm\nAction 1: Search[a]\nObservation 1: A\nsecond line\n"
+        "Thought 2: so\nAction 2: Finish[c]\nObservation 2: Answer is INCORRECT\nCorrect answer: d\n\n"
+    )
+    path = tmp_path / "log.txt"
+    path.write_text(log)
+    found = one(path, "react-log")
+    assert told(found) == [("hm", "search", "A\nsecond line"), ("so", "finish", None)]
+    assert (found.seed, found.scores, found.example.answer) == (1, {"em": 0.0}, "d")
+
+
+def test_reflections_are_not_part_of_the_question(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(
+        "Question: Q? You have attempted to answer following question before and failed.\nReflections:\n- look twice\n"
+        "Thought 1: hm\nAction 1: Finish[c]\nObservation 1: Answer is CORRECT\nCorrect answer: c\n"
+    )
+    found = one(path, "react-log")
+    assert (found.example.question, found.method) == ("Q?", "reflexion") and "look twice" in found.meta["system"]
+    assert found.scores == {"em": 1.0}
+
+
+def test_toolbench(tmp_path: Path) -> None:
+    said = [
+        {"role": "user", "content": "Q?"},
+        {"role": "assistant", "content": "hm", "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "A"},
+        {"role": "assistant", "content": None, "function_call": {
+            "name": "Finish", "arguments": '{"return_type": "give_answer", "final_answer": "c"}'}},
+    ]  # fmt: skip
+    path = tmp_path / "1.json"
+    path.write_text(json.dumps({"win": True, "answer_generation": {"train_messages": [said], "query": "Q?"}}, indent=1))
+    found = one(path, "toolbench")
+    assert told(found) == [("hm", "f", "A"), ("", "finish", None)] and found.scores == {"win": 1.0}
+
+
+def test_our_own_runs(tmp_path: Path) -> None:
+    rows(tmp_path / "trajectories.jsonl", native_trajectory().to_dict())
+    assert list(read_any(tmp_path)) == [native_trajectory()]
+
+
+def test_the_same_question_twice_is_two_episodes(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "c"}]}
+    found = list(read_any(rows(tmp_path / "m.jsonl", row, row)))
+    assert len({episode.key for episode in found}) == 2
+
+
+def test_what_is_not_known_is_refused_with_the_names(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not recognised .*--from: fireact, released-run"):
+        list(read_any(rows(tmp_path / "x.jsonl", {"a": 1})))
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(DataError, match="is empty"):
+        list(read_any(tmp_path / "empty"))
+    with pytest.raises(DataError, match="cannot read"):
+        list(read_any(tmp_path / "nowhere"))
+    assert len({reader.name for reader in READERS}) == len(READERS)
+
+
+def test_other_peoples_react_is_not_damaged_for_want_of_a_closing_line(tmp_path: Path) -> None:
+    said = [("user", "Q?"), ("assistant", "Thought: so\nAction: finish[c]")]
+    row = {"messages": [{"role": role, "content": text} for role, text in said]}
+    heard: list[Damage] = []
+    (found,) = read_any(rows(tmp_path / "mine.jsonl", row), notice=heard.append)
+    assert not heard and (found.task, found.answer, found.scores) == ("mine", "c", {})
+
+
+def test_damage_is_told_and_never_learned(tmp_path: Path) -> None:
+    row = {
+        "instruction": "Question: Which?", "input": "",
+        "output": "A. one\nB. two\nThought: It is B.\nAction: finish[B]\nObservation: Episode finished, reward = 1",
+    }  # fmt: skip
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([row], indent=4))
+    heard: list[Damage] = []
+    (found,) = read_any(path, notice=heard.append)
+    assert {damage.kind for damage in heard} == {"options-in-output", "no-final-newline", "reward-as-number"}
+    assert found.example.question == "Question: Which?\nA. one\nB. two" and told(found) == [
+        ("It is B.", "finish", None)
+    ]

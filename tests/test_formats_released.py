@@ -1,0 +1,112 @@
+"""The released fine-tuning files: every sample loads, task and method are right, and all eight come out byte for byte."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fireact.formats.conversion import convert
+from fireact.formats.read import read_any
+
+FILES = [
+    (folder, stem, count)
+    for folder, counts in (("alpaca_format", (500, 734, 1344, 2063)), ("gpt_format", (500, 733, 1344, 2063)))
+    for stem, count in zip(
+        ("hotpotqa", "hotpotqa_multimethod", "multitask", "multitask_multimethod"), counts, strict=True
+    )
+]
+GROUPS = {
+    "hotpotqa": {"hotpotqa/react": 500},
+    "hotpotqa_multimethod": {"hotpotqa/react": 500, "hotpotqa/cot": 187, "hotpotqa/reflexion": 47},
+    "multitask": {"hotpotqa/react": 500, "mmlu/react": 456, "strategyqa/react": 388},
+    "multitask_multimethod": {
+        "hotpotqa/react": 500, "hotpotqa/cot": 186, "hotpotqa/reflexion": 47, "mmlu/react": 456, "mmlu/cot": 247,
+        "mmlu/reflexion": 9, "strategyqa/react": 388, "strategyqa/cot": 215, "strategyqa/reflexion": 15,
+    },
+}  # fmt: skip
+
+
+def file_of(shared_data: Path, folder: str, stem: str) -> Path:
+    path = shared_data / "fireact" / "finetune" / folder / (stem + (".json" if folder == "alpaca_format" else ".jsonl"))
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not among the real data")
+    return path
+
+
+@pytest.mark.parametrize(("folder", "stem", "count"), FILES)
+def test_a_released_file_comes_out_byte_for_byte(
+    folder: str, stem: str, count: int, shared_data: Path, tmp_path: Path
+) -> None:
+    path = file_of(shared_data, folder, stem)
+    report = convert(path, tmp_path / "again", to=folder.removesuffix("_format"))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    assert report["trajectories"] == count and "unreadable" not in report["damage"]
+    episodes = list(read_any(path))
+    assert all(episode.answer is not None and episode.stop == "finish" for episode in episodes)
+    if folder == "alpaca_format":
+        assert Counter(f"{it.task}/{it.method}" for it in episodes) == GROUPS[stem]
+
+
+@pytest.mark.parametrize("stem", ["multitask", "multitask_multimethod"])
+def test_fix_leaves_no_known_damage(stem: str, shared_data: Path, tmp_path: Path) -> None:
+    report = convert(file_of(shared_data, "alpaca_format", stem), tmp_path / "fixed.json", to="alpaca", fix=True)
+    assert report["damage"]["options-in-output"]["n"] == report["fixed"]["options-in-output"] > 400
+    rows = json.loads((tmp_path / "fixed.json").read_text())
+    assert not any(row["output"].startswith("A.") for row in rows)
+    assert all(row["output"].endswith(("reward = True\n", "reward = False\n")) for row in rows)
+    again = convert(tmp_path / "fixed.json", tmp_path / "twice.json", to="alpaca", fix=True)
+    assert set(again["damage"]) <= {"no-action", "no-thought"}
+
+
+def test_options_stand_in_the_question_as_in_the_other_form(shared_data: Path) -> None:
+    """What is moved back in the alpaca form is what the gpt form of the same sample has."""
+    stem = "multitask"
+    one, other = (
+        {
+            "\n".join(line.strip() for line in it.example.question.splitlines())
+            for it in read_any(file_of(shared_data, folder, stem))
+            if it.task == "mmlu"
+        }
+        for folder in ("alpaca_format", "gpt_format")
+    )
+    assert len(one & other) >= 0.99 * len(one)
+
+
+def test_a_changed_step_is_not_overruled_by_what_was_kept(shared_data: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from fireact.formats import alpaca
+
+    first = next(read_any(file_of(shared_data, "alpaca_format", "hotpotqa")))
+    changed = replace(first, steps=(replace(first.steps[0], thought="Something else."), *first.steps[1:]))
+    assert "Something else." in alpaca.row(changed)["output"]
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "count"),
+    [
+        ("r1_searcher/hotpotqa_qwen.jsonl", "tagged", 500),
+        ("reflexion_logs/100_questions_5_trials.txt", "react-log", 498),
+        ("tau_bench/gpt-4o-airline.json", "messages", 200),
+        ("llamafactory_demo/glaive_toolcall_en_demo.json", "sharegpt", 300),
+        ("llamafactory_demo/reason_tool_use_demo_50.jsonl", "messages", 50),
+        ("llamafactory_demo/v1_sft_demo.jsonl", "messages", 500),
+        ("llamafactory_demo/alpaca_en_demo.json", "alpaca", 999),
+        ("fastchat/dummy_conversation.json", "sharegpt", 500),
+        ("toolbench/119_ChatGPT_DFS_woFilter_w2.json", "toolbench", 1),
+    ],
+)
+def test_real_samples_of_other_formats(path: str, format: str, count: int, shared_data: Path, tmp_path: Path) -> None:
+    if not (shared_data / path).is_file():
+        pytest.skip(f"{path} is not among the real data")
+    report = convert(shared_data / path, tmp_path / "out.jsonl", to="messages")
+    assert (report["from"], report["trajectories"]) == (format, count)
+    assert set(report["dropped"]) <= {"verbatim words", "steps"}
+
+
+def test_the_released_evaluation_run(shared_data: Path) -> None:
+    path = next((shared_data / "fireact" / "trajs").glob("*.json"))
+    episodes = list(read_any(path))
+    assert len(episodes) == 500
+    assert sum(it.scores["em"] for it in episodes) / 5 == pytest.approx(26.2)

@@ -1,0 +1,200 @@
+"""What is written reads back, and what does not is counted; Arrow mixes nothing; trainers are told the truth."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fakes import Echo
+from fireact.errors import ConfigError, DataError
+from fireact.formats.conversion import convert
+from fireact.formats.losses import KINDS, lost
+from fireact.formats.read import read_any
+from fireact.formats.trainers import recipe
+from fireact.formats.write import WRITERS, write
+from fireact.types import Action, Example, Step, Trajectory, Usage
+from formats_cases import TOOL, WORDS, trajectories
+
+READABLE = [writer.name for writer in WRITERS if writer.name not in ("prompt-completion", "dataset")]
+FULL = Trajectory(
+    task="small", example=Example("7", "Q?", "Paris", {"hops": 2}), method="react", model="teacher", seed=3,
+    steps=(
+        Step("I look both up.", Action("search", {"query": "France", "k": 2}), "F", "I look both up.", weight=0.5),
+        Step("", Action("lookup", {"title": "Paris"}), "P", "", joined=True, weight=0.5, noise="none", repairs=1),
+        Step("It is Paris.", Action("finish", {"answer": "Paris"}), None, "Thought: It is Paris.\nAction: finish[Paris]"),
+    ),
+    stop="finish", scores={"em": 1.0, "f1": 1.0}, usage=Usage(3, 10, 0, 5, 0.1), seconds=2.0,
+    meta={"system": "Be brief.", "tools": [TOOL], "note": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READABLE)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(episodes=st.lists(trajectories(), min_size=1, max_size=3, unique_by=lambda it: (it.key, it.model)))
+def test_what_is_not_counted_as_dropped_reads_back(name: str, episodes: list[Trajectory], tmp_path: Path) -> None:
+    out = tmp_path / ("data.parquet" if name == "parquet" else "data.jsonl")
+    written = write(episodes, out, name, force=True)
+    losses: dict[str, int] = {}
+    format = {"openai": "messages", "parquet": "messages"}.get(name, name)
+    for before, after in zip(episodes, read_any(out, format), strict=True):
+        for kind in lost(before, after) - {"task", "seed", "example id"}:
+            losses[kind] = losses.get(kind, 0) + 1
+    counted = {kind: n for kind, n in written.dropped.items() if kind not in ("task", "seed", "example id")}
+    assert losses == counted
+
+
+@pytest.mark.parametrize("name", ["messages", "parquet", "fireact"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(episode=trajectories())
+def test_native_messages_hold_every_step(name: str, episode: Trajectory, tmp_path: Path) -> None:
+    assert not write([episode], tmp_path / "data", name, force=True).dropped
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(episode=trajectories())
+def test_sharegpt_holds_thoughts_calls_and_results(episode: Trajectory, tmp_path: Path) -> None:
+    dropped = write([episode], tmp_path / "data", "sharegpt", force=True).dropped
+    assert "several calls in a turn" not in dropped and "tool schemas" not in dropped
+
+
+LOSSES = {
+    "fireact": set(),
+    "messages": {"verbatim words", "noise", "repairs"},
+    "parquet": {"verbatim words", "noise", "repairs"},
+    "dataset": {"verbatim words", "noise", "repairs"},
+    "openai": {"weights"},
+    "sharegpt": {"weights"},
+    "gpt": {"several calls in a turn", "tool schemas", "weights"},
+    "alpaca": {"several calls in a turn", "tool schemas", "weights", "system prompt"},
+    "prompt-completion": {"several calls in a turn", "tool schemas", "weights"},
+}
+
+
+@pytest.mark.parametrize("name", [writer.name for writer in WRITERS])
+def test_the_page_says_what_a_format_drops(name: str, tmp_path: Path) -> None:
+    dropped = set(write([FULL], tmp_path / "out", name).dropped)
+    assert dropped >= LOSSES[name] and "steps" not in dropped and "question" not in dropped
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    page = page.partition("## What is written")[2]
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    said = row.split("|")[3].strip()
+    assert said == (", ".join(kind for kind in KINDS if kind in dropped) or "nothing")
+
+
+def test_arrow_leaks_no_key_from_one_tool_into_another(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    other = {
+        "name": "book",
+        "description": "",
+        "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}},
+    }
+    booked = replace(
+        FULL, seed=4, steps=(Step("", Action("book", {"n": 1}), "ok", ""),), meta={"tools": [other]}, stop="max_steps"
+    )
+    write([FULL, booked], tmp_path / "set", "dataset")
+    data = load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
+    tools = [json.loads(row["tools"]) for row in data]
+    assert [tool["function"]["name"] for tool in tools[1]] == ["book"]
+    assert tools[1][0]["function"]["parameters"]["properties"] == {"n": {"type": "integer"}}
+    calls = data[1]["messages"][-2]["tool_calls"]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"n": 1}
+    assert "small / react" not in (tmp_path / "set" / "README.md").read_text() and data.num_rows == 2
+    write([FULL, booked], tmp_path / "rows.jsonl", "messages")
+    loaded = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path / "c"))
+    assert json.loads(loaded[1]["tools"]) == tools[1]
+    assert [it.steps for it in read_any(tmp_path / "set")] == [it.steps for it in read_any(tmp_path / "rows.jsonl")]
+
+
+def test_tools_give_their_schemas_and_calls_make_them_up(tmp_path: Path) -> None:
+    bare = replace(FULL, meta={})
+    write([bare], tmp_path / "a", "messages", tools=[Echo()])
+    write([bare], tmp_path / "b", "messages")
+    given_tools, made_up = (json.loads(json.loads((tmp_path / name).read_text())["tools"]) for name in ("a", "b"))
+    assert given_tools[0]["function"]["description"] == "says it back"
+    assert [tool["function"]["name"] for tool in made_up] == ["search", "lookup", "finish"]
+
+
+def test_prompt_and_completion_is_a_row_a_turn(tmp_path: Path) -> None:
+    skipped = replace(FULL, steps=(replace(FULL.steps[0], weight=0.0), *FULL.steps[1:]))
+    write([skipped], tmp_path / "pc.jsonl", "prompt-completion")
+    rows = [json.loads(line) for line in (tmp_path / "pc.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and rows[-1]["completion"][0]["content"].endswith("finish[Paris]")
+    assert [message["role"] for message in rows[-1]["prompt"]] == ["system", "user", *["assistant", "user"] * 2]
+
+
+def test_entries_for_trainers() -> None:
+    import yaml
+
+    entry = json.loads(recipe("llama-factory", "sharegpt", Path("data/train.jsonl")))
+    assert entry["train"]["columns"] == {"messages": "conversations", "tools": "tools"}
+    stanza = yaml.safe_load(recipe("axolotl", "messages", Path("train.jsonl")))
+    assert stanza["datasets"][0]["field_tools"] == "tools"
+    with pytest.raises(ConfigError, match="words beside a tool call"):
+        recipe("llama-factory", "messages", Path("x"))
+    with pytest.raises(ConfigError, match="Known: axolotl, llama-factory"):
+        recipe("trl", "messages", Path("x"))
+
+
+def test_nothing_is_overwritten_and_nothing_is_written_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(DataError, match="--force"):
+        write([FULL], tmp_path / "there", "gpt")
+    with pytest.raises(DataError, match="no episodes"):
+        write([], tmp_path / "new", "gpt")
+    with pytest.raises(ConfigError, match="Did you mean 'sharegpt'"):
+        write([FULL], tmp_path / "new", "share-gpt")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="only if it is ours"):
+        write([FULL], tmp_path / "mine", "dataset", force=True)
+
+
+def test_a_corrupt_row_is_named_and_skipped_only_on_request(tmp_path: Path) -> None:
+    write([FULL], tmp_path / "good.jsonl", "gpt")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text((tmp_path / "good.jsonl").read_text() + '{"messages": [}\n')
+    with pytest.raises(DataError, match="row 2"):
+        list(read_any(bad, "gpt"))
+    report = convert(bad, tmp_path / "out.jsonl", to="gpt", format="gpt", skip=True)
+    assert report["trajectories"] == 1 and report["damage"]["unreadable"]["n"] == 1
+
+
+@given(WORDS)
+def test_no_text_file_breaks_the_reader(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "some"
+        file.write_text(text, encoding="utf-8", newline="")
+        try:
+            list(read_any(file))
+        except DataError as error:
+            assert str(file) in str(error)
+
+
+@pytest.mark.parametrize("name", ["messages", "parquet"])
+def test_half_a_character_does_not_stop_a_file(name: str, tmp_path: Path) -> None:
+    half = replace(FULL, example=replace(FULL.example, question="What is \ud83d?"))
+    dropped = write([half], tmp_path / "out", name).dropped
+    assert ("characters that are no Unicode" in dropped) == (name == "parquet")
+    (back,) = read_any(tmp_path / "out") if name == "messages" else read_any(tmp_path / "out", "messages")
+    assert back.steps[0].action == half.steps[0].action
+
+
+def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    write([FULL], tmp_path / "in.jsonl", "fireact")
+    command = [sys.executable, "-m", "fireact", "convert", "in.jsonl", "--to", "sharegpt", "-o", "out.jsonl"]
+    done = subprocess.run(
+        [*command, "--for", "llama-factory"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert json.loads(done.stdout)["out"]["formatting"] == "sharegpt"
+    assert "fireact -> sharegpt: 1 episodes" in done.stderr and "dropped: gold answer: 1 of 1" in done.stderr
+    done = subprocess.run([*command, "--json", "--force"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    report = json.loads(done.stdout)
+    assert report["counts"] == {"small/react": 1} and report["dropped"]["noise"] == 1

@@ -1,0 +1,375 @@
+"""``mcp:``: the tools of a real server process, over stdio and HTTP, from many threads, and when it fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import Small
+from fireact import names
+from fireact.agents import load_tools
+from fireact.episodes import Agent, Episode, run_episode
+from fireact.errors import ConfigError, FireactError, ProviderError
+from fireact.methods.react import ReAct
+from fireact.models.replies import Replies
+from fireact.render.react import ReActRenderer
+from fireact.tools.mcp import MAX_LETTERS, MCPTool, connect, parse, safe_name
+
+SCRIPT = Path(__file__).with_name("mcp_server.py")
+COMMAND = shlex.join([sys.executable, str(SCRIPT)])
+Tools = dict[str, MCPTool]
+
+
+def built(spec: str) -> Tools:
+    return {tool.name: tool for tool in names.build("tool", spec)}
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within a few seconds; a zombie has ended."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+            os.kill(pid, 0)
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def pid(tools: Tools) -> int:
+    return int(tools["now"]().split()[-1])
+
+
+def served(port: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, str(SCRIPT), str(port)], stdout=-3, stderr=-3)
+    for _ in range(200):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.05)
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def http(port: int) -> Iterator[Tools]:
+    process = served(port)
+    tools = built(f"mcp:http://127.0.0.1:{port}/mcp")
+    yield tools
+    tools["add"].close()
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def stdio() -> Iterator[Tools]:
+    tools = built(f"mcp:{COMMAND}")
+    yield tools
+    tools["add"].close()
+
+
+@pytest.fixture(params=["stdio", "http"])
+def tools(request: pytest.FixtureRequest) -> Tools:
+    found: Tools = request.getfixturevalue(request.param)
+    return found
+
+
+def test_tools_are_listed_under_names_that_actions_can_carry(tools: Tools) -> None:
+    assert list(tools) == ["add", "square_of", "now", "environment", "fail", "slow", "crash", "picture", "many"]
+    assert tools["add"].description == "Adds two numbers."
+    assert tools["now"].parameters["properties"] == {}
+    assert {tool.fingerprint for tool in tools.values()} == {tools["add"].fingerprint}
+    assert tools["add"].fingerprint.startswith("mcp:sums-1.2:")
+
+
+def test_what_tools_say(tools: Tools) -> None:
+    assert tools["add"](a=1, b=2) == "3"
+    assert tools["square_of"](number="4") == "16"
+    assert tools["picture"](size=3) == "see\n[image image/png]\na note"
+    assert tools["many"](letters=MAX_LETTERS + 7) == "x" * MAX_LETTERS + " [... 7 letters more]"
+    assert tools["many"](letters=0) == "(no output)"
+
+
+def test_what_a_tool_refuses_is_an_observation(tools: Tools) -> None:
+    assert tools["fail"](why="too late").startswith("Error: ") and "too late" in tools["fail"](why="too late")
+    assert tools["add"](a="one", b=2).startswith("Error: ")
+    assert tools["add"](a=1).startswith("Error: ")
+
+
+def test_many_threads_call_at_once(tools: Tools) -> None:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(16) as pool:
+        slept = list(pool.map(lambda _: tools["slow"](seconds=0.3), range(32)))
+        sums = list(pool.map(lambda number: tools["add"](a=number, b=1), range(320)))
+    assert slept == ["slept 0.3"] * 32 and sums == [str(number + 1) for number in range(320)]
+    assert time.perf_counter() - started < 0.3 * 32 / 2, "they waited for each other"
+
+
+def test_the_program_is_started_once_and_ends_with_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUMS_STARTED", str(tmp_path / "started"))
+    tools = built(f"mcp:env=SUMS_STARTED {COMMAND}")
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(lambda _: tools["now"](), range(64)))) == 1
+    process = pid(tools)
+    assert (tmp_path / "started").read_text().split() == [str(process)]
+    tools.clear()
+    gc.collect()
+    assert gone(process)
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["", "raise SystemExit(3)", "threading.Thread(target=slow, daemon=True).start(); time.sleep(0.2)"],
+)
+def test_the_program_ends_with_this_one(last: str) -> None:
+    code = (
+        "import sys, threading, time; from fireact import names\n"
+        "tools = {tool.name: tool for tool in names.build('tool', sys.argv[1])}\n"
+        "def slow():\n    try: tools['slow'](seconds=9)\n    except Exception: pass\n"
+        f"print(tools['now'](), flush=True)\n{last}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, f"mcp:{COMMAND}"], capture_output=True, text=True, timeout=30)
+    assert done.stderr == "" and gone(int(done.stdout.split()[-1]))
+
+
+def test_a_killed_parent_takes_the_program_with_it() -> None:
+    code = (
+        "import sys, time; from fireact import names\n"
+        "tools = {tool.name: tool for tool in names.build('tool', sys.argv[1])}\n"
+        "print(tools['now'](), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, f"mcp:{COMMAND}"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        process = int(parent.stdout.readline().split()[-1])
+        parent.send_signal(signal.SIGKILL)
+    assert gone(process)
+
+
+def test_a_crash_is_one_clear_error_and_the_next_call_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUMS_KEY", "hush-hush")
+    tools = built(f"mcp:env=SUMS_KEY {COMMAND}")
+    before = pid(tools)
+    with pytest.raises(ProviderError) as caught:
+        tools["crash"](code=3)
+    message = str(caught.value)
+    assert SCRIPT.name in message and "'crash'" in message and "all is lost" in message
+    assert "hush-hush" not in message and "hush-hush" not in repr(tools)
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(lambda _: tools["now"](), range(32)))) == 1
+    assert pid(tools) != before and gone(before)
+    tools["add"].close()
+
+
+def test_calls_in_flight_fail_with_a_crash_and_none_hangs(stdio: Tools) -> None:
+    def outcome(number: int) -> str:
+        try:
+            return stdio["crash"](code=1) if number == 0 else stdio["slow"](seconds=5)
+        except ProviderError as error:
+            return str(error)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(16) as pool:
+        said = list(pool.map(outcome, range(8)))
+    assert all("was lost during" in text for text in said) and time.perf_counter() - started < 4
+    assert stdio["add"](a=1, b=1) == "2"
+
+
+def test_a_server_that_stays_away_or_comes_back_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port_of_another = int(free.getsockname()[1])
+    process = served(port_of_another)
+    tools = built(f"mcp:http://127.0.0.1:{port_of_another}/mcp")
+    process.kill()
+    process.wait()
+    for said in ("was lost during 'now'", "cannot be reached", "cannot be reached"):
+        with pytest.raises(ProviderError, match=said):
+            tools["now"]()
+    process = served(port_of_another)
+    assert tools["add"](a=1, b=1) == "2"
+    process.kill()
+    process.wait()
+    with pytest.raises(ProviderError, match="was lost"):
+        tools["now"]()
+    monkeypatch.setenv("SUMS_VERSION", "2.0")
+    other = served(port_of_another)
+    with pytest.raises(ProviderError, match=r"another server .*sums-2\.0.*sums-1\.2"):
+        tools["now"]()
+    tools["add"].close()
+    other.kill()
+    other.wait()
+
+
+@pytest.mark.parametrize("where", ["stdio", "http"])
+def test_a_slow_tool_is_given_up_and_the_connection_stands(where: str, port: int, http: Tools) -> None:
+    tools = built(f"mcp:timeout=0.3 {COMMAND if where == 'stdio' else f'http://127.0.0.1:{port}/mcp'}")
+    before, started = pid(tools), time.perf_counter()
+    with pytest.raises(ProviderError, match=r"'slow' took longer than 0\.3 s"):
+        tools["slow"](seconds=30)
+    assert time.perf_counter() - started < 5 and pid(tools) == before
+    tools["add"].close()
+
+
+def test_a_closed_server_says_so() -> None:
+    tools = built(f"mcp:{COMMAND}")
+    process = pid(tools)
+    tools["add"].close()
+    tools["add"].close()
+    assert gone(process)
+    with pytest.raises(ProviderError, match="is closed"):
+        tools["now"]()
+
+
+def test_the_program_sees_the_variables_that_were_named_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUMS_KEY", "hush-hush")
+    monkeypatch.setenv("OTHER_KEY", "no business of a tool")
+    plain, given = built(f"mcp:only=environment {COMMAND}"), built(f"mcp:env=SUMS_KEY,only=environment {COMMAND}")
+    assert list(plain) == ["environment"]
+    assert plain["environment"](name="SUMS_KEY") == "not set"
+    assert given["environment"](name="SUMS_KEY") == "hush-hush"
+    assert given["environment"](name="OTHER_KEY") == "not set"
+    assert given["environment"].fingerprint == plain["environment"].fingerprint
+    plain["environment"].close()
+    given["environment"].close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "said"),
+    [
+        ("nonesuch-program x", ConfigError, "no program 'nonesuch-program'"),
+        ("FOO=hush-hush python x", ConfigError, "mcp:env=FOO"),
+        ("'", ConfigError, "quotes"),
+        ("", ConfigError, "needs a command or a URL"),
+        ("env=NOT_THERE_X cat", ConfigError, "NOT_THERE_X"),
+        ("timeout=0 cat", ConfigError, "number of seconds"),
+        ("timeout=nan cat", ConfigError, "number of seconds"),
+        ("https://me:hush-hush@host/mcp", ConfigError, "env=TOKEN"),
+        ("http://", ConfigError, "no host"),
+        ("http://host:port/", ConfigError, "no host"),
+        ("env=A,env=B https://host/mcp", ConfigError, "one variable"),
+        (f"only=divide {COMMAND}", ConfigError, "no tool divide"),
+        ("http://127.0.0.1:1/mcp?key=hush-hush", ProviderError, "http://127.0.0.1:1/mcp cannot be reached"),
+        ("http://nowhere.invalid/mcp", ProviderError, "nowhere.invalid"),
+        ("false", ProviderError, "mcp:false cannot be reached"),
+        ("cat", ProviderError, "mcp:cat cannot be reached"),
+    ],
+)
+def test_what_cannot_be_used_is_said(spec: str, kind: type[FireactError], said: str) -> None:
+    with pytest.raises(kind) as caught:
+        names.build("tool", f"mcp:{spec}")
+    assert said in str(caught.value) and "hush-hush" not in str(caught.value)
+
+
+def test_a_wrong_path_of_a_server(port: int, http: Tools) -> None:
+    with pytest.raises(ProviderError, match="Not Found"):
+        names.build("tool", f"mcp:http://127.0.0.1:{port}/wrong")
+
+
+CLASHING = """
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("clash")
+for name in {names!r}:
+    server.tool(name=name)(lambda x: x)
+server.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "said"), [(["a.b", "A_b"], "'a_b', as 'a.b' is"), (["Finish"], "ends an episode"), ([], "no tool at all")]
+)
+def test_names_that_clash_are_refused(own: list[str], said: str, tmp_path: Path) -> None:
+    script = tmp_path / "clash.py"
+    script.write_text(CLASHING.format(names=own).replace("lambda x: x", "lambda: 'x'"))
+    with pytest.raises(ConfigError) as caught:
+        names.build("tool", f"mcp:{shlex.join([sys.executable, str(script)])}")
+    assert said in str(caught.value)
+
+
+@given(st.text(max_size=100))
+def test_every_safe_name_is_one_that_an_action_carries(name: str) -> None:
+    action = ReActRenderer().parse(f"Action: {safe_name(name)}[x]").action
+    assert action is not None and action.name == safe_name(name) and len(action.name) <= 64
+
+
+@given(st.text(max_size=60))
+def test_every_spec_is_read_or_refused(spec: str) -> None:
+    try:
+        target = parse(spec)
+    except ConfigError:
+        return
+    assert bool(target.command) != bool(target.url)
+
+
+def test_options_stand_before_the_command() -> None:
+    target = parse("env=PATH,env=HOME,timeout=2.5,only=add cat --env=x 'two words'")
+    assert target.env == ("PATH", "HOME") and target.timeout == 2.5 and target.only == ("add",)
+    assert target.command == ("cat", "--env=x", "two words")
+    assert parse("https://host/mcp?env=x").url == "https://host/mcp?env=x"
+
+
+def test_an_agent_uses_them_in_text(stdio: Tools) -> None:
+    lm = Replies(
+        [
+            "Thought: a\nAction: Square_Of[4]",
+            'Thought: b\nAction: add[{"a": 1, "b": 2}]',
+            "Thought: c\nAction: now[]",
+            "Thought: d\nAction: environment[NO_SUCH]",
+            "Thought: e\nAction: add[1]",
+            "Thought: f\nAction: finish[a]",
+        ]
+    )
+    task = Small()
+    agent = Agent(lm=lm, method=ReAct(), tools=stdio)
+    done = run_episode(Episode(task=task, example=task.examples("test")[0], agent=agent))
+    said = [step.observation for step in done.steps]
+    assert said[:2] == ["16", "3"] and (said[2] or "").startswith("process ")
+    assert said[3] == "not set"
+    assert said[4] == 'add takes a, b; it was given input. Write add[{"a": "...", "b": "..."}].'
+    assert done.stop == "finish" and done.scores["em"] == 1
+
+
+def test_a_crash_is_a_fault_of_the_episode_and_not_a_wrong_answer(stdio: Tools) -> None:
+    task = Small()
+    agent = Agent(lm=Replies(["Thought: a\nAction: crash[1]"]), method=ReAct(), tools=stdio)
+    done = run_episode(Episode(task=task, example=task.examples("test")[0], agent=agent))
+    assert done.stop == "error" and not done.scores and "was lost during 'crash'" in (done.error or "")
+
+
+def test_load_tools_takes_them_beside_others() -> None:
+    found = load_tools(["search", f"mcp:only=add,only=now {COMMAND}"])
+    assert list(found) == ["search", "add", "now"]
+    assert str(found["add"](a=2, b=2)) == "4"
+    close: Callable[[], None] = found["add"].close  # type: ignore[attr-defined]
+    close()
+
+
+def test_a_python_caller_has_the_same() -> None:
+    tools = connect(parse(COMMAND))
+    assert tools[0](a=2, b=2) == "4"
+    tools[0].close()
+
+
+def test_the_example_runs() -> None:
+    example = Path(__file__).parents[1] / "examples" / "mcp_tool.py"
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["Lima None Lima", "None none Lima"]

@@ -1,0 +1,266 @@
+"""Hosted teachers: the real client over real HTTP to an endpoint that does what endpoints do."""
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import Echo
+from fireact import jsonl
+from fireact.cache import CallCache
+from fireact.collection import CollectConfig, collect
+from fireact.errors import BudgetError, ConfigError, ProviderError
+from fireact.models.fake_endpoint import FakeEndpoint, Fault, Reply
+from fireact.models.limits import Amount, Endpoint
+from fireact.models.openai import OpenAIModel, from_name, wire
+from fireact.models.scripted import Expert
+from fireact.types import Action, Message
+from fireact.verbs import resume
+
+ASK = [Message("user", "Why?")]
+PRICES = """
+[prices."fake"]
+input_per_million = 1000.0
+cached_per_million = 100.0
+output_per_million = 2000.0
+"""
+
+
+def expert(request: Mapping[str, Any]) -> Reply:
+    """The scripted expert behind an endpoint."""
+    messages = [Message(one["role"], one["content"]) for one in request["messages"]]
+    return Expert().complete(messages).text
+
+
+def model(served: FakeEndpoint, **options: Any) -> OpenAIModel:
+    return OpenAIModel("fake", served.url, pause=0.01, **options)
+
+
+def test_a_chat_goes_there_and_back() -> None:
+    with FakeEndpoint(lambda request: "Because.\nObservation: no") as served:
+        done = model(served).complete(ASK, stop=("\nObservation",), max_tokens=7, temperature=0.5, seed=3)
+        (request,) = served.requests
+    assert done.text == "Because." and done.finish == "stop" and done.seconds > 0
+    assert (done.usage.calls, done.usage.completion_tokens, done.usage.cost) == (1, 1, None)
+    assert request["messages"] == [{"role": "user", "content": "Why?"}]
+    assert [request[name] for name in ("max_tokens", "temperature", "seed", "stop")] == [7, 0.5, 3, ["\nObservation"]]
+
+
+def test_stop_strings_hold_where_the_server_ignores_them() -> None:
+    with FakeEndpoint(lambda request: {"content": "a STOP b"}) as served:
+        lm = model(served)
+        lm._refused["stop"] = None
+        assert lm.complete(ASK, stop=("STOP",)).text == "a "
+
+
+def test_cached_tokens_are_counted_apart_and_cost_less(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text(PRICES)
+    with FakeEndpoint(lambda request: "one two") as served:
+        lm = model(served, endpoint=Endpoint(prices=str(tmp_path / "prices.toml")))
+        usage = type("U", (), {"prompt_tokens": 100, "completion_tokens": 10})()
+        usage.prompt_tokens_details = type("D", (), {"cached_tokens": 60})()
+        counted = lm._usage(usage)
+    assert (counted.prompt_tokens, counted.cached_tokens) == (100, 60)
+    assert counted.cost == pytest.approx((40 * 1000 + 60 * 100 + 10 * 2000) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429, headers={"Retry-After": "0"}), Fault(status=500), Fault(status=503), Fault(cut=True),
+        Fault(body="{not json"), Fault(body='{"choices": []}'), Fault(body='"text"'),
+    ],
+    ids=["429", "500", "503", "cut connection", "malformed JSON", "no choices", "no object"],
+)  # fmt: skip
+def test_faults_that_pass_are_tried_again(fault: Fault) -> None:
+    with FakeEndpoint(lambda request: "yes", faults=[fault, fault]) as served:
+        assert model(served).complete(ASK).text == "yes"
+        assert len(served.requests) == 3
+
+
+def test_a_fault_that_does_not_pass_is_a_fault_of_the_provider() -> None:
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=500)] * 20) as served:
+        with pytest.raises(ProviderError, match=r"failed 6 times.*500"):
+            model(served).complete(ASK)
+        assert len(served.requests) == 6
+
+
+def test_slow_bytes_end_in_a_time_out() -> None:
+    with FakeEndpoint(lambda request: "yes", latency=lambda request: 0.6) as served:
+        lm = model(served, endpoint=Endpoint(timeout=0.2))
+        lm._reached = True
+        with pytest.raises(ProviderError, match="Timeout"):
+            lm.complete(ASK)
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(seconds_a_byte=0.001)]) as served:
+        assert model(served).complete(ASK).text == "yes"
+
+
+def test_a_server_says_how_long_to_wait() -> None:
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=429, headers={"Retry-After": "1"})]) as served:
+        started = time.monotonic()
+        model(served).complete(ASK)
+        assert 1.0 <= time.monotonic() - started < 3.0
+
+
+def test_what_would_end_every_episode_stops_at_once() -> None:
+    with FakeEndpoint(lambda request: "yes", models=["other"]) as served:
+        lm = model(served)
+        with pytest.raises(ConfigError, match=r"404.*Check the model's name"):
+            lm.complete(ASK)
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=401)]) as served:
+        with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+            model(served).complete(ASK)
+        assert len(served.requests) == 1
+    quota = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=429, body=quota)]) as served:
+        lm = model(served)
+        with pytest.raises(ConfigError, match="quota"):
+            lm.complete(ASK)
+
+
+def test_a_prompt_that_is_refused_ends_its_own_episode_only() -> None:
+    said = json.dumps(
+        {"error": {"message": "This model's maximum context length is 8192", "code": "context_length_exceeded"}}
+    )
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
+        lm = model(served)
+        with pytest.raises(ProviderError, match="maximum context length"):
+            lm.complete(ASK)
+        assert lm.complete(ASK).text == "yes"
+
+
+def test_an_address_where_nobody_listens_is_said() -> None:
+    with FakeEndpoint(lambda request: "yes") as served:
+        url = served.url
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        OpenAIModel("fake", url, pause=0.001).complete(ASK)
+
+
+def test_an_empty_completion_is_empty_text() -> None:
+    with FakeEndpoint(lambda request: {"content": None}) as served:
+        assert model(served).complete(ASK).text == ""
+
+
+@pytest.mark.parametrize("name", ["stop", "temperature", "seed"])
+def test_a_parameter_that_a_model_refuses_is_left_out_from_then_on(name: str) -> None:
+    said = json.dumps({"error": {"message": f"Unsupported parameter: '{name}'", "param": name}})
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
+        lm = model(served)
+        lm.complete(ASK, stop=("x",))
+        lm.complete(ASK, stop=("x",))
+        assert [name in request for request in served.requests] == [True, False, False]
+
+
+def test_max_tokens_has_another_name_at_some_models() -> None:
+    said = json.dumps({"error": {"message": "'max_tokens' is not supported, use 'max_completion_tokens'"}})
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
+        model(served).complete(ASK, max_tokens=9)
+        assert served.requests[1]["max_completion_tokens"] == 9 and "max_tokens" not in served.requests[1]
+
+
+def test_native_calls_go_both_ways() -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "search", "arguments": '{"query": "é"}'}}
+    broken = {"id": "y", "type": "function", "function": {"name": "search", "arguments": "not json"}}
+    with FakeEndpoint(lambda request: {"content": "look", "tool_calls": [call, broken]}) as served:
+        done = model(served).complete(ASK, tools=[Echo()])
+        offered = served.requests[0]["tools"][0]["function"]
+    assert done.text == "look" and offered["name"] == "search" and offered["parameters"]["type"] == "object"
+    assert done.calls == (Action("search", {"query": "é"}), Action("search", {"input": "not json"}))
+    sent = wire([*ASK, Message("assistant", "look", calls=done.calls), Message("tool", "1"), Message("tool", "2")])
+    assert (
+        [one["id"] for one in sent[1]["tool_calls"]]
+        == [one["tool_call_id"] for one in sent[2:]]
+        == ["call_1", "call_2"]
+    )
+
+
+def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for spec, name in (
+        ("gpt-4o", "OPENAI_API_KEY"),
+        ("claude@https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
+        ("gemini@https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            from_name(spec)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    with FakeEndpoint(lambda request: "yes", faults=[Fault(status=403)]) as served:
+        lm = model(served)
+        with pytest.raises(ConfigError) as refused:
+            lm.complete(ASK)
+        assert served.headers[0]["authorization"] == "Bearer sk-very-secret"
+    assert "secret" not in str(refused.value) + repr(lm) + str(vars(lm))
+
+
+@pytest.mark.parametrize("spec", ["", "@http://x", "gpt@nowhere", "gpt@ftp://x/v1"])
+def test_a_wrong_spec_is_refused_in_words(spec: str) -> None:
+    with pytest.raises(ConfigError):
+        from_name(spec)
+
+
+def test_rates_hold_over_many_threads() -> None:
+    with FakeEndpoint(lambda request: "yes") as served:
+        lm = model(served, endpoint=Endpoint(rpm=100_000, tpm=10_000_000))
+        with ThreadPoolExecutor(64) as pool:
+            assert set(pool.map(lambda _: lm.complete(ASK).text, range(128))) == {"yes"}
+
+
+# --- whole runs ---
+
+
+def config(served: FakeEndpoint, **changes: Any) -> CollectConfig:
+    return CollectConfig(plan={"geo-hop/react": 6}, teacher=f"openai:fake@{served.url}", workers=3, **changes)
+
+
+def test_a_run_over_http_equals_the_expert_s_own(tmp_path: Path) -> None:
+    with FakeEndpoint(expert, faults=[Fault(status=500), Fault(cut=True)]) as served:
+        manifest = collect(config(served), tmp_path / "http")
+    collect(CollectConfig(plan={"geo-hop/react": 6}), tmp_path / "here")
+    rows, own = (list(jsonl.read(tmp_path / name / "trajectories.jsonl")) for name in ("http", "here"))
+    assert [row["steps"] for row in rows] == [row["steps"] for row in own]
+    assert manifest["usage"]["cost"] is None and rows[0]["model"] == "openai:fake"
+
+
+def test_no_call_is_paid_twice(tmp_path: Path) -> None:
+    with FakeEndpoint(expert, faults=[Fault()] * 8 + [Fault(status=500)] * 30) as served:
+        settings = config(served)
+        with pytest.raises(ProviderError, match="ended in a fault"):
+            collect(settings, tmp_path / "run")
+    rows = list(jsonl.read(tmp_path / "run" / "trajectories.jsonl"))
+    faults = [row for row in rows if row["stop"] == "error"]
+    assert faults and all(row["scores"] == {} for row in faults)
+    asked = {json.dumps(request["messages"]) for request in served.requests[:8]}
+    with FakeEndpoint(expert, port=int(served.url.split(":")[2].split("/")[0])) as again:
+        collect(config(again), tmp_path / "run")
+        assert not asked & {json.dumps(request["messages"]) for request in again.requests}
+    assert len(list(jsonl.read(tmp_path / "run" / "trajectories.jsonl"))) == 6
+
+
+@pytest.mark.parametrize("budget", ["7calls", "3000tokens", "2.5usd"])
+def test_a_budget_is_never_passed_and_what_was_paid_for_is_kept(budget: str, tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text(PRICES)
+    priced = Endpoint(prices=str(tmp_path / "prices.toml"))
+    with FakeEndpoint(expert) as served:
+        with pytest.raises(BudgetError, match="resume DIR --budget"):
+            collect(config(served, budget=budget, endpoint=priced), tmp_path / "run")
+        amount, calls = Amount.parse(budget), CallCache(tmp_path / "run" / "calls.sqlite")
+        until = time.monotonic() + 10
+        while calls.spent().calls < len(served.requests) and time.monotonic() < until:
+            time.sleep(0.01)  # a call that was under way is finished, and kept
+        spent = calls.spent()
+        assert 0 < amount.of(spent) <= amount.value and spent.calls == len(served.requests)
+        resume(tmp_path / "run", budget="100000calls")
+        texts = [json.dumps(request["messages"]) for request in served.requests]
+        assert len(texts) == len(set(texts))
+
+
+def test_dollars_at_an_unknown_price_are_refused(tmp_path: Path) -> None:
+    with FakeEndpoint(expert) as served:
+        with pytest.raises(ConfigError, match="price of openai:fake is not known"):
+            collect(config(served, budget="1usd"), tmp_path / "run")
+        assert not served.requests

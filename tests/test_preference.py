@@ -1,0 +1,106 @@
+"""Preference: pairs of one question, only the student's words count, and what is preferred becomes likelier."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fakes import trajectory
+from fireact import jsonl
+from fireact.errors import ConfigError, DataError
+from fireact.types import Action, Step, Trajectory
+from fireact.verbs import resume
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from fireact.models.hf import merged_student  # noqa: E402
+from fireact.render.react import ReActRenderer  # noqa: E402
+from fireact.render.tokens import IGNORED, encode  # noqa: E402
+from fireact.training.preference import PreferConfig, collate, pairs, prefer  # noqa: E402
+from fireact.training.run import TrainConfig, train  # noqa: E402
+from test_train import RECIPE  # noqa: E402
+from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+
+def tried(index: int, answer: str, *, em: float, seed: int = 0, steps: int = 1) -> Trajectory:
+    look = Step("look", Action("search", {"query": f"{index}"}), "it is written here", "")
+    done = Step("so", Action("finish", {"answer": answer}), None, "")
+    return replace(trajectory(index, em=em), seed=seed, steps=(*[look] * steps, done))
+
+
+def test_a_pair_is_the_shortest_success_and_a_failure_of_one_question() -> None:
+    data = [
+        tried(1, "a", em=1.0, steps=2), tried(1, "a", em=1.0, seed=1), tried(1, "b", em=0.0, seed=2),
+        tried(2, "a", em=1.0), tried(3, "b", em=0.0), replace(tried(2, "b", em=0.0, seed=1), stop="error"),
+    ]  # fmt: skip
+    ((good, bad),) = pairs(data, seed=0)
+    assert (good.seed, bad.seed) == (1, 2) and pairs(reversed(data), seed=0) == [(good, bad)]
+
+
+def test_only_the_student_s_words_count() -> None:
+    words = tiny_tokenizer()
+    one, other = (encode(ReActRenderer().sample(tried(1, answer, em=0.0)), words)[0] for answer in ("a", "bcd"))
+    batch = collate([(one, other)])
+    assert batch["input_ids"].shape[0] == 2
+    for row, sample in zip(range(2), (one, other), strict=True):
+        wrote = [at for at, label in enumerate(sample.labels) if label != IGNORED]
+        assert batch["completion_mask"][row].nonzero().flatten().tolist() == wrote
+        assert int(batch["attention_mask"][row].sum()) == len(sample.input_ids)
+    text = words.decode(batch["input_ids"][0][batch["completion_mask"][0].bool()])
+    assert "written here" not in text and "finish[ a]" in text
+
+
+@pytest.fixture(scope="module")
+def imitated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prefer")
+    student = str(tiny_model(folder / "student"))
+    jsonl.write(folder / "data.jsonl", (tried(index, "ab"[index % 2], em=1.0).to_dict() for index in range(8)))
+    train(TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=RECIPE), folder / "train")
+    return folder
+
+
+def likelihood(run: Path, one: Trajectory) -> float:
+    from fireact.agents import tuned_weights
+
+    place, adapter, _ = tuned_weights(run)
+    model, tokenizer = merged_student(place, adapter)
+    (sample,) = encode(ReActRenderer().sample(one), tokenizer)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([sample.input_ids])).logits[0, :-1]
+    labels = torch.tensor(sample.labels[1:])
+    wanted = labels != IGNORED
+    return float(torch.log_softmax(logits[wanted], -1).gather(1, labels[wanted, None]).sum())
+
+
+def test_what_is_preferred_becomes_likelier_than_what_is_not(imitated: Path, tmp_path: Path) -> None:
+    both = [tried(index, answer, em=float(answer == "a"), seed=ord(answer)) for index in range(8) for answer in "ab"]
+    jsonl.write(tmp_path / "tries.jsonl", (one.to_dict() for one in both))
+    config = PreferConfig(
+        data=str(tmp_path / "tries.jsonl"), start=str(imitated / "train"), learning_rate=0.002, epochs=3
+    )
+    manifest = prefer(config, tmp_path / "dpo")
+    rows = list(jsonl.read(tmp_path / "dpo" / "log.jsonl"))
+    assert manifest["pairs"] == 8 and rows[0]["loss"] == pytest.approx(0.6931, abs=0.01)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["accuracy"] == 1.0
+    before, after = (
+        likelihood(run, both[0]) - likelihood(run, both[1]) for run in (imitated / "train", tmp_path / "dpo")
+    )
+    assert after > before
+
+
+def test_a_run_goes_on_by_its_directory(imitated: Path, tmp_path: Path) -> None:
+    both = [tried(index, answer, em=float(answer == "a"), seed=ord(answer)) for index in range(4) for answer in "ab"]
+    jsonl.write(tmp_path / "tries.jsonl", (one.to_dict() for one in both))
+    prefer(PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(imitated / "train")), tmp_path / "dpo")
+    (tmp_path / "dpo" / "manifest.json").unlink()
+    assert resume(tmp_path / "dpo")["pairs"] == 4
+
+
+def test_what_cannot_be_preferred_is_said(imitated: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="both a success and a failure"):
+        prefer(PreferConfig(data=str(imitated / "data.jsonl"), start=str(imitated / "train")), tmp_path / "a")
+    with pytest.raises(ConfigError, match="no directory of 'fireact train'"):
+        prefer(PreferConfig(data=str(imitated / "data.jsonl"), start=str(tmp_path)), tmp_path / "b")
+    with pytest.raises(ConfigError, match="beta is 0"):
+        PreferConfig(data="x", start="y", beta=0)

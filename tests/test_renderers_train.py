@@ -1,0 +1,184 @@
+"""A student is trained with a renderer and run with the same; samples are shown and written as they are trained."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fireact import jsonl
+from fireact.agents import build, load_model, load_tools
+from fireact.cli import app
+from fireact.errors import ConfigError
+from fireact.progress import Progress
+from fireact.types import Action, Example, Step, Trajectory, Usage
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from fakes import Echo, Small  # noqa: E402
+from fireact.episodes import Meter  # noqa: E402
+from fireact.render.chat import schema  # noqa: E402
+from fireact.render.tokens import prompt_ids  # noqa: E402
+from fireact.training.recipe import Recipe  # noqa: E402
+from fireact.training.run import TrainConfig, offered, rendered, train  # noqa: E402
+from fireact.training.samples import Encoder, Rendering  # noqa: E402
+from fireact.training.student import load_student, load_tokenizer  # noqa: E402
+from small_tokenizers import TEMPLATES  # noqa: E402
+from tiny import tiny_model  # noqa: E402
+
+RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=1, batch_size=4, learning_rate=0.02)
+RENDERERS = ("react", "tool_calls", "alpaca")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def echo() -> Echo:
+    return Echo()
+
+
+def episode(index: int) -> Trajectory:
+    look = Step("look", Action("search", {"query": f"{index}"}), "it is written", "")
+    done = Step("so", Action("finish", {"answer": f"{index}"}), None, "")
+    example = Example(str(index), f"Question {index}?", f"{index}")
+    return Trajectory("t", example, "react", "m", 0, (look, done), "finish", {"em": 1.0, "f1": 1.0}, Usage(), 0.0)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("renderers")
+    tiny_model(folder / "student")
+    tiny_model(folder / "rewriting")
+    thinker = (TEMPLATES / "thinker.jinja").read_text().replace("<|end|>", "<|im_end|>").replace("{{- bos_token }}", "")
+    (folder / "rewriting" / "chat_template.jinja").write_text(thinker)
+    jsonl.write(folder / "data.jsonl", (episode(index).to_dict() for index in range(6)))
+    return folder
+
+
+def config(place: Path, renderer: str, student: str = "student") -> TrainConfig:
+    return TrainConfig(
+        data=str(place / "data.jsonl"),
+        student=str(place / student),
+        recipe=RECIPE,
+        renderer=renderer,
+        tools=("test_renderers_train:echo",),
+    )
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, place: Path, tmp_path: Path) -> None:
+    settings = config(place, renderer)
+    manifest = train(settings, tmp_path / "train")
+    assert (manifest["renderer"], manifest["rewritten"], manifest["samples"]) == (renderer, 0, 6)
+    model = load_model(str(tmp_path / "train"), slots=1)
+    tools = load_tools(settings.tools)
+    agent = build(model, Small(), method="react", tools=tools)
+    assert model.renderer == renderer and agent.method.renderer.name == renderer  # type: ignore[attr-defined]
+    heard = Asked(model.lm)
+    next(iter(agent.method.run("Question 0?", Meter(replace(agent, lm=heard)), tools, 0)))
+    begin = heard.prompts[0]
+    encoder, renders = Encoder(*load_tokenizer(settings.student), agent.method.renderer), agent.method.renderer  # type: ignore[attr-defined]
+    (sample,) = encoder.samples(rendered(episode(0), renders, tools=offered(renders, settings.tools)))
+    assert list(sample.input_ids[: len(begin)]) == begin
+    model.close()
+
+
+class Asked:
+    """Passes on what it is asked, and keeps the ids that the model is given."""
+
+    def __init__(self, lm: Any) -> None:
+        self.lm, self.name = lm, lm.name
+        self.prompts: list[list[int]] = []
+
+    def complete(self, messages: Any, **options: Any) -> Any:
+        done = self.lm.complete(messages, **{**options, "max_tokens": 4})
+        shown = [schema(tool) for tool in options["tools"]]
+        self.prompts.append(prompt_ids(messages, self.lm._load().tokenizer, tools=shown))
+        assert done.usage.prompt_tokens == len(self.prompts[-1])
+        return done
+
+
+def test_native_is_refused_for_a_student_of_text(place: Path, tmp_path: Path) -> None:
+    train(config(place, "react"), tmp_path / "train")
+    model = load_model(str(tmp_path / "train"), slots=1)
+    with pytest.raises(ConfigError, match="trained with the renderer react"):
+        build(model, Small(), method="react", tools={}, native=True)
+
+
+def test_a_template_that_rewrites_is_said_once_and_in_the_manifest(place: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listen(Progress):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    manifest = train(config(place, "react", "rewriting"), tmp_path / "train", progress=Listen())
+    assert (manifest["samples"], manifest["rewritten"]) == (12, 6)
+    assert [line for line in said if "one sample a step" in line] == said
+
+
+def test_the_tokenizer_alone_knows_where_turns_end(place: Path) -> None:
+    _, _, ends = load_student(str(place / "student"))
+    assert load_tokenizer(str(place / "student"))[1] == ends
+    (place / "student" / "generation_config.json").rename(place / "kept.json")
+    try:
+        assert load_tokenizer(str(place / "student"))[1] == ends
+    finally:
+        (place / "kept.json").rename(place / "student" / "generation_config.json")
+
+
+def test_tools_of_an_imported_episode_go_before_those_of_the_run(place: Path) -> None:
+    from fireact.render.tool_calls import ToolCallsRenderer
+
+    own = [{"type": "function", "function": {"name": "look", "description": "looks", "parameters": {}}}]
+    chat = rendered(replace(episode(0), meta={"tools": own}), ToolCallsRenderer(), tools=[schema(Echo())])
+    assert list(chat.tools) == own
+
+
+# --- the command ---
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["render", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_peek_shows_what_is_trained(place: Path) -> None:
+    data, student = str(place / "data.jsonl"), str(place / "student")
+    text = run(data, "--student", student, "--peek", "2")
+    assert text.count("tokens,") == 2 and "Question 1?" in text and "Question 2?" not in text
+    rows = [json.loads(line) for line in run(data, "--student", student, "--peek", "2", "--json").splitlines()]
+    assert [row["key"] for row in rows] == ["t/0/react/0", "t/1/react/0"]
+    own = [text for text, trained in rows[0]["spans"] if trained]
+    assert own == ["Thought: look\nAction: search[ 0]<|im_end|>", "Thought: so\nAction: finish[ 0]<|im_end|>"]
+    assert rows[0]["share"] == pytest.approx(rows[0]["trained"] / rows[0]["tokens"], abs=1e-4)
+    parts = [json.loads(line) for line in run(data, "--student", str(place / "rewriting"), "--json").splitlines()]
+    assert [(row["part"], row["parts"]) for row in parts] == [(1, 2), (2, 2), (1, 2)]
+
+
+def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_path: Path) -> None:
+    data, student = str(place / "data.jsonl"), str(place / "student")
+    for renderer in RENDERERS:
+        out = tmp_path / f"{renderer}.jsonl"
+        counts = json.loads(run(data, "--student", student, "--renderer", renderer, "-o", str(out), "--json"))
+        rows = list(jsonl.read(out))
+        assert counts["samples"] == counts["trajectories"] == len(rows) == 6
+        assert counts["tokens"] == sum(len(row["input_ids"]) for row in rows)
+        assert counts["trained"] == sum(label != -100 for row in rows for label in row["labels"])
+    assert "6 samples of 6 trajectories" in run(data, "--student", student, "-o", str(tmp_path / "again.jsonl"))
+    run(data, "--renderer", "tool_calls", "-o", str(out), "--form", "messages", "--tool", "test_renderers_train:echo")
+    first = next(iter(jsonl.read(out)))
+    assert [message["train"] for message in first["messages"]] == [False, True, False, True]
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["search", "finish"]
+    with pytest.raises(ConfigError, match="form 'text' is not known"):
+        Rendering(place / "data.jsonl").write(out, "text")

@@ -1,0 +1,221 @@
+"""Serving: real clients over real HTTP and stdio, to a tiny student and the agent around it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+openai = pytest.importorskip("openai")
+pytest.importorskip("starlette")
+
+from fakes import GOOD, agent  # noqa: E402
+from fireact.agents import load_model  # noqa: E402
+from fireact.errors import ConfigError, FormatError  # noqa: E402
+from fireact.serving.server import service  # noqa: E402
+from fireact.serving.wire import read_request  # noqa: E402
+from fireact.types import Message  # noqa: E402
+from tiny import tiny_model  # noqa: E402
+
+ASK = [{"role": "user", "content": "What is it?"}]
+
+
+class Running:
+    """``fireact serve`` in a child process, on a free port."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "fireact", "serve", *arguments, "--port", "0"]
+        self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        assert self.child.stderr is not None
+        line = self.child.stderr.readline()
+        assert " at http" in line, line + self.child.stderr.read()
+        self.url = line.split(" at ")[1].split()[0]
+
+    def client(self, key: str = "none") -> Any:
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
+
+    def stop(self) -> int:
+        self.child.send_signal(signal.SIGINT)
+        status = self.child.wait(30)
+        assert self.child.stderr is not None
+        self.child.stderr.close()
+        return status
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("serve"), seed=3, positions=8192)
+
+
+@pytest.fixture(scope="module")
+def server(student: Path) -> Iterator[Running]:
+    running = Running(str(student), "--name", "tiny")
+    yield running
+    running.stop()
+
+
+def test_the_student_says_over_http_what_it_says_here(server: Running, student: Path) -> None:
+    model = load_model(str(student), slots=1)
+    here = model.lm.complete([Message("user", "What is it?")], max_tokens=20)
+    model.close()
+    there = server.client().chat.completions.create(model="tiny", messages=ASK, max_tokens=20)
+    assert there.choices[0].message.content == here.text
+    assert (there.usage.prompt_tokens, there.usage.completion_tokens) == (
+        here.usage.prompt_tokens, here.usage.completion_tokens,
+    )  # fmt: skip
+
+
+def test_a_stream_brings_the_same_words_piece_by_piece(server: Running) -> None:
+    client = server.client()
+    whole = client.chat.completions.create(model="tiny", messages=ASK, max_tokens=20).choices[0].message.content
+    options = {"include_usage": True}
+    events = list(
+        client.chat.completions.create(model="tiny", messages=ASK, max_tokens=20, stream=True, stream_options=options)
+    )
+    pieces = [event.choices[0].delta.content for event in events if event.choices and event.choices[0].delta.content]
+    assert "".join(pieces) == whole and len(pieces) > 1
+    assert events[-1].usage.completion_tokens > 0
+
+
+def test_a_stop_string_never_leaks_into_a_stream(server: Running) -> None:
+    client = server.client()
+    whole = client.chat.completions.create(model="tiny", messages=ASK, max_tokens=30).choices[0].message.content
+    stop = whole[4:7]
+    events = client.chat.completions.create(model="tiny", messages=ASK, max_tokens=30, stream=True, stop=[stop])
+    said = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert said == whole[: whole.index(stop)]
+
+
+def test_the_agent_runs_its_tools_here(server: Running) -> None:
+    reply = server.client().chat.completions.create(model="tiny-agent", messages=ASK)
+    assert reply.choices[0].message.reasoning_content.count("Observation:") >= 1
+    assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens > 0  # it never learnt to finish
+
+
+def test_many_clients_share_the_batches(server: Running) -> None:
+    client = server.client()
+
+    def one(index: int) -> str:
+        ask = [{"role": "user", "content": f"Number {index}?"}]
+        return str(client.chat.completions.create(model="tiny", messages=ask, max_tokens=8).choices[0].message.content)
+
+    alone = [one(index) for index in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(8))) == alone
+
+
+def test_models_are_listed(server: Running) -> None:
+    assert [model.id for model in server.client().models.list()] == ["tiny", "tiny-agent"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"model": "gpt"}, 404, "Served: tiny, tiny-agent"),
+        ({"messages": []}, 400, "at least one message"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role is 'robot'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "parts that are not text"),
+        ({"temperature": 9}, 400, "temperature is 9"),
+        ({"max_tokens": 0}, 400, "max_tokens is 0"),
+        ({"n": 2}, 400, "n must be 1"),
+        ({"tools": [{"type": "function"}]}, 400, "NAME-agent"),
+        ({"messages": [{"role": "user", "content": "x" * 4_100_000}]}, 413, "longer than"),
+        ({"model": "tiny-agent", "messages": [{"role": "assistant", "content": "x"}]}, 400, "role user"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_words(
+    server: Running, change: dict[str, Any], status: int, said: str
+) -> None:
+    body = json.dumps({"model": "tiny", "messages": ASK, **change}).encode()
+    request = urllib.request.Request(f"{server.url}/chat/completions", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as failed:
+        urllib.request.urlopen(request, timeout=30)
+    assert failed.value.code == status and said in json.load(failed.value)["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"messages": 1}', b'{"messages": [1]}', b"[" * 100_000])
+def test_any_body_is_read_totally(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        read_request(body)
+
+
+def test_a_key_is_asked_for_and_needed_beyond_loopback(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIREACT_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="FIREACT_API_KEY"):
+        service("x", agent(*GOOD), host="0.0.0.0")
+    running = Running(str(student), FIREACT_API_KEY="secret-word")
+    with pytest.raises(openai.AuthenticationError):
+        running.client("wrong").chat.completions.create(model="fireact", messages=ASK)
+    reply = running.client("secret-word").chat.completions.create(model="fireact", messages=ASK, max_tokens=2)
+    assert reply.choices
+    monkeypatch.setenv("FIREACT_API_KEY", "secret-word")
+    assert "secret-word" not in repr(service("x", agent(*GOOD), host="0.0.0.0"))
+    running.stop()
+
+
+def test_a_shutdown_finishes_what_is_in_flight(student: Path) -> None:
+    running = Running(str(student))
+    said: list[Any] = []
+
+    def call() -> None:
+        said.append(running.client().chat.completions.create(model="fireact", messages=ASK, max_tokens=400))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(0.3)
+    assert running.stop() == 0
+    thread.join(30)
+    assert said and said[0].usage.completion_tokens > 1
+
+
+def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:
+    pytest.importorskip("mcp")
+    from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    command = StdioServerParameters(command=sys.executable, args=["-m", "fireact", "serve", str(student), "--mcp"])
+
+    async def talk() -> tuple[list[str], str]:
+        async with Client(stdio_client(command)) as client:
+            listed = await client.list_tools()
+            result = await client.call_tool("ask", {"question": "What is it?"})
+            return [tool.name for tool in listed.tools], result.content[0].text
+
+    names, text = asyncio.run(talk())
+    assert names == ["ask"] and "No answer was found" in text
+
+
+def test_the_server_feeds_the_tokens_that_were_trained_on(student: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from fireact import jsonl
+    from fireact.serving.conformance import conformance
+    from fireact.training.run import TrainConfig, train
+    from test_train import RECIPE
+    from test_train_more import trajectories
+
+    jsonl.write(tmp_path / "data.jsonl", (one.to_dict() for one in trajectories(8)))
+    train(TrainConfig(data=str(tmp_path / "data.jsonl"), student=str(student), recipe=RECIPE), tmp_path / "train")
+    found = conformance(str(tmp_path / "train"), prompts=4)
+    assert found.holds and found.turns == 16 and found.prompts == 4 and 0 <= found.differing <= 4
+
+
+def test_a_tool_that_fails_ends_a_question_in_words() -> None:
+    from fireact.episodes import Meter
+    from fireact.errors import ProviderError
+    from fireact.serving.server import walk
+
+    broken = agent("Thought: look\nAction: search[broken]")
+    with pytest.raises(ProviderError, match="OSError: the tool is down"):
+        list(walk(broken, "What?", Meter(broken)))

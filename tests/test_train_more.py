@@ -1,0 +1,252 @@
+"""Recipes, whole-model training, validation with early stop, pieces of batches, and several processes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import Small
+from fireact import jsonl
+from fireact.agents import load_model
+from fireact.errors import ConfigError, FormatError
+from fireact.render.react import ReActRenderer
+from fireact.training.recipe import Recipe, read_recipe, shipped
+from fireact.training.run import TrainConfig, held_out, rendered, train
+from fireact.types import Action, Message, Step, Trajectory, Usage
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from fireact.training.student import adapt, load_student  # noqa: E402
+from fireact.training.trainer import _Run, fine_tune  # noqa: E402
+from test_train import RECIPE, chats, losses, samples  # noqa: E402
+from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("student")))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "trajectories.jsonl"
+    jsonl.write(path, (one.to_dict() for one in trajectories()))
+    return path
+
+
+def trajectories(n: int = 12) -> list[Trajectory]:
+    found = []
+    for index, example in enumerate(Small().examples("train")[:n]):
+        look = Step("look", Action("search", {"query": f"{index}"}), f"it is {index}", "")
+        done = Step("", Action("finish", {"answer": f"{index}"}), None, "")
+        found.append(Trajectory("small", example, "react", "m", 0, (look, done), "finish", {"em": 1.0}, Usage(), 0.1))
+    return found
+
+
+# --- recipes ---
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_can_be_read(name: str) -> None:
+    recipe = read_recipe(name, seed=3)
+    assert isinstance(recipe, Recipe) and recipe.seed == 3
+
+
+def test_the_default_recipe_is_the_default() -> None:
+    assert read_recipe("default") == Recipe()
+
+
+def test_the_paper_s_recipe_has_the_paper_s_settings() -> None:
+    paper = read_recipe("paper-lora")
+    assert (paper.epochs, paper.learning_rate, paper.batch_size, paper.kind) == (30, 3e-4, 16, "int8-lora")
+    assert (paper.rank, paper.alpha, paper.dropout, paper.targets) == (8, 16, 0.05, ("q_proj", "v_proj"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("epochs = ", "not TOML"), ("epoch = 3", "epochs"), ("epochs = 0", "at least 1"), ('targets = "q_proj"', "list")],
+)
+def test_a_wrong_recipe_file_is_refused_in_words(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_recipe(str(tmp_path / "mine.toml"))
+    with pytest.raises(ConfigError, match="paper-lora"):
+        read_recipe("papr-lora")
+
+
+def test_patience_needs_something_to_measure_on(student: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="patience needs"):
+        train(TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, patience=2)), tmp_path / "run")
+
+
+def test_what_a_mixture_held_out_is_measured_on(student: str, tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in trajectories(8)))
+    jsonl.write(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in trajectories(12)[8:]))
+    recipe = replace(RECIPE, epochs=1)
+    manifest = train(TrainConfig(data=str(tmp_path / "mix"), student=student, recipe=recipe), tmp_path / "run")
+    assert manifest["samples"] == 8 and manifest["validation_loss"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("kind", ["int8-lora", "qlora"])
+def test_quantised_kinds_say_that_they_need_a_gpu(student: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        load_student(student, kind)
+
+
+# --- what is trained ---
+
+
+def test_targets_choose_the_layers(student: str) -> None:
+    model, _ = adapt(load_student(student)[0], replace(RECIPE, targets=("q_proj", "v_proj"), blocks=0))
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert names == {"q_proj", "v_proj"}
+    with pytest.raises(ConfigError, match="no layers named c_attn"):
+        adapt(load_student(student)[0], replace(RECIPE, targets=("c_attn",)))
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_full_fine_tuning_leaves_a_model_that_runs(student: str, data: Path, tmp_path: Path, blocks: int) -> None:
+    recipe = replace(RECIPE, kind="full", blocks=blocks, learning_rate=0.003, epochs=3)
+    manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
+    rows = losses(tmp_path / "run")
+    assert rows[-1] < 0.8 * rows[0] and not (tmp_path / "run" / "adapter").exists()
+    before, after = load_model(student), load_model(str(tmp_path / "run"))
+    assert after.tuned and manifest["adapter_sha256"][:8] in after.lm.name
+    said = [model.lm.complete([Message("user", "Question 1?")], max_tokens=8).text for model in (before, after)]
+    assert said[0] != said[1]
+    before.close(), after.close()
+
+
+# --- pieces of batches ---
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_pieces_of_a_batch_give_the_whole_batch_s_curve(student: str, tmp_path: Path, size: int) -> None:
+    fine_tune(chats(), student=student, recipe=RECIPE, out=tmp_path / "whole")
+    fine_tune(chats(), student=student, recipe=replace(RECIPE, micro_batch=size), out=tmp_path / "pieces")
+    assert losses(tmp_path / "pieces") == pytest.approx(losses(tmp_path / "whole"), rel=0.01)
+
+
+def test_out_of_memory_is_answered_with_the_setting_to_change(student: str, tmp_path: Path) -> None:
+    model, words, _ = load_student(student)
+    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+
+    def no_room(loss: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with pytest.raises(ConfigError, match=r"at step 7: 4 samples .* Set micro_batch = 2"):
+        run.step((0, 1, 2, 3), number=7, backward=no_room)
+
+
+def _silent() -> Any:
+    from fireact.progress import SILENT
+
+    return SILENT
+
+
+def test_a_micro_batch_may_change_when_a_run_goes_on(student: str, data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=str(data), student=student, recipe=RECIPE)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    train(replace(config, recipe=replace(RECIPE, micro_batch=1)), tmp_path / "run")
+
+
+# --- validation ---
+
+
+def test_questions_are_kept_out_whole() -> None:
+    found = trajectories() + [replace(one, method="cot") for one in trajectories()]
+    kept = held_out(found, Recipe(validation=0.25))
+    assert len(kept) == 3
+    with pytest.raises(ConfigError, match="nothing on one side"):
+        held_out(found[:2], Recipe(validation=0.01))
+
+
+def test_training_stops_when_validation_gets_worse_and_keeps_the_best(student: str, data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, learning_rate=0.2, epochs=12, validation=0.25, patience=2, schedule="constant")
+    manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
+    rows = list(jsonl.read(tmp_path / "run" / "validation.jsonl"))
+    best = min(rows, key=lambda row: row["validation_loss"])
+    assert len(rows) == rows.index(best) + 1 + 2 < 12
+    assert manifest["validation_loss"] == best["validation_loss"]
+    assert manifest["steps"] == rows[-1]["step"] and not (tmp_path / "run" / "best").exists()
+    assert all(0 <= row["whole_sample_accuracy"] <= 1 for row in rows)
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(student: str, data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, learning_rate=0.1, epochs=12, validation=0.25, patience=2, schedule="constant", warmup=0.0)
+    config = TrainConfig(data=str(data), student=student, recipe=recipe)
+    train(config, tmp_path / "run")
+    rows = list(jsonl.read(tmp_path / "run" / "validation.jsonl"))
+    epochs = min(rows, key=lambda row: row["validation_loss"])["epoch"]
+    shorter = replace(recipe, epochs=epochs, patience=0)
+    train(replace(config, recipe=shorter), tmp_path / "short")
+    from safetensors.torch import load_file
+
+    mine, theirs = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("run", "short"))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(mine[name], weight, rtol=1e-2, atol=1e-4)
+
+
+# --- several processes ---
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(student: str, data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, batch_size=5))
+    train(config, tmp_path / "one")
+    manifest = train(replace(config, processes=2), tmp_path / "two")
+    assert manifest["processes"] == 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
+    assert [row["step"] for row in jsonl.read(tmp_path / "two" / "log.jsonl")] == list(range(1, 7))
+
+
+# --- before the first step ---
+
+
+def test_a_sample_that_inference_would_not_ask_for_is_refused() -> None:
+    class Other(ReActRenderer):
+        name = "other"
+
+        def prompt(self, question: str, *rest: Any, **options: Any) -> list[Message]:
+            return super().prompt(f"{question} Please.", *rest, **options)
+
+    with pytest.raises(FormatError, match="asked what it was not trained on"):
+        rendered(trajectories(1)[0], Other())
+
+
+def test_a_sample_is_shown_before_training(student: str, tmp_path: Path) -> None:
+    from fireact.progress import Progress
+
+    shown: list[tuple[str, bool]] = []
+
+    class Look(Progress):
+        def sample(self, spans: Any) -> None:
+            shown.extend(spans)
+
+    fine_tune(chats(), student=student, recipe=replace(RECIPE, epochs=1), out=tmp_path, progress=Look())
+    trained = [text for text, learnt in shown if learnt]
+    assert trained == ["Thought: look\nAction: search[0]<|im_end|>", "Action: finish[0]<|im_end|>"]
+    words = tiny_tokenizer()
+    assert "".join(text for text, _ in shown) == words.decode(samples(1)[0].input_ids)
+
+
+def test_the_batch_of_a_loss_that_is_no_number_is_written_down(student: str, tmp_path: Path) -> None:
+    model, words, _ = load_student(student)
+    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    error = run.no_number((1, 2), float("nan"), 3)
+    assert "bad-batch.json" in str(error)
+    assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
