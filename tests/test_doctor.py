@@ -216,7 +216,9 @@ def test_held_out_splits_of_the_tasks_are_looked_up_by_themselves(tmp_path: Path
     rows.append(replace(sound(0), task="geo-hop", example=task.examples("test")[5]))
     found = diagnose(DoctorConfig(write(tmp_path / "a.jsonl", *rows)))
     (overlap,) = [finding for finding in found.findings if finding.kind == "contaminated"]
-    assert (overlap.lines, overlap.example) == ((301,), "geo-hop test") and {"geo-hop dev", "geo-compose test"} <= set(found.notes[0].replace(":", ",").split(", "))
+    assert (overlap.lines, overlap.example) == ((301,), "geo-hop test") and {"geo-hop dev", "geo-compose test"} <= set(
+        found.notes[0].replace(":", ",").split(", ")
+    )
     with pytest.raises(ConfigError, match="unknown task"):
         diagnose(DoctorConfig(found.data, against=("geo-hob",)))
 

@@ -132,7 +132,9 @@ def test_best_of_keeps_the_shortest_success_and_puts_repairs_behind(tmp_path: Pa
     assert {one.seed for one in Dataset(tuple(rows)).best_of(1)} == {4}
     assert {one.seed for one in Dataset(tuple(rows)).best_of(3)} == {0, 1, 4}
     manifest, out = mixed(tmp_path, rows, best_of=1)
-    assert {one.seed for one in read_trajectories(out)} == {4} and "best 1 of each question: 4 -> 1" in manifest["history"]
+    assert {one.seed for one in read_trajectories(out)} == {4} and "best 1 of each question: 4 -> 1" in manifest[
+        "history"
+    ]
 
 
 def test_the_hold_out_is_by_question(tmp_path: Path) -> None:

@@ -302,7 +302,10 @@ def _share(item: str) -> tuple[str, float]:
 
 @app.command()
 def doctor(
-    data: Annotated[str, typer.Argument(help="Training data in any format that 'convert' reads; with --serve a directory of 'train'.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Training data in any format that 'convert' reads; with --serve a directory of 'train'."),
+    ],
     student: Annotated[
         str,
         typer.Option(

@@ -145,9 +145,7 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
             part.found.append((entry.line, "too long", f"{length[0]:,} tokens"))
         lines.append(entry.line)
         offsets.append((entry.offset, len(entry.raw)))
-        digests.append(
-            (digest(identity(one)), _content(one), digest(question(one)), digest(one.method))
-        )
+        digests.append((digest(identity(one)), _content(one), digest(question(one)), digest(one.method)))
         tokens.append(length)
         signatures.append(signature(written(one))[None])
     part.lines, part.digests = np.array(lines, np.int64), np.array(digests, np.uint64).reshape(-1, 4)
@@ -325,7 +323,9 @@ def _read(path: Path, place: npt.NDArray[np.int64]) -> Trajectory:
         return parse_trajectory(file.read(int(place[1])))
 
 
-def _contaminated(config: DoctorConfig, file: Path, tasks: tuple[str, ...], progress: Progress) -> list[tuple[int, str, str]]:
+def _contaminated(
+    config: DoctorConfig, file: Path, tasks: tuple[str, ...], progress: Progress
+) -> list[tuple[int, str, str]]:
     against = tuple(config.against)
     if not evaluation_sets(against, tasks):  # read here, so that processes that are forked off have them
         return []
