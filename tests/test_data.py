@@ -104,7 +104,7 @@ def test_filters_compose(text: str, kept: int) -> None:
     assert len(Dataset(tuple(data)).where(text)) == kept
 
 
-@pytest.mark.parametrize("text", ["", "method in react", "steps in {1}", "em>=high", "correct and", "hello"])
+@pytest.mark.parametrize("text", ["", "method in react", "steps in {one}", "em>=high", "correct and", "hello"])
 def test_a_filter_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
         predicate(text)

@@ -739,7 +739,9 @@ def convert(
     trainer: Annotated[
         str | None, typer.Option("--for", help="Print the dataset entry for llama-factory or axolotl.")
     ] = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Leave out rows that cannot be read, and count them.")] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and count them.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     as_json: Json = False,
 ) -> None:

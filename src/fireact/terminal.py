@@ -279,7 +279,7 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     table = Table("task/method", "episodes", "finished", "right (EM 1)", "F1")
     for name, group in diagnosis.groups.items():
         counts = (f"{group[column]:,.0f}" for column in ("n", "finished", "correct"))
-        table.add_row(escape(name), *counts, f"{group['f1']:.1%}")
+        table.add_row(escape(name), *counts, f"{group['f1']:.1%}" if "f1" in group else "-")
     RESULT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
@@ -295,9 +295,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
-        RESULT.print(
-            f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines} ({finding.example})')}"
-        )
+        such = f" ({finding.example})" if finding.example else ""
+        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines}{such}')}")
         RESULT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
         RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))

@@ -157,7 +157,9 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
 def _count(part: Part, one: Trajectory) -> None:
     group = part.groups.setdefault(f"{one.task}/{one.method}", Counter())
     group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(one.scores.get("em") == 1.0)})
-    group["f1"] += one.scores.get("f1", 0.0)  # type: ignore[assignment]
+    if "f1" in one.scores:
+        group["scored"] += 1
+        group["f1"] += one.scores["f1"]  # type: ignore[assignment]
     part.stops[one.stop] += 1
     part.steps[len(one.steps)] += 1
 
@@ -264,7 +266,7 @@ def _summed(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
             "finished": c["finished"],
             "correct": c["correct"],
             "em": c["correct"] / c["n"],
-            "f1": c["f1"] / c["n"],
+            **({"f1": c["f1"] / c["scored"]} if c["scored"] else {}),
         }
         for name, c in sorted(groups.items())
     }

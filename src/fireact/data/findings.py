@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fireact.data.steps import faults
+from fireact.formats.released import damage_of
 from fireact.tasks.scoring import normalise
 from fireact.types import Trajectory
 
@@ -33,6 +34,14 @@ KINDS: Mapping[str, Kind] = {
     "fault": Kind("error", "episodes that a fault of tools or models ended", "--fix leaves them out"),
     "no action": Kind("error", "steps without a readable action", "--fix gives them weight 0; or mix --weigh-bad 0"),
     "unknown tool": Kind("error", "calls of a tool or arguments unknown", "--fix gives them weight 0; or mix --weigh-bad 0"),
+    "options-in-output": Kind("error", "questions whose options stand in the answer", "--fix puts them back; so does mix"),
+    "question-in-turn": Kind("error", "questions that stand in the first answer", "--fix puts them back; so does mix"),
+    "thought-in-answer": Kind("error", "thoughts that stand in the final answer", "--fix tells them apart; so does mix"),
+    "text-before-thought": Kind("warning", "words before the first thought", "--fix leaves them out; so does mix"),
+    "closing-line-twice": Kind("warning", "episodes that are closed twice", "--fix closes them once; so does mix"),
+    "no-final-newline": Kind("warning", "episodes whose closing line is not ended", "--fix ends it; so does mix"),
+    "no-closing-line": Kind("warning", "episodes that are not closed", "nobody knows how they ended: leave them out"),
+    "reward-as-number": Kind("warning", "rewards as a number, where others are a word", "--fix writes the word; so does mix"),
     "nothing to learn": Kind("error", "trajectories without a step to learn", "--fix leaves them out"),
     "exact duplicate": Kind("warning", "same question, same steps, other episode", "--fix keeps the first; or mix --best-of 1"),
     "near duplicate": Kind("warning", "almost the words of another one", "mix --best-of 1, or collect other questions"),
@@ -79,6 +88,7 @@ def check(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
     if trajectory.stop == "error":
         yield "fault", str(trajectory.error)[:60]
         return
+    yield from ((kind, "") for kind in damage_of(trajectory) if kind in KINDS)
     yield from _steps(trajectory, bounds)
     yield from _answer(trajectory)
     texts = "\n".join(strings(trajectory.to_dict()))

@@ -8,6 +8,7 @@ Invariant: no line is taken twice or passed over in silence; memory does not gro
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -117,8 +118,11 @@ def mix(config: MixConfig, out: Path, *, force: bool = False, progress: Progress
     with RunDir(out, verb="mix", settings=asdict(config), force=force, free=("workers",)) as run:
         if run.complete:
             return run.manifest
-        with own_files([Path(source) for source in config.sources], skip=config.skip_bad) as files:
+        fixed = Counter[str]()
+        with own_files([Path(source) for source in config.sources], skip=config.skip_bad, fixed=fixed) as files:
             facts = _mixed(config, files, run.path, progress)
+        if fixed:
+            facts["history"].append(f"repaired: {', '.join(f'{kind} {n}' for kind, n in fixed.most_common())}")
         return run.finish(**facts)
 
 

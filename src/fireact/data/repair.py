@@ -1,6 +1,6 @@
 """``doctor --fix``: a repaired copy of a set of trajectories, with a log of every change.
 
-Left out are lines that cannot be read, repeats, questions of an evaluation set, and what has nothing to learn; faulty
+Known damage of released files is repaired. Left out are lines that cannot be read, repeats, questions of an evaluation set, and what has nothing to learn; faulty
 steps get weight 0; keys and e-mail addresses are blotted out. Everything else is copied byte for byte.
 Invariant: what differs from the source stands in ``changes.jsonl`` with the line it was; the source is not touched.
 """
@@ -20,6 +20,7 @@ from fireact.data.findings import Bounds, blotted, known_tools, sensitive, strin
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import own_files
 from fireact.data.steps import faults
+from fireact.formats.released import BEYOND_REPAIR, damage_of, repaired
 from fireact.progress import SILENT, Progress
 from fireact.store import TRAJECTORIES, RunDir, file_hash, shown
 from fireact.types import Trajectory
@@ -86,7 +87,9 @@ def mend(block: Block, before: int, drops: dict[int, str], bounds: Bounds) -> tu
 def _mended(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[bytes | None, list[Change]]:
     if reason is not None or entry.trajectory is None:
         return None, [{"change": "left out", "why": reason or entry.reason}]
-    whole, changes = _weighed(entry.trajectory, bounds)
+    damage = [kind for kind in damage_of(entry.trajectory) if kind not in BEYOND_REPAIR]
+    whole, changes = _weighed(repaired(entry.trajectory) if damage else entry.trajectory, bounds)
+    changes += [{"change": "damage repaired", "why": kind} for kind in damage]
     if not any(step.weight > 0 for step in whole.steps):
         return None, [{"change": "left out", "why": "nothing to learn"}]
     data = whole.to_dict()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -17,6 +18,7 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, unknown
+from fireact.formats.conversion import mended
 from fireact.formats.read import read_any
 from fireact.store import TRAJECTORIES, trajectory_file
 
@@ -36,8 +38,11 @@ def is_own(path: Path) -> bool:
 
 
 @contextmanager
-def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Path]]:
-    """For each path a JSONL file of trajectories: its own, or a temporary one that it was turned into."""
+def own_files(paths: Sequence[Path], *, skip: bool = False, fixed: Counter[str] | None = None) -> Iterator[list[Path]]:
+    """For each path a JSONL file of trajectories: its own, or a temporary one that it was turned into.
+
+    Where ``fixed`` is given, known damage of other formats is repaired and counted there.
+    """
     with tempfile.TemporaryDirectory(prefix="fireact-") as folder:
         found = []
         for number, path in enumerate(paths):
@@ -45,7 +50,9 @@ def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Pat
                 found.append(trajectory_file(path))
                 continue
             found.append(Path(folder) / f"{number}.jsonl")
-            jsonl.write(found[-1], (trajectory.to_dict() for trajectory in read_any(path, skip=skip)))
+            episodes = read_any(path, skip=skip)
+            whole = episodes if fixed is None else mended(episodes, fixed)
+            jsonl.write(found[-1], (trajectory.to_dict() for trajectory in whole))
         yield found
 
 

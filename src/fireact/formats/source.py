@@ -86,7 +86,7 @@ class Source:
         if not self.skip:
             raise DataError(
                 f"{self.path}, row {number}: cannot be read as this format ({why}). Repair it, name the format "
-                "with --from, or leave such rows out with --skip."
+                "with --from, or leave such rows out with --skip-bad."
             )
         self.notice(Damage("unreadable", number, why))
 
@@ -216,7 +216,7 @@ def _whole(path: Path, notice: Notice, skip: bool) -> Source:
     try:
         document = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip.") from error
+        raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip-bad.") from error
     head = tuple(document[:HEAD]) if isinstance(document, list) else (document,)
     return Source(path, "json", head, document, notice=notice, skip=skip)
 
