@@ -141,7 +141,7 @@ def test_bad_steps_lose_their_weight_and_stay() -> None:
     steps = (
         look,
         look,
-        replace(look, action=None),
+        replace(look, action=None, observation="No action found. Write one line."),
         replace(look, action=Action("finish", {"answer": "a"}), noise=None),
     )
     one = weighed(replace(trajectory(1), steps=steps), 0.0)

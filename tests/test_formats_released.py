@@ -123,7 +123,7 @@ def test_mixtures_and_the_doctor_repair_known_damage(shared_data: Path, tmp_path
     assert told["options-in-output"] == 456 and told["reward-as-number"] == 844
     manifest = mix(MixConfig(sources=(str(path),), **read_mixture("paper-multitask")), tmp_path / "mix")
     assert manifest["history"][-1] == "repaired: reward-as-number 844, options-in-output 456"
-    repair(DoctorConfig(str(path)), tmp_path / "fixed")
+    repair(DoctorConfig(str(path), against=("geo-compose",)), tmp_path / "fixed")
     for made in (tmp_path / "mix", tmp_path / "fixed"):
         kept = list(read_trajectories(made))
         assert len(kept) == 1344 and not any(damage_of(one) for one in kept)

@@ -764,11 +764,12 @@ def convert(
 
 @app.command()
 def render(
-    data: Annotated[Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file.")],
+    data: Annotated[Path, typer.Argument(help="Trajectories in any format that 'convert' reads, or a run directory.")],
     student: Student = "smollm2-135m",
     renderer: RendererName = "react",
     tool: Tools = None,
-    peek: Annotated[int, typer.Option(help="How many samples to show.")] = 3,
+    peek: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one for small data, else one a core.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file to write every sample to.")] = None,
     form: Annotated[
         str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
@@ -781,9 +782,9 @@ def render(
     """
     from fireact.training.samples import Rendering
 
-    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)))
+    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers)
     if out is not None:
-        counts = rendering.write(out, form)
+        counts = rendering.write(out, form, progress=terminal.Terminal())
         print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)
         return
     for sample in islice(rendering.peek(), peek):

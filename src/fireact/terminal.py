@@ -81,7 +81,7 @@ class Terminal(Progress):
     def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
         """The trained words in green, the others dim."""
         NOTES.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
-        NOTES.print(_marked(spans))
+        NOTES.print(_marked(spans, NOTES))
 
     def say(self, line: str) -> None:
         NOTES.print(escape(line))
@@ -141,13 +141,15 @@ def print_sample(sample: Peek) -> None:
     """A training sample: the trained words in green, the others dim, and how many they are."""
     part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
     RESULT.rule(escape(f"{sample.key}{part}"), align="left")
-    RESULT.print(_marked(sample.spans), soft_wrap=True)
+    RESULT.print(_marked(sample.spans, RESULT), soft_wrap=True)
     RESULT.print(
         f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({sample.share:.0%})", highlight=False
     )
 
 
-def _marked(spans: Sequence[tuple[str, bool]]) -> str:
+def _marked(spans: Sequence[tuple[str, bool]], console: Console) -> str:
+    if console.color_system is None:  # no colours: the trained words stand in double brackets
+        return "".join(f"⟦{escape(text)}⟧" if trained else escape(text) for text, trained in spans)
     return "".join(f"[{'bold green' if trained else 'dim'}]{escape(text)}[/]" for text, trained in spans)
 
 

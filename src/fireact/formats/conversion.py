@@ -7,13 +7,13 @@ reads and writes in one pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fireact.formats.read import read_any, reader_of
-from fireact.formats.released import BEYOND_REPAIR, damage_of, repaired
+from fireact.formats.released import repaired, reparable
 from fireact.formats.source import Damage, open_source
 from fireact.formats.trainers import recipe
 from fireact.formats.write import write, writer_of
@@ -55,7 +55,7 @@ def convert(
     heard, fixed = _Heard(), Counter[str]()
     name = reader_of(open_source(source), format).name
     episodes = read_any(source, name, notice=heard, skip=skip)
-    written = write(mended(episodes, fixed) if fix else episodes, out, to, tools=tools, force=force)
+    written = write(_fixed(episodes, fixed) if fix else episodes, out, to, tools=tools, force=force)
     report = {
         "from": name,
         "to": to,
@@ -70,8 +70,7 @@ def convert(
     return report if stanza is None else {**report, "trainer": stanza}
 
 
-def mended(episodes: Iterable[Trajectory], fixed: Counter[str]) -> Iterator[Trajectory]:
-    """The episodes without their damage; ``fixed`` counts what was repaired, by kind."""
+def _fixed(episodes: Iterator[Trajectory], fixed: Counter[str]) -> Iterator[Trajectory]:
     for trajectory in episodes:
-        fixed.update(kind for kind in damage_of(trajectory) if kind not in BEYOND_REPAIR)
+        fixed.update(reparable(trajectory))
         yield repaired(trajectory)
