@@ -326,7 +326,7 @@ def test_rows_of_another_format_that_are_skipped_are_told(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="not JSON"):
         mix(MixConfig(sources=(str(tmp_path / "torn.jsonl"),), where=()), tmp_path / "out")
     config = MixConfig(sources=(str(tmp_path / "torn.jsonl"),), where=(), skip_bad=True)
-    assert mix(config, tmp_path / "out")["history"][0].endswith("torn.jsonl: 2 (1 bad lines skipped)")
+    assert mix(config, tmp_path / "skipped")["history"][0].endswith("torn.jsonl: 2 (1 bad lines skipped)")
 
 
 def test_known_damage_is_repaired_whatever_form_it_comes_in(tmp_path: Path) -> None:
