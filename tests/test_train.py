@@ -27,7 +27,8 @@ from fireact.types import Message
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.training.loss import TargetLoss, need_room  # noqa: E402
+from fireact.training.loss import TargetLoss  # noqa: E402
+from fireact.training.memory import need_room  # noqa: E402
 from fireact.training.student import adapt, load_student  # noqa: E402
 from fireact.training.trainer import fine_tune, refuse_empty  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -334,10 +335,10 @@ def test_more_blocks_than_there_are_is_refused(student: str) -> None:
 
 def test_a_batch_that_cannot_fit_is_refused(student: str) -> None:
     model, _, _ = load_student(student)
-    need_room(model, samples(2), [(0, 1)], frozen=2)
+    need_room(model, samples(2), [(0, 1)], frozen=2, half=False)
     model.config.hidden_size = 10**12
-    with pytest.raises(ConfigError, match="smaller batch_size"):
-        need_room(model, samples(2), [(0, 1)], frozen=2)
+    with pytest.raises(ConfigError, match="smaller micro_batch"):
+        need_room(model, samples(2), [(0, 1)], frozen=2, half=False)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(student: str, tmp_path: Path) -> None:
