@@ -23,7 +23,9 @@ FIGURES = ".figures.json"
 
 def shipped() -> list[str]:
     """The names of the configurations of accelerate that come with the package."""
-    return sorted(file.name.removesuffix(".yaml") for file in files("fireact.training").joinpath("accelerate").iterdir())
+    return sorted(
+        file.name.removesuffix(".yaml") for file in files("fireact.training").joinpath("accelerate").iterdir()
+    )
 
 
 def parse(launch: str) -> dict[str, Any]:

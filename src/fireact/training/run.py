@@ -53,7 +53,7 @@ class TrainConfig:
             raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
         if self.accelerate is not None and self.accelerate not in shipped():
             object.__setattr__(self, "accelerate", absolute(self.accelerate))
-        if Path(self.student).is_dir():
+        if Path(self.student).is_dir() or Path(self.student).is_file():
             object.__setattr__(self, "student", absolute(self.student))
 
 

@@ -6,6 +6,7 @@ int8-lora and qlora need a GPU and bitsandbytes; they have not been run by this 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, ProviderError, missing_extra
@@ -28,6 +29,17 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
     need_weights(place, kind)
     model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
     return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
+
+
+def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
+    """What ``load_student`` loads, with an adapter that goes on being trained."""
+    import peft as untyped
+
+    peft: Any = untyped
+    model, tokenizer, ends = load_student(student, kind)
+    if kind in ("int8-lora", "qlora"):
+        model = peft.prepare_model_for_kbit_training(model)
+    return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
 
 
 def load_tokenizer(student: str) -> tuple[Any, set[int]]:

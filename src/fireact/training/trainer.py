@@ -199,7 +199,9 @@ class _Run:
     @property
     def padding(self) -> float:
         """The share of all tokens computed that is padding."""
-        made = [piece for batch in self.batches for rank in range(self.processes) for piece in self.part(batch, rank=rank)]
+        made = [
+            piece for batch in self.batches for rank in range(self.processes) for piece in self.part(batch, rank=rank)
+        ]
         return padding(made, self.lengths)
 
     def train(self, *, report_to: Sequence[str], dropped: int, rewritten: int) -> TrainStats:
