@@ -279,8 +279,6 @@ def test_thinking_that_a_template_drops_later_makes_one_sample_a_step() -> None:
     texts = [tokenizer("qwen3").decode(sample.input_ids) for sample in found]
     assert len(found) == 2 and "hm" in texts[0] and "hm" not in texts[1] and "I think." in texts[1]
     assert len(samples(trajectory(LOOK, DONE), "qwen3", "react")) == 1
-    with pytest.raises(FormatError, match="no single text"):
-        made("qwen3", "react").whole(Chat(ReActRenderer().sample(trajectory(thinking, DONE))))
 
 
 def test_a_student_is_not_told_another_day_than_it_was_trained_on() -> None:

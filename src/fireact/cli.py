@@ -22,6 +22,7 @@ from fireact.errors import ConfigError, DataError, FireactError
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
 from fireact.store import plain, read_manifest
+from fireact.training.launch import parse
 from fireact.training.recipe import read_recipe
 from fireact.types import answer_of
 
@@ -396,7 +397,8 @@ def train(
     ] = None,
     price: Annotated[float | None, typer.Option(help="Dollars a million tokens that the provider trains on.")] = None,
     launch: Annotated[
-        str, typer.Option(help="Number of processes, or an accelerate YAML file (multi-GPU, FSDP, several machines).")
+        str,
+        typer.Option(help="Number of processes, or an accelerate configuration: ddp, fsdp, fsdp:8, or a YAML file."),
     ] = "1",
     out: Out = Path("runs/train"),
     force: Force = False,
@@ -429,7 +431,7 @@ def train(
     settings = {
         "data": str(data), "student": student, "recipe": chosen, "renderer": renderer,
         **({"tools": tuple(tool)} if tool else {}), "report_to": tuple(report_to or ()),
-        **({"processes": int(launch)} if launch.isdigit() else {"accelerate": launch}),
+        **parse(launch),
     }  # fmt: skip
     manifest = _run("train", settings, out, force=force, dry_run=dry_run)
     if manifest is not None:

@@ -17,7 +17,7 @@ from fireact import jsonl
 from fireact.agents import load_renderer
 from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import own_files
-from fireact.errors import ConfigError, DataError, FormatError
+from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress
 from fireact.render.tokens import Chat, Sample, encode, spans
@@ -45,16 +45,6 @@ class Encoder:
         """The samples of all chats, and how many chats are one sample a step."""
         made = [self.samples(chat) for chat in chats]
         return [sample for group in made for sample in group], sum(len(group) > 1 for group in made)
-
-    def whole(self, chat: Chat) -> Sample:
-        """The one sample of a chat. Raises FormatError where the template rewrites what came before."""
-        found = self.samples(chat)
-        if len(found) > 1:
-            raise FormatError(
-                f"the chat template of {self.tokenizer.name_or_path or 'this tokenizer'} rewrites earlier turns, so a "
-                "trajectory is no single text that could be preferred. Choose another student or --renderer alpaca."
-            )
-        return found[0]
 
 
 @dataclass(frozen=True, slots=True)
