@@ -39,8 +39,11 @@ class Running:
         command = [sys.executable, "-m", "fireact", "serve", *arguments, "--port", "0"]
         self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
         assert self.child.stderr is not None
-        line = self.child.stderr.readline()
-        assert " at http" in line, line + self.child.stderr.read()
+        line = said = self.child.stderr.readline()
+        while " at http" not in line:
+            assert line, said
+            line = self.child.stderr.readline()
+            said += line
         self.url = line.split(" at ")[1].split()[0]
 
     def client(self, key: str = "none") -> Any:

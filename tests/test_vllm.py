@@ -144,7 +144,7 @@ def test_what_keeps_vllm_from_starting_is_said(run: Path, tmp_path: Path, monkey
         served(str(run), name="x", slots=1, say=print),
     ):
         pass
-    with pytest.raises(ConfigError, match="none. Start vLLM"), served("org/model", name="x", slots=1, say=print):
+    with pytest.raises(ConfigError, match="Start vLLM yourself"), served("org/model", name="x", slots=1, say=print):
         pass
 
 
