@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fireact import terminal, verbs
-from fireact.errors import ConfigError, DataError, FireactError
+from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
 from fireact.store import plain, read_manifest
@@ -65,6 +65,7 @@ RendererName = Annotated[
 Order = Annotated[
     str, typer.Option(help="file, or paper: shuffled as the released code does, so that -n 500 is the paper's 500.")
 ]
+ENGINES = ("transformers", "vllm")
 Student = Annotated[str, typer.Option("--student", help="smollm2-135m, a hub id, or a directory with a model.")]
 
 
@@ -392,8 +393,11 @@ def train(
     hosted: Annotated[
         str | None,
         typer.Option(
-            help="Train at a provider instead: openai:MODEL[@BASE_URL] or together:MODEL. --epochs and --seed count."
+            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. --epochs, --seed, --price and --budget count."
         ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="With --hosted: 5usd or 200000tokens; a job that would take more is not made.")
     ] = None,
     price: Annotated[float | None, typer.Option(help="Dollars a million tokens that the provider trains on.")] = None,
     launch: Annotated[
@@ -411,7 +415,9 @@ def train(
     """
     if hosted is not None:
         chosen_epochs = {} if epochs is None else {"epochs": epochs}
-        order = {"data": str(data), "model": hosted, "seed": seed or 0, "price": price, **chosen_epochs}
+        order = {
+            "data": str(data), "model": hosted, "seed": seed or 0, "price": price, "budget": budget, **chosen_epochs,
+        }  # fmt: skip
         _print(_run("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return
     if preference is not None:
@@ -609,6 +615,23 @@ def resume(
 
 
 @app.command()
+def cancel(
+    directory: Annotated[Path, typer.Argument(help="A directory of 'fireact train --hosted'.")], as_json: Json = False
+) -> None:
+    """Stop the job of a run at a provider; what it has cost so far is paid.
+
+    Example: `fireact cancel runs/train`
+    """
+    from fireact.hosted.run import cancel as stop
+
+    job = stop(directory)
+    if as_json:
+        print(json.dumps(asdict(job)))
+    else:
+        terminal.NOTES.print(f"Job {job.id}: {job.status if job.status == 'cancelled' else 'asked to stop'}.")
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     agent: AgentName = "runs/quickstart",
@@ -663,6 +686,9 @@ def serve(
     tool: Tools = None,
     task: LimitsOf = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
+    engine: Annotated[
+        str, typer.Option(help="transformers, in this process; or vllm, started beside it (for GPUs).")
+    ] = "transformers",
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
     ] = False,
@@ -671,28 +697,52 @@ def serve(
 
     Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1", model="fireact-agent"
     """
+    from fireact.serving.server import key_for, service
     from fireact.serving.server import serve as listen
-    from fireact.serving.server import service
 
-    chosen = _agent(agent, task, tool, slots=slots)
-    if mcp:
-        from fireact.serving.mcp import mcp_server
+    if not mcp:
+        key_for(host)  # before a model is loaded
+    with _engine(engine, agent, name=name, slots=slots) as model:
+        chosen = _around(model, task, tool)
+        if mcp:
+            from fireact.serving.mcp import mcp_server
 
-        mcp_server(name, chosen).run()
+            mcp_server(name, chosen).run()
+            return
+        served = service(name, chosen, host=host)
+
+        def started(url: str) -> None:
+            terminal.NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
+
+        listen(served, host=host, port=port, started=started)
+
+
+@contextmanager
+def _engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
+    """The student of an agent, in this process or behind vLLM."""
+    from fireact.agents import load_model
+
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine == "transformers":
+        yield load_model(agent, slots=slots)
         return
-    served = service(name, chosen, host=host)
+    from fireact.serving.vllm import served
 
-    def started(url: str) -> None:
-        terminal.NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
-
-    listen(served, host=host, port=port, started=started)
+    with served(agent, name=name, slots=slots, say=terminal.Terminal().say) as model:
+        yield model
 
 
-def _agent(model: str, task: str, tools: list[str] | None, *, slots: int = 1) -> Any:
-    from fireact.agents import build, load_model, load_task, load_tools
+def _agent(model: str, task: str, tools: list[str] | None) -> Any:
+    from fireact.agents import load_model
 
-    loaded = load_model(model, slots=slots)
-    return build(loaded, load_task(task), method="react", tools=load_tools(tools or ["search"]))
+    return _around(load_model(model, slots=1), task, tools)
+
+
+def _around(model: Any, task: str, tools: list[str] | None) -> Any:
+    from fireact.agents import build, load_task, load_tools
+
+    return build(model, load_task(task), method="react", tools=load_tools(tools or ["search"]))
 
 
 @app.command()
@@ -821,6 +871,10 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
             from fireact.collection import expected
 
             shown["expected"] = expected(config)
+        if verb == "tune":
+            from fireact.hosted.run import expected as foreseen
+
+            shown["expected"] = foreseen(config)
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return None
     with _stoppable(out):
