@@ -38,12 +38,14 @@ class Snippets:
 
     def __init__(self, answers: Mapping[str, str], cache_dir: Path | None = None) -> None:
         """``answers`` maps queries to answers. Raises DataError where there are none."""
-        found = [Article(query, answer) for query, answer in answers.items() if answer != EMPTY]
+        found = [Article(asked, answer) for asked, answer in answers.items() if answer != EMPTY]
         if not found:
             raise DataError("the run holds no search with an answer. Give a run whose agent searched.")
-        self._answers = {_plain(query): answer for query, answer in reversed(answers.items())}
+        self._answers: dict[str, str] = {}
+        for asked, answer in answers.items():
+            self._answers.setdefault(_plain(asked), answer)
         content = hashlib.sha256(
-            jsonl.dumps([[query, answer] for query, answer in answers.items()]).encode("utf-8", "replace")
+            jsonl.dumps([[asked, answer] for asked, answer in answers.items()]).encode("utf-8", "replace")
         )
         self._ranked = over(lambda: found, content.hexdigest(), cache_dir, "recorded answers")
         self.fingerprint = f"snippets-{self._ranked.fingerprint}"
