@@ -276,7 +276,7 @@ def print_plan(plan: Mapping[str, Any], out: Path) -> None:
 
 def _least(amount: Mapping[str, Any]) -> str:
     """What stands before a sum of which parts are not known."""
-    return "" if amount["whole"] else "unknown (at least) "
+    return "" if amount["whole"] else "at least "
 
 
 def _to_come(stage: Mapping[str, Any], verb: str) -> str:

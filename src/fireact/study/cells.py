@@ -58,9 +58,8 @@ def cells(study: StudyFile) -> list[Cell]:
         raise ConfigError(
             f"the study {study.name} has two cells named {twice!r}. Put what differs into name: {{AXIS}}."
         )
-    named = [("choice", name) for name in study.choice] + [("baseline", study.baseline)] * bool(study.baseline)
-    named += [(f"against of {cell.name}", cell.against) for cell in found if cell.against]
-    named += [(f"cell of the figure {figure.label}", figure.cell) for figure in study.paper if figure.cell]
+    named = [("choice", name) for name in study.choice]
+    named += [(f"what {cell.name} is compared with", cell.against) for cell in found if cell.against]
     for where, name in named:
         if name not in names and name not in {cell.group for cell in found}:
             raise unknown(f"cell ({where})", name, names)

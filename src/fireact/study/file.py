@@ -7,7 +7,7 @@
     [axes]                          NAME = values; a value is a setting of that name, or a table of settings with a ``label``
     [[cells]]                       name = "{AXIS} ...", axes = names, settings, against = name of a cell, exclude = [{AXIS = label}]
     baseline                        the cell that all others are compared with, where they do not say ``against``
-    [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the row of ours that it stands beside
+    [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the rows of ours that it stands beside
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
     [prices]                        NAME = {value, source}: machine_hour, teacher_question, in US dollars
@@ -23,6 +23,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,22 @@ RATES = ("train_tokens", "prompted_questions", "tuned_questions")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of the paper; ``cell`` (and ``task``, where the cell has several) is the row of ours beside which it stands."""
+    """A figure of the paper; ``cell`` (and ``task``, where the cell has several) is the row of ours beside which it stands.
+
+    ``cell`` is the name of a cell, or several, with ``*`` for any letters; it may be one of another size.
+    """
 
     label: str
     value: float
     unit: str = "EM"
     source: str = ""
-    cell: str = ""
+    cell: str | Sequence[str] = ()
     task: str = ""
+
+    def beside(self, *names: str) -> bool:
+        """Whether it stands beside a cell of one of these names."""
+        patterns = [self.cell] if isinstance(self.cell, str) else self.cell
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)

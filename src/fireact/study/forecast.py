@@ -27,7 +27,7 @@ from fireact.study.stages import Stage
 from fireact.training.recipe import Recipe
 from fireact.types import Example, Limits, Task, Trajectory
 
-TOKENS = 220
+TOKENS = 250
 """Tokens of a trajectory, before there is one to count."""
 PASSED = 0.85
 """The share of a collection that is right, before it is collected."""

@@ -56,10 +56,9 @@ def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task
             [100 * low, 100 * high], [-at, -at], color="#1c2833", linewidth=1.2, marker="|", markersize=5, zorder=3
         )
         axes.text(100 * high + 1, -at, f"{100 * result['em']:.0f}", va="center", fontsize=9)
-    for figure_of_paper in study.paper:
-        places = [-at for at, cell in enumerate(cells) if figure_of_paper.cell in (cell.name, cell.group)]
-        if places and figure_of_paper.unit == "EM" and figure_of_paper.task in ("", task):
-            axes.plot([figure_of_paper.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
+    for known in (one for one in study.paper if one.unit == "EM" and one.task in ("", task)):
+        places = [-at for at, cell in enumerate(cells) if known.beside(cell.name, cell.group)]
+        axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
     axes.set_yticks([-at for at in range(len(cells))], [cell.name for cell in cells])
     axes.set_xlim(0, 108)
     axes.set_xlabel("exact match, % (bar: 95 % interval; diamond: the paper's figure)")

@@ -22,7 +22,10 @@ from fireact.study.cells import Cell
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
 
-_REFLECTS = re.compile(r"\breflect|\bI should\b|\bquery should\b|\bfor the wrong thing\b", re.IGNORECASE)
+_REFLECTS = re.compile(
+    r"\breflect|\bI should\b|\bquery should\b|\bfor the wrong thing\b|\bsearch goes well\b|\ball that I need\b",
+    re.IGNORECASE,
+)
 """Words by which a reflection is told: those of the released data, and of the scripted teacher."""
 
 

@@ -48,7 +48,7 @@ def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
         if task not in row["results"]:
             continue
         result = row["results"][task]
-        own = [one for one in figures if one.cell and one.cell in (row["cell"], _group(row))]
+        own = [one for one in figures if one.beside(row["cell"], _group(row))]
         own = [one for one in own if not one.task or one.task == task]
         shown.append(
             [
@@ -186,12 +186,8 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _paper(figures: Sequence[Figure]) -> str:
-    shown = [[one.label, f"{one.value:g}", one.unit, one.source, one.cell] for one in figures]
-    return (
-        "## The paper's figures\n\n" + _table(["what", "value", "unit", "source", "beside our cell"], shown)
-        if shown
-        else ""
-    )
+    shown = [[one.label, f"{one.value:g}", one.unit, one.source] for one in figures]
+    return "## The paper's figures\n\n" + _table(["what", "value", "unit", "source"], shown) if shown else ""
 
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
