@@ -35,6 +35,7 @@ VERBS = [
     "convert",
     "doctor",
     "rescore",
+    "study",
     "export",
     "serve",
     "chat",

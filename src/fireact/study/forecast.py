@@ -178,12 +178,11 @@ def hosted_cost(model: str, asked: Iterable[tuple[str, str, int]], *, native: bo
     price = price_of(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
     probe = Model(lm=Probe(), tuned=False, description=name)
     episodes: list[Episode] = []
-    for task, method, count in asked:
-        agent = build(probe, _known_task(task), method=method, tools={}, native=native)
-        episodes += [
-            Episode(task=_known_task(task), example=Example(str(at), _QUESTION, "x"), agent=agent)
-            for at in range(count)
-        ]
+    for spec, method, count in asked:
+        task = _known_task(spec)
+        agent = build(probe, task, method=method, tools={}, native=native)
+        example = Example("0", _QUESTION, "x")
+        episodes += [Episode(task=task, example=example, agent=agent)] * count
     return estimate(episodes, price=price)["cost_usd"]  # type: ignore[no-any-return]
 
 
