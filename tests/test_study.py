@@ -308,8 +308,12 @@ def test_a_foreign_file_counts_by_what_it_holds_and_not_by_where_it_lies(tmp_pat
     mine = file(mixtures={"hop": {"from": ["{data}/data.jsonl"]}}, collect={})
     before = key(mine, "5, normal, seed 0", data=str(tmp_path / "a"))
     assert before == key(mine, "5, normal, seed 0", data=str(tmp_path / "b"))
+    tool = file(shared={"tools": ["snippets:{data}/data.jsonl"]})
+    asked = key(tool, "prompted", data=str(tmp_path / "a"))
+    assert asked == key(tool, "prompted", data=str(tmp_path / "b"))
     (tmp_path / "b" / "data.jsonl").write_text("other\n")
     assert before != key(mine, "5, normal, seed 0", data=str(tmp_path / "b"))
+    assert asked != key(tool, "prompted", data=str(tmp_path / "b"))
 
 
 def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

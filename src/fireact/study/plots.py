@@ -61,7 +61,7 @@ def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task
         axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
     axes.set_yticks([-at for at in range(len(cells))], [cell.name for cell in cells])
     axes.set_xlim(0, 108)
-    axes.set_xlabel("exact match, % (bar: 95 % interval; diamond: the paper's figure)")
+    axes.set_xlabel("exact match, %, with 95 % interval" + (" (diamond: the paper)" if study.paper else ""))
     axes.grid(axis="x", linewidth=0.6)
     axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
     return figure
@@ -100,7 +100,7 @@ def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[st
     axes.set_xlabel(plot.x)
     axes.set_ylabel("exact match, %")
     axes.grid(axis="y", linewidth=0.6)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
     axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
     return figure
 

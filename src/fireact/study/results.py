@@ -55,8 +55,8 @@ def measured(cell: Cell, stages: Sequence[Stage], root: Path) -> Measured:
     return Measured(cell, stages, root, by_task)
 
 
-def row(one: Measured, others: Mapping[str, Measured]) -> dict[str, Any]:
-    """The cell as ``results.jsonl`` holds it."""
+def row(one: Measured, other: Measured | None) -> dict[str, Any]:
+    """The cell as ``results.jsonl`` holds it, compared with another one."""
     evaluation = one.manifest("eval")
     assert evaluation is not None  # a measured cell has its evaluation
     return {
@@ -67,7 +67,7 @@ def row(one: Measured, others: Mapping[str, Measured]) -> dict[str, Any]:
         "tools": evaluation["tools"],
         "results": {task: dict(found) for task, found in evaluation["results"].items()},
         "behaviour": {task: behaviour(found) for task, found in one.episodes.items()},
-        "against": differences(one, baseline(one.cell, others)),
+        "against": differences(one, other),
         "training": _training(one),
         "data": _data(one),
         "stages": [f"{stage.verb}/{stage.key}" for stage in one.stages],

@@ -26,7 +26,7 @@ from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
 from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
 from fireact.study.plots import draw
-from fireact.study.results import Measured, choice, measured, row
+from fireact.study.results import Measured, baseline, choice, measured, row
 from fireact.study.stages import Resolver, Stage, absent
 from fireact.study.tables import tables
 from fireact.training.run import train
@@ -118,6 +118,7 @@ class Runner:
         self.measured: dict[str, Measured] = {}
         self.rates = rates(matrix, root)
         self._broken: dict[str, str] = {}
+        self._rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def run(self) -> None:
         """Run every cell; a failure is kept in ``failures`` and the next one begins."""
@@ -161,11 +162,19 @@ class Runner:
         rows = []
         for cell in self.matrix.cells:
             if cell.name in self.measured:
-                rows.append(row(self.measured[cell.name], self.measured))
+                rows.append(self._row(self.measured[cell.name]))
             elif cell.name in self.failures:
                 rows.append({"cell": cell.name, "axes": dict(cell.axes), "error": self.failures[cell.name]})
         jsonl.write(self.out / RESULTS, rows)
         return rows
+
+    def _row(self, one: Measured) -> dict[str, Any]:
+        """The row of a cell, made again only when the cell that it is compared with has come to be there."""
+        other = baseline(one.cell, self.measured)
+        key = (one.cell.name, "" if other is None else other.cell.name)
+        if key not in self._rows:
+            self._rows[key] = row(one, other)
+        return self._rows[key]
 
     def write(self) -> dict[str, Any]:
         """Write rows, tables and plots of what is there, and return the facts of the manifest."""

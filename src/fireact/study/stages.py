@@ -4,7 +4,7 @@
 
 Invariant: a stage's key is a hash of all settings that its result depends on, with the keys of the stages before it and
 the hashes of foreign files in place of their paths; so equal work has one directory, wherever that lies and whichever
-study asked for it. Nothing is run here.
+study asked for it. Folders, and files that are named by their whole path, count by their names. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,42 @@ def absent(study: StudyFile, given: Mapping[str, str]) -> list[str]:
 
 
 def _key(stage: Stage, written: Mapping[str, Any]) -> str:
-    """Names what the stage's result depends on; ``written`` are its settings with ``{NAME}`` as it stands in the file."""
-    settings = plain(asdict(stage.config(Path())))
+    """Names what the stage's result depends on; ``written`` are its settings with ``{NAME}`` as it stands in the file.
+
+    Settings at their defaults are left out, so that a new one does not rename all that was done before there was it.
+    """
+    settings = _changed(stage.config(Path()))
     for name in _FREE[stage.verb]:
         table, _, key = name.rpartition(".")
         (settings.get(table, {}) if table else settings).pop(key, None)
-    settings |= {name: value for name, value in plain(written).items() if "{" in str(value)}
+    for name, value in plain(written).items():
+        if _PLACEHOLDER.search(str(value)):
+            settings[name] = [value, _held(stage.values[name])]
     for name, found in stage.inputs.items():
         settings[name] = [one.key if isinstance(one, Stage) else _content(one) for one in found]
+    settings = {name: value for name, value in settings.items() if value != {}}
     return hashlib.sha256(jsonl.dumps([stage.verb, _sorted(settings)]).encode()).hexdigest()[:16]
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The settings that are not at their defaults, as plain values."""
+    found: dict[str, Any] = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if is_dataclass(value):
+            found[entry.name] = _changed(value)
+        elif default is MISSING or plain({"": value}) != plain({"": default}):
+            found |= plain({entry.name: value})
+    return found
+
+
+def _held(value: Any) -> list[str]:
+    """The hashes of the files that a setting names, such as ``snippets:FILE`` or ``FILE:QUESTION,ANSWER``."""
+    if isinstance(value, str):
+        return [_content(part) for part in value.split(":") if Path(part).expanduser().is_file()]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [one for part in parts for one in _held(part)]
 
 
 def _content(source: str) -> str:

@@ -23,7 +23,13 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
         parts += [f"## {task}", _results(task, done, study.paper), _seeds(task, cells, done), _behaviour(task, done)]
         if task in facts["choice"]:
             parts.append(_choice(facts["choice"][task]))
-    parts += [_training(done), _economics(study, facts["economics"]), _paper(study.paper), _failures(cells, rows)]
+    parts += [
+        _training(done),
+        _economics(study, facts["economics"]),
+        _paper(study.paper),
+        _failures(cells, rows),
+        _places(done),
+    ]
     parts.append("\n".join(f"- {note}" for note in study.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -188,6 +194,12 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
 def _paper(figures: Sequence[Figure]) -> str:
     shown = [[one.label, f"{one.value:g}", one.unit, one.source] for one in figures]
     return "## The paper's figures\n\n" + _table(["what", "value", "unit", "source"], shown) if shown else ""
+
+
+def _places(rows: Sequence[Row]) -> str:
+    shown = [[row["cell"], ", ".join(f"`{stage}`" for stage in row["stages"])] for row in rows]
+    said = "Each is a run directory of its own, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
+    return f"## Where it lies\n\n{said}\n\n" + _table(["cell", "stages"], shown) if shown else ""
 
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
