@@ -36,6 +36,7 @@ VERBS = [
     "convert",
     "doctor",
     "rescore",
+    "study",
     "export",
     "serve",
     "chat",

@@ -560,6 +560,59 @@ def compare(
 
 
 @app.command()
+def study(
+    file: Annotated[str, typer.Argument(help="A study that ships (see --list), or the path of a TOML file.")] = "",
+    size: Annotated[
+        str, typer.Option(help="small, for two cores; paper, for GPUs and hosted models; or what FILE has.")
+    ] = "small",
+    given: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE for {NAME} in the file, such as data=DIR; repeatable.")
+    ] = None,
+    stages: Annotated[
+        Path | None,
+        typer.Option(help="Where stages lie, so that several studies share them. Default: the -o directory."),
+    ] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the studies that ship.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Run directory. Default: runs/study-NAME-SIZE.")
+    ] = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a matrix of agents, what is missing of it, and compare them with each other and with the paper's figures.
+
+    Example: `fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/mine`
+    """
+    from fireact.study.file import read_study, shipped
+    from fireact.study.run import StudyConfig, plan
+
+    if names or not file:
+        found = {name: read_study(name).asks for name in shipped()}
+        print(json.dumps(found, ensure_ascii=False)) if as_json else terminal.print_studies(found)
+        return
+    values = {}
+    for item in given or ():
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {item!r} is not of the form NAME=VALUE, such as data=DIR.")
+        values[name] = str(Path(value).absolute()) if Path(value).exists() else value
+    directory = out or Path("runs") / f"study-{Path(file).stem}-{size}"
+    settings: dict[str, Any] = {
+        "study": file,
+        "size": size,
+        "values": values,
+        "stages": None if stages is None else str(stages),
+    }
+    if dry_run:
+        expected = plan(StudyConfig(**settings), directory)
+        print(json.dumps(expected, ensure_ascii=False)) if as_json else terminal.print_plan(expected, directory)
+        return
+    manifest = _run("study", settings, directory, force=False, dry_run=False)
+    if manifest is not None:
+        terminal.print_study(manifest, directory, as_json=as_json)
+
+
+@app.command()
 def rescore(
     run: Annotated[
         Path, typer.Argument(help="A directory of collect or eval, a JSONL file, or a released evaluation (.json).")

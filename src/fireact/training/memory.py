@@ -27,7 +27,9 @@ def need_weights(place: str, kind: str) -> None:
     import transformers
 
     with torch.device("meta"):  # shapes alone
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(place))
+        model: Any = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            transformers.AutoConfig.from_pretrained(place)
+        )
     gigabytes = sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9
     try:
         need_memory(gigabytes=gigabytes, available=cuda_gb if kind in WEIGHT_BYTES else None)
@@ -86,9 +88,9 @@ def room(
         return float(token * tokens + target * config.vocab_size * targets)
 
     kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen and keeps else 0.0
-    trained = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
+    trained: float = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
     weights = sum(float(one.numel() * one.element_size()) for one in model.parameters()) if gpu else 0.0
-    copies = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
+    copies: float = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
     return BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
 
 

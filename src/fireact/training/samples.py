@@ -20,7 +20,7 @@ from fireact.data.sources import own_files
 from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress
-from fireact.render.tokens import Chat, Sample, encode, spans
+from fireact.render.tokens import IGNORED, Chat, Sample, encode, spans
 from fireact.render.tool_calls import exported
 from fireact.store import read_trajectories
 from fireact.training.run import offered, rendered
@@ -31,15 +31,29 @@ FORMS = ("tokens", "messages")
 
 
 class Encoder:
-    """Chats to samples for one student: its tokenizer, the ids that end its turns, and the renderer's own ends."""
+    """Chats to samples for one student: its tokenizer, the ids that end its turns, and the renderer's own ends.
 
-    def __init__(self, tokenizer: Any, ends: Collection[int], renderer: Renderer | None = None) -> None:
+    ``everything`` puts a label on every token but the first, whoever wrote it.
+    """
+
+    def __init__(
+        self, tokenizer: Any, ends: Collection[int], renderer: Renderer | None = None, *, everything: bool = False
+    ) -> None:
         self.tokenizer = tokenizer if renderer is None else dress(tokenizer, renderer)
         self.ends: set[int | str] = {*ends, *getattr(renderer, "ends", ())}
+        self.everything = everything
 
     def samples(self, chat: Chat) -> list[Sample]:
         """The samples of a chat: one, or one a step where the template rewrites what came before."""
-        return encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        made = encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        if not self.everything:
+            return made
+        if len(made) > 1:
+            raise ConfigError(
+                "the student's chat template rewrites earlier turns, so a trajectory is one sample a step and its "
+                'observations would be trained once a step. Leave train_on = "all" out, or choose --renderer alpaca.'
+            )
+        return [Sample(sample.input_ids, (IGNORED, *sample.input_ids[1:])) for sample in made]
 
     def all(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
         """The samples of all chats, and how many chats are one sample a step."""
