@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fireact.data.contamination import EvaluationSet, held_out_of, sets_against
 from fireact.data.duplicates import HASHES, near, signature
+from fireact.data.filters import is_right
 from fireact.data.findings import KINDS, Bounds, check
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.measure import lengths, load_tokenizer
@@ -154,7 +155,7 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
 
 def _count(part: Part, one: Trajectory) -> None:
     group = part.groups.setdefault(f"{one.task}/{one.method}", Counter())
-    group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(one.scores.get("em") == 1.0)})
+    group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(is_right(one))})
     if "f1" in one.scores:
         group["scored"] += 1
         group["f1"] += one.scores["f1"]  # type: ignore[assignment]
