@@ -230,14 +230,6 @@ def test_a_stream_that_is_cut_is_not_told_twice() -> None:
         assert model(served).complete(ASK, heard=heard.append).text == "one two"  # nothing was told: tried again
 
 
-def test_threads_share_clients_but_not_one_all() -> None:
-    with FakeEndpoint(lambda request: "yes", latency=lambda request: 0.05) as served:
-        lm = model(served)
-        with ThreadPoolExecutor(40) as pool:
-            assert set(pool.map(lambda _: lm.complete(ASK).text, range(40))) == {"yes"}
-        assert 1 < len(lm._clients) <= 3
-
-
 def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*OTHERS.values(), "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

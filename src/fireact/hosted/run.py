@@ -85,7 +85,10 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
             )
             raise
         if job.status != "succeeded" or not job.model:
-            raise ProviderError(f"job {job.id} at {provider.url} {job.status}: {job.error or 'no reason was given'}")
+            raise ProviderError(
+                f"job {job.id} at {provider.url} {job.status}: {job.error or 'no reason was given'}. "
+                "Order another with --force."
+            )
         paid = job.cost if job.cost is not None else _dollars(job.tokens, config.price)
         tokens = "" if job.tokens is None else f"{job.tokens:,} tokens, "
         progress.say(f"tune: {job.model} is there; {tokens}{_cost(paid)}")

@@ -37,8 +37,6 @@ from fireact.types import Action, Completion, Message, Tool, Usage
 DEFAULT_URL = "https://api.openai.com/v1"
 TRIES = 6
 LONGEST_WAIT = 120.0
-SHARING, CLIENTS = 16, 16
-"""Threads that share a client, and the most clients: all of a client's threads lock its connections at each request."""
 _OF_THE_PROMPT = ("context_length_exceeded", "content_filter", "content_policy_violation")
 """Codes of refusals that are about one prompt, not about the model or the key."""
 _OPTIONAL = ("stop", "temperature", "seed", "max_tokens")
@@ -58,15 +56,12 @@ class OpenAIModel:
         self._refused: dict[str, str | None] = {}
         self._reached = False
         self._closed = threading.Event()
-        key = key or key_of(base_url)
-        self._connect: Callable[[], openai.OpenAI] = lambda: openai.OpenAI(
+        self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=key,
+            api_key=key or key_of(base_url),
             timeout=endpoint.timeout,
             max_retries=0,  # ours know the budget of waiting and when the run is over
         )
-        self._clients: list[openai.OpenAI] = []
-        self._threads, self._joining, self._here = 0, threading.Lock(), threading.local()
 
     def complete(
         self,
@@ -152,24 +147,12 @@ class OpenAIModel:
             names = {name: self._refused.get(name, name) for name in request}
             sent = {new: request[name] for name, new in names.items() if new is not None}
             try:
-                return send(self._client(), sent)
+                return send(self._client, sent)
             except openai.BadRequestError as error:
                 refused = self._refusal(error)
                 if refused is None:
                     raise
                 self._refused[refused] = "max_completion_tokens" if refused == "max_tokens" else None
-
-    def _client(self) -> openai.OpenAI:
-        """The client of the thread that asks; a new one for every so many threads."""
-        client: openai.OpenAI | None = getattr(self._here, "client", None)
-        if client is None:
-            with self._joining:
-                at = self._threads // SHARING % CLIENTS
-                self._threads += 1
-                if at == len(self._clients):
-                    self._clients.append(self._connect())
-                client = self._here.client = self._clients[at]
-        return client
 
     def _refusal(self, error: openai.BadRequestError) -> str | None:
         """The parameter that a 400 names as not supported."""
