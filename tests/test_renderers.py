@@ -17,7 +17,7 @@ from fireact.errors import ConfigError, FormatError
 from fireact.render.alpaca import AlpacaRenderer
 from fireact.render.chat import Abilities, abilities, plain, schema, special_tokens, text_of
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Chat, Sample, encode, prompt_ids, spans
+from fireact.render.tokens import IGNORED, Sample, encode, prompt_ids, spans
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.training.run import rendered
 from fireact.training.samples import Encoder

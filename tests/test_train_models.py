@@ -22,6 +22,7 @@ from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import need_room, need_weights, room  # noqa: E402
 from fireact.training.student import adapt, linear_names, load_student  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
+from small_tokenizers import tokenizer  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 SHAPE: dict[str, Any] = {
@@ -32,7 +33,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     "qwen2": ({}, {"q_proj", "down_proj"}, True),
     "qwen3": ({"head_dim": 16}, {"q_proj", "down_proj"}, True),
     "mistral": ({"sliding_window": None}, {"o_proj", "up_proj"}, True),
-    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 5.0}, {"q_proj", "gate_proj"}, False),
+    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 5.0}, {"q_proj", "gate_proj"}, True),
     "granite": ({"logits_scaling": 4.0, "embedding_multiplier": 3.0}, {"q_proj"}, False),
     "phi3": ({}, {"qkv_proj", "gate_up_proj"}, True),
     "gpt_neox": ({}, {"query_key_value", "dense_4h_to_h"}, True),
@@ -102,10 +103,15 @@ def test_any_family_learns_and_is_loaded_again(family: tuple[str, str], kind: st
 
 
 def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
     from fireact.serving.gguf import write_gguf
 
     monkeypatch.setenv("FIREACT_CACHE", str(tmp_path / "cache"))
-    model, words, _ = load_student(str(tiny_model(tmp_path / "student")))
+    words = tokenizer("smollm2")
+    config = transformers.LlamaConfig(vocab_size=len(words), tie_word_embeddings=True, **SHAPE)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
     write_gguf(model, words, tmp_path / "mine.gguf", name="mine", dtype="float32")
     place = student_directory(str(tmp_path / "mine.gguf"))
     assert place == student_directory(str(tmp_path / "mine.gguf")) and Path(place).parent == tmp_path / "cache"

@@ -26,8 +26,9 @@ def need_weights(place: str, kind: str) -> None:
     import torch
     import transformers
 
+    models: Any = transformers.AutoModelForCausalLM
     with torch.device("meta"):  # shapes alone
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(place))
+        model = models.from_config(transformers.AutoConfig.from_pretrained(place))
     gigabytes = sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9
     try:
         need_memory(gigabytes=gigabytes, available=cuda_gb if kind in WEIGHT_BYTES else None)
@@ -89,7 +90,8 @@ def room(
     trained = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
     weights = sum(float(one.numel() * one.element_size()) for one in model.parameters()) if gpu else 0.0
     copies = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
-    return BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
+    total: float = BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
+    return total
 
 
 def cuda_gb() -> float:
