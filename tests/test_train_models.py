@@ -108,7 +108,7 @@ def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from fireact.serving.gguf import write_gguf
 
     monkeypatch.setenv("FIREACT_CACHE", str(tmp_path / "cache"))
-    words = tokenizer("smollm2")
+    words = tokenizer("llama3")
     config = transformers.LlamaConfig(vocab_size=len(words), tie_word_embeddings=True, **SHAPE)
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config).eval()
