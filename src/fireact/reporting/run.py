@@ -10,6 +10,7 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
+from fireact.evaluation.conditions import conditions, require_comparable
 from fireact.evaluation.summary import Comparison, compare
 from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose
@@ -79,8 +80,13 @@ def assemble(
         raise ConfigError(
             f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one."
         )
-    _refuse_other_tools(evaluations)
     episodes = {run.manifest["agent"]: list(read_trajectories(run.path)) for run in evaluations}
+    require_comparable(
+        [
+            conditions(shown(run.path), episodes[run.manifest["agent"]], config=run.config, manifest=run.manifest)
+            for run in evaluations
+        ]
+    )
     return ReportData(
         title=title,
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -96,16 +102,6 @@ def assemble(
         commands=commands,
         cases=choose(episodes),
     )
-
-
-def _refuse_other_tools(evaluations: Sequence[Run]) -> None:
-    first = evaluations[0]
-    for run in evaluations[1:]:
-        if run.manifest["tools"] != first.manifest["tools"]:
-            raise ConfigError(
-                f"{first.path} and {run.path} were made with different tools ({first.manifest['tools']} and "
-                f"{run.manifest['tools']}), so their numbers do not compare. Evaluate one of them again."
-            )
 
 
 def _by_task(evaluations: Sequence[Run]) -> dict[str, dict[str, Any]]:

@@ -26,9 +26,10 @@ def need_weights(place: str, kind: str) -> None:
     import torch
     import transformers
 
-    models: Any = transformers.AutoModelForCausalLM
     with torch.device("meta"):  # shapes alone
-        model = models.from_config(transformers.AutoConfig.from_pretrained(place))
+        model: Any = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            transformers.AutoConfig.from_pretrained(place)
+        )
     gigabytes = sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9
     try:
         need_memory(gigabytes=gigabytes, available=cuda_gb if kind in WEIGHT_BYTES else None)
@@ -87,11 +88,10 @@ def room(
         return float(token * tokens + target * config.vocab_size * targets)
 
     kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen and keeps else 0.0
-    trained = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
+    trained: float = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
     weights = sum(float(one.numel() * one.element_size()) for one in model.parameters()) if gpu else 0.0
-    copies = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
-    total: float = BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
-    return total
+    copies: float = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
+    return BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
 
 
 def cuda_gb() -> float:

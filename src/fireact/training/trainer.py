@@ -92,7 +92,7 @@ def fine_tune(
     need_memory(gigabytes=2.0)
     with quiet():
         model, tokenizer, ends = load_student(student, recipe.kind)
-        encoder = Encoder(tokenizer, ends, renderer)
+        encoder = Encoder(tokenizer, ends, renderer, everything=recipe.train_on == "all")
         samples, rewritten = encoder.all(chats)
         kept_out, _ = encoder.all(validation)
         if rewritten:
