@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fireact.errors import ConfigError
+from fireact.render.tokens import IGNORED, Sample
 from test_train import RECIPE, chats, full_loss, losses, samples, shake
 
 torch = pytest.importorskip("torch")
@@ -179,6 +180,14 @@ def test_more_memory_than_a_gpu_has_is_refused_before_the_first_step(tmp_path: P
     need_room(model, samples(2), [(0, 1)], available=lambda: alone + 0.01, **shape)
     with pytest.raises(ConfigError, match="smaller micro_batch"):
         need_room(model, samples(2), [(0, 1)], available=lambda: alone - 0.01, **shape)
+
+
+def test_a_model_that_makes_activations_again_needs_less(tmp_path: Path) -> None:
+    model, _ = adapt(load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0], RECIPE)
+    rows = [Sample((5,) * 2000, (IGNORED,) * 1990 + (5,) * 10)] * 8
+    all_kept = room(model, rows, [tuple(range(8))], frozen=0, half=True)
+    model.get_base_model().gradient_checkpointing_enable()
+    assert room(model, rows, [tuple(range(8))], frozen=0, half=True) < 0.4 * all_kept
 
 
 def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:

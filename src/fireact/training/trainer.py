@@ -34,7 +34,7 @@ from fireact.training.recipe import ADAPTED, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
-from fireact.training.student import adapt, load_student
+from fireact.training.student import adapt, load_student, on_device
 from fireact.training.validation import Validation
 from fireact.types import Renderer
 
@@ -160,8 +160,8 @@ class _Run:
         if self.sharded:
             frozen = 0  # halves would go past what puts the weights together, so the whole model runs
         self.need_room(frozen)
-        if device() != "cpu" and not self.sharded:
-            self.model.to(device())
+        if not self.sharded:
+            on_device(self.model, recipe.kind)
         self.checkpoint, self.done = last_whole(out / CHECKPOINTS)
         self.loss = TargetLoss(self.model, samples, frozen=frozen)
         self.validation = (
