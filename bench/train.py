@@ -42,7 +42,7 @@ from fireact.training.trainer import _Run, build_trainer
 from fireact.types import Trajectory
 
 GOAL = 2.5
-"""Least ratio of tokens a second at the same blocks and the same loss."""
+"""Least ratio of tokens a second at the default recipe's blocks, both sides alike, at the same loss."""
 HELD_OUT = 8
 """Trajectories, the last of the mixture, that the sides are measured on."""
 SIDES = ("ours:10", "ours:15", "ours:20", "ours:0", "plain:10", "plain:0", "plain-fast:0")
@@ -59,7 +59,8 @@ def main() -> None:
         found = _raced(data, options)
     report = {"sides": found, "pairs": _pairs(found), "reached": _reached(found)}
     print(json.dumps(report) if options.json else _table(report))
-    sys.exit(any(pair["ratio"] < GOAL for pair in report["pairs"] if pair["plain"].startswith("plain:")))
+    default = f"plain:{Recipe().blocks}"
+    sys.exit(any(pair["ratio"] < GOAL for pair in report["pairs"] if pair["plain"] == default))
 
 
 def _options() -> argparse.Namespace:
@@ -92,8 +93,11 @@ def _made(scratch: Path, n: int) -> Path:
 
 def _raced(data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What each side says of itself, step by step in turns."""
-    runners = {side: _started(side, data, options) for side in options.sides}
-    found = {side: _answer(runner) | {"curve": [], "held_out": []} for side, runner in runners.items()}
+    runners, found = {}, {}
+    for side in options.sides:  # one after the other: what ours computes beforehand is timed
+        runners[side] = _started(side, data, options)
+        found[side] = _answer(runners[side]) | {"curve": [], "held_out": []}
+        found[side]["beforehand"] = round(found[side]["seconds"], 1)
     for step in range(1, found[options.sides[0]]["steps"] + 1):
         order = list(options.sides)[:: 1 if step % 2 else -1]
         for side in order:
@@ -295,7 +299,7 @@ def _without_printing(trainer: Any) -> None:
 
 
 def _table(report: dict[str, Any]) -> str:
-    names = ("samples", "tokens", "trained_parameters", "seconds", "tokens_per_second", "peak_memory_gb")
+    names = ("samples", "tokens", "trained_parameters", "beforehand", "seconds", "tokens_per_second", "peak_memory_gb")
     lines = [f"{'side':14}" + "".join(f"{name:>20}" for name in (*names, "first loss", "last loss", "held-out"))]
     for side, facts in report["sides"].items():
         ends = (round(facts["curve"][0], 4), round(facts["curve"][-1], 4), facts["held_out"][-1][2])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fireact.errors import ConfigError
+from fireact.render.tokens import IGNORED, Sample
 from test_train import RECIPE, chats, full_loss, losses, samples, shake
 
 torch = pytest.importorskip("torch")
@@ -22,6 +23,7 @@ from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import need_room, need_weights, room  # noqa: E402
 from fireact.training.student import adapt, linear_names, load_student  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
+from small_tokenizers import tokenizer  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 SHAPE: dict[str, Any] = {
@@ -32,7 +34,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     "qwen2": ({}, {"q_proj", "down_proj"}, True),
     "qwen3": ({"head_dim": 16}, {"q_proj", "down_proj"}, True),
     "mistral": ({"sliding_window": None}, {"o_proj", "up_proj"}, True),
-    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 5.0}, {"q_proj", "gate_proj"}, False),
+    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 5.0}, {"q_proj", "gate_proj"}, True),
     "granite": ({"logits_scaling": 4.0, "embedding_multiplier": 3.0}, {"q_proj"}, False),
     "phi3": ({}, {"qkv_proj", "gate_up_proj"}, True),
     "gpt_neox": ({}, {"query_key_value", "dense_4h_to_h"}, True),
@@ -102,10 +104,15 @@ def test_any_family_learns_and_is_loaded_again(family: tuple[str, str], kind: st
 
 
 def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
     from fireact.serving.gguf import write_gguf
 
     monkeypatch.setenv("FIREACT_CACHE", str(tmp_path / "cache"))
-    model, words, _ = load_student(str(tiny_model(tmp_path / "student")))
+    words = tokenizer("llama3")
+    config = transformers.LlamaConfig(vocab_size=len(words), tie_word_embeddings=True, **SHAPE)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
     write_gguf(model, words, tmp_path / "mine.gguf", name="mine", dtype="float32")
     place = student_directory(str(tmp_path / "mine.gguf"))
     assert place == student_directory(str(tmp_path / "mine.gguf")) and Path(place).parent == tmp_path / "cache"
@@ -173,6 +180,14 @@ def test_more_memory_than_a_gpu_has_is_refused_before_the_first_step(tmp_path: P
     need_room(model, samples(2), [(0, 1)], available=lambda: alone + 0.01, **shape)
     with pytest.raises(ConfigError, match="smaller micro_batch"):
         need_room(model, samples(2), [(0, 1)], available=lambda: alone - 0.01, **shape)
+
+
+def test_a_model_that_makes_activations_again_needs_less(tmp_path: Path) -> None:
+    model, _ = adapt(load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0], RECIPE)
+    rows = [Sample((5,) * 2000, (IGNORED,) * 1990 + (5,) * 10)] * 8
+    all_kept = room(model, rows, [tuple(range(8))], frozen=0, half=True)
+    model.get_base_model().gradient_checkpointing_enable()
+    assert room(model, rows, [tuple(range(8))], frozen=0, half=True) < 0.4 * all_kept
 
 
 def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:

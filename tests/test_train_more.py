@@ -217,6 +217,17 @@ def test_two_processes_give_the_curve_of_one(student: str, data: Path, tmp_path:
 # --- before the first step ---
 
 
+def test_a_tracker_that_is_not_there_is_refused_at_once(student: str, tmp_path: Path) -> None:
+    import importlib.util
+
+    with pytest.raises(ConfigError, match=r"unknown tracker 'tensorbord'\. Did you mean 'tensorboard'"):
+        fine_tune(chats(), student=student, recipe=RECIPE, out=tmp_path, report_to=("tensorbord",))
+    absent = [name for name in ("trackio", "mlflow", "wandb") if importlib.util.find_spec(name) is None]
+    for name in absent:
+        with pytest.raises(ConfigError, match=f"Run: pip install {name}"):
+            fine_tune(chats(), student=student, recipe=RECIPE, out=tmp_path, report_to=(name,))
+
+
 def test_a_sample_that_inference_would_not_ask_for_is_refused() -> None:
     class Other(ReActRenderer):
         name = "other"

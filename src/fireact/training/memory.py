@@ -79,7 +79,11 @@ def room(
     config = model.config.get_text_config()
     width, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     number = 2.5 if half else 4.0  # bytes a kept activation, of which there are about 18 widths a block
-    token = number * (config.num_hidden_layers - frozen) * (18 * width + 6 * inner)
+    trained_blocks, block = config.num_hidden_layers - frozen, 18 * width + 6 * inner
+    again = getattr(
+        model, "is_activation_checkpointing", False
+    )  # only what enters a block is kept, the rest made again
+    token = number * (trained_blocks * width + block if again else trained_blocks * block)
     target = (8.0 if half else 16.0) + number  # bytes a logit: it, its softmax, and the gradients of both
 
     def size(piece: Batch) -> float:
@@ -89,7 +93,8 @@ def room(
 
     kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen and keeps else 0.0
     trained: float = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
-    weights = sum(float(one.numel() * one.element_size()) for one in model.parameters()) if gpu else 0.0
+    here = [one for one in model.parameters() if one.device.type == "cpu"]  # quantised ones are on the GPU already
+    weights = sum(float(one.numel() * one.element_size()) for one in here) if gpu else 0.0
     copies: float = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
     return BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
 

@@ -128,7 +128,7 @@ def _train(
     import transformers
 
     from fireact.models.quiet import quiet
-    from fireact.training.student import load_adapted
+    from fireact.training.student import load_adapted, on_device
 
     need_memory(gigabytes=2.0)
     torch.manual_seed(config.seed)
@@ -147,8 +147,7 @@ def _train(
         if not fitting:
             raise DataError(f"none of {len(samples)} pairs fits into max_length {config.max_length} tokens. Raise it.")
         _need_room(model, fitting, config)
-        if device() != "cpu":
-            model.to(device())
+        on_device(model, start.kind)
         trainer = _trainer(model, tokenizer, fitting, config=config, out=out)
         checkpoint, done = last_whole(out / "checkpoints")
         progress.start("prefer", total=trainer.steps, done=done)

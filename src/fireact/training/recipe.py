@@ -18,6 +18,7 @@ from fireact.training.schedule import SCHEDULES
 KINDS = ("lora", "int8-lora", "qlora", "full")
 """LoRA on the weights as they are, on 8-bit weights (the paper), on 4-bit weights; and no adapter: all weights."""
 ADAPTED = ("lora", "int8-lora", "qlora")
+QUANTISED = ("int8-lora", "qlora")
 TRAIN_ON = ("student", "all")
 """The student's own words, or every token: questions, observations and the chat template's too."""
 

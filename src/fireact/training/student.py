@@ -11,8 +11,9 @@ from typing import Any
 
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.weights import student_directory
+from fireact.training.loss import device
 from fireact.training.memory import need_weights
-from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 
 
 def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
@@ -25,7 +26,7 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
         raise missing_extra(error.name or "trl", "train") from error
     place = student_directory(student)
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    options = _quantised(kind) if kind in ("int8-lora", "qlora") else {"dtype": torch.float32}
+    options = _quantised(kind) if kind in QUANTISED else {"dtype": torch.float32}
     need_weights(place, kind)
     model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
     return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
@@ -37,8 +38,8 @@ def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[
 
     peft: Any = untyped
     model, tokenizer, ends = load_student(student, kind)
-    if kind in ("int8-lora", "qlora"):
-        model = peft.prepare_model_for_kbit_training(model)
+    if kind in QUANTISED:
+        model = _prepared(model)
     return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
 
 
@@ -88,6 +89,19 @@ def _quantised(kind: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
+def _prepared(model: Any) -> Any:
+    """A quantised model, ready to be adapted; activations are made again in the backward pass, to save memory."""
+    import peft as untyped
+
+    peft: Any = untyped
+    return peft.prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def on_device(model: Any, kind: str) -> Any:
+    """The model where training runs; quantised ones are put there when they are loaded."""
+    return model if device() == "cpu" or kind in QUANTISED else model.to(device())
+
+
 def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
     """The model with what the recipe trains made trainable, and how many lower blocks stay as they are."""
     blocks = model.config.get_text_config().num_hidden_layers
@@ -114,8 +128,8 @@ def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
     absent = sorted(set(recipe.targets) - set(names))
     if absent:
         raise ConfigError(f"recipe: the student has no layers named {', '.join(absent)}. It has: {', '.join(names)}.")
-    if recipe.kind != "lora":
-        model = peft.prepare_model_for_kbit_training(model)
+    if recipe.kind in QUANTISED:
+        model = _prepared(model)
     config = peft.LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,

@@ -10,6 +10,7 @@ curve is that of one process, whether each holds all weights or a part of them (
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, DataError, FireactError
+from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
@@ -33,7 +34,7 @@ from fireact.training.recipe import ADAPTED, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
-from fireact.training.student import adapt, load_student
+from fireact.training.student import adapt, load_student, on_device
 from fireact.training.validation import Validation
 from fireact.types import Renderer
 
@@ -86,6 +87,7 @@ def fine_tune(
     Raises ConfigError when nothing would be trained or memory runs out, DataError when no sample is left, FireactError
     on a loss that is no number.
     """
+    check_trackers(report_to)
     need_disk(out, gigabytes=0.5)
     need_memory(gigabytes=2.0)
     with quiet():
@@ -107,6 +109,15 @@ def fine_tune(
         progress.sample(spans(fitting[0], tokenizer))
         run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
         return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError for a tracker that is not known or not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"{name} is not installed; --report-to {name} needs it. Run: pip install {name}")
 
 
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
@@ -149,8 +160,8 @@ class _Run:
         if self.sharded:
             frozen = 0  # halves would go past what puts the weights together, so the whole model runs
         self.need_room(frozen)
-        if device() != "cpu" and not self.sharded:
-            self.model.to(device())
+        if not self.sharded:
+            on_device(self.model, recipe.kind)
         self.checkpoint, self.done = last_whole(out / CHECKPOINTS)
         self.loss = TargetLoss(self.model, samples, frozen=frozen)
         self.validation = (
@@ -371,9 +382,6 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
 
 def _settings(run: _Run, report_to: Sequence[str]) -> dict[str, Any]:
     recipe = run.recipe
-    unknown = sorted(set(report_to) - set(TRACKERS))
-    if unknown:
-        raise ConfigError(f"cannot report to {', '.join(unknown)}. Known: {', '.join(TRACKERS)}.")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.out / "tensorboard"))
     return {
         "output_dir": str(run.out / CHECKPOINTS),
