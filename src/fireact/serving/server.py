@@ -56,12 +56,17 @@ Tell = Callable[[dict[str, str]], None]
 
 def service(name: str, agent: Agent, *, host: str) -> Service:
     """The service of an agent. Raises ConfigError when it would be open to others without a key."""
+    return Service(name, agent, key=key_for(host))
+
+
+def key_for(host: str) -> str | None:
+    """The key that clients must send, if there is one. Raises ConfigError where others reach the host and there is none."""
     key = os.environ.get(KEY) or None
     if host not in LOOPBACK and key is None:
         raise ConfigError(
             f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out --host."
         )
-    return Service(name, agent, key=key)
+    return key
 
 
 def application(served: Service) -> Any:
@@ -235,6 +240,15 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     except ImportError as error:
         raise missing_extra("uvicorn", "serve") from error
     app = application(served)
+    listening = bound(host, port)
+    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
+    started(f"http://{host}:{listening.getsockname()[1]}/v1")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket to listen on; port 0 takes a free one. Raises ConfigError when the port is taken."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
     listening = socket.socket(
         socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -243,8 +257,6 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     try:
         listening.bind((host, port))
     except OSError as error:
+        listening.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
-    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
-    started(f"http://{host}:{listening.getsockname()[1]}/v1")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+    return listening
