@@ -25,6 +25,7 @@ VERBS = [
     "train",
     "eval",
     "report",
+    "view",
     "resume",
     "ask",
     "show",

@@ -40,7 +40,7 @@ def browser(sources: Sequence[Source], *, series: Mapping[str, int], size: int =
 
 def run(name: str, *, colour: int | None = None) -> dict[str, Any]:
     """A run as the browser lists it."""
-    return _filled({"name": name, "label": who(name), "series": colour})
+    return {"name": name, "label": who(name)} | ({} if colour is None else {"series": colour})
 
 
 def episode(trajectory: Trajectory, run: str, *, longest: int | None = None) -> dict[str, Any]:
@@ -64,7 +64,6 @@ def episode(trajectory: Trajectory, run: str, *, longest: int | None = None) -> 
                 "scores": dict(trajectory.scores),
                 "verdict": verdict(trajectory),
                 "failure": failure(trajectory),
-                "said": trajectory.answer,
                 "calls": usage.calls,
                 "read": usage.prompt_tokens,
                 "cached": usage.cached_tokens,
@@ -74,7 +73,7 @@ def episode(trajectory: Trajectory, run: str, *, longest: int | None = None) -> 
                 "error": trajectory.error,
             }
         ),
-    }
+    } | ({} if trajectory.answer is None else {"said": trajectory.answer})
 
 
 def identity(run: str, trajectory: Trajectory) -> str:
@@ -107,7 +106,7 @@ def _step(step: Step, longest: int | None) -> dict[str, Any]:
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, "", 0, {}) and value is not False}
+    return {name: value for name, value in values.items() if value}
 
 
 def counted(trajectories: Iterable[Trajectory]) -> dict[str, int]:

@@ -121,8 +121,7 @@ def costs(report: ReportData) -> Plot | None:
                     _points(axes, point, _colour(report, agent.model, palette), marker=_MARKERS[place % 6])
         values = [one[key] for one in measured]
         if min(values) > 0:
-            axes.set_xscale("log")
-            _plain_ticks(axes, min(values), max(values))
+            _logarithmic(axes, min(values), max(values))
         axes.set_xlabel(f"{unit} a question")
         _legend(figure, report, agents, palette, tasks=list(report.results))
         return _shares(figure, axes, legend=False)
@@ -136,7 +135,9 @@ def training(report: ReportData) -> Plot | None:
     logs = {name: rows for name, rows in report.training.items() if rows}
     if not logs:
         return None
-    curves = {name: ([row["step"] for row in rows], [float(row["loss"]) for row in rows]) for name, rows in logs.items()}
+    curves = {
+        name: ([row["step"] for row in rows], [float(row["loss"]) for row in rows]) for name, rows in logs.items()
+    }
     smooth = {name: running_mean(losses, window=len(losses) // 10) for name, (_, losses) in curves.items()}
     words = " ".join(
         f"The training loss{f' of {name}' if len(curves) > 1 else ''} goes from {losses[0]:.2f} to "
@@ -244,13 +245,14 @@ def _shares(figure: Any, axes: Any, *, legend: bool = True) -> Any:
     return figure
 
 
-def _plain_ticks(axes: Any, low: float, high: float) -> None:
-    """A few round numbers on a logarithmic axis, as a person writes them."""
+def _logarithmic(axes: Any, low: float, high: float) -> None:
+    """A logarithmic axis with a few round numbers, as a person writes them."""
     around = [step * 10.0**power for power in range(-9, 12) for step in (1, 2, 5)]
     inside = [value for value in around if low / 1.6 <= value <= high * 1.6]
     while len(inside) > 6:
         inside = inside[::2]
     axes.set_xlim(low / 1.6, high * 1.6)
+    axes.set_xscale("log")
     axes.set_xticks(inside, [f"{value:,.12g}" for value in inside])
     axes.set_xticks([], minor=True)
 

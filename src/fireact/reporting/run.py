@@ -119,9 +119,7 @@ def labels(paths: Sequence[Path]) -> dict[Path, str]:
     found = {path: path.name for path in paths}
     for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
         counts = Counter(found.values())
-        found = {
-            path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in found.items()
-        }
+        found = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in found.items()}
     return found
 
 

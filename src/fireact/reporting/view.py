@@ -72,7 +72,9 @@ def application(paths: Sequence[Path], *, key: str | None = None) -> Any:
             if len(body) > MAX_BODY:
                 return JSONResponse({"error": f"the request is longer than {MAX_BODY} bytes"}, 413)
         found = await asyncio.to_thread(lambda: look(watched(paths), _seen(bytes(body))))
-        return Response(encodable(json.dumps(found, ensure_ascii=False)), media_type="application/json", headers=HEADERS)
+        return Response(
+            encodable(json.dumps(found, ensure_ascii=False)), media_type="application/json", headers=HEADERS
+        )
 
     return Starlette(routes=[Route("/", page), Route("/updates", updates, methods=["POST"])])
 

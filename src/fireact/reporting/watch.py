@@ -7,6 +7,7 @@ trusted: one that is no trajectory is counted and passed over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,10 +127,8 @@ def _state(run: Watched) -> dict[str, Any]:
     if isinstance(last.get("loss"), int | float) and isinstance(last.get("step"), int):
         state |= {"loss": float(last["loss"]), "steps": last["step"]}
         if state["complete"]:
-            try:
+            with contextlib.suppress(DataError):
                 state["total"] = read_manifest(run.path).get("steps", last["step"])
-            except DataError:
-                pass
     return state
 
 

@@ -248,7 +248,7 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket to listen on; port 0 takes a free one. Raises ConfigError when the port is taken."""
+    """A socket that listens; port 0 takes a free one. Raises ConfigError when the port is taken."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
     listening = socket.socket(
         socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -256,6 +256,7 @@ def bound(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # whoever is told the address may connect at once
     except OSError as error:
         listening.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error

@@ -237,8 +237,8 @@ new ResizeObserver(() => paint(true)).observe(list);
 function row(one, place) {
   const other = state.against && beside(one, state.against);
   const facts = [
-    state.agent ? null : label(one.run), one.task, one.method, count(one.steps.length, "step"), one.failure,
-    one.kinds.length ? `noise: ${one.kinds.join(", ")}` : null,
+    state.agent ? null : label(one.run), one.failure, one.kinds.length ? `noise: ${one.kinds.join(", ")}` : null,
+    one.task, count(one.steps.length, "step"), one.method,
   ];
   const marks = [mark(one)];
   if (state.against) marks.push(node("span", { class: "to", "aria-hidden": "true" }, "→"), other ? mark(other) : node("span", { class: "mark unscored" }, "·", hidden("not asked")));
@@ -306,10 +306,22 @@ form.elements.q.addEventListener("keydown", (event) => {
 
 // ------------------------------------------------------------------------------------------------------ detail
 
+// What is being read is drawn again only when it is another episode, so that a run that goes on disturbs no reader.
 let drawn = "";
+const place = node("span", { class: "muted" });
+const link = node("a", {}, "Link");
+const steps = [["Previous", -1], ["Next", 1]].map(([text, by]) => {
+  const button = node("button", { type: "button", class: "quiet" }, text);
+  button.addEventListener("click", () => choose(at + by));
+  return { button, by };
+});
+const steering = node("div", { class: "steering" }, ...steps.map(({ button }) => button), place, link);
+
 function draw() {
   const one = episodes.get(state.e);
-  const now = JSON.stringify([state.e, state.against, terms, at, shown.length, one && [...asked.get(one.asked).keys()]]);
+  say(place, at < 0 ? "not among the filtered" : `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`);
+  for (const { button, by } of steps) button.disabled = at < 0 ? by < 0 || !shown.length : at + by < 0 || at + by >= shown.length;
+  const now = JSON.stringify([state.e, state.against, terms, one ? [...asked.get(one.asked).keys()] : episodes.size]);
   if (now === drawn) return;
   const other = drawn && JSON.parse(drawn)[0] !== state.e;
   drawn = now;
@@ -317,19 +329,9 @@ function draw() {
     detail.replaceChildren(node("p", { class: "empty" }, episodes.size ? "Choose a trajectory to read it." : "No trajectories yet."));
     return;
   }
-  detail.replaceChildren(steering(one), ...reading(one, state.against && [beside(one, state.against)], terms, others(one)));
+  link.setAttribute("href", fragment({ e: one.key }));
+  detail.replaceChildren(steering, ...reading(one, state.against && [beside(one, state.against)], terms, others(one)));
   if (other) detail.scrollTop = 0;
-}
-
-function steering(one) {
-  const step = (text, by) => {
-    const button = node("button", { type: "button", class: "quiet" }, text);
-    button.disabled = at < 0 ? by < 0 : at + by < 0 || at + by >= shown.length;
-    button.addEventListener("click", () => choose(at + by));
-    return button;
-  };
-  const place = at < 0 ? "not among the filtered" : `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`;
-  return node("div", { class: "steering" }, step("Previous", -1), step("Next", 1), node("span", { class: "muted" }, place), node("a", { href: fragment({ e: one.key }) }, "Link"));
 }
 
 // The other runs that were asked the same question: one press puts them beside this one.
@@ -339,7 +341,7 @@ function others(one) {
   return node(
     "p",
     { class: "others" },
-    node("span", { class: "muted" }, "Beside it: "),
+    node("span", { class: "muted" }, "Compare with "),
     ...found.map((each) => {
       const button = node("button", { type: "button", class: "quiet" }, mark(each), ` ${label(each.run)}`);
       button.addEventListener("click", () => change({ agent: one.run, against: each.run }));
@@ -351,7 +353,7 @@ function others(one) {
 // A question and one or more episodes of it; the cases of the report are shown by this as well.
 function reading(one, partners, words, extra, heading = "h3") {
   const [question, ...choices] = (one.question ?? "").split("\n");
-  const facts = [one.task, one.id, one.kind, one.hops && count(one.hops, "hop")].filter(Boolean).join(" · ");
+  const facts = [one.task, one.id, one.kind, one.hops && !one.kind?.includes("hop") && count(one.hops, "hop")].filter(Boolean).join(" · ");
   const head = node(
     "header",
     { class: "asked-head" },
