@@ -245,6 +245,7 @@ def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
     ]  # fmt: skip
     assert choose({name: found[::-1] for name, found in episodes.items()}) == cases
     assert len(choose(episodes, n=99)) == 5 and choose({}) == ()
+    assert len(choose({sample_report.BASE: episodes[sample_report.BASE]})) == 4  # of one agent, without an outcome
 
 
 @settings(deadline=None)

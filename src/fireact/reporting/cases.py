@@ -32,7 +32,8 @@ def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple
         Case(next(iter(by_agent.values()))[key].example, {name: found[key] for name, found in by_agent.items()})
         for key in sorted(shared)
     ]
-    queues = {name: [case for case in cases if outcome(case) == name] for name in OUTCOMES.values()}
+    kinds = [*OUTCOMES.values(), ""]  # the last where there is one agent, or one is not scored
+    queues = {name: [case for case in cases if outcome(case) == name] for name in kinds}
     chosen: list[Case] = []
     while len(chosen) < min(n, len(cases)):
         for queue in queues.values():
