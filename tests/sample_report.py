@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fireact.evaluation.summary import compare, summarise
 from fireact.reporting.cases import choose
-from fireact.reporting.data import Mixture, ReportAgent, ReportData
+from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"
@@ -60,7 +60,7 @@ def sample(n: int = 60) -> ReportData:
         },
         comparisons={task: {TUNED: compare(found[BASE], found[TUNED])} for task, found in episodes.items()},
         task_notes={**NOTES, "geo-compose": "held out: shapes never trained on"},
-        training=[_training_row(step) for step in range(1, 45)],
+        training={"train": [_training_row(step) for step in range(1, 45)]},
         mixture=_mixture(),
         timings={"collect": 6.4, "mix": 0.3, "train": 231.0, "eval-base": 188.0, "eval-fireact": 62.5, "report": 3.1},
         peak_memory_gb=3.42,
@@ -73,6 +73,7 @@ def sample(n: int = 60) -> ReportData:
             f"fireact eval {BASE} -t geo-hop -t geo-compose -n 60 --json",
         ),
         cases=choose(everything),
+        sources=[Source(name, own) for name, own in everything.items()],
     )
 
 
@@ -94,9 +95,10 @@ def _episode(task: str, agent: str, index: int, *, right: bool, draw: random.Ran
 
 
 def _steps(task: str, answer: str, draw: random.Random) -> tuple[Step, ...]:
+    letter = draw.choice("abc")
     first = Step(
         thought="I need to find the country first. The question describes it by what an article should say.",
-        action=Action("search", {"query": f"country of {task} ĀŽ日本 {draw.choice('abc')}"}),
+        action=Action("search", {"query": f"country of {task} ĀŽ日本 {letter}"}),
         observation=LONG * 2 + "مرحبا بالعالم",
         text="",
     )
@@ -105,6 +107,7 @@ def _steps(task: str, answer: str, draw: random.Random) -> tuple[Step, ...]:
         Action("search", {"query": "`it` a|b"}),
         HOSTILE,
         "",
+        noise={"a": "none", "b": "random"}.get(letter),
     )
     last = Step("Both values are there, so I can answer.", Action("finish", {"answer": answer}), None, "")
     return first, second, last

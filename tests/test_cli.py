@@ -26,6 +26,7 @@ VERBS = [
     "eval",
     "compare",
     "report",
+    "view",
     "resume",
     "ask",
     "show",

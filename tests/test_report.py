@@ -20,16 +20,24 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import sample_report
+from fakes import trajectory
 from fireact.errors import ConfigError
+from fireact.evaluation.summary import compare, summarise
 from fireact.reporting import wording
+from fireact.reporting.browser import SIZE, browser, embedded
 from fireact.reporting.cases import choose, outcome
-from fireact.reporting.data import ReportAgent, ReportData
+from fireact.reporting.data import ReportAgent, ReportData, Source
+from fireact.reporting.figures import figures
 from fireact.reporting.html import html
 from fireact.reporting.markdown import code, markdown, text
-from fireact.reporting.plots import PAGE, results_plot, training_plot
-from fireact.reporting.summary import lede, machine
+from fireact.reporting.plots import PAGE, png, svg
+from fireact.reporting.run import ReportConfig, labels
+from fireact.reporting.run import report as write_report
+from fireact.reporting.summary import failures, lede, machine, subject
 from fireact.reporting.terminal import table
 from fireact.reporting.write import write
+from fireact.store import RunDir
+from fireact.types import Step, Trajectory, Usage
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 CSS = Path(__file__).parents[1] / "src" / "fireact" / "reporting" / "templates" / "report.css"
@@ -78,7 +86,7 @@ def said(markup: str) -> str:
 
 
 def test_the_golden_report() -> None:
-    written = markdown(report(), plots=["plots/results.svg", "plots/training.svg"])
+    written = markdown(report(), plots=[f"plots/{plot.name}.svg" for plot in figures(report())])
     if os.environ.get("FIREACT_UPDATE_GOLDEN"):
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8"), "run with FIREACT_UPDATE_GOLDEN=1 and read the difference"
@@ -87,8 +95,10 @@ def test_the_golden_report() -> None:
 def test_every_form_is_written_and_the_json_is_the_machine_object(tmp_path: Path) -> None:
     write(report(), tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == {
-        "report.md", "report.html", "report.json", "plots/results.svg", "plots/training.svg",
+        "report.md", "report.html", "report.json", "plots/results.svg", "plots/results.png", "plots/cost.svg",
+        "plots/cost.png", "plots/training.svg", "plots/training.png",
     }  # fmt: skip
+    assert all((tmp_path / f"plots/{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("cost", "results"))
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert found == json.loads(json.dumps(machine(report())))
     result = found["agents"][sample_report.TUNED]["geo-hop"]
@@ -103,14 +113,14 @@ def test_the_page_stands_alone_and_is_well_formed() -> None:
     elements = Elements(page())
     assert not elements.open
     tags = Counter(tag for tag, _ in elements.found)
-    assert tags["script"] == 2 and not tags["img"] and not tags["link"] and not tags["iframe"]
+    assert tags["script"] == 3 and not tags["img"] and not tags["link"] and not tags["iframe"]
     ids = Counter(attributes["id"] for _, attributes in elements.found if "id" in attributes)
     assert max(ids.values()) == 1
     for tag, attributes in elements.found:
         assert not any(name.startswith("on") for name in attributes), f"<{tag}> has a handler"
         for name in ("href", "xlink:href", "aria-labelledby"):
             for target in (attributes.get(name) or "").split():
-                assert target.removeprefix("#") in ids, f"<{tag} {name}={target}> leads nowhere"
+                assert target.removeprefix("#").partition("?")[0] in ids, f"<{tag} {name}={target}> leads nowhere"
         assert "src" not in attributes
     assert not re.search(r"url\((?!#)|@import", page())
 
@@ -125,15 +135,15 @@ def test_the_page_can_be_used_without_eyes_or_mouse() -> None:
             assert "scope" in attributes
         if tag == "svg":
             assert attributes["role"] == "img" and "aria-labelledby" in attributes
-        if "tabindex" in attributes and tag != "pre":
+        if attributes.get("tabindex", "-1") != "-1" and tag != "pre":
             assert attributes["tabindex"] == "0" and {"aria-label", "aria-labelledby"} & set(attributes)
     assert dict(elements)["html"]["lang"] == "en"
 
 
-def test_what_a_model_or_tool_wrote_is_text_and_nothing_else() -> None:
-    shown = said(page())
-    assert sample_report.HOSTILE in shown
-    assert "<script>alert" not in page() and "<img" not in page()
+def test_what_a_model_or_tool_wrote_is_data_and_nothing_else() -> None:
+    data = next(words for tag, words in Elements(page()).words if tag == "script")
+    assert sample_report.HOSTILE in str(json.loads(data)["browser"]["episodes"])
+    assert "<" not in data and "<script>alert" not in page() and "<img" not in page()
 
 
 def test_hostile_names_stay_inside_the_embedded_data_and_the_plots() -> None:
@@ -143,24 +153,34 @@ def test_hostile_names_stay_inside_the_embedded_data_and_the_plots() -> None:
     elements = Elements(html(hostile))
     assert not elements.open
     scripts = [words for tag, words in elements.words if tag == "script"]
-    assert len(scripts) == 2 and "alert" not in scripts[1]
+    assert len(scripts) == 3 and not any("alert" in script for script in scripts[1:])
     assert json.loads(scripts[0])["agents"][name][task]["n"] == 60
 
 
-def test_the_policy_allows_the_script_of_the_page_alone() -> None:
+@given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_embedded_json_is_the_same_json_and_ends_no_element(value: object) -> None:
+    written = embedded(value)
+    assert json.loads(written) == value
+    assert "<" not in written and "\u2028" not in written
+
+
+def test_the_policy_allows_the_scripts_and_styles_of_the_page_alone() -> None:
     import base64
     import hashlib
 
-    script = [words for tag, words in Elements(page()).words if tag == "script"][-1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = next(a["content"] for _, a in Elements(page()).found if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy and "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+    elements = Elements(page())
+    policy = next(a["content"] for _, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy and "default-src 'none'" in policy and "connect-src 'none'" in policy
+    own = [words for tag, words in elements.words if tag == "script"][1:]
+    own += [words for tag, words in elements.words if tag == "style"]
+    assert len(own) == 3
+    for source in own:
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'" in policy
 
 
 def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
-    own = replace(
-        report(), agents=[ReportAgent("scripted:expert", "the teacher")], results={}, comparisons={}, cases=()
-    )
+    alone = [ReportAgent("scripted:expert", "the teacher")]
+    own = replace(report(), agents=alone, results={}, comparisons={}, cases=(), sources=())
     own = replace(own, results={"geo-hop": {"scripted:expert": report().results["geo-hop"][sample_report.BASE]}})
     for shown in (markdown(own).partition("## Commands")[0], said(html(own))):
         named = [shown[at.end() : at.end() + 40] for at in re.finditer("scripted:expert", shown)]
@@ -170,10 +190,13 @@ def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
 
 
 def test_plots_are_the_same_every_time_and_hold_no_fixed_colour_on_the_page() -> None:
-    assert results_plot(report()) == results_plot(report())
-    for svg in (results_plot(report(), PAGE), training_plot(report(), PAGE)):
-        assert svg is not None and "var(--series-1)" in svg
-        assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}\b", svg) and "#000000" not in svg
+    plots = figures(report())
+    assert [plot.name for plot in plots] == ["results", "cost", "training"]
+    for plot in plots:
+        drawn = svg(plot, PAGE)
+        assert drawn == svg(plot, PAGE) and "var(--series-1)" in drawn
+        assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}\b", drawn) and "#000000" not in drawn
+        assert plot.words in drawn.replace("&lt;", "<") and png(plot).startswith(b"\x89PNG")
 
 
 def test_a_report_may_be_of_one_agent_on_one_task_and_nothing_more(tmp_path: Path) -> None:
@@ -222,6 +245,7 @@ def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
     ]  # fmt: skip
     assert choose({name: found[::-1] for name, found in episodes.items()}) == cases
     assert len(choose(episodes, n=99)) == 5 and choose({}) == ()
+    assert len(choose({sample_report.BASE: episodes[sample_report.BASE]})) == 4  # of one agent, without an outcome
 
 
 @settings(deadline=None)
@@ -270,13 +294,17 @@ def test_numbers_are_written_to_be_read(said: str, meant: str) -> None:
 
 
 def test_every_text_colour_is_legible_in_both_themes() -> None:
-    themes = re.findall(r":root \{(.*?)\}", CSS.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(themes) == 3  # light, dark, paper
-    for theme in themes:
-        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", theme))
+    style = CSS.read_text(encoding="utf-8")
+    pairs = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", style)
+    assert len(pairs) == 18
+    paper = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", style.partition("@media print")[2]))
+    light, dark = ({name: both[theme] for name, *both in pairs} for theme in (0, 1))
+    for colours in (light, dark, {**light, **paper}):
         for ground in ("page", "surface", "sunken"):
-            for name in ("ink", "muted", "accent", "good", "bad"):
+            for name in ("ink", "muted", "accent", "good", "bad", "warn"):
                 assert _contrast(colours[name], colours[ground]) >= 4.5, f"{name} on {ground}"
+            assert _contrast(colours["edge"], colours[ground]) >= 3, f"the edges of controls on {ground}"
+        assert _contrast(colours["ink"], colours["found"]) >= 4.5
         for index in range(6):
             wanted = 4.5 if index < 2 else 3
             assert _contrast(colours[f"series-{index}"], colours["surface"]) >= wanted, f"series {index}"
@@ -292,3 +320,117 @@ def _luminance(colour: str) -> float:
     channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def noisy_report() -> ReportData:
+    """Two agents without noise and with half of all observations gone, and students of three sizes."""
+    draw = random.Random(0)
+    names = [
+        ("base", "", None),
+        ("s100", "", 100),
+        ("s500", "", 500),
+        ("base", "none=0.5", None),
+        ("s500", "none=0.5", 500),
+    ]
+    agents = [
+        ReportAgent(f"{model}, noise {noise}" if noise else model, "", model=model, noise=noise, trajectories=n)
+        for model, noise, n in names
+    ]
+    found = {
+        agent.name: [
+            sample_report._episode("geo-hop", "x", index, right=draw.random() < 0.5, draw=draw) for index in range(30)
+        ]
+        for agent in agents
+    }
+    return ReportData(
+        title="t",
+        created="2026-07-01",
+        agents=agents,
+        results={"geo-hop": {name: summarise(own).to_dict() for name, own in found.items()}},
+        robustness={
+            "geo-hop": {
+                f"{m}, noise none=0.5": compare(found[m], found[f"{m}, noise none=0.5"]) for m in ("base", "s500")
+            }
+        },
+        sources=[Source(name, own) for name, own in found.items()],
+    )
+
+
+def test_noise_and_sizes_have_their_plots_and_tables() -> None:
+    own = noisy_report()
+    assert [plot.name for plot in figures(own)] == ["results", "robustness", "scaling", "cost"]
+    assert subject(own).name == "s500"
+    assert "## Under noise" in markdown(own) and "none=0.5" in said(html(own))
+    assert not Elements(html(own)).open
+    assert set(failures(own)) >= {"wrong without evidence"}
+    for plot in figures(own):
+        assert svg(plot) == svg(plot) and png(plot)
+
+
+def test_many_long_observations_are_shortened_and_say_so() -> None:
+    step = Step("t", None, "x" * 4000, "t")
+    many = [replace(trajectory(index), steps=(step,) * 3) for index in range(600)]
+    data = browser([Source("a", many)], series={})
+    assert len(json.dumps(data)) < SIZE and data["shortened"] in (2000, 1000, 500)
+    first = data["episodes"][0]["steps"][0]
+    assert len(first["observation"]) + first["cut"] == 4000
+    few = browser([Source("a", many[:10])], series={})
+    assert few["shortened"] is None and len(few["episodes"][0]["steps"][0]["observation"]) == 4000
+
+
+def test_labels_tell_directories_apart() -> None:
+    paths = [Path("/r/a/train"), Path("/r/b/train"), Path("/r/mix")]
+    assert list(labels(paths).values()) == ["a/train", "b/train", "mix"]
+
+
+def _evaluation(
+    path: Path, agent: str, *, tools: list[str], task: str = "small", wrong: int = 0, hash: str = "f"
+) -> Path:
+    own = [trajectory(index, task=task, em=float(index >= wrong)) for index in range(10)]
+    own = [replace(one, usage=Usage(1, 2, 0, 3, 0.01)) for one in own]
+    with RunDir(path, verb="eval", settings={"agent": agent, "tools": tools, "tasks": [task], "n": 10}) as run:
+        (path / "trajectories.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in own))
+        results = {task: summarise(own).to_dict()}
+        run.finish(agent=agent, description=agent, tuned=False, tools={"search": hash}, results=results)
+    return path
+
+
+def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Path) -> None:
+    paths = [
+        _evaluation(tmp_path / "a", "one", tools=["search"]),
+        _evaluation(tmp_path / "a2", "one", tools=["search"], task="other"),
+        _evaluation(tmp_path / "b", "two", tools=["search"], wrong=3),
+        _evaluation(tmp_path / "n", "two", tools=["noise:none=0.5:search"], wrong=8, hash="noise-1:none=0.5:f"),
+    ]
+    write_report(ReportConfig(tuple(map(str, paths))), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(found["agents"]) == ["one", "two", "two, noise none=0.5"]
+    assert (found["before"], found["after"]) == ("one", "two") and found["title"] == "two on small, other"
+    assert set(found["agents"]["one"]) == {"small", "other"}
+    assert found["agents"]["two"]["small"]["cost_per_question"] == pytest.approx(0.01)
+    assert found["robustness"]["small"]["two, noise none=0.5"]["em"]["difference"] == pytest.approx(-0.5)
+    assert list(found["comparisons"]["small"]) == ["two"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert said(page).count("FireAct report") == 0
+
+
+def test_other_tools_are_refused(tmp_path: Path) -> None:
+    first = _evaluation(tmp_path / "a", "one", tools=["search"])
+    for name, tools, hash in (("b", ["search"], "other"), ("c", ["noise:none=1:wikipedia"], "noise-1:none=1:w")):
+        second = _evaluation(tmp_path / name, "two", tools=tools, hash=hash)
+        with pytest.raises(ConfigError, match="different tools"):
+            write_report(ReportConfig((str(first), str(second))), tmp_path / f"out-{name}")
+
+
+def test_a_report_of_500_trajectories_of_two_agents_is_below_5_mb() -> None:
+    def grown(index: int) -> Trajectory:
+        steps = tuple(
+            Step(
+                f"thought {index} {n} " + "I need to find the country. " * 4, None, sample_report.LONG * 3, f"text {n}"
+            )
+            for n in range(4)
+        )
+        return replace(trajectory(index), steps=steps)
+
+    own = [Source(agent.name, [grown(index) for index in range(500)]) for agent in report().agents]
+    assert len(html(replace(report(), sources=own, cases=())).encode()) < 5_000_000

@@ -682,12 +682,34 @@ def report(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write the report of some runs: one self-contained HTML page, Markdown and JSON.
+    """Write the report of some runs: one self-contained HTML page with every trajectory, Markdown, plots and JSON.
 
     Example: `fireact report runs/eval-base runs/eval-fireact runs/train -o runs/report`
     """
     _run("report", {"runs": tuple(runs)}, out, force=force, dry_run=False)
     terminal.print_report(out, as_json=as_json)
+
+
+@app.command()
+def view(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, complete or going on, or directories that hold some.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback FIREACT_API_KEY must be set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8200,
+) -> None:
+    """Read trajectories in a web browser, also while runs go on: filter, search, two runs side by side.
+
+    Example: `fireact view runs/quickstart`
+    """
+    from fireact.reporting.view import view as listen
+
+    def started(url: str) -> None:
+        terminal.NOTES.print(f"Reading {', '.join(map(str, runs))} at {url} (Ctrl-C ends it).", soft_wrap=True)
+
+    listen([run.absolute() for run in runs], host=host, port=port, started=started)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fireact.evaluation.accuracy import right
 from fireact.reporting.data import Case
 from fireact.types import Trajectory
 
@@ -32,7 +33,8 @@ def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple
         Case(next(iter(by_agent.values()))[key].example, {name: found[key] for name, found in by_agent.items()})
         for key in sorted(shared)
     ]
-    queues = {name: [case for case in cases if outcome(case) == name] for name in OUTCOMES.values()}
+    kinds = [*OUTCOMES.values(), ""]  # the last where there is one agent, or one is not scored
+    queues = {name: [case for case in cases if outcome(case) == name] for name in kinds}
     chosen: list[Case] = []
     while len(chosen) < min(n, len(cases)):
         for queue in queues.values():
@@ -47,7 +49,7 @@ def outcome(case: Case) -> str:
     agents = list(case.trajectories.values())
     if len(agents) < 2 or not agents[0].scores or not agents[-1].scores:
         return ""
-    return OUTCOMES[agents[0].scores.get("em") == 1.0, agents[-1].scores.get("em") == 1.0]
+    return OUTCOMES[right(agents[0]), right(agents[-1])]
 
 
 def _question(trajectory: Trajectory) -> tuple[str, str, int]:

@@ -17,10 +17,20 @@ from fireact.types import Example, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class ReportAgent:
-    """An agent of the report: the name it has in the results, and a line that says what it is."""
+    """An agent of the report: the name it has in the results, and a line that says what it is.
+
+    ``noise`` is what was done to its tools (``none=0.5``), empty where they were as they are; the agents that differ in
+    it alone have the same ``model``. ``trajectories`` is how many a fine-tuned one learned from, where that is known.
+    """
 
     name: str
     description: str
+    model: str = ""
+    noise: str = ""
+    trajectories: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model or self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +55,22 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A run whose episodes can be read one by one: an agent of the report, or a teacher that was collected from."""
+
+    name: str
+    trajectories: Sequence[Trajectory]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
 
-    ``results``: task -> agent -> ``Summary.to_dict()``; ``comparisons``: task -> agent -> what it changed against the
-    baseline; ``training``: rows of the training log with ``step``, ``loss`` and ``learning_rate``; ``timings``: stage
-    -> seconds; ``task_notes``: task -> a few words, such as "held out". ``created`` is a date in ISO form;
-    ``cases`` are as ``cases.choose`` picks them.
+    ``results``: task -> agent -> ``Summary.to_dict()`` (more keys are shown where they are known); ``comparisons``:
+    task -> agent -> what it changed against the baseline; ``robustness``: the same for an agent under noise against
+    itself without; ``training``: run -> rows of its log with ``step``, ``loss`` and ``learning_rate``; ``timings``:
+    stage -> seconds; ``task_notes``: task -> a few words, such as "held out". ``created`` is a date in ISO form;
+    ``cases`` are as ``cases.choose`` picks them; ``sources`` hold every episode.
     """
 
     title: str
@@ -59,14 +78,16 @@ class ReportData:
     agents: Sequence[ReportAgent]
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
+    robustness: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     task_notes: Mapping[str, str] = field(default_factory=dict)
-    training: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     mixture: Mixture | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     peak_memory_gb: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     commands: Sequence[str] = ()
     cases: Sequence[Case] = ()
+    sources: Sequence[Source] = ()
 
     def __post_init__(self) -> None:
         names = [agent.name for agent in self.agents]
@@ -74,7 +95,8 @@ class ReportData:
             raise ConfigError("a report needs at least one agent. Give it a directory of 'fireact eval'.")
         if len(set(names)) < len(names):
             raise ConfigError(f"two agents of the report have the same name ({', '.join(names)}). Give each its own.")
-        used = [name for by_agent in (*self.results.values(), *self.comparisons.values()) for name in by_agent]
+        numbers = (*self.results.values(), *self.comparisons.values(), *self.robustness.values())
+        used = [name for by_agent in numbers for name in by_agent]
         used += [name for case in self.cases for name in case.trajectories]
         absent = sorted(set(used) - set(names))
         if absent:

@@ -1,48 +1,101 @@
-"""The report as one HTML page: styles, script, plots and data inside it, so that it opens from disk with no network.
+"""The report as one HTML page: styles, scripts, plots and episodes inside it, so that it opens from disk with no network.
 
-Invariant: text of models, tools and tasks is escaped wherever it stands, and the page's policy lets nothing be loaded
-and no script run but its own. The template decides what is shown; the words come from ``summary`` and ``wording``.
+Invariant: text of models, tools and tasks is escaped wherever it stands; episodes are JSON that scripts put on the page as
+text alone; the page's policy lets nothing be loaded and no script run but its own. The templates decide what is shown;
+the words come from ``summary`` and ``wording``.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
-from fireact.render.react import argument
-from fireact.reporting import cases, markdown, plots, summary, wording
-from fireact.reporting.data import ReportData
+from fireact.evaluation.failures import FAILURES
+from fireact.reporting import cases, markdown, summary, wording
+from fireact.reporting.browser import browser, embedded, identity
+from fireact.reporting.data import ReportData, Source
+from fireact.reporting.figures import figures
+from fireact.reporting.plots import PAGE, SERIES, svg
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "page.html.jinja"
+STYLES = ("report.css", "browser.css")
+SCRIPTS = ("page.js", "browser.js")
+LIVE = "live.js"
 
 
 def html(report: ReportData) -> str:
-    """The whole page."""
+    """The whole page of a report: what was measured, and every episode to read."""
+    sources = report.sources or _of_cases(report)
+    shown = _shown(report)
+    data = {
+        **summary.machine(report),
+        "browser": browser(sources, series=shown["series"]),
+        "cases": [[identity(name, one) for name, one in case.trajectories.items()] for case in report.cases],
+    }
+    return _page(data, title=report.title, scripts=SCRIPTS, **shown)
+
+
+def live(report: ReportData | None, *, title: str) -> str:
+    """The page as ``fireact view`` serves it: episodes come by requests to ``updates``, and a report where there is one."""
+    shown = _shown(report) if report else {"report": None, "series": {}}
+    data: dict[str, Any] = {
+        "browser": browser((), series={}),
+        "cases": [],
+        "series": shown["series"],
+        "agents": [] if report is None else [agent.name for agent in report.agents],
+    }
+    return _page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, **shown)
+
+
+def _page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: bool = False, **shown: Any) -> str:
     environment = _environment()
-    script = _source(environment, "report.js")
+    sources = [_source(environment, name) for name in scripts]
+    style = "\n".join(_source(environment, name) for name in STYLES)
     page: str = environment.get_template(TEMPLATE).render(
-        report=report,
-        before=summary.baseline(report),
-        after=summary.subject(report),
-        headlines=summary.headlines(report),
-        lede=summary.lede(report),
-        mixture_rows=summary.mixture_rows(report.mixture) if report.mixture else [],
-        settings=wording.flat(report.settings),
-        machine=summary.machine(report),
-        results_plot=_safe(plots.results_plot(report, plots.PAGE)) if report.results else None,
-        training_plot=_safe(plots.training_plot(report, plots.PAGE)),
-        series={agent.name: place % plots.SERIES for place, agent in enumerate(report.agents)},
-        several=len(report.agents) > 1,
-        total_seconds=sum(report.timings.values()),
-        longest=max(report.timings.values(), default=0),
-        policy=_policy(script),
-        script=_safe(script),
-        style=_safe(_source(environment, "report.css")),
-        notes=markdown.NOTES,
-        rule=cases.RULE,
+        policy=_policy(sources, style, connect="'self'" if live else "'none'"),
+        scripts=[_safe(source) for source in sources],
+        style=_safe(style),
+        data=_safe(embedded(data)),
+        live=live,
+        **shown,
     )
     return page
+
+
+def _shown(report: ReportData) -> dict[str, Any]:
+    """What the template of the report view needs."""
+    models = summary.models(report)
+    return {
+        "report": report,
+        "before": summary.baseline(report),
+        "after": summary.subject(report),
+        "headlines": summary.headlines(report),
+        "robustness": summary.robustness(report),
+        "failures": summary.failures(report),
+        "kinds": FAILURES,
+        "groups": summary.groups(report),
+        "lede": summary.lede(report),
+        "mixture_rows": summary.mixture_rows(report.mixture) if report.mixture else [],
+        "settings": wording.flat(report.settings),
+        "plots": [(plot, _safe(svg(plot, PAGE))) for plot in figures(report)],
+        "series": {agent.name: models.index(agent.model) % SERIES for agent in report.agents},
+        "several": len(report.agents) > 1,
+        "paid": any(one.get("cost_per_question") for found in report.results.values() for one in found.values()),
+        "total_seconds": sum(report.timings.values()),
+        "longest": max(report.timings.values(), default=0),
+        "notes": markdown.NOTES,
+        "rule": cases.RULE,
+    }
+
+
+def _of_cases(report: ReportData) -> tuple[Source, ...]:
+    """The episodes of the cases, for a report that holds no others."""
+    names = [agent.name for agent in report.agents]
+    found = {name: [case.trajectories[name] for case in report.cases if name in case.trajectories] for name in names}
+    return tuple(Source(name, own) for name, own in found.items() if own)
 
 
 def _environment() -> Any:
@@ -55,9 +108,9 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = ("duration", "interval", "number", "p_value", "percent", "points", "verdict", "who")
+    words = ("duration", "interval", "number", "p_value", "percent", "points", "who")
     environment.filters.update({name: getattr(wording, name) for name in words})
-    environment.filters.update(argument=argument, outcome=cases.outcome, stop=lambda stop: wording.STOPS[stop])
+    environment.filters["query"] = urlencode
     return environment
 
 
@@ -66,14 +119,19 @@ def _source(environment: Any, name: str) -> str:
     return source
 
 
-def _safe(markup: str | None) -> Any:
-    """Markup of our own that goes in as it is: our files, and plots whose text is escaped."""
+def _safe(markup: str) -> Any:
+    """Markup of our own that goes in as it is: our files, plots whose text is escaped, JSON made for a script element."""
     from markupsafe import Markup
 
-    return None if markup is None else Markup(markup)
+    return Markup(markup)
 
 
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    allowed = f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+def _policy(scripts: list[str], style: str, *, connect: str) -> str:
+    """Style attributes are allowed, since plots need them; a style can load nothing."""
+    own = " ".join(_digest(script) for script in scripts)
+    styles = f"style-src-elem {_digest(style)}; style-src-attr 'unsafe-inline'"
+    return f"default-src 'none'; script-src {own}; {styles}; connect-src {connect}; base-uri 'none'; form-action 'none'"
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -12,7 +12,17 @@ from typing import Any
 from fireact.render.react import call
 from fireact.reporting.cases import RULE, outcome
 from fireact.reporting.data import Case, ReportData
-from fireact.reporting.summary import Headline, baseline, headlines, lede, mixture_rows
+from fireact.reporting.summary import (
+    Headline,
+    Robust,
+    baseline,
+    failures,
+    groups,
+    headlines,
+    lede,
+    mixture_rows,
+    robustness,
+)
 from fireact.reporting.wording import (
     ARROW,
     STOPS,
@@ -43,7 +53,8 @@ _AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 def markdown(report: ReportData, *, plots: Sequence[str] = ()) -> str:
     """The whole report; ``plots`` are paths of pictures from where the file will lie."""
-    parts = [_head(report), _results(report), _plots(plots), _training(report), _data(report), _time(report)]
+    parts = [_head(report), _results(report), _groups(report), _robustness(report), _failures(report)]
+    parts += [_plots(plots), _training(report), _data(report), _time(report)]
     parts += [_cases(report), _settings(report), _commands(report), _notes()]
     return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
 
@@ -135,18 +146,75 @@ def _comparisons(report: ReportData) -> Iterator[str]:
                 )
 
 
+def _groups(report: ReportData) -> Iterator[str]:
+    rows = groups(report)
+    if rows:
+        names = list(dict.fromkeys(name for row in rows for name in row.agents))
+        yield "## By kind of question"
+        yield ""
+        cells = ([_share(row.agents[name], "em") if name in row.agents else "" for name in names] for row in rows)
+        heads = ([text(row.task), text(f"{row.kind}: {row.value}"), str(row.n)] for row in rows)
+        both = [[*head, *own] for head, own in zip(heads, cells, strict=True)]
+        yield from _table(["Task", "Questions", "n", *(f"EM {text(who(name))}" for name in names)], both)
+
+
+def _robustness(report: ReportData) -> Iterator[str]:
+    rows = robustness(report)
+    if rows:
+        yield "## Under noise"
+        yield ""
+        head = [
+            "Task",
+            "Agent",
+            "Noise",
+            "EM without",
+            "EM with",
+            "Change (95% interval)",
+            "p",
+            "Right where disturbed",
+        ]
+        yield from _table(head, map(_robust, rows))
+
+
+def _robust(row: Robust) -> list[str]:
+    hit = row.after.get("recovery")
+    change = row.comparison.em if row.comparison else None
+    return [
+        text(row.task),
+        text(who(row.agent.model)),
+        text(row.agent.noise),
+        _share(row.before, "em") if row.before else "",
+        _share(row.after, "em"),
+        f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
+        p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
+        f"{_share(hit, 'right')} of {hit['disturbed']}" if hit else "",
+    ]
+
+
+def _failures(report: ReportData) -> Iterator[str]:
+    kinds = failures(report)
+    if kinds:
+        names = list(next(iter(kinds.values())))
+        yield "## What went wrong"
+        yield ""
+        rows = ([text(kind), *(str(counts[name]) for name in names)] for kind, counts in kinds.items())
+        yield from _table(["Episodes", *(text(who(name)) for name in names)], rows)
+
+
 def _plots(plots: Sequence[str]) -> Iterator[str]:
     yield from (f"![{path.rpartition('/')[2].partition('.')[0].capitalize()} plot]({path})" for path in plots)
 
 
 def _training(report: ReportData) -> Iterator[str]:
-    if report.training:
-        losses = [float(row["loss"]) for row in report.training]
+    for place, (name, log) in enumerate(report.training.items()):
+        losses = [float(row["loss"]) for row in log]
         last = losses[-max(1, len(losses) // 10) :]
-        yield "## Training"
+        if not place:
+            yield "## Training"
         yield ""
         change = f"loss {losses[0]:.3f} at the first, {sum(last) / len(last):.3f} in the last tenth"
-        yield f"{len(losses)} optimizer steps; {change}."
+        run = f"{text(name)}: " if len(report.training) > 1 else ""
+        yield f"{run}{len(losses)} optimizer steps; {change}."
 
 
 def _data(report: ReportData) -> Iterator[str]:

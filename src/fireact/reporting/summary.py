@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fireact.evaluation.failures import FAILURES, counted
 from fireact.evaluation.summary import Comparison
 from fireact.reporting.data import Mixture, ReportAgent, ReportData
 from fireact.reporting.wording import percent, who
@@ -43,8 +44,75 @@ def baseline(report: ReportData) -> ReportAgent:
 
 
 def subject(report: ReportData) -> ReportAgent:
-    """The agent that the report is about: the last."""
-    return report.agents[-1]
+    """The agent that the report is about: the last with the tools of the baseline."""
+    return [agent for agent in report.agents if agent.noise == report.agents[0].noise][-1]
+
+
+def models(report: ReportData) -> list[str]:
+    """The agents, each once however many kinds of noise it met: they share a colour."""
+    return list(dict.fromkeys(agent.model for agent in report.agents))
+
+
+@dataclass(frozen=True, slots=True)
+class Robust:
+    """An agent on a task under noise: its summary without (None where that was not measured) and with, and the change."""
+
+    task: str
+    agent: ReportAgent
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+    comparison: Comparison | None
+
+
+def robustness(report: ReportData) -> list[Robust]:
+    """Each agent and task that was measured under noise."""
+    clean = {agent.model: agent.name for agent in report.agents if not agent.noise}
+    return [
+        Robust(
+            task=task,
+            agent=agent,
+            before=results.get(clean.get(agent.model, "")),
+            after=results[agent.name],
+            comparison=report.robustness.get(task, {}).get(agent.name),
+        )
+        for task, results in report.results.items()
+        for agent in report.agents
+        if agent.noise and agent.name in results
+    ]
+
+
+def failures(report: ReportData) -> dict[str, dict[str, int]]:
+    """Kind of failure -> agent -> episodes, the most frequent kinds first; only of agents that were measured."""
+    names = {agent.name for agent in report.agents}
+    found = {source.name: counted(source.trajectories) for source in report.sources if source.name in names}
+    totals = {kind: sum(counts[kind] for counts in found.values()) for kind in FAILURES}
+    order = sorted((kind for kind, total in totals.items() if total), key=lambda kind: -totals[kind])
+    return {kind: {name: counts[kind] for name, counts in found.items()} for kind in order}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Questions of one kind (of two hops, say): agent -> ``n``, ``em``, ``em_interval`` and so on."""
+
+    task: str
+    kind: str
+    value: str
+    n: int
+    agents: Mapping[str, Mapping[str, Any]]
+
+
+def groups(report: ReportData) -> list[Group]:
+    """The kinds of questions of each task that has several, as the agents without noise were measured on them."""
+    names = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
+    found = []
+    for task, results in report.results.items():
+        by = {name: results[name].get("by", {}) for name in names if name in results}
+        for kind in dict.fromkeys(kind for own in by.values() for kind in own):
+            values = dict.fromkeys(value for own in by.values() for value in own.get(kind, {}))
+            for value in values if len(values) > 1 else ():
+                agents = {name: own[kind][value] for name, own in by.items() if value in own.get(kind, {})}
+                found.append(Group(task, kind, value, max(one["n"] for one in agents.values()), agents))
+    return found
 
 
 def headlines(report: ReportData) -> list[Headline]:
@@ -96,6 +164,8 @@ def machine(report: ReportData) -> dict[str, Any]:
     return {
         "title": report.title,
         "created": report.created,
+        "before": baseline(report).name,
+        "after": subject(report).name,
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: dict(results[name]) for task, results in report.results.items() if name in results}
@@ -105,7 +175,12 @@ def machine(report: ReportData) -> dict[str, Any]:
             task: {name: comparison.to_dict() for name, comparison in found.items()}
             for task, found in report.comparisons.items()
         },
-        "training": [dict(row) for row in report.training],
+        "robustness": {
+            task: {name: comparison.to_dict() for name, comparison in found.items()}
+            for task, found in report.robustness.items()
+        },
+        "failures": failures(report),
+        "training": {name: [dict(row) for row in rows] for name, rows in report.training.items()},
         "data": None if report.mixture is None else _mixture(report.mixture),
         "timings": {
             "stages": dict(report.timings),

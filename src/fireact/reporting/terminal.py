@@ -12,9 +12,8 @@ from fireact.reporting.wording import ARROW, interval, number, p_value, percent,
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """A row a task, the first agent against the last: EM with interval, its change, finished, tokens, seconds."""
-    names = list(report["agents"])
-    before, after = names[0], names[-1]
+    """A row a task, the baseline against the agent that the report is about: EM with interval, its change, finished, tokens, seconds."""
+    before, after = report["before"], report["after"]
     shown = Table(title=_title(before, after), title_justify="left", title_style="", pad_edge=False)
     for name in ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"):
         shown.add_column(name, justify="left" if name == "task" else "right")

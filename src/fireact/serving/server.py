@@ -241,6 +241,15 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     except ImportError as error:
         raise missing_extra("uvicorn", "serve") from error
     app = application(served)
+    listening = bound(host, port)
+    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
+    started(f"http://{host}:{listening.getsockname()[1]}/v1")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Raises ConfigError when the port is taken."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
     listening = socket.socket(
         socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -248,9 +257,8 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # whoever is told the address may connect at once
     except OSError as error:
+        listening.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
-    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
-    started(f"http://{host}:{listening.getsockname()[1]}/v1")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+    return listening

@@ -1,0 +1,286 @@
+"""Which plots a report has, and what each shows: results, robustness, scaling, cost against accuracy, training.
+
+Invariant: a plot whose data is not there is absent; every plot says in words what it shows, and colours stand for the
+same agents in all of them. How a plot looks in its forms is ``plots``'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fireact.reporting.data import ReportAgent, ReportData
+from fireact.reporting.plots import SERIES, Palette, Plot, canvas
+from fireact.reporting.summary import models, robustness
+from fireact.reporting.wording import number, percent, who
+
+_MARKERS = "osD^vP"
+_SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+Row = tuple[str, str, Mapping[str, Any]]
+"""A bar: its label, the model whose colour it has, and the summary that it shows."""
+
+
+def figures(report: ReportData) -> list[Plot]:
+    """The plots that the data of a report allows, in the order in which it shows them."""
+    found = (results(report), robust(report), scaling(report), costs(report), training(report))
+    return [plot for plot in found if plot is not None]
+
+
+def results(report: ReportData) -> Plot | None:
+    """Exact match of each agent on each task: a bar with its 95 % interval."""
+    agents = _undisturbed(report)
+    groups = {
+        task: [("", agent.model, found[agent.name]) for agent in agents if agent.name in found]
+        for task, found in report.results.items()
+    }
+    if not any(groups.values()):
+        return None
+    return Plot(
+        "results",
+        "Exact match",
+        f"Exact match with 95% intervals. {_spoken(report, agents)}",
+        "Share of questions answered exactly right; the line is the 95% interval.",
+        lambda palette: _bars(report, groups, palette),
+    )
+
+
+def robust(report: ReportData) -> Plot | None:
+    """Exact match of each agent without noise and with each kind of it."""
+    rows = robustness(report)
+    if not rows:
+        return None
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        bars = groups.setdefault(row.task, [])
+        if row.before is not None and ("no noise", row.agent.model) not in [bar[:2] for bar in bars]:
+            bars.append(("no noise", row.agent.model, row.before))
+        bars.append((row.agent.noise, row.agent.model, row.after))
+    words = ". ".join(
+        f"{task}: " + ", ".join(f"{who(model)} {label} {percent(result['em'], 0)}" for label, model, result in bars)
+        for task, bars in groups.items()
+    )
+    return Plot(
+        "robustness",
+        "Under noise",
+        f"Exact match without noise and with it. {words}.",
+        "The same questions with disturbed tools, such as none=0.5: half of all observations say nothing.",
+        lambda palette: _bars(report, groups, palette),
+    )
+
+
+def scaling(report: ReportData) -> Plot | None:
+    """Exact match by the number of trajectories that the student learned from, where several were tried."""
+    sized = [agent for agent in _undisturbed(report) if agent.trajectories]
+    lines = {
+        task: sorted((agent.trajectories or 0, agent.name) for agent in sized if agent.name in found)
+        for task, found in report.results.items()
+    }
+    lines = {task: line for task, line in lines.items() if len({size for size, _ in line}) > 1}
+    if not lines:
+        return None
+    words = " ".join(
+        f"{task}: " + ", ".join(f"{size} {percent(report.results[task][name]['em'], 0)}" for size, name in line) + "."
+        for task, line in lines.items()
+    )
+
+    def draw(palette: Palette) -> Any:
+        figure, (axes,) = canvas(palette, 3.2)
+        for place, (task, line) in enumerate(lines.items()):
+            shown = [(size, report.results[task][name]) for size, name in line]
+            _points(axes, shown, palette.series[(place + 1) % SERIES], marker=_MARKERS[place % 6], label=task, line="-")
+        axes.set_xscale("log")
+        sizes = sorted({size for line in lines.values() for size, _ in line})
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("trajectories trained on")
+        return _shares(figure, axes)
+
+    caption = "Exact match by the number of trajectories that the student was trained on, with 95% intervals."
+    return Plot("scaling", "Scaling", f"Exact match by trajectories. {words}", caption, draw)
+
+
+def costs(report: ReportData) -> Plot | None:
+    """Exact match against what a question costs: dollars where any agent was paid for, else tokens."""
+    agents = _undisturbed(report)
+    measured = [found[agent.name] for found in report.results.values() for agent in agents if agent.name in found]
+    if len(measured) < 2:
+        return None
+    known = all(one.get("cost_per_question") is not None for one in measured)
+    paid = known and any(one["cost_per_question"] for one in measured)
+    key, unit = ("cost_per_question", "US dollars") if paid else ("tokens_per_question", "tokens")
+    words = " ".join(
+        f"{task}: " + ", ".join(f"{who(a.name)} {number(f[a.name][key])} {unit}" for a in agents if a.name in f) + "."
+        for task, f in report.results.items()
+    )
+
+    def draw(palette: Palette) -> Any:
+        figure, (axes,) = canvas(palette, 3.2)
+        for place, found in enumerate(report.results.values()):
+            for agent in agents:
+                if agent.name in found:
+                    point = [(found[agent.name][key], found[agent.name])]
+                    _points(axes, point, _colour(report, agent.model, palette), marker=_MARKERS[place % 6])
+        values = [one[key] for one in measured]
+        if min(values) > 0:
+            _logarithmic(axes, min(values), max(values))
+        axes.set_xlabel(f"{unit} a question")
+        _legend(figure, report, agents, palette, tasks=list(report.results))
+        return _shares(figure, axes, legend=False)
+
+    caption = f"Exact match against {unit} a question, with 95% intervals; up and to the left is better."
+    return Plot("cost", "Cost and accuracy", f"Exact match by {unit} a question. {words}", caption, draw)
+
+
+def training(report: ReportData) -> Plot | None:
+    """Loss and learning rate by optimizer step, or None where nothing was trained."""
+    logs = {name: rows for name, rows in report.training.items() if rows}
+    if not logs:
+        return None
+    curves = {
+        name: ([row["step"] for row in rows], [float(row["loss"]) for row in rows]) for name, rows in logs.items()
+    }
+    smooth = {name: running_mean(losses, window=len(losses) // 10) for name, (_, losses) in curves.items()}
+    words = " ".join(
+        f"The training loss{f' of {name}' if len(curves) > 1 else ''} goes from {losses[0]:.2f} to "
+        f"{smooth[name][-1]:.2f} in {len(losses)} steps."
+        for name, (_, losses) in curves.items()
+    )
+
+    def draw(palette: Palette) -> Any:
+        alone = len(logs) == 1
+        rows = next(iter(logs.values()))
+        rates = [float(row["learning_rate"]) for row in rows if row.get("learning_rate") is not None]
+        with_rates = alone and len(rates) == len(rows)
+        figure, panels = canvas(palette, 3.3, (3.2, 1) if with_rates else (1,))
+        for place, (name, (steps, losses)) in enumerate(curves.items()):
+            colour = palette.series[(place + len(models(report)) - 1 if alone else place) % SERIES]
+            panels[0].plot(steps, losses, color=colour, linewidth=0.9, alpha=0.45 if alone else 0.2)
+            panels[0].plot(steps, smooth[name], color=colour, linewidth=2, label=name)
+            end = (steps[-1], smooth[name][-1])
+            panels[0].annotate(f"{end[1]:.2f}", end, (5, 0), textcoords="offset points", va="center")
+        panels[0].set_ylabel("loss")
+        panels[0].set_ylim(0, 1.05 * max(max(losses) for _, losses in curves.values()) or 1)
+        if with_rates:
+            panels[1].plot([row["step"] for row in rows], rates, color=palette.ink, linewidth=1.3)
+            panels[1].set_ylabel("learning\nrate")
+            panels[1].set_ylim(0, 1.15 * max(rates) or 1)
+            panels[1].set_yticks([0, max(rates)], ["0", f"{max(rates):.0e}".replace("e-0", "e-")])
+        if not alone:
+            panels[0].legend(loc="upper right")
+        for panel in panels:
+            panel.grid(axis="y")
+        panels[-1].set_xlabel("optimizer step")
+        return figure
+
+    caption = "Loss on the student's own words, a point an optimizer step; the bold line is its running mean."
+    return Plot("training", "Training", words, caption, draw)
+
+
+def running_mean(values: Sequence[float], *, window: int) -> list[float]:
+    """The mean of each value and of those up to half a window before and after it."""
+    reach = window // 2
+    parts = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _undisturbed(report: ReportData) -> list[ReportAgent]:
+    return [agent for agent in report.agents if agent.noise == report.agents[0].noise]
+
+
+def _bars(report: ReportData, groups: Mapping[str, Sequence[Row]], palette: Palette) -> Any:
+    """Bars with intervals by task; those with a label have it at their left."""
+    shown = {task: rows for task, rows in groups.items() if rows}
+    named = list(dict.fromkeys(model for rows in shown.values() for _, model, _ in rows))
+    bars = sum(map(len, shown.values()))
+    figure, (axes,) = canvas(palette, 0.25 * bars + 0.42 * len(shown) + 0.25 * len(named) + 0.4)
+    position, ticks = 0.0, []
+    for task, rows in shown.items():
+        axes.text(0, -position, task, va="center", fontweight="bold")
+        for label, model, result in rows:
+            position += 0.92
+            ticks.append((-position, label))
+            _bar(axes, result, at=-position, colour=_colour(report, model, palette), palette=palette)
+        position += 1.45
+    _legend(figure, report, [agent for agent in report.agents if agent.model in named], palette)
+    axes.set_ylim(-position + 0.8, 0.6)
+    axes.set_xlim(0, 1.13)
+    axes.set_xticks(*_SHARES)
+    axes.set_yticks(*([list(part) for part in zip(*ticks, strict=True)] if any(label for _, label in ticks) else [[]]))
+    axes.grid(axis="x")
+    axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def _bar(axes: Any, result: Mapping[str, Any], *, at: float, colour: str, palette: Palette) -> None:
+    low, high = result["em_interval"]
+    axes.barh(at, result["em"], height=0.72, color=colour, zorder=2)
+    style = {"linewidth": 1.3, "marker": "|", "markersize": 5, "markevery": [1], "zorder": 3}
+    for end, ink in ((low, palette.on_bar), (high, palette.ink)):
+        axes.plot([result["em"], end], [at, at], color=ink, **style)
+    axes.text(high + 0.018, at, percent(result["em"], 0), va="center", fontsize=10)
+
+
+def _points(
+    axes: Any,
+    points: Sequence[tuple[float, Mapping[str, Any]]],
+    colour: str,
+    *,
+    marker: str,
+    label: str | None = None,
+    line: str = "",
+) -> None:
+    values = [result["em"] for _, result in points]
+    low = [max(0.0, result["em"] - result["em_interval"][0]) for _, result in points]
+    high = [max(0.0, result["em_interval"][1] - result["em"]) for _, result in points]
+    style = {"marker": marker, "markersize": 6, "linestyle": line or "none", "linewidth": 1.6, "elinewidth": 1.1}
+    axes.errorbar([x for x, _ in points], values, [low, high], color=colour, label=label, capsize=2.5, **style)
+
+
+def _shares(figure: Any, axes: Any, *, legend: bool = True) -> Any:
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_yticks(*_SHARES)
+    axes.set_ylabel("exact match")
+    axes.grid(axis="y")
+    if legend:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, handlelength=1.6, borderpad=0.2)
+    return figure
+
+
+def _logarithmic(axes: Any, low: float, high: float) -> None:
+    """A logarithmic axis with a few round numbers, as a person writes them."""
+    around = [step * 10.0**power for power in range(-9, 12) for step in (1, 2, 5)]
+    inside = [value for value in around if low / 1.6 <= value <= high * 1.6]
+    while len(inside) > 6:
+        inside = inside[::2]
+    axes.set_xlim(low / 1.6, high * 1.6)
+    axes.set_xscale("log")
+    axes.set_xticks(inside, [f"{value:,.12g}" for value in inside])
+    axes.set_xticks([], minor=True)
+
+
+def _legend(
+    figure: Any, report: ReportData, agents: Sequence[ReportAgent], palette: Palette, *, tasks: Sequence[str] = ()
+) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    named = dict.fromkeys(agent.model for agent in agents)
+    handles: list[Any] = [Patch(color=_colour(report, model, palette), label=who(model)) for model in named]
+    for place, task in enumerate(tasks if len(tasks) > 1 else ()):
+        marker = _MARKERS[place % 6]
+        handles.append(Line2D([], [], label=task, marker=marker, markersize=6, linestyle="none", color=palette.ink))
+    size = {"handlelength": 1.0, "handleheight": 0.9, "borderpad": 0.2}
+    figure.axes[0].legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), **size)
+
+
+def _colour(report: ReportData, model: str, palette: Palette) -> str:
+    return palette.series[models(report).index(model) % SERIES]
+
+
+def _spoken(report: ReportData, agents: Sequence[ReportAgent]) -> str:
+    """Results in words, for who cannot see the plot."""
+    parts: Iterator[str] = (
+        f"{task}: " + ", ".join(f"{who(a.name)} {percent(found[a.name]['em'], 0)}" for a in agents if a.name in found)
+        for task, found in report.results.items()
+    )
+    return ". ".join(parts) + "."
