@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def draw(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, An
 
 
 def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
-    figure, axes = _figure(max(1.6, 0.34 * len(cells) + 1.0))
+    lines = sum(len(textwrap.wrap(cell.name, 36)) for cell in cells)
+    figure, axes = _figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
     for at, cell in enumerate(cells):
         result = rows[cell.name]["results"][task]
         low, high = result["em_interval"]
@@ -59,7 +61,9 @@ def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task
     for known in (one for one in study.paper if one.unit == "EM" and one.task in ("", task)):
         places = [-at for at, cell in enumerate(cells) if known.beside(cell.name, cell.group)]
         axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
-    axes.set_yticks([-at for at in range(len(cells))], [cell.name for cell in cells])
+    axes.set_yticks(
+        [-at for at in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1
+    )
     axes.set_xlim(0, 108)
     axes.set_xlabel("exact match, %, with 95 % interval" + (" (diamond: the paper)" if study.paper else ""))
     axes.grid(axis="x", linewidth=0.6)
@@ -120,7 +124,7 @@ def _save(figure: Any, path: Path) -> list[str]:
     with matplotlib.rc_context(_RC):
         for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             drawn = io.BytesIO()
-            figure.savefig(drawn, format=ending, dpi=_PIXELS, metadata=metadata)
+            figure.savefig(drawn, format=ending, dpi=_PIXELS, metadata=metadata, bbox_inches="tight")
             with replacing(path.with_name(f"{path.name}.{ending}")) as file:
                 file.write(drawn.getvalue())
     return [f"{path.name}.svg", f"{path.name}.png"]

@@ -9,6 +9,7 @@ done once. A cell that fails is recorded and the others go on; the manifest is w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -173,7 +174,7 @@ class Runner:
         other = baseline(one.cell, self.measured)
         key = (one.cell.name, "" if other is None else other.cell.name)
         if key not in self._rows:
-            self._rows[key] = row(one, other)
+            self._rows[key] = _named(row(one, other), self.matrix.given)
         return self._rows[key]
 
     def write(self) -> dict[str, Any]:
@@ -201,6 +202,15 @@ class Runner:
         for name in self.matrix.study.choice:
             found.append(next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group)))
         return found
+
+
+def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The row with what was given for {NAME} written as that name again, so that it holds no place of this machine."""
+    text = jsonl.dumps(row)
+    for name, value in given.items():
+        text = text.replace(jsonl.dumps(value)[1:-1], f"{{{name}}}") if value else text
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def rates(matrix: Matrix, root: Path) -> Rates:
