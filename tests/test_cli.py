@@ -24,6 +24,7 @@ VERBS = [
     "mix",
     "train",
     "eval",
+    "compare",
     "report",
     "view",
     "resume",

@@ -362,7 +362,7 @@ def test_noise_and_sizes_have_their_plots_and_tables() -> None:
     assert subject(own).name == "s500"
     assert "## Under noise" in markdown(own) and "none=0.5" in said(html(own))
     assert not Elements(html(own)).open
-    assert set(failures(own)) >= {"wrong answer"}
+    assert set(failures(own)) >= {"wrong without evidence"}
     for plot in figures(own):
         assert svg(plot) == svg(plot) and png(plot)
 
@@ -400,7 +400,7 @@ def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Pat
         _evaluation(tmp_path / "a", "one", tools=["search"]),
         _evaluation(tmp_path / "a2", "one", tools=["search"], task="other"),
         _evaluation(tmp_path / "b", "two", tools=["search"], wrong=3),
-        _evaluation(tmp_path / "n", "two", tools=["noise:none=0.5:search"], wrong=8, hash="g"),
+        _evaluation(tmp_path / "n", "two", tools=["noise:none=0.5:search"], wrong=8, hash="noise-1:none=0.5:f"),
     ]
     write_report(ReportConfig(tuple(map(str, paths))), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -416,7 +416,7 @@ def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Pat
 
 def test_other_tools_are_refused(tmp_path: Path) -> None:
     first = _evaluation(tmp_path / "a", "one", tools=["search"])
-    for name, tools, hash in (("b", ["search"], "other"), ("c", ["noise:none=1:wikipedia"], "f")):
+    for name, tools, hash in (("b", ["search"], "other"), ("c", ["noise:none=1:wikipedia"], "noise-1:none=1:w")):
         second = _evaluation(tmp_path / name, "two", tools=tools, hash=hash)
         with pytest.raises(ConfigError, match="different tools"):
             write_report(ReportConfig((str(first), str(second))), tmp_path / f"out-{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from scipy import stats
 
 from fakes import trajectory
 from fireact.errors import DataError
-from fireact.evaluation.statistics import bootstrap, paired
+from fireact.evaluation.statistics import amount, bootstrap, change, paired, quantile
 from fireact.evaluation.summary import compare, summarise
 from fireact.types import Usage
 
@@ -132,3 +133,26 @@ def test_agents_are_compared_on_the_questions_that_both_answered() -> None:
         compare(before, after[3:])
     with pytest.raises(DataError, match="answered twice"):
         compare([*before, before[0]], after)
+
+
+def test_amounts_without_bounds_have_finite_intervals() -> None:
+    same = amount([3.0] * 5)
+    assert (same.mean, same.low, same.high) == (3.0, 3.0, 3.0)
+    found = amount([1.0, 2.0, 900.0, 4.0] * 5)
+    assert 0 < found.low < found.mean < found.high < 900
+    fewer = change([5.0, 6.0, 7.0] * 4, [1.0, 2.0, 2.0] * 4)
+    assert fewer.low < fewer.mean < fewer.high < 0 and fewer.mean == pytest.approx(-13 / 3)
+    for values in ([-1.0], [math.inf]):
+        with pytest.raises(DataError, match="outside"):
+            amount(values)
+    with pytest.raises(DataError, match="1 amounts against 2"):
+        change([1.0], [1.0, 2.0])
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30))
+def test_a_quantile_lies_in_its_interval_and_in_the_sample(values: list[float]) -> None:
+    for share in (0.5, 0.95):
+        found = quantile(values, share, resamples=200)
+        assert min(values) <= found.low <= found.mean <= found.high <= max(values)
+    assert quantile([1.0, 2.0, 3.0], 0.5).mean == 2.0

@@ -467,7 +467,12 @@ def improve(
 
 @app.command("eval")
 def evaluate(
-    agent: Annotated[str, typer.Argument(help="A model (smollm2-135m, a hub id) or a directory of 'fireact train'.")],
+    agent: Annotated[
+        str,
+        typer.Argument(
+            help="A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."
+        ),
+    ],
     tasks: Tasks = None,
     n: Annotated[int, typer.Option("-n", help="Questions of each task.")] = 100,
     method: Annotated[
@@ -498,7 +503,7 @@ def evaluate(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure an agent on held-out questions: EM and F1 with intervals, share finished, steps, tokens, seconds.
+    """Measure an agent on held-out questions: scores with intervals, by type of question, what they took, why they failed.
 
     Example: `fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`
     """
@@ -513,6 +518,37 @@ def evaluate(
     manifest = _run("eval", settings, directory, force=force, dry_run=dry_run)
     if manifest is not None:
         terminal.print_evaluation(manifest, directory, as_json=as_json)
+
+
+@app.command()
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="RUN_A", help="A directory of 'fireact eval', or a file of scored episodes.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same questions.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What may differ on purpose: noise, tools, limits, split, questions or seed; repeatable. Default: nothing."
+        ),
+    ] = None,
+    flips: Annotated[int, typer.Option(help="Questions to show that one run has right and the other wrong.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs question by question: what changed and how certain that is, what it took, which questions flipped.
+
+    Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says what differs.
+
+    Example: `fireact compare runs/eval-base runs/eval-fireact --flips 10`, or with `--allow noise` for a noisy run
+    """
+    from fireact.evaluation.comparison import compare_runs, incomparable, read_measured
+
+    one, other = read_measured(before), read_measured(after)
+    wrong = incomparable(one, other, allow or ())
+    if wrong:
+        terminal.print_differences(wrong, one.name, other.name, as_json=as_json)
+        raise typer.Exit(1)
+    terminal.print_comparison(compare_runs(one, other, allow=allow or ()), flips=flips, as_json=as_json)
 
 
 @app.command()

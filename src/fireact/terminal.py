@@ -7,21 +7,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from fireact.evaluation.failures import FAILURES, failure
 from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
 from fireact.render.react import call
 from fireact.reporting.terminal import table as report_table
+from fireact.reporting.wording import MINUS, number, p_value, points
+from fireact.reporting.wording import interval as wide
 from fireact.serving.conformance import Conformance
 from fireact.tasks.judge import Judge
 from fireact.tasks.validate import Validation
@@ -30,6 +34,10 @@ from fireact.types import Step, Trajectory
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
+    from fireact.evaluation.comparison import Flip, Kept, RunComparison, TaskComparison
+    from fireact.evaluation.conditions import Difference
+    from fireact.evaluation.recovery import Recovery
+    from fireact.evaluation.statistics import Estimate
 
 NOTES = Console(stderr=True, highlight=False)
 RESULT = Console(highlight=False)
@@ -216,40 +224,256 @@ def wait_for_the_end() -> None:
     """Return at the first Ctrl-C or SIGTERM; a second one interrupts what is done then."""
     ended = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        signal.signal(number, lambda *_: ended.set())
+    for one in signals:
+        signal.signal(one, lambda *_: ended.set())
     try:
         ended.wait()
     finally:
-        for number in signals:
-            signal.signal(number, signal.default_int_handler)
+        for one in signals:
+            signal.signal(one, signal.default_int_handler)
 
 
 def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    """The summary of each task with its intervals; with ``as_json`` one object."""
+    """What each task scored, took and failed by, on tables for 80 columns; with ``as_json`` one object, which has more."""
     if as_json:
         print(json.dumps({"agents": {manifest["agent"]: manifest["results"]}}, ensure_ascii=False))
         return
-    table = Table(
-        "task", "n", "EM", "F1", "finished", "steps", "tokens", "s/question", title=escape(manifest["description"])
-    )
-    for name, result in manifest["results"].items():
-        table.add_row(
-            escape(name),
-            str(result["n"]),
-            _percent(result["em"], result["em_interval"]),
-            _percent(result["f1"], result["f1_interval"]),
-            _percent(result["finished"], result["finished_interval"]),
-            f"{result['steps']:.1f}",
-            f"{result['tokens_per_question']:.0f}",
-            f"{result['seconds_per_question']:.2f}",
-        )
-    RESULT.print(table)
+    results: Mapping[str, Mapping[str, Any]] = manifest["results"]
+    RESULT.print(f"[bold]{escape(manifest['description'])}[/]")
+    _print_rows("score", _SCORES, results)
+    _print_rows("per question", _SPENT, results)
+    _print_groups(results)
+    failed = {name: result["failures"] for name, result in results.items() if "failures" in result}
+    if failed:
+        table = _table("why wrong", *FAILURES)
+        for name, found in failed.items():
+            table.add_row(escape(name), *(str(found[kind]) for kind in FAILURES))
+        RESULT.print(table)
+    for name, result in results.items():
+        if result.get("recovery"):
+            RESULT.print(escape(f"{name} under noise: {_recovered(result['recovery'])}"))
     RESULT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(str(out))}")
 
 
+def _score_cell(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda result: _percent(result[name], result[f"{name}_interval"]) if name in result else ""
+
+
+def _amount_cell(name: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda result: "-" if result.get(name) is None else form(result[name])
+
+
+def _accuracy_cell(result: Mapping[str, Any]) -> str:
+    """Accuracy where it is not EM: the answers were judged, or the task has a score of its own."""
+    return "" if result.get("accuracy", result["em"]) == result["em"] else _score_cell("accuracy")(result)
+
+
+Cells = Mapping[str, Callable[[Mapping[str, Any]], str]]
+_SCORES: Cells = {
+    "n": lambda result: str(result["n"]), "EM": _score_cell("em"), "F1": _score_cell("f1"), "accuracy": _accuracy_cell,
+    "finished": _score_cell("finished"),
+}  # fmt: skip
+_SPENT: Cells = {
+    "steps": _amount_cell("steps", "{:.1f}".format), "searches": _amount_cell("searches", "{:.1f}".format),
+    "tokens": _amount_cell("tokens_per_question", "{:,.0f}".format), "USD": _amount_cell("cost_per_question", "{:.2g}".format),
+    "seconds": _amount_cell("seconds_per_question", number), "latency": _amount_cell("latency_mean", number),
+    "p50": _amount_cell("latency_p50", number), "p95": _amount_cell("latency_p95", number),
+}  # fmt: skip
+_GROUPS = 12
+"""So many groups of questions are printed; more (the subjects of MMLU) are in the JSON."""
+
+
+def _table(first: str, *columns: str, title: str = "") -> Table:
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _print_rows(first: str, cells: Cells, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row a task; columns that no task fills are left out."""
+    filled = {name: [cell(result) for result in results.values()] for name, cell in cells.items()}
+    shown = {name: column for name, column in filled.items() if any(column)}
+    table = _table(first, *shown)
+    for task, *row in zip(results, *shown.values(), strict=True):
+        table.add_row(escape(task), *row)
+    RESULT.print(table)
+
+
+def _print_groups(results: Mapping[str, Mapping[str, Any]]) -> None:
+    table = _table("by", "", "n", "EM", "finished")
+    for task, result in results.items():
+        for kind, groups in result.get("by", {}).items():
+            for at, (value, group) in enumerate(groups.items() if 1 < len(groups) <= _GROUPS else ()):
+                cells = (str(group["n"]), _percent(group["em"], group["em_interval"]), f"{group['finished']:.0%}")
+                table.add_row("" if at else escape(f"{task}: {kind}"), escape(value), *cells)
+    table.columns[1].justify = "left"
+    if table.row_count:
+        RESULT.print(table)
+
+
+def _recovered(found: Mapping[str, Any]) -> str:
+    return (
+        f"{found['disturbed']} of {found['questions']} episodes had a disturbed call ({found['disturbed_calls']} calls); of "
+        f"these {_percent(found['right'], found['right_interval'])} ended right, "
+        f"{_percent(found['retried'], found['retried_interval'])} asked again and went on to an answer."
+    )
+
+
 def _percent(mean: float, interval: Sequence[float]) -> str:
-    return f"{mean:.1%} ({interval[0]:.0%} to {interval[1]:.0%})"
+    return f"{mean:.1%} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
+
+
+def print_differences(found: Sequence[Difference], before: str, after: str, *, as_json: bool) -> None:
+    """Why two runs do not compare: each setting that differs, as it is in the one and in the other."""
+    if as_json:
+        rows = [{"setting": one.setting, "before": one.one, "after": one.other} for one in found]
+        print(json.dumps({"comparable": False, "differences": rows}, ensure_ascii=False))
+    complain(
+        f"{before} and {after} do not compare: they differ in {' and '.join(dict.fromkeys(one.setting for one in found))}."
+    )
+    for one in found:
+        NOTES.print(escape(f"  {one.setting}\n    A  {one.one}\n    B  {one.other}"), soft_wrap=True)
+    names = [name for name in dict.fromkeys(one.setting for one in found) if name != "task"]
+    allowing = f", or allow what differs on purpose: {' '.join(f'--allow {name}' for name in names)}" if names else ""
+    NOTES.print(f"Evaluate one of them again under the conditions of the other{allowing}.", soft_wrap=True)
+
+
+def print_comparison(found: RunComparison, *, flips: int, as_json: bool) -> None:
+    """Two runs side by side, task by task, with ``flips`` questions of each direction; with ``as_json`` one object."""
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        return
+    for letter, run in (("A", found.before), ("B", found.after)):
+        RESULT.print(f"[bold]{letter}[/]  {escape(run.agent)}  [dim]{escape(run.name)}[/]", soft_wrap=True)
+    for passed in found.allowed:
+        RESULT.print(
+            escape(f"{passed.setting} differs, as allowed: {passed.one} in A, {passed.other} in B"), soft_wrap=True
+        )
+    for note in found.notes:
+        RESULT.print(escape(f"{note[0].upper()}{note[1:]}."), soft_wrap=True)
+    for task in found.tasks:
+        _print_task(task, flips)
+
+
+def _print_task(task: TaskComparison, flips: int) -> None:
+    episodes = f", {task.episodes} episodes each" if task.episodes != task.n else ""
+    RESULT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}")
+    for letter, names, faults in zip("AB", (task.only_before, task.only_after), task.faults, strict=True):
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            RESULT.print(escape(f"Only {letter} has {len(names)}: {', '.join(names[:8])}{more}."), soft_wrap=True)
+        if faults:
+            RESULT.print(f"{letter}: {faults} episodes ended in a fault and are left out.")
+    _print_scores(task)
+    _print_amounts(task)
+    _print_outcomes(task)
+    if task.kept is not None:
+        RESULT.print(escape(_kept(task.kept)))
+    for gained in (True, False):
+        _print_flips([flip for flip in task.flips if flip.gained == gained], gained=gained, most=flips)
+
+
+def _print_scores(task: TaskComparison) -> None:
+    table = _table("score", "A", "B", "B - A", "p")
+    for name, (one, other, by) in {**task.scores, "finished": task.finished}.items():
+        change = f"{points(by.difference.mean).removesuffix(' points')} ({wide(by.difference.interval, 0)})"
+        p = p_value(by.p).removeprefix("p = ").removeprefix("p ")
+        sides = (_percent(side.mean, side.interval) for side in (one, other))
+        table.add_row(escape(name.upper() if name in ("em", "f1") else name), *sides, change, p)
+    RESULT.print(table)
+
+
+def _print_amounts(task: TaskComparison) -> None:
+    """Means of both and the change with its interval; what neither run tells, and a price of 0, is left out."""
+    table = _table("per question", "A", "B", "B - A")
+    for name, title in _AMOUNTS.items():
+        amount = task.amounts[name]
+        sides = ("-" if one is None else number(one.mean) for one in (amount.before, amount.after))
+        if any(one is not None and (one.mean or title != "USD") for one in (amount.before, amount.after)):
+            table.add_row(title, *sides, _changed(amount.change))
+        if name == "latency_mean":
+            for share, (one, other) in task.latency.items():
+                table.add_row(f"  {share}", number(one.mean), number(other.mean))
+    RESULT.print(table)
+
+
+_AMOUNTS = {
+    "steps": "steps", "searches": "searches", "tokens_per_question": "tokens", "latency_mean": "seconds, mean",
+    "cost_per_question": "USD",
+}  # fmt: skip
+
+
+def _changed(found: Estimate | None) -> str:
+    if found is None:
+        return "-"
+    span = f" ({number(found.low)} to {number(found.high)})" if found.low < found.high else ""
+    return f"{'+' if found.mean > 0 else ''}{number(found.mean)}{span}".replace("-", MINUS)
+
+
+def _print_outcomes(task: TaskComparison) -> None:
+    """How many are right, and of each kind of failure that there is; under noise also what became of what it hit."""
+    table = _table("outcome", "A", "B", "B - A")
+    for name, one, other in (
+        ("right", *task.right),
+        *((kind, task.failures[0][kind], task.failures[1][kind]) for kind in FAILURES),
+    ):
+        if one or other or name == "right":
+            table.add_row(name, str(one), str(other), f"{other - one:+}".replace("-", MINUS) if other != one else "0")
+    if any(task.recovery):
+        table.add_section()
+        for name, cell in _RECOVERY.items():
+            table.add_row(name, *("-" if found is None else cell(found) for found in task.recovery))
+    RESULT.print(table)
+
+
+_RECOVERY: Mapping[str, Callable[[Recovery], str]] = {
+    "disturbed by noise": lambda found: f"{found.episodes} of {found.all}",
+    "  ended right": lambda found: _percent(found.right.mean, found.right.interval),
+    "  asked again, answered": lambda found: _percent(found.retried.mean, found.retried.interval),
+    "  and were right": lambda found: _percent(found.retried_and_right.mean, found.retried_and_right.interval),
+}
+
+
+def _kept(kept: Kept) -> str:
+    text = f"Of {kept.n} questions right without noise, {_percent(kept.all.mean, kept.all.interval)} are right with it"
+    if kept.disturbed is None:
+        return f"{text}; none of them met noise."
+    share = _percent(kept.disturbed.mean, kept.disturbed.interval)
+    return f"{text}; of the {kept.disturbed.n} that met noise, {share}."
+
+
+def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
+    said = "wrong in A, right in B" if gained else "right in A, wrong in B"
+    shown = f" ({most} shown; --flips {len(flips)} shows all)" if 0 < most < len(flips) else ""
+    if not flips or most <= 0:
+        RESULT.print(f"{said}: {len(flips)}")
+        return
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=f"{said}: {len(flips)}{shown}", title_justify="left", title_style="bold"
+    )
+    for name in ("question", "gold", "A", "B"):
+        table.add_column(name, overflow="fold", ratio=3 if name == "question" else 2)
+    for flip in flips[:most]:
+        example = flip.before.example
+        sides = (_answer(one) for one in (flip.before, flip.after))
+        table.add_row(f"[dim]{escape(example.id)}[/] {escape(example.question)}", escape(example.answer), *sides)
+    RESULT.print(table)
+
+
+def _answer(trajectory: Trajectory) -> str:
+    """What an episode answered, and how it failed where it did."""
+    kind, answer = failure(trajectory), trajectory.answer
+    said = escape(answer) if answer and answer.strip() else ""
+    return "\n".join(filter(None, [said, f"[dim]{kind}[/]" if kind else ""]))
 
 
 def print_report(directory: Path, *, as_json: bool) -> None:

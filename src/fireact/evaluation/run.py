@@ -6,22 +6,22 @@ It is the very rollout that trajectories are collected with; only the agent and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import FEW_SHOT, Model, build, load_model, load_task, load_tools, whole_task
+from fireact.agents import Model, build, load_model, load_task, load_tools, whole_task
 from fireact.cache import FILE as CALLS
 from fireact.cache import CallCache
 from fireact.collection import FREE, budget_of, fingerprints, run_missing
-from fireact.episodes import Episode
+from fireact.episodes import Episode, run_episode
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT, Progress
 from fireact.store import RunDir, absolute, read_trajectories
 from fireact.tasks.order import in_order
-from fireact.types import Task, Usage
+from fireact.types import Completion, Message, Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,14 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             own = [trajectory for trajectory in kept if trajectory.task == name]
             wall_seconds = wall_share * sum(trajectory.seconds for trajectory in own)
             results[name] = summarise(own, wall_seconds=wall_seconds).to_dict()
+        shots = max(map(_shots, (part[0] for part in episodes.values() if part)), default=0)
         return run.finish(
-            agent=_label(model, config),
-            description=_description(model, config),
+            agent=_label(model, config, shots),
+            description=_description(model, config, shots),
             tuned=model.tuned,
+            examples=shots,
             tools=fingerprints(tools),
+            limits={name: asdict(part[0].agent.limits) for name, part in episodes.items() if part},
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in kept), Usage())),
         )
@@ -125,16 +128,36 @@ def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[
     return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
 
 
-def _label(model: Model, config: EvalConfig) -> str:
+class _PromptSeenError(Exception):
+    """Ends an episode at its first prompt."""
+
+
+@dataclass
+class _Prompt:
+    """An LM that keeps the first prompt that it is given, and refuses to answer."""
+
+    name: str = "prompt"
+    text: str = ""
+
+    def complete(self, messages: Sequence[Message], **_: Any) -> Completion:
+        self.text = "\n".join(message.content for message in messages)
+        raise _PromptSeenError
+
+
+def _shots(episode: Episode) -> int:
+    """How many of the examples that its method was given stand in the first prompt of an episode."""
+    given = getattr(episode.agent.method, "examples", ())
+    prompt = _Prompt()
+    if given:
+        run_episode(replace(episode, agent=replace(episode.agent, lm=prompt)))
+    return sum(question in prompt.text for question, _ in given)
+
+
+def _label(model: Model, config: EvalConfig, shots: int) -> str:
     """The agent's name in results: the model's, and how it is prompted where it is."""
-    return model.lm.name if model.tuned else f"{model.lm.name} {config.method} {_examples(config)}-shot"
+    return model.lm.name if model.tuned and not shots else f"{model.lm.name} {config.method} {shots}-shot"
 
 
-def _description(model: Model, config: EvalConfig) -> str:
-    if model.tuned:
-        return f"{model.description}, no examples in the prompt"
-    return f"{model.description}, not fine-tuned, {config.method} with {_examples(config)} examples in the prompt"
-
-
-def _examples(config: EvalConfig) -> int:
-    return FEW_SHOT if config.examples is None else config.examples
+def _description(model: Model, config: EvalConfig, shots: int) -> str:
+    count = {0: "no examples", 1: "1 example"}.get(shots, f"{shots} examples")
+    return f"{model.description}{'' if model.tuned else f', not fine-tuned, {config.method}'}, {count} in the prompt"

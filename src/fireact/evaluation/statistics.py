@@ -1,6 +1,7 @@
 """How certain a mean is: bootstrap intervals, and two agents compared on the same questions.
 
-Invariant: the same values and seed give the same numbers, and no interval of a finite sample of scores has width zero.
+Invariant: the same values and seed give the same numbers, and no interval of a finite sample of scores has width zero
+(of amounts without bounds, such as tokens, that of equal values has).
 This module knows nothing of trajectories (``summary`` does) and corrects for no multiple comparisons.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fireact.errors import DataError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
+
+Method = Literal["BCa", "percentile"]
 
 CONFIDENCE = 0.95
 _CELLS = 4_000_000  # resampled values held at a time: 32 MB
@@ -65,13 +68,19 @@ class Paired:
 
 
 def bootstrap(
-    values: Sequence[float], *, seed: int = 0, resamples: int = 10_000, bounds: tuple[float, float] = (0.0, 1.0)
+    values: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    method: Method = "BCa",
 ) -> Estimate:
-    """The mean of a sample with its 95 % BCa bootstrap interval (Efron 1987), cut to ``bounds``.
+    """The mean of a sample with its 95 % bootstrap interval (``BCa``: Efron 1987), cut to ``bounds``.
 
     Where all values are equal, every resample is the same and a bootstrap interval has width zero, which overclaims.
     Then the interval says how many unlike values may have stayed unseen: a share of them with the Wilson upper limit of
-    0 in n, each as far off as ``bounds`` allow. For values of 0 or 1 this is exactly the Wilson interval.
+    0 in n, each as far off as ``bounds`` allow. For values of 0 or 1 this is exactly the Wilson interval. Where a bound is
+    infinite (steps, tokens, seconds, dollars), equal values tell nothing of the spread, and the interval is the value.
 
     Raises DataError for an empty sample, or a value that is not finite or lies outside ``bounds``.
     """
@@ -80,17 +89,51 @@ def bootstrap(
     if sample.min() == sample.max():
         mean = float(sample[0])
         unseen = _wilson_upper(len(sample))
+        if math.inf in (bounds[1], -bounds[0]):
+            return Estimate(mean, mean, mean, len(sample))
         low, high = mean - unseen * (mean - bounds[0]), mean + unseen * (bounds[1] - mean)
     else:
-        low, high = _interval(sample, seed, resamples)
+        low, high = _interval(sample, seed, resamples, method)
     # BCa may, rarely, leave the mean of a very small sample outside; rounding may, too.
     return Estimate(mean, max(bounds[0], min(low, mean)), min(bounds[1], max(high, mean)), len(sample))
+
+
+def amount(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """The mean of an amount that has no upper bound (steps, tokens, seconds, dollars), with its interval."""
+    return bootstrap(values, seed=seed, bounds=(0.0, math.inf))
+
+
+def quantile(values: Sequence[float], share: float, *, seed: int = 0, resamples: int = 2_000) -> Estimate:
+    """A quantile (``share`` 0.5 is the median) with its 95 % percentile bootstrap interval."""
+    import numpy as np
+
+    sample = _checked(values, (-math.inf, math.inf))
+    generator = np.random.default_rng(seed)
+    size = max(1, _CELLS // len(sample))
+    drawn = [
+        np.quantile(
+            sample[generator.integers(0, len(sample), (min(size, resamples - start), len(sample)))], share, axis=1
+        )
+        for start in range(0, resamples, size)
+    ]
+    value = float(np.quantile(sample, share))
+    low, high = np.quantile(np.concatenate(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value), len(sample))
+
+
+def change(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> Estimate:
+    """By how much an amount changed, after minus before, on the same questions in the same order, with its interval."""
+    first, second = _checked(before, (-math.inf, math.inf)), _checked(after, (-math.inf, math.inf))
+    if len(first) != len(second):
+        raise DataError(f"{len(first)} amounts against {len(second)}: the same questions of both agents are needed.")
+    return bootstrap((second - first).tolist(), seed=seed, bounds=(-math.inf, math.inf), method="percentile")
 
 
 def paired(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> Paired:
     """Compare two agents by their scores in [0, 1] on the same questions, in the same order.
 
-    The interval is a bootstrap over questions. ``p`` is two-sided: McNemar's exact test where every score is 0 or 1,
+    The interval is a percentile bootstrap over questions: where few of them changed, BCa leaves 0 out of it more than
+    twice as often as the percentiles do when the test finds nothing, and covers no better. ``p`` is two-sided: McNemar's exact test where every score is 0 or 1,
     else a permutation test that flips the signs of the differences (all patterns of up to 14 differences, else 10,000
     drawn ones). Raises DataError for empty, unequally long or unbounded samples.
     """
@@ -99,13 +142,13 @@ def paired(before: Sequence[float], after: Sequence[float], *, seed: int = 0) ->
             f"{len(before)} scores against {len(after)}: a paired test needs the same questions of both agents."
         )
     first, second = _checked(before, (0.0, 1.0)), _checked(after, (0.0, 1.0))
-    change = second - first
-    wins, losses = int((change > 0).sum()), int((change < 0).sum())
+    moved = second - first
+    wins, losses = int((moved > 0).sum()), int((moved < 0).sum())
     binary = set(first.tolist()) | set(second.tolist()) <= {0.0, 1.0}
     return Paired(
-        difference=bootstrap(change.tolist(), seed=seed, bounds=(-1.0, 1.0)),
-        p=_mcnemar(wins, losses) if binary else _sign_flip(change, seed),
-        n=len(change),
+        difference=bootstrap(moved.tolist(), seed=seed, bounds=(-1.0, 1.0), method="percentile"),
+        p=_mcnemar(wins, losses) if binary else _sign_flip(moved, seed),
+        n=len(moved),
         wins=wins,
         losses=losses,
     )
@@ -117,7 +160,8 @@ def _checked(values: Sequence[float], bounds: tuple[float, float]) -> Values:
     sample = np.asarray(values, dtype=np.float64)
     if not len(sample):
         raise DataError("no values: a mean and its interval need one at least.")
-    bad = sample[~((sample >= bounds[0]) & (sample <= bounds[1]))]  # a NaN compares false, so it is bad too
+    fine = (sample >= bounds[0]) & (sample <= bounds[1]) & np.isfinite(sample)
+    bad = sample[~fine]  # a NaN compares false, so it is bad too
     if len(bad):
         allowed = f"{bounds[0]:g} to {bounds[1]:g}"
         raise DataError(f"the value {bad[0]:g} is outside {allowed}. Give other bounds, or correct it.")
@@ -132,7 +176,7 @@ def _wilson_upper(n: int) -> float:
     return z * z / (n + z * z)
 
 
-def _interval(sample: Values, seed: int, resamples: int) -> tuple[float, float]:
+def _interval(sample: Values, seed: int, resamples: int, wanted: Method) -> tuple[float, float]:
     import warnings
 
     import numpy as np
@@ -140,7 +184,7 @@ def _interval(sample: Values, seed: int, resamples: int) -> tuple[float, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a nearly degenerate sample: handled below
-        for method in ("BCa", "percentile"):
+        for method in (wanted, "percentile"):
             found = stats.bootstrap(
                 (sample,),
                 np.mean,

@@ -1,68 +1,87 @@
 """What the episodes of one agent on one task say in numbers, and how two agents compare on the same questions.
 
-Invariant: an episode that a fault of the infrastructure ended is counted in ``faults`` and in nothing else. Nothing is
-run or read here.
+Invariant: an episode that a fault of the infrastructure ended is counted in ``faults`` and in nothing else, so the kinds of
+``failures`` and the episodes that are right make up ``n``. Nothing is run or read here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import DataError
-from fireact.evaluation.statistics import Estimate, Paired, bootstrap, paired
+from fireact.evaluation.accuracy import accuracy
+from fireact.evaluation.breakdown import breakdown
+from fireact.evaluation.failures import counted, searches
+from fireact.evaluation.pairing import by_question, pairs
+from fireact.evaluation.recovery import Recovery, recovery
+from fireact.evaluation.statistics import Estimate, Paired, amount, bootstrap, paired, quantile
 from fireact.types import Trajectory
+
+AMOUNTS: Mapping[str, Callable[[Trajectory], float | None]] = {
+    "steps": lambda one: len(one.steps),
+    "searches": lambda one: searches(one).total(),
+    "calls": lambda one: one.usage.calls,
+    "tokens_per_question": lambda one: one.usage.prompt_tokens + one.usage.completion_tokens,
+    "prompt_tokens": lambda one: one.usage.prompt_tokens,
+    "cached_tokens": lambda one: one.usage.cached_tokens,
+    "completion_tokens": lambda one: one.usage.completion_tokens,
+    "latency_mean": lambda one: one.seconds,
+    "cost_per_question": lambda one: one.usage.cost,
+}
+"""What a question takes: ``calls`` are of the LM and ``searches`` of tools, ``latency_mean`` is an episode's seconds,
+``cost_per_question`` US dollars (None: a price is not known). Tokens that a cache spared are among the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One agent on one task; steps, tokens and seconds are means a question, ``latency`` is of single episodes."""
+    """One agent on one task; amounts are means a question, ``latency`` is of single episodes.
+
+    ``amounts`` are those of ``AMOUNTS``, ``tools`` the calls a question by tool, ``by`` scores by type of question.
+    ``seconds_per_question`` is the time that all took together, divided among them.
+    """
 
     n: int
+    accuracy: Estimate
     em: Estimate
     f1: Estimate
     finished: Estimate
-    steps: float
-    calls: float
-    prompt_tokens: float
-    cached_tokens: float
-    completion_tokens: float
+    amounts: Mapping[str, Estimate | None]
     seconds_per_question: float
-    latency_mean: float
-    latency_p50: float
-    latency_p95: float
+    latency_p50: Estimate
+    latency_p95: Estimate
+    tools: Mapping[str, float]
     stops: Mapping[str, int]
+    failures: Mapping[str, int]
     faults: int
-
-    @property
-    def tokens_per_question(self) -> float:
-        """Prompt and completion tokens of all calls; those that a cache spared are among them."""
-        return self.prompt_tokens + self.completion_tokens
+    by: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    recovery: Recovery | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
-        return {
-            "n": self.n,
-            "em": self.em.mean,
-            "em_interval": self.em.interval,
-            "f1": self.f1.mean,
-            "f1_interval": self.f1.interval,
-            "finished": self.finished.mean,
-            "finished_interval": self.finished.interval,
-            "steps": self.steps,
-            "calls": self.calls,
-            "tokens_per_question": self.tokens_per_question,
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
-            "seconds_per_question": self.seconds_per_question,
-            "latency_mean": self.latency_mean,
+        estimates: dict[str, Estimate | None] = {
+            "em": self.em,
+            "f1": self.f1,
+            "accuracy": self.accuracy,
+            "finished": self.finished,
+            **self.amounts,
             "latency_p50": self.latency_p50,
             "latency_p95": self.latency_p95,
+        }
+        plain: dict[str, Any] = {"n": self.n}
+        for name, estimate in estimates.items():
+            plain[name] = None if estimate is None else estimate.mean
+            plain[f"{name}_interval"] = None if estimate is None else estimate.interval
+        return plain | {
+            "seconds_per_question": self.seconds_per_question,
+            "tools": dict(self.tools),
             "stops": dict(self.stops),
+            "failures": dict(self.failures),
             "faults": self.faults,
+            "by": {kind: {value: dict(group) for value, group in groups.items()} for kind, groups in self.by.items()},
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
         }
 
 
@@ -88,72 +107,53 @@ def summarise(trajectories: Sequence[Trajectory], *, wall_seconds: float | None 
     n, faults = len(scored), len(trajectories) - len(scored)
     if not n:
         raise DataError(f"of {len(trajectories)} episodes {faults} ended in a fault: none is left to score. Run again.")
-    latency_mean, latency_p50, latency_p95 = _latency([trajectory.seconds for trajectory in scored])
+    seconds = [trajectory.seconds for trajectory in scored]
+    called = sum(map(searches, scored), Counter[str]())
     return Summary(
         n=n,
         em=_estimate(scored, "em", seed),
         f1=_estimate(scored, "f1", seed),
+        accuracy=bootstrap([accuracy(trajectory) or 0.0 for trajectory in scored], seed=seed),
         finished=bootstrap([float(trajectory.stop == "finish") for trajectory in scored], seed=seed),
-        steps=sum(len(trajectory.steps) for trajectory in scored) / n,
-        calls=sum(trajectory.usage.calls for trajectory in scored) / n,
-        prompt_tokens=sum(trajectory.usage.prompt_tokens for trajectory in scored) / n,
-        cached_tokens=sum(trajectory.usage.cached_tokens for trajectory in scored) / n,
-        completion_tokens=sum(trajectory.usage.completion_tokens for trajectory in scored) / n,
-        seconds_per_question=latency_mean if wall_seconds is None else wall_seconds / n,
-        latency_mean=latency_mean,
-        latency_p50=latency_p50,
-        latency_p95=latency_p95,
+        amounts={name: _amount([value(one) for one in scored], seed) for name, value in AMOUNTS.items()},
+        seconds_per_question=sum(seconds) / n if wall_seconds is None else wall_seconds / n,
+        latency_p50=quantile(seconds, 0.5, seed=seed),
+        latency_p95=quantile(seconds, 0.95, seed=seed),
+        tools={name: count / n for name, count in sorted(called.items())},
         stops=dict(sorted(Counter(trajectory.stop for trajectory in scored).items())),
+        failures=counted(scored),
         faults=faults,
+        by=breakdown(scored, seed=seed),
+        recovery=recovery(scored, seed=seed),
     )
 
 
 def compare(before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: int = 0) -> Comparison:
     """Compare two agents' episodes on one task, paired by question and seed; a question with a fault is left out.
 
-    Raises DataError where an agent answered a question twice, or where they share none.
+    A question that was answered with several seeds counts once, with the mean of its scores. Raises DataError where an
+    agent answered a question twice, or where they share none.
     """
-    first, second = _by_question(before), _by_question(after)
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
-        raise DataError(
-            f"the two agents share no scored question ({len(first)} and {len(second)}). "
-            "Evaluate both on the same task and split."
-        )
+    found = pairs(before, after)
 
     def metric(name: str) -> Paired:
-        scores = ([_score(found[key], name) for key in shared] for found in (first, second))
-        return paired(*scores, seed=seed)
+        return paired(*by_question(found, lambda trajectory: score(trajectory, name)), seed=seed)
 
     return Comparison(em=metric("em"), f1=metric("f1"))
 
 
-def _by_question(trajectories: Sequence[Trajectory]) -> dict[tuple[str, str, int], Trajectory]:
-    found: dict[tuple[str, str, int], Trajectory] = {}
-    for trajectory in trajectories:
-        if trajectory.stop == "error":
-            continue
-        key = (trajectory.task, trajectory.example.id, trajectory.seed)
-        if key in found:
-            raise DataError(f"{trajectory.key} was answered twice: give the episodes of one agent and one run.")
-        found[key] = trajectory
-    return found
-
-
-def _estimate(trajectories: Sequence[Trajectory], name: str, seed: int) -> Estimate:
-    return bootstrap([_score(trajectory, name) for trajectory in trajectories], seed=seed)
-
-
-def _score(trajectory: Trajectory, name: str) -> float:
+def score(trajectory: Trajectory, name: str) -> float:
+    """A score of an episode. Raises DataError where it has none of that name."""
     if name not in trajectory.scores:
         known = ", ".join(trajectory.scores) or "none"
         raise DataError(f"episode {trajectory.key} has no score {name!r} (only {known}). A task must give em and f1.")
     return trajectory.scores[name]
 
 
-def _latency(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, median and 95th percentile."""
-    import numpy as np
+def _estimate(trajectories: Sequence[Trajectory], name: str, seed: int) -> Estimate:
+    return bootstrap([score(trajectory, name) for trajectory in trajectories], seed=seed)
 
-    p50, p95 = np.percentile(seconds, [50, 95])
-    return sum(seconds) / len(seconds), float(p50), float(p95)
+
+def _amount(values: Sequence[float | None], seed: int) -> Estimate | None:
+    known = [value for value in values if value is not None]
+    return amount(known, seed=seed) if len(known) == len(values) else None

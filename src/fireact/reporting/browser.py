@@ -7,13 +7,13 @@ where shorter observations can do it. The wording is ``wording``'s; the page add
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.evaluation.failures import failure
 from fireact.render.react import argument
 from fireact.reporting.data import Source
-from fireact.reporting.failures import failure
-from fireact.reporting.wording import STOPS, verdict, who
+from fireact.reporting.wording import STOPS, score, verdict, who
 from fireact.types import Step, Trajectory
 
 SIZE = 4_000_000
@@ -61,7 +61,7 @@ def episode(trajectory: Trajectory, run: str, *, longest: int | None = None) -> 
                 "hops": meta.get("hops") if isinstance(meta.get("hops"), int) else None,
                 "model": trajectory.model,
                 "stop": trajectory.stop,
-                "scores": dict(trajectory.scores),
+                "score": score(trajectory),
                 "verdict": verdict(trajectory),
                 "failure": failure(trajectory),
                 "calls": usage.calls,
@@ -107,13 +107,3 @@ def _step(step: Step, longest: int | None) -> dict[str, Any]:
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
-
-
-def counted(trajectories: Iterable[Trajectory]) -> dict[str, int]:
-    """How many episodes failed in which way, the most frequent first."""
-    counts: dict[str, int] = {}
-    for trajectory in trajectories:
-        kind = failure(trajectory)
-        if kind is not None:
-            counts[kind] = counts.get(kind, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fireact.evaluation.accuracy import right
 from fireact.reporting.data import Case
 from fireact.types import Trajectory
 
@@ -48,7 +49,7 @@ def outcome(case: Case) -> str:
     agents = list(case.trajectories.values())
     if len(agents) < 2 or not agents[0].scores or not agents[-1].scores:
         return ""
-    return OUTCOMES[agents[0].scores.get("em") == 1.0, agents[-1].scores.get("em") == 1.0]
+    return OUTCOMES[right(agents[0]), right(agents[-1])]
 
 
 def _question(trajectory: Trajectory) -> tuple[str, str, int]:

@@ -105,7 +105,8 @@ def costs(report: ReportData) -> Plot | None:
     measured = [found[agent.name] for found in report.results.values() for agent in agents if agent.name in found]
     if len(measured) < 2:
         return None
-    paid = all("cost_per_question" in one for one in measured) and any(one["cost_per_question"] for one in measured)
+    known = all(one.get("cost_per_question") is not None for one in measured)
+    paid = known and any(one["cost_per_question"] for one in measured)
     key, unit = ("cost_per_question", "US dollars") if paid else ("tokens_per_question", "tokens")
     words = " ".join(
         f"{task}: " + ", ".join(f"{who(a.name)} {number(f[a.name][key])} {unit}" for a in agents if a.name in f) + "."

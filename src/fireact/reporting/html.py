@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from fireact.evaluation.failures import FAILURES
 from fireact.reporting import cases, markdown, summary, wording
 from fireact.reporting.browser import browser, embedded, identity
 from fireact.reporting.data import ReportData, Source
@@ -74,6 +75,8 @@ def _shown(report: ReportData) -> dict[str, Any]:
         "headlines": summary.headlines(report),
         "robustness": summary.robustness(report),
         "failures": summary.failures(report),
+        "kinds": FAILURES,
+        "groups": summary.groups(report),
         "lede": summary.lede(report),
         "mixture_rows": summary.mixture_rows(report.mixture) if report.mixture else [],
         "settings": wording.flat(report.settings),

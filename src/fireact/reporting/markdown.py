@@ -17,6 +17,7 @@ from fireact.reporting.summary import (
     Robust,
     baseline,
     failures,
+    groups,
     headlines,
     lede,
     mixture_rows,
@@ -52,8 +53,8 @@ _AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 def markdown(report: ReportData, *, plots: Sequence[str] = ()) -> str:
     """The whole report; ``plots`` are paths of pictures from where the file will lie."""
-    parts = [_head(report), _results(report), _robustness(report), _failures(report), _plots(plots)]
-    parts += [_training(report), _data(report), _time(report)]
+    parts = [_head(report), _results(report), _groups(report), _robustness(report), _failures(report)]
+    parts += [_plots(plots), _training(report), _data(report), _time(report)]
     parts += [_cases(report), _settings(report), _commands(report), _notes()]
     return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
 
@@ -145,16 +146,38 @@ def _comparisons(report: ReportData) -> Iterator[str]:
                 )
 
 
+def _groups(report: ReportData) -> Iterator[str]:
+    rows = groups(report)
+    if rows:
+        names = list(dict.fromkeys(name for row in rows for name in row.agents))
+        yield "## By kind of question"
+        yield ""
+        cells = ([_share(row.agents[name], "em") if name in row.agents else "" for name in names] for row in rows)
+        heads = ([text(row.task), text(f"{row.kind}: {row.value}"), str(row.n)] for row in rows)
+        both = [[*head, *own] for head, own in zip(heads, cells, strict=True)]
+        yield from _table(["Task", "Questions", "n", *(f"EM {text(who(name))}" for name in names)], both)
+
+
 def _robustness(report: ReportData) -> Iterator[str]:
     rows = robustness(report)
     if rows:
         yield "## Under noise"
         yield ""
-        head = ["Task", "Agent", "Noise", "EM without", "EM with", "Change (95% interval)", "p"]
+        head = [
+            "Task",
+            "Agent",
+            "Noise",
+            "EM without",
+            "EM with",
+            "Change (95% interval)",
+            "p",
+            "Right where disturbed",
+        ]
         yield from _table(head, map(_robust, rows))
 
 
 def _robust(row: Robust) -> list[str]:
+    hit = row.after.get("recovery")
     change = row.comparison.em if row.comparison else None
     return [
         text(row.task),
@@ -164,6 +187,7 @@ def _robust(row: Robust) -> list[str]:
         _share(row.after, "em"),
         f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
         p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
+        f"{_share(hit, 'right')} of {hit['disturbed']}" if hit else "",
     ]
 
 

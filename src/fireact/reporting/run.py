@@ -5,19 +5,20 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
+from fireact.evaluation.conditions import conditions, require_comparable
 from fireact.evaluation.summary import Comparison, compare
 from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose
 from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source
 from fireact.reporting.write import write
 from fireact.store import RunDir, absolute, read_config, read_manifest, read_trajectories, shown
-from fireact.types import Trajectory, Usage
+from fireact.types import Trajectory
 
 NOISE = "noise:"
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
@@ -91,8 +92,9 @@ def assemble(
         raise ConfigError(
             f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one."
         )
-    _refuse_other_tools(evaluations)
-    measured = list(_measured(evaluations, [run for run in runs if run.verb == "train"]))
+    episodes = {run.path: list(read_trajectories(run.path)) for run in evaluations}
+    _require_comparable(evaluations, episodes)
+    measured = list(_measured(evaluations, [run for run in runs if run.verb == "train"], episodes))
     names, results = labels([run.path for run in runs]), _by_task(measured)
     first = measured[0].agent
     return ReportData(
@@ -123,20 +125,15 @@ def labels(paths: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _refuse_other_tools(evaluations: Sequence[Run]) -> None:
-    """Numbers compare where the tools are the same; what noise does to them is the one difference that is measured."""
-    by_noise: dict[str, Run] = {}
-    for run in evaluations:
-        same = (by_noise.setdefault(_noise(run), run), evaluations[0])
-        for first, mine, other in (
-            (same[0], run.manifest["tools"], same[0].manifest["tools"]),
-            (same[1], _undisturbed(run), _undisturbed(same[1])),
-        ):
-            if mine != other:
-                raise ConfigError(
-                    f"{first.path} and {run.path} were made with different tools ({other} and {mine}), so their "
-                    "numbers do not compare. Evaluate one of them again."
-                )
+def _require_comparable(evaluations: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]) -> None:
+    """Raise ConfigError where conditions differ; noise is the one difference that a report measures."""
+    found = {
+        run.path: conditions(shown(run.path), episodes[run.path], config=run.config, manifest=run.manifest)
+        for run in evaluations
+    }
+    require_comparable([replace(one, noise=None) for one in found.values()])
+    for noise in dict.fromkeys(map(_noise, evaluations)):
+        require_comparable([found[run.path] for run in evaluations if _noise(run) == noise])
 
 
 def _noise(run: Run) -> str:
@@ -145,12 +142,9 @@ def _noise(run: Run) -> str:
     return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
 
 
-def _undisturbed(run: Run) -> list[str]:
-    """The tools of a run as they are without noise."""
-    return [spec.split(":", 2)[2] if spec.startswith(NOISE) else spec for spec in run.config["tools"]]
-
-
-def _measured(evaluations: Sequence[Run], trained: Sequence[Run]) -> Iterator[Measured]:
+def _measured(
+    evaluations: Sequence[Run], trained: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]
+) -> Iterator[Measured]:
     """The agents in the order of their first runs; runs of one agent under one noise on other tasks belong together."""
     groups: list[list[Run]] = []
     for run in evaluations:
@@ -174,7 +168,7 @@ def _measured(evaluations: Sequence[Run], trained: Sequence[Run]) -> Iterator[Me
             noise=_noise(run),
             trajectories=_learned_from(run, trained),
         )
-        yield Measured(agent, tuple(group), tuple(one for run in group for one in read_trajectories(run.path)))
+        yield Measured(agent, tuple(group), tuple(one for run in group for one in episodes[run.path]))
 
 
 def _name(run: Run) -> str:
@@ -200,15 +194,8 @@ def _by_task(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     for one in measured:
         for run in one.runs:
             for task, summary in run.manifest["results"].items():
-                own = [trajectory for trajectory in one.episodes if trajectory.task == task]
-                results.setdefault(task, {})[one.agent.name] = {**_cost(own), **summary}
+                results.setdefault(task, {})[one.agent.name] = summary
     return results
-
-
-def _cost(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Dollars a question, where all prices were known."""
-    spent = sum((one.usage for one in trajectories), Usage()).cost
-    return {} if spent is None or not trajectories else {"cost_per_question": spent / len(trajectories)}
 
 
 def _with_and_without(measured: Sequence[Measured]) -> Iterator[tuple[Measured, Measured]]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fireact.evaluation.failures import FAILURES, counted
 from fireact.evaluation.summary import Comparison
-from fireact.reporting.browser import counted
 from fireact.reporting.data import Mixture, ReportAgent, ReportData
 from fireact.reporting.wording import percent, who
 
@@ -85,9 +85,34 @@ def failures(report: ReportData) -> dict[str, dict[str, int]]:
     """Kind of failure -> agent -> episodes, the most frequent kinds first; only of agents that were measured."""
     names = {agent.name for agent in report.agents}
     found = {source.name: counted(source.trajectories) for source in report.sources if source.name in names}
-    kinds = dict.fromkeys(kind for counts in found.values() for kind in counts)
-    order = sorted(kinds, key=lambda kind: -sum(counts.get(kind, 0) for counts in found.values()))
-    return {kind: {name: counts.get(kind, 0) for name, counts in found.items()} for kind in order}
+    totals = {kind: sum(counts[kind] for counts in found.values()) for kind in FAILURES}
+    order = sorted((kind for kind, total in totals.items() if total), key=lambda kind: -totals[kind])
+    return {kind: {name: counts[kind] for name, counts in found.items()} for kind in order}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Questions of one kind (of two hops, say): agent -> ``n``, ``em``, ``em_interval`` and so on."""
+
+    task: str
+    kind: str
+    value: str
+    n: int
+    agents: Mapping[str, Mapping[str, Any]]
+
+
+def groups(report: ReportData) -> list[Group]:
+    """The kinds of questions of each task that has several, as the agents without noise were measured on them."""
+    names = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
+    found = []
+    for task, results in report.results.items():
+        by = {name: results[name].get("by", {}) for name in names if name in results}
+        for kind in dict.fromkeys(kind for own in by.values() for kind in own):
+            values = dict.fromkeys(value for own in by.values() for value in own.get(kind, {}))
+            for value in values if len(values) > 1 else ():
+                agents = {name: own[kind][value] for name, own in by.items() if value in own.get(kind, {})}
+                found.append(Group(task, kind, value, max(one["n"] for one in agents.values()), agents))
+    return found
 
 
 def headlines(report: ReportData) -> list[Headline]:

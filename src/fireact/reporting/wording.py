@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.evaluation.accuracy import right
 from fireact.types import Stop, Trajectory
 
 A_SCRIPT = "a script, not a language model"
@@ -71,14 +72,19 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def verdict(trajectory: Trajectory) -> str:
-    """Whether an episode was right: by exact match, else by its F1."""
+def score(trajectory: Trajectory) -> str:
+    """Whether an episode was right, partly (wrong, but its F1 is not 0), wrong or unscored."""
     if not trajectory.scores:
-        return "not scored"
-    if trajectory.scores.get("em") == 1.0:
+        return "unscored"
+    if right(trajectory):
         return "right"
-    f1 = trajectory.scores.get("f1", 0.0)
-    return f"wrong, F1 {f1:.2f}" if f1 else "wrong"
+    return "partly" if trajectory.scores.get("f1", 0.0) > 0 else "wrong"
+
+
+def verdict(trajectory: Trajectory) -> str:
+    """Whether an episode was right, in words."""
+    words = {"unscored": "not scored", "partly": f"wrong, F1 {trajectory.scores.get('f1', 0.0):.2f}"}
+    return words.get(score(trajectory), score(trajectory))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -19,7 +19,6 @@ function take(found) {
   for (const one of found) {
     one.key = `${one.run}/${one.task}/${one.id}/${one.method}/${one.seed}`;
     one.asked = JSON.stringify([one.task, one.id, one.seed]);
-    one.score = scoreOf(one);
     one.kinds = [...new Set(one.steps.filter((step) => step.noise).map((step) => step.noise))];
     one.words = null; // what search looks through, made when it is first needed
     episodes.set(one.key, one);
@@ -36,12 +35,6 @@ function drop(run) {
   }
 }
 
-function scoreOf(one) {
-  if (!one.scores) return "unscored";
-  if (one.scores.em === 1) return "right";
-  return one.scores.f1 > 0 ? "partly" : "wrong";
-}
-
 function wordsOf(one) {
   one.words ??= [
     one.question, one.answer, one.id, one.said, one.error,
@@ -54,7 +47,7 @@ const beside = (one, run) => asked.get(one.asked)?.get(run);
 
 function changeOf(one, run) {
   const other = beside(one, run);
-  if (!other || !one.scores || !other.scores) return "not both scored";
+  if (!other || one.score === "unscored" || other.score === "unscored") return "not both scored";
   const [before, after] = [one, other].map((each) => each.score === "right");
   if (before === after) return before ? "right both times" : "wrong both times";
   return before ? "right, then wrong" : "wrong, then right";
@@ -374,7 +367,7 @@ function panel(one, words) {
     one.written && `${number(one.written)} out`, one.seconds && `${one.seconds.toFixed(1)} s`,
     one.cost && `$${one.cost.toPrecision(2)}`, one.seed ? `seed ${one.seed}` : null,
   ];
-  const ended = one.failure && one.failure !== "fault" ? one.failure : stops[one.stop] ?? one.stop;
+  const ended = one.failure ?? stops[one.stop] ?? one.stop;
   const name = label(one.run);
   return node(
     "section",

@@ -43,8 +43,8 @@ function tally(update) {
   for (const one of update.episodes) {
     const own = counts.get(one.run) ?? { done: 0, right: 0, scored: 0, faults: 0 };
     own.done += 1;
-    if (one.scores) own.scored += 1;
-    if (one.scores?.em === 1) own.right += 1;
+    if (one.score !== "unscored") own.scored += 1;
+    if (one.score === "right") own.right += 1;
     if (one.stop === "error") own.faults += 1;
     counts.set(one.run, own);
   }
