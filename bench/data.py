@@ -15,16 +15,14 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.agents import build, load_model, load_task, load_tools
 from fireact.data import MixConfig, mix
-from fireact.data.lines import Block, blocks, entries, in_order
 from fireact.episodes import Episode, rollout
-from fireact.render.react import ReActRenderer
+from fireact.training.samples import Rendering
 from fireact.types import Trajectory
 
 WANTED, GIGABYTES = 20_000, 1.0
@@ -59,23 +57,6 @@ def generate(path: Path, n: int) -> None:
         file.writelines(patterns[at % len(patterns)].replace(b"\0", b"%07d" % at) for at in range(n))
 
 
-def render(block: Block) -> bytes:
-    """The messages of a block of trajectories, one JSON object a line."""
-    renderer = ReActRenderer()
-    rows: Iterator[str] = (
-        jsonl.dumps(
-            {
-                "messages": [
-                    {"role": message.role, "content": message.content, "train": message.train}
-                    for message in renderer.sample(entry.sound)
-                ]
-            }
-        )
-        for entry in entries(block)
-    )
-    return ("\n".join(rows) + "\n").encode()
-
-
 def bound(path: Path, n: int = 20_000) -> float:
     """Lines a second that json.loads alone reads in one process, of processor time."""
     lines = [line for _, line in zip(range(n), path.open("rb"), strict=False)]
@@ -95,11 +76,7 @@ def measure(n: int, workers: int, folder: Path) -> dict[str, Any]:
     config = MixConfig(sources=(str(source),), where=("correct", "steps<=8"), holdout=0.01, workers=workers)
     manifest = mix(config, folder / "mix")
     mixed = time.perf_counter()
-    with (folder / "messages.jsonl").open("wb") as file:
-        for part in in_order(
-            render, [(one,) for one in blocks(folder / "mix" / "trajectories.jsonl")], workers=workers
-        ):
-            file.write(part)
+    Rendering(folder / "mix", workers=workers).write(folder / "messages.jsonl", "messages")
     ended = time.perf_counter()
     after = os.times()
     own, child = (resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

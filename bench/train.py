@@ -1,14 +1,16 @@
-"""Tokens a second of ``fireact train`` against TRL's defaults: same trajectories, rank, epochs, batch size and rate.
+"""Training speed and memory against plain TRL: the same weights trained on the same batches, to the same loss.
 
-    python bench/train.py [--data MIXTURE] [--n 64] [--epochs 1] [--student NAME] [--json]
+    python bench/train.py [--sides ours:10 plain:10 ...] [--n 32] [--epochs 2] [--data MIXTURE] [--student NAME] [--json]
 
-Each side runs in a process of its own, so that its peak memory is its own. ``plain`` is TRL's SFTTrainer as it comes
-(LoRA on all linear layers of all blocks, its collator, all logits, its precision and gradient checkpointing), given the
-same ids and labels. ``ours`` is ``fine_tune`` with the default recipe; the pass that keeps what the frozen blocks make
-counts as training time. Loading the model counts for neither.
+A side is a way of computing and a number of trained blocks (0: all). ``plain`` is TRL's SFTTrainer as it comes: its
+collator, all logits, its bfloat16 and gradient checkpointing; ``plain-fast`` is it without gradient checkpointing; ``ours``
+is what ``fireact train`` does. All get the same samples, masks, batches in the same order, initial adapter, rate and
+schedule, so that sides of as many blocks must have the same curve; the table says how far they are apart.
 
-``held_out_loss`` is the same for both: float32, over all target tokens of trajectories that neither was trained on. It
-says what a speed is worth: fewer blocks learn less an epoch. Run it on an idle machine; a busy one slows both unevenly.
+Each side is a process of its own, so that its peak memory is its own, and they take turns step by step, so that a
+machine that others use slows all alike. What ``ours`` computes once beforehand counts as training time; loading and
+measuring count for none. ``held-out`` is the loss over the target tokens of trajectories that none was trained on,
+measured after every few steps: it says what a speed is worth, since fewer blocks learn less from a step.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,146 +33,286 @@ from fireact.machine import peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat, Sample, encode
+from fireact.training.batches import plan
+from fireact.training.loss import TargetLoss
 from fireact.training.recipe import Recipe
-from fireact.training.student import load_student
-from fireact.training.trainer import fine_tune
+from fireact.training.schedule import share
+from fireact.training.student import adapt, load_student
+from fireact.training.trainer import _Run, build_trainer
 from fireact.types import Trajectory
 
 GOAL = 2.5
-HELD_OUT = 16
-"""Trajectories, the last of the mixture, that the sides are compared on."""
-SIDES = ("plain", "ours")
+"""Least ratio of tokens a second at the default recipe's blocks, both sides alike, at the same loss."""
+HELD_OUT = 8
+"""Trajectories, the last of the mixture, that the sides are measured on."""
+SIDES = ("ours:10", "ours:15", "ours:20", "ours:0", "plain:10", "plain:0", "plain-fast:0")
+WAYS = ("ours", "plain", "plain-fast")
 
 
 def main() -> None:
     options = _options()
     if options.side:
-        print(json.dumps(_side(options)))
+        _side(options)
         return
     with tempfile.TemporaryDirectory() as scratch:
         data = options.data or _made(Path(scratch), options.n)
-        found = {side: _measured(side, data, options) for side in SIDES}
-    found["ratio"] = round(found["ours"]["tokens_per_second"] / found["plain"]["tokens_per_second"], 2)
-    print(json.dumps(found) if options.json else _table(found))
-    sys.exit(found["ratio"] < GOAL)
+        found = _raced(data, options)
+    report = {"sides": found, "pairs": _pairs(found), "reached": _reached(found)}
+    print(json.dumps(report) if options.json else _table(report))
+    default = f"plain:{Recipe().blocks}"
+    sys.exit(any(pair["ratio"] < GOAL for pair in report["pairs"] if pair["plain"] == default))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Training speed against TRL's defaults.")
+    parser = argparse.ArgumentParser(description="Training speed against plain TRL.")
+    parser.add_argument("--sides", nargs="+", default=SIDES, help=f"WAY:BLOCKS, of the ways {', '.join(WAYS)}")
     parser.add_argument("--data", type=Path, help="a mixture: its directory or its JSONL file (default: made here)")
-    parser.add_argument("--n", type=int, default=64, help="how many of its trajectories")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--n", type=int, default=32, help="how many of its trajectories; a multiple of the batch size")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--every", type=int, default=4, help="steps between two measures of the held-out loss")
     parser.add_argument("--student", default="smollm2-135m")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _made(scratch: Path, n: int) -> Path:
     """A mixture of right trajectories by the scripted expert, which errs on purpose: hence more episodes than ``n``."""
-    plan = {
+    episodes = {
         "geo-hop/react": n + 2 * HELD_OUT,
         "geo-yesno/react": n // 4 + HELD_OUT,
         "geo-choice/cot": n // 4 + HELD_OUT,
     }
-    collect(CollectConfig(plan=plan), scratch / "collect")
+    collect(CollectConfig(plan=episodes), scratch / "collect")
     mix(MixConfig(sources=(str(scratch / "collect"),)), scratch / "mix")
     return scratch / "mix"
 
 
-def _measured(side: str, data: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What a run of one side says of itself, from a process of its own."""
+# --- the race, in this process ---
+
+
+def _raced(data: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What each side says of itself, step by step in turns."""
+    runners, found = {}, {}
+    for side in options.sides:  # one after the other: what ours computes beforehand is timed
+        runners[side] = _started(side, data, options)
+        found[side] = _answer(runners[side]) | {"curve": [], "held_out": []}
+        found[side]["beforehand"] = round(found[side]["seconds"], 1)
+    for step in range(1, found[options.sides[0]]["steps"] + 1):
+        order = list(options.sides)[:: 1 if step % 2 else -1]
+        for side in order:
+            print(f"step {step}, {side}", end="\r", file=sys.stderr, flush=True)
+            runners[side].stdin.write("go\n")
+            runners[side].stdin.flush()
+            row = _answer(runners[side])
+            found[side]["seconds"] += row["seconds"]
+            found[side]["curve"].append(row["loss"])
+            if "held_out" in row:
+                found[side]["held_out"].append([step, round(found[side]["seconds"], 1), row["held_out"]])
+    for side, runner in runners.items():
+        found[side] |= _answer(runner)
+        found[side]["tokens_per_second"] = round(found[side]["tokens"] / found[side]["seconds"], 1)
+        found[side]["seconds"] = round(found[side]["seconds"], 1)
+        runner.wait()
+    return found
+
+
+def _started(side: str, data: Path, options: argparse.Namespace) -> Any:
     command = [sys.executable, __file__, "--side", side, "--data", str(data), "--n", str(options.n)]
-    command += ["--epochs", str(options.epochs), "--student", options.student]
-    print(f"{side} ...", file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    command += ["--epochs", str(options.epochs), "--student", options.student, "--every", str(options.every)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _side(options: argparse.Namespace) -> dict[str, Any]:
+def _answer(runner: Any) -> dict[str, Any]:
+    line = runner.stdout.readline()
+    if not line:
+        raise SystemExit(f"a side ended with status {runner.wait()}; what it said is above.")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _pairs(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sides of as many blocks: how much faster ours is, and how far the curves are apart."""
+    made = []
+    for plain in (side for side in found if not side.startswith("ours")):
+        ours = f"ours:{plain.partition(':')[2]}"
+        if ours in found:
+            mine, theirs = found[ours], found[plain]
+            apart = max(abs(a - b) / b for a, b in zip(mine["curve"], theirs["curve"], strict=True))
+            last = abs(mine["held_out"][-1][2] - theirs["held_out"][-1][2]) / theirs["held_out"][-1][2]
+            made.append(
+                {
+                    "ours": ours,
+                    "plain": plain,
+                    "ratio": round(mine["tokens_per_second"] / theirs["tokens_per_second"], 2),
+                    "memory_ratio": round(mine["peak_memory_gb"] / theirs["peak_memory_gb"], 2),
+                    "curves_apart": round(apart, 4),
+                    "held_out_apart": round(last, 4),
+                }
+            )
+    return made
+
+
+def _reached(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first time at which each side had the held-out loss that each other ended with."""
+    rows = []
+    for goal in found:
+        loss = found[goal]["held_out"][-1][2]
+        times = {side: next((at for _, at, one in found[side]["held_out"] if one <= loss), None) for side in found}
+        rows.append({"goal": goal, "loss": loss, "seconds": times})
+    return rows
+
+
+# --- one side, in a process of its own ---
+
+
+def _side(options: argparse.Namespace) -> None:
+    way, _, blocks = options.side.partition(":")
     file = options.data / "trajectories.jsonl" if options.data.is_dir() else options.data
     chats = [Chat(ReActRenderer().sample(Trajectory.from_dict(row))) for row in read(file)]
-    trained, held_out = chats[:-HELD_OUT][: options.n], chats[-HELD_OUT:]
-    run = _plain if options.side == "plain" else _ours
-    with tempfile.TemporaryDirectory() as out:
-        figures = run(trained, options.student, Recipe(epochs=options.epochs), Path(out))
-        figures["held_out_loss"] = _loss(options.student, Path(out) / "adapter", held_out)
-    return figures
-
-
-def _ours(chats: Sequence[Chat], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
-    stats = asdict(fine_tune(chats, student=student, recipe=recipe, out=out))
-    names = ("samples", "tokens", "steps", "trained_parameters", "tokens_per_second", "peak_memory_gb")
-    return {"seconds": stats["training_seconds"], **{name: stats[name] for name in names}}
-
-
-def _plain(chats: Sequence[Chat], student: str, recipe: Recipe, out: Path) -> dict[str, Any]:
-    with quiet():
-        model, tokenizer, ends = load_student(student)
-        samples = [one for chat in chats for one in encode(chat.messages, tokenizer, ends=ends)]
-        trainer = _plain_trainer(model, tokenizer, samples, recipe=recipe, out=out)
-        started = time.perf_counter()
+    recipe = replace(Recipe(), blocks=int(blocks), epochs=options.epochs)
+    with quiet(), tempfile.TemporaryDirectory() as out:
+        model, tokenizer, ends = load_student(options.student)
+        kept_out, samples = (
+            [one for chat in part for one in encode(chat.messages, tokenizer, ends=ends)]
+            for part in (chats[-HELD_OUT:], chats[:-HELD_OUT])
+        )
+        samples = samples[: options.n - options.n % recipe.batch_size]
+        run = _ours if way == "ours" else _plain
+        trainer, before = run(model, tokenizer, samples, recipe=recipe, out=Path(out), checkpointing=way == "plain")
+        turns = _Turns(trainer.model, kept_out, every=options.every)
+        trainer.add_callback(turns.callback())
+        tokens = recipe.epochs * sum(len(sample.input_ids) for sample in samples)
+        steps = recipe.epochs * (len(samples) // recipe.batch_size)
+        _say(steps=steps, seconds=before, tokens=tokens, samples=len(samples))
         trainer.train()
-        seconds = time.perf_counter() - started
-        trainer.model.save_pretrained(out / "adapter")
-    tokens = recipe.epochs * sum(len(sample.input_ids) for sample in samples)
-    return {
-        "seconds": round(seconds, 2),
-        "samples": len(samples),
-        "tokens": tokens,
-        "steps": trainer.state.global_step,
-        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "peak_memory_gb": peak_memory_gb(),
-    }
+        trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+        _say(peak_memory_gb=turns.peak, trained_parameters=trained)
 
 
-def _plain_trainer(model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Recipe, out: Path) -> Any:
+def _say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+class _Turns:
+    """Waits for its turn before a step, and says afterwards how long it took and what came of it."""
+
+    def __init__(self, model: Any, kept_out: Sequence[Sample], *, every: int) -> None:
+        self.model, self.every, self.peak = model, every, 0.0
+        self.loss = TargetLoss(model, kept_out, frozen=0)
+
+    def callback(self) -> Any:
+        import transformers
+
+        turns = self
+
+        class Turn(transformers.TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                sys.stdin.readline()
+                turns.began = time.perf_counter()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                turns.seconds = time.perf_counter() - turns.began
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+                if logs and "loss" in logs:
+                    row = {"seconds": turns.seconds, "loss": float(logs["loss"])}
+                    turns.peak = peak_memory_gb()
+                    if state.global_step % turns.every == 0 or state.global_step == state.max_steps:
+                        row["held_out"] = turns.held_out()
+                    _say(**row)
+
+        return Turn()
+
+    def held_out(self) -> float:
+        self.model.eval()
+        total = sum(self.loss.measure((index,))[0] for index in range(len(self.loss.samples)))
+        self.model.train()
+        return round(total / sum(sample.targets for sample in self.loss.samples), 4)
+
+
+def _ours(model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Recipe, out: Path, **_: Any) -> Any:
+    from fireact.progress import SILENT
+
+    run = _Run(model, tokenizer, samples, [], recipe=replace(recipe, save_every=10**6), out=out, progress=SILENT)
+    return build_trainer(run), run.loss.seconds
+
+
+def _plain(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Recipe, out: Path, checkpointing: bool
+) -> Any:
+    """TRL's trainer, given the very batches of ours one after the other, and our schedule."""
     import datasets
-    import peft
+    import torch
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     datasets.disable_progress_bars()
-    rows = {name: [list(getattr(sample, name)) for sample in samples] for name in ("input_ids", "labels")}
-    lora = peft.LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    lengths = [len(sample.input_ids) for sample in samples]
+    batches = plan(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    adapted, _ = adapt(model, recipe)
+    row = [samples[index] for batch in batches for index in batch]
+    data = datasets.Dataset.from_dict(
+        {name: [list(getattr(sample, name)) for sample in row] for name in ("input_ids", "labels")}
+    )
+
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(data)
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            def height(step: int) -> float:
+                return share(step, total=num_training_steps, warmup=recipe.warmup, schedule=recipe.schedule)
+
+            if self.lr_scheduler is None:
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, height)
+            return self.lr_scheduler
+
     settings = SFTConfig(
         output_dir=str(out),
-        num_train_epochs=recipe.epochs,
+        num_train_epochs=1,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
+        max_length=None,
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,
-        logging_strategy="no",
+        logging_steps=1,
+        save_strategy="no",
+        **({} if checkpointing else {"gradient_checkpointing": False}),
     )
-    data = datasets.Dataset.from_dict(rows)
-    return SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    trainer = Trainer(model=adapted, args=settings, train_dataset=data, processing_class=tokenizer)
+    _without_printing(trainer)
+    return trainer, 0.0
 
 
-def _loss(student: str, adapter: Path, chats: Sequence[Chat]) -> float:
-    """The mean loss of a trained adapter over the target tokens of chats, in float32 and with all logits."""
-    import peft
-    import torch
+def _without_printing(trainer: Any) -> None:
+    import transformers
 
-    with quiet(), torch.no_grad():
-        model, tokenizer, ends = load_student(student)
-        adapted = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
-        total = targets = 0.0
-        for sample in (one for chat in chats for one in encode(chat.messages, tokenizer, ends=ends)):
-            ids, labels = torch.tensor([sample.input_ids]), torch.tensor([sample.labels])
-            total += float(adapted(input_ids=ids, labels=labels).loss) * sample.targets
-            targets += sample.targets
-    return round(total / targets, 4)
+    for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(callback)
 
 
-def _table(found: dict[str, Any]) -> str:
-    names = list(found["plain"])
-    lines = [f"{'':20}{'plain TRL':>12}{'ours':>12}"]
-    lines += [f"{name:20}{found['plain'][name]:>12}{found['ours'][name]:>12}" for name in names]
-    return "\n".join([*lines, f"{'ratio':20}{'1':>12}{found['ratio']:>12}   (goal: {GOAL})"])
+# --- the table ---
+
+
+def _table(report: dict[str, Any]) -> str:
+    names = ("samples", "tokens", "trained_parameters", "beforehand", "seconds", "tokens_per_second", "peak_memory_gb")
+    lines = [f"{'side':14}" + "".join(f"{name:>20}" for name in (*names, "first loss", "last loss", "held-out"))]
+    for side, facts in report["sides"].items():
+        ends = (round(facts["curve"][0], 4), round(facts["curve"][-1], 4), facts["held_out"][-1][2])
+        lines.append(f"{side:14}" + "".join(f"{value:>20}" for value in (*(facts[name] for name in names), *ends)))
+    for pair in report["pairs"]:
+        lines.append(
+            f"{pair['ours']} against {pair['plain']}: {pair['ratio']:.2f}x tokens/s, {pair['memory_ratio']:.2f}x memory; "
+            f"training losses at most {pair['curves_apart']:.1%} apart, held-out {pair['held_out_apart']:.1%}"
+        )
+    for row in report["reached"]:
+        times = ", ".join(f"{side} {'never' if at is None else f'{at:.0f} s'}" for side, at in row["seconds"].items())
+        lines.append(f"held-out {row['loss']:.4f}, where {row['goal']} ended: {times}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

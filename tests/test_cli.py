@@ -37,6 +37,7 @@ VERBS = [
     "convert",
     "doctor",
     "rescore",
+    "study",
     "export",
     "serve",
     "chat",
@@ -126,7 +127,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may have set it aside
     )
     file, deadline = tmp_path / "runs" / "collect" / "trajectories.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (file.exists() and file.stat().st_size > 10_000):

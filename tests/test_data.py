@@ -104,7 +104,7 @@ def test_filters_compose(text: str, kept: int) -> None:
     assert len(Dataset(tuple(data)).where(text)) == kept
 
 
-@pytest.mark.parametrize("text", ["", "method in react", "steps in {1}", "em>=high", "correct and", "hello"])
+@pytest.mark.parametrize("text", ["", "method in react", "steps in {one}", "em>=high", "correct and", "hello"])
 def test_a_filter_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
         predicate(text)
@@ -141,7 +141,7 @@ def test_bad_steps_lose_their_weight_and_stay() -> None:
     steps = (
         look,
         look,
-        replace(look, action=None),
+        replace(look, action=None, observation="No action found. Write one line."),
         replace(look, action=Action("finish", {"answer": "a"}), noise=None),
     )
     one = weighed(replace(trajectory(1), steps=steps), 0.0)

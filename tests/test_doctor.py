@@ -255,3 +255,31 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert bad.returncode == 1 and "lines 2" in bad.stdout and KEY not in bad.stdout + bad.stderr
     assert json.loads(run("bad.jsonl", "--json").stdout)["findings"][0]["kind"] == "secret"
     assert run("bad.jsonl", "--fix", "-o", "fixed").returncode == 0 and run("fixed").returncode == 0
+
+
+def test_a_failed_try_does_not_take_the_good_one_with_it(tmp_path: Path) -> None:
+    good = sound(3)
+    failed = replace(good, stop="error", error="timeout", steps=good.steps[:1])
+    repair(DoctorConfig(write(tmp_path / "a.jsonl", failed, good)), tmp_path / "fixed")
+    (kept,) = read_trajectories(tmp_path / "fixed")
+    assert kept.stop == good.stop and kept.steps == good.steps
+
+
+def test_examples_that_are_named_by_addresses_stay_apart(tmp_path: Path) -> None:
+    rows = [replace(sound(at), example=replace(sound(at).example, id=f"{at}@example.com")) for at in range(2)]
+    repair(DoctorConfig(write(tmp_path / "a.jsonl", *rows)), tmp_path / "fixed")
+    ids = {one.example.id for one in read_trajectories(tmp_path / "fixed")}
+    assert len(ids) == 2 and not any("@" in one for one in ids)
+
+
+def test_what_a_user_says_between_turns_is_no_fault() -> None:
+    asked = Step("", None, "On Monday.", "Which day?")
+    assert faults((asked, finish("booked"))) == [None, None]
+    assert faults((replace(asked, observation=None),)) == ["no action"]
+
+
+def test_a_torn_file_of_another_format_is_diagnosed(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Action: finish[a]"}]}\n'
+    (tmp_path / "torn.jsonl").write_text(row + '{"messages": [\n')
+    found = {finding.kind: finding.lines for finding in diagnose(DoctorConfig(str(tmp_path / "torn.jsonl"))).findings}
+    assert found["unreadable"] == (2,)

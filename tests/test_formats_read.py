@@ -216,3 +216,44 @@ def test_damage_is_told_and_never_learned(tmp_path: Path) -> None:
     assert found.example.question == "Question: Which?\nA. one\nB. two" and told(found) == [
         ("It is B.", "finish", None)
     ]
+
+
+def test_plain_turns_among_react_turns_lose_no_action(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "I do not know."}]},
+        {"messages": [{"role": "user", "content": "r"}, {"role": "assistant", "content": "Thought: x\nAction: search[a]"},
+                      {"role": "user", "content": "Observation: b"}, {"role": "assistant", "content": "Action: finish[c]"}]},
+    ]  # fmt: skip
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    plain, react = read_any(path)
+    assert [step.weight for step in plain.steps] == [1.0]
+    assert [step.action.name for step in react.steps if step.action] == ["search", "finish"]
+
+
+def test_rows_without_an_id_are_different_examples(tmp_path: Path) -> None:
+    rows = [
+        {"id": None, "messages": [{"role": "user", "content": at}, {"role": "assistant", "content": "x"}], "tools": []}
+        for at in "abc"
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len({one.example.id for one in read_any(tmp_path / "a.jsonl")}) == 3
+
+
+@pytest.mark.parametrize("tag", ["<search>", "<tool_call>", "<|begin_of_query|>", "<answer>"])
+def test_unclosed_tags_take_linear_time(tag: str) -> None:
+    from fireact.formats.hermes import native
+    from fireact.formats.tagged import steps_of
+
+    assert len(steps_of(tag * 100_000)) == 1
+    assert len(native([{"role": "assistant", "content": tag * 100_000}])) == 1
+
+
+def test_langchains_actions_are_read(tmp_path: Path) -> None:
+    text = "Thought: look\nAction: lookup\nAction Input: France"
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": text},
+                          {"role": "user", "content": "Observation: Paris"},
+                          {"role": "assistant", "content": "Thought: so\nFinal Answer: Paris"}]}]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]))
+    (one,) = read_any(tmp_path / "a.jsonl")
+    assert [step.action.name for step in one.steps if step.action] == ["lookup", "finish"] and one.answer == "Paris"

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from fireact.data import MixConfig, mix, read_mixture
+from fireact.data.doctor import DoctorConfig, diagnose
+from fireact.data.repair import repair
 from fireact.formats.conversion import convert
 from fireact.formats.read import read_any
+from fireact.formats.released import damage_of
+from fireact.store import read_trajectories
 
 FILES = [
     (folder, stem, count)
@@ -110,3 +115,18 @@ def test_the_released_evaluation_run(shared_data: Path) -> None:
     episodes = list(read_any(path))
     assert len(episodes) == 500
     assert sum(it.scores["em"] for it in episodes) / 5 == pytest.approx(26.2)
+
+
+def test_mixtures_and_the_doctor_repair_known_damage(shared_data: Path, tmp_path: Path) -> None:
+    path = file_of(shared_data, "alpaca_format", "multitask")
+    told = {finding.kind: finding.count for finding in diagnose(DoctorConfig(str(path))).findings}
+    assert told["options-in-output"] == 456 and told["reward-as-number"] == 844
+    manifest = mix(MixConfig(sources=(str(path),), **read_mixture("paper-multitask")), tmp_path / "mix")
+    assert manifest["history"][-1] == "repaired: reward-as-number 844, options-in-output 456"
+    repair(DoctorConfig(str(path), against=("geo-compose",)), tmp_path / "fixed")
+    for made in (tmp_path / "mix", tmp_path / "fixed"):
+        kept = list(read_trajectories(made))
+        assert len(kept) == 1344 and not any(damage_of(one) for one in kept)
+        assert not {"options-in-output", "reward-as-number"} & {
+            finding.kind for finding in diagnose(DoctorConfig(str(made))).findings
+        }

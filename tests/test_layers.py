@@ -13,7 +13,7 @@ LAYERS = [
     ["data"],
     ["training", "hosted", "serving"],
     ["evaluation"],
-    ["reporting"],
+    ["study", "reporting"],
     ["terminal", "line", "improvement", "verbs", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -161,3 +161,11 @@ def test_the_gold_answer_never_reaches_a_method() -> None:
     run_episode(replace(episode, agent=agent))
     assert len(lm.asked) == 6
     assert not any(gold in message.content for messages, _ in lm.asked for message in messages)
+
+
+def test_several_parameters_are_shown_as_the_json_that_is_wanted() -> None:
+    from fireact.render.prompts import instructions
+
+    add = replace(Echo(), name="add", parameters={"properties": {"a": {}, "b": {}}})
+    shown = instructions("react", {"add": add, "search": Echo()})
+    assert '- add[{"a": ..., "b": ...}]: ' in shown and "- search[query]: " in shown

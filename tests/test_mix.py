@@ -31,7 +31,7 @@ def many(n: int = 60) -> list[Trajectory]:
     """Two tasks, two methods, one to four steps, every third wrong; each question with both methods."""
     return [
         trajectory(
-            index // 2,
+            index // 2 if index % 5 else 1000 + index // 2,
             em=float(index % 3 != 0),
             task="hop" if index % 5 else "yesno",
             method="cot" if index % 2 else "react",
@@ -206,7 +206,7 @@ def test_the_filter_parser_is_total(text: str) -> None:
 
 def test_filters_compose_in_python() -> None:
     both = predicate("correct") & ~predicate("steps<=2") | predicate("method=cot")
-    assert both.name == "((correct and not steps<=2) or method=cot)"
+    assert both.name == "(correct and not steps<=2) or method=cot"
     data = Dataset(tuple(many()))
     assert data.where(both).trajectories == data.where(both.name).trajectories
     assert data.where(both).history == (f"where {both.name}: 60 -> {len(data.where(both))}",)
@@ -273,7 +273,7 @@ def test_the_history_goes_on(tmp_path: Path) -> None:
 def test_the_papers_mixtures(name: str, tmp_path: Path) -> None:
     sizes = {
         "paper-hotpotqa": 500, "paper-react-cot": 687, "paper-react-reflexion": 547,
-        "paper-multimethod": 734, "paper-multitask": 1344, "paper-multitask-multimethod": 2064,
+        "paper-multimethod": 734, "paper-multitask": 1344, "paper-multitask-multimethod": 2063,
     }  # fmt: skip
     config = MixConfig(sources=("a",), **read_mixture(name))
     assert sum({**config.take, **config.weights}.values()) == sizes[name]
@@ -318,3 +318,46 @@ def test_a_recipe_on_the_command_line(tmp_path: Path) -> None:
     assert sum(count["n"] for count in done["counts"].values()) == 6 and done["held_out"] > 0
     missing = run("paper-multimethod", "-o", "other")
     assert missing.returncode == 2 and "hotpotqa/react" in missing.stderr
+
+
+def test_rows_of_another_format_that_are_skipped_are_told(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Action: finish[a]"}]}\n'
+    (tmp_path / "torn.jsonl").write_text('{"messages": [\n' + row + row.replace("q", "r"))
+    with pytest.raises(DataError, match="not JSON"):
+        mix(MixConfig(sources=(str(tmp_path / "torn.jsonl"),), where=()), tmp_path / "out")
+    config = MixConfig(sources=(str(tmp_path / "torn.jsonl"),), where=(), skip_bad=True)
+    assert mix(config, tmp_path / "skipped")["history"][0].endswith("torn.jsonl: 2 (1 bad lines skipped)")
+
+
+def test_known_damage_is_repaired_whatever_form_it_comes_in(tmp_path: Path) -> None:
+    damaged = replace(trajectory(1), meta={"released": {"damage": ["options-in-output", "no-action"]}})
+    manifest, out = mixed(tmp_path, [damaged, trajectory(2)])
+    assert manifest["history"][-1] == "repaired: options-in-output 1"
+    assert all("released" not in one.meta for one in read_trajectories(out))
+    assert all("released" not in one.meta for one in Dataset.read(tmp_path / "source.jsonl"))
+
+
+def test_one_question_under_two_ids_is_on_one_side_of_a_hold_out(tmp_path: Path) -> None:
+    rows = [trajectory(at) for at in range(40)]
+    again = [replace(one, task="other", example=replace(one.example, id=f"x{at}")) for at, one in enumerate(rows)]
+    _, out = mixed(tmp_path, [*rows, *again], holdout=0.3)
+    sides = [{one.example.question for one in read_trajectories(path)} for path in (out, out / "holdout.jsonl")]
+    assert len(sides[0] | sides[1]) == 40 and not sides[0] & sides[1]
+
+
+def test_repeats_are_told_and_scores_that_are_missing_fit_nothing(tmp_path: Path) -> None:
+    manifest, _ = mixed(tmp_path, [trajectory(1), replace(trajectory(1), seed=9)])
+    assert manifest["history"][-1] == "1 say the same as another one (doctor names them)"
+    bare = replace(trajectory(1), scores={"reward": 1.0, "judge": 0.5})
+    for text, kept in (("f1<0.5", 0), ("em!=1", 0), ("reward>=1", 1), ("scores.judge=0.5", 1), ("correct", 1)):
+        assert len(Dataset((bare,)).where(text)) == kept
+    for text in ("em>=nan", "method=~react"):
+        with pytest.raises(ConfigError, match="filter"):
+            predicate(text)
+    assert len(Dataset((bare,)).where("task='hop'")) == (bare.task == "hop")
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_are_finite(weight: float) -> None:
+    with pytest.raises(ConfigError, match="over 0"):
+        MixConfig(sources=("a",), weights={"hop/react": weight})

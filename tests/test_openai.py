@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fakes import Echo
 from fireact import jsonl
@@ -15,8 +17,9 @@ from fireact.cache import CallCache
 from fireact.collection import CollectConfig, collect
 from fireact.errors import BudgetError, ConfigError, ProviderError
 from fireact.models.fake_endpoint import FakeEndpoint, Fault, Reply
+from fireact.models.keys import OTHERS
 from fireact.models.limits import Amount, Endpoint
-from fireact.models.openai import OpenAIModel, from_name, wire
+from fireact.models.openai import OpenAIModel, from_name, read_reply, wire
 from fireact.models.scripted import Expert
 from fireact.types import Action, Message
 from fireact.verbs import resume
@@ -59,11 +62,10 @@ def test_stop_strings_hold_where_the_server_ignores_them() -> None:
 
 def test_cached_tokens_are_counted_apart_and_cost_less(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text(PRICES)
-    with FakeEndpoint(lambda request: "one two") as served:
-        lm = model(served, endpoint=Endpoint(prices=str(tmp_path / "prices.toml")))
-        usage = type("U", (), {"prompt_tokens": 100, "completion_tokens": 10})()
-        usage.prompt_tokens_details = type("D", (), {"cached_tokens": 60})()
-        counted = lm._usage(usage)
+    counts = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 60}}
+    said = json.dumps({"choices": [{"message": {"content": "one two"}}], "usage": counts})
+    with FakeEndpoint(lambda request: "", faults=[Fault(body=said)]) as served:
+        counted = model(served, endpoint=Endpoint(prices=str(tmp_path / "prices.toml"))).complete(ASK).usage
     assert (counted.prompt_tokens, counted.cached_tokens) == (100, 60)
     assert counted.cost == pytest.approx((40 * 1000 + 60 * 100 + 10 * 2000) / 1e6)
 
@@ -178,13 +180,67 @@ def test_native_calls_go_both_ways() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "content", ["plain", [{"type": "text", "text": "pl"}, {"type": "text", "text": "ain"}, 3, {"type": "x"}]]
+)
+def test_words_may_come_in_parts(content: Any) -> None:
+    assert read_reply(json.dumps({"choices": [{"message": {"content": content}}]})).text == "plain"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(
+        st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "tool_calls", "function", "x"]), inner
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(JSON, JSON, JSON, JSON)
+def test_any_reply_is_read_totally(content: Any, calls: Any, usage: Any, whole: Any) -> None:
+    message = {"content": content, "tool_calls": calls}
+    reply = read_reply(json.dumps({"choices": [{"message": message}], "usage": usage}))
+    assert isinstance(reply.text, str) and reply.total_tokens >= 0
+    try:
+        read_reply(json.dumps(whole))
+    except ValueError as error:
+        assert "no choice" in str(error)
+
+
+def test_words_are_heard_as_they_come_and_no_stop_string_among_them() -> None:
+    heard: list[str] = []
+    with FakeEndpoint(lambda request: "one two three STOP four") as served:
+        lm = model(served)
+        done = lm.complete(ASK, heard=heard.append)
+        assert "".join(heard) == done.text == "one two three STOP four" and len(heard) > 2
+        assert done.usage.completion_tokens == 5 and done.finish == "stop"
+        heard.clear()
+        lm._refused["stop"] = None  # a server that ignores stop strings
+        assert lm.complete(ASK, stop=("STOP four", " three ST"), heard=heard.append).text == "one two"
+        assert "".join(heard) == "one two"
+
+
+def test_a_stream_that_is_cut_is_not_told_twice() -> None:
+    heard: list[str] = []
+    with FakeEndpoint(lambda request: "one two three four", faults=[Fault(cut=True)]) as served:
+        with pytest.raises(ProviderError, match="the stream was cut"):
+            model(served).complete(ASK, heard=heard.append)
+        assert "".join(heard).startswith("one") and len(served.requests) == 1
+    with FakeEndpoint(lambda request: "one two", faults=[Fault(status=500)]) as served:
+        assert model(served).complete(ASK, heard=heard.append).text == "one two"  # nothing was told: tried again
+
+
 def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_BASE_URL"):
+    for name in (*OTHERS.values(), "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for spec, name in (
         ("gpt-4o", "OPENAI_API_KEY"),
         ("claude@https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
         ("gemini@https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+        ("llama@https://api.together.ai/v1", "TOGETHER_API_KEY"),
+        ("llama@https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
+        ("gpt@https://mine.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY"),
+        ("gpt@https://notanthropic.com/v1", "OPENAI_API_KEY"),
     ):
         with pytest.raises(ConfigError, match=name):
             from_name(spec)

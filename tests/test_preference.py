@@ -17,6 +17,7 @@ pytest.importorskip("trl")
 from fireact.models.hf import merged_student  # noqa: E402
 from fireact.render.react import ReActRenderer  # noqa: E402
 from fireact.render.tokens import IGNORED, encode  # noqa: E402
+from fireact.training.loss import device  # noqa: E402
 from fireact.training.preference import PreferConfig, collate, pairs, prefer  # noqa: E402
 from fireact.training.run import TrainConfig, train  # noqa: E402
 from test_train import RECIPE  # noqa: E402
@@ -41,7 +42,7 @@ def test_a_pair_is_the_shortest_success_and_a_failure_of_one_question() -> None:
 def test_only_the_student_s_words_count() -> None:
     words = tiny_tokenizer()
     one, other = (encode(ReActRenderer().sample(tried(1, answer, em=0.0)), words)[0] for answer in ("a", "bcd"))
-    batch = collate([(one, other)])
+    batch = collate([((one,), (other,))])
     assert batch["input_ids"].shape[0] == 2
     for row, sample in zip(range(2), (one, other), strict=True):
         wrote = [at for at, label in enumerate(sample.labels) if label != IGNORED]
@@ -82,11 +83,80 @@ def test_what_is_preferred_becomes_likelier_than_what_is_not(imitated: Path, tmp
     manifest = prefer(config, tmp_path / "dpo")
     rows = list(jsonl.read(tmp_path / "dpo" / "log.jsonl"))
     assert manifest["pairs"] == 8 and rows[0]["loss"] == pytest.approx(0.6931, abs=0.01)
+    assert manifest["rewritten"] == 0 and manifest["device"] == device()
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["accuracy"] == 1.0
     before, after = (
         likelihood(run, both[0]) - likelihood(run, both[1]) for run in (imitated / "train", tmp_path / "dpo")
     )
     assert after > before
+
+
+FORGETS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' and not loop.last "
+    "%}{{ message['content'].split('\n')[-1] }}{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template that shows of earlier turns their last line alone, so that a trajectory is one sample a step."""
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("forgetful")
+    student = tiny_model(folder / "student")
+    words = AutoTokenizer.from_pretrained(student)
+    words.chat_template = FORGETS
+    words.save_pretrained(student)
+    jsonl.write(folder / "data.jsonl", (tried(index, "ab"[index % 2], em=1.0).to_dict() for index in range(8)))
+    config = TrainConfig(data=str(folder / "data.jsonl"), student=str(student), recipe=RECIPE)
+    assert train(config, folder / "train")["rewritten"] == 8
+    return folder
+
+
+def test_a_row_of_several_samples_is_as_likely_as_they_are(forgetful: Path) -> None:
+    """A success of two steps and a failure of three, in one batch with one of a single sample."""
+    from fireact.training.student import load_student
+
+    model, words, _ = load_student(str(forgetful / "student"))
+    sides = [encode(ReActRenderer().sample(tried(1, "abc", em=0.0, steps=steps)), words) for steps in (1, 2)]
+    assert [len(side) for side in sides] == [2, 3]
+    short = sides[0][:1]
+    batch = collate([(sides[0], sides[1]), (short, sides[0])])
+    wrote = batch.pop("completion_mask").bool()
+    with torch.no_grad():
+        logits = torch.log_softmax(model(**batch).logits[:, :-1], -1)
+        mine = logits.gather(2, batch["input_ids"][:, 1:, None])[..., 0] * wrote[:, 1:]
+        theirs = [sum(alone(model, one) for one in side) for side in (sides[0], short, sides[1], sides[0])]
+    assert mine.sum(1).tolist() == pytest.approx(theirs, rel=1e-4)
+
+
+def alone(model: object, sample: object) -> float:
+    ids, labels = torch.tensor([sample.input_ids]), torch.tensor(sample.labels[1:])  # type: ignore[attr-defined]
+    wanted = labels != IGNORED
+    logits = torch.log_softmax(model(input_ids=ids).logits[0, :-1], -1)  # type: ignore[operator]
+    return float(logits[wanted].gather(1, labels[wanted, None]).sum())
+
+
+def test_a_template_that_rewrites_earlier_turns_is_preferred_step_by_step(forgetful: Path, tmp_path: Path) -> None:
+    both = [tried(index, answer, em=float(answer == "a"), seed=ord(answer)) for index in range(8) for answer in "ab"]
+    jsonl.write(tmp_path / "tries.jsonl", (one.to_dict() for one in both))
+    config = PreferConfig(
+        data=str(tmp_path / "tries.jsonl"), start=str(forgetful / "train"), learning_rate=0.002, epochs=3
+    )
+    manifest = prefer(config, tmp_path / "dpo")
+    rows = list(jsonl.read(tmp_path / "dpo" / "log.jsonl"))
+    assert manifest["pairs"] == 8 and manifest["rewritten"] == 16
+    assert rows[0]["loss"] == pytest.approx(0.6931, abs=0.01)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["accuracy"] == 1.0
+
+
+def test_preference_goes_on_from_preference(imitated: Path, tmp_path: Path) -> None:
+    both = [tried(index, answer, em=float(answer == "a"), seed=ord(answer)) for index in range(4) for answer in "ab"]
+    jsonl.write(tmp_path / "tries.jsonl", (one.to_dict() for one in both))
+    data = str(tmp_path / "tries.jsonl")
+    prefer(PreferConfig(data=data, start=str(imitated / "train"), epochs=1), tmp_path / "once")
+    assert prefer(PreferConfig(data=data, start=str(tmp_path / "once"), epochs=1), tmp_path / "twice")["pairs"] == 4
 
 
 def test_a_run_goes_on_by_its_directory(imitated: Path, tmp_path: Path) -> None:

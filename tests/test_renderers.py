@@ -17,7 +17,7 @@ from fireact.errors import ConfigError, FormatError
 from fireact.render.alpaca import AlpacaRenderer
 from fireact.render.chat import Abilities, abilities, plain, schema, special_tokens, text_of
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Chat, Sample, encode, prompt_ids, spans
+from fireact.render.tokens import IGNORED, Sample, encode, prompt_ids, spans
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.training.run import rendered
 from fireact.training.samples import Encoder
@@ -279,8 +279,6 @@ def test_thinking_that_a_template_drops_later_makes_one_sample_a_step() -> None:
     texts = [tokenizer("qwen3").decode(sample.input_ids) for sample in found]
     assert len(found) == 2 and "hm" in texts[0] and "hm" not in texts[1] and "I think." in texts[1]
     assert len(samples(trajectory(LOOK, DONE), "qwen3", "react")) == 1
-    with pytest.raises(FormatError, match="no single text"):
-        made("qwen3", "react").whole(Chat(ReActRenderer().sample(trajectory(thinking, DONE))))
 
 
 def test_a_student_is_not_told_another_day_than_it_was_trained_on() -> None:

@@ -39,8 +39,11 @@ class Running:
         command = [sys.executable, "-m", "fireact", "serve", *arguments, "--port", "0"]
         self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
         assert self.child.stderr is not None
-        line = self.child.stderr.readline()
-        assert " at http" in line, line + self.child.stderr.read()
+        line = said = self.child.stderr.readline()
+        while " at http" not in line:
+            assert line, said
+            line = self.child.stderr.readline()
+            said += line
         self.url = line.split(" at ")[1].split()[0]
 
     def client(self, key: str = "none") -> Any:
@@ -178,6 +181,41 @@ def test_a_shutdown_finishes_what_is_in_flight(student: Path) -> None:
     assert running.stop() == 0
     thread.join(30)
     assert said and said[0].usage.completion_tokens > 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_shutdown_finishes_streams_and_agents(student: Path, number: int) -> None:
+    running = Running(str(student))
+    client = running.client()
+    agent: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: agent.append(client.chat.completions.create(model="fireact-agent", messages=ASK))
+    )
+    options = {"include_usage": True}
+    stream = client.chat.completions.create(
+        model="fireact", messages=ASK, max_tokens=300, stream=True, stream_options=options
+    )
+    next(iter(stream))
+    asking.start()
+    time.sleep(0.3)
+    running.child.send_signal(number)
+    assert list(stream)[-1].usage.completion_tokens > 0
+    asking.join(60)
+    assert agent and agent[0].usage.completion_tokens > 0
+    running.child.wait(30)
+    assert running.child.stderr is not None
+    running.child.stderr.close()
+
+
+def test_a_body_of_no_stated_length_is_cut_off(server: Running) -> None:
+    import http.client
+    from urllib.parse import urlsplit
+
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    parts = (b"x" * 1_000_000 for _ in range(5))
+    connection.request("POST", "/v1/chat/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+    reply = connection.getresponse()
+    assert reply.status == 413 and "longer than" in json.load(reply)["error"]["message"]
 
 
 def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:

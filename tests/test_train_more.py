@@ -217,6 +217,17 @@ def test_two_processes_give_the_curve_of_one(student: str, data: Path, tmp_path:
 # --- before the first step ---
 
 
+def test_a_tracker_that_is_not_there_is_refused_at_once(student: str, tmp_path: Path) -> None:
+    import importlib.util
+
+    with pytest.raises(ConfigError, match=r"unknown tracker 'tensorbord'\. Did you mean 'tensorboard'"):
+        fine_tune(chats(), student=student, recipe=RECIPE, out=tmp_path, report_to=("tensorbord",))
+    absent = [name for name in ("trackio", "mlflow", "wandb") if importlib.util.find_spec(name) is None]
+    for name in absent:
+        with pytest.raises(ConfigError, match=f"Run: pip install {name}"):
+            fine_tune(chats(), student=student, recipe=RECIPE, out=tmp_path, report_to=(name,))
+
+
 def test_a_sample_that_inference_would_not_ask_for_is_refused() -> None:
     class Other(ReActRenderer):
         name = "other"
@@ -250,3 +261,30 @@ def test_the_batch_of_a_loss_that_is_no_number_is_written_down(student: str, tmp
     error = run.no_number((1, 2), float("nan"), 3)
     assert "bad-batch.json" in str(error)
     assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
+
+
+# --- what the loss is over ---
+
+
+def test_loss_over_all_tokens_labels_whatever_the_student_reads(student: str) -> None:
+    from fireact.render.tokens import IGNORED
+    from fireact.training.samples import Encoder
+
+    words, ends = tiny_tokenizer(), {tiny_tokenizer().eos_token_id}
+    (own,), (everything,) = (
+        Encoder(words, ends, everything=wide).samples(chat) for wide in (False, True) for chat in chats(1)
+    )
+    assert own.input_ids == everything.input_ids
+    assert everything.labels == (IGNORED, *everything.input_ids[1:]) and everything.targets > own.targets
+    assert all(label in (IGNORED, other) for label, other in zip(own.labels[1:], everything.labels[1:], strict=True))
+
+
+def test_a_recipe_says_what_the_loss_is_over(student: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train_on"):
+        Recipe(train_on="observations")
+    one = replace(RECIPE, epochs=1)
+    found = [
+        train(TrainConfig(data=str(data), student=student, recipe=replace(one, train_on=what)), tmp_path / what)
+        for what in ("student", "all")
+    ]
+    assert found[0]["tokens"] == found[1]["tokens"] and found[0]["target_tokens"] < found[1]["target_tokens"]

@@ -4,7 +4,7 @@ scripted:expert          a script that plays the teacher
 openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
 replay:DIR               what a recorded run's model said, with no model behind it
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
-DIR                      what ``fireact train`` or ``fireact quickstart`` wrote: run with no prompt of ours at all
+DIR                      what ``fireact train`` (hosted too) or ``fireact quickstart`` wrote: run with no prompt of ours at all
 module:attribute         something of the user's own that builds an LM when it is called
 """
 
@@ -65,15 +65,27 @@ def load_model(
 
     Calls that ``cache`` knows count against neither the budget nor the rates of ``endpoint``.
     """
-    directory = tuned_directory(spec)
+    hosted = _hosted(spec)
+    directory = None if hosted else tuned_directory(spec)
     tuned = None if directory is None else _tuned(directory, slots)
 
     def made() -> LM:
-        lm = _named(spec, slots, endpoint) if tuned is None else tuned.lm
+        lm = _named(hosted or spec, slots, endpoint) if tuned is None else tuned.lm
         return lm if budget is None else Budgeted(lm, budget, getattr(lm, "price", None))
 
-    lm = made() if cache is None else cache.lm(spec, made)
-    return Model(lm=lm, tuned=False, description=lm.name) if tuned is None else replace(tuned, lm=lm)
+    lm = made() if cache is None else cache.lm(hosted or spec, made)
+    if tuned is None:
+        named = f"{lm.name}, fine-tuned ({shown(spec)})" if hosted else lm.name
+        return Model(lm=lm, tuned=bool(hosted), description=named)
+    return replace(tuned, lm=lm)
+
+
+def _hosted(spec: str) -> str:
+    """The model that a directory of ``train --hosted`` ended in; empty where the path is none."""
+    path = Path(spec)
+    if not (path / "config.toml").is_file() or read_config(path).get("verb") != "tune":
+        return ""
+    return str(read_manifest(path)["agent"])
 
 
 def _named(spec: str, slots: int, endpoint: Endpoint | None) -> LM:

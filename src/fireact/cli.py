@@ -18,10 +18,11 @@ from typing import Annotated, Any
 import typer
 
 from fireact import terminal, verbs
-from fireact.errors import ConfigError, DataError, FireactError
+from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
 from fireact.store import plain, read_manifest
+from fireact.training.launch import parse
 from fireact.training.recipe import read_recipe
 from fireact.types import answer_of
 
@@ -64,6 +65,7 @@ RendererName = Annotated[
 Order = Annotated[
     str, typer.Option(help="file, or paper: shuffled as the released code does, so that -n 500 is the paper's 500.")
 ]
+ENGINES = ("transformers", "vllm")
 Student = Annotated[str, typer.Option("--student", help="smollm2-135m, a hub id, or a directory with a model.")]
 
 
@@ -391,12 +393,16 @@ def train(
     hosted: Annotated[
         str | None,
         typer.Option(
-            help="Train at a provider instead: openai:MODEL[@BASE_URL] or together:MODEL. --epochs and --seed count."
+            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. --epochs, --seed, --price and --budget count."
         ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="With --hosted: 5usd or 200000tokens; a job that would take more is not made.")
     ] = None,
     price: Annotated[float | None, typer.Option(help="Dollars a million tokens that the provider trains on.")] = None,
     launch: Annotated[
-        str, typer.Option(help="Number of processes, or an accelerate YAML file (multi-GPU, FSDP, several machines).")
+        str,
+        typer.Option(help="Number of processes, or an accelerate configuration: ddp, fsdp, fsdp:8, or a YAML file."),
     ] = "1",
     out: Out = Path("runs/train"),
     force: Force = False,
@@ -409,7 +415,9 @@ def train(
     """
     if hosted is not None:
         chosen_epochs = {} if epochs is None else {"epochs": epochs}
-        order = {"data": str(data), "model": hosted, "seed": seed or 0, "price": price, **chosen_epochs}
+        order = {
+            "data": str(data), "model": hosted, "seed": seed or 0, "price": price, "budget": budget, **chosen_epochs,
+        }  # fmt: skip
         _print(_run("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return
     if preference is not None:
@@ -429,7 +437,7 @@ def train(
     settings = {
         "data": str(data), "student": student, "recipe": chosen, "renderer": renderer,
         **({"tools": tuple(tool)} if tool else {}), "report_to": tuple(report_to or ()),
-        **({"processes": int(launch)} if launch.isdigit() else {"accelerate": launch}),
+        **parse(launch),
     }  # fmt: skip
     manifest = _run("train", settings, out, force=force, dry_run=dry_run)
     if manifest is not None:
@@ -552,6 +560,59 @@ def compare(
 
 
 @app.command()
+def study(
+    file: Annotated[str, typer.Argument(help="A study that ships (see --list), or the path of a TOML file.")] = "",
+    size: Annotated[
+        str, typer.Option(help="small, for two cores; paper, for GPUs and hosted models; or what FILE has.")
+    ] = "small",
+    given: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE for {NAME} in the file, such as data=DIR; repeatable.")
+    ] = None,
+    stages: Annotated[
+        Path | None,
+        typer.Option(help="Where stages lie, so that several studies share them. Default: the -o directory."),
+    ] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the studies that ship.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Run directory. Default: runs/study-NAME-SIZE.")
+    ] = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a matrix of agents, what is missing of it, and compare them with each other and with the paper's figures.
+
+    Example: `fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/mine`
+    """
+    from fireact.study.file import read_study, shipped
+    from fireact.study.run import StudyConfig, plan
+
+    if names or not file:
+        found = {name: read_study(name).asks for name in shipped()}
+        print(json.dumps(found, ensure_ascii=False)) if as_json else terminal.print_studies(found)
+        return
+    values = {}
+    for item in given or ():
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {item!r} is not of the form NAME=VALUE, such as data=DIR.")
+        values[name] = str(Path(value).absolute()) if Path(value).exists() else value
+    directory = out or Path("runs") / f"study-{Path(file).stem}-{size}"
+    settings: dict[str, Any] = {
+        "study": file,
+        "size": size,
+        "values": values,
+        "stages": None if stages is None else str(stages),
+    }
+    if dry_run:
+        expected = plan(StudyConfig(**settings), directory)
+        print(json.dumps(expected, ensure_ascii=False)) if as_json else terminal.print_plan(expected, directory)
+        return
+    manifest = _run("study", settings, directory, force=False, dry_run=False)
+    if manifest is not None:
+        terminal.print_study(manifest, directory, as_json=as_json)
+
+
+@app.command()
 def rescore(
     run: Annotated[
         Path, typer.Argument(help="A directory of collect or eval, a JSONL file, or a released evaluation (.json).")
@@ -665,6 +726,23 @@ def resume(
 
 
 @app.command()
+def cancel(
+    directory: Annotated[Path, typer.Argument(help="A directory of 'fireact train --hosted'.")], as_json: Json = False
+) -> None:
+    """Stop the job of a run at a provider; what it has cost so far is paid.
+
+    Example: `fireact cancel runs/train`
+    """
+    from fireact.hosted.run import cancel as stop
+
+    job = stop(directory)
+    if as_json:
+        print(json.dumps(asdict(job)))
+    else:
+        terminal.NOTES.print(f"Job {job.id}: {job.status if job.status == 'cancelled' else 'asked to stop'}.")
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     agent: AgentName = "runs/quickstart",
@@ -719,6 +797,9 @@ def serve(
     tool: Tools = None,
     task: LimitsOf = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
+    engine: Annotated[
+        str, typer.Option(help="transformers, in this process; or vllm, started beside it (for GPUs).")
+    ] = "transformers",
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
     ] = False,
@@ -727,28 +808,52 @@ def serve(
 
     Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1", model="fireact-agent"
     """
+    from fireact.serving.server import key_for, service
     from fireact.serving.server import serve as listen
-    from fireact.serving.server import service
 
-    chosen = _agent(agent, task, tool, slots=slots)
-    if mcp:
-        from fireact.serving.mcp import mcp_server
+    if not mcp:
+        key_for(host)  # before a model is loaded
+    with _engine(engine, agent, name=name, slots=slots) as model:
+        chosen = _around(model, task, tool)
+        if mcp:
+            from fireact.serving.mcp import mcp_server
 
-        mcp_server(name, chosen).run()
+            mcp_server(name, chosen).run()
+            return
+        served = service(name, chosen, host=host)
+
+        def started(url: str) -> None:
+            terminal.NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
+
+        listen(served, host=host, port=port, started=started)
+
+
+@contextmanager
+def _engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
+    """The student of an agent, in this process or behind vLLM."""
+    from fireact.agents import load_model
+
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine == "transformers":
+        yield load_model(agent, slots=slots)
         return
-    served = service(name, chosen, host=host)
+    from fireact.serving.vllm import served
 
-    def started(url: str) -> None:
-        terminal.NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
-
-    listen(served, host=host, port=port, started=started)
+    with served(agent, name=name, slots=slots, say=terminal.Terminal().say) as model:
+        yield model
 
 
-def _agent(model: str, task: str, tools: list[str] | None, *, slots: int = 1) -> Any:
-    from fireact.agents import build, load_model, load_task, load_tools
+def _agent(model: str, task: str, tools: list[str] | None) -> Any:
+    from fireact.agents import load_model
 
-    loaded = load_model(model, slots=slots)
-    return build(loaded, load_task(task), method="react", tools=load_tools(tools or ["search"]))
+    return _around(load_model(model, slots=1), task, tools)
+
+
+def _around(model: Any, task: str, tools: list[str] | None) -> Any:
+    from fireact.agents import build, load_task, load_tools
+
+    return build(model, load_task(task), method="react", tools=load_tools(tools or ["search"]))
 
 
 @app.command()
@@ -797,7 +902,9 @@ def convert(
     trainer: Annotated[
         str | None, typer.Option("--for", help="Print the dataset entry for llama-factory or axolotl.")
     ] = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Leave out rows that cannot be read, and count them.")] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and count them.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -820,11 +927,12 @@ def convert(
 
 @app.command()
 def render(
-    data: Annotated[Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file.")],
+    data: Annotated[Path, typer.Argument(help="Trajectories in any format that 'convert' reads, or a run directory.")],
     student: Student = "smollm2-135m",
     renderer: RendererName = "react",
     tool: Tools = None,
-    peek: Annotated[int, typer.Option(help="How many samples to show.")] = 3,
+    peek: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one for small data, else one a core.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file to write every sample to.")] = None,
     form: Annotated[
         str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
@@ -837,9 +945,9 @@ def render(
     """
     from fireact.training.samples import Rendering
 
-    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)))
+    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers)
     if out is not None:
-        counts = rendering.write(out, form)
+        counts = rendering.write(out, form, progress=terminal.Terminal())
         print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)
         return
     for sample in islice(rendering.peek(), peek):
@@ -874,6 +982,10 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
             from fireact.collection import expected
 
             shown["expected"] = expected(config)
+        if verb == "tune":
+            from fireact.hosted.run import expected as foreseen
+
+            shown["expected"] = foreseen(config)
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return None
     with _stoppable(out):

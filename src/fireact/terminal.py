@@ -89,7 +89,7 @@ class Terminal(Progress):
     def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
         """The trained words in green, the others dim."""
         NOTES.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
-        NOTES.print(_marked(spans))
+        NOTES.print(_marked(spans, NOTES))
 
     def say(self, line: str) -> None:
         NOTES.print(escape(line))
@@ -149,13 +149,15 @@ def print_sample(sample: Peek) -> None:
     """A training sample: the trained words in green, the others dim, and how many they are."""
     part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
     RESULT.rule(escape(f"{sample.key}{part}"), align="left")
-    RESULT.print(_marked(sample.spans), soft_wrap=True)
+    RESULT.print(_marked(sample.spans, RESULT), soft_wrap=True)
     RESULT.print(
         f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({sample.share:.0%})", highlight=False
     )
 
 
-def _marked(spans: Sequence[tuple[str, bool]]) -> str:
+def _marked(spans: Sequence[tuple[str, bool]], console: Console) -> str:
+    if console.color_system is None:  # no colours: the trained words stand in double brackets
+        return "".join(f"⟦{escape(text)}⟧" if trained else escape(text) for text, trained in spans)
     return "".join(f"[{'bold green' if trained else 'dim'}]{escape(text)}[/]" for text, trained in spans)
 
 
@@ -326,6 +328,62 @@ def _recovered(found: Mapping[str, Any]) -> str:
         f"these {_percent(found['right'], found['right_interval'])} ended right, "
         f"{_percent(found['retried'], found['retried_interval'])} asked again and went on to an answer."
     )
+
+
+def print_studies(found: Mapping[str, str]) -> None:
+    """The studies that ship, and what each asks."""
+    for name, asks in found.items():
+        RESULT.print(f"[bold]{escape(name)}[/]  {escape(asks)}", soft_wrap=True)
+
+
+def print_plan(plan: Mapping[str, Any], out: Path) -> None:
+    """What a study would do: each cell with what it still needs, and what all of it will take."""
+    table = Table("cell", "collect", "mix", "train", "eval", title=escape(f"{plan['title']} ({plan['size']})"))
+    for cell in plan["cells"]:
+        found = dict.fromkeys(("collect", "mix", "train", "eval"), "")
+        for one in cell["stages"]:
+            verb = one["stage"].partition("/")[0]
+            found[verb] = "there" if one["done"] else _to_come(one, verb)
+        table.add_row(escape(cell["cell"]), *found.values())
+    RESULT.print(table)
+    if plan["needs"]:
+        RESULT.print(f"It needs {' '.join(f'--set {name}=...' for name in plan['needs'])}.")
+    tokens, usd, seconds = plan["training_tokens"], plan["usd"], plan["seconds"]
+    RESULT.print(
+        f"{plan['stages']} stages, {plan['there']} of them there; {plan['episodes']:,} episodes, {_least(tokens)}"
+        f"{tokens['known']:,} training tokens, {_least(usd)}{usd['known']:,.2f} USD, {_least(seconds)}"
+        f"{seconds['known'] / 60:,.0f} min. Nothing was spent. It goes to {escape(str(out))}."
+    )
+
+
+def _least(amount: Mapping[str, Any]) -> str:
+    """What stands before a sum of which parts are not known."""
+    return "" if amount["whole"] else "at least "
+
+
+def _to_come(stage: Mapping[str, Any], verb: str) -> str:
+    said = {"collect": f"{stage['episodes']:,}", "mix": "to do", "eval": f"{stage['episodes']:,}"}.get(verb)
+    if said is None:
+        said = "? tokens" if stage["training_tokens"] is None else f"{stage['training_tokens'] / 1000:,.0f}k tokens"
+    cost = ", price unknown" if stage["usd"] is None else f", ${stage['usd']:,.2f}" if stage["usd"] else ""
+    return f"{said}{cost}, {stage['seconds']:,.0f} s" if stage["seconds"] else f"{said}{cost}"
+
+
+def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    """A line a cell and task, and where the tables and plots lie."""
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    if as_json:
+        print(json.dumps({**manifest, "rows": rows}, ensure_ascii=False))
+        return
+    table = Table("cell", "task", "n", "EM", "difference", title=escape(manifest["title"]))
+    for row in rows:
+        for task, result in row["results"].items():
+            change = row["against"].get(task)
+            said = "" if change is None else f"{100 * change['em']['difference']:+.1f} to {change['cell']}"
+            shown = _percent(result["em"], result["em_interval"])
+            table.add_row(escape(row["cell"]), escape(task), str(result["n"]), shown, escape(said))
+    RESULT.print(table)
+    RESULT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
 
 
 def _percent(mean: float, interval: Sequence[float]) -> str:
@@ -503,7 +561,7 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     table = Table("task/method", "episodes", "finished", "right (EM 1)", "F1")
     for name, group in diagnosis.groups.items():
         counts = (f"{group[column]:,.0f}" for column in ("n", "finished", "correct"))
-        table.add_row(escape(name), *counts, f"{group['f1']:.1%}")
+        table.add_row(escape(name), *counts, f"{group['f1']:.1%}" if "f1" in group else "-")
     RESULT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
@@ -519,9 +577,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
-        RESULT.print(
-            f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines} ({finding.example})')}"
-        )
+        such = f" ({finding.example})" if finding.example else ""
+        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines}{such}')}")
         RESULT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
         RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))

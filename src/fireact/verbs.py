@@ -28,6 +28,7 @@ VERBS = {
     "eval": "fireact.evaluation.run:EvalConfig:evaluate",
     "report": "fireact.reporting.run:ReportConfig:report",
     "export": "fireact.serving.export:ExportConfig:export",
+    "study": "fireact.study.run:StudyConfig:study",
     "quickstart": "fireact.line:QuickstartConfig:quickstart",
 }
 

@@ -1,13 +1,14 @@
 """Whether questions of training data overlap an evaluation set: the same words, or most runs of five words.
 
 Questions made from one pattern share most of their words and are not the same, so a pair must also share its telling
-words: those that few questions of the set have. Only questions are compared, not what was said or observed.
+words: names, numbers, and those that few questions of the set have. Only questions are compared, not what was said or observed.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ COVERED = 0.7
 """The share of an evaluation question's runs, and of its telling words, that must be found again."""
 FEW, FEW_SHARE = 2, 0.05
 """A word is telling when at most so many questions of the set have it, or this share of them."""
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def runs(words: str) -> frozenset[str]:
 
 def prepare(name: str, questions: Iterable[str]) -> EvaluationSet:
     """An evaluation set of these questions."""
-    distinct = sorted({words for question in questions if (words := normalise(question))})
+    asked = {words: question for question in questions if (words := normalise(question))}
+    distinct = sorted(asked)
     spread = Counter(word for words in distinct for word in set(words.split()))
     few = max(FEW, FEW_SHARE * len(distinct))
     found = [runs(words) for words in distinct]
@@ -76,9 +79,18 @@ def prepare(name: str, questions: Iterable[str]) -> EvaluationSet:
         name,
         frozenset(distinct),
         tuple(found),
-        tuple(frozenset(word for word in words.split() if spread[word] <= few) for words in distinct),
+        tuple(
+            frozenset(word for word in words.split() if spread[word] <= few) | names(asked[words]) for words in distinct
+        ),
         {run: tuple(at) for run, at in holders.items()},
     )
+
+
+def names(question: str) -> frozenset[str]:
+    """The words that are names or numbers: with a capital beyond the first word, or with a digit."""
+    first, *rest = question.split() or [""]
+    found = [word for word in rest if word[:1].isupper()] + [word for word in (first, *rest) if _DIGIT.search(word)]
+    return frozenset(normalise(" ".join(found)).split())
 
 
 @cache

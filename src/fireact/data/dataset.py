@@ -17,6 +17,7 @@ from fireact.data.sources import is_own
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.read import read_any
+from fireact.formats.released import repaired
 from fireact.store import MANIFEST, read_manifest, read_trajectories, shown
 from fireact.types import Trajectory
 
@@ -31,7 +32,8 @@ class Dataset:
     @classmethod
     def read(cls, path: Path) -> Dataset:
         """Read a run directory, or a file in any known format. Raises DataError where two lines are the same episode."""
-        read = sorted(read_trajectories(path) if is_own(path) else read_any(path), key=selection.identity)
+        found = read_trajectories(path) if is_own(path) else read_any(path)
+        read = sorted(map(repaired, found), key=selection.identity)
         for one, other in pairwise(read):
             if selection.identity(one) == selection.identity(other):
                 raise DataError(f"{path} holds the episode {one.key} twice. Delete one of the two lines.")
@@ -52,6 +54,8 @@ class Dataset:
 
     def take(self, n: int, *, seed: int) -> Dataset:
         """``n`` of them in random order, without replacement. Raises ConfigError naming the shortfall."""
+        if n < 0:
+            raise ConfigError(f"{n} trajectories asked for; give a number from 0 to {len(self)}.")
         if n > len(self):
             raise ConfigError(
                 f"{n} trajectories asked for, {len(self)} there ({'; '.join(self.history)}): {n - len(self)} short."
@@ -62,6 +66,8 @@ class Dataset:
 
     def best_of(self, n: int = 1) -> Dataset:
         """The ``n`` best of each question: successes first, then the shortest, then the least repaired."""
+        if n < 1:
+            raise ConfigError(f"best_of is {n}; it must be at least 1.")
         table = self._table()
         return self._chosen(table[selection.best(table, n)], f"best {n} of each question")
 
@@ -77,6 +83,8 @@ class Dataset:
 
     def hold_out(self, share: float, *, seed: int) -> tuple[Dataset, Dataset]:
         """What is left, and what is held out: all trajectories of that share of each task's questions."""
+        if not 0 <= share < 1:
+            raise ConfigError(f"the share to hold out is {share}; it must be from 0 to below 1.")
         table = self._table()
         held = selection.held_out(table, share, seed)
         what = f"hold out {share:g} of the questions, seed {seed}"
@@ -84,6 +92,10 @@ class Dataset:
 
     def weigh_bad(self, weight: float) -> Dataset:
         """The same with that weight on disturbed, faulty and repeated steps; 0 keeps them as context only."""
+        if weight not in (0, 1):
+            raise ConfigError(
+                f"the weight of bad steps is {weight}; it must be 0 or 1, since training knows no fractions."
+            )
         found = tuple(weighed(trajectory, weight) for trajectory in self.trajectories)
         changed = sum(one != other for one, other in zip(found, self.trajectories, strict=True))
         return Dataset(found, (*self.history, f"bad steps weigh {weight:g}: {changed} of {len(self)} trajectories"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ import numpy.typing as npt
 
 from fireact.data.contamination import EvaluationSet, held_out_of, sets_against
 from fireact.data.duplicates import HASHES, near, signature
+from fireact.data.filters import is_right
 from fireact.data.findings import KINDS, Bounds, check
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.measure import lengths, load_tokenizer
-from fireact.data.selection import digest, identity, question
-from fireact.data.sources import own_files
+from fireact.data.selection import content, digest, identity, question, written
+from fireact.data.sources import Own, own_files
 from fireact.errors import DataError
 from fireact.progress import SILENT, Progress
-from fireact.render.react import turn
 from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
@@ -33,7 +32,7 @@ SHOWN = 20
 """Lines that are kept of each kind of finding."""
 EVALUATION_ONLY = ("geo-compose",)
 """Tasks that no data may overlap, whether it is of them or not."""
-DROPPED = ("unreadable", "fault", "repeated episode", "exact duplicate", "contaminated")
+DROPPED = ("unreadable", "fault", "nothing to learn", "repeated episode", "exact duplicate", "contaminated")
 """Kinds for which a repaired copy leaves the line out."""
 
 
@@ -141,37 +140,27 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
         one, length = entry.trajectory, lengths(entry.trajectory, config.student)
         _count(part, one)
         part.found += [(entry.line, kind, what) for kind, what in check(one, bounds)]
-        if length[0] > bounds.max_length:
-            part.found.append((entry.line, "too long", f"{length[0]:,} tokens"))
+        if length[2] > bounds.max_length:
+            part.found.append((entry.line, "too long", f"{length[2]:,} tokens"))
         lines.append(entry.line)
         offsets.append((entry.offset, len(entry.raw)))
-        digests.append((digest(identity(one)), _content(one), digest(question(one)), digest(one.method)))
+        digests.append((digest(identity(one)), content(one), digest(question(one)), digest(one.method)))
         tokens.append(length)
         signatures.append(signature(written(one))[None])
     part.lines, part.digests = np.array(lines, np.int64), np.array(digests, np.uint64).reshape(-1, 4)
-    part.offsets, part.tokens = (np.array(rows, np.int64).reshape(-1, 2) for rows in (offsets, tokens))
+    part.offsets, part.tokens = np.array(offsets, np.int64).reshape(-1, 2), np.array(tokens, np.int64).reshape(-1, 3)
     part.signatures = np.concatenate(signatures)
     return part
 
 
 def _count(part: Part, one: Trajectory) -> None:
     group = part.groups.setdefault(f"{one.task}/{one.method}", Counter())
-    group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(one.scores.get("em") == 1.0)})
-    group["f1"] += one.scores.get("f1", 0.0)  # type: ignore[assignment]
+    group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(is_right(one))})
+    if "f1" in one.scores:
+        group["scored"] += 1
+        group["f1"] += one.scores["f1"]  # type: ignore[assignment]
     part.stops[one.stop] += 1
     part.steps[len(one.steps)] += 1
-
-
-def written(trajectory: Trajectory) -> str:
-    """The question and all that the agent wrote: what makes two samples alike."""
-    return " ".join([trajectory.example.question, *map(turn, trajectory.steps)])
-
-
-def _content(trajectory: Trajectory) -> int:
-    hashed = blake2b(digest_size=8)
-    for text in (trajectory.task, written(trajectory), *(step.observation or "" for step in trajectory.steps)):
-        hashed.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return int.from_bytes(hashed.digest(), "little")
 
 
 def overlaps(block: Block, against: tuple[str, ...], tasks: tuple[str, ...]) -> list[tuple[int, str]]:
@@ -198,15 +187,17 @@ def evaluation_sets(against: tuple[str, ...], tasks: tuple[str, ...]) -> list[Ev
 
 def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
     """Look at everything. Raises DataError when the file cannot be read or is empty."""
-    with own_files([Path(config.data)]) as (file,):
-        return diagnose_file(config, file, progress=progress)
+    with own_files([Path(config.data)], skip=True) as (own,):
+        return diagnose_file(config, own, progress=progress)
 
 
-def diagnose_file(config: DoctorConfig, file: Path, *, progress: Progress = SILENT) -> Diagnosis:
-    """Look at everything in the lines of ``file``, which hold the data."""
+def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT) -> Diagnosis:
+    """Look at everything in the lines that hold the data."""
+    file = own.file
     if config.student:
         load_tokenizer(config.student)
     parts, found = _examined(config, file, progress)
+    found += [(damage.number, "unreadable", damage.detail) for damage in own.bad]
     n = sum(len(part.lines) for part in parts)
     if not n and not found:
         raise DataError(f"{config.data} holds no trajectories.")
@@ -215,10 +206,11 @@ def diagnose_file(config: DoctorConfig, file: Path, *, progress: Progress = SILE
         for name in ("lines", "digests", "offsets", "tokens", "signatures")
     )
     groups = _summed(parts)
-    found += _repeated(lines, digests, offsets, file)
-    found += _near(lines, digests, offsets, signatures, file)
     tasks = tuple(sorted({name.rpartition("/")[0] for name in groups}))
     found += _contaminated(config, file, tasks, progress)
+    kept = ~np.isin(lines, list(_drops(found)))  # what is left out anyway makes nothing a repeat
+    found += _repeated(lines[kept], digests[kept], offsets[kept], file)
+    found += _near(lines[kept], digests[kept], offsets[kept], signatures[kept], file)
     sets = [one.name for one in evaluation_sets(tuple(config.against), tasks)]
     note = (
         f"questions compared with: {', '.join(sets)}" if sets else "no evaluation set to compare with; give --against"
@@ -264,7 +256,7 @@ def _summed(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
             "finished": c["finished"],
             "correct": c["correct"],
             "em": c["correct"] / c["n"],
-            "f1": c["f1"] / c["n"],
+            **({"f1": c["f1"] / c["scored"]} if c["scored"] else {}),
         }
         for name, c in sorted(groups.items())
     }
@@ -278,7 +270,7 @@ def _token_facts(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
         "total": int(total.sum()),
         "mean": float(total.mean()),
         "p95": float(np.quantile(total, 0.95)),
-        "max": int(total.max()),
+        "max": int(tokens[:, 2].max()),
         "trained": trained,
         "trained_share": trained / max(1, int(total.sum())),
     }

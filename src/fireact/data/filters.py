@@ -8,6 +8,7 @@ The text is parsed, never evaluated.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -23,8 +24,8 @@ Predicate = Callable[[Trajectory], bool]
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
-_TOKEN = re.compile(r"\s*(?:(<=|>=|!=|=|<|>)|([{}(),])|\"([^\"]*)\"|([^\s<>=!{}(),\"]+))")
-_META = "meta."
+_TOKEN = re.compile(r"\s*(?:(<=|>=|!=|=|<|>)|([{}(),])|\"([^\"]*)\"|'([^']*)'|([^\s<>=!{}(),\"'~]+))")
+_META, _SCORE = "meta.", "scores."
 
 
 def difficulty(trajectory: Trajectory) -> str:
@@ -40,11 +41,18 @@ def _no_repeats(trajectory: Trajectory) -> bool:
     return len(set(thoughts)) == len(thoughts) and "repeated action" not in faults(trajectory.steps)
 
 
-_NUMBERS: dict[str, Callable[[Trajectory], float]] = {
+def is_right(trajectory: Trajectory) -> bool:
+    """Whether the answer is right: exact match, or where there is none the full reward."""
+    scores = trajectory.scores
+    return scores.get("em", scores.get("reward")) == 1.0
+
+
+_NUMBERS: dict[str, Callable[[Trajectory], float | None]] = {
     "steps": lambda trajectory: len(trajectory.steps),
     "max_steps": lambda trajectory: len(trajectory.steps),
-    "em": lambda trajectory: trajectory.scores.get("em", 0.0),
-    "f1": lambda trajectory: trajectory.scores.get("f1", 0.0),
+    "em": lambda trajectory: trajectory.scores.get("em"),
+    "f1": lambda trajectory: trajectory.scores.get("f1"),
+    "reward": lambda trajectory: trajectory.scores.get("reward"),
     "seed": lambda trajectory: trajectory.seed,
     "repairs": lambda trajectory: sum(step.repairs for step in trajectory.steps),
     "noise": lambda trajectory: sum(step.noise is not None for step in trajectory.steps),
@@ -57,7 +65,7 @@ _TEXTS: dict[str, Callable[[Trajectory], str]] = {
     "difficulty": difficulty,
 }
 _NAMED: dict[str, Predicate] = {
-    "correct": lambda trajectory: trajectory.scores.get("em") == 1.0,
+    "correct": is_right,
     "finished": lambda trajectory: trajectory.stop == "finish",
     "no_repeats": _no_repeats,
     "no_repairs": lambda trajectory: not any(step.repairs for step in trajectory.steps),
@@ -77,13 +85,18 @@ class Filter:
         return self.test(trajectory)
 
     def __and__(self, other: Filter) -> Filter:
-        return Filter(f"({self.name} and {other.name})", lambda trajectory: self(trajectory) and other(trajectory))
+        return Filter(f"{_whole(self)} and {_whole(other)}", lambda trajectory: self(trajectory) and other(trajectory))
 
     def __or__(self, other: Filter) -> Filter:
-        return Filter(f"({self.name} or {other.name})", lambda trajectory: self(trajectory) or other(trajectory))
+        return Filter(f"{_whole(self)} or {_whole(other)}", lambda trajectory: self(trajectory) or other(trajectory))
 
     def __invert__(self) -> Filter:
-        return Filter(f"not {self.name}", lambda trajectory: not self(trajectory))
+        return Filter(f"not {_whole(self)}", lambda trajectory: not self(trajectory))
+
+
+def _whole(part: Filter) -> str:
+    """The name of a part within a larger one: in brackets where it has parts of its own."""
+    return f"({part.name})" if re.search(r" (and|or) ", part.name) else part.name
 
 
 def predicate(text: str) -> Filter:
@@ -106,11 +119,11 @@ class _Parser:
             if match is None:
                 raise self.wrong(f"{text[position : position + 10]!r} is out of place")
             position = match.end()
-            kind = ("compare", "mark", "quoted", "word")[(match.lastindex or 1) - 1]
+            kind = ("compare", "mark", "quoted", "quoted", "word")[(match.lastindex or 1) - 1]
             self.tokens.append((kind, match[match.lastindex or 0]))
 
     def wrong(self, why: str) -> ConfigError:
-        known = f"Known: {', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])} or meta.NAME with =, !=, <=, in {{a,b}}"
+        known = f"Known: {', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])} meta.NAME or scores.NAME with =, !=, <=, in {{a,b}}"
         return ConfigError(f"unknown filter {self.text!r}: {why}. {known}; and, or, not and brackets join them.")
 
     def peek(self) -> tuple[str, str]:
@@ -182,6 +195,9 @@ class _Parser:
     def reader(self, name: str) -> Callable[[Trajectory], Any]:
         if name in _NUMBERS or name in _TEXTS:
             return _NUMBERS.get(name) or _TEXTS[name]
+        if name.startswith(_SCORE):
+            score = name.removeprefix(_SCORE)
+            return lambda trajectory: trajectory.scores.get(score)
         if not name.startswith(_META):
             raise self.wrong(f"there is no {name!r}")
         key = name.removeprefix(_META)
@@ -194,7 +210,9 @@ class _Parser:
         if name in _TEXTS or kind == "quoted":
             return word
         try:
-            return float(word)
+            if math.isfinite(number := float(word)):
+                return number
+            raise self.wrong(f"{word!r} is no number to compare with")
         except ValueError:
             if name.startswith(_META):
                 return word

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fireact.data.steps import faults
+from fireact.formats.released import damage_of
 from fireact.tasks.scoring import normalise
 from fireact.types import Trajectory
 
@@ -33,6 +34,14 @@ KINDS: Mapping[str, Kind] = {
     "fault": Kind("error", "episodes that a fault of tools or models ended", "--fix leaves them out"),
     "no action": Kind("error", "steps without a readable action", "--fix gives them weight 0; or mix --weigh-bad 0"),
     "unknown tool": Kind("error", "calls of a tool or arguments unknown", "--fix gives them weight 0; or mix --weigh-bad 0"),
+    "options-in-output": Kind("error", "questions whose options stand in the answer", "--fix puts them back; so does mix"),
+    "question-in-turn": Kind("error", "questions that stand in the first answer", "--fix puts them back; so does mix"),
+    "thought-in-answer": Kind("error", "thoughts that stand in the final answer", "--fix tells them apart; so does mix"),
+    "text-before-thought": Kind("warning", "words before the first thought", "--fix leaves them out; so does mix"),
+    "closing-line-twice": Kind("warning", "episodes that are closed twice", "--fix closes them once; so does mix"),
+    "no-final-newline": Kind("warning", "episodes whose closing line is not ended", "--fix ends it; so does mix"),
+    "no-closing-line": Kind("warning", "episodes that are not closed", "nobody knows how they ended: leave them out"),
+    "reward-as-number": Kind("warning", "rewards as a number, where others are a word", "--fix writes the word; so does mix"),
     "nothing to learn": Kind("error", "trajectories without a step to learn", "--fix leaves them out"),
     "exact duplicate": Kind("warning", "same question, same steps, other episode", "--fix keeps the first; or mix --best-of 1"),
     "near duplicate": Kind("warning", "almost the words of another one", "mix --best-of 1, or collect other questions"),
@@ -54,12 +63,15 @@ _KEYS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{40,}"
     r"|\bhf_[A-Za-z0-9]{30,}|\bAIza[0-9A-Za-z_-]{35}|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bglpat-[A-Za-z0-9_-]{20,}"
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s]{0,8000}-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
-    r"|\bBearer [A-Za-z0-9._~+/-]{20,}"
+    r"|\b[Bb]earer [A-Za-z0-9._~+/-]{20,}|\b[sr]k_live_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{30,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}"
+    r"|https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,}"
+    r"|(?<=aws_secret_access_key)\s{0,3}[=:]\s{0,3}[\"']?[A-Za-z0-9/+]{40}"
 )
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b")
 _MARKS = (
     "sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "AIza", "xox", "glpat-", "PRIVATE KEY",
-    "Bearer ",
+    "earer ", "k_live_", "npm_", "eyJ", "hooks.slack.com", "aws_secret_access_key",
 )  # fmt: skip
 """One of these stands in every key: looking for them first is far faster than the expression."""
 BLOTTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
@@ -79,6 +91,7 @@ def check(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
     if trajectory.stop == "error":
         yield "fault", str(trajectory.error)[:60]
         return
+    yield from ((kind, "") for kind in damage_of(trajectory) if kind in KINDS)
     yield from _steps(trajectory, bounds)
     yield from _answer(trajectory)
     texts = "\n".join(strings(trajectory.to_dict()))
@@ -141,11 +154,12 @@ def _answer(trajectory: Trajectory) -> Iterator[Found]:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every text within parsed JSON, keys left out."""
+    """Every text within parsed JSON, keys too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield key
             yield from strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -166,5 +180,5 @@ def blotted(value: Any) -> Any:
         kept = _KEYS.sub(BLOTTED["secret"], value) if any(mark in value for mark in _MARKS) else value
         return _MAIL.sub(BLOTTED["e-mail address"], kept) if "@" in kept else kept
     if isinstance(value, Mapping):
-        return {key: blotted(item) for key, item in value.items()}
+        return {blotted(key): blotted(item) for key, item in value.items()}
     return [blotted(item) for item in value] if isinstance(value, list | tuple) else value

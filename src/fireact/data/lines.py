@@ -94,11 +94,11 @@ def raw_lines(block: Block) -> list[bytes]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def processes(wanted: int, files: Iterable[Path]) -> int:
-    """How many processes to use: as many as asked for, or by the cores and the size of the files where that is 0."""
+def processes(wanted: int, files: Iterable[Path], *, alone: int = ALONE) -> int:
+    """How many processes to use: as many as asked for, or where that is 0 one below ``alone`` bytes, else one a core."""
     if wanted:
         return wanted
-    if sum(path.stat().st_size for path in files if path.is_file()) < ALONE:
+    if sum(path.stat().st_size for path in files if path.is_file()) < alone:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -14,18 +14,20 @@ CHARACTERS = 4
 """Characters of English in a token, about."""
 
 
-def lengths(trajectory: Trajectory, student: str) -> tuple[int, int]:
-    """Tokens of the sample and how many of them are trained on; an estimate where ``student`` is empty."""
+def lengths(trajectory: Trajectory, student: str) -> tuple[int, int, int]:
+    """Tokens of the trajectory's samples, how many are trained on, and the longest sample; estimates without ``student``."""
     messages = ReActRenderer().sample(trajectory)
     if not student:
-        return _estimate(messages), _estimate([message for message in messages if message.train])
+        whole = _estimate(messages)
+        return whole, _estimate([message for message in messages if message.train]), whole
     from fireact.render.tokens import encode
 
     if not any(message.train for message in messages):
-        return _estimate(messages), 0
+        return (whole := _estimate(messages)), 0, whole
     tokenizer, ends = load_tokenizer(student)
     samples = encode(messages, tokenizer, ends=ends)
-    return sum(len(sample.input_ids) for sample in samples), sum(sample.targets for sample in samples)
+    sizes = [len(sample.input_ids) for sample in samples]
+    return sum(sizes), sum(sample.targets for sample in samples), max(sizes)
 
 
 def _estimate(messages: Sequence[Message]) -> int:

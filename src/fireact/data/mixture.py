@@ -7,7 +7,9 @@ Invariant: no line is taken twice or passed over in silence; memory does not gro
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -23,9 +25,10 @@ from fireact.data.dataset import past
 from fireact.data.filters import predicate
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.selection import Index, Table
-from fireact.data.sources import mixture_values, own_files
+from fireact.data.sources import Own, mixture_values, own_files
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
+from fireact.formats.released import repaired, reparable
 from fireact.progress import SILENT, Progress
 from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, parse_trajectory, shown
 from fireact.types import Trajectory
@@ -79,7 +82,7 @@ def _check(config: MixConfig) -> None:
     if config.balance and config.balance not in selection.BALANCED:
         raise unknown("balance", config.balance, selection.BALANCED)
     for name, count in [*config.take.items(), *config.weights.items()]:
-        if "/" not in name or count <= 0:
+        if "/" not in name or not 0 < count < math.inf:
             raise ConfigError(f"mix: {name!r} = {count} is not of the form TASK/METHOD = a number over 0.")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"mix: holdout is {config.holdout}; it is a share, from 0 to below 1.")
@@ -122,9 +125,10 @@ def mix(config: MixConfig, out: Path, *, force: bool = False, progress: Progress
         return run.finish(**facts)
 
 
-def _mixed(config: MixConfig, files: Sequence[Path], out: Path, progress: Progress) -> dict[str, Any]:
+def _mixed(config: MixConfig, sources: Sequence[Own], out: Path, progress: Progress) -> dict[str, Any]:
+    files = [own.file for own in sources]
     stamps = [_stamp(file) for file in files]
-    table, history = _scanned(config, files, progress)
+    table, history = _scanned(config, sources, progress)
     held = np.zeros(len(table), bool)
     if config.holdout:
         held = selection.held_out(table, config.holdout, config.seed)
@@ -132,16 +136,26 @@ def _mixed(config: MixConfig, files: Sequence[Path], out: Path, progress: Progre
         history = (*history, f"{what}: {len(table)} -> {rest}")
     apart = table[held][selection.shuffled(table[held], config.seed)]
     table, history = _chosen(table[~held], config, history)
+    fixed = Counter[str]()
     with ThreadPoolExecutor(1) as beside:
-        hashes = beside.map(_source_hash, map(Path, config.sources), files)
-        _copy(out / TRAJECTORIES, table, files, config)
+        digests = beside.map(_source_hash, sources)
+        _copy(out / TRAJECTORIES, table, files, config, fixed)
         if config.holdout:
-            _copy(out / HELD_OUT, apart, files, config)
-        sources = dict(zip(config.sources, hashes, strict=True))
+            _copy(out / HELD_OUT, apart, files, config, fixed)
+        hashes = dict(zip(config.sources, digests, strict=True))
+    history += _remarks(table, fixed)
     if stamps != [_stamp(file) for file in files]:
         raise DataError("a source was written to while it was mixed. Run mix again when it is complete.")
     progress.say(f"mix: {'; '.join(history)}")
-    return {"counts": _counts(table), "held_out": len(apart), "history": list(history), "sources": sources}
+    return {"counts": _counts(table), "held_out": len(apart), "history": list(history), "sources": hashes}
+
+
+def _remarks(table: Table, fixed: Mapping[str, int]) -> tuple[str, ...]:
+    """What a reader of the history should know of what was kept."""
+    again = len(table) - len(np.unique(table.rows["content"]))
+    repeats = (f"{again} say the same as another one (doctor names them)",) if again else ()
+    kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(fixed).most_common())
+    return (*repeats, *((f"repaired: {kinds}",) if fixed else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +194,22 @@ def scan(block: Block, where: tuple[str, ...]) -> Scan:
     return Scan(table, np.array(keys, "u8"), np.array(lines, "u4"), tuple(passed), tuple(bad), len(raw))
 
 
-def _scanned(config: MixConfig, paths: Sequence[Path], progress: Progress) -> tuple[Table, tuple[str, ...]]:
+def _scanned(config: MixConfig, sources: Sequence[Own], progress: Progress) -> tuple[Table, tuple[str, ...]]:
     """The rows of all sources that pass the filters, and the history so far. Raises DataError for a bad line or a repeat."""
     where = (*config.where, *(["learnable"] if config.weigh_bad == 0 else []))
     for text in where:
         predicate(text)  # a wrong filter is said before anything is read
-    workers = processes(config.workers, paths)
+    workers = processes(config.workers, [own.file for own in sources])
     tables, keys, places, history = [], [], [], []
     passed = np.zeros(len(where) + 1, dtype=np.int64)
-    for number, (source, path) in enumerate(zip(config.sources, paths, strict=True)):
-        before, here, skipped = 0, 0, 0
-        jobs = [(block, where) for block in blocks(path)]
-        progress.start(f"mix: {path.parent.name}/{path.name}", total=len(jobs))
+    for number, own in enumerate(sources):
+        before, here, skipped = 0, 0, len(own.bad)
+        jobs = [(block, where) for block in blocks(own.file)]
+        progress.start(f"mix: {own.source.name}", total=len(jobs))
+        for damage in own.bad:
+            progress.say(f"skipped: {own.source}, row {damage.number}: {damage.detail}")
         for part in in_order(scan, jobs, workers=workers):
-            skipped += _reported(path, part, before, config.skip_bad, progress)
+            skipped += _reported(own, part, before, config.skip_bad, progress)
             part.table.rows["source"], part.table.rows["line"] = number, part.table.rows["line"] + before
             tables.append(part.table)
             keys.append(part.keys)
@@ -204,11 +220,11 @@ def _scanned(config: MixConfig, paths: Sequence[Path], progress: Progress) -> tu
             progress.advance()
         progress.end()
         history += [
-            *past(Path(source)),
-            f"{shown(source)}: {here}{f' ({skipped} bad lines skipped)' if skipped else ''}",
+            *past(own.source),
+            f"{shown(str(own.source))}: {here}{f' ({skipped} bad lines skipped)' if skipped else ''}",
         ]
     _refuse_repeats(
-        np.concatenate([np.empty(0, "u8"), *keys]), np.concatenate([np.empty((0, 2), "u4"), *places]), paths
+        np.concatenate([np.empty(0, "u8"), *keys]), np.concatenate([np.empty((0, 2), "u4"), *places]), sources
     )
     history += [
         f"where {text}: {one} -> {other}" for text, one, other in zip(where, passed[:-1], passed[1:], strict=True)
@@ -216,25 +232,26 @@ def _scanned(config: MixConfig, paths: Sequence[Path], progress: Progress) -> tu
     return selection.concatenate(tables), tuple(dict.fromkeys(history))
 
 
-def _reported(path: Path, part: Scan, before: int, skip: bool, progress: Progress) -> int:
+def _reported(own: Own, part: Scan, before: int, skip: bool, progress: Progress) -> int:
     for line, reason in part.bad:
-        said = f"{path}, line {before + line}: {reason}"
+        said = f"{own.place(before + line)}: {reason}"
         if not skip:
             raise DataError(f"{said}. Repair or delete that line, or leave such lines out with --skip-bad.")
         progress.say(f"skipped: {said}")
     return len(part.bad)
 
 
-def _refuse_repeats(keys: npt.NDArray[Any], places: npt.NDArray[Any], paths: Sequence[Path]) -> None:
+def _refuse_repeats(keys: npt.NDArray[Any], places: npt.NDArray[Any], sources: Sequence[Own]) -> None:
     """Raise DataError where two lines are the same episode; digests only say where to look."""
     order = np.argsort(keys, kind="stable")
     for at in np.flatnonzero(keys[order[1:]] == keys[order[:-1]]).tolist():
         one, other = (places[order[place]].tolist() for place in (at, at + 1))
-        first, second = (parse_trajectory(_line(paths[source], line)) for source, line in (one, other))
+        first, second = (parse_trajectory(_line(sources[source].file, line)) for source, line in (one, other))
         if selection.identity(first) == selection.identity(second):
             raise DataError(
-                f"the episode {first.key} of {first.model} is there twice: {paths[one[0]]}, line {one[1]}, and "
-                f"{paths[other[0]]}, line {other[1]}. Delete one; fireact doctor --fix does so within one file."
+                f"the episode {first.key}{f' of {first.model}' if first.model else ''} is there twice: "
+                f"{sources[one[0]].place(one[1])}, and {sources[other[0]].place(other[1])}. Delete one; "
+                "fireact doctor --fix does so within one file."
             )
 
 
@@ -281,30 +298,33 @@ def _drawn(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[I
     return index, f"{words} {', '.join(f'{name} {count}' for name, count in wanted.items())}"
 
 
-def _copy(path: Path, table: Table, files: Sequence[Path], config: MixConfig) -> None:
-    """Write the lines of the rows in their order."""
+def _copy(path: Path, table: Table, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> None:
+    """Write the lines of the rows in their order; what known damage was repaired is counted in ``fixed``."""
     with jsonl.replacing(path) as out:
-        for line in _copied(table, files, config):
+        for line in _copied(table, files, config, fixed):
             out.write(line + b"\n")
 
 
-def _copied(table: Table, files: Sequence[Path], config: MixConfig) -> Iterator[bytes]:
+def _copied(table: Table, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> Iterator[bytes]:
     opened = [os.open(file, os.O_RDONLY) for file in files]
     try:
-        columns = (table.rows[name] for name in ("source", "offset", "length", "bad"))
+        columns = (table.rows[name] for name in ("source", "offset", "length", "bad", "damaged"))
         for row in zip(*columns, strict=True):
-            source, offset, length, bad = map(int, row)
+            source, offset, length, bad, damaged = map(int, row)
             line = os.pread(opened[source], length, offset)
-            if bad and config.weigh_bad != 1:
-                line = jsonl.dumps(weighed(parse_trajectory(line), config.weigh_bad).to_dict()).encode()
+            if damaged or (bad and config.weigh_bad != 1):
+                one = parse_trajectory(line)
+                fixed.update(reparable(one))
+                whole = repaired(one) if config.weigh_bad == 1 else weighed(repaired(one), config.weigh_bad)
+                line = jsonl.dumps(whole.to_dict()).encode()
             yield line
     finally:
         for number in opened:
             os.close(number)
 
 
-def _source_hash(source: Path, file: Path) -> str:
-    return file_hash(source if source.is_file() else file)
+def _source_hash(own: Own) -> str:
+    return file_hash(own.source if own.source.is_file() else own.file)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

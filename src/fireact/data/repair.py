@@ -1,6 +1,6 @@
 """``doctor --fix``: a repaired copy of a set of trajectories, with a log of every change.
 
-Left out are lines that cannot be read, repeats, questions of an evaluation set, and what has nothing to learn; faulty
+Known damage of released files is repaired. Left out are lines that cannot be read, repeats, questions of an evaluation set, and what has nothing to learn; faulty
 steps get weight 0; keys and e-mail addresses are blotted out. Everything else is copied byte for byte.
 Invariant: what differs from the source stands in ``changes.jsonl`` with the line it was; the source is not touched.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fireact.data.findings import Bounds, blotted, known_tools, sensitive, strin
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import own_files
 from fireact.data.steps import faults
+from fireact.formats.released import repaired, reparable
 from fireact.progress import SILENT, Progress
 from fireact.store import TRAJECTORIES, RunDir, file_hash, shown
 from fireact.types import Trajectory
@@ -35,10 +37,10 @@ def repair(config: DoctorConfig, out: Path, *, force: bool = False, progress: Pr
     with RunDir(out, verb="doctor", settings=asdict(config), force=force, free=("workers",)) as run:
         if run.complete:
             return run.manifest
-        with own_files([Path(config.data)]) as (source,):
-            diagnosis = diagnose_file(config, source, progress=progress)
-            kept, changed = _write(config, source, diagnosis.drops, run.path)
-            digest = file_hash(Path(config.data) if Path(config.data).is_file() else source)
+        with own_files([Path(config.data)], skip=True) as (own,):
+            diagnosis = diagnose_file(config, own, progress=progress)
+            kept, changed = _write(config, own.file, diagnosis.drops, run.path)
+            digest = file_hash(own.source if own.source.is_file() else own.file)
         history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}"]
         history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items())]
         return run.finish(
@@ -86,7 +88,9 @@ def mend(block: Block, before: int, drops: dict[int, str], bounds: Bounds) -> tu
 def _mended(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[bytes | None, list[Change]]:
     if reason is not None or entry.trajectory is None:
         return None, [{"change": "left out", "why": reason or entry.reason}]
-    whole, changes = _weighed(entry.trajectory, bounds)
+    damage = reparable(entry.trajectory)
+    whole, changes = _weighed(repaired(entry.trajectory) if damage else entry.trajectory, bounds)
+    changes += [{"change": "damage repaired", "why": kind} for kind in damage]
     if not any(step.weight > 0 for step in whole.steps):
         return None, [{"change": "left out", "why": "nothing to learn"}]
     data = whole.to_dict()
@@ -94,7 +98,16 @@ def _mended(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[bytes | N
     changes += [{"change": f"{kind} blotted out", "why": what} for kind, what in found]
     if not changes:
         return entry.raw, []
-    return jsonl.dumps(blotted(data) if found else data).encode(), changes
+    return jsonl.dumps(_blotted(data) if found else data).encode(), changes
+
+
+def _blotted(data: dict[str, Any]) -> dict[str, Any]:
+    """The record with its sensitive strings blotted out; examples whose ids held one stay different examples."""
+    whole: dict[str, Any] = blotted(data)
+    told = data["example"]["id"]
+    if whole["example"]["id"] != told:
+        whole["example"]["id"] += f" {blake2b(told.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    return whole
 
 
 def _weighed(trajectory: Trajectory, bounds: Bounds) -> tuple[Trajectory, list[Change]]:

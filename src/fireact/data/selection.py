@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fireact.data.filters import difficulty
+from fireact.data.filters import difficulty, is_right
 from fireact.data.steps import faults
 from fireact.errors import ConfigError
+from fireact.formats.source import RELEASED
+from fireact.render.react import turn
 from fireact.types import Trajectory
 
 Rows = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 ROW = np.dtype(
     [
-        ("key", "u8"), ("example", "u8"), ("offset", "u8"), ("length", "u4"), ("line", "u4"), ("source", "u2"),
+        ("key", "u8"), ("example", "u8"), ("content", "u8"), ("offset", "u8"), ("length", "u4"), ("line", "u4"), ("source", "u2"),
         ("group", "u4"), ("level", "u4"), ("steps", "u4"), ("repairs", "u4"), ("bad", "u4"),
-        ("em", "?"), ("finished", "?"),
+        ("em", "?"), ("finished", "?"), ("damaged", "?"),
     ]
 )  # fmt: skip
 """Digests of the episode and of its question, where the line lies, and what choices depend on."""
@@ -75,8 +77,21 @@ def identity(trajectory: Trajectory) -> str:
 
 
 def question(trajectory: Trajectory) -> str:
-    """Names a question over all methods, models and seeds that answered it."""
-    return f"{trajectory.task}/{trajectory.example.id}"
+    """Names a question over all methods, models and seeds that answered it, and over files that give it other ids."""
+    return " ".join(trajectory.example.question.casefold().split()) or f"{trajectory.task}/{trajectory.example.id}"
+
+
+def written(trajectory: Trajectory) -> str:
+    """The question and all that the agent wrote: what makes two samples alike."""
+    return " ".join([trajectory.example.question, *map(turn, trajectory.steps)])
+
+
+def content(trajectory: Trajectory) -> int:
+    """64 bits that stand for all that was asked, written and observed."""
+    hashed = blake2b(digest_size=8)
+    for text in (trajectory.task, written(trajectory), *(step.observation or "" for step in trajectory.steps)):
+        hashed.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return int.from_bytes(hashed.digest(), "little")
 
 
 def table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
@@ -87,6 +102,7 @@ def table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
         (
             digest(identity(one)),
             digest(question(one)),
+            content(one),
             offset,
             length,
             line,
@@ -96,8 +112,9 @@ def table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
             len(one.steps),
             sum(step.repairs for step in one.steps),
             sum(fault is not None for fault in faults(one.steps)),
-            one.scores.get("em") == 1.0,
+            is_right(one),
             one.stop == "finish",
+            RELEASED in one.meta,
         )
         for one, line, offset, length in entries
     ]
@@ -153,10 +170,11 @@ def best(found: Table, n: int) -> Index:
 def draw(found: Table, wanted: Mapping[str, int], *, by: str, seed: int, history: Sequence[str]) -> Index:
     """So many rows of each value of ``by``. Raises ConfigError that names everything that there is too little of."""
     members = found.members(by)
-    refuse_absent(wanted, members)
-    short = [f"{name}: {shortfall(n, len(members[name]))}" for name, n in wanted.items() if n > len(members[name])]
-    if short:
+    there = {name: len(members.get(name, ())) for name in wanted}
+    short = [f"{name}: {shortfall(n, there[name])}" for name, n in wanted.items() if n > there[name]]
+    if short and any(there.values()):
         raise ConfigError(f"{'; '.join(short)} ({'; '.join(history)}). Ask for fewer (n scales all), or collect more.")
+    refuse_absent(wanted, members)
     return np.concatenate(
         [np.empty(0, np.int64), *(sample(found, members[name], n, seed) for name, n in wanted.items())]
     )
@@ -198,10 +216,10 @@ def _apportioned(weights: Mapping[str, float], total: float, n: int) -> dict[str
 
 def held_out(found: Table, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which rows are held out: all those of a share of each task's questions, at least one question where it has two."""
-    held = np.zeros(len(found), dtype=bool)
+    chosen = [np.empty(0, "u8")]
     for within in found.members("task").values():
         examples = np.unique(found.rows["example"][within])
         count = min(max(1, round(share * len(examples))), len(examples) - 1)
-        chosen = examples[np.argsort(ranks(examples, seed, "hold out"))[:count]]
-        held[within] = np.isin(found.rows["example"][within], chosen)
+        chosen.append(examples[np.argsort(ranks(examples, seed, "hold out"))[:count]])
+    held: npt.NDArray[np.bool_] = np.isin(found.rows["example"], np.concatenate(chosen))
     return held

@@ -11,41 +11,67 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.read import read_any
+from fireact.formats.source import HEAD, UNREADABLE, Damage
 from fireact.store import TRAJECTORIES, trajectory_file
 
 _OWN = {"task", "example", "steps", "stop"}
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A source as JSONL of trajectories: where it came from, the file to read, and the rows that could not be read."""
+
+    source: Path
+    file: Path
+    bad: tuple[Damage, ...] = ()
+    turned: bool = False
+
+    def place(self, number: int) -> str:
+        """How a line of the file is named to the user."""
+        return f"{self.source}, {'episode' if self.turned else 'line'} {number}"
+
+
 def is_own(path: Path) -> bool:
-    """Whether a path is a run directory or JSONL of trajectories, by its first line; a torn one counts where it is JSONL."""
+    """Whether a path is a run directory or JSONL of trajectories, by its first lines; torn ones count where it is JSONL."""
     if path.is_dir():
         return (path / TRAJECTORIES).exists()
     try:
-        first = next((line for _, line in jsonl.numbered(path)), b"")
-        value = json.loads(first)
-    except (DataError, ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
-        return not path.exists() or path.suffix == ".jsonl"
-    return isinstance(value, dict) and len(_OWN & value.keys()) > 1
+        for _, line in islice(jsonl.numbered(path), HEAD):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
+                continue
+            return isinstance(value, dict) and len(_OWN & value.keys()) > 1
+    except DataError:
+        return not path.exists()
+    return path.suffix == ".jsonl"
 
 
 @contextmanager
-def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Path]]:
-    """For each path a JSONL file of trajectories: its own, or a temporary one that it was turned into."""
+def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Own]]:
+    """Each path as JSONL of trajectories: as it is, or as a temporary file that it was turned into.
+
+    Raises DataError for a row of another format that cannot be read, unless ``skip`` leaves such rows out.
+    """
     with tempfile.TemporaryDirectory(prefix="fireact-") as folder:
         found = []
         for number, path in enumerate(paths):
             if is_own(path):
-                found.append(trajectory_file(path))
+                found.append(Own(path, trajectory_file(path)))
                 continue
-            found.append(Path(folder) / f"{number}.jsonl")
-            jsonl.write(found[-1], (trajectory.to_dict() for trajectory in read_any(path, skip=skip)))
+            file, bad = Path(folder) / f"{number}.jsonl", list[Damage]()
+            episodes = read_any(path, notice=bad.append, skip=skip)
+            jsonl.write(file, (trajectory.to_dict() for trajectory in episodes))
+            found.append(Own(path, file, tuple(one for one in bad if one.kind == UNREADABLE), turned=True))
         yield found
 
 

@@ -14,6 +14,8 @@ from fireact.types import FINISH, Action, Step, Trajectory
 
 _REFUSED = re.compile(r"Unknown action |[\w.-]+ takes .*; it was given ", re.DOTALL)
 """How the methods answer an action that they could not carry out (``methods.react``)."""
+_ASKED = "No action found."
+"""How they answer a step without one; any other answer is what a user said in a conversation."""
 
 
 def faults(steps: Sequence[Step], tools: Collection[str] = ()) -> list[str | None]:
@@ -29,7 +31,7 @@ def faults(steps: Sequence[Step], tools: Collection[str] = ()) -> list[str | Non
 
 def _fault(step: Step, seen: Sequence[Action], tools: Collection[str]) -> str | None:
     if step.action is None:
-        return "no action"
+        return "no action" if step.observation is None or step.observation.startswith(_ASKED) else None
     if (tools and step.action.name not in tools and step.action.name != FINISH) or _refused(step):
         return "unknown tool or arguments"
     if step.action in seen:

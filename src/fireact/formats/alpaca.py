@@ -14,8 +14,8 @@ from typing import Any
 from fireact.formats.react_text import read_episode
 from fireact.formats.released import Findings, closes_episodes, facts, sample
 from fireact.formats.source import RELEASED, Source, finish, imported
-from fireact.render.react import call
-from fireact.types import FINISH, Step, Trajectory
+from fireact.render.alpaca import AlpacaRenderer
+from fireact.types import Step, Trajectory
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -36,35 +36,7 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
         again = kept.get("raw") or _rebuilt(trajectory.example.question, trajectory.steps, kept)
         if _same(_read(_NOWHERE, 0, again), trajectory):
             return dict(again)
-    output = "".join(_told(step) for step in trajectory.steps)
-    return {"instruction": trajectory.example.question, "input": "", "output": output + closing_line(trajectory)}
-
-
-def closing_line(trajectory: Trajectory) -> str:
-    """The last line of a finished episode with a known score, as the released code prints it."""
-    closing = closing_of(trajectory)
-    return "" if closing is None else f"Observation: {closing}\n"
-
-
-def closing_of(trajectory: Trajectory) -> str | None:
-    """What the environment says at the end of an episode: nothing where it did not finish or has no exact match."""
-    steps = trajectory.steps
-    ended = bool(steps) and steps[-1].action is not None and steps[-1].action.name == FINISH
-    if not ended or steps[-1].observation is not None or trajectory.scores.get("em") not in (0.0, 1.0):
-        return None
-    return f"Episode finished, reward = {trajectory.scores['em'] == 1.0}"
-
-
-def words(step: Step) -> str:
-    """A step's turn as the released code prints it: no space after the bracket."""
-    if step.action is None:
-        return step.text or (f"Thought: {step.thought}" if step.thought else "")
-    action = f"Action: {call(step.action)}"
-    return f"Thought: {step.thought}\n{action}" if step.thought else action
-
-
-def _told(step: Step) -> str:
-    return f"{words(step)}\n" + ("" if step.observation is None else f"Observation: {step.observation}\n")
+    return AlpacaRenderer().export(trajectory)
 
 
 _NOWHERE = Source(path=Path("alpaca"), kind="json", head=())

@@ -24,22 +24,13 @@ _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 _TABLE = "| task / method | episodes |\n|---|---|\n"
 _USE = """## Columns
 
-`messages` are chat messages with native tool calls. `tools`, the `arguments` of calls, `scores` and `extra` are JSON text:
-Arrow would give every tool the keys of all others, filled with nulls. Keys that a message lacks are null. Take both back
-before a chat template sees them:
+`messages` are chat messages with native tool calls. They, `tools`, `scores` and `extra` are columns of JSON (`datasets` 5 or newer): each row keeps its own keys, with no nulls for those of others, and arguments are objects, as chat templates take them:
 
 ```python
-import json
 from datasets import load_dataset
 
-def native(message):
-    message = {key: value for key, value in message.items() if value is not None}
-    for call in message.get("tool_calls", ()):
-        call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-    return message
-
 row = load_dataset(".", split="train")[0]
-messages, tools = [native(message) for message in row["messages"]], json.loads(row["tools"])
+text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False)
 ```
 
 `weight` is how much a turn is to be learned (absent: 1). `id`, `task`, `method`, `model`, `seed`, `stop` and the gold

@@ -1,7 +1,7 @@
 """Chat messages with native tool calls: ``{"messages": [...], "tools": [...]}`` a row, and what is known of them.
 
 Invariant: ``row`` holds schemas, arguments and facts as JSON text, so Arrow cannot mix the keys of one tool into another;
-``api_row`` holds the fields of OpenAI's fine-tuning API and no other. Both read back.
+``arrow_row`` is for columns of JSON, which are objects again where they are loaded; ``api_row`` holds the fields of OpenAI's fine-tuning API and no other. Both read back.
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def arrow_row(trajectory: Trajectory) -> dict[str, Any]:
+    """The same with every message as one JSON text, its arguments as objects: for columns of JSON, which mix no keys."""
+    messages = [_native(message) for message in _written(trajectory)]
+    return {**row(trajectory), "messages": [json.dumps(message, ensure_ascii=False) for message in messages]}
+
+
+def _native(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with arguments as objects, as chat templates take them."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "tool_calls": calls} if calls else message
+
+
 def api_row(trajectory: Trajectory) -> dict[str, Any]:
     """A conversation for OpenAI's fine-tuning API: tools as objects, reasoning as words, weights 0 or 1."""
     messages = []
@@ -64,6 +79,8 @@ def api_row(trajectory: Trajectory) -> dict[str, Any]:
         if message["role"] == "tool":
             message.pop("name")
         messages.append(message)
+    while messages and messages[-1]["role"] != "assistant":  # the API refuses what the student does not end
+        messages.pop()
     tools = tools_of(trajectory)
     return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
@@ -91,7 +108,7 @@ def conversation(source: Source, row: Mapping[str, Any], messages: Sequence[Mapp
         question,
         steps,
         task=str(row.get("task") or source.name) if isinstance(row.get("task", ""), str) else source.name,
-        id=str(row.get("id", row.get("task_id", ""))),
+        id=id_of(row, "id", "task_id"),
         model=str(row.get("model") or ""),
         seed=int(row.get("trial") or 0),
         scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
@@ -99,11 +116,16 @@ def conversation(source: Source, row: Mapping[str, Any], messages: Sequence[Mapp
     )
 
 
+def id_of(row: Mapping[str, Any], *keys: str) -> str:
+    """The first id that a row tells; empty where it tells none."""
+    return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
+
+
 def _own(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
-    extra = json.loads(row["extra"])
+    extra, scores = (json.loads(row[key]) if isinstance(row[key], str) else row[key] for key in ("extra", "scores"))
     return imported(
         question, steps, task=row["task"], id=row["id"], answer=row["answer"], method=row["method"], model=row["model"],
-        seed=int(row["seed"]), stop=row["stop"], scores=json.loads(row["scores"]), usage=Usage(**extra["usage"]),
+        seed=int(row["seed"]), stop=row["stop"], scores=scores, usage=Usage(**extra["usage"]),
         seconds=extra["seconds"], error=extra["error"], about=extra["example"], meta={**meta, **extra["meta"]},
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.formats.read import read_any, reader_of
-from fireact.formats.released import BEYOND_REPAIR, damage_of, repaired
+from fireact.formats.released import repaired, reparable
 from fireact.formats.source import Damage, open_source
 from fireact.formats.trainers import recipe
 from fireact.formats.write import write, writer_of
@@ -72,5 +72,5 @@ def convert(
 
 def _fixed(episodes: Iterator[Trajectory], fixed: Counter[str]) -> Iterator[Trajectory]:
     for trajectory in episodes:
-        fixed.update(kind for kind in damage_of(trajectory) if kind not in BEYOND_REPAIR)
+        fixed.update(reparable(trajectory))
         yield repaired(trajectory)

@@ -6,24 +6,27 @@ says so in text; native tool calls are another format.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.formats.alpaca import closing_of, words
 from fireact.formats.react_text import CLOSING, Episode, read_turn
 from fireact.formats.released import Findings, closes_episodes, facts, sample
 from fireact.formats.source import RELEASED, Source
+from fireact.render.alpaca import closing_of, turn
 from fireact.render.messages import role_of, text_of
 from fireact.types import Step, Trajectory
 
 _OBSERVATION = "Observation:"
+_ACTION = re.compile(r"^Action(?: ?\d+)?:", re.MULTILINE)
 
 
 def sniff(rows: Sequence[Any]) -> bool:
-    """Whether the first rows are messages of which the student's begin a line with ``Thought:`` or ``Action:``."""
-    return bool(rows) and all(isinstance(row, dict) and _is_react(row.get("messages")) for row in rows)
+    """Whether the first rows are chats in text, some of which have a line that begins with ``Action:``."""
+    chats = [row.get("messages") if isinstance(row, dict) else None for row in rows]
+    return bool(rows) and all(map(_is_text, chats)) and any(_is_react(chat) for chat in chats if chat)
 
 
 def read(source: Source) -> Iterator[Trajectory]:
@@ -45,23 +48,22 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
 
 def chat(trajectory: Trajectory, closing: str | None) -> list[dict[str, str]]:
     """The messages of a trajectory as ReAct text, with a last observation where there is one."""
-    return _messages(trajectory, [words(step) for step in trajectory.steps], closing)
+    return _messages(trajectory, [turn(step) for step in trajectory.steps], closing)
 
 
 _NOWHERE = Source(path=Path("gpt"), kind="jsonl", head=())
 
 
-def _is_react(messages: Any) -> bool:
+def _is_text(messages: Any) -> bool:
+    """Whether these are messages without native calls."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
-    if any(message.get("tool_calls") or role_of(message.get("role")) == "tool" for message in messages):
-        return False
+    return not any(message.get("tool_calls") or role_of(message.get("role")) == "tool" for message in messages)
+
+
+def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
     said = [message.get("content") for message in messages if role_of(message.get("role")) == "assistant"]
-    return any(isinstance(text, str) and _marked(text) for text in said)
-
-
-def _marked(text: str) -> bool:
-    return text.lstrip().startswith(("Thought", "Action")) or "\nAction:" in text
+    return any(isinstance(text, str) and _ACTION.search(text) for text in said)
 
 
 def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:

@@ -38,7 +38,8 @@ def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for turn in turns:
         role, text = role_of(_role(turn)), _text(turn)
         if role == "assistant":
-            calls = [(match, _json(match[1])) for match in _CALL.finditer(text)]
+            closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
+            calls = [(match, _json(match[1])) for match in _CALL.finditer(closed)]
             found = [(match[0], call) for match, call in calls if isinstance(call, Mapping) and "name" in call]
             for tagged, _ in found:
                 text = text.replace(tagged, "", 1)

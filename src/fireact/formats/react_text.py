@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from fireact.recording.text import read
 from fireact.render.react import ReActRenderer
 from fireact.types import FINISH, Action, Step
 
 MARK = re.compile(r"^(Thought|Action|Observation)(?: ?\d+)?:[ \t]?", re.MULTILINE)
 CLOSING = re.compile(r"Episode finished, reward = (\w+)\.?[ \t]*\Z")
+_LANGCHAIN = re.compile(r"^[ \t]*(?:Action ?\d* Input|Final Answer) ?\d*:", re.MULTILINE)
 _ANSWER = re.compile(r"\b[Aa]nswer(?: is)?:?\s+(?P<answer>[^.\n]+)\.?\s*\Z")
 _PARSER = ReActRenderer()
 
@@ -55,8 +57,12 @@ def read_episode(text: str) -> Episode:
 
 
 def read_turn(text: str) -> Step:
-    """One turn's words to a step; numbers after ``Thought`` and ``Action`` are allowed."""
-    return _PARSER.parse(text)
+    """One turn's words to a step; numbers after ``Thought`` and ``Action`` are allowed, as is LangChain's form."""
+    step = _PARSER.parse(text)
+    if step.action is None and _LANGCHAIN.search(text):
+        (other, *more) = read(text, coded=False)
+        step = step if other.action is None or more else other
+    return step
 
 
 def reward_of(closing: str | None) -> float | None:

@@ -95,6 +95,11 @@ def damage_of(trajectory: Trajectory) -> tuple[str, ...]:
     return tuple(facts(trajectory).get("damage", ()))
 
 
+def reparable(trajectory: Trajectory) -> tuple[str, ...]:
+    """The kinds of damage that ``repaired`` takes away."""
+    return tuple(kind for kind in damage_of(trajectory) if kind not in BEYOND_REPAIR)
+
+
 def facts(trajectory: Trajectory) -> Mapping[str, Any]:
     """What is kept of a released sample beside its steps; empty for others."""
     kept = trajectory.meta.get(RELEASED, {})
@@ -127,7 +132,7 @@ def _repair(question: str, episode: Episode, findings: Findings) -> tuple[str, t
             steps[at] = told_apart
         elif not step.thought:
             findings.add("no-thought", step.text)
-        if step.action is None:
+        if step.action is None and episode.closing is not None:
             findings.add("no-action", step.text)
             steps[at] = replace(step, weight=0.0)  # it acted, but its action is lost: nothing to learn from
     return question, tuple(steps)

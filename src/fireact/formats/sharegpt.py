@@ -44,10 +44,18 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
             turns.append({"from": "observation", "value": BETWEEN_RESULTS.join(results)})
             results = []
         turns.append(_turn(message))
-    if results:
-        turns.append({"from": "observation", "value": BETWEEN_RESULTS.join(results)})
+    while turns and turns[-1]["from"] == "human" and len(turns) > 1:  # nobody answers what comes last
+        turns.pop()
     tools = [tool["function"] for tool in tools_of(trajectory)]
     return {"conversations": turns, "tools": json.dumps(tools, ensure_ascii=False) if tools else ""}
+
+
+def flaw(row: Mapping[str, Any]) -> str:
+    """What LLaMA-Factory would leave a row out for, or nothing: turns of user and student take turns, from first to last."""
+    turns = [turn["from"] for turn in row["conversations"] if turn["from"] != "system"]
+    wanted = (("human", "observation"), ("gpt", "function_call"))
+    right = bool(turns) and len(turns) % 2 == 0 and all(turn in wanted[at % 2] for at, turn in enumerate(turns))
+    return "" if right else "row whose turns LLaMA-Factory refuses"
 
 
 def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def _is_memory(steps: Sequence[Any]) -> bool:
 
 def _episodes(source: Source, memory: Sequence[Mapping[str, Any]]) -> Iterator[Trajectory]:
     starts = [at for at, step in enumerate(memory) if "task" in step]
-    for start, end in zip(starts, [*starts[1:], len(memory)], strict=True):
+    for start, end in zip(starts, [*starts, len(memory)][1:], strict=True):
         yield _episode(source, str(memory[start]["task"]), memory[start + 1 : end])
 
 

@@ -20,6 +20,8 @@ from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage
 
 HEAD = 50
 """Rows (or lines of text) that a format is recognised from."""
+UNREADABLE = "unreadable"
+"""The kind of Damage of a row that was left out."""
 RELEASED = "released"
 """The one key of ``Trajectory.meta`` under which stands what the byte-faithful round trip of a file needs."""
 
@@ -86,9 +88,9 @@ class Source:
         if not self.skip:
             raise DataError(
                 f"{self.path}, row {number}: cannot be read as this format ({why}). Repair it, name the format "
-                "with --from, or leave such rows out with --skip."
+                "with --from, or leave such rows out with --skip-bad."
             )
-        self.notice(Damage("unreadable", number, why))
+        self.notice(Damage(UNREADABLE, number, why))
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
@@ -112,11 +114,11 @@ def open_source(path: Path, *, notice: Notice = unheard, skip: bool = False) -> 
         return _parquet_source(path, notice, skip)
     file = path / TRAJECTORIES if path.is_dir() else path
     with _opened(file) as opened:
-        start = next((line for line in opened if line.strip()), "")
-    if not start:
+        starts = list(islice((line for line in opened if line.strip()), HEAD if skip else 1))
+    if not starts:
         raise DataError(f"{file} is empty. Give a file that holds episodes.")
-    first = start.lstrip("\ufeff \t")[0]
-    if first == "{" and _is_json(start):
+    first = starts[0].lstrip()[0]
+    if first == "{" and any(map(_is_json, starts)):
         return _jsonl(path, notice, skip)
     if first in "{[" and path.suffix != ".txt":
         return _whole(file, notice, skip)
@@ -194,7 +196,7 @@ def _begins(path: Path) -> bytes:
 
 def _opened(path: Path) -> Any:
     try:
-        return path.open(encoding="utf-8", errors="surrogateescape", newline="\n")
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
 
@@ -214,9 +216,9 @@ def _jsonl(path: Path, notice: Notice, skip: bool) -> Source:
 
 def _whole(path: Path, notice: Notice, skip: bool) -> Source:
     try:
-        document = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        document = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip.") from error
+        raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip-bad.") from error
     head = tuple(document[:HEAD]) if isinstance(document, list) else (document,)
     return Source(path, "json", head, document, notice=notice, skip=skip)
 
@@ -235,13 +237,24 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} holds neither {TRAJECTORIES} nor Parquet files. Give a file, or a run directory.")
     for file in files:
         try:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=500):
+            opened = parquet.ParquetFile(file)
+            is_json = {field.name for field in opened.schema_arrow if "json" in str(field.type)}
+            for batch in opened.iter_batches(batch_size=500):
                 for row in batch.to_pylist():
-                    yield _without_nulls(row)
+                    yield {
+                        name: _parsed(value) if name in is_json else _without_nulls(value)
+                        for name, value in row.items()
+                        if value is not None
+                    }
         except OSError as error:
             raise DataError(f"cannot read {file}: {error}.") from error
         except ValueError as error:
             raise DataError(f"{file} is not Parquet: {error}.") from error
+
+
+def _parsed(value: Any) -> Any:
+    """What stands in a column of JSON: a text, or a list of texts."""
+    return [json.loads(item) for item in value] if isinstance(value, list) else json.loads(value)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -18,14 +18,18 @@ from fireact.types import FINISH, Action, Step, Trajectory
 _TEXTS = (
     "gen_text_store", "response", "output", "completion", "generation", "generated_text", "sequence", "trajectory", "text",
 )  # fmt: skip
-_BLOCK = re.compile(
-    r"<search>(?P<a>.*?)</search>|<\|begin_of_query\|>(?P<b>.*?)<\|end_of_query\|>"
-    r"|<\|begin_search_query\|>(?P<c>.*?)<\|end_search_query\|>"
-    r"|<(?P<in>information|result|results|documents|observation|tool_response)>(?P<d>.*?)</(?P=in)>"
-    r"|<\|begin_of_documents\|>(?P<e>.*?)<\|end_of_documents\|>"
-    r"|<\|begin_search_result\|>(?P<f>.*?)<\|end_search_result\|>|<answer>(?P<answer>.*?)</answer>",
-    re.DOTALL,
-)
+_RESULTS = ("information", "result", "results", "documents", "observation", "tool_response")
+_PAIRS = {
+    "<search>": ("</search>", "query"),
+    "<|begin_of_query|>": ("<|end_of_query|>", "query"),
+    "<|begin_search_query|>": ("<|end_search_query|>", "query"),
+    "<|begin_of_documents|>": ("<|end_of_documents|>", "found"),
+    "<|begin_search_result|>": ("<|end_search_result|>", "found"),
+    "<answer>": ("</answer>", "answer"),
+    **{f"<{name}>": (f"</{name}>", "found") for name in _RESULTS},
+}
+"""For each opening tag the closing one, and what stands between them."""
+_OPENING = re.compile("|".join(map(re.escape, _PAIRS)))
 _THINK = re.compile(r"</?think>")
 _QUESTIONS = ("question", "query", "problem", "input", "prompt", "instruction")
 _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers")
@@ -34,7 +38,7 @@ _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first rows hold a tagged text, some with a search or an answer."""
     texts = [_text(row) for row in rows if isinstance(row, dict)]
-    return bool(rows) and len(texts) == len(rows) and any(text and _BLOCK.search(text) for text in texts)
+    return bool(rows) and len(texts) == len(rows) and any(text and any(_blocks(text)) for text in texts)
 
 
 def read(source: Source) -> Iterator[Trajectory]:
@@ -46,25 +50,34 @@ def steps_of(text: str) -> tuple[Step, ...]:
     """The steps of a tagged text: thought and search, then what was found; words after the last tag are a last thought."""
     steps: list[Step] = []
     start = 0
-    for match in _BLOCK.finditer(text):
-        before = text[start : match.start()]
-        query = next((match[group] for group in "abc" if match[group] is not None), None)
-        found = next((match[group] for group in "def" if match[group] is not None), None)
-        if found is not None and steps and steps[-1].observation is None and not _thought(before):
+    for opened, closed, kind, inside in _blocks(text):
+        before, words = text[start:opened], text[start:closed].strip()
+        if kind == "found" and steps and steps[-1].observation is None and not _thought(before):
             last = steps[-1]
-            steps[-1] = Step(last.thought, last.action, found.strip(), last.text)
-        elif found is not None:
-            steps.append(Step(_thought(before), None, found.strip(), before.strip()))
+            steps[-1] = Step(last.thought, last.action, inside.strip(), last.text)
+        elif kind == "found":
+            steps.append(Step(_thought(before), None, inside.strip(), before.strip()))
         else:
-            name, argument = (FINISH, "answer") if query is None else ("search", "query")
-            inside = match["answer"] if query is None else query
-            words = (before + match[0]).strip()
+            name, argument = (FINISH, "answer") if kind == "answer" else ("search", "query")
             steps.append(Step(_thought(before), Action(name, {argument: inside.strip()}), None, words))
-            if query is None:
+            if kind == "answer":
                 return tuple(steps)
-        start = match.end()
+        start = closed
     rest = text[start:].strip()
     return (*steps, Step(_thought(rest), None, None, rest)) if rest else tuple(steps)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Start, end, kind and content of each tagged block; in time linear in the text, closed or not."""
+    last = {opening: text.rfind(closing) for opening, (closing, _) in _PAIRS.items()}
+    at = 0
+    while match := _OPENING.search(text, at):
+        closing, kind = _PAIRS[match[0]]
+        at = match.end()
+        if at <= last[match[0]]:
+            end = text.index(closing, at)
+            yield match.start(), end + len(closing), kind, text[at:end]
+            at = end + len(closing)
 
 
 def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
@@ -81,7 +94,7 @@ def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
 
 def _text(row: Mapping[str, Any]) -> str | None:
     texts = [row[key] for key in _TEXTS if isinstance(row.get(key), str)]
-    return next((text for text in texts if "<answer>" in text or _BLOCK.search(text)), texts[0] if texts else None)
+    return next((text for text in texts if "<answer>" in text or any(_blocks(text))), texts[0] if texts else None)
 
 
 def _thought(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How other trainers are told of a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML stanza.
+"""How other trainers are told of a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML, TRL's lines.
 
 Invariant: a combination that the trainer is known to get wrong is refused with the one that it gets right.
 """
@@ -53,4 +53,23 @@ def _axolotl(format: str, path: Path) -> str:
     )
 
 
-_TRAINERS: dict[str, Callable[[str, Path], str]] = {"axolotl": _axolotl, "llama-factory": _llama_factory}
+def _trl(format: str, path: Path) -> str:
+    if format in ("dataset", "parquet"):
+        loaded = f"{str(path)!r}" if format == "dataset" else f"'parquet', data_files={str(path)!r}"
+        keep = ".select_columns(['messages', 'tools'])"
+    elif format in ("gpt", "prompt-completion"):
+        loaded, keep = f"'json', data_files={str(path)!r}", ""
+    else:
+        raise ConfigError(
+            f"TRL does not take {format!r} right: it hands arguments in text to the chat template, which writes them as a "
+            "string in a string. Write dataset or parquet (tool calls), or gpt or prompt-completion (actions in text)."
+        )
+    only = "" if format == "prompt-completion" else ", assistant_only_loss=True"
+    return (
+        f"from datasets import load_dataset\nfrom trl import SFTConfig, SFTTrainer\n\n"
+        f"data = load_dataset({loaded}, split='train'){keep}\n"
+        f"SFTTrainer(MODEL, args=SFTConfig(max_length=None{only}), train_dataset=data).train()"
+    )
+
+
+_TRAINERS: dict[str, Callable[[str, Path], str]] = {"axolotl": _axolotl, "llama-factory": _llama_factory, "trl": _trl}

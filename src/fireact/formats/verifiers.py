@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fireact.formats.chats import id_of
 from fireact.formats.source import Source, imported
 from fireact.render.messages import schemas, steps_from_messages
 from fireact.types import Trajectory, Usage
@@ -50,7 +51,7 @@ def _trace(source: Source, episode: Mapping[str, Any], trace: Mapping[str, Any])
         question,
         steps,
         task=str((episode.get("env") or {}).get("id") or task.get("type") or source.name),
-        id=str(data.get("name") or task.get("key") or data.get("idx") or ""),
+        id=id_of({"key": task.get("key"), **data}, "name", "key", "idx"),
         answer=str(data.get("answer") or ""),
         model=str(next((call["model"] for call in calls if call.get("model")), "")),
         stop="error" if errors and not trace.get("ok", True) else None,
@@ -98,7 +99,7 @@ def _result(source: Source, row: Mapping[str, Any]) -> Trajectory:
     question, system, steps = steps_from_messages([*prompt, *done])
     info = row["info"] if isinstance(row.get("info"), Mapping) else {}
     return imported(
-        question, steps, task=str(row.get("task") or source.name), id=str(row.get("example_id", row.get("id", ""))),
+        question, steps, task=str(row.get("task") or source.name), id=id_of(row, "example_id", "id"),
         answer=str(row.get("answer") or ""), scores={"reward": float(row["reward"])},
         meta={"system": system, "tools": schemas(row.get("tools") or info.get("oai_tools"))},
     )  # fmt: skip

@@ -34,6 +34,8 @@ class Writer:
     layout: Literal["jsonl", "ascii", "array", "parquet", "dataset"]
     whole: Callable[[Trajectory], Row]
     """The row that is read back to see what is lost: of an episode that is spread over rows, all of it."""
+    flaw: Callable[[Row], str] = lambda row: ""
+    """Why the trainers that take the format would leave a row out, or nothing."""
 
 
 def _one(name: str, row: Callable[[Trajectory], Row], back: Any, layout: Any) -> Writer:
@@ -44,12 +46,12 @@ WRITERS = (
     _one("fireact", native.row, native.read, "jsonl"),
     _one("alpaca", alpaca.row, alpaca.read, "array"),
     _one("gpt", gpt.row, gpt.read, "ascii"),
-    _one("sharegpt", sharegpt.row, sharegpt.read, "jsonl"),
+    Writer("sharegpt", lambda it: [sharegpt.row(it)], sharegpt.read, "jsonl", sharegpt.row, sharegpt.flaw),
     _one("messages", chats.row, chats.read, "jsonl"),
     _one("openai", chats.api_row, chats.read, "jsonl"),
     Writer("prompt-completion", completions.rows, gpt.read, "jsonl", lambda it: {"messages": gpt.chat(it, None)}),
-    _one("parquet", chats.row, chats.read, "parquet"),
-    _one("dataset", chats.row, chats.read, "dataset"),
+    Writer("parquet", lambda it: [chats.arrow_row(it)], chats.read, "parquet", chats.row),
+    Writer("dataset", lambda it: [chats.arrow_row(it)], chats.read, "dataset", chats.row),
 )
 """What can be written: files, or a directory for the ``datasets`` library."""
 
@@ -106,6 +108,7 @@ class _Tally:
         self.counts[f"{trajectory.task}/{trajectory.method}"] += 1
         self.dropped.update(lost(trajectory, self._back(trajectory)))
         rows = self.writer.rows(trajectory)
+        self.dropped.update(flaw for row in rows if (flaw := self.writer.flaw(row)))
         self.row_count += len(rows)
         return rows
 
@@ -199,25 +202,26 @@ def _parquet(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
         from pyarrow import parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "train") from error
-    schema = _schema(pyarrow)
+    texts, schema = _schema(pyarrow, pyarrow.string()), _schema(pyarrow, pyarrow.json_())
     part, waiting = _part(out), _storable(rows, tally)
     with parquet.ParquetWriter(part, schema, compression="zstd") as file:
         while batch := list(islice(waiting, 1000)):
-            file.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+            file.write_table(pyarrow.Table.from_pylist(batch, schema=texts).cast(schema))
     part.replace(out)
 
 
-def _schema(pyarrow: Any) -> Any:
-    """The columns of a Parquet file: fixed, whatever the first rows look like; arguments and schemas are JSON text."""
-    text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-    function = pyarrow.struct([("name", text), ("arguments", text)])
-    call = pyarrow.struct([("id", text), ("type", text), ("function", function)])
-    message = pyarrow.struct(
-        [("role", text), ("content", text), ("reasoning_content", text), ("weight", number), ("name", text),
-         ("tool_call_id", text), ("tool_calls", pyarrow.list_(call))]
-    )  # fmt: skip
-    columns = [("messages", pyarrow.list_(message)), ("tools", text), ("id", text), ("task", text), ("method", text)]
-    columns += [("model", text), ("seed", whole), ("stop", text), ("answer", text), ("scores", text), ("extra", text)]
+def _schema(pyarrow: Any, json: Any) -> Any:
+    """The columns of a Parquet file: fixed, whatever the first rows look like; what differs from row to row is JSON."""
+    text = pyarrow.string()
+    columns = [("messages", pyarrow.list_(json)), ("tools", json), ("id", text), ("task", text), ("method", text)]
+    columns += [
+        ("model", text),
+        ("seed", pyarrow.int64()),
+        ("stop", text),
+        ("answer", text),
+        ("scores", json),
+        ("extra", json),
+    ]
     return pyarrow.schema(columns)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,18 +13,22 @@ ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it stands; ``model`` is the result's name, ``tokens`` what was trained on and is paid for."""
+    """A job as it stands; ``model`` is the result's name, ``tokens`` what was trained on and is paid for.
+
+    ``cost`` is in US dollars, where the provider says it.
+    """
 
     id: str
     status: Status
     model: str | None = None
     tokens: int | None = None
+    cost: float | None = None
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked for; ``name`` marks the job and its model, so that it is found again after a crash."""
+    """What is asked for; ``name`` marks the job, its file and its model, so that they are found again after a crash."""
 
     model: str
     name: str
@@ -33,20 +37,47 @@ class Order:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job will take, by the provider's own reckoning; None is not known."""
+
+    tokens: int | None = None
+    cost: float | None = None
+
+
 class Provider(Protocol):
     """Runs fine-tuning jobs. Every method raises ProviderError when the provider fails, ConfigError when it refuses."""
 
     @property
     def url(self) -> str: ...
 
-    def upload(self, file: Path) -> str: ...
+    @property
+    def fewest(self) -> int:
+        """The samples that a file must have at least."""
+        ...
 
-    def create(self, file: str, order: Order) -> Job: ...
+    def agent(self, model: str) -> str:
+        """A result as ``--agent`` and ``--teacher`` take it."""
+        ...
 
-    def find(self, name: str) -> Job | None: ...
+    def upload(self, file: Path, name: str) -> str:
+        """Upload a training file; returns its id."""
+        ...
+
+    def quote(self, file: str, order: Order) -> Quote: ...
+
+    def create(self, file: str, order: Order) -> Job:
+        """Create a job, once: after a fault it is looked for before another is made."""
+        ...
+
+    def find(self, file: str, name: str) -> Job | None:
+        """The job that was made of a file under a name, if there is one."""
+        ...
 
     def job(self, id: str) -> Job: ...
 
-    def events(self, id: str) -> Sequence[tuple[str, str]]: ...
+    def events(self, id: str, known: Collection[str]) -> Sequence[tuple[str, str]]:
+        """(id, message) of what has happened, oldest first; those that are ``known`` may be left out."""
+        ...
 
     def cancel(self, id: str) -> Job: ...

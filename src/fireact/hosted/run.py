@@ -4,7 +4,8 @@
     job.json         the name, the file and the job, written before and after each step: a crash never pays for two jobs
     events.jsonl     what the provider said of the job
 
-Invariant: however often it is killed, one run directory makes one job; Ctrl-C stops following, not the job.
+Invariant: however often it is killed, one run directory makes one job, and none that its budget does not allow; Ctrl-C
+stops following, not the job.
 """
 
 from __future__ import annotations
@@ -18,26 +19,31 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.errors import ConfigError, DataError, ProviderError
-from fireact.hosted.provider import ENDED, Job, Order, Provider
-from fireact.hosted.wire import from_spec
+from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
+from fireact.hosted.fireworks import FireworksProvider
+from fireact.hosted.provider import ENDED, Job, Order, Provider, Quote
+from fireact.hosted.wire import DIALECTS, WireProvider
+from fireact.models.limits import Amount
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
-from fireact.store import RunDir, absolute, read_trajectories
-from fireact.types import Trajectory
+from fireact.store import RunDir, absolute, read_config, read_trajectories
+from fireact.types import Trajectory, Usage
 
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
-FEWEST = 10
-"""Samples that providers ask for at least."""
 LETTERS = 4
 """Letters a token, for the estimate."""
+KINDS = (*DIALECTS, "fireworks")
+PRICED = tuple(kind for kind, dialect in DIALECTS.items() if dialect.priced)
+"""They tell a price once they have the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
-    """Settings of ``tune``: the mixture, ``openai:MODEL[@BASE_URL]`` or ``together:MODEL``, and how the job is run.
+    """Settings of ``tune``: the mixture, ``KIND:MODEL[@BASE_URL]`` of openai, together or fireworks, and how the job is run.
 
-    ``price`` is in US dollars a million trained tokens; without one the cost is said to be unknown.
+    ``price`` is in US dollars a million trained tokens; without one, and where the provider tells none, the cost is said
+    to be unknown. A ``budget`` (5usd or 200000tokens) that the estimate passes, or cannot be held against, stops the run
+    before the job is made.
     """
 
     data: str
@@ -45,64 +51,108 @@ class TuneConfig:
     epochs: int = 3
     seed: int = 0
     price: float | None = None
+    budget: str | None = None
     poll: float = 10.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
+        split(self.model)
         if self.epochs < 1 or self.poll <= 0:
             raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
+        if self.budget is not None and Amount.parse(self.budget).unit == "calls":
+            raise ConfigError(f"budget {self.budget!r} counts calls; a job is measured in dollars or tokens.")
 
 
 def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Follow the job of a run directory to its model, making it where there is none yet, and return the manifest.
 
-    Raises DataError for a file that would be rejected, ProviderError for a job that failed.
+    Raises DataError for a file that would be rejected, BudgetError before a job that would pass the budget,
+    ProviderError for a job that failed.
     """
-    provider, model = from_spec(config.model)
-    with RunDir(out, verb="tune", settings=asdict(config), force=force, free=("poll", "price")) as run:
+    provider, model = from_spec(config.model, pause=min(1.0, config.poll))
+    with RunDir(out, verb="tune", settings=asdict(config), force=force, free=("poll", "price", "budget")) as run:
         if run.complete:
             return run.manifest
-        facts = written(config, run.path / FILE)
-        progress.say(f"tune: {facts['samples']} samples, about {facts['tokens']:,} tokens, {_cost(facts['cost_usd'])}")
-        job = started(
-            provider, run.path, Order(model=model, name=_name(run.path), epochs=config.epochs, seed=config.seed)
-        )
+        facts = written(config, run.path / FILE, fewest=provider.fewest)
+        order = Order(model=model, name=_name(run.path), epochs=config.epochs, seed=config.seed)
+        job = made(provider, run.path, order, config=config, facts=facts, progress=progress)
         try:
             job = followed(provider, job, run.path, poll=config.poll, progress=progress)
         except KeyboardInterrupt:
-            progress.say(f"tune: job {job.id} goes on at {provider.url}. Follow it again: fireact resume {out}")
+            progress.say(
+                f"tune: job {job.id} goes on at {provider.url}, and is paid for. Follow it again: fireact resume {out}. "
+                f"Stop it: fireact cancel {out}"
+            )
             raise
         if job.status != "succeeded" or not job.model:
-            raise ProviderError(f"job {job.id} at {provider.url} {job.status}: {job.error or 'no reason was given'}")
-        paid = None if job.tokens is None or config.price is None else job.tokens * config.price / 1e6
-        kind = config.model.partition(":")[0]
+            raise ProviderError(
+                f"job {job.id} at {provider.url} {job.status}: {job.error or 'no reason was given'}. "
+                "Order another with --force."
+            )
+        paid = job.cost if job.cost is not None else _dollars(job.tokens, config.price)
+        tokens = "" if job.tokens is None else f"{job.tokens:,} tokens, "
+        progress.say(f"tune: {job.model} is there; {tokens}{_cost(paid)}")
         return run.finish(
-            student=model, model=job.model, agent=f"openai:{job.model}@{provider.url}", provider=kind, job=job.id,
-            estimate=facts, trained_tokens=job.tokens, cost_usd=paid,
+            student=model, model=job.model, agent=provider.agent(job.model), provider=config.model.partition(":")[0],
+            job=job.id, estimate=facts, trained_tokens=job.tokens, cost_usd=paid,
         )  # fmt: skip
 
 
 def cancel(out: Path) -> Job:
     """Ask for the job of a run directory to be stopped. Raises DataError where it has none."""
-    from fireact.store import read_config
-
-    state = _state(out)
+    settings, state = read_config(out), _state(out)
+    if settings.get("verb") != "tune":
+        raise DataError(
+            f"{out} is a directory of 'fireact {settings.get('verb')}'; only jobs at a provider are cancelled."
+        )
+    provider, _ = from_spec(str(settings["model"]))
+    if "job" not in state and "file" in state:  # a crash may have come between making the job and noting it
+        found = provider.find(str(state["file"]), str(state["name"]))
+        state |= {"job": found.id} if found is not None else {}
     if "job" not in state:
-        raise DataError(f"{out} has no job yet.")
-    provider, _ = from_spec(str(read_config(out)["model"]))
+        raise DataError(f"{out} has no job yet, so nothing is paid for.")
     return provider.cancel(str(state["job"]))
 
 
-def written(config: TuneConfig, file: Path) -> dict[str, Any]:
+def expected(config: TuneConfig) -> dict[str, Any]:
+    """What a job will take, before anything is sent: samples, tokens of all epochs, dollars."""
+    rows = list(map(row_of, read_trajectories(Path(config.data))))
+    return _facts(config, rows)
+
+
+def split(spec: str) -> tuple[str, str, str]:
+    """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
+    kind, _, rest = spec.partition(":")
+    model, _, url = rest.partition("@")
+    if kind not in KINDS or not model:
+        raise ConfigError(
+            f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is {', '.join(KINDS)}."
+        )
+    return kind, model, url
+
+
+def from_spec(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
+    """The provider and the base model of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
+    kind, model, url = split(spec)
+    return (FireworksProvider(url, pause=pause) if kind == "fireworks" else WireProvider(kind, url, pause=pause)), model
+
+
+def written(config: TuneConfig, file: Path, *, fewest: int) -> dict[str, Any]:
     """Write and check the training file; returns its samples, tokens and cost, all epochs counted."""
     rows = list(map(row_of, read_trajectories(Path(config.data))))
-    check(rows)
+    check(rows, fewest=fewest)
     jsonl.write(file, rows)
+    return _facts(config, rows)
+
+
+def _facts(config: TuneConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     letters = sum(len(message["content"]) for row in rows for message in row["messages"])
     tokens = letters // LETTERS * config.epochs
-    return {
-        "samples": len(rows), "tokens": tokens, "cost_usd": None if config.price is None else tokens * config.price / 1e6,
-    }  # fmt: skip
+    return {"samples": len(rows), "tokens": tokens, "cost_usd": _dollars(tokens, config.price)}
+
+
+def _dollars(tokens: int | None, price: float | None) -> float | None:
+    return None if tokens is None or price is None else tokens * price / 1e6
 
 
 def row_of(trajectory: Trajectory) -> dict[str, Any]:
@@ -116,10 +166,10 @@ def row_of(trajectory: Trajectory) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def check(rows: list[dict[str, Any]]) -> None:
+def check(rows: list[dict[str, Any]], *, fewest: int) -> None:
     """Raise DataError for what providers reject, before it is uploaded."""
-    if len(rows) < FEWEST:
-        raise DataError(f"{len(rows)} samples; providers ask for {FEWEST} at least. Mix more.")
+    if len(rows) < fewest:
+        raise DataError(f"{len(rows)} samples; the provider asks for {fewest} at least. Mix more.")
     for number, row in enumerate(rows, 1):
         last = row["messages"][-1]
         if last["role"] != "assistant" or last.get("weight") == 0:
@@ -128,25 +178,63 @@ def check(rows: list[dict[str, Any]]) -> None:
             raise DataError(f"sample {number} has an empty message. Repair or filter it.")
 
 
-def started(provider: Provider, out: Path, order: Order) -> Job:
-    """The job of the run directory: the one it has, or that was made before a crash, or a new one."""
+def made(
+    provider: Provider, out: Path, order: Order, *, config: TuneConfig, facts: dict[str, Any], progress: Progress
+) -> Job:
+    """The job of the run directory: the one it has, or that was made before a crash, or a new one within the budget."""
     state = _state(out)
     if "job" in state:
         return provider.job(str(state["job"]))
-    found = provider.find(order.name) if "file" in state else None
+    found = None
+    if "file" in state:
+        found = provider.find(str(state["file"]), order.name)
+    else:
+        progress.say(f"tune: {_estimate(facts)}")
+        _allow(config, facts, asked=False)
+        state["file"] = provider.upload(out / FILE, order.name)
+        _keep(out, state)
     if found is None:
-        if "file" not in state:
-            state["file"] = provider.upload(out / FILE)
-            _keep(out, state)
+        quote = provider.quote(str(state["file"]), order)
+        if quote != Quote():
+            tokens = quote.tokens or facts["tokens"]
+            cost = quote.cost if quote.cost is not None else _dollars(tokens, config.price)
+            facts |= {"tokens": tokens, "cost_usd": cost}
+            progress.say(f"tune: by the provider's reckoning {_estimate(facts)}")
+        _allow(config, facts, asked=True)
         found = provider.create(str(state["file"]), order)
     _keep(out, state | {"job": found.id})
+    progress.say(f"tune: job {found.id} at {provider.url}")
     return found
+
+
+def _allow(config: TuneConfig, facts: dict[str, Any], *, asked: bool) -> None:
+    """Raise BudgetError for more than the budget, or for a cost that is not known once the provider was ``asked``."""
+    if config.budget is None:
+        return
+    amount = Amount.parse(config.budget)
+    if amount.unit == "usd" and facts["cost_usd"] is None:
+        if asked or split(config.model)[0] not in PRICED:
+            raise BudgetError(
+                f"the cost is not known, so a budget of {amount} cannot be kept; no job was made. Give --price, or a budget "
+                "in tokens."
+            )
+        return
+    needed = amount.of(Usage(prompt_tokens=facts["tokens"], cost=facts["cost_usd"]))
+    if needed > amount.value:
+        raise BudgetError(
+            f"the job would take {amount.written(needed)}, more than the budget of {amount}; it was not made. Mix fewer "
+            "trajectories, give fewer --epochs, or a larger --budget."
+        )
+
+
+def _estimate(facts: dict[str, Any]) -> str:
+    return f"{facts['samples']} samples, about {facts['tokens']:,} tokens in all epochs, {_cost(facts['cost_usd'])}"
 
 
 def followed(provider: Provider, job: Job, out: Path, *, poll: float, progress: Progress) -> Job:
     """Wait for the end of a job, saying what happens; nothing is said twice, also over several runs."""
-    seen = {str(row["id"]) for row in jsonl.read(out / EVENTS)} if (out / EVENTS).exists() else set()
     with jsonl.Appender(out / EVENTS) as file:
+        seen = {str(row["id"]) for row in jsonl.read(out / EVENTS)}
         while True:
             for name, message in _new(provider, job.id, seen):
                 file.append({"id": name, "message": message})
@@ -158,7 +246,7 @@ def followed(provider: Provider, job: Job, out: Path, *, poll: float, progress: 
 
 
 def _new(provider: Provider, id: str, seen: set[str]) -> Iterator[tuple[str, str]]:
-    for name, message in provider.events(id):
+    for name, message in provider.events(id, seen):
         if name not in seen:
             seen.add(name)
             yield name, message
@@ -184,4 +272,4 @@ def _keep(out: Path, state: dict[str, Any]) -> None:
 
 
 def _cost(dollars: float | None) -> str:
-    return "its price is not known (give --price)" if dollars is None else f"about ${dollars:,.2f}"
+    return "its cost is not known (give --price)" if dollars is None else f"about ${dollars:,.2f}"

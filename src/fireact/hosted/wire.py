@@ -1,176 +1,192 @@
-"""Providers that speak the OpenAI wire for fine-tuning (files, fine_tuning/jobs), and Together, which differs in names.
+"""Providers that speak the OpenAI wire for fine-tuning (files, jobs), told apart by a table of their differences.
 
-    openai:MODEL[@BASE_URL]      OpenAI, Azure, and whoever keeps the API
-    together:MODEL[@BASE_URL]    files/upload and fine-tunes; the key is TOGETHER_API_KEY
+    openai:MODEL[@BASE_URL]      OpenAI, Azure (https://NAME.openai.azure.com/openai/v1), and whoever keeps the API
+    together:MODEL[@BASE_URL]    files/upload and fine-tunes; prices are asked for; the key is TOGETHER_API_KEY
 
-Keys come from the environment. Faults that may pass are tried again, except the creation of a job: whether one was
-created is looked up instead.
+A job is known again by its suffix, or, where the provider does not give it back, by its file, which no other job has.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
-
-import httpx2
-import tenacity
+from typing import Any
 
 from fireact.errors import ConfigError, ProviderError
-from fireact.hosted.provider import Job, Order, Status
+from fireact.hosted.http import Http, PassingError
+from fireact.hosted.provider import Job, Order, Quote, Status
 
-T = TypeVar("T")
-DEFAULTS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
-KEYS = {"openai": "OPENAI_API_KEY", "together": "TOGETHER_API_KEY"}
-TRIES = 6
+PAGE = 100
+NANODOLLARS = 1e9
+"""Together's unit of prices, by its own client."""
 _STATUS: dict[str, Status] = {
-    "validating_files": "waiting", "queued": "waiting", "pending": "waiting", "running": "running",
+    "validating_files": "waiting", "queued": "waiting", "pending": "waiting", "running": "running", "paused": "waiting",
     "compressing": "running", "uploading": "running", "succeeded": "succeeded", "completed": "succeeded",
     "failed": "failed", "error": "failed", "user_error": "failed", "cancelled": "cancelled", "cancel_requested": "running",
 }  # fmt: skip
 """A status that is not known counts as running: the job is followed until it says more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What providers of this wire differ in: addresses, the key, whether lists come in pages, what prices are."""
+
+    url: str
+    files: str
+    jobs: str
+    fewest: int
+    variable: str = ""
+    """Holds the key; empty: by the host of the address."""
+    paged: bool = False
+    priced: bool = False
+    """Says what a job will cost, and what it did."""
+
+
+DIALECTS = {
+    "openai": Dialect("https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, paged=True),
+    "together": Dialect(
+        "https://api.together.ai/v1", "files/upload", "fine-tunes", fewest=1, variable="TOGETHER_API_KEY", priced=True
+    ),
+}
+
+
 class WireProvider:
-    """One provider; ``kind`` is openai or together. Raises ConfigError when its key is not in the environment."""
+    """One provider of the table. Raises ConfigError when its key is not in the environment."""
 
     def __init__(self, kind: str, url: str = "", *, pause: float = 1.0) -> None:
-        self.kind, self._pause = kind, pause
-        self.url = (url or DEFAULTS[kind]).rstrip("/")
-        self._client = httpx2.Client(timeout=120, headers={"Authorization": f"Bearer {_key(kind, self.url)}"})
+        self._kind, self._dialect = kind, DIALECTS[kind]
+        self._http = Http(url or self._dialect.url, variable=self._dialect.variable, pause=pause)
 
-    def upload(self, file: Path) -> str:
+    @property
+    def url(self) -> str:
+        return self._http.url
+
+    @property
+    def fewest(self) -> int:
+        return self._dialect.fewest
+
+    def agent(self, model: str) -> str:
+        """The model at the address that trained it (at Azure the name is that of its deployment)."""
+        return f"openai:{model}@{self.url}"
+
+    def upload(self, file: Path, name: str) -> str:
         """Upload a training file; returns its id."""
-        path = "files" if self.kind == "openai" else "files/upload"
-        data = {"purpose": "fine-tune"} | ({} if self.kind == "openai" else {"file_name": file.name})
+        named = f"{name}.jsonl"
+        data = {"purpose": "fine-tune"} | ({"file_name": named, "file_type": "jsonl"} if self._dialect.priced else {})
 
         def send() -> Any:
             with file.open("rb") as body:
-                return self._send("POST", path, data=data, files={"file": (file.name, body, "application/jsonl")})
+                files = {"file": (named, body, "application/jsonl")}
+                return self._http.send("POST", self._dialect.files, data=data, files=files)
 
-        return str(self._patiently(send)["id"])
+        return str(_field(self._http.patiently(send), "id"))
+
+    def quote(self, file: str, order: Order) -> Quote:
+        """What the provider says the job will cost; nothing where it says nothing."""
+        if not self._dialect.priced:
+            return Quote()
+        body = {"training_file": file, "model": order.model, **({"n_epochs": order.epochs} if order.epochs else {})}
+        try:
+            said = self._http.post(f"{self._dialect.jobs}/estimate-price", body)
+        except (ConfigError, ProviderError):  # a job must not fail because its price is not told
+            return Quote()
+        if not isinstance(said, dict):
+            return Quote()
+        if said.get("allowed_to_proceed") is False:
+            raise ConfigError(
+                f"{self.url} does not allow the job: the limit of the account is ${said.get('user_limit')}."
+            )
+        return Quote(_number(said.get("estimated_train_token_count")), _dollars(said.get("estimated_total_price")))
 
     def create(self, file: str, order: Order) -> Job:
         """Create a job, once: after a fault it is looked for before another is made."""
-        body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name, **order.extra}
-        if self.kind == "openai":
-            supervised = {"hyperparameters": {"n_epochs": order.epochs or "auto"}}
-            body |= {"seed": order.seed, "method": {"type": "supervised", "supervised": supervised}}
-        elif order.epochs:
-            body["n_epochs"] = order.epochs
-        try:
-            return _job(self._send("POST", self._jobs, json=body))
-        except _PassingError:
-            found = self.find(order.name)
-            if found is not None:
-                return found
-            return self._patiently(lambda: self.find(order.name) or _job(self._send("POST", self._jobs, json=body)))
+        body = self._body(file, order)
 
-    def find(self, name: str) -> Job | None:
-        """The job that was marked with a name, if there is one."""
-        listed = self._patiently(lambda: self._send("GET", self._jobs))
-        rows = listed.get("data", []) if isinstance(listed, dict) else listed
-        return next((_job(row) for row in rows if _suffix(row) == name), None)
+        def once() -> Job:
+            return _job(self._http.send("POST", self._dialect.jobs, json=body))
+
+        try:
+            return once()
+        except PassingError:
+            return self._http.patiently(lambda: self.find(file, order.name) or once())
+
+    def find(self, file: str, name: str) -> Job | None:
+        """The job that was made of a file under a name, if there is one."""
+        return next((_job(row) for row in self._rows(self._dialect.jobs) if _is_ours(row, file, name)), None)
 
     def job(self, id: str) -> Job:
         """A job as it stands."""
-        return _job(self._patiently(lambda: self._send("GET", f"{self._jobs}/{id}")))
+        return _job(self._http.get(f"{self._dialect.jobs}/{id}"))
 
-    def events(self, id: str) -> Sequence[tuple[str, str]]:
-        """(id, message) of what has happened, oldest first."""
-        listed = self._patiently(lambda: self._send("GET", f"{self._jobs}/{id}/events"))
-        rows = [row for row in listed.get("data", []) if isinstance(row, dict)]
-        rows.sort(key=lambda row: str(row.get("created_at", "")))
-        return [
-            (str(row.get("id") or row.get("hash") or at), str(row.get("message", ""))) for at, row in enumerate(rows)
-        ]
+    def events(self, id: str, known: Collection[str]) -> Sequence[tuple[str, str]]:
+        """(id, message) of what has happened, oldest first; where there are pages, those that are known are not asked for."""
+        found: list[tuple[str, str, str]] = []
+        for row in self._rows(f"{self._dialect.jobs}/{id}/events"):
+            name = _event_name(row)
+            if self._dialect.paged and name in known:  # the newest come first
+                break
+            found.append((str(row.get("created_at", "")), name, str(row.get("message", ""))))
+        newest_first = found[::-1] if self._dialect.paged else found
+        return [(name, message) for _, name, message in sorted(newest_first, key=lambda event: event[0])]
 
     def cancel(self, id: str) -> Job:
         """Ask for a job to be stopped."""
-        return _job(self._patiently(lambda: self._send("POST", f"{self._jobs}/{id}/cancel")))
+        return _job(self._http.post(f"{self._dialect.jobs}/{id}/cancel"))
 
-    @property
-    def _jobs(self) -> str:
-        return "fine_tuning/jobs" if self.kind == "openai" else "fine-tunes"
+    def _body(self, file: str, order: Order) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name, **order.extra}
+        if self._kind == "openai":
+            supervised = {"hyperparameters": {"n_epochs": order.epochs or "auto"}}
+            return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": supervised}}
+        return body | ({"n_epochs": order.epochs} if order.epochs else {})
 
-    def _patiently(self, send: Callable[[], T]) -> T:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_PassingError),
-            stop=tenacity.stop_after_attempt(TRIES),
-            wait=lambda state: _wait(state, self._pause),
-            reraise=True,
-        )
-        try:
-            return retrying(send)
-        except _PassingError as error:
-            raise ProviderError(f"{self.url} failed {TRIES} times; the last time: {error}") from None
-
-    def _send(self, method: str, path: str, **options: Any) -> Any:
-        try:
-            reply = self._client.request(method, f"{self.url}/{path}", **options)
-        except httpx2.HTTPError as error:
-            raise _PassingError(f"{type(error).__name__}: {error}") from None
-        if reply.status_code in (408, 409, 429) or reply.status_code >= 500:
-            raise _PassingError(f"{reply.status_code} {_said(reply)}", after=reply.headers.get("retry-after"))
-        if reply.status_code >= 400:
-            raise ConfigError(f"{self.url} refused {method} {path} with {reply.status_code}: {_said(reply)}")
-        try:
-            return reply.json()
-        except ValueError:
-            raise _PassingError("a reply that is not JSON") from None
+    def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
+        """The rows of a list, over all its pages."""
+        query: dict[str, str | int] = {"limit": PAGE} if self._dialect.paged else {}
+        while True:
+            listed = self._http.get(path, **query)
+            rows = listed.get("data") if isinstance(listed, dict) else listed
+            rows = [row for row in rows or [] if isinstance(row, dict)]
+            yield from rows
+            if not rows or not self._dialect.paged or not listed.get("has_more"):
+                return
+            query["after"] = str(rows[-1].get("id"))
 
 
-class _PassingError(Exception):
-    def __init__(self, said: str, *, after: str | None = None) -> None:
-        super().__init__(said)
-        self.after = float(after) if after and after.replace(".", "", 1).isdigit() else None
+def _is_ours(row: Mapping[str, Any], file: str, name: str) -> bool:
+    suffix = row.get("suffix") or row.get("user_provided_suffix")
+    return suffix == name if suffix else row.get("training_file") == file
 
 
-def _wait(state: tenacity.RetryCallState, pause: float) -> float:
-    fault = state.outcome.exception() if state.outcome is not None else None
-    grown = tenacity.wait_random_exponential(multiplier=pause, max=60)(state)
-    return fault.after if isinstance(fault, _PassingError) and fault.after is not None else grown
+def _event_name(row: Mapping[str, Any]) -> str:
+    parts = (row.get(part) for part in ("created_at", "type", "step", "message"))
+    return str(row.get("id") or row.get("hash") or " ".join(str(part) for part in parts if part is not None))
 
 
-def _job(row: Mapping[str, Any]) -> Job:
-    error = row.get("error")
-    said = error.get("message", "") if isinstance(error, Mapping) else (error or "")
+def _job(row: Any) -> Job:
+    error = row.get("error") if isinstance(row, dict) else None
+    said = error.get("message") if isinstance(error, Mapping) else error
+    price = row.get("total_price") if isinstance(row, dict) else None
     return Job(
-        id=str(row["id"]),
+        id=str(_field(row, "id")),
         status=_STATUS.get(str(row.get("status", "")).lower(), "running"),
         model=row.get("fine_tuned_model") or row.get("model_output_name") or row.get("output_name"),
-        tokens=row.get("trained_tokens") or row.get("token_count"),
+        tokens=_number(row.get("trained_tokens") or row.get("token_count")),
+        cost=price / NANODOLLARS if isinstance(price, int | float) and price > 0 else None,
         error=str(said or ""),
     )
 
 
-def _suffix(row: Mapping[str, Any]) -> str:
-    return str(row.get("suffix") or row.get("user_provided_suffix") or "")
+def _field(data: Any, name: str) -> Any:
+    if not isinstance(data, dict) or not data.get(name):
+        raise ProviderError(f"the provider's reply has no {name}: {str(data)[:200]}")
+    return data[name]
 
 
-def _said(reply: httpx2.Response) -> str:
-    try:
-        error = reply.json().get("error", {})
-        return str(error.get("message") if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        return reply.text[:200]
+def _number(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value > 0 else None
 
 
-def _key(kind: str, url: str) -> str:
-    key = os.environ.get(KEYS[kind])
-    if not key and urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise ConfigError(
-            f"{url} needs a key, and {KEYS[kind]} is not set. Set it in the environment; it is never stored."
-        )
-    return key or "none"
-
-
-def from_spec(spec: str, *, pause: float = 1.0) -> tuple[WireProvider, str]:
-    """The provider and the base model of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
-    kind, _, rest = spec.partition(":")
-    model, _, url = rest.partition("@")
-    if kind not in DEFAULTS or not model:
-        raise ConfigError(f"hosted training {spec!r} is not of the form openai:MODEL[@BASE_URL] or together:MODEL.")
-    return WireProvider(kind, url, pause=pause), model
+def _dollars(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value >= 0 else None

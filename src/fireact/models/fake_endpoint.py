@@ -139,7 +139,7 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
                 return self._send(fault.status, body, fault)
             body = json.dumps(completion(request, endpoint.reply(request)))
             if request.get("stream"):
-                return self._stream(json.loads(body))
+                return self._stream(json.loads(body), cut=fault is not None and fault.cut)
             self._send(200, fault.body if fault is not None and fault.body is not None else body, fault)
 
         def _send(self, status: int, body: str, fault: Fault | None = None) -> None:
@@ -163,14 +163,15 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(raw)
 
-        def _stream(self, body: dict[str, Any]) -> None:
-            """The reply as server-sent events, a word an event."""
+        def _stream(self, body: dict[str, Any], *, cut: bool) -> None:
+            """The reply as server-sent events, a word an event; or the first half of them."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
-            for event in _events(body):
+            events = list(_events(body))
+            for event in events[: len(events) // 2] if cut else events:
                 self.wfile.write(f"data: {event}\n\n".encode())
                 self.wfile.flush()
 

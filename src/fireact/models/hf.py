@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.quiet import quiet
+from fireact.models.stops import before, held_back
 from fireact.models.weights import student_directory
 from fireact.render.chat import dress, schema
 from fireact.render.tokens import prompt_ids
@@ -138,7 +139,7 @@ class HFModel:
             nonlocal told
             text = self._text(ids, loaded.tokenizer)
             cut = before(text, stop)
-            sure = len(cut) if len(cut) < len(text) else len(text.rstrip("\ufffd")) - _held_back(text, stop)
+            sure = len(cut) if len(cut) < len(text) else len(text.rstrip("\ufffd")) - held_back(text, stop)
             if sure > told:
                 heard(cut[told:sure])
                 told = sure
@@ -197,18 +198,6 @@ def _loaded(place: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
 def from_name(name: str, *, slots: int = 16) -> HFModel:
     """The LM behind ``hf:NAME``."""
     return HFModel(name, slots=slots)
-
-
-def before(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first stop string in it."""
-    ends = [at for string in stop if (at := text.find(string)) >= 0]
-    return text[: min(ends)] if ends else text
-
-
-def _held_back(text: str, stop: Sequence[str]) -> int:
-    """How many letters at the end of a text may yet turn out to begin a stop string."""
-    lengths = (n for string in stop for n in range(1, len(string)) if text.endswith(string[:n]))
-    return max(lengths, default=0)
 
 
 def _merged(model: Any, adapter: Path) -> Any:

@@ -43,13 +43,45 @@ def student_directory(name: str) -> str:
         return str(built_in())
     if (Path(name) / "config.json").is_file():
         return name
+    if name.endswith(".gguf") and Path(name).is_file():
+        return str(from_gguf(Path(name)))
     if Path(name).is_dir():
         raise ConfigError(f"{name} holds no model: no config.json. Give the directory that save_pretrained wrote.")
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return name
     raise ConfigError(
-        f"student {name!r} is not known. Known: {BUILT_IN}, a directory with a model, or a hub id such as org/name."
+        f"student {name!r} is not known. Known: {BUILT_IN}, a directory with a model, a GGUF file, or a hub id such as "
+        "org/name."
     )
+
+
+def from_gguf(file: Path, cache: Path | None = None) -> Path:
+    """The directory of a GGUF file's model, converted when it is used for the first time and named by what is in it.
+
+    Raises ConfigError for a file that transformers cannot read.
+    """
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    home = cache or cache_directory()
+    ready = home / f"gguf-{digest}"
+    if ready.is_dir():
+        return ready
+    need_disk(home, gigabytes=8 * file.stat().st_size / 1e9)  # 4 bits become 32
+    home.mkdir(parents=True, exist_ok=True)
+    scratch = home / f"gguf-{digest}.part"
+    with filelock.FileLock(home / f"gguf-{digest}.lock"):
+        if not ready.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+            try:
+                convert(file, scratch, name=file.stem).rename(ready)
+            except (ValueError, KeyError, OSError, NotImplementedError) as error:
+                raise ConfigError(
+                    f"transformers cannot read {file} ({str(error).splitlines()[0]}). "
+                    "Give a directory of save_pretrained, or a GGUF of an architecture that transformers converts."
+                ) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return ready
 
 
 def built_in(cache: Path | None = None) -> Path:
@@ -128,7 +160,7 @@ def check(weights: Path) -> None:
         )
 
 
-def convert(weights: Path, directory: Path) -> Path:
+def convert(weights: Path, directory: Path, *, name: str = BUILT_IN) -> Path:
     """Turn a GGUF file into a directory of safetensors (float32, exact) with its tokenizer and chat template."""
     try:
         import transformers
@@ -140,10 +172,12 @@ def convert(weights: Path, directory: Path) -> Path:
         source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source)
-        del model.config.quantization_config  # transformers calls them quantized, but they are plain float32 by now
+        model.config.__dict__.pop(
+            "quantization_config", None
+        )  # transformers calls them quantized, but they are plain float32 by now
         model.hf_quantizer = None
         model.is_quantized = False
-        model.config._name_or_path = BUILT_IN
+        model.config._name_or_path = name
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     return directory

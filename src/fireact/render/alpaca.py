@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fireact.render.react import OBSERVATION, ReActRenderer, call, learnt
-from fireact.types import Completion, Message, Step, Trajectory
+from fireact.types import FINISH, Completion, Message, Step, Trajectory
 
 INTRODUCTION = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -66,11 +66,19 @@ class AlpacaRenderer:
         return messages if messages[-1].role == "assistant" else messages[:-1]
 
     def export(self, trajectory: Trajectory) -> dict[str, Any]:
-        """A row of a released file; an episode that finished is closed with the line that tells its reward."""
-        text = response(trajectory.steps)
-        if trajectory.stop == "finish" and trajectory.steps[-1].observation is None:
-            text += f"{OBSERVATION} Episode finished, reward = {trajectory.scores.get('em') == 1.0}\n"
+        """A row of a released file; an episode that finished with a known score is closed with the line that tells it."""
+        closing = closing_of(trajectory)
+        text = response(trajectory.steps) + ("" if closing is None else f"{OBSERVATION} {closing}\n")
         return {"instruction": trajectory.example.question, "input": "", "output": text}
+
+
+def closing_of(trajectory: Trajectory) -> str | None:
+    """What the environment says at the end of an episode: nothing where it did not finish or has no exact match."""
+    steps = trajectory.steps
+    ended = bool(steps) and steps[-1].action is not None and steps[-1].action.name == FINISH
+    if not ended or steps[-1].observation is not None or trajectory.scores.get("em") not in (0.0, 1.0):
+        return None
+    return f"Episode finished, reward = {trajectory.scores['em'] == 1.0}"
 
 
 def response(steps: Sequence[Step]) -> str:

@@ -168,13 +168,13 @@ def _text(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[
         tools=[dict(tool) for tool in tools] or None,
         add_generation_prompt=ask,
         tokenize=False,
-        chat_template=_undated(tokenizer.chat_template),
+        chat_template=undated(tokenizer.chat_template),
         date_string=TODAY.strftime(_DAY[0]),
     )
     return text
 
 
-def _undated(template: Any) -> Any:
+def undated(template: Any) -> Any:
     """The template with the day that it asks for fixed."""
     if not isinstance(template, str) or "strftime_now" not in template:
         return template

@@ -16,8 +16,9 @@ from typing import Any
 
 from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError
-from fireact.models.hf import HFModel, before, merged_student
+from fireact.models.hf import HFModel, merged_student
 from fireact.models.quiet import quiet
+from fireact.models.stops import before
 from fireact.render.react import STOP
 from fireact.render.tokens import encode, prompt_ids
 from fireact.serving.wire import read_request

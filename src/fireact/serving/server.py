@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import inspect
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,7 +24,6 @@ from typing import Any
 
 from fireact.episodes import Agent, Meter
 from fireact.errors import ConfigError, FireactError, FormatError, ProviderError, missing_extra
-from fireact.models.hf import HFModel
 from fireact.render.react import turn
 from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
 from fireact.types import LM, Completion, Message, Step, answer_of
@@ -60,7 +60,7 @@ def service(name: str, agent: Agent, *, host: str) -> Service:
 
 
 def key_for(host: str) -> str | None:
-    """The key that clients must send, if there is one. Raises ConfigError where others reach the host and there is none."""
+    """The key that clients must send, from the environment. Raises ConfigError beyond loopback without one."""
     key = os.environ.get(KEY) or None
     if host not in LOOPBACK and key is None:
         raise ConfigError(
@@ -147,10 +147,11 @@ def _student(lm: LM, asked: ChatRequest, tell: Tell | None) -> Completion:
     options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
     if asked.max_tokens is not None:
         options["max_tokens"] = asked.max_tokens
+    complete: Callable[..., Completion] = lm.complete
     if tell is None:
-        return lm.complete(asked.messages, **options)
-    if not isinstance(lm, HFModel):  # an endpoint of others: its words come at once
-        whole = lm.complete(asked.messages, **options)
+        return complete(asked.messages, **options)
+    if "heard" not in inspect.signature(complete).parameters:  # an LM of the user's own: its words come at once
+        whole = complete(asked.messages, **options)
         tell({"content": whole.text})
         return whole
     told: list[str] = []
@@ -159,7 +160,7 @@ def _student(lm: LM, asked: ChatRequest, tell: Tell | None) -> Completion:
         told.append(piece)
         tell({"content": piece})
 
-    completion = lm.complete(asked.messages, heard=heard, **options)
+    completion = complete(asked.messages, heard=heard, **options)
     rest = completion.text[len("".join(told)) :]
     if rest:
         tell({"content": rest})

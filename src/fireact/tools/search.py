@@ -115,13 +115,13 @@ def nothing(query: str) -> str:
 def geo_search(cache_dir: Path | None = None) -> Search:
     """Search over the articles of the embedded world."""
     content = hashlib.sha256(json.dumps([[article.title, article.text] for article in articles()]).encode())
-    return _over(articles, content.hexdigest(), cache_dir, "the embedded world")
+    return over(articles, content.hexdigest(), cache_dir, "the embedded world")
 
 
 def corpus_search(path: Path, cache_dir: Path | None = None, *, results: int = 1, whole: bool = False) -> Search:
     """Search over a corpus of the user's. Raises ConfigError for its path, DataError for its content."""
     content = corpora.content_hash(path)
-    return _over(lambda: corpora.passages(path), content, cache_dir, str(path), results=results, whole=whole)
+    return over(lambda: corpora.passages(path), content, cache_dir, str(path), results=results, whole=whole)
 
 
 def from_name(argument: str = "") -> Search:
@@ -149,7 +149,7 @@ def _options(query: str) -> dict[str, Any]:
     return {"results": int(value), "whole": name == "passages"} if given else {}
 
 
-def _over(
+def over(
     corpus: Callable[[], Iterable[Article]], content: str, cache_dir: Path | None, called: str, **options: Any
 ) -> Search:
     """Numbers with another identity do not compare: it covers the ranker, its version, the words and the corpus."""

@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What one process writes beside its weights."""
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+SPREAD = ("pytorch_model_fsdp_0", "optimizer_0")
 
 
 def last_whole(directory: Path) -> tuple[Path | None, int]:
@@ -26,12 +29,31 @@ def is_whole(checkpoint: Path, step: int) -> bool:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    draws = list(checkpoint.glob("rng_state*.pth"))  # one a process
+    pickles = [checkpoint / "scheduler.pt", *draws]
     return (
         isinstance(state, dict)
         and state.get("global_step") == step
-        and _is_whole_safetensors(checkpoint / "adapter_model.safetensors")
-        and all(zipfile.is_zipfile(checkpoint / name) for name in PICKLES)  # the directory of a zip is at its end
+        and (_is_spread(checkpoint) or _is_in_one_place(checkpoint))
+        and bool(draws)
+        and all(zipfile.is_zipfile(path) for path in pickles)  # the directory of a zip is at its end
     )
+
+
+def _is_in_one_place(checkpoint: Path) -> bool:
+    """Whether weights (an adapter, a model, or a model in several files) and optimizer are there."""
+    try:
+        index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = [name for name in WEIGHTS if (checkpoint / name).exists()]
+    whole = all(_is_whole_safetensors(checkpoint / name) for name in names)
+    return bool(names) and whole and zipfile.is_zipfile(checkpoint / "optimizer.pt")
+
+
+def _is_spread(checkpoint: Path) -> bool:
+    """Whether weights and optimizer are there in the parts that several processes wrote; ``.metadata`` is written last."""
+    return all((checkpoint / name / ".metadata").is_file() for name in SPREAD)
 
 
 def _is_whole_safetensors(path: Path) -> bool:

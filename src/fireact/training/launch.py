@@ -10,14 +10,37 @@ import json
 import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import FireactError
+from fireact.errors import FireactError, unknown
 from fireact.jsonl import replace_text
 from fireact.store import read_config, settings_from
 
 FIGURES = ".figures.json"
+
+
+def shipped() -> list[str]:
+    """The names of the configurations of accelerate that come with the package."""
+    return sorted(
+        file.name.removesuffix(".yaml") for file in files("fireact.training").joinpath("accelerate").iterdir()
+    )
+
+
+def parse(launch: str) -> dict[str, Any]:
+    """``4``, a file, ``fsdp`` or ``fsdp:2`` as the settings of ``train``. Raises ConfigError for what is none of them."""
+    name, _, count = launch.rpartition(":") if launch.rpartition(":")[2].isdecimal() else (launch, "", "")
+    if not name:
+        return {"processes": int(count)}
+    if name not in shipped() and not Path(name).is_file():
+        raise unknown("configuration to launch with", name, [*shipped(), "a number of processes", "a YAML file"])
+    return {"accelerate": name, **({"processes": int(count)} if count else {})}
+
+
+def configuration(name: str) -> str:
+    """The path of a configuration of accelerate, by its name or its own path."""
+    return str(files("fireact.training").joinpath("accelerate", f"{name}.yaml")) if name in shipped() else name
 
 
 def launched(out: Path, *, processes: int, accelerate: str | None) -> dict[str, Any]:
@@ -35,12 +58,17 @@ def launched(out: Path, *, processes: int, accelerate: str | None) -> dict[str, 
 
 
 def command(out: Path, *, processes: int, accelerate: str | None) -> list[str]:
-    """The command that is run: accelerate's; on the CPU torchrun, which accelerate starts for GPUs only."""
+    """The command that is run: accelerate's; on the CPU torchrun, which accelerate starts for GPUs only.
+
+    A configuration names its own number of processes, which one above 1 replaces.
+    """
     import torch
 
     worker = ["-m", "fireact.training.launch", str(out)]
     if accelerate:
-        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate, *worker]
+        wanted = ["--num_processes", str(processes)] if processes > 1 else []
+        config = ["--config_file", configuration(accelerate), *wanted]
+        return [sys.executable, "-m", "accelerate.commands.launch", *config, *worker]
     if torch.cuda.is_available():
         options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
         return [sys.executable, "-m", "accelerate.commands.launch", *options, "--dynamo_backend", "no", *worker]

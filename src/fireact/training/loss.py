@@ -1,16 +1,16 @@
 """The loss: mean cross-entropy over target tokens, with logits made where there is a label and nowhere else.
 
-What the frozen blocks compute is kept (``halves``). Invariant: it is the loss that all logits and a mask would give.
+What the frozen blocks compute is kept (``halves``). Always the model's own forward is called, whatever it does between
+its blocks and its logits, and whatever wraps it. Invariant: it is the loss that all logits and a mask would give.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fireact.errors import ConfigError
-from fireact.machine import need_memory
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.batches import Batch
 
@@ -27,32 +27,14 @@ def has_bfloat16() -> bool:
 
 
 def device() -> str:
-    """Where training runs: the GPU where there is one, unless accelerate was told to use the CPU."""
+    """Where training runs: this process's GPU where there is one, unless accelerate was told to use the CPU."""
     import os
 
     import torch
 
-    return "cuda" if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true" else "cpu"
-
-
-def need_room(model: Any, samples: Sequence[Sample], batches: Sequence[Batch], *, frozen: int) -> None:
-    """Raise ConfigError when the largest batch would not fit into memory, so that no run dies of it hours later."""
-    config = model.config.get_text_config()
-    width, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    number = 2.5 if has_bfloat16() else 4.0  # bytes a kept activation, of which there are about 18 widths a block
-    token = number * (config.num_hidden_layers - frozen) * (18 * width + 6 * inner)
-    target = (8.0 if has_bfloat16() else 16.0) + number  # bytes a logit: it, its softmax, and the gradients of both
-
-    def size(batch: Batch) -> float:
-        tokens = len(batch) * max(len(samples[index].input_ids) for index in batch)
-        targets = sum(samples[index].targets for index in batch)
-        return float(token * tokens + target * config.vocab_size * targets)
-
-    kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen else 0.0
-    try:
-        need_memory(gigabytes=(kept + max(map(size, batches))) / 1e9)
-    except ConfigError as error:
-        raise ConfigError(f"{error} Or give the recipe a smaller batch_size, max_length or blocks.") from error
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true":
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 class TargetLoss:
@@ -64,11 +46,12 @@ class TargetLoss:
         from fireact.training.halves import Halves
 
         started = time.perf_counter()
-        self.samples = samples
-        self.device = next(model.parameters()).device
+        self.samples, self.model = samples, model
+        self.device = torch.device(device())
         self.bfloat16 = self.device.type != "cpu" or has_bfloat16()
-        probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)
+        self.head = model.get_output_embeddings()
         halves = Halves(model, frozen=frozen)
+        probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)
         self.halves = halves if not frozen or halves.check(probe) else Halves(model, frozen=0)
         self.kept: dict[int, Tensor] = {}
         if self.halves.frozen:
@@ -116,11 +99,23 @@ class TargetLoss:
         labels = pad([torch.tensor(self.samples[index].labels) for index in batch], value=IGNORED)[:, 1:]
         labels = labels.to(self.device)
         wanted = labels != IGNORED
-        with self.autocast():
-            if self.kept:
-                final = self.halves.upper(pad([self.kept[index] for index in batch], value=0))
-            else:
-                ids = pad([torch.tensor(self.samples[index].input_ids) for index in batch], value=0)
-                final = self.halves.body(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
-            logits = self.halves.head(final[:, :-1][wanted])
-        return logits, labels[wanted]
+        if self.kept:
+            inputs = {"inputs_embeds": pad([self.kept[index] for index in batch], value=0)}
+        else:
+            ids = pad([torch.tensor(self.samples[index].input_ids) for index in batch], value=0)
+            inputs = {"input_ids": ids.to(self.device)}
+        with self.autocast(), self._only(wanted), self.halves.upper() if self.kept else nullcontext():
+            logits = self.model(**inputs, use_cache=False).logits
+        return logits if logits.dim() == 2 else logits[:, :-1][wanted], labels[wanted]
+
+    @contextmanager
+    def _only(self, wanted: Tensor) -> Iterator[None]:
+        """Let the model make logits [targets, vocabulary], where the next token is wanted, and nowhere else."""
+        if self.head is None:
+            yield
+            return
+        hook = self.head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][wanted],))
+        try:
+            yield
+        finally:
+            hook.remove()

@@ -2,7 +2,9 @@
 
 For one question, a trajectory that succeeded is preferred to one that failed (as in ETO, Song et al. 2024), on top of
 the adapter that imitation left. Only the student's own words count, on both sides: observations are masked as in
-imitation. The loss is TRL's. Invariant: the reference is the adapter that training starts from.
+imitation. Where the chat template rewrites earlier turns, a trajectory is several samples, one a step; they stand in one
+row in which none sees the others, so that its likelihood is the product of theirs. The loss is TRL's, computed where and
+in the precision that imitation was. Invariant: the reference is the adapter that training starts from.
 """
 
 from __future__ import annotations
@@ -21,11 +23,16 @@ from fireact.progress import SILENT, Progress
 from fireact.render.tokens import IGNORED, Chat, Sample
 from fireact.store import RunDir, absolute, read_config, read_trajectories
 from fireact.training.checkpoints import last_whole
+from fireact.training.loss import device, has_bfloat16
+from fireact.training.memory import cuda_gb, need_room
+from fireact.training.recipe import Recipe
 from fireact.training.run import offered, rendered, weights_hash
 from fireact.training.samples import Encoder
 from fireact.types import Renderer, Trajectory
 
 Pair = tuple[Trajectory, Trajectory]
+Side = Sequence[Sample]
+"""A trajectory: one sample, or one a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,8 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         renderer = tuned_renderer(directory)
         shown = offered(load_renderer(renderer), read_config(directory).get("tools", ("search",)))
         chats = [[rendered(one, load_renderer(renderer), tools=shown) for one in pair] for pair in found]
-        facts = _train(config, place, adapter, chats, renderer=load_renderer(renderer), out=run.path, progress=progress)
+        start = _Start(place, adapter, _kind(directory), load_renderer(renderer))
+        facts = _train(config, start, chats, out=run.path, progress=progress)
         release_memory()
         named = {"student": student, "renderer": renderer}
         return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts)
@@ -96,33 +104,50 @@ def pairs(trajectories: Iterable[Trajectory], *, seed: int) -> list[Pair]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What imitation left: the student's weights, the adapter, the recipe's kind, and the renderer."""
+
+    place: str
+    adapter: Path
+    kind: str
+    renderer: Renderer
+
+
+def _kind(directory: Path) -> str:
+    """The kind of the recipe that a run of ``train`` had, or the run that a run of ``prefer`` started from."""
+    config = read_config(directory)
+    before = tuned_directory(str(config["start"])) if "start" in config else None
+    return str(config.get("recipe", {}).get("kind", Recipe().kind)) if before is None else _kind(before)
+
+
 def _train(
-    config: PreferConfig,
-    place: str,
-    adapter: Path,
-    found: Sequence[Sequence[Chat]],
-    *,
-    renderer: Renderer,
-    out: Path,
-    progress: Progress,
+    config: PreferConfig, start: _Start, found: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
 ) -> dict[str, Any]:
-    import peft
     import torch
     import transformers
 
     from fireact.models.quiet import quiet
-    from fireact.training.student import load_student
+    from fireact.training.student import load_adapted, on_device
 
-    need_memory(gigabytes=3.0)
+    need_memory(gigabytes=2.0)
     torch.manual_seed(config.seed)
     with quiet():
-        base, tokenizer, ends = load_student(place)
-        encoder = Encoder(tokenizer, ends, renderer)
-        samples = [tuple(map(encoder.whole, pair)) for pair in found]
-        fitting = [pair for pair in samples if all(len(one.input_ids) <= config.max_length for one in pair)]
+        model, tokenizer, ends = load_adapted(start.place, start.adapter, start.kind)
+        encoder = Encoder(tokenizer, ends, start.renderer)
+        samples = [tuple(map(encoder.samples, pair)) for pair in found]
+        rewritten = sum(len(side) > 1 for two in samples for side in two)
+        if rewritten:
+            progress.say(
+                f"prefer: the chat template rewrites earlier turns, so {rewritten} trajectories go step by step"
+            )
+        fitting = [
+            pair for pair in samples if all(len(one.input_ids) <= config.max_length for side in pair for one in side)
+        ]
         if not fitting:
             raise DataError(f"none of {len(samples)} pairs fits into max_length {config.max_length} tokens. Raise it.")
-        model = peft.PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+        _need_room(model, fitting, config)
+        on_device(model, start.kind)
         trainer = _trainer(model, tokenizer, fitting, config=config, out=out)
         checkpoint, done = last_whole(out / "checkpoints")
         progress.start("prefer", total=trainer.steps, done=done)
@@ -132,12 +157,21 @@ def _train(
         finally:
             progress.end()
         model.save_pretrained(str(out / "adapter"), safe_serialization=True, selected_adapters=["default"])
-    return {"pairs": len(fitting), "dropped": len(samples) - len(fitting), "peak_memory_gb": peak_memory_gb()}
+    facts = {"pairs": len(fitting), "dropped": len(samples) - len(fitting), "rewritten": rewritten}
+    return {**facts, "peak_memory_gb": peak_memory_gb(), "device": device()}
 
 
-def _trainer(
-    model: Any, tokenizer: Any, pairs: Sequence[tuple[Sample, ...]], *, config: PreferConfig, out: Path
-) -> Any:
+def _need_room(model: Any, pairs: Sequence[Sequence[Side]], config: PreferConfig) -> None:
+    """Raise ConfigError when a batch of the longest pairs would not fit."""
+    rows = sorted((in_a_row(side) for pair in pairs for side in pair), key=lambda one: -len(one.input_ids))
+    frozen = min(model.peft_config["default"].layers_to_transform or [0])
+    batch = tuple(range(min(2 * config.batch_size, len(rows))))
+    on_cpu = device() == "cpu"
+    half = not on_cpu or has_bfloat16()
+    need_room(model, rows, [batch], frozen=frozen, half=half, keeps=False, available=None if on_cpu else cuda_gb)
+
+
+def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, config: PreferConfig, out: Path) -> Any:
     """TRL's DPO trainer, given ids and masks as they are."""
     import datasets
     import transformers
@@ -163,8 +197,8 @@ def _trainer(
         save_steps=5,
         save_total_limit=2,
         seed=config.seed,
-        use_cpu=True,
-        bf16=False,
+        use_cpu=device() == "cpu",
+        bf16=device() != "cpu" or has_bfloat16(),
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
@@ -183,17 +217,36 @@ def _trainer(
     return trainer
 
 
-def collate(pairs: Sequence[Sequence[Sample]]) -> dict[str, Any]:
-    """Padded ids and masks [2 x pairs, tokens]: the successes, then the failures; the mask is what the student wrote."""
+def in_a_row(side: Side) -> Sample:
+    """The samples of a trajectory, one after the other."""
+    return Sample(
+        tuple(token for one in side for token in one.input_ids), tuple(label for one in side for label in one.labels)
+    )
+
+
+def collate(pairs: Sequence[Sequence[Side]]) -> dict[str, Any]:
+    """Padded ids and masks [2 x pairs, tokens]: the successes, then the failures; one mask is what the student wrote.
+
+    Where a trajectory is several samples, positions begin anew with each, and the attention mask [2 x pairs, 1, tokens,
+    tokens] says which tokens a token sees: those before it in its own sample.
+    """
     import torch
 
     from fireact.training.halves import pad
 
-    samples = [pair[side] for side in (0, 1) for pair in pairs]
-    ids = pad([torch.tensor(one.input_ids) for one in samples], value=0)
-    attention = pad([torch.ones(len(one.input_ids), dtype=torch.long) for one in samples], value=0)
-    wrote = pad([(torch.tensor(one.labels) != IGNORED).long() for one in samples], value=0)
-    return {"input_ids": ids, "attention_mask": attention, "completion_mask": wrote}
+    sides = [pair[side] for side in (0, 1) for pair in pairs]
+    rows = [in_a_row(side) for side in sides]
+    ids = pad([torch.tensor(one.input_ids) for one in rows], value=0)
+    wrote = pad([(torch.tensor(one.labels) != IGNORED).long() for one in rows], value=0)
+    if all(len(side) == 1 for side in sides):
+        attention = pad([torch.ones(len(one.input_ids), dtype=torch.long) for one in rows], value=0)
+        return {"input_ids": ids, "attention_mask": attention, "completion_mask": wrote}
+    lengths = [[len(one.input_ids) for one in side] for side in sides]
+    number = pad([torch.tensor([at for at, n in enumerate(own) for _ in range(n)]) for own in lengths], value=-1)
+    places = pad([torch.cat([torch.arange(n) for n in own]) for own in lengths], value=0)
+    earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    attention = (number[:, None, :, None] == number[:, None, None, :]) & earlier
+    return {"input_ids": ids, "attention_mask": attention, "position_ids": places, "completion_mask": wrote}
 
 
 def _told(transformers: Any, out: Path, progress: Progress, done: int) -> Any:

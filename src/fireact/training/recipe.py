@@ -18,6 +18,9 @@ from fireact.training.schedule import SCHEDULES
 KINDS = ("lora", "int8-lora", "qlora", "full")
 """LoRA on the weights as they are, on 8-bit weights (the paper), on 4-bit weights; and no adapter: all weights."""
 ADAPTED = ("lora", "int8-lora", "qlora")
+QUANTISED = ("int8-lora", "qlora")
+TRAIN_ON = ("student", "all")
+"""The student's own words, or every token: questions, observations and the chat template's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Recipe:
     are left out). ``warmup`` below 1 is a share of all steps, from 1 on a number of steps. A checkpoint is written
     every ``save_every`` steps. ``validation`` is the share of questions that is kept out to measure on after each epoch;
     training stops after ``patience`` epochs without a better validation loss (0: never) and keeps the best weights.
+    ``train_on`` is one of ``TRAIN_ON``: what the loss is taken over.
 
     The paper adapts all blocks with rank 8 for 30 epochs at 3e-4 (``paper-lora``); a small student learns the format
     faster at a higher rate, and cheaper in its upper third.
@@ -52,6 +56,7 @@ class Recipe:
     save_every: int = 5
     validation: float = 0.0
     patience: int = 0
+    train_on: str = "student"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +65,8 @@ class Recipe:
         object.__setattr__(self, "targets", tuple(self.targets))
         if self.kind not in KINDS:
             raise unknown("kind of the recipe", self.kind, KINDS)
+        if self.train_on not in TRAIN_ON:
+            raise unknown("train_on of the recipe", self.train_on, TRAIN_ON)
         if self.schedule not in SCHEDULES:
             raise unknown("schedule of the recipe", self.schedule, SCHEDULES)
         for name in ("rank", "alpha", "epochs", "batch_size", "max_length", "save_every"):

@@ -18,7 +18,7 @@ from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, schema
 from fireact.render.tokens import Chat
 from fireact.store import RunDir, absolute, read_trajectories
-from fireact.training.launch import launched
+from fireact.training.launch import launched, shipped
 from fireact.training.recipe import ADAPTED, Recipe
 from fireact.types import Renderer, Trajectory
 
@@ -32,8 +32,8 @@ class TrainConfig:
 
     ``renderer`` is stored and used whenever the student is run. A native one is shown ``tools``, where a trajectory does not
     bring its own (``meta["tools"]``, as schemas); run the student with the same.
-    ``report_to`` names trackers of experiments. With ``processes`` above 1, or the path of an ``accelerate``
-    configuration, training is launched through accelerate.
+    ``report_to`` names trackers of experiments. With ``processes`` above 1, or an ``accelerate`` configuration (a shipped
+    one's name, or a path), training is launched through accelerate.
     """
 
     data: str
@@ -51,9 +51,9 @@ class TrainConfig:
         object.__setattr__(self, "tools", tuple(self.tools))
         if self.processes < 1:
             raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
-        if self.accelerate is not None:
+        if self.accelerate is not None and self.accelerate not in shipped():
             object.__setattr__(self, "accelerate", absolute(self.accelerate))
-        if Path(self.student).is_dir():
+        if Path(self.student).is_dir() or Path(self.student).is_file():
             object.__setattr__(self, "student", absolute(self.student))
 
 

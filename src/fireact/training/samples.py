@@ -6,16 +6,21 @@ the trainer's business.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.agents import load_renderer
-from fireact.errors import ConfigError, FormatError
-from fireact.render.chat import dress
-from fireact.render.tokens import Chat, Sample, encode, spans
+from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
+from fireact.data.sources import own_files
+from fireact.errors import ConfigError, DataError
+from fireact.progress import SILENT, Progress
+from fireact.render.chat import Schema, dress
+from fireact.render.tokens import IGNORED, Chat, Sample, encode, spans
 from fireact.render.tool_calls import exported
 from fireact.store import read_trajectories
 from fireact.training.run import offered, rendered
@@ -26,30 +31,34 @@ FORMS = ("tokens", "messages")
 
 
 class Encoder:
-    """Chats to samples for one student: its tokenizer, the ids that end its turns, and the renderer's own ends."""
+    """Chats to samples for one student: its tokenizer, the ids that end its turns, and the renderer's own ends.
 
-    def __init__(self, tokenizer: Any, ends: Collection[int], renderer: Renderer | None = None) -> None:
+    ``everything`` puts a label on every token but the first, whoever wrote it.
+    """
+
+    def __init__(
+        self, tokenizer: Any, ends: Collection[int], renderer: Renderer | None = None, *, everything: bool = False
+    ) -> None:
         self.tokenizer = tokenizer if renderer is None else dress(tokenizer, renderer)
         self.ends: set[int | str] = {*ends, *getattr(renderer, "ends", ())}
+        self.everything = everything
 
     def samples(self, chat: Chat) -> list[Sample]:
         """The samples of a chat: one, or one a step where the template rewrites what came before."""
-        return encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        made = encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        if not self.everything:
+            return made
+        if len(made) > 1:
+            raise ConfigError(
+                "the student's chat template rewrites earlier turns, so a trajectory is one sample a step and its "
+                'observations would be trained once a step. Leave train_on = "all" out, or choose --renderer alpaca.'
+            )
+        return [Sample(sample.input_ids, (IGNORED, *sample.input_ids[1:])) for sample in made]
 
     def all(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
         """The samples of all chats, and how many chats are one sample a step."""
         made = [self.samples(chat) for chat in chats]
         return [sample for group in made for sample in group], sum(len(group) > 1 for group in made)
-
-    def whole(self, chat: Chat) -> Sample:
-        """The one sample of a chat. Raises FormatError where the template rewrites what came before."""
-        found = self.samples(chat)
-        if len(found) > 1:
-            raise FormatError(
-                f"the chat template of {self.tokenizer.name_or_path or 'this tokenizer'} rewrites earlier turns, so a "
-                "trajectory is no single text that could be preferred. Choose another student or --renderer alpaca."
-            )
-        return found[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,56 +86,99 @@ class Peek:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A file of trajectories, and how they are rendered."""
+    """Trajectories in any known format, and how they are rendered; ``workers`` 0 is by the size of the data."""
 
     data: Path
     renderer: str = "react"
     student: str = "smollm2-135m"
     tools: Sequence[str] = ("search",)
+    workers: int = 0
 
     def peek(self) -> Iterator[Peek]:
         """Every sample, one after the other."""
-        for key, group, encoder in self._encoded():
-            for part, sample in enumerate(group, 1):
-                pieces = spans(sample, encoder.tokenizer)
-                yield Peek(key, part, len(group), len(sample.input_ids), sample.targets, pieces)
+        with own_files([self.data]) as (own,):
+            encoder = _encoder(self.student, self.renderer)
+            for trajectory in read_trajectories(own.file):
+                group = encoder.samples(self.chat(trajectory))
+                for part, sample in enumerate(group, 1):
+                    pieces = spans(sample, encoder.tokenizer)
+                    yield Peek(trajectory.key, part, len(group), len(sample.input_ids), sample.targets, pieces)
 
-    def write(self, out: Path, form: str = "tokens") -> dict[str, Any]:
+    def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> dict[str, Any]:
         """Write every sample to a JSONL file, and return the counts. Raises ConfigError for an unknown form."""
         if form not in FORMS:
             raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
-        counts = {"trajectories": 0, "samples": 0, "rewritten": 0, "tokens": 0, "trained": 0}
-        rows = self._tokens(counts) if form == "tokens" else self._messages(counts)
-        jsonl.write(out, rows)
+        counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))
+        with own_files([self.data]) as (own,), jsonl.replacing(out) as file:
+            jobs = [(block, self, form) for block in blocks(own.file, BLOCK if form == "messages" else BLOCK // 8)]
+            workers = processes(self.workers, [own.file], alone=ALONE if form == "messages" else ALONE // 16)
+            before = 0
+            progress.start(f"render: {own.source.name}", total=len(jobs))
+            for part in in_order(render, jobs, workers=workers):
+                if part.bad is not None:
+                    raise DataError(f"{own.place(before + part.bad[0])}: {part.bad[1]}. Repair or delete that line.")
+                file.write(part.lines)
+                counts.update(part.counts)
+                before += part.end
+                progress.advance()
+            progress.end()
         return {"form": form, "renderer": self.renderer, **counts}
 
-    def _tokens(self, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
-        for key, group, _ in self._encoded():
-            counts["trajectories"] += 1
-            counts["samples"] += len(group)
+    def chat(self, trajectory: Trajectory) -> Chat:
+        """The messages of one trajectory, and the tools that they are shown with."""
+        return rendered(trajectory, _renderer(self.renderer), tools=_offered(self.renderer, tuple(self.tools)))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a block of lines was rendered to: JSON lines, counts, how many lines it had, and one that cannot be read."""
+
+    lines: bytes
+    counts: Mapping[str, int]
+    end: int
+    bad: tuple[int, str] | None = None
+
+
+def render(block: Block, rendering: Rendering, form: str) -> Part:
+    """Render the trajectories of a block."""
+    lines: list[str] = []
+    rows: list[dict[str, Any]]
+    counts = Counter[str]()
+    raw = raw_lines(block)
+    for entry in entries(block, raw):
+        if entry.trajectory is None:
+            return Part(b"", counts, len(raw), (entry.line, entry.reason))
+        chat, key = rendering.chat(entry.trajectory), entry.trajectory.key
+        if form == "messages":
+            tools = {"tools": chat.tools} if chat.tools else {}
+            rows = [{"key": key, "messages": list(exported(chat.messages, marked=True)), **tools}]
+        else:
+            group = _encoder(rendering.student, rendering.renderer).samples(chat)
+            rows = [
+                {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)} for sample in group
+            ]
             counts["rewritten"] += len(group) > 1
-            for sample in group:
-                counts["tokens"] += len(sample.input_ids)
-                counts["trained"] += sample.targets
-                yield {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)}
+            counts["tokens"] += sum(len(sample.input_ids) for sample in group)
+            counts["trained"] += sum(sample.targets for sample in group)
+        counts["trajectories"] += 1
+        counts["samples"] += len(rows)
+        lines += map(jsonl.dumps, rows)
+    return Part("".join(f"{line}\n" for line in lines).encode(), counts, len(raw))
 
-    def _messages(self, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
-        for trajectory, chat in self._chats():
-            counts["trajectories"] += 1
-            counts["samples"] += 1
-            messages = exported(chat.messages, marked=True)
-            yield {"key": trajectory.key, "messages": list(messages), **({"tools": chat.tools} if chat.tools else {})}
 
-    def _encoded(self) -> Iterator[tuple[str, list[Sample], Encoder]]:
-        from fireact.training.student import load_tokenizer
+@cache
+def _encoder(student: str, renderer: str) -> Encoder:
+    from fireact.training.student import load_tokenizer
 
-        tokenizer, ends = load_tokenizer(self.student)
-        encoder = Encoder(tokenizer, ends, load_renderer(self.renderer))
-        for trajectory, chat in self._chats():
-            yield trajectory.key, encoder.samples(chat), encoder
+    tokenizer, ends = load_tokenizer(student)
+    return Encoder(tokenizer, ends, _renderer(renderer))
 
-    def _chats(self) -> Iterator[tuple[Trajectory, Chat]]:
-        renderer = load_renderer(self.renderer)
-        tools = offered(renderer, self.tools)
-        for trajectory in read_trajectories(self.data):
-            yield trajectory, rendered(trajectory, renderer, tools=tools)
+
+@cache
+def _offered(renderer: str, tools: tuple[str, ...]) -> tuple[Schema, ...]:
+    return tuple(offered(_renderer(renderer), tools))
+
+
+@cache
+def _renderer(name: str) -> Renderer:
+    return load_renderer(name)

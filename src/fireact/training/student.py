@@ -5,11 +5,15 @@ int8-lora and qlora need a GPU and bitsandbytes; they have not been run by this 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.weights import student_directory
-from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.loss import device
+from fireact.training.memory import need_weights
+from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 
 
 def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
@@ -22,9 +26,21 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
         raise missing_extra(error.name or "trl", "train") from error
     place = student_directory(student)
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    options = _quantised(kind) if kind in ("int8-lora", "qlora") else {"dtype": torch.float32}
+    options = _quantised(kind) if kind in QUANTISED else {"dtype": torch.float32}
+    need_weights(place, kind)
     model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
     return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
+
+
+def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
+    """What ``load_student`` loads, with an adapter that goes on being trained."""
+    import peft as untyped
+
+    peft: Any = untyped
+    model, tokenizer, ends = load_student(student, kind)
+    if kind in QUANTISED:
+        model = _prepared(model)
+    return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
 
 
 def load_tokenizer(student: str) -> tuple[Any, set[int]]:
@@ -70,7 +86,20 @@ def _quantised(kind: str) -> dict[str, Any]:
     }
     options = {"load_in_8bit": True} if kind == "int8-lora" else four
     config: Any = getattr(transformers, "BitsAndBytesConfig")(**options)  # noqa: B009  # untyped
-    return {"quantization_config": config, "device_map": {"": 0}}
+    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def _prepared(model: Any) -> Any:
+    """A quantised model, ready to be adapted; activations are made again in the backward pass, to save memory."""
+    import peft as untyped
+
+    peft: Any = untyped
+    return peft.prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def on_device(model: Any, kind: str) -> Any:
+    """The model where training runs; quantised ones are put there when they are loaded."""
+    return model if device() == "cpu" or kind in QUANTISED else model.to(device())
 
 
 def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
@@ -92,20 +121,22 @@ def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
 def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
     import peft as untyped
 
+    from fireact.training.halves import find_blocks
+
     peft: Any = untyped
     names = linear_names(model)
     absent = sorted(set(recipe.targets) - set(names))
     if absent:
         raise ConfigError(f"recipe: the student has no layers named {', '.join(absent)}. It has: {', '.join(names)}.")
-    if recipe.kind != "lora":
-        model = peft.prepare_model_for_kbit_training(model)
+    if recipe.kind in QUANTISED:
+        model = _prepared(model)
     config = peft.LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=list(recipe.targets) or names,
         layers_to_transform=list(range(frozen, blocks)),
-        layers_pattern="layers",
+        layers_pattern=find_blocks(model)[1],
         task_type="CAUSAL_LM",
     )
     return peft.get_peft_model(model, config)
@@ -113,19 +144,24 @@ def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
 
 def _full(model: Any, frozen: int) -> Any:
     """All weights, or those of the upper blocks and the final norm where lower ones stay."""
+    from fireact.training.halves import final_norm, find_blocks
+
     if frozen:
         model.requires_grad_(False)
-        body = model.get_decoder()
-        for part in [*list(body.layers)[frozen:], body.norm]:
+        body, _, found = find_blocks(model)
+        norm = final_norm(body)
+        for part in [*list(found)[frozen:], *([getattr(body, norm)] if norm else [])]:
             part.requires_grad_(True)
     return model
 
 
 def linear_names(model: Any) -> list[str]:
-    """The last names of the linear layers inside the blocks (q_proj, ..., down_proj)."""
+    """The last names of the linear layers inside the blocks: q_proj and down_proj, qkv_proj, query_key_value, c_attn, ..."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
-    blocks = model.get_decoder().layers
-    return sorted(
-        {name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, torch.nn.Linear)}
-    )
+    from fireact.training.halves import find_blocks
+
+    linear = (torch.nn.Linear, Conv1D)  # GPT-2's layers are linear ones, the other way around
+    blocks = find_blocks(model)[2]
+    return sorted({name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, linear)})

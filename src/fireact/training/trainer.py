@@ -5,11 +5,12 @@ lower ones, and what they compute is computed once, not once an epoch (``halves`
 only; batches are of like length; and where the hardware multiplies bfloat16 natively, it does.
 
 Several processes (``launch``) each take their share of every planned batch and add their gradients up, so that the
-curve is that of one process. Checkpoints are Trainer's own. Not done here: rendering, filtering, inference.
+curve is that of one process, whether each holds all weights or a part of them (``sharding``). Checkpoints are Trainer's own. Not done here: rendering, filtering, inference.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -19,19 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, DataError, FireactError
+from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
 from fireact.render.tokens import Chat, Sample, spans
-from fireact.training.batches import Batch, padding, plan
+from fireact.training.batches import Batch, padding, pieces, plan, widest
 from fireact.training.checkpoints import last_whole
 from fireact.training.curve import LOG, Curve
-from fireact.training.loss import TargetLoss, device, need_room
+from fireact.training.loss import TargetLoss, device, has_bfloat16
+from fireact.training.memory import cuda_gb, need_room
 from fireact.training.recipe import ADAPTED, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
-from fireact.training.student import adapt, load_student
+from fireact.training.sharding import gathered, shard_on_cpu, sharded
+from fireact.training.student import adapt, load_student, on_device
 from fireact.training.validation import Validation
 from fireact.types import Renderer
 
@@ -84,11 +87,12 @@ def fine_tune(
     Raises ConfigError when nothing would be trained or memory runs out, DataError when no sample is left, FireactError
     on a loss that is no number.
     """
+    check_trackers(report_to)
     need_disk(out, gigabytes=0.5)
     need_memory(gigabytes=2.0)
     with quiet():
         model, tokenizer, ends = load_student(student, recipe.kind)
-        encoder = Encoder(tokenizer, ends, renderer)
+        encoder = Encoder(tokenizer, ends, renderer, everything=recipe.train_on == "all")
         samples, rewritten = encoder.all(chats)
         kept_out, _ = encoder.all(validation)
         if rewritten:
@@ -105,6 +109,15 @@ def fine_tune(
         progress.sample(spans(fitting[0], tokenizer))
         run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
         return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError for a tracker that is not known or not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"{name} is not installed; --report-to {name} needs it. Run: pip install {name}")
 
 
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
@@ -141,11 +154,14 @@ class _Run:
         self.progress = progress if self.rank == 0 else SILENT
         self.lengths = [len(sample.input_ids) for sample in samples]
         self.batches = plan(self.lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
+        self.limit = widest(self.batches, self.lengths, size=recipe.micro_batch)
         self.model, frozen = adapt(model, recipe)
-        if device() == "cpu":
-            need_room(self.model, samples, [self.part(batch)[0] for batch in self.batches], frozen=frozen)
-        else:
-            self.model.to(device())
+        self.sharded = sharded()
+        if self.sharded:
+            frozen = 0  # halves would go past what puts the weights together, so the whole model runs
+        self.need_room(frozen)
+        if not self.sharded:
+            on_device(self.model, recipe.kind)
         self.checkpoint, self.done = last_whole(out / CHECKPOINTS)
         self.loss = TargetLoss(self.model, samples, frozen=frozen)
         self.validation = (
@@ -162,11 +178,42 @@ class _Run:
             else None
         )
 
-    def part(self, batch: Batch) -> list[Batch]:
-        """What this process computes of a batch, in pieces of the micro batch."""
-        mine = batch[self.rank :: self.processes]
-        size = self.recipe.micro_batch or max(1, len(mine))
-        return [mine[at : at + size] for at in range(0, len(mine), size)] or [()]
+    def need_room(self, frozen: int) -> None:
+        """Raise ConfigError when the largest piece of a batch would not fit."""
+        largest = [piece for batch in self.batches for piece in self.part(batch) if piece]
+        on_cpu = device() == "cpu"
+        need_room(
+            self.model,
+            self.samples,
+            largest or [(0,)],
+            frozen=frozen,
+            half=not on_cpu or has_bfloat16(),
+            processes=self.processes if self.sharded else 1,
+            available=None if on_cpu else cuda_gb,
+        )
+
+    def part(self, batch: Batch, *, rank: int | None = None) -> list[Batch]:
+        """What a process (default: this one) computes of a batch, piece by piece."""
+        mine = batch[self.rank if rank is None else rank :: self.processes]
+        return pieces(mine, self.lengths, size=self.recipe.micro_batch, limit=self.limit)
+
+    def turns(self, batch: Batch) -> list[tuple[Batch, float]]:
+        """The pieces that this process computes, with their weights.
+
+        Where weights are spread, all processes must compute equally often, and what they make is averaged: so some
+        compute a sample for nothing, and the others count for as many as there are.
+        """
+        mine = [(piece, float(self.processes if self.sharded else 1)) for piece in self.part(batch)]
+        most = max(len(self.part(batch, rank=rank)) for rank in range(self.processes)) if self.sharded else 0
+        return mine + [(batch[:1], 0.0)] * (most - len(mine))
+
+    @property
+    def padding(self) -> float:
+        """The share of all tokens computed that is padding."""
+        made = [
+            piece for batch in self.batches for rank in range(self.processes) for piece in self.part(batch, rank=rank)
+        ]
+        return padding(made, self.lengths)
 
     def train(self, *, report_to: Sequence[str], dropped: int, rewritten: int) -> TrainStats:
         trainer = build_trainer(self, report_to=report_to)
@@ -182,15 +229,17 @@ class _Run:
         finally:
             self.progress.end()
         seconds = time.perf_counter() - started + self.loss.seconds
-        if not self.rank:
-            self.save(weights_directory(self.out, self.recipe))
-            if self.validation is not None:
-                self.validation.keep_best(weights_directory(self.out, self.recipe))
+        self.save(weights_directory(self.out, self.recipe))
+        if not self.rank and self.validation is not None:
+            self.validation.keep_best(weights_directory(self.out, self.recipe))
         return self.stats(seconds, curve, steps=trainer.state.global_step, dropped=dropped, rewritten=rewritten)
 
     def save(self, directory: Path) -> None:
-        """Write what is trained: the adapter, or the whole model and its tokenizer."""
-        self.model.save_pretrained(directory, safe_serialization=True)
+        """Write what is trained: the adapter, or the whole model and its tokenizer. All processes call it, one writes."""
+        weights = gathered(self.model, trained=self.recipe.kind in ADAPTED) if self.sharded else None
+        if self.rank:
+            return
+        self.model.save_pretrained(directory, safe_serialization=True, **({"state_dict": weights} if weights else {}))
         if self.recipe.kind not in ADAPTED:
             self.tokenizer.save_pretrained(directory)
 
@@ -199,19 +248,17 @@ class _Run:
         import torch
 
         targets, summed = self.loss.targets(batch), 0.0
-        for piece in self.part(batch):
-            if not piece:
-                continue
+        for piece, weight in self.turns(batch):
             try:
                 loss = self.loss.total(piece) / targets
-                backward(loss)
+                backward(loss * weight)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 raise self.out_of_memory(piece, number) from error
             except RuntimeError as error:
                 if "memory" in str(error):
                     raise self.out_of_memory(piece, number) from error
                 raise
-            summed += loss.item()
+            summed += loss.item() if weight else 0.0
         if self.processes > 1:
             summed = self.gather(summed)
         if not math.isfinite(summed):
@@ -219,11 +266,11 @@ class _Run:
         return summed
 
     def gather(self, loss: float) -> float:
-        """Add the gradients and the loss of all processes up."""
+        """Add the gradients (spread ones are added up already) and the loss of all processes up."""
         import torch
 
         for parameter in self.model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not self.sharded:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 torch.distributed.all_reduce(parameter.grad)
@@ -261,7 +308,7 @@ class _Run:
             rewritten=rewritten,
             tokens=sum(self.lengths[index] for batch in done for index in batch),
             target_tokens=sum(self.loss.targets(batch) for batch in done),
-            padding=round(padding(self.batches, self.lengths), 4),
+            padding=round(self.padding, 4),
             steps=steps,
             trained_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             final_loss=curve.final_loss() if curve is not None else 0.0,
@@ -289,6 +336,12 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
     epoch = len(run.batches) // recipe.epochs
 
     class Trainer(SFTTrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            if run.sharded and device() == "cpu":
+                shard_on_cpu(self.accelerator)
+                self.is_fsdp_enabled = True
+
         def get_train_dataloader(self) -> Any:
             """Every process walks the whole plan in its order; ``_Run.part`` is what it computes of it."""
             return torch.utils.data.DataLoader(plan_of_batches, batch_size=1, collate_fn=self.data_collator)
@@ -310,9 +363,8 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
     class Measure(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if run.validation is not None and state.global_step % epoch == 0:
-                save = run.save if run.rank == 0 else None
                 number = state.global_step // epoch
-                if run.validation.measure(step=state.global_step, epoch=number, save=save):
+                if run.validation.measure(step=state.global_step, epoch=number, save=run.save, write=not run.rank):
                     control.should_training_stop = True
 
     trainer = Trainer(
@@ -330,9 +382,6 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
 
 def _settings(run: _Run, report_to: Sequence[str]) -> dict[str, Any]:
     recipe = run.recipe
-    unknown = sorted(set(report_to) - set(TRACKERS))
-    if unknown:
-        raise ConfigError(f"cannot report to {', '.join(unknown)}. Known: {', '.join(TRACKERS)}.")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.out / "tensorboard"))
     return {
         "output_dir": str(run.out / CHECKPOINTS),

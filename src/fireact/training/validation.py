@@ -39,8 +39,11 @@ class Validation:
         self.model, self.out, self.patience, self.progress = model, out, patience, progress
         self.rows = cut(out / VALIDATION, done=done)
 
-    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None] | None) -> bool:
-        """Measure after an epoch; returns whether training should stop. ``save`` writes the weights to a directory."""
+    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None], write: bool) -> bool:
+        """Measure after an epoch; returns whether training should stop.
+
+        ``save``, which every process calls, writes the weights to a directory; the one process that may ``write`` logs.
+        """
         self.model.eval()
         found = [self.loss.measure(batch) for batch in self.batches]
         self.model.train()
@@ -52,11 +55,11 @@ class Validation:
             "whole_sample_accuracy": round(sum(right for _, right in found) / len(samples), 4),
         }
         self.rows.append(row)
-        if save is not None:
+        if write:
             with jsonl.Appender(self.out / VALIDATION) as file:
                 file.append(row)
-            if self.best is row and self.patience:
-                save(self.out / BEST)
+        if self.best is row and self.patience:
+            save(self.out / BEST)
         self.progress.say(
             f"train: epoch {epoch}, validation loss {row['validation_loss']:.3f}, "
             f"{row['whole_sample_accuracy']:.0%} of samples without a fault"

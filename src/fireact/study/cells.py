@@ -1,0 +1,121 @@
+"""The cells of a study: each is one agent under one set of conditions, made from the product of a block's axes.
+
+Invariant: no two cells have the same name; every name that a cell uses (a mixture, a cell to compare with) is there; a
+cell knows its axes by their labels. What a cell needs to be run is ``stages``' business.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fireact.errors import ConfigError, unknown
+from fireact.study.file import StudyFile
+from fireact.training.recipe import Recipe
+
+EVALUATION = (
+    "tasks", "n", "method", "examples", "tools", "split", "order", "temperature", "repairs", "native", "budget", "workers",
+)  # fmt: skip
+"""Settings that go to ``eval`` as they are."""
+RECIPE = tuple(entry.name for entry in fields(Recipe) if entry.name != "seed")
+SETTINGS = ("base", "mixture", "size", "seed", "noise", "renderer", "recipe", *EVALUATION, *RECIPE)
+"""``base`` is the model; with a ``mixture`` it is fine-tuned on it, ``size`` trajectories of it, with ``recipe`` and what of
+it is changed; without, it is prompted by ``method``. ``seed`` draws the sample and the initial weights; ``noise`` disturbs the
+tools while it is measured, in the words of the tool ``noise:``."""
+_BLOCK = ("name", "axes", "against", "exclude")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One agent: its name, where it stands on each axis (labels), its settings, and the cell that it is compared with.
+
+    ``group`` is the name without the seed, which cells that differ in nothing else share.
+    """
+
+    name: str
+    group: str
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    against: str = ""
+
+    @property
+    def tuned(self) -> bool:
+        return bool(self.settings.get("mixture"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.get("seed", 0))
+
+
+def cells(study: StudyFile) -> list[Cell]:
+    """All cells of a study in order. Raises ConfigError for a name that nothing stands behind, or a name twice."""
+    found = [cell for block in study.cells for cell in _product(block, study)]
+    names = [cell.name for cell in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"the study {study.name} has two cells named {twice!r}. Put what differs into name: {{AXIS}}."
+        )
+    named = [("choice", name) for name in study.choice]
+    named += [(f"what {cell.name} is compared with", cell.against) for cell in found if cell.against]
+    for where, name in named:
+        if name not in names and name not in {cell.group for cell in found}:
+            raise unknown(f"cell ({where})", name, names)
+    for plot in study.plots:
+        if plot.x and not any(plot.x in cell.axes for cell in found):
+            raise unknown("axis of a curve", plot.x, study.axes)
+    return found
+
+
+def _product(block: Mapping[str, Any], study: StudyFile) -> Iterator[Cell]:
+    settings = {key: value for key, value in block.items() if key not in _BLOCK}
+    axes: Sequence[str] = block.get("axes", ())
+    for name in axes:
+        if name not in study.axes:
+            raise unknown(f"axis of the cells {block.get('name', '')!r}", name, study.axes)
+    for values in itertools.product(*(study.axes[name] for name in axes)):
+        labels = {name: _label(value) for name, value in zip(axes, values, strict=True)}
+        if any(all(str(labels.get(key)) == str(one) for key, one in row.items()) for row in block.get("exclude", ())):
+            continue
+        chosen = dict(study.shared) | settings
+        for name, value in zip(axes, values, strict=True):
+            chosen |= _settings(name, value)
+        yield _cell(block, labels, chosen, study)
+
+
+def _cell(block: Mapping[str, Any], labels: Mapping[str, Any], settings: dict[str, Any], study: StudyFile) -> Cell:
+    for key in settings:
+        if key not in SETTINGS:
+            raise unknown("setting of a cell", key, (*SETTINGS, *_BLOCK))
+    mixture = settings.get("mixture", "")
+    if mixture and mixture not in study.mixtures:
+        raise unknown("mixture", mixture, study.mixtures)
+    group = _filled(str(block.get("name", "")), labels)
+    seeded = "seed" in labels and "{seed}" not in str(block.get("name", ""))
+    name = f"{group}, seed {labels['seed']}" if seeded else group
+    if not name:
+        raise ConfigError(f"the study {study.name}: a block of [[cells]] has no name.")
+    against = _filled(str(block.get("against", study.baseline)), labels)
+    return Cell(name, group, labels, settings, "" if against in (name, group) else against)
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if "label" not in value:
+            raise ConfigError(f"a value of an axis is {dict(value)}; a table needs a label.")
+        return value["label"]
+    return value
+
+
+def _settings(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value.items() if key != "label"}
+    return {name: value}
+
+
+def _filled(text: str, labels: Mapping[str, Any]) -> str:
+    for name, label in labels.items():
+        text = text.replace(f"{{{name}}}", str(label))
+    return text

@@ -1,0 +1,72 @@
+"""What an agent costs: its data (the waste of filtering apart), its training, each question; and when it has paid off.
+
+Invariant: all prices are the study file's, with their sources; where the teacher has a price of its own (tokens that were
+paid for), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fireact.study.file import Price
+from fireact.study.results import Measured
+
+
+def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
+    """Dollars and seconds of a cell on its first task.
+
+    An episode that is not right is waste: of ``n`` trajectories that are trained on, ``n / share right - n`` episodes were
+    collected in vain. ``questions_to_break_even`` is how many questions the student must answer until data and training
+    have cost less than asking the teacher.
+    """
+    hour, asked = prices.get("machine_hour"), prices.get("teacher_question")
+    machine = None if hour is None else hour.value / 3600
+    results = next(iter((one.manifest("eval") or {})["results"].values()))
+    seconds = float(results["seconds_per_question"])
+    serving = _times(seconds, machine)
+    found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
+    mixed, training = one.manifest("mix"), one.manifest("train")
+    if mixed is None or training is None:
+        return found
+    used = sum(count["n"] for count in mixed["counts"].values())
+    share, episode_seconds, episode_usd = _collected(one, mixed["counts"])
+    teacher = episode_usd or (None if asked is None else asked.value)
+    waste = None if share is None else used / share - used
+    data, train = _times(used, teacher), _times(float(training["training_seconds"]), machine)
+    wasted = _times(waste, teacher)
+    fixed = None if data is None or train is None else data + (wasted or 0.0) + train
+    saved = None if teacher is None or serving is None else teacher - serving
+    return found | {
+        "trajectories": used,
+        "wasted_episodes": None if waste is None else round(waste, 1),
+        "data_usd": data,
+        "waste_usd": wasted,
+        "data_seconds": _times(used, episode_seconds),
+        "waste_seconds": _times(waste, episode_seconds),
+        "training_seconds": float(training["training_seconds"]),
+        "training_usd": train,
+        "teacher_usd_per_question": teacher,
+        "teacher_price": "paid" if episode_usd else None if asked is None else asked.source,
+        "questions_to_break_even": math.ceil(fixed / saved) if fixed is not None and saved and saved > 0 else None,
+    }
+
+
+def _collected(one: Measured, groups: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Of the collections behind a cell: the share of episodes that are right, and seconds and dollars of an episode."""
+    collections: Sequence[Mapping[str, Any]] = one.collections()
+    counts = [count for found in collections for name, count in found["counts"].items() if name in groups]
+    episodes = sum(count["n"] for count in counts)
+    everything = sum(count["n"] for found in collections for count in found["counts"].values())
+    if not episodes or not everything:
+        return None, None, None
+    right = sum(count["correct"] for count in counts)
+    costs = [found["usage"]["cost"] for found in collections]
+    paid = None if any(cost is None for cost in costs) else sum(costs) / everything
+    seconds = sum(found["seconds"] for found in collections) / everything
+    return right / episodes if right else None, seconds, paid
+
+
+def _times(amount: float | None, each: float | None) -> float | None:
+    return None if amount is None or each is None else amount * each

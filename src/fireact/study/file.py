@@ -1,0 +1,172 @@
+"""A study file: what is asked, which agents are compared, and the figures of the paper that stand beside them.
+
+    title, asks, source, notes      in words
+    [shared]                        settings of every cell (see ``cells.SETTINGS``)
+    [collect.NAME]                  settings of ``collect``, as ``CollectConfig`` has them
+    [mixtures.NAME]                 ``from`` = names of collections, or files of trajectories; the rest as ``MixConfig`` has it
+    [axes]                          NAME = values; a value is a setting of that name, or a table of settings with a ``label``
+    [[cells]]                       name = "{AXIS} ...", axes = names, settings, against = name of a cell, exclude = [{AXIS = label}]
+    baseline                        the cell that all others are compared with, where they do not say ``against``
+    [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the rows of ours that it stands beside
+    [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
+    choice                          cells of one method each, of which an oracle, or chance, chooses for every question
+    [prices]                        NAME = {value, source}: machine_hour, teacher_question, in US dollars
+    [rates]                         what was measured before: train_tokens, prompted_questions, tuned_questions a second
+    [sizes.SIZE]                    any of the tables above, laid over the file: tables are merged, all else is replaced
+
+``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
+Invariant: a file that was read holds no name that nothing stands behind. Nothing is run, and no data is read, here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fireact.errors import ConfigError, unknown
+
+TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates")
+KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
+PRICES = ("machine_hour", "teacher_question")
+RATES = ("train_tokens", "prompted_questions", "tuned_questions")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of the paper; ``cell`` (and ``task``, where the cell has several) is the row of ours beside which it stands.
+
+    ``cell`` is the name of a cell, or several, with ``*`` for any letters; it may be one of another size.
+    """
+
+    label: str
+    value: float
+    unit: str = "EM"
+    source: str = ""
+    cell: str | Sequence[str] = ()
+    task: str = ""
+
+    def beside(self, *names: str) -> bool:
+        """Whether it stands beside a cell of one of these names."""
+        patterns = [self.cell] if isinstance(self.cell, str) else self.cell
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A plot of each task: bars of all cells, or a curve over an axis of numbers."""
+
+    kind: str = "bars"
+    x: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price in US dollars, and where it is from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """What a file says at one size; ``cells`` and ``axes`` are still as written (``cells.cells`` makes the product)."""
+
+    name: str
+    size: str
+    title: str
+    asks: str = ""
+    source: str = ""
+    notes: Sequence[str] = ()
+    baseline: str = ""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    collect: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mixtures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cells: Sequence[Mapping[str, Any]] = ()
+    paper: Sequence[Figure] = ()
+    plots: Sequence[Plot] = (Plot(),)
+    choice: Sequence[str] = ()
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+def shipped() -> list[str]:
+    """The studies that come with the package, by name."""
+    return sorted(file.name.removesuffix(".toml") for file in _home().iterdir() if file.name.endswith(".toml"))
+
+
+def read_study(name: str, *, size: str = "small") -> StudyFile:
+    """A shipped study by name, or one from a TOML file, at one of its sizes. Raises ConfigError."""
+    values = _values(name)
+    _known(values, KEYS, f"setting of the study {name}")
+    sizes = values.pop("sizes", {})
+    if sizes and size not in sizes:
+        raise unknown(f"size of the study {name}", size, sizes)
+    _known(sizes.get(size, {}), (*TABLES, "notes"), f"setting of the size {size}")
+    merged = _laid_over(values, sizes.get(size, {}))
+    if "title" not in merged or not merged.get("cells"):
+        raise ConfigError(f"the study {name} has no title or no [[cells]]. Give both.")
+    return StudyFile(**{**merged, "name": Path(name).stem, "size": size, **_built(merged, name)})
+
+
+def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The tables that have a class of their own."""
+    prices, rates = values.get("prices", {}), values.get("rates", {})
+    _known(prices, PRICES, f"price of the study {name}")
+    _known(rates, RATES, f"rate of the study {name}")
+    plots = [_made(Plot, row, f"[[plots]] of {name}") for row in values.get("plots", [{}])]
+    for plot in plots:
+        if plot.kind not in ("bars", "curve") or (plot.kind == "curve") != bool(plot.x):
+            raise ConfigError(f'the study {name}: a plot is kind = "bars", or kind = "curve" with x = an axis; {plot}.')
+    return {
+        "paper": tuple(_made(Figure, row, f"[[paper]] of {name}") for row in values.get("paper", ())),
+        "prices": {key: _made(Price, row, f"[prices] of {name}") for key, row in prices.items()},
+        "plots": tuple(plots),
+    }
+
+
+def _made(kind: type[Any], row: Any, where: str) -> Any:
+    names = [entry.name for entry in fields(kind)]
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: {row!r} is no table with {', '.join(names)}.")
+    _known(row, names, f"setting in {where}")
+    try:
+        return kind(**row)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {dict(row)} lacks something ({error}).") from error
+
+
+def _known(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+    names = list(known)
+    for key in values:
+        if key not in names:
+            raise unknown(what, key, names)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        merged[key] = _laid_over(below[key], value) if both else value
+    return merged
+
+
+def _values(name: str) -> dict[str, Any]:
+    path = Path(name)
+    try:
+        if name in shipped():
+            return tomllib.loads(_home().joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+        if path.is_file():
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the study {name}: {error}.") from error
+    raise unknown("study (a name, or a TOML file)", name, shipped())
+
+
+def _home() -> Any:
+    return files("fireact.study").joinpath("files")

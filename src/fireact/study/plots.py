@@ -1,0 +1,130 @@
+"""The plots of a study as SVG and PNG: bars with 95 % intervals, and curves over an axis of numbers.
+
+Invariant: the same rows give the same SVG; seeds are drawn as points, with a line through their means. Colours differ in
+lightness as well, so that they are told apart without hue. One file a task and plot.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fireact.jsonl import replacing
+from fireact.study.cells import Cell
+from fireact.study.file import Plot, StudyFile
+
+COLOURS = ("#1b4f72", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
+_RC: Any = {
+    "svg.hashsalt": "fireact",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "grid.color": "#d5d8dc",
+}
+_PIXELS = 160  # an inch, in PNG
+
+
+def draw(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], directory: Path) -> list[str]:
+    """Draw every plot of every task that has rows, and return the names of the files."""
+    done = {str(row["cell"]): row for row in rows if "error" not in row}
+    written = []
+    for plot in study.plots:
+        for task in dict.fromkeys(name for row in done.values() for name in row["results"]):
+            mine = [cell for cell in cells if task in done.get(cell.name, {}).get("results", {})]
+            figure = _curve(study, plot, mine, done, task) if plot.kind == "curve" else _bars(study, mine, done, task)
+            if figure is not None:
+                name = f"{_safe(task)}-{plot.kind}{f'-{_safe(plot.x)}' if plot.x else ''}"
+                written += _save(figure, directory / name)
+    return written
+
+
+def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+    figure, axes = _figure(max(1.6, 0.34 * len(cells) + 1.0))
+    for at, cell in enumerate(cells):
+        result = rows[cell.name]["results"][task]
+        low, high = result["em_interval"]
+        colour = COLOURS[1] if cell.tuned else COLOURS[0]
+        axes.barh(-at, 100 * result["em"], height=0.7, color=colour, zorder=2)
+        axes.plot(
+            [100 * low, 100 * high], [-at, -at], color="#1c2833", linewidth=1.2, marker="|", markersize=5, zorder=3
+        )
+        axes.text(100 * high + 1, -at, f"{100 * result['em']:.0f}", va="center", fontsize=9)
+    for known in (one for one in study.paper if one.unit == "EM" and one.task in ("", task)):
+        places = [-at for at, cell in enumerate(cells) if known.beside(cell.name, cell.group)]
+        axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
+    axes.set_yticks([-at for at in range(len(cells))], [cell.name for cell in cells])
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("exact match, %, with 95 % interval" + (" (diamond: the paper)" if study.paper else ""))
+    axes.grid(axis="x", linewidth=0.6)
+    axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
+    return figure
+
+
+def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+    points: dict[str, dict[float, list[tuple[float, list[float]]]]] = {}
+    for cell in cells:
+        try:
+            x = float(cell.axes[plot.x])
+        except (KeyError, ValueError):
+            continue
+        others = [str(value) for name, value in cell.axes.items() if name not in (plot.x, "seed")]
+        result = rows[cell.name]["results"][task]
+        points.setdefault(", ".join(others), {}).setdefault(x, []).append((result["em"], result["em_interval"]))
+    if not points:
+        return None
+    figure, axes = _figure(3.6)
+    for number, (name, found) in enumerate(points.items()):
+        colour, xs = COLOURS[number % len(COLOURS)], sorted(found)
+        means = [100 * statistics.fmean(em for em, _ in found[x]) for x in xs]
+        axes.plot(xs, means, color=colour, linewidth=1.8, label=name or "fine-tuned", zorder=3)
+        for x in xs:
+            axes.plot([x] * len(found[x]), [100 * em for em, _ in found[x]], "o", color=colour, markersize=4, zorder=4)
+            lows, highs = zip(*(interval for _, interval in found[x]), strict=True)
+            axes.plot([x, x], [100 * min(lows), 100 * max(highs)], color=colour, linewidth=0.8, alpha=0.5)
+    for number, cell in enumerate(cell for cell in cells if plot.x not in cell.axes):
+        em = 100 * rows[cell.name]["results"][task]["em"]
+        axes.axhline(em, color="#7b8494", linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
+    every = sorted({x for found in points.values() for x in found})
+    if every[0] > 0 and every[-1] / every[0] >= 4:
+        axes.set_xscale("log")
+    axes.set_xticks(every, [f"{x:g}" for x in every])
+    axes.minorticks_off()
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel("exact match, %")
+    axes.grid(axis="y", linewidth=0.6)
+    axes.legend(fontsize=9, frameon=False)
+    axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
+    return figure
+
+
+def _figure(height: float) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> list[str]:
+    import matplotlib
+
+    with matplotlib.rc_context(_RC):
+        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=ending, dpi=_PIXELS, metadata=metadata)
+            with replacing(path.with_name(f"{path.name}.{ending}")) as file:
+                file.write(drawn.getvalue())
+    return [f"{path.name}.svg", f"{path.name}.png"]
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)

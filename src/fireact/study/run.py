@@ -1,0 +1,239 @@
+"""The verb ``study``: run what is missing of a matrix of agents, and write what they say beside the paper's figures.
+
+    results.jsonl    a row a cell        tables.md    tables with intervals        plots/    SVG and PNG
+    collect/ mix/ train/ eval/           the stages, each in a directory named by its settings (or in ``stages``, to share them)
+
+Invariant: stages are the verbs themselves, so a study can be stopped at any moment and goes on where it was; equal work is
+done once. A cell that fails is recorded and the others go on; the manifest is written only when none has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fireact import jsonl
+from fireact.collection import collect
+from fireact.data import mix
+from fireact.errors import ConfigError, FireactError
+from fireact.evaluation.run import evaluate
+from fireact.progress import SILENT, Progress
+from fireact.store import MANIFEST, RunDir, absolute
+from fireact.study.cells import Cell, cells
+from fireact.study.economics import economics
+from fireact.study.file import StudyFile, read_study
+from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
+from fireact.study.plots import draw
+from fireact.study.results import Measured, baseline, choice, measured, row
+from fireact.study.stages import Resolver, Stage, absent
+from fireact.study.tables import tables
+from fireact.training.run import train
+
+RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
+_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {"collect": collect, "mix": mix, "train": train, "eval": evaluate}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfig:
+    """Settings of ``study``: a shipped study or a TOML file, its size, and values for ``{NAME}`` in it.
+
+    ``stages`` is where stages lie, if several studies shall share them; by default in the study's own directory.
+    """
+
+    study: str
+    size: str = "small"
+    values: Mapping[str, str] = field(default_factory=dict)
+    stages: str | None = None
+
+    def __post_init__(self) -> None:
+        if Path(self.study).is_file():
+            object.__setattr__(self, "study", absolute(self.study))
+        if self.stages is not None:
+            object.__setattr__(self, "stages", absolute(self.stages))
+
+    def root(self, out: Path) -> Path:
+        """Where the stages lie."""
+        return Path(self.stages) if self.stages else out.absolute()
+
+
+def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Run what is missing and return the manifest. Raises FireactError that names the cells which failed."""
+    matrix = Matrix.read(config)
+    matrix.refuse_absent()
+    free = ("stages", *(f"values.{name}" for name in config.values))
+    with RunDir(out, verb="study", settings=asdict(config), force=force, free=free) as run:
+        (out / MANIFEST).unlink(missing_ok=True)  # a file that was changed has other cells
+        runner = Runner(matrix, config.root(out), out, progress)
+        try:
+            runner.run()
+        finally:
+            facts = runner.write()
+        if runner.failures:
+            failed = "; ".join(f"{name}: {said}" for name, said in runner.failures.items())
+            raise FireactError(
+                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed} -- the others are in "
+                f"{out / TABLES}. Run it again to try them again."
+            )
+        return run.finish(**facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A study at one size: its cells, each with its stages in the order in which they are run."""
+
+    study: StudyFile
+    given: Mapping[str, str]
+    cells: Sequence[Cell]
+    chains: Mapping[str, Sequence[Stage]]
+
+    @classmethod
+    def read(cls, config: StudyConfig) -> Matrix:
+        """Raises ConfigError for whatever in the file cannot be used."""
+        found = read_study(config.study, size=config.size)
+        resolver = Resolver(found, config.values)
+        product = cells(found)
+        chains = {cell.name: list(distinct(resolver.evaluation(cell).chain())) for cell in product}
+        return cls(found, config.values, product, chains)
+
+    def refuse_absent(self) -> None:
+        missing = absent(self.study, self.given)
+        if missing:
+            wanted = " ".join(f"--set {name}=..." for name in missing)
+            raise ConfigError(f"the study {self.study.name} needs {wanted} (or FIREACT_{missing[0].upper()}).")
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages, each once."""
+        return list(distinct(stage for chain in self.chains.values() for stage in chain))
+
+
+class Runner:
+    """Runs the cells one after the other, and knows how long is left."""
+
+    def __init__(self, matrix: Matrix, root: Path, out: Path, progress: Progress) -> None:
+        self.matrix, self.root, self.out, self.progress = matrix, root, out, progress
+        self.failures: dict[str, str] = {}
+        self.measured: dict[str, Measured] = {}
+        self.rates = rates(matrix, root)
+        self._broken: dict[str, str] = {}
+        self._rows: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def run(self) -> None:
+        """Run every cell; a failure is kept in ``failures`` and the next one begins."""
+        count = len(self.matrix.cells)
+        for number, cell in enumerate(self.matrix.cells, 1):
+            chain = self.matrix.chains[cell.name]
+            missing = [stage for stage in chain if not stage.done(self.root)]
+            todo = ", ".join(stage.verb for stage in missing) or "nothing, all of it is there"
+            self.progress.say(f"study: cell {number} of {count}, {cell.name}: {todo}{self._left(number)}")
+            try:
+                for stage in chain:
+                    self._do(stage)
+                self.measured[cell.name] = measured(cell, chain, self.root)
+            except Exception as fault:  # whatever it is, the other cells are worth having
+                self.failures[cell.name] = (
+                    str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
+                )
+                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {self.failures[cell.name]}")
+            self._save()
+
+    def _do(self, stage: Stage) -> None:
+        if stage.done(self.root):
+            return
+        if stage.key in self._broken:
+            raise FireactError(self._broken[stage.key])
+        try:
+            _VERBS[stage.verb](stage.config(self.root), stage.path(self.root), progress=self.progress)
+        except Exception as fault:
+            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {fault}"
+            raise
+        self.rates.learn(stage, self.root)
+
+    def _left(self, number: int) -> str:
+        """How long is left, in words; empty where nothing is known of it."""
+        coming = distinct(stage for cell in self.matrix.cells[number - 1 :] for stage in self.matrix.chains[cell.name])
+        seconds, whole = at_least(forecast(stage, self.root, self.rates).seconds for stage in coming)
+        return f"; {'about' if whole else 'at least'} {max(1, round(seconds / 60))} min left" if seconds else ""
+
+    def _save(self) -> list[dict[str, Any]]:
+        """Write the rows of all cells so far, and return them."""
+        rows = []
+        for cell in self.matrix.cells:
+            if cell.name in self.measured:
+                rows.append(self._row(self.measured[cell.name]))
+            elif cell.name in self.failures:
+                rows.append({"cell": cell.name, "axes": dict(cell.axes), "error": self.failures[cell.name]})
+        jsonl.write(self.out / RESULTS, rows)
+        return rows
+
+    def _row(self, one: Measured) -> dict[str, Any]:
+        """The row of a cell, made again only when the cell that it is compared with has come to be there."""
+        other = baseline(one.cell, self.measured)
+        key = (one.cell.name, "" if other is None else other.cell.name)
+        if key not in self._rows:
+            self._rows[key] = row(one, other)
+        return self._rows[key]
+
+    def write(self) -> dict[str, Any]:
+        """Write rows, tables and plots of what is there, and return the facts of the manifest."""
+        rows, file = self._save(), self.matrix.study
+        group = [self.measured[name] for name in self._chosen() if name in self.measured]
+        facts = {
+            "study": file.name,
+            "size": file.size,
+            "title": file.title,
+            "cells": len(self.matrix.cells),
+            "stages": len(self.matrix.stages),
+            "choice": choice(group) if len(group) > 1 else {},
+            "economics": {name: economics(one, file.prices) for name, one in self.measured.items()}
+            if file.prices
+            else {},
+        }
+        jsonl.replace_text(self.out / TABLES, tables(file, self.matrix.cells, rows, facts))
+        draw(file, self.matrix.cells, rows, self.out / PLOTS)
+        return facts
+
+    def _chosen(self) -> list[str]:
+        """The cells of ``choice``; of several seeds the first."""
+        found = []
+        for name in self.matrix.study.choice:
+            found.append(next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group)))
+        return found
+
+
+def rates(matrix: Matrix, root: Path) -> Rates:
+    """The rates of all complete stages, beside those that the file has."""
+    found = Rates(shipped=matrix.study.rates)
+    for stage in matrix.stages:
+        if stage.done(root):
+            found.learn(stage, root)
+    return found
+
+
+def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
+    """What ``study`` would do: each cell with its stages, what is there already, and what the rest will take."""
+    matrix, root = Matrix.read(config), config.root(out)
+    known = rates(matrix, root)
+    expected = {stage.key: forecast(stage, root, known) for stage in matrix.stages}
+    seconds, all_seconds = at_least(one.seconds for one in expected.values())
+    dollars, all_dollars = at_least(one.dollars for one in expected.values())
+    tokens, all_tokens = at_least(one.tokens for one in expected.values())
+    return {
+        "study": matrix.study.name,
+        "title": matrix.study.title,
+        "size": matrix.study.size,
+        "needs": absent(matrix.study, config.values),
+        "cells": [
+            {"cell": name, "axes": dict(cell.axes), "stages": [expected[stage.key].to_dict() for stage in chain]}
+            for cell, (name, chain) in zip(matrix.cells, matrix.chains.items(), strict=True)
+        ],
+        "stages": len(expected),
+        "there": sum(one.done for one in expected.values()),
+        "episodes": sum(one.episodes for one in expected.values()),
+        "training_tokens": {"known": tokens, "whole": all_tokens},
+        "usd": {"known": round(dollars, 2), "whole": all_dollars},
+        "seconds": {"known": round(seconds), "whole": all_seconds},
+        "assumed": ASSUMED,
+    }

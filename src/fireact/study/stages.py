@@ -1,0 +1,200 @@
+"""The stages behind a cell: collect, mix, train, eval; each a verb with settings, in a directory that is named by them.
+
+    ROOT/collect/4f0c...  ROOT/mix/91aa...  ROOT/train/07d2...  ROOT/eval/c3b1...
+
+Invariant: a stage's key is a hash of all settings that its result depends on, with the keys of the stages before it and
+the hashes of foreign files in place of their paths; so equal work has one directory, wherever that lies and whichever
+study asked for it. Folders, and files that are named by their whole path, count by their names. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fireact import jsonl
+from fireact.collection import FREE as SAMPLED_FREELY
+from fireact.collection import CollectConfig
+from fireact.data import MixConfig
+from fireact.errors import ConfigError, unknown
+from fireact.evaluation.run import EvalConfig
+from fireact.store import MANIFEST, file_hash, plain
+from fireact.study.cells import EVALUATION, RECIPE, Cell
+from fireact.study.file import StudyFile
+from fireact.training.recipe import read_recipe
+from fireact.training.run import FREE as TRAINED_FREELY
+from fireact.training.run import TrainConfig
+
+_FREE = {"collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY, "eval": SAMPLED_FREELY}
+_CLASS: Mapping[str, type[Any]] = {
+    "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "eval": EvalConfig,
+}  # fmt: skip
+_PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A verb, its key, its settings as plain values, and the stages whose directories they name.
+
+    ``inputs`` maps a setting ("sources", "data", "agent") to the stages, and files, that it stands for.
+    """
+
+    verb: str
+    key: str
+    values: Mapping[str, Any]
+    inputs: Mapping[str, Sequence[Stage | str]] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> list[Stage]:
+        """The stages before this one."""
+        return [one for found in self.inputs.values() for one in found if isinstance(one, Stage)]
+
+    def path(self, root: Path) -> Path:
+        return root / self.verb / self.key
+
+    def done(self, root: Path) -> bool:
+        return (self.path(root) / MANIFEST).is_file()
+
+    def config(self, root: Path) -> Any:
+        """The verb's settings with the directories of the stages before it."""
+        values = dict(self.values)
+        for name, found in self.inputs.items():
+            places = [str(one.path(root)) if isinstance(one, Stage) else one for one in found]
+            values[name] = tuple(places) if name == "sources" else places[0]
+        return _CLASS[self.verb](**values)
+
+    def chain(self) -> Iterator[Stage]:
+        """The stages before this one and itself, in the order in which they are run."""
+        for one in self.needs:
+            yield from one.chain()
+        yield self
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Makes stages for the cells of a study; ``given`` are the user's values for ``{NAME}`` in settings."""
+
+    study: StudyFile
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def evaluation(self, cell: Cell) -> Stage:
+        """The last stage of a cell. Raises ConfigError for settings that cannot be used."""
+        chosen = {key: value for key, value in cell.settings.items() if key in EVALUATION}
+        if cell.tuned:  # a fine-tuned agent chooses its method itself, and is shown no examples
+            chosen = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
+        if noise := cell.settings.get("noise"):
+            chosen["tools"] = [f"noise:{noise}:{tool}" for tool in chosen.get("tools", EvalConfig(agent="").tools)]
+        agent: Stage | str = self.training(cell) if cell.tuned else str(cell.settings.get("base", "smollm2-135m"))
+        return self._stage("eval", chosen, {"agent": [agent]})
+
+    def training(self, cell: Cell) -> Stage:
+        """The stage that fine-tunes a cell's model."""
+        given = cell.settings
+        recipe = read_recipe(
+            str(given.get("recipe", "default")), **{key: given[key] for key in RECIPE if key in given}, seed=cell.seed
+        )
+        values: dict[str, Any] = {"student": given.get("base", "smollm2-135m"), "recipe": recipe}
+        if "renderer" in given:
+            values |= {"renderer": given["renderer"], "tools": given.get("tools", ("search",))}
+        return self._stage("train", values, {"data": [self.mixture(cell)]})
+
+    def mixture(self, cell: Cell) -> Stage:
+        """The stage that mixes a cell's data: all of it, or ``size`` trajectories drawn by the cell's seed."""
+        values = dict(self.study.mixtures[cell.settings["mixture"]])
+        names: Sequence[str] = values.pop("from", ())
+        if not names:
+            raise ConfigError(
+                f"the mixture {cell.settings['mixture']} has no data: from = names of collections, or files."
+            )
+        values["seed"] = cell.seed
+        if "size" in cell.settings:
+            values["n"] = cell.settings["size"]
+        sources = [self.collection(name) if name in self.study.collect else name for name in names]
+        return self._stage("mix", values, {"sources": sources})
+
+    def collection(self, name: str) -> Stage:
+        """The stage that collects what ``[collect.NAME]`` says."""
+        return self._stage("collect", self.study.collect[name], {})
+
+    def _stage(self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]]) -> Stage:
+        known = [entry.name for entry in fields(_CLASS[verb])]
+        for key in values:
+            if key not in known:
+                raise unknown(f"setting of {verb}", key, known)
+        filled = {name: [_filled(one, self.given) for one in found] for name, found in inputs.items()}
+        stage = Stage(verb, "", {key: _filled(value, self.given) for key, value in values.items()}, filled)
+        return Stage(verb, _key(stage, values), stage.values, stage.inputs)
+
+
+def absent(study: StudyFile, given: Mapping[str, str]) -> list[str]:
+    """The names of the values that the study's settings use and nobody gave."""
+    texts = jsonl.dumps([study.shared, study.axes, study.collect, study.mixtures, list(study.cells)])
+    used = set(_PLACEHOLDER.findall(texts)) - set(study.axes)
+    return sorted(name for name in used if name not in given and not os.environ.get(f"FIREACT_{name.upper()}"))
+
+
+def _key(stage: Stage, written: Mapping[str, Any]) -> str:
+    """Names what the stage's result depends on; ``written`` are its settings with ``{NAME}`` as it stands in the file.
+
+    Settings at their defaults are left out, so that a new one does not rename all that was done before there was it.
+    """
+    settings = _changed(stage.config(Path()))
+    for name in _FREE[stage.verb]:
+        table, _, key = name.rpartition(".")
+        (settings.get(table, {}) if table else settings).pop(key, None)
+    for name, value in plain(written).items():
+        if _PLACEHOLDER.search(str(value)):
+            settings[name] = [value, _held(stage.values[name])]
+    for name, found in stage.inputs.items():
+        settings[name] = [one.key if isinstance(one, Stage) else _content(one) for one in found]
+    settings = {name: value for name, value in settings.items() if value != {}}
+    return hashlib.sha256(jsonl.dumps([stage.verb, _sorted(settings)]).encode()).hexdigest()[:16]
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The settings that are not at their defaults, as plain values."""
+    found: dict[str, Any] = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if is_dataclass(value):
+            found[entry.name] = _changed(value)
+        elif default is MISSING or plain({"": value}) != plain({"": default}):
+            found |= plain({entry.name: value})
+    return found
+
+
+def _held(value: Any) -> list[str]:
+    """The hashes of the files that a setting names, such as ``snippets:FILE`` or ``FILE:QUESTION,ANSWER``."""
+    if isinstance(value, str):
+        return [_content(part) for part in value.split(":") if Path(part).expanduser().is_file()]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [one for part in parts for one in _held(part)]
+
+
+def _content(source: str) -> str:
+    """A foreign file by what it holds; what is no file (a model's name, a file that is not there yet) by its name."""
+    path = Path(source).expanduser()
+    return f"sha256:{file_hash(path)}" if path.is_file() else source
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _filled(value: Any, given: Mapping[str, str]) -> Any:
+    """The value with what the user gave for each ``{NAME}`` in it; what nobody gave stays as it is."""
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(
+            lambda match: given.get(match[1]) or os.environ.get(f"FIREACT_{match[1].upper()}") or match[0], value
+        )
+    if isinstance(value, Mapping):
+        return {_filled(key, given): _filled(one, given) for key, one in value.items()}
+    return [_filled(one, given) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,228 @@
+"""The tables of a study as Markdown: ours with 95 % intervals, each cell's difference to its baseline, the paper's column.
+
+Invariant: what a table says is in ``results.jsonl`` or the study file; nothing is computed here but means over seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fireact.study.cells import Cell
+from fireact.study.file import Figure, StudyFile
+
+Row = Mapping[str, Any]
+
+
+def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """The whole page."""
+    done = [row for row in rows if "error" not in row]
+    parts = [f"# {study.title}", study.asks, _about(study, cells, done)]
+    for task in dict.fromkeys(name for row in done for name in row["results"]):
+        parts += [f"## {task}", _results(task, done, study.paper), _seeds(task, cells, done), _behaviour(task, done)]
+        if task in facts["choice"]:
+            parts.append(_choice(facts["choice"][task]))
+    parts += [
+        _training(done),
+        _economics(study, facts["economics"]),
+        _paper(study.paper),
+        _failures(cells, rows),
+        _places(done),
+    ]
+    parts.append("\n".join(f"- {note}" for note in study.notes))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
+    source = f" After {study.source}." if study.source else ""
+    compared = (
+        " Differences are to the cell named beside them, paired by question." if any(c.against for c in cells) else ""
+    )
+    return (
+        f"Size `{study.size}`, {len(done)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % intervals, bootstrap "
+        f'over questions.{compared} "paper" is the paper\'s own figure, of its models and questions; {BASES}'
+    )
+
+
+BASES = "where bases or tasks differ, only the direction compares."
+
+
+def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
+    shown, any_paper = [], any(figure.cell for figure in figures)
+    for row in rows:
+        if task not in row["results"]:
+            continue
+        result = row["results"][task]
+        own = [one for one in figures if one.beside(row["cell"], _group(row))]
+        own = [one for one in own if not one.task or one.task == task]
+        shown.append(
+            [
+                row["cell"],
+                str(result["n"]),
+                _share(result["em"], result["em_interval"]),
+                _share(result["f1"], result["f1_interval"]),
+                f"{100 * result['finished']:.0f}",
+                _difference(row["against"].get(task)),
+                f"{result['steps']:.1f}",
+                f"{result['tokens_per_question']:,.0f}",
+                f"{result['seconds_per_question']:.2f}",
+                *(["; ".join(f"{one.value:g} {one.unit} ({one.label})" for one in own)] if any_paper else []),
+            ]
+        )
+    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question"]
+    return _table([*heads, *(["paper"] if any_paper else [])], shown)
+
+
+def _group(row: Row) -> str:
+    seed = row["axes"].get("seed")
+    return str(row["cell"]).removesuffix(f", seed {seed}") if seed is not None else str(row["cell"])
+
+
+def _difference(change: Mapping[str, Any] | None) -> str:
+    if change is None:
+        return ""
+    em = change["em"]
+    relative = "" if change["relative"] is None else f", {100 * change['relative']:+.0f} % of it"
+    low, high = (100 * end for end in em["interval"])
+    p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
+    return f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}) to {change['cell']}"
+
+
+def seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, list[float]]]:
+    """For each group of cells that differ in their seed alone: its first cell, and EM of each seed."""
+    by_name = {row["cell"]: row for row in rows}
+    for group in dict.fromkeys(cell.group for cell in cells):
+        mine = [cell for cell in cells if cell.group == group and task in by_name.get(cell.name, {}).get("results", {})]
+        if mine:
+            yield mine[0], [float(by_name[cell.name]["results"][task]["em"]) for cell in mine]
+
+
+def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    shown = [
+        [
+            first.group,
+            str(len(ems)),
+            f"{100 * statistics.fmean(ems):.1f}",
+            f"{100 * min(ems):.1f} to {100 * max(ems):.1f}",
+        ]
+        for first, ems in seeds(task, cells, rows)
+        if len(ems) > 1
+    ]
+    return "Over seeds:\n\n" + _table(["cells", "seeds", "mean EM", "range of EM"], shown) if shown else ""
+
+
+def _behaviour(task: str, rows: Sequence[Row]) -> str:
+    shown = []
+    for row in rows:
+        found = row["behaviour"].get(task)
+        if found is None:
+            continue
+        used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["used"].items())
+        turns = f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
+        shown.append([row["cell"], turns, f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}", used])
+    heads = ["cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions"]
+    return "What the agents did:\n\n" + _table(heads, shown)
+
+
+def _choice(found: Mapping[str, Any]) -> str:
+    oracle = found["oracle"]
+    chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["chosen"].items())
+    shown = [
+        ["random", _share(found["random"]["em"], found["random"]["em_interval"]), ""],
+        [f"best single: {found['best']['cell']}", _share(found["best"]["em"], found["best"]["em_interval"]), ""],
+        ["oracle", _share(oracle["em"], oracle["em_interval"]), f"{oracle['turns']:.1f} turns; takes {chosen}"],
+    ]
+    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", ""], shown)
+
+
+def _training(rows: Sequence[Row]) -> str:
+    shown = []
+    for row in rows:
+        training, data = row["training"], row["data"]
+        if training is None or data is None:
+            continue
+        passed = f"{data['right']} of {data['collected']}" if data["collected"] else "-"
+        shown.append(
+            [
+                row["cell"], str(data["trajectories"]), passed, str(training["dropped"]), f"{training['tokens']:,}",
+                str(training["steps"]), f"{training['training_seconds']:.0f}", f"{training['tokens_per_second']:.0f}",
+                f"{training['trained_parameters'] / 1e6:.1f} M", f"{training['final_loss']:.3f}",
+            ]
+        )  # fmt: skip
+    heads = [
+        "cell",
+        "trajectories",
+        "right of collected",
+        "too long",
+        "tokens",
+        "steps",
+        "seconds",
+        "tokens/s",
+        "trained",
+        "loss",
+    ]
+    return "## Training\n\n" + _table(heads, shown) if shown else ""
+
+
+def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
+    if not found:
+        return ""
+    shown = [
+        [
+            name,
+            _number(one.get("trajectories")),
+            _dollars(one.get("data_usd")),
+            f"{_dollars(one.get('waste_usd'))} ({_number(one.get('wasted_episodes'))})",
+            f"{_number(one.get('data_seconds'))} + {_number(one.get('waste_seconds'))}",
+            f"{_dollars(one.get('training_usd'))} ({_number(one.get('training_seconds'))} s)",
+            _dollars(one.get("usd_per_question")),
+            f"{one['seconds_per_question']:.2f}",
+            _number(one.get("questions_to_break_even")),
+        ]
+        for name, one in found.items()
+    ]
+    heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
+             "questions to break even"]  # fmt: skip
+    prices = [
+        f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
+    ]
+    said = "Wasted are episodes that were collected and are not right. After so many questions the student is cheaper than the teacher."
+    return f"## Economics\n\n{_table(heads, shown)}\n\n{said} Prices:\n\n" + "\n".join(prices)
+
+
+def _paper(figures: Sequence[Figure]) -> str:
+    shown = [[one.label, f"{one.value:g}", one.unit, one.source] for one in figures]
+    return "## The paper's figures\n\n" + _table(["what", "value", "unit", "source"], shown) if shown else ""
+
+
+def _places(rows: Sequence[Row]) -> str:
+    shown = [[row["cell"], ", ".join(f"`{stage}`" for stage in row["stages"])] for row in rows]
+    said = "Each is a run directory of its own, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
+    return f"## Where it lies\n\n{said}\n\n" + _table(["cell", "stages"], shown) if shown else ""
+
+
+def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    failed = [f"- {row['cell']}: {row['error']}" for row in rows if "error" in row]
+    seen = {row["cell"] for row in rows}
+    failed += [f"- {cell.name}: not run yet" for cell in cells if cell.name not in seen]
+    return "## Not there\n\n" + "\n".join(failed) if failed else ""
+
+
+def _share(mean: float, interval: Sequence[float]) -> str:
+    return f"{100 * mean:.1f} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _dollars(value: Any) -> str:
+    return "-" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

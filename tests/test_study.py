@@ -1,0 +1,364 @@
+"""Studies: work is shared, gone on with, and done only where it is missing; what fails is said; what is shipped resolves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fireact import jsonl
+from fireact.errors import ConfigError, FireactError
+from fireact.progress import Progress
+from fireact.study.cells import cells
+from fireact.study.file import StudyFile, read_study, shipped
+from fireact.study.run import Matrix, StudyConfig, plan, study
+from fireact.study.stages import Resolver
+from fireact.verbs import resume
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from tiny import tiny_model  # noqa: E402
+
+STUDY = """
+title = "Tiny"
+asks = "Does anything change?"
+baseline = "prompted"
+plots = [{ kind = "curve", x = "size" }, { kind = "bars" }]
+choice = ["prompted", "8 trajectories"]
+paper = [{ label = "of theirs", value = 26.2, source = "Table 2", cell = "4 trajectories" }]
+
+[shared]
+base = "BASE"
+tasks = ["geo-hop"]
+n = 3
+max_length = 8192
+rank = 2
+blocks = 1
+epochs = 1
+save_every = 1
+
+[collect.hop]
+plan = { "geo-hop/react" = 14 }
+
+[mixtures.hop]
+from = ["hop"]
+
+[axes]
+size = [4, 8]
+
+[prices]
+machine_hour = { value = 0.1, source = "a guess" }
+teacher_question = { value = 0.05, source = "another" }
+
+[[cells]]
+name = "prompted"
+examples = 0
+
+[[cells]]
+name = "{size} trajectories"
+axes = ["size"]
+mixture = "hop"
+"""
+
+
+class Notes(Progress):
+    """Keeps what is said; interrupts as Ctrl-C does when a stage begins for the ``at``-th time."""
+
+    def __init__(self, stage: str = "", at: int = 0) -> None:
+        self.said: list[str] = []
+        self.started: list[str] = []
+        self.stage, self.at = stage, at
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def start(self, stage: str, *, total: int, done: int = 0) -> None:
+        self.started.append(stage.partition(":")[0])
+        if self.at and self.started.count(self.stage) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("base"), layers=2, hidden=32, positions=16384))
+
+
+def written(folder: Path, base: str, text: str = STUDY, **changes: str) -> StudyConfig:
+    for before, after in changes.items():
+        text = text.replace(before, after)
+    path = folder / "tiny.toml"
+    path.write_text(text.replace("BASE", base))
+    return StudyConfig(str(path))
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return list(jsonl.read(out / "results.jsonl"))
+
+
+def directories(out: Path) -> dict[str, list[str]]:
+    return {verb: sorted(one.name for one in (out / verb).iterdir()) for verb in ("collect", "mix", "train", "eval")}
+
+
+@pytest.fixture(scope="module")
+def done(base: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig, dict[str, Any], Notes]:
+    """A whole study of three cells, stopped once in the middle of its second training."""
+    home = tmp_path_factory.mktemp("study")
+    config, notes = written(home, base), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        study(config, home / "out", progress=Notes("train", 2))
+    assert [row["cell"] for row in rows(home / "out")] == ["prompted", "4 trajectories"]
+    assert "8 trajectories: not run yet" in (home / "out" / "tables.md").read_text()
+    return home / "out", config, study(config, home / "out", progress=notes), notes
+
+
+Done = tuple[Path, StudyConfig, dict[str, Any], Notes]
+
+
+def test_a_stopped_study_goes_on_and_shares_what_is_equal(done: Done) -> None:
+    out, _, manifest, notes = done
+    assert notes.started == ["train", "eval"]  # all else was there
+    assert {verb: len(found) for verb, found in directories(out).items()} == {
+        "collect": 1, "mix": 2, "train": 2, "eval": 3,
+    }  # fmt: skip
+    assert manifest["cells"] == 3 and manifest["stages"] == 8
+    assert any("cell 3 of 3, 8 trajectories: train, eval" in line for line in notes.said)
+
+
+def test_a_row_a_cell_with_what_it_scored_did_and_took(done: Done) -> None:
+    out, _, manifest, _ = done
+    prompted, four, _ = rows(out)
+    assert prompted["training"] is None and four["training"]["samples"] == 4 and four["axes"] == {"size": 4}
+    assert four["data"]["trajectories"] == 4 and four["data"]["collected"] == 14
+    assert set(four["results"]["geo-hop"]) >= {"n", "em", "em_interval", "f1", "steps", "seconds_per_question"}
+    assert four["against"]["geo-hop"]["cell"] == "prompted" and four["against"]["geo-hop"]["em"]["n"] == 3
+    assert sum(four["behaviour"]["geo-hop"]["used"].values()) == pytest.approx(1)
+    assert set(manifest["choice"]["geo-hop"]) == {"n", "random", "best", "oracle", "chosen"}
+    costs = manifest["economics"]["4 trajectories"]
+    assert costs["data_usd"] == pytest.approx(0.2) and costs["waste_usd"] >= 0 and costs["training_usd"] > 0
+    assert costs["teacher_price"] == "another" and costs["questions_to_break_even"] >= 1
+
+
+def test_tables_and_plots(done: Done) -> None:
+    out, *_ = done
+    page = (out / "tables.md").read_text()
+    assert "26.2 EM (of theirs)" in page and "to prompted" in page and "## Economics" in page and "oracle" in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in lines)
+    for name in ("geo-hop-curve-size", "geo-hop-bars"):
+        assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / "plots" / f"{name}.svg").read_text()
+
+
+def test_a_second_run_does_nothing_and_says_the_same(done: Done) -> None:
+    out, config, _, _ = done
+    before, notes = (out / "results.jsonl").read_bytes(), Notes()
+    study(config, out, progress=notes)
+    assert notes.started == [] and (out / "results.jsonl").read_bytes() == before
+    assert resume(out)["cells"] == 3
+
+
+def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_stop_the_others(
+    done: Done, base: str, tmp_path: Path
+) -> None:
+    first, *_ = done
+    broken = '\n[[cells]]\nname = "broken"\nbase = "no-such-model"\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
+    config = written(tmp_path, base, STUDY + broken)
+    shared, notes = StudyConfig(config.study, stages=str(first)), Notes()
+    with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*no-such-model"):
+        study(shared, tmp_path / "out", progress=notes)
+    assert notes.started == ["train", "eval"]  # of the longer one
+    found = {row["cell"]: row for row in rows(tmp_path / "out")}
+    assert "no-such-model" in found["broken"]["error"] and "results" in found["longer"]
+    assert "- broken: " in (tmp_path / "out" / "tables.md").read_text()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    command = [
+        sys.executable,
+        "-m",
+        "fireact",
+        "study",
+        config.study,
+        "--stages",
+        str(first),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1 and "broken" in again.stderr
+
+
+def test_a_dry_run_writes_nothing_and_knows_what_is_there(done: Done, base: str, tmp_path: Path) -> None:
+    out, config, _, _ = done
+    fresh = plan(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists() and fresh["there"] == 0 and fresh["episodes"] == 14 + 3 * 3
+    assert fresh["training_tokens"] == {"known": 12 * 250, "whole": True} and fresh["usd"]["known"] == 0
+    assert not fresh["seconds"]["whole"]  # nothing was measured yet
+    there = plan(config, out)
+    assert there["there"] == there["stages"] == 8 and there["episodes"] == 0
+    more = plan(written(tmp_path, base, STUDY.replace("size = [4, 8]", "size = [4, 8, 6]")), out)
+    assert more["stages"] - more["there"] == 3 and more["seconds"]["whole"] and more["seconds"]["known"] >= 0
+
+
+def test_another_study_does_not_write_over_one(done: Done, base: str, tmp_path: Path) -> None:
+    out, *_ = done
+    with pytest.raises(FireactError, match="other settings"):
+        study(written(tmp_path, base), out)
+
+
+# --- what a file says ---
+
+
+def file(**changes: Any) -> StudyFile:
+    values: dict[str, Any] = {
+        "name": "mine", "size": "small", "title": "Mine",
+        "axes": {"size": [5, 10], "noise": [{"label": "normal"}, {"label": "None", "noise": "none=0.5"}], "seed": [0, 1]},
+        "collect": {"hop": {"plan": {"geo-hop/react": 20}}},
+        "mixtures": {"hop": {"from": ["hop"]}},
+        "cells": [{"name": "prompted"}, {"name": "{size}, {noise}", "axes": ["size", "noise", "seed"], "mixture": "hop", "against": "{size}, normal"}],
+    }  # fmt: skip
+    return StudyFile(**{**values, **changes})
+
+
+def test_cells_are_the_product_of_axes_by_their_labels() -> None:
+    found = {cell.name: cell for cell in cells(file())}
+    assert len(found) == 1 + 2 * 2 * 2
+    noisy = found["5, None, seed 1"]
+    assert noisy.group == "5, None" and noisy.settings["noise"] == "none=0.5" and noisy.seed == 1
+    assert noisy.against == "5, normal" and found["5, normal, seed 0"].against == ""
+    assert noisy.axes == {"size": 5, "noise": "None", "seed": 1}
+
+
+def test_cells_can_be_left_out() -> None:
+    block = {"name": "{size} {seed}", "axes": ["size", "seed"], "mixture": "hop", "exclude": [{"size": 5, "seed": 1}]}
+    assert [cell.name for cell in cells(file(cells=[block]))] == ["5 0", "10 0", "10 1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cells": [{"name": "a"}, {"name": "a"}]}, "two cells"),
+        ({"cells": [{"name": "a", "axes": ["length"]}]}, "axis .*'length'"),
+        ({"cells": [{"name": "a", "epoch": 3}]}, "Did you mean 'epochs'"),
+        ({"cells": [{"name": "a", "mixture": "hops"}]}, "Did you mean 'hop'"),
+        ({"cells": [{"name": "a", "against": "b"}]}, "compared with"),
+        ({"choice": ["io"]}, "choice"),
+        ({"axes": {"size": [{"n": 3}], "noise": [""], "seed": [0]}}, "label"),
+    ],
+)
+def test_a_name_that_nothing_stands_behind_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        cells(file(**changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('title = "a"', "no \\[\\[cells\\]\\]"),
+        ('titel = "a"', "Did you mean 'title'"),
+        ('title = "a"\ncells = [{name="a"}]\nplots=[{kind="pie"}]', "bars"),
+        ('title = "a"\ncells = [{name="a"}]\npaper=[{label="x"}]', "value"),
+        ('title = "a"\ncells = [{name="a"}]\nsizes.small.shard = {}', "Did you mean 'shared'"),
+        ("title = ", "cannot read"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_study(str(tmp_path / "mine.toml"))
+
+
+def test_a_size_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="small"):
+        read_study("scaling", size="smal")
+    with pytest.raises(ConfigError, match="Did you mean 'scaling'"):
+        read_study("scalin")
+
+
+# --- what a stage is named by ---
+
+
+def key(study: StudyFile, name: str, **given: str) -> str:
+    return Resolver(study, given).evaluation(next(cell for cell in cells(study) if cell.name == name)).key
+
+
+def test_a_key_covers_what_the_result_depends_on_and_nothing_else() -> None:
+    first = key(file(), "5, None, seed 1")
+    assert first == key(file(shared={"workers": 3}), "5, None, seed 1")
+    assert first == key(file(shared={"epochs": 3}), "5, None, seed 1")  # the default
+    assert first != key(file(shared={"epochs": 4}), "5, None, seed 1")
+    assert first != key(file(collect={"hop": {"plan": {"geo-hop/react": 21}}}), "5, None, seed 1")
+    assert len({key(file(), cell.name) for cell in cells(file())}) == 9
+
+
+def test_a_foreign_file_counts_by_what_it_holds_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.jsonl").write_text("same\n")
+    mine = file(mixtures={"hop": {"from": ["{data}/data.jsonl"]}}, collect={})
+    before = key(mine, "5, normal, seed 0", data=str(tmp_path / "a"))
+    assert before == key(mine, "5, normal, seed 0", data=str(tmp_path / "b"))
+    tool = file(shared={"tools": ["snippets:{data}/data.jsonl"]})
+    asked = key(tool, "prompted", data=str(tmp_path / "a"))
+    assert asked == key(tool, "prompted", data=str(tmp_path / "b"))
+    (tmp_path / "b" / "data.jsonl").write_text("other\n")
+    assert before != key(mine, "5, normal, seed 0", data=str(tmp_path / "b"))
+    assert asked != key(tool, "prompted", data=str(tmp_path / "b"))
+
+
+def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIREACT_DATA", raising=False)
+    with pytest.raises(ConfigError, match="--set data="):
+        study(StudyConfig("real-hotpotqa"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert plan(StudyConfig("real-hotpotqa"), tmp_path)["needs"] == ["data"]
+
+
+# --- what is shipped ---
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = StudyConfig(name, size=size)
+    expected = plan(config, tmp_path / "none")
+    found = read_study(name, size=size)
+    assert expected["stages"] >= len(expected["cells"]) > 1
+    assert expected["usd"]["whole"] and found.asks.endswith("?") and found.source
+    if size == "small":
+        assert expected["seconds"]["known"] <= 3600 and expected["usd"]["known"] == 0
+    if size == "paper" and found.collect:
+        assert expected["usd"]["known"] > 1
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_figure_stands_beside_a_cell_that_there_is(name: str) -> None:
+    names = [
+        n
+        for size in ("small", "paper")
+        for c in Matrix.read(StudyConfig(name, size=size)).cells
+        for n in (c.name, c.group)
+    ]
+    for figure in read_study(name).paper:
+        assert not figure.cell or figure.beside(*names), figure
+
+
+def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "fireact", "study", "--list", "--json"], capture_output=True, text=True
+    )
+    assert set(json.loads(listed.stdout)) == set(shipped())
+    command = [sys.executable, "-m", "fireact", "study", "scaling", "--dry-run"]
+    planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert planned.returncode == 0 and "Nothing was spent" in planned.stdout and not list(tmp_path.iterdir())

@@ -1,0 +1,213 @@
+"""Families of models: each is found, split, adapted, trained and loaded again; what training needs is estimated."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fireact.errors import ConfigError
+from fireact.render.tokens import IGNORED, Sample
+from test_train import RECIPE, chats, full_loss, losses, samples, shake
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from fireact.machine import need_memory  # noqa: E402
+from fireact.models.weights import from_gguf, student_directory  # noqa: E402
+from fireact.training.loss import TargetLoss  # noqa: E402
+from fireact.training.memory import need_room, need_weights, room  # noqa: E402
+from fireact.training.student import adapt, linear_names, load_student  # noqa: E402
+from fireact.training.trainer import fine_tune  # noqa: E402
+from small_tokenizers import tokenizer  # noqa: E402
+from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.2,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[dict[str, Any], set[str], bool]] = {
+    "qwen2": ({}, {"q_proj", "down_proj"}, True),
+    "qwen3": ({"head_dim": 16}, {"q_proj", "down_proj"}, True),
+    "mistral": ({"sliding_window": None}, {"o_proj", "up_proj"}, True),
+    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 5.0}, {"q_proj", "gate_proj"}, True),
+    "granite": ({"logits_scaling": 4.0, "embedding_multiplier": 3.0}, {"q_proj"}, False),
+    "phi3": ({}, {"qkv_proj", "gate_up_proj"}, True),
+    "gpt_neox": ({}, {"query_key_value", "dense_4h_to_h"}, True),
+    "gpt2": ({"n_inner": 128}, {"c_attn", "c_fc"}, False),
+}
+"""Of each type: settings of its own, names of linear layers that must be found, and whether it splits into halves."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """The name of a type, and a directory such as the hub has it."""
+    import transformers
+
+    words = tiny_tokenizer()
+    special = {name: getattr(words, name) for name in ("eos_token_id", "pad_token_id")}
+    config = transformers.AutoConfig.for_model(
+        request.param, vocab_size=len(words), bos_token_id=0, **special, **SHAPE, **FAMILIES[request.param][0]
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "student")
+    words.save_pretrained(tmp_path / "student")
+    return request.param, str(tmp_path / "student")
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_the_loss_of_any_family_is_that_of_full_logits(family: tuple[str, str], blocks: int) -> None:
+    """Caps and scales of logits included, and whatever else lies between the blocks and the logits."""
+    name, place = family
+    model, _, _ = load_student(place)
+    assert FAMILIES[name][1] <= set(linear_names(model))
+    adapted, frozen = adapt(model, replace(RECIPE, blocks=blocks))
+    shake(adapted)
+    adapted.eval()
+    chosen = samples(5)
+    loss = TargetLoss(adapted, chosen, frozen=frozen)
+    loss.bfloat16 = False
+    loss.kept = dict(loss.halves.keep([one.input_ids for one in chosen])) if loss.halves.frozen else {}
+    assert bool(loss.kept) == (bool(blocks) and FAMILIES[name][2])
+    assert loss((0, 1, 4)).item() == pytest.approx(full_loss(adapted, [chosen[i] for i in (0, 1, 4)]), abs=1e-4)
+    trained = [parameter for parameter, one in adapted.named_parameters() if one.requires_grad]
+    assert trained and all("lora_" in parameter for parameter in trained)
+    assert not blocks or not any(".0." in parameter.split("lora_")[0] for parameter in trained)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_any_family_learns_and_is_loaded_again(family: tuple[str, str], kind: str, tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    recipe = replace(RECIPE, kind=kind, epochs=3, learning_rate=0.02 if kind == "lora" else 0.002)
+    stats = fine_tune(chats(), student=family[1], recipe=recipe, out=tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0]
+    if kind == "full":
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    else:
+        model = peft.PeftModel.from_pretrained(load_student(family[1])[0], str(tmp_path / "run" / "adapter"))
+    assert full_loss(model.eval(), samples()) == pytest.approx(stats.final_loss, rel=0.3)
+
+
+def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    from fireact.serving.gguf import write_gguf
+
+    monkeypatch.setenv("FIREACT_CACHE", str(tmp_path / "cache"))
+    words = tokenizer("llama3")
+    config = transformers.LlamaConfig(vocab_size=len(words), tie_word_embeddings=True, **SHAPE)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    write_gguf(model, words, tmp_path / "mine.gguf", name="mine", dtype="float32")
+    place = student_directory(str(tmp_path / "mine.gguf"))
+    assert place == student_directory(str(tmp_path / "mine.gguf")) and Path(place).parent == tmp_path / "cache"
+    again, _, _ = load_student(place)
+    assert full_loss(again, samples(3)) == pytest.approx(full_loss(model, samples(3)), abs=1e-3)
+    (tmp_path / "torn.gguf").write_bytes(b"GGUF" + b"\0" * 40)
+    with pytest.raises(ConfigError, match=r"cannot read .*torn\.gguf"):
+        from_gguf(tmp_path / "torn.gguf", tmp_path / "cache")
+
+
+# --- memory ---
+
+
+MEASURED = """
+import json, sys, threading, time
+from pathlib import Path
+import psutil, torch
+torch.set_num_threads(1)
+from fireact.progress import SILENT
+from fireact.render.tokens import IGNORED, Sample
+from fireact.training.loss import has_bfloat16
+from fireact.training.memory import room
+from fireact.training.recipe import Recipe
+from fireact.training.student import load_student
+from fireact.training.trainer import _Run, build_trainer
+
+model, words, _ = load_student(sys.argv[1])
+rows = [Sample((5,) * 400, (IGNORED,) * 200 + (5,) * 200)] * 8
+recipe = Recipe(kind=sys.argv[2], blocks=int(sys.argv[3]), epochs=1, batch_size=8, max_length=2048)
+run = _Run(model, words, rows, [], recipe=recipe, out=Path(sys.argv[4]), progress=SILENT)
+held = lambda: psutil.Process().memory_info().rss / 1e9
+before, peak, going = held(), [0.0], [True]
+def watch():
+    while going[0]:
+        peak[0] = max(peak[0], held())
+        time.sleep(0.005)
+threading.Thread(target=watch).start()
+build_trainer(run).train()
+going[0] = False
+estimate = room(run.model, rows, [tuple(range(8))], frozen=run.loss.halves.frozen, half=has_bfloat16())
+print(json.dumps([peak[0] - before, estimate]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "blocks"), [("lora", 0), ("lora", 3), ("full", 0)])
+def test_the_estimate_of_memory_is_near_what_training_takes(kind: str, blocks: int, tmp_path: Path) -> None:
+    student = tiny_model(tmp_path / "student", layers=8, hidden=384)
+    command = [sys.executable, "-c", MEASURED, str(student), kind, str(blocks), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    took, estimate = json.loads(done.stdout.splitlines()[-1])
+    assert 0.85 * took < estimate < 2 * took
+
+
+def test_more_memory_than_a_gpu_has_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """What a GPU needs holds the weights too; spread over four, a quarter of them."""
+    model, _ = adapt(
+        load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0],
+        replace(RECIPE, kind="full", blocks=0),
+    )
+    shape: dict[str, Any] = {"frozen": 0, "half": True}
+    alone, spread = (room(model, samples(2), [(0, 1)], gpu=True, processes=n, **shape) for n in (1, 4))
+    weights = sum(one.numel() for one in model.parameters()) * 4 / 1e9
+    assert alone - spread == pytest.approx(0.75 * 4 * weights, rel=0.01)  # weights, gradients, two moments
+    need_room(model, samples(2), [(0, 1)], available=lambda: alone + 0.01, **shape)
+    with pytest.raises(ConfigError, match="smaller micro_batch"):
+        need_room(model, samples(2), [(0, 1)], available=lambda: alone - 0.01, **shape)
+
+
+def test_a_model_that_makes_activations_again_needs_less(tmp_path: Path) -> None:
+    model, _ = adapt(load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0], RECIPE)
+    rows = [Sample((5,) * 2000, (IGNORED,) * 1990 + (5,) * 10)] * 8
+    all_kept = room(model, rows, [tuple(range(8))], frozen=0, half=True)
+    model.get_base_model().gradient_checkpointing_enable()
+    assert room(model, rows, [tuple(range(8))], frozen=0, half=True) < 0.4 * all_kept
+
+
+def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A directory with the shape of a 70B model and no weights at all."""
+    words = tiny_tokenizer()
+    shape = SHAPE | {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    }
+    settings = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, **shape}
+    words.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"this needs about 2[0-9]{2}\.[0-9] GB.*smaller student"):
+        need_weights(str(tmp_path), "lora")
+    with pytest.raises(ConfigError, match="smaller student"):
+        load_student(str(tmp_path))
+
+
+def test_need_is_said_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"1\.5 GB of memory are available; this needs about 2\.0 GB"):
+        need_memory(gigabytes=2, available=lambda: 1.5)
