@@ -174,3 +174,13 @@ def test_what_cannot_be_preferred_is_said(imitated: Path, tmp_path: Path) -> Non
         prefer(PreferConfig(data=str(imitated / "data.jsonl"), start=str(tmp_path)), tmp_path / "b")
     with pytest.raises(ConfigError, match="beta is 0"):
         PreferConfig(data="x", start="y", beta=0)
+
+
+def test_what_nobody_scored_is_no_failure() -> None:
+    from fireact.training.preference import pairs
+
+    unscored, won = replace(trajectory(1), scores={}), replace(trajectory(1), scores={"reward": 1.0})
+    lost = replace(trajectory(1), scores={"reward": 0.0})
+    assert pairs([unscored, won], seed=0) == []
+    ((good, bad),) = pairs([won, lost], seed=0)
+    assert good.scores["reward"] == 1.0 and bad.scores["reward"] == 0.0

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,46 @@ def test_a_tool_that_fails_ends_a_question_in_words() -> None:
     broken = agent("Thought: look\nAction: search[broken]")
     with pytest.raises(ProviderError, match="OSError: the tool is down"):
         list(walk(broken, "What?", Meter(broken)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": [], "content": "a"}]},
+        {"messages": [{"role": "user", "content": "a"}], "stream_options": "x"},
+        {"messages": [{"role": "user", "content": "a"}], "top_p": 0.5},
+        {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}},
+        {"messages": [{"role": "user", "content": "a\ud800b"}]},
+    ],
+)
+def test_what_cannot_be_served_is_named(body: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        read_request(json.dumps(body).encode())
+
+
+def test_values_that_ask_for_nothing_are_taken() -> None:
+    body = {
+        "messages": [{"role": "user", "content": "a"}], "n": None, "top_p": 1, "response_format": {"type": "text"},
+        "max_completion_tokens": None, "max_tokens": 7, "temperature": 1e-40,
+    }  # fmt: skip
+    asked = read_request(json.dumps(body).encode())
+    assert asked.max_tokens == 7 and asked.temperature == 0.0
+
+
+def test_a_stream_ends_whatever_fails() -> None:
+    from fireact.serving.server import Service, _stream
+    from fireact.serving.wire import Reply
+
+    class Broken:
+        name = "broken"
+
+        def complete(self, messages: Any, **_: Any) -> Any:
+            raise RuntimeError("out of luck")
+
+    async def events(served: Service) -> bytes:
+        asked = read_request(b'{"model": "s", "stream": true, "messages": [{"role": "user", "content": "a"}]}')
+        with ThreadPoolExecutor(1) as threads:
+            return b"".join([event async for event in _stream(served, asked, Reply("s"), threads)])
+
+    served = Service("s", replace(agent(GOOD), lm=Broken()))
+    assert b"RuntimeError: out of luck" in asyncio.run(asyncio.wait_for(events(served), 10))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fakes import Small
+from fakes import Small, trajectory
 from fireact import jsonl
 from fireact.agents import load_model
-from fireact.errors import ConfigError, FormatError
+from fireact.errors import ConfigError, DataError, FormatError
 from fireact.render.react import ReActRenderer
 from fireact.training.recipe import Recipe, read_recipe, shipped
 from fireact.training.run import TrainConfig, held_out, rendered, train
@@ -288,3 +288,40 @@ def test_a_recipe_says_what_the_loss_is_over(student: str, data: Path, tmp_path:
         for what in ("student", "all")
     ]
     assert found[0]["tokens"] == found[1]["tokens"] and found[0]["target_tokens"] < found[1]["target_tokens"]
+
+
+def test_runs_as_collected_are_learned_where_they_are_right(tmp_path: Path) -> None:
+    from fireact.training.run import learnable
+
+    out = tmp_path / "collect"
+    (out).mkdir()
+    (out / "config.toml").write_text('verb = "collect"\n')
+    rows = [
+        trajectory(1),
+        trajectory(2, em=0.0),
+        replace(trajectory(3), steps=(replace(trajectory(3).steps[0], weight=0.0),)),
+    ]
+    jsonl.write(out / "trajectories.jsonl", (one.to_dict() for one in rows))
+    assert [one.key for one in learnable(out)] == [trajectory(1).key]
+    (out / "config.toml").write_text('verb = "mix"\n')
+    assert len(learnable(out)) == 2
+    jsonl.write(out / "trajectories.jsonl", (one.to_dict() for one in rows[2:]))
+    with pytest.raises(DataError, match="none to learn from"):
+        learnable(out)
+
+
+def test_the_best_weights_survive_a_kill_after_they_were_put_in_place(tmp_path: Path) -> None:
+    from fireact.training.validation import BEST, Validation
+
+    validation = object.__new__(Validation)
+    validation.out, validation.patience = tmp_path, 1
+    validation.rows = [{"validation_loss": 1.0}, {"validation_loss": 2.0}]
+    for name in (BEST, "adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    for _ in range(2):  # the second time is the resumed run
+        validation.keep_best(tmp_path / "adapter")
+        assert (tmp_path / "adapter" / "weights").read_text() == BEST and validation.stopped
+        (tmp_path / "adapter" / "weights").write_text("last")
+    validation.patience = 0
+    assert validation.kept == {"validation_loss": 2.0} and not validation.stopped

@@ -3,6 +3,7 @@
 FireactError
 ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
 ├── ProviderError   an LM endpoint, a web service, a tool server, a package index or a weight file failed
+│   └── ContextError   a prompt is longer than the model's context
 ├── BudgetError     the next call would pass the budget; the run stops, and can be gone on with
 ├── ToolError       a tool cannot do what the agent asked; the agent reads the message as its observation
 ├── FormatError     text that is not in the format it claims to be in
@@ -25,6 +26,10 @@ class ConfigError(FireactError):
 
 class ProviderError(FireactError):
     """An LM endpoint, a web service, a tool server, a package index or a weight file failed."""
+
+
+class ContextError(ProviderError):
+    """A prompt is longer than the model's context."""
 
 
 class BudgetError(FireactError):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fireact.errors import ConfigError, FireactError, ProviderError
+from fireact.errors import ConfigError, ContextError, FireactError, ProviderError
 from fireact.models.attention import NAME, KeyValues, attend, plan_pass
 
 CHUNK = 512
@@ -93,11 +93,11 @@ class Engine:
     ) -> Request:
         """Generate after a prompt and wait for the end; safe from many threads. Temperature 0 is greedy.
 
-        Raises ProviderError when the prompt does not fit into the model's context, or when the engine failed.
+        Raises ContextError when the prompt does not fit into the model's context, ProviderError when the engine failed.
         """
         room = self.limit - len(prompt)
         if not prompt or room < 1 or max_tokens < 1:
-            raise ProviderError(
+            raise ContextError(
                 f"a prompt of {len(prompt)} tokens and {max_tokens} to write: the model takes 1 to {self.limit}. "
                 "Use fewer examples or steps, or a model with a longer context."
             )

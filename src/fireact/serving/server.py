@@ -23,12 +23,16 @@ from itertools import islice
 from typing import Any
 
 from fireact.episodes import Agent, Meter
-from fireact.errors import ConfigError, FireactError, FormatError, ProviderError, missing_extra
+from fireact.errors import ConfigError, ContextError, FireactError, FormatError, ProviderError, missing_extra
 from fireact.render.react import turn
 from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
 from fireact.types import LM, Completion, Message, Step, answer_of
 
 KEY = "FIREACT_API_KEY"
+GRACE = 120
+"""Seconds that what is in flight may take after a signal, before it is cut off."""
+BODY_SECONDS = 30
+"""Seconds in which the body of a request must have come."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
@@ -89,18 +93,22 @@ def application(served: Service) -> Any:
         return served.key is None or hmac.compare_digest(sent.encode(), served.key.encode())
 
     async def body(request: Request) -> bytes | None:
-        """The body, or None when it is longer than allowed."""
+        """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
         read = bytearray()
-        async for part in request.stream():
-            read += part
-            if len(read) > served.max_body:
-                return None
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                read += part
+                if len(read) > served.max_body:
+                    return None
         return bytes(read)
 
     async def complete(request: Request) -> Response:
         if not permitted(request):
             return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
-        raw = await body(request)
+        try:
+            raw = await body(request)
+        except TimeoutError:
+            return refuse(408, f"the request did not come within {BODY_SECONDS} seconds")
         if raw is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes")
         try:
@@ -115,7 +123,9 @@ def application(served: Service) -> Any:
         try:
             completion, extra = await asyncio.get_running_loop().run_in_executor(threads, answer, served, asked)
         except FireactError as error:
-            return refuse(400 if isinstance(error, ConfigError | FormatError) else 500, str(error))
+            return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
+        except Exception as error:  # whatever it is, the client is told and the server goes on
+            return refuse(500, f"{type(error).__name__}: {error}")
         return JSONResponse(reply.whole(completion, extra=extra))
 
     async def models(request: Request) -> Response:
@@ -208,15 +218,15 @@ def told(step: Step) -> str:
 async def _stream(served: Service, asked: ChatRequest, reply: Reply, threads: Executor) -> AsyncIterator[bytes]:
     """The events of a reply, as the words come from the thread that writes them."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[dict[str, str] | Completion | FireactError] = asyncio.Queue()
+    pieces: asyncio.Queue[dict[str, str] | Completion | Exception] = asyncio.Queue()
 
-    def put(piece: dict[str, str] | Completion | FireactError) -> None:
+    def put(piece: dict[str, str] | Completion | Exception) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     def work() -> None:
         try:
             put(answer(served, asked, put)[0])
-        except FireactError as error:
+        except Exception as error:  # whatever it is, the client must not wait for ever
             put(error)
 
     working = loop.run_in_executor(threads, work)
@@ -227,7 +237,8 @@ async def _stream(served: Service, asked: ChatRequest, reply: Reply, threads: Ex
         yield reply.piece({}, finish=piece.finish)
         yield reply.last(piece.usage if asked.stream_usage else None)
     else:
-        yield event(failure(str(piece), "server_error"))
+        said = str(piece) if isinstance(piece, FireactError) else f"{type(piece).__name__}: {piece}"
+        yield event(failure(said, "server_error"))
     await working
 
 
@@ -245,7 +256,8 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
     started(f"http://{host}:{listening.getsockname()[1]}/v1")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def bound(host: str, port: int) -> socket.socket:

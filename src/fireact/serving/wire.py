@@ -33,18 +33,37 @@ class ChatRequest:
     stream_usage: bool
 
 
+COLDEST = 1e-3
+"""Below this temperature a draw is the most likely token anyway, and its arithmetic overflows."""
+_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "functions": (None, []), "function_call": (None, "none"), "tool_choice": (None, "none", "auto"), "logprobs": (None, False),
+    "top_logprobs": (None, 0), "top_p": (None, 1, 1.0), "presence_penalty": (None, 0, 0.0), "frequency_penalty": (None, 0, 0.0),
+    "logit_bias": (None, {}), "response_format": (None, {"type": "text"}), "audio": (None,), "modalities": (None, ["text"]),
+}  # fmt: skip
+"""Fields that would change the answer and are not done, with the values that ask for nothing."""
+
+
 def read_request(body: bytes) -> ChatRequest:
     """Parse the body of a request. Raises FormatError naming the field that is wrong."""
     try:
         data = json.loads(body)
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError("the body holds half a surrogate pair, which is no Unicode") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise FormatError("the body must be a JSON object")
     if data.get("tools"):
         raise FormatError("tools: the student writes its actions as text; ask NAME-agent to have its tools run here")
-    if data.get("n", 1) != 1:
+    if data.get("n") not in (None, 1):
         raise FormatError("n must be 1")
+    for name, harmless in _UNSUPPORTED.items():
+        if data.get(name) not in harmless:
+            raise FormatError(f"{name} is {data[name]!r}, which this endpoint cannot do. Leave it out.")
+    streaming = data.get("stream_options") or {}
+    if not isinstance(streaming, dict):
+        raise FormatError("stream_options must be an object")
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         raise FormatError("messages must be a list with at least one message")
@@ -52,22 +71,23 @@ def read_request(body: bytes) -> ChatRequest:
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else (None,)
     if not all(isinstance(one, str) and one for one in stops):
         raise FormatError("stop must be a string or a list of strings")
-    limit = data.get("max_completion_tokens", data.get("max_tokens"))
+    limit = data.get("max_tokens") if data.get("max_completion_tokens") is None else data["max_completion_tokens"]
+    temperature = _number(data.get("temperature") or 0.0, "temperature", low=0, high=2)
     return ChatRequest(
         model=str(data.get("model", "")),
         messages=tuple(_message(at, one) for at, one in enumerate(messages)),
         stop=stops,
         max_tokens=None if limit is None else int(_number(limit, "max_tokens", low=1, high=1_000_000)),
-        temperature=_number(data.get("temperature") or 0.0, "temperature", low=0, high=2),
+        temperature=temperature if temperature >= COLDEST else 0.0,
         seed=int(_number(data.get("seed") or 0, "seed", low=-(2**63), high=2**63)),
         stream=bool(data.get("stream")),
-        stream_usage=bool((data.get("stream_options") or {}).get("include_usage")),
+        stream_usage=bool(streaming.get("include_usage")),
     )
 
 
 def _message(at: int, data: Any) -> Message:
     role = data.get("role") if isinstance(data, dict) else None
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise FormatError(f"messages[{at}].role is {role!r}; it must be one of {', '.join(ROLES)}")
     content = data.get("content")
     if isinstance(content, list):  # parts; only text can be read

@@ -17,6 +17,7 @@ from typing import Any
 
 from fireact.agents import load_renderer, student_of, tuned_directory, tuned_renderer, tuned_weights
 from fireact.data import question
+from fireact.data.filters import is_right
 from fireact.errors import ConfigError, DataError
 from fireact.machine import need_memory, peak_memory_gb, release_memory
 from fireact.progress import SILENT, Progress
@@ -92,8 +93,8 @@ def pairs(trajectories: Iterable[Trajectory], *, seed: int) -> list[Pair]:
     good: dict[str, list[Trajectory]] = {}
     bad: dict[str, list[Trajectory]] = {}
     for one in trajectories:
-        if one.stop != "error" and one.steps:
-            (good if one.scores.get("em") == 1.0 else bad).setdefault(question(one), []).append(one)
+        if one.stop != "error" and one.steps and one.scores:  # what nobody scored is neither
+            (good if is_right(one) else bad).setdefault(question(one), []).append(one)
     draw = random.Random(seed)
     return [
         (

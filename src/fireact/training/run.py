@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 from fireact.agents import load_renderer, load_tools
 from fireact.data import HELD_OUT, question
-from fireact.errors import ConfigError, FormatError
+from fireact.data.filters import is_right
+from fireact.errors import ConfigError, DataError, FormatError
 from fireact.machine import release_memory
 from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, schema
 from fireact.render.tokens import Chat
-from fireact.store import RunDir, absolute, read_trajectories
+from fireact.store import CONFIG, RunDir, absolute, read_config, read_trajectories
 from fireact.training.launch import launched, shipped
 from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.validation import BEST
 from fireact.types import Renderer, Trajectory
 
 FREE = ("recipe.micro_batch", "report_to", "processes", "accelerate")
@@ -69,14 +72,16 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         release_memory()
         weights = run.path / ("adapter" if config.recipe.kind in ADAPTED else "model")
         named = {"student": config.student, "renderer": config.renderer}
-        return run.finish(**named, adapter_sha256=weights_hash(weights), **facts)
+        manifest = run.finish(**named, adapter_sha256=weights_hash(weights), **facts)
+        shutil.rmtree(run.path / BEST, ignore_errors=True)
+        return manifest
 
 
 def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
     """Train in this process (one of several, when launched) and return what the manifest says of it."""
     from fireact.training.trainer import fine_tune
 
-    trajectories, apart = list(read_trajectories(Path(config.data))), Path(config.data) / HELD_OUT
+    trajectories, apart = learnable(Path(config.data), progress), Path(config.data) / HELD_OUT
     kept_out = held_out(trajectories, config.recipe)
     renderer = load_renderer(config.renderer)
     tools = offered(renderer, config.tools)
@@ -99,6 +104,27 @@ def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict
         progress=progress,
     )
     return {"trajectories": len(trajectories), **asdict(stats)}
+
+
+def learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
+    """The trajectories to learn: of a mixture all, of runs as they were collected those that are right; none without a step to learn.
+
+    Raises DataError when none is left.
+    """
+    found = list(read_trajectories(data))
+    as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
+    right = [one for one in found if is_right(one)] if as_collected else found
+    kept = [one for one in right if any(step.weight > 0 for step in one.steps)]
+    for left_out, why in ((len(found) - len(right), "not right"), (len(right) - len(kept), "without a step to learn")):
+        if left_out:
+            progress.say(
+                f"train: {left_out} of {len(found)} trajectories are {why} and left out (fireact mix chooses otherwise)"
+            )
+    if not kept:
+        raise DataError(
+            f"{data} has {len(found)} trajectories and none to learn from. Give a directory of fireact mix."
+        )
+    return kept
 
 
 def held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:

@@ -225,7 +225,10 @@ class _Run:
         started = time.perf_counter()
         self.progress.start("train", total=len(self.batches), done=self.done)
         try:
-            trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            if self.validation is not None and self.validation.stopped:  # a kill came after the last epoch
+                trainer.state.global_step = self.done
+            else:
+                trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
             self.progress.end()
         seconds = time.perf_counter() - started + self.loss.seconds
@@ -301,7 +304,7 @@ class _Run:
     def stats(self, seconds: float, curve: Curve | None, *, steps: int, dropped: int, rewritten: int) -> TrainStats:
         done = self.batches[:steps]
         tokens = sum(self.lengths[index] for batch in self.batches[self.done : steps] for index in batch)
-        best = self.validation.best if self.validation is not None and self.validation.rows else {}
+        kept = self.validation.kept if self.validation is not None else {}
         return TrainStats(
             samples=len(self.samples),
             dropped=dropped,
@@ -312,8 +315,8 @@ class _Run:
             steps=steps,
             trained_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             final_loss=curve.final_loss() if curve is not None else 0.0,
-            validation_loss=best.get("validation_loss"),
-            whole_sample_accuracy=best.get("whole_sample_accuracy"),
+            validation_loss=kept.get("validation_loss"),
+            whole_sample_accuracy=kept.get("whole_sample_accuracy"),
             training_seconds=round(seconds, 2),
             tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
             peak_memory_gb=peak_memory_gb(),

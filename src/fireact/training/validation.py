@@ -64,7 +64,17 @@ class Validation:
             f"train: epoch {epoch}, validation loss {row['validation_loss']:.3f}, "
             f"{row['whole_sample_accuracy']:.0%} of samples without a fault"
         )
-        return bool(self.patience) and self.rows.index(self.best) + self.patience < len(self.rows)
+        return self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether so many epochs went by without a better loss that training is over."""
+        return bool(self.patience and self.rows) and self.rows.index(self.best) + self.patience < len(self.rows)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What was measured of the weights that are kept: the best epoch's with patience, else the last one's."""
+        return (self.best if self.patience else self.rows[-1]) if self.rows else {}
 
     @property
     def best(self) -> dict[str, Any]:
@@ -72,8 +82,13 @@ class Validation:
         return min(self.rows, key=lambda row: float(row["validation_loss"]))
 
     def keep_best(self, weights: Path) -> None:
-        """Put the best epoch's weights in place of the last one's, where training looked for them."""
+        """Put the best epoch's weights in place of the last one's, where training looked for them.
+
+        They stay in ``best/`` until the run is complete, so that a kill at any moment loses nothing.
+        """
         if self.patience and self.rows and self.best is not self.rows[-1]:
+            part = weights.with_name(f"{weights.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(self.out / BEST, part)
             shutil.rmtree(weights)
-            shutil.copytree(self.out / BEST, weights)
-        shutil.rmtree(self.out / BEST, ignore_errors=True)
+            part.rename(weights)
