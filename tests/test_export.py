@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,19 @@ def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
             assert theirs["choices"][0]["message"]["content"] == ours.text
             assert theirs["usage"]["prompt_tokens"] == ours.usage.prompt_tokens
     model.close()
+
+
+def test_a_student_of_another_renderer_keeps_its_template_and_what_has_none_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    from fireact.render.alpaca import AlpacaRenderer
+
+    for renderer in ("alpaca", "tool_calls"):
+        shutil.copytree(run, tmp_path / renderer)
+        manifest = json.loads((run / "manifest.json").read_text())
+        (tmp_path / renderer / "manifest.json").write_text(json.dumps({**manifest, "renderer": renderer}))
+    export(ExportConfig(run=str(tmp_path / "alpaca")), tmp_path / "merged")
+    written = "".join(path.read_text() for path in (tmp_path / "merged").glob("*chat_template*"))
+    assert AlpacaRenderer.template in written
+    with pytest.raises(ConfigError, match="native tool calls"):
+        export(ExportConfig(run=str(tmp_path / "tool_calls"), to="ollama"), tmp_path / "ollama")

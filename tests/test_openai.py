@@ -320,3 +320,10 @@ def test_dollars_at_an_unknown_price_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="price of openai:fake is not known"):
             collect(config(served, budget="1usd"), tmp_path / "run")
         assert not served.requests
+
+
+def test_a_password_in_an_address_is_refused() -> None:
+    from fireact.models.openai import from_name
+
+    with pytest.raises(ConfigError, match="name or password"):
+        from_name("b@http://user:word@127.0.0.1:9/v1")

@@ -169,6 +169,14 @@ def test_a_key_is_asked_for_and_needed_beyond_loopback(student: Path, monkeypatc
     running.stop()
 
 
+def test_a_name_that_is_not_this_machines_is_refused_without_a_key(student: Path) -> None:
+    running = Running(str(student))
+    request = urllib.request.Request(f"{running.url}/models", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=10)
+    running.stop()
+
+
 def test_a_shutdown_finishes_what_is_in_flight(student: Path) -> None:
     running = Running(str(student))
     said: list[Any] = []

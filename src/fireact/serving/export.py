@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import tuned_directory, tuned_renderer, tuned_weights
+from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError
 from fireact.machine import need_disk, release_memory
 from fireact.progress import SILENT, Progress
+from fireact.render.chat import dress
 from fireact.store import RunDir, absolute, file_hash
+from fireact.types import Renderer
 
 FORMS = ("merged", "gguf", "ollama")
 GGUF = "model.gguf"
@@ -49,7 +51,8 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         place, adapter, name = tuned_weights(directory)
         progress.say(f"export: {name} to {config.to}")
         student = name.rpartition("+")[0]
-        _write(config, place, adapter, name=Path(student).name, out=out)
+        renderer = load_renderer(tuned_renderer(directory))
+        _write(config, place, adapter, renderer=renderer, name=Path(student).name, out=out)
         release_memory()
         files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
         kept = [path for path in files if path.name not in ("config.toml", "manifest.json")]
@@ -62,7 +65,13 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         )
 
 
-def _write(config: ExportConfig, place: str, adapter: Path | None, *, name: str, out: Path) -> None:
+def _write(config: ExportConfig, place: str, adapter: Path | None, *, renderer: Renderer, name: str, out: Path) -> None:
+    """Write the student with the chat template and the ends that it was trained with."""
+    if config.to == "ollama" and renderer.native:
+        raise ConfigError(
+            "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf (the "
+            "template is inside) or --to merged."
+        )
     import torch
 
     from fireact.models.hf import merged_student
@@ -71,11 +80,12 @@ def _write(config: ExportConfig, place: str, adapter: Path | None, *, name: str,
     from fireact.serving.ollama import modelfile
 
     model, tokenizer = merged_student(place, adapter)
+    tokenizer = dress(tokenizer, renderer)
     if config.to == "merged":
         with quiet():
             model.to(getattr(torch, config.dtype)).save_pretrained(out, safe_serialization=True)
             tokenizer.save_pretrained(out)
         return
     if config.to == "ollama":
-        (out / "Modelfile").write_text(modelfile(tokenizer, GGUF), encoding="utf-8")
+        (out / "Modelfile").write_text(modelfile(tokenizer, GGUF, ends=getattr(renderer, "ends", ())), encoding="utf-8")
     write_gguf(model, tokenizer, out / GGUF, name=name, dtype=config.dtype)

@@ -6,6 +6,7 @@ it. Invariant: what Ollama sends for a chat is the text that the chat template g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fireact.errors import ConfigError
@@ -15,10 +16,10 @@ _MARK = "\x02{}\x03"
 """Stands for the words of a message while the template is read."""
 
 
-def modelfile(tokenizer: Any, gguf_name: str) -> str:
-    """The text of a Modelfile. Raises ConfigError for a chat template that does more than frame each message."""
+def modelfile(tokenizer: Any, gguf_name: str, *, ends: Sequence[str] = ()) -> str:
+    """The text of a Modelfile; ``ends`` are the renderer's own stop strings. Raises ConfigError for a chat template that does more than frame each message."""
     lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{template(tokenizer)}"""', "PARAMETER temperature 0"]
-    stops = [*dict.fromkeys([tokenizer.eos_token, *STOP])]
+    stops = [*dict.fromkeys([tokenizer.eos_token, *ends, *STOP])]
     return "\n".join(lines + [f"PARAMETER stop {_quoted(stop)}" for stop in stops]) + "\n"
 
 

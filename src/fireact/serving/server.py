@@ -88,9 +88,19 @@ def application(served: Service) -> Any:
     def refuse(status: int, message: str) -> Response:
         return JSONResponse(failure(message), status_code=status)
 
-    def permitted(request: Request) -> bool:
+    def refused(request: Request) -> Response | None:
+        """Why a request is not answered: no key where one is asked for, else a name that is not this machine's.
+
+        Without the second a page in the user's browser could have a name of its own point here and run the agent's tools.
+        """
+        if served.key is None:
+            if request.url.hostname in LOOPBACK:
+                return None
+            return refuse(403, "this endpoint answers to the names of this machine alone")
         sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        return served.key is None or hmac.compare_digest(sent.encode(), served.key.encode())
+        if hmac.compare_digest(sent.encode(), served.key.encode()):
+            return None
+        return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
 
     async def body(request: Request) -> bytes | None:
         """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
@@ -103,8 +113,8 @@ def application(served: Service) -> Any:
         return bytes(read)
 
     async def complete(request: Request) -> Response:
-        if not permitted(request):
-            return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
+        if (no := refused(request)) is not None:
+            return no
         try:
             raw = await body(request)
         except TimeoutError:
@@ -129,8 +139,8 @@ def application(served: Service) -> Any:
         return JSONResponse(reply.whole(completion, extra=extra))
 
     async def models(request: Request) -> Response:
-        if not permitted(request):
-            return refuse(401, "this endpoint needs a key")
+        if (no := refused(request)) is not None:
+            return no
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names]
         return JSONResponse({"object": "list", "data": listed})
 
