@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,3 +131,14 @@ def test_a_worker_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device() == "cuda:3"
     monkeypatch.setitem(os.environ, "ACCELERATE_USE_CPU", "true")
     assert device() == "cpu"
+
+
+def test_a_worker_ends_with_its_launcher() -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    program = f"from fireact.training.launch import end_with; import time; end_with({launcher.pid}, every=0.05); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", program])
+    time.sleep(1.0)
+    assert worker.poll() is None
+    launcher.kill()
+    launcher.wait()
+    assert worker.wait(20) == 1

@@ -11,7 +11,7 @@ import pytest
 from fakes import Small, trajectory
 from fireact import jsonl
 from fireact.agents import load_model
-from fireact.errors import ConfigError, DataError, FormatError
+from fireact.errors import ConfigError, DataError, FireactError, FormatError
 from fireact.render.react import ReActRenderer
 from fireact.training.recipe import Recipe, read_recipe, shipped
 from fireact.training.run import TrainConfig, held_out, rendered, train
@@ -258,8 +258,21 @@ def test_a_sample_is_shown_before_training(student: str, tmp_path: Path) -> None
 def test_the_batch_of_a_loss_that_is_no_number_is_written_down(student: str, tmp_path: Path) -> None:
     model, words, _ = load_student(student)
     run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
-    error = run.no_number((1, 2), float("nan"), 3)
+    error = run.no_number((1, 2), "the loss is nan", 3)
     assert "bad-batch.json" in str(error)
+    assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
+
+
+def test_a_gradient_that_is_no_number_names_its_own_batch(student: str, tmp_path: Path) -> None:
+    model, words, _ = load_student(student)
+    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+
+    def poisoned(loss: Any) -> None:
+        loss.backward()
+        next(one for one in run.model.parameters() if one.grad is not None).grad[0] = float("nan")
+
+    with pytest.raises(FireactError, match="gradient is no number at step 2"):
+        run.step((1, 2), number=2, backward=poisoned)
     assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
 
 

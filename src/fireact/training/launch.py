@@ -10,15 +10,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fireact.errors import FireactError, unknown
 from fireact.jsonl import replace_text
+from fireact.progress import SILENT, Lines
 from fireact.store import read_config, settings_from
 
 FIGURES = ".figures.json"
+LAUNCHER = "FIREACT_LAUNCHER"
+"""The process that launched a worker, in the worker's environment."""
 
 
 def shipped() -> list[str]:
@@ -78,9 +83,22 @@ def command(out: Path, *, processes: int, accelerate: str | None) -> list[str]:
 def _environment() -> dict[str, str]:
     import torch
 
-    if torch.cuda.is_available():
-        return dict(os.environ)
-    return {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **os.environ}
+    mine = {**os.environ, LAUNCHER: str(os.getpid())}
+    return mine if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **mine}
+
+
+def end_with(process: int, *, every: float = 1.0) -> None:
+    """End this process, whatever it is doing, when another one is gone: nobody would hold its run directory."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(every)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
 def main() -> None:
@@ -89,11 +107,17 @@ def main() -> None:
 
     from fireact.training.run import TrainConfig, work
 
-    out = Path(sys.argv[1])
+    out, first = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
+    end_with(int(os.environ[LAUNCHER]))
     settings = read_config(out)
     settings.pop("verb")
-    facts = work(settings_from(TrainConfig, settings, out), out)
-    if os.environ.get("RANK", "0") == "0":
+    try:
+        facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)
+    except FireactError as error:  # its launcher ends with a traceback of its own, so this says why
+        if first:
+            print(f"fireact: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if first:
         replace_text(out / FIGURES, json.dumps(facts))
     if torch.distributed.is_initialized():  # left to the end of the process, its threads would abort it
         torch.distributed.barrier()

@@ -265,8 +265,16 @@ class _Run:
         if self.processes > 1:
             summed = self.gather(summed)
         if not math.isfinite(summed):
-            raise self.no_number(batch, summed, number)
+            raise self.no_number(batch, f"the loss is {summed}", number)
+        if not self.sharded and not self.sound_gradients():
+            raise self.no_number(batch, f"the loss is {summed:.4g} and its gradient is no number", number)
         return summed
+
+    def sound_gradients(self) -> bool:
+        """Whether all gradients are numbers: else the next step would fail, and blame its own batch."""
+        import torch
+
+        return all(bool(torch.isfinite(one.grad).all()) for one in self.model.parameters() if one.grad is not None)
 
     def gather(self, loss: float) -> float:
         """Add the gradients (spread ones are added up already) and the loss of all processes up."""
@@ -290,16 +298,14 @@ class _Run:
             f"Set {advice} in the recipe and run again; what was trained so far is kept."
         )
 
-    def no_number(self, batch: Batch, loss: float, number: int) -> FireactError:
-        """The error for a loss that is no number; the batch that made it is written down."""
+    def no_number(self, batch: Batch, said: str, number: int) -> FireactError:
+        """The error for a loss or gradient that is no number; the batch that made it is written down."""
         path = self.out / "bad-batch.json"
         texts = [self.tokenizer.decode(self.samples[index].input_ids) for index in batch]
         path.write_text(
             json.dumps({"step": number, "samples": list(batch), "texts": texts}, indent=2, ensure_ascii=False)
         )
-        return FireactError(
-            f"the loss is {loss} at step {number}. The batch that made it is in {path}. Lower the learning rate."
-        )
+        return FireactError(f"{said} at step {number}. The batch that made it is in {path}. Lower the learning rate.")
 
     def stats(self, seconds: float, curve: Curve | None, *, steps: int, dropped: int, rewritten: int) -> TrainStats:
         done = self.batches[:steps]
