@@ -62,6 +62,11 @@ def improve(config: ImproveConfig, out: Path, *, force: bool = False, progress: 
         raise ConfigError(f"{config.run} is no directory of 'fireact train'. Train by imitation first.")
     _enough_questions(config)
     before = read_config(first)
+    if before["verb"] != "train":
+        raise ConfigError(
+            f"{config.run} was made by {before['verb']}, not by imitation alone: rounds train the base student anew. Give the "
+            "directory of 'fireact train' that it began with."
+        )
     with RunDir(out, verb="improve", settings=asdict(config), force=force, free=("workers",)) as run:
         if run.complete:
             return run.manifest
