@@ -338,3 +338,10 @@ def test_the_best_weights_survive_a_kill_after_they_were_put_in_place(tmp_path: 
         (tmp_path / "adapter" / "weights").write_text("last")
     validation.patience = 0
     assert validation.kept == {"validation_loss": 2.0} and not validation.stopped
+
+
+def test_memory_that_runs_out_beside_the_steps_is_answered_too() -> None:
+    from fireact.training.trainer import memory_kept_in_bounds
+
+    with pytest.raises(ConfigError, match="micro_batch = 1"), memory_kept_in_bounds():
+        raise MemoryError

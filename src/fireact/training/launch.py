@@ -52,7 +52,12 @@ def launched(out: Path, *, processes: int, accelerate: str | None) -> dict[str, 
     """Train with several processes and return what the manifest says of it. Raises FireactError when they fail."""
     (out / FIGURES).unlink(missing_ok=True)
     done = subprocess.run(command(out, processes=processes, accelerate=accelerate), env=_environment())
-    if done.returncode or not (out / FIGURES).exists():
+    if not done.returncode and not (out / FIGURES).exists():
+        raise FireactError(
+            "the processes of this machine are done. What was trained lies on the machine of rank 0, whose run directory is the "
+            "complete one; this one can be deleted."
+        )
+    if done.returncode:
         raise FireactError(
             f"the launched processes ended with status {done.returncode}; what they said is above. "
             f"What was trained is kept; go on with: fireact resume {out}"

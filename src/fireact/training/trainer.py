@@ -15,7 +15,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
 from fireact.training.student import adapt, load_student, on_device
-from fireact.training.validation import Validation
+from fireact.training.validation import VALIDATED, Validation
 from fireact.types import Renderer
 
 CHECKPOINTS = "checkpoints"
@@ -108,7 +109,22 @@ def fine_tune(
             progress.say(f"train: {dropped} samples of over {recipe.max_length} tokens are left out")
         progress.sample(spans(fitting[0], tokenizer))
         run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
-        return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
+        with memory_kept_in_bounds():
+            return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
+
+
+@contextmanager
+def memory_kept_in_bounds() -> Iterator[None]:
+    """Answer memory that runs out beside the steps (which name their samples), as where validation is measured."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ConfigError(
+            "memory ran out beside the training steps: while validation was measured, or what the frozen blocks make was kept. "
+            "Set micro_batch = 1 in the recipe and run again; what was trained so far is kept."
+        ) from error
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -169,6 +185,7 @@ class _Run:
                 self.model,
                 kept_out,
                 frozen=frozen,
+                batch_size=min(VALIDATED, recipe.micro_batch or VALIDATED),
                 out=out,
                 patience=recipe.patience,
                 progress=self.progress,
@@ -292,10 +309,13 @@ class _Run:
     def out_of_memory(self, piece: Batch, number: int) -> ConfigError:
         longest = max(self.lengths[index] for index in piece)
         half = max(1, len(piece) // 2)
-        advice = f"micro_batch = {half}" if len(piece) > 1 else f"a max_length below {longest}, or fewer blocks"
+        advice = (
+            f"Set micro_batch = {half} in the recipe and run again; what was trained so far is kept."
+            if len(piece) > 1
+            else f"Set a max_length below {longest}, or fewer blocks, in the recipe and train anew with another -o."
+        )
         return ConfigError(
-            f"memory ran out at step {number}: {len(piece)} samples of up to {longest} tokens at a time. "
-            f"Set {advice} in the recipe and run again; what was trained so far is kept."
+            f"memory ran out at step {number}: {len(piece)} samples of up to {longest} tokens at a time. {advice}"
         )
 
     def no_number(self, batch: Batch, said: str, number: int) -> FireactError:

@@ -18,6 +18,8 @@ from fireact.training.curve import VALIDATION, cut
 from fireact.training.loss import TargetLoss
 
 BEST = "best"
+VALIDATED = 8
+"""Samples measured at a time, unless the recipe computes fewer."""
 
 
 class Validation:
@@ -29,13 +31,14 @@ class Validation:
         samples: Sequence[Sample],
         *,
         frozen: int,
+        batch_size: int = VALIDATED,
         out: Path,
         patience: int,
         progress: Progress,
         done: int,
     ) -> None:
         self.loss = TargetLoss(model, samples, frozen=frozen)
-        self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=8, seed=0)
+        self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0)
         self.model, self.out, self.patience, self.progress = model, out, patience, progress
         self.rows = cut(out / VALIDATION, done=done)
 
