@@ -89,10 +89,16 @@ class Page:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.browser.execute_script(script, *arguments)
 
+    def settle(self) -> None:
+        """Let the page do what a click or a change of its address has queued."""
+        self.browser.execute_async_script("const done = arguments[0]; setTimeout(() => setTimeout(done, 15), 15)")
+
     def find(self, selector: str) -> Any:
+        self.settle()
         return self.browser.find_element("css selector", selector)
 
     def texts(self, selector: str) -> list[str]:
+        self.settle()
         found: list[str] = self.run(
             "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector
         )
@@ -118,6 +124,7 @@ class Page:
 
     @property
     def fragment(self) -> str:
+        self.settle()
         found: str = self.run("return location.hash")
         return found
 
