@@ -15,6 +15,7 @@ import pytest
 from fireact import jsonl
 from fireact.errors import ConfigError
 from fireact.training.batches import MOST_PADDING
+from fireact.training.curve import cut
 from fireact.training.launch import command, configuration, parse, shipped
 from fireact.training.run import TrainConfig, train
 
@@ -142,3 +143,11 @@ def test_a_worker_ends_with_its_launcher() -> None:
     launcher.kill()
     launcher.wait()
     assert worker.wait(20) == 1
+
+
+def test_only_one_process_cuts_what_was_logged(tmp_path: Path) -> None:
+    path = tmp_path / "validation.jsonl"
+    path.write_text('{"step":1}\n{"step":2}\n{"step":3}\n{"st')
+    logged = path.read_bytes()
+    assert cut(path, done=2, write=False) == [{"step": 1}, {"step": 2}] and path.read_bytes() == logged
+    assert cut(path, done=2) == cut(path, done=2, write=False) and path.read_text() == '{"step":1}\n{"step":2}\n'

@@ -5,6 +5,7 @@ Invariant: no step and no epoch stands in it twice, however often the run was ki
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,17 @@ from fireact.training.batches import Batch
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
 
-def cut(path: Path, *, done: int) -> list[dict[str, Any]]:
-    """Take out what was logged after step ``done``, which will be done again; returns what stays."""
+def cut(path: Path, *, done: int, write: bool = True) -> list[dict[str, Any]]:
+    """Take out what was logged after step ``done``, which will be done again; returns what stays.
+
+    Of several processes one may ``write``; the others read what it cuts or has cut, which comes to the same.
+    """
     if not path.exists():
         return []
-    jsonl.cut_torn_tail(path)
-    rows = [row for row in jsonl.read(path) if row["step"] <= done]
-    jsonl.write(path, rows)
+    whole = (json.loads(line) for _, line in jsonl.numbered(path) if line.endswith(b"\n"))
+    rows = [row for row in whole if row["step"] <= done]
+    if write:
+        jsonl.write(path, rows)
     return rows
 
 

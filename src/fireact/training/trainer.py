@@ -190,6 +190,7 @@ class _Run:
                 patience=recipe.patience,
                 progress=self.progress,
                 done=self.done,
+                write=not self.rank,
             )
             if kept_out
             else None
@@ -393,7 +394,7 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if run.validation is not None and state.global_step % epoch == 0:
                 number = state.global_step // epoch
-                if run.validation.measure(step=state.global_step, epoch=number, save=run.save, write=not run.rank):
+                if run.validation.measure(step=state.global_step, epoch=number, save=run.save):
                     control.should_training_stop = True
 
     trainer = Trainer(

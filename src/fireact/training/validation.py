@@ -36,16 +36,17 @@ class Validation:
         patience: int,
         progress: Progress,
         done: int,
+        write: bool = True,
     ) -> None:
         self.loss = TargetLoss(model, samples, frozen=frozen)
         self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0)
-        self.model, self.out, self.patience, self.progress = model, out, patience, progress
-        self.rows = cut(out / VALIDATION, done=done)
+        self.model, self.out, self.patience, self.progress, self.write = model, out, patience, progress, write
+        self.rows = cut(out / VALIDATION, done=done, write=write)
 
-    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None], write: bool) -> bool:
+    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None]) -> bool:
         """Measure after an epoch; returns whether training should stop.
 
-        ``save``, which every process calls, writes the weights to a directory; the one process that may ``write`` logs.
+        ``save``, which every process calls, writes the weights to a directory; the one process that may write logs.
         """
         self.model.eval()
         found = [self.loss.measure(batch) for batch in self.batches]
@@ -58,7 +59,7 @@ class Validation:
             "whole_sample_accuracy": round(sum(right for _, right in found) / len(samples), 4),
         }
         self.rows.append(row)
-        if write:
+        if self.write:
             with jsonl.Appender(self.out / VALIDATION) as file:
                 file.append(row)
         if self.best is row and self.patience:
