@@ -176,16 +176,33 @@ def test_a_temperature_draws_by_seed_whoever_else_writes(engine: Engine) -> None
 
 
 def test_a_failure_reaches_all_who_wait_and_the_engine_goes_on(plain: Any, engine: Engine) -> None:
-    def broken(ids: list[int]) -> bool:
+    def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("broken")
 
-    prompts = prompts_of(3, shared=0)
+    prompts, forward = prompts_of(3, shared=0), engine._model
+    engine._model = broken
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(engine.generate, prompt, max_tokens=400, finished=broken) for prompt in prompts]
+        waiting = [pool.submit(engine.generate, prompt, max_tokens=400) for prompt in prompts]
         for one in waiting:
             with pytest.raises(ProviderError, match="ZeroDivisionError: broken"):
                 one.result(timeout=30)
+    engine._model = forward
     assert engine.generate(prompts[0], max_tokens=4).generated == expected(plain, prompts[0], 4)
+
+
+def test_what_a_caller_raises_ends_its_own_text_alone(plain: Any, engine: Engine) -> None:
+    def leave(ids: list[int]) -> bool:
+        if len(ids) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    one, other = prompts_of(2, shared=0)
+    with ThreadPoolExecutor(2) as pool:
+        stays = pool.submit(engine.generate, other, max_tokens=8)
+        leaves = pool.submit(engine.generate, one, max_tokens=8, finished=leave)
+        with pytest.raises(KeyboardInterrupt):
+            leaves.result(timeout=30)
+        assert stays.result(timeout=30).generated == expected(plain, other, 8)
 
 
 def test_closing_fails_who_waits(directory: Path) -> None:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from fireact.agents import load_model  # noqa: E402
 from fireact.errors import ConfigError, FormatError  # noqa: E402
 from fireact.serving.server import service  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
-from fireact.types import Message  # noqa: E402
+from fireact.types import Completion, Limits, Message, Usage  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
 ASK = [{"role": "user", "content": "What is it?"}]
@@ -293,7 +294,7 @@ def test_values_that_ask_for_nothing_are_taken() -> None:
 
 
 def test_a_stream_ends_whatever_fails() -> None:
-    from fireact.serving.server import Service, _stream
+    from fireact.serving.server import Asking, Service, _stream
     from fireact.serving.wire import Reply
 
     class Broken:
@@ -304,8 +305,105 @@ def test_a_stream_ends_whatever_fails() -> None:
 
     async def events(served: Service) -> bytes:
         asked = read_request(b'{"model": "s", "stream": true, "messages": [{"role": "user", "content": "a"}]}')
+        watch = asyncio.create_task(asyncio.sleep(60))
         with ThreadPoolExecutor(1) as threads:
-            return b"".join([event async for event in _stream(served, asked, Reply("s"), threads)])
+            return b"".join([one async for one in _stream(Asking(served, asked), Reply("s"), threads, watch)])
 
     served = Service("s", replace(agent(GOOD), lm=Broken()))
     assert b"RuntimeError: out of luck" in asyncio.run(asyncio.wait_for(events(served), 10))
+
+
+class Endless:
+    """An LM that writes until nobody listens."""
+
+    name = "endless"
+
+    def __init__(self) -> None:
+        self.begun, self.ended, self.calls = threading.Event(), threading.Event(), 0
+
+    def complete(self, messages: Any, *, heard: Any = None, **options: Any) -> Completion:
+        self.calls += 1
+        self.begun.set()
+        if heard is None:  # within an agent: a turn, and the next
+            time.sleep(0.02)
+            return Completion("Thought: look\nAction: search[x]", Usage(1, 1, 0, options["max_tokens"]), "stop", 0.02)
+        try:
+            while True:
+                heard("on ")
+                time.sleep(0.01)
+        finally:
+            self.ended.set()
+
+
+@contextmanager
+def listening(lm: Any, **changes: Any) -> Iterator[int]:
+    """The port of the service of an agent with this LM, in this process."""
+    import uvicorn
+
+    from fireact.serving.server import Service, application, bound
+
+    made = bound("127.0.0.1", 0)
+    served = Service("s", replace(agent(GOOD), lm=lm, **changes))
+    running = uvicorn.Server(uvicorn.Config(application(served), log_level="warning"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [made]})
+    thread.start()
+    yield made.getsockname()[1]
+    running.should_exit = True
+    thread.join(30)
+
+
+def leave(port: int, model: str, lm: Endless, **options: Any) -> None:
+    """Ask, wait until the answer is begun, and close the connection."""
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": model, "messages": ASK, **options}))
+    assert lm.begun.wait(10)
+    connection.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_nothing_is_written_on_for_a_client_that_left(stream: bool) -> None:
+    lm = Endless()
+    with listening(lm) as port:
+        leave(port, "s", lm, stream=stream)
+        assert lm.ended.wait(10)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_agent_stops_for_a_client_that_left(stream: bool) -> None:
+    lm = Endless()
+    with listening(lm, limits=Limits(max_steps=10**6)) as port:
+        leave(port, "s-agent", lm, stream=stream)
+        deadline, before = time.monotonic() + 10, -1
+        while before != lm.calls and time.monotonic() < deadline:
+            before = lm.calls
+            time.sleep(0.3)
+        assert before == lm.calls
+
+
+def test_an_agent_writes_no_more_tokens_than_it_may(server: Running) -> None:
+    ask = server.client().chat.completions.create
+    reply = ask(model="tiny-agent", messages=ASK, max_tokens=40)
+    assert reply.usage.completion_tokens == 40 and reply.choices[0].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="stop"):
+        ask(model="tiny-agent", messages=ASK, stop=["x"])
+
+
+def test_an_agents_steps_are_streamed_before_its_answer() -> None:
+    with listening(agent("Thought: look\nAction: search[x]", "Thought: so\nAction: finish[42]").lm) as port:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        events = list(client.chat.completions.create(model="s-agent", messages=ASK, stream=True))
+    deltas = [event.choices[0].delta for event in events]
+    steps = [delta.reasoning_content for delta in deltas if getattr(delta, "reasoning_content", None)]
+    assert [step.splitlines()[1] for step in steps] == ["Action: search[ x]", "Action: finish[ 42]"]
+    assert deltas[-2].content == "42" and events[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_student_of_native_calls_is_served_as_its_agent_alone() -> None:
+    from fireact.methods.react import ReAct
+    from fireact.render.tool_calls import ToolCallsRenderer
+    from fireact.serving.server import Service
+
+    native = replace(agent(GOOD), method=ReAct(renderer=ToolCallsRenderer()))
+    assert Service("s", native).names == ("s-agent",) and Service("s", agent(GOOD)).names == ("s", "s-agent")

@@ -33,7 +33,7 @@ class Request:
     max_tokens: int
     temperature: float
     finished: Callable[[list[int]], bool]
-    """Whether the text is over, given all generated ids."""
+    """Whether the text is over, given all generated ids; what it raises ends this text alone."""
     draw: torch.Generator
     generated: list[int] = field(default_factory=list)
     cached: int = 0
@@ -110,7 +110,7 @@ class Engine:
             request.given_up = True
             raise
         if request.error is not None:
-            if isinstance(request.error, FireactError):
+            if isinstance(request.error, FireactError) or not isinstance(request.error, Exception):
                 raise request.error
             what = f"{type(request.error).__name__}: {request.error}"
             raise ProviderError(f"generation failed: {what}") from request.error
@@ -252,7 +252,12 @@ class Engine:
         assert request is not None
         token = best if request.temperature <= 0 else _sample(logits, request)
         request.generated.append(token)
-        if token in self.ends or len(request.generated) >= request.max_tokens or request.finished(request.generated):
+        over = token in self.ends or len(request.generated) >= request.max_tokens
+        try:
+            over = request.finished(request.generated) or over
+        except BaseException as error:  # the caller's own; its thread is the one to hear of it
+            request.error, over = error, True
+        if over:
             slot.release()
             request.done.set()
         else:

@@ -78,7 +78,8 @@ class HFModel:
         tools: Sequence[Tool] = (),
         heard: Callable[[str], None] | None = None,
     ) -> Completion:
-        """Complete a chat; safe from many threads. ``heard`` is given the text piece by piece while it is written.
+        """Complete a chat; safe from many threads. ``heard`` is given the text piece by piece while it is written;
+        what it raises ends the text.
 
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.

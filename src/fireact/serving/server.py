@@ -4,8 +4,9 @@
     GET  /v1/models, /health
 
 Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
-training samples went through; what is in flight at a shutdown is finished. An agent is asked its last user message, its
-steps come as ``reasoning_content``, its answer as ``content``. No key is needed on loopback; beyond, one is.
+training samples went through; what is in flight at a shutdown is finished, and what nobody waits for any more is not
+written on. An agent is asked its last user message, its steps come as ``reasoning_content``, its answer as ``content``.
+No key is needed on loopback; beyond, one is.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import hmac
 import inspect
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from fireact.episodes import Agent, Meter
+from fireact.episodes import Agent, Cancelled, Meter
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, ProviderError, missing_extra
 from fireact.render.react import turn
 from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
-from fireact.types import LM, Completion, Message, Step, answer_of
+from fireact.types import Completion, Message, Step, answer_of
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
@@ -50,8 +52,10 @@ class Service:
     key: str | None = field(default=None, repr=False)
 
     @property
-    def names(self) -> tuple[str, str]:
-        return self.name, f"{self.name}-agent"
+    def names(self) -> tuple[str, ...]:
+        """What can be asked for; a student of native calls is served as the agent alone, whose tools it was trained with."""
+        native = getattr(getattr(self.agent.method, "renderer", None), "native", False)
+        return (f"{self.name}-agent",) if native else (self.name, f"{self.name}-agent")
 
 
 Tell = Callable[[dict[str, str]], None]
@@ -127,16 +131,27 @@ def application(served: Service) -> Any:
             return refuse(400, str(error))
         if asked.model not in served.names:
             return refuse(404, f"the model {asked.model!r} is not served. Served: {', '.join(served.names)}")
-        reply = Reply(asked.model)
+        reply, asking = Reply(asked.model), Asking(served, asked)
+        watch = asyncio.create_task(left(request, asking.left))
         if asked.stream:
-            return StreamingResponse(_stream(served, asked, reply, threads), media_type="text/event-stream")
+            return StreamingResponse(_stream(asking, reply, threads, watch), media_type="text/event-stream")
         try:
-            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, answer, served, asked)
+            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, asking.answer)
         except FireactError as error:
             return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
+        except Cancelled:
+            return refuse(499, "the client left")
         except Exception as error:  # whatever it is, the client is told and the server goes on
             return refuse(500, f"{type(error).__name__}: {error}")
+        finally:
+            watch.cancel()
         return JSONResponse(reply.whole(completion, extra=extra))
+
+    async def left(request: Request, gone: threading.Event) -> None:
+        """Wait until the client closes the connection, and say so."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
 
     async def models(request: Request) -> Response:
         if (no := refused(request)) is not None:
@@ -156,57 +171,78 @@ def application(served: Service) -> Any:
     )
 
 
-def answer(served: Service, asked: ChatRequest, tell: Tell | None = None) -> tuple[Completion, dict[str, Any]]:
-    """The reply to a request, and what goes into its message besides the words."""
-    if asked.model == served.name:
-        return _student(served.agent.lm, asked, tell), {}
-    return _agent(served.agent, asked, tell)
+class Asking:
+    """One request being answered, on a thread; once its client has ``left``, it ends with Cancelled at the next word."""
+
+    def __init__(self, served: Service, asked: ChatRequest, tell: Tell = lambda delta: None) -> None:
+        self.served, self.asked, self.tell = served, asked, tell
+        self.left = threading.Event()
+
+    def answer(self) -> tuple[Completion, dict[str, Any]]:
+        """The reply, and what goes into its message besides the words."""
+        return (self._student(), {}) if self.asked.model == self.served.name else self._agent()
+
+    def _student(self) -> Completion:
+        asked, told = self.asked, list[str]()
+        options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
+        if asked.max_tokens is not None:
+            options["max_tokens"] = asked.max_tokens
+
+        def heard(piece: str) -> None:
+            if self.left.is_set():
+                raise Cancelled
+            told.append(piece)
+            self.tell({"content": piece})
+
+        complete: Callable[..., Completion] = self.served.agent.lm.complete
+        if "heard" in inspect.signature(complete).parameters:  # else it is the user's own: its words come at once
+            options["heard"] = heard
+        completion = complete(asked.messages, **options)
+        rest = completion.text[len("".join(told)) :]
+        if rest:
+            self.tell({"content": rest})
+        return completion
+
+    def _agent(self) -> tuple[Completion, dict[str, Any]]:
+        asked, agent = self.asked, self.served.agent
+        question = next((one.content for one in reversed(asked.messages) if one.role == "user"), "")
+        if not question.strip():
+            raise FormatError("an agent is asked the last message of the role user; there is none")
+        if asked.stop:
+            raise FormatError("stop: an agent ends its turns itself. Leave it out.")
+        meter = _Frugal(replace(agent, temperature=asked.temperature), self.left, asked.max_tokens)
+        steps: list[Step] = []
+        for step in walk(agent, question, meter, seed=asked.seed):
+            steps.append(step)
+            self.tell({"reasoning_content": told(step)})
+            if not meter.left:
+                break
+        found = answer_of(steps)
+        if found:
+            self.tell({"content": found})
+        completion = Completion(
+            text=found or "",
+            usage=meter.usage,
+            finish="length" if found is None else "stop",
+            seconds=meter.seconds,
+        )
+        return completion, {"reasoning_content": "".join(map(told, steps))}
 
 
-def _student(lm: LM, asked: ChatRequest, tell: Tell | None) -> Completion:
-    options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
-    if asked.max_tokens is not None:
-        options["max_tokens"] = asked.max_tokens
-    complete: Callable[..., Completion] = lm.complete
-    if tell is None:
-        return complete(asked.messages, **options)
-    if "heard" not in inspect.signature(complete).parameters:  # an LM of the user's own: its words come at once
-        whole = complete(asked.messages, **options)
-        tell({"content": whole.text})
-        return whole
-    told: list[str] = []
+class _Frugal(Meter):
+    """A meter that lets an episode write ``most`` tokens in all, where a number is given."""
 
-    def heard(piece: str) -> None:
-        told.append(piece)
-        tell({"content": piece})
+    def __init__(self, agent: Agent, cancelled: threading.Event, most: int | None) -> None:
+        super().__init__(agent, cancelled)
+        self._most, self._turn = most, agent.limits.max_tokens
 
-    completion = complete(asked.messages, heard=heard, **options)
-    rest = completion.text[len("".join(told)) :]
-    if rest:
-        tell({"content": rest})
-    return completion
+    @property
+    def left(self) -> int:
+        """Tokens that the next turn may have; 0 when all are written."""
+        return self._turn if self._most is None else max(0, min(self._turn, self._most - self.usage.completion_tokens))
 
-
-def _agent(agent: Agent, asked: ChatRequest, tell: Tell | None) -> tuple[Completion, dict[str, Any]]:
-    question = next((one.content for one in reversed(asked.messages) if one.role == "user"), "")
-    if not question.strip():
-        raise FormatError("an agent is asked the last message of the role user; there is none")
-    meter = Meter(replace(agent, temperature=asked.temperature))
-    steps: list[Step] = []
-    for step in walk(agent, question, meter, seed=asked.seed):
-        steps.append(step)
-        if tell is not None:
-            tell({"reasoning_content": told(step)})
-    found = answer_of(steps)
-    if tell is not None and found:
-        tell({"content": found})
-    completion = Completion(
-        text=found or "",
-        usage=meter.usage,
-        finish="length" if found is None else "stop",
-        seconds=meter.seconds,
-    )
-    return completion, {"reasoning_content": "".join(map(told, steps))}
+    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+        return super().complete(messages, **{"max_tokens": max(1, self.left), **options})
 
 
 def walk(agent: Agent, question: str, meter: Meter, *, seed: int = 0) -> Iterator[Step]:
@@ -225,31 +261,36 @@ def told(step: Step) -> str:
     return turn(step) + ("" if step.observation is None else f"\nObservation: {step.observation}") + "\n"
 
 
-async def _stream(served: Service, asked: ChatRequest, reply: Reply, threads: Executor) -> AsyncIterator[bytes]:
+async def _stream(asking: Asking, reply: Reply, threads: Executor, watch: asyncio.Task[None]) -> AsyncIterator[bytes]:
     """The events of a reply, as the words come from the thread that writes them."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[dict[str, str] | Completion | Exception] = asyncio.Queue()
+    pieces: asyncio.Queue[dict[str, str] | Completion | BaseException] = asyncio.Queue()
 
-    def put(piece: dict[str, str] | Completion | Exception) -> None:
+    def put(piece: dict[str, str] | Completion | BaseException) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     def work() -> None:
         try:
-            put(answer(served, asked, put)[0])
-        except Exception as error:  # whatever it is, the client must not wait for ever
+            put(asking.answer()[0])
+        except BaseException as error:  # whatever it is, the client must not wait for ever
             put(error)
 
-    working = loop.run_in_executor(threads, work)
-    yield reply.piece({"role": "assistant", "content": ""})
-    while isinstance(piece := await pieces.get(), dict):
-        yield reply.piece(piece)
-    if isinstance(piece, Completion):
-        yield reply.piece({}, finish=piece.finish)
-        yield reply.last(piece.usage if asked.stream_usage else None)
-    else:
-        said = str(piece) if isinstance(piece, FireactError) else f"{type(piece).__name__}: {piece}"
-        yield event(failure(said, "server_error"))
-    await working
+    asking.tell = put
+    try:
+        working = loop.run_in_executor(threads, work)
+        yield reply.piece({"role": "assistant", "content": ""})
+        while isinstance(piece := await pieces.get(), dict):
+            yield reply.piece(piece)
+        if isinstance(piece, Completion):
+            yield reply.piece({}, finish=piece.finish)
+            yield reply.last(piece.usage if asking.asked.stream_usage else None)
+        else:
+            said = str(piece) if isinstance(piece, FireactError) else f"{type(piece).__name__}: {piece}"
+            yield event(failure(said, "server_error"))
+        await working
+    finally:  # however it ends, nobody listens from here on
+        asking.left.set()
+        watch.cancel()
 
 
 def serve(served: Service, *, host: str, port: int, started: Callable[[str], None]) -> None:
