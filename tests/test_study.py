@@ -12,6 +12,7 @@ import pytest
 from fireact import jsonl
 from fireact.errors import ConfigError, FireactError
 from fireact.progress import Progress
+from fireact.reporting.run import ReportConfig, report
 from fireact.study.cells import cells
 from fireact.study.file import StudyFile, read_study, shipped
 from fireact.study.run import Matrix, StudyConfig, plan, study
@@ -159,6 +160,14 @@ def test_tables_and_plots(done: Done) -> None:
     for name in ("geo-hop-curve-size", "geo-hop-bars"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (out / "plots" / f"{name}.svg").read_text()
+
+
+def test_a_report_shows_the_cells_of_a_study_by_their_names(done: Done, tmp_path: Path) -> None:
+    out, *_ = done
+    report(ReportConfig((str(out),)), tmp_path)
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert list(data["agents"]) == ["prompted", "4 trajectories", "8 trajectories"]
+    assert set(data["training"]) == {"train: 4 trajectories", "train: 8 trajectories"}
 
 
 def test_a_second_run_does_nothing_and_says_the_same(done: Done) -> None:

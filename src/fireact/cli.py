@@ -674,7 +674,7 @@ def export(
 @app.command()
 def report(
     runs: Annotated[
-        list[str], typer.Argument(help="A quickstart directory, or directories of eval (and train, mix, collect).")
+        list[str], typer.Argument(help="Directories of eval (and train, mix, collect), or of a quickstart or study.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where report.html, report.md and report.json go.")] = Path(
         "runs/report"

@@ -37,11 +37,12 @@ class ReportConfig:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A complete run directory: its path, settings and manifest."""
+    """A complete run directory: its path, settings and manifest; a stage of a study has the name of its cell."""
 
     path: Path
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    cell: str = ""
 
     @property
     def verb(self) -> str:
@@ -60,15 +61,29 @@ def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Pr
 
 
 def read_runs(paths: Sequence[str]) -> Iterator[Run]:
-    """The complete runs behind the paths; a quickstart stands for its stages. Raises DataError for any other path."""
+    """The complete runs behind the paths; a quickstart and a study stand for their stages, each of them once.
+
+    Raises DataError for any other path.
+    """
     for path in map(Path, paths):
         config = read_config(path)
         if config["verb"] == "quickstart":
-            yield from (Run(path / name, read_config(path / name), read_manifest(path / name)) for name in STAGES)
+            yield from (_read(path / name) for name in STAGES)
+        elif config["verb"] == "study":
+            read_manifest(path)  # says how to go on where it is not complete
+            root, cells = Path(config.get("stages") or path), dict[str, str]()
+            for row in jsonl.read(path / "results.jsonl"):
+                for stage in row["stages"]:
+                    cells.setdefault(str(stage), str(row["cell"]))
+            yield from (replace(_read(root / stage), cell=cell) for stage, cell in cells.items())
         elif config["verb"] == "report":
             raise DataError(f"{path} is a report; give the runs that it was made from.")
         else:
-            yield Run(path, config, read_manifest(path))
+            yield _read(path)
+
+
+def _read(path: Path) -> Run:
+    return Run(path, read_config(path), read_manifest(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,7 @@ def assemble(
     _require_comparable(evaluations, episodes)
     measured = list(_measured(evaluations, [run for run in runs if run.verb == "train"], episodes))
     names, results = labels([run.path for run in runs]), _by_task(measured)
+    names |= {run.path: f"{run.verb}: {run.cell}" for run in runs if run.cell}
     first = measured[0].agent
     return ReportData(
         title=title or f"{_last(measured).name} on {', '.join(results)}",
@@ -150,7 +166,12 @@ def _measured(
     for run in evaluations:
         for group in groups:
             tasks = {task for one in group for task in one.manifest["results"]}
-            same = (group[0].manifest["agent"], _noise(group[0])) == (run.manifest["agent"], _noise(run))
+            first = group[0]
+            same = (first.manifest["agent"], _noise(first), first.cell) == (
+                run.manifest["agent"],
+                _noise(run),
+                run.cell,
+            )
             if same and not tasks & set(run.manifest["results"]):
                 group.append(run)
                 break
@@ -172,6 +193,8 @@ def _measured(
 
 
 def _name(run: Run) -> str:
+    if run.cell:
+        return run.cell
     noise = _noise(run)
     return f"{run.manifest['agent']}, noise {noise}" if noise else str(run.manifest["agent"])
 
@@ -229,7 +252,7 @@ def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source
 def _mixture(runs: Sequence[Run]) -> Mixture | None:
     collected = {name: count for run in runs if run.verb == "collect" for name, count in run.manifest["counts"].items()}
     mixed = next((run for run in runs if run.verb == "mix"), None)
-    teachers = [run.manifest["teacher"] for run in runs if run.verb == "collect"]
+    teachers = list(dict.fromkeys(run.manifest["teacher"] for run in runs if run.verb == "collect"))
     if mixed is None or not teachers:
         return None
     return Mixture(", ".join(teachers), collected, mixed.manifest["counts"], mixed.manifest["history"])
