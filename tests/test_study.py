@@ -14,8 +14,8 @@ from fireact.errors import ConfigError, FireactError
 from fireact.progress import Progress
 from fireact.reporting.run import ReportConfig, report
 from fireact.study.cells import cells
-from fireact.study.file import StudyFile, read_study, shipped
-from fireact.study.run import Matrix, StudyConfig, plan, study
+from fireact.study.file import Figure, StudyFile, read_study, shipped
+from fireact.study.run import Matrix, StudyConfig, _named, plan, study
 from fireact.study.stages import Resolver
 from fireact.verbs import resume
 
@@ -371,3 +371,14 @@ def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) 
     command = [sys.executable, "-m", "fireact", "study", "scaling", "--dry-run"]
     planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert planned.returncode == 0 and "Nothing was spent" in planned.stdout and not list(tmp_path.iterdir())
+
+
+def test_given_values_that_are_no_folders_stay_as_they_are() -> None:
+    row = {"cell": "0.5 of /data/x", "results": {"em": 0.5}, "axes": {"noise": "none=0.5"}, "stages": ["eval/hop"]}
+    named = _named(row, {"p": "0.5", "kind": "hop", "data": "/data"})
+    assert named == {**row, "cell": "0.5 of {data}/x"}
+
+
+def test_a_figure_stands_beside_the_first_task_of_a_cell_unless_it_names_one() -> None:
+    assert Figure("a", 1.0).about("one", ["one", "two"]) and not Figure("a", 1.0).about("two", ["one", "two"])
+    assert Figure("a", 1.0, task="two").about("two", ["one", "two"])

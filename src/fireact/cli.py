@@ -679,6 +679,7 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where report.html, report.md and report.json go.")] = Path(
         "runs/report"
     ),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report in Markdown.")] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -687,7 +688,10 @@ def report(
     Example: `fireact report runs/eval-base runs/eval-fireact runs/train -o runs/report`
     """
     _run("report", {"runs": tuple(runs)}, out, force=force, dry_run=False)
-    terminal.print_report(out, as_json=as_json)
+    if markdown:
+        print((out / "report.md").read_text(encoding="utf-8"), end="")
+    else:
+        terminal.print_report(out, as_json=as_json)
 
 
 @app.command()

@@ -121,6 +121,8 @@ def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[
         native=config.native,
     )
     examples = in_order(task.examples(config.split), config.order)
+    if config.n < 1:
+        raise ConfigError(f"-n is {config.n}; at least one question must be asked.")
     if config.n > len(examples):
         raise ConfigError(
             f"{task.name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n."

@@ -53,11 +53,9 @@ def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Pr
     """Write the report of some runs into ``out`` and return the manifest."""
     runs = list(read_runs(config.runs))
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
-        if not run.complete:
-            command = f"fireact report {' '.join(map(shown, config.runs))} -o {out}"
-            write(assemble(runs, commands=[command]), run.path)
-            run.finish(runs=list(config.runs))
-        return run.manifest
+        command = f"fireact report {' '.join(map(shown, config.runs))} -o {out}"
+        write(assemble(runs, commands=[command]), run.path)  # each time: the runs may have changed since
+        return run.finish(runs=list(config.runs))
 
 
 def read_runs(paths: Sequence[str]) -> Iterator[Run]:

@@ -38,7 +38,7 @@ RATES = ("train_tokens", "prompted_questions", "tuned_questions")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of the paper; ``cell`` (and ``task``, where the cell has several) is the row of ours beside which it stands.
+    """A figure of the paper; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
 
     ``cell`` is the name of a cell, or several, with ``*`` for any letters; it may be one of another size.
     """
@@ -54,6 +54,10 @@ class Figure:
         """Whether it stands beside a cell of one of these names."""
         patterns = [self.cell] if isinstance(self.cell, str) else self.cell
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    def about(self, task: str, measured: Iterable[str]) -> bool:
+        """Whether it is a figure of ``task``, one of those that a cell ``measured``."""
+        return task == (self.task or next(iter(measured), task))
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,10 @@ def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task
         axes.plot(
             [100 * low, 100 * high], [-at, -at], color="#1c2833", linewidth=1.2, marker="|", markersize=5, zorder=3
         )
-        axes.text(100 * high + 1, -at, f"{100 * result['em']:.0f}", va="center", fontsize=9)
-    for known in (one for one in study.paper if one.unit == "EM" and one.task in ("", task)):
-        places = [-at for at, cell in enumerate(cells) if known.beside(cell.name, cell.group)]
+        axes.text(100 * high + 1, -at, f"{100 * result['em']:.3g}", va="center", fontsize=9)
+    for known in (one for one in study.paper if one.unit == "EM"):
+        about = [cell for cell in cells if known.about(task, rows[cell.name]["results"])]
+        places = [-cells.index(cell) for cell in about if known.beside(cell.name, cell.group)]
         axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
     axes.set_yticks(
         [-at for at in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1

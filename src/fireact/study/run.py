@@ -9,7 +9,6 @@ done once. A cell that fails is recorded and the others go on; the manifest is w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -205,11 +204,19 @@ class Runner:
 
 
 def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The row with what was given for {NAME} written as that name again, so that it holds no place of this machine."""
-    text = jsonl.dumps(row)
-    for name, value in given.items():
-        text = text.replace(jsonl.dumps(value)[1:-1], f"{{{name}}}") if value else text
-    found: dict[str, Any] = json.loads(text)
+    """The row with a folder that was given for {NAME} written as that name again, so that it holds no place of this machine."""
+    folders = {value: f"{{{name}}}" for name, value in given.items() if "/" in value}
+
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            for folder, name in folders.items():
+                value = value.replace(folder, name)
+            return value
+        if isinstance(value, dict):
+            return {key: named(one) for key, one in value.items()}
+        return [named(one) for one in value] if isinstance(value, list | tuple) else value
+
+    found: dict[str, Any] = named(row)
     return found
 
 

@@ -55,7 +55,7 @@ def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
             continue
         result = row["results"][task]
         own = [one for one in figures if one.beside(row["cell"], _group(row))]
-        own = [one for one in own if not one.task or one.task == task]
+        own = [one for one in own if one.about(task, row["results"])]
         shown.append(
             [
                 row["cell"],
