@@ -33,7 +33,7 @@ from fireact.reporting.markdown import code, markdown, text
 from fireact.reporting.plots import PAGE, png, svg
 from fireact.reporting.run import ReportConfig, labels
 from fireact.reporting.run import report as write_report
-from fireact.reporting.summary import failures, lede, machine, subject
+from fireact.reporting.summary import failures, headlines, lede, machine, subject
 from fireact.reporting.terminal import table
 from fireact.reporting.write import write
 from fireact.store import RunDir
@@ -434,3 +434,13 @@ def test_a_report_of_500_trajectories_of_two_agents_is_below_5_mb() -> None:
 
     own = [Source(agent.name, [grown(index) for index in range(500)]) for agent in report().agents]
     assert len(html(replace(report(), sources=own, cases=())).encode()) < 5_000_000
+
+
+def test_scores_of_other_questions_do_not_stand_side_by_side() -> None:
+    whole = sample_report.sample()
+    task = next(iter(whole.results))
+    assert headlines(whole)[0].before is not None
+    few = replace(whole.comparisons[task][subject(whole).name].em, n=3)
+    cut = {task: {subject(whole).name: replace(whole.comparisons[task][subject(whole).name], em=few)}}
+    first = headlines(replace(whole, comparisons=cut))[0]
+    assert first.before is None and first.comparison is not None

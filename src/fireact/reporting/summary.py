@@ -115,26 +115,29 @@ def groups(report: ReportData) -> list[Group]:
     return found
 
 
+ALIKE = 0.9
+"""Share of the questions that two agents must both have answered for their scores to stand side by side."""
+
+
 def headlines(report: ReportData) -> list[Headline]:
-    """Each task that the last agent was measured on, against the baseline where there is one."""
+    """Each task that the last agent was measured on, against the baseline where it was asked the same questions."""
     after, before = subject(report), baseline(report)
-    return [
-        Headline(
-            task=task,
-            note=report.task_notes.get(task, ""),
-            before=results.get(before.name) if before != after else None,
-            after=results[after.name],
-            comparison=report.comparisons.get(task, {}).get(after.name),
-        )
-        for task, results in report.results.items()
-        if after.name in results
-    ]
+    found = []
+    for task, results in report.results.items():
+        if after.name not in results:
+            continue
+        comparison = report.comparisons.get(task, {}).get(after.name)
+        first = results.get(before.name) if before != after else None
+        if first and comparison and comparison.em.n < ALIKE * max(first["n"], results[after.name]["n"]):
+            first = None
+        found.append(Headline(task, report.task_notes.get(task, ""), first, results[after.name], comparison))
+    return found
 
 
 def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     parts = [_change(line) for line in headlines(report)]
-    text = f"Exact match on questions never trained on: {'; '.join(parts)}." if parts else "No agent was measured."
+    text = f"Exact match: {'; '.join(parts)}." if parts else "No agent was measured."
     if report.mixture is not None:
         count = sum(row.mixed for row in mixture_rows(report.mixture))
         text += f" Fine-tuned on {count:,} trajectories of {who(report.mixture.teacher)}."
