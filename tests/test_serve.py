@@ -407,3 +407,24 @@ def test_a_student_of_native_calls_is_served_as_its_agent_alone() -> None:
 
     native = replace(agent(GOOD), method=ReAct(renderer=ToolCallsRenderer()))
     assert Service("s", native).names == ("s-agent",) and Service("s", agent(GOOD)).names == ("s", "s-agent")
+
+
+def test_a_port_that_there_is_not_is_refused_in_words() -> None:
+    from fireact.serving.server import bound
+
+    with pytest.raises(ConfigError, match="99999"):
+        bound("127.0.0.1", 99999)
+
+
+def test_a_key_of_any_letters_is_known_again(student: Path) -> None:
+    running = Running(str(student), FIREACT_API_KEY="ключ")
+    try:
+        for key, status in (("ключ", 200), ("other", 401)):
+            ask = urllib.request.Request(f"{running.url}/models")
+            ask.add_unredirected_header("Authorization", ("Bearer " + key).encode().decode("latin-1"))
+            try:
+                assert urllib.request.urlopen(ask, timeout=20).status == status
+            except urllib.error.HTTPError as error:
+                assert error.code == status
+    finally:
+        running.stop()

@@ -345,3 +345,12 @@ def test_memory_that_runs_out_beside_the_steps_is_answered_too() -> None:
 
     with pytest.raises(ConfigError, match="micro_batch = 1"), memory_kept_in_bounds():
         raise MemoryError
+
+
+@pytest.mark.parametrize("text", [b"targets = 5\n", b'kind = "lora\xff"\n'])
+def test_a_recipe_that_cannot_be_used_is_refused_in_words(text: bytes, tmp_path: Path) -> None:
+    from fireact.training.recipe import read_recipe
+
+    (tmp_path / "own.toml").write_bytes(text)
+    with pytest.raises(ConfigError):
+        read_recipe(str(tmp_path / "own.toml"))

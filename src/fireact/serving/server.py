@@ -102,7 +102,8 @@ def application(served: Service) -> Any:
                 return None
             return refuse(403, "this endpoint answers to the names of this machine alone")
         sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if hmac.compare_digest(sent.encode(), served.key.encode()):
+        # Headers are read as Latin-1, and most clients send UTF-8.
+        if hmac.compare_digest(sent.encode("latin-1", "replace"), served.key.encode()):
             return None
         return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
 
@@ -321,7 +322,8 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen()  # whoever is told the address may connect at once
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listening.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on {host}:{port}: {why}. Give another --port.") from error
     return listening

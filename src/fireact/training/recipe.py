@@ -87,7 +87,7 @@ class Recipe:
         """A file of settings may hold anything: ``epochs = 2.5``, ``rank = true``, ``learning_rate = "2e-3"``."""
         value = getattr(self, name)
         if name == "targets":
-            if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+            if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
                 raise ConfigError(f"recipe: targets is {value!r}; it must be a list of names of layers.")
             return
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}[wanted]
@@ -106,7 +106,7 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
     if name in shipped():
         text = files("fireact.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     else:
         raise unknown("recipe", name, [*shipped(), "a TOML file"])
     try:
