@@ -1,6 +1,7 @@
 """What the cells of a study say: methods told from steps, chance and oracle, and what an agent costs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from fireact import jsonl
 from fireact.study.cells import Cell
 from fireact.study.economics import economics
 from fireact.study.file import Price
-from fireact.study.results import Measured, behaviour, choice, differences, method_used
+from fireact.study.results import Measured, behaviour, choice, differences, method_used, over_seeds
 from fireact.study.stages import Stage
 from fireact.types import Action, Step, Trajectory, Usage
 
@@ -87,3 +88,17 @@ def test_what_an_agent_costs(tmp_path: Path) -> None:
     assert found["training_usd"] == pytest.approx(0.1) and found["usd_per_question"] == pytest.approx(0.001)
     assert found["questions_to_break_even"] == 52  # (50 x 0.101 + 0.1) / (0.101 - 0.001) = 51.5
     assert economics(Measured(Cell("a", "a"), stages, tmp_path), {})["questions_to_break_even"] is None
+
+
+def test_seeds_are_taken_together_by_question() -> None:
+    def cell(name: str, group: str, seed: int, ems: list[float], against: str | None = None) -> Measured:
+        one = measured(name, ems)
+        return replace(
+            one, cell=replace(one.cell, group=group, against=against, axes={"seed": seed}, settings={"seed": seed})
+        )
+
+    prompted = cell("p", "p", 0, [0, 0, 0, 0])
+    tuned = [cell(f"t, seed {seed}", "t", seed, ems, "p") for seed, ems in enumerate(([1, 1, 0, 0], [1, 0, 0, 0]))]
+    found = over_seeds({one.cell.name: one for one in (prompted, *tuned)})
+    assert list(found) == ["t"] and found["t"]["small"]["cell"] == "p" and found["t"]["small"]["em"]["n"] == 4
+    assert found["t"]["small"]["em"]["difference"] == pytest.approx(3 / 8)

@@ -10,7 +10,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,31 @@ def differences(one: Measured, other: Measured | None) -> dict[str, Any]:
         before = _mean(other.episodes[task])
         relative = change["em"]["difference"] / before if before else None
         found[task] = {"cell": other.cell.name, **change, "relative": relative}
+    return found
+
+
+def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    """By group of cells that differ in their seed alone, and task: all its seeds less those that they are compared with.
+
+    A question counts once, with the mean of its seeds; the interval is over questions, not over seeds that were not run.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for group in dict.fromkeys(one.cell.group for one in cells.values()):
+        both = [(one, baseline(one.cell, cells)) for one in cells.values() if one.cell.group == group]
+        matched = [(one, other) for one, other in both if other is not None]
+        if len(matched) < 2:
+            continue
+        for task in matched[0][0].episodes:
+            after = [replace(t, seed=one.cell.seed) for one, _ in matched for t in one.episodes.get(task, ())]
+            before = [replace(t, seed=one.cell.seed) for one, other in matched for t in other.episodes.get(task, ())]
+            try:
+                change = compare(before, after).to_dict()
+            except DataError:  # not asked the same questions
+                continue
+            names = {other.cell.group if other.cell.group != group else other.cell.name for _, other in matched}
+            level = _mean(before)
+            relative = change["em"]["difference"] / level if level else None
+            found.setdefault(group, {})[task] = {"cell": ", ".join(sorted(names)), **change, "relative": relative}
     return found
 
 

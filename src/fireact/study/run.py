@@ -26,7 +26,7 @@ from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
 from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
 from fireact.study.plots import draw
-from fireact.study.results import Measured, baseline, choice, measured, row
+from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
 from fireact.study.stages import Resolver, Stage, absent
 from fireact.study.tables import tables
 from fireact.training.run import train
@@ -186,6 +186,7 @@ class Runner:
             "title": file.title,
             "cells": len(self.matrix.cells),
             "stages": len(self.matrix.stages),
+            "seeds": over_seeds(self.measured),
             "choice": choice(group) if len(group) > 1 else {},
             "economics": {name: economics(one, file.prices) for name, one in self.measured.items()}
             if file.prices

@@ -20,7 +20,12 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
     done = [row for row in rows if "error" not in row]
     parts = [f"# {study.title}", study.asks, _about(study, cells, done)]
     for task in dict.fromkeys(name for row in done for name in row["results"]):
-        parts += [f"## {task}", _results(task, done, study.paper), _seeds(task, cells, done), _behaviour(task, done)]
+        parts += [
+            f"## {task}",
+            _results(task, done, study.paper),
+            _seeds(task, cells, done, facts["seeds"]),
+            _behaviour(task, done),
+        ]
         if task in facts["choice"]:
             parts.append(_choice(facts["choice"][task]))
     parts += [
@@ -98,18 +103,24 @@ def seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tup
             yield mine[0], [float(by_name[cell.name]["results"][task]["em"]) for cell in mine]
 
 
-def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
     shown = [
         [
             first.group,
             str(len(ems)),
             f"{100 * statistics.fmean(ems):.1f}",
             f"{100 * min(ems):.1f} to {100 * max(ems):.1f}",
+            _difference(pooled.get(first.group, {}).get(task)),
         ]
         for first, ems in seeds(task, cells, rows)
         if len(ems) > 1
     ]
-    return "Over seeds:\n\n" + _table(["cells", "seeds", "mean EM", "range of EM"], shown) if shown else ""
+    return (
+        "Over seeds:\n\n"
+        + _table(["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"], shown)
+        if shown
+        else ""
+    )
 
 
 def _behaviour(task: str, rows: Sequence[Row]) -> str:
