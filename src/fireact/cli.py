@@ -423,6 +423,7 @@ def train(
     if preference is not None:
         given = {
             "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "seed": seed,
+            "report_to": tuple(report_to) if report_to else None,
         }  # fmt: skip
         dpo = {name: value for name, value in given.items() if value is not None}
         preferred = _run("prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run)

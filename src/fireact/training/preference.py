@@ -29,8 +29,11 @@ from fireact.training.memory import cuda_gb, need_room
 from fireact.training.recipe import Recipe
 from fireact.training.run import offered, rendered, weights_hash
 from fireact.training.samples import Encoder
+from fireact.training.trackers import below, check_trackers
 from fireact.types import Renderer, Trajectory
 
+FREE = ("report_to",)
+"""Settings that do not change what is learnt."""
 Pair = tuple[Trajectory, Trajectory]
 Side = Sequence[Sample]
 """A trajectory: one sample, or one a step."""
@@ -48,8 +51,10 @@ class PreferConfig:
     batch_size: int = 4
     max_length: int = 1024
     seed: int = 0
+    report_to: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "report_to", tuple(self.report_to))
         object.__setattr__(self, "data", absolute(self.data))
         object.__setattr__(self, "start", absolute(self.start))
         for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
@@ -59,6 +64,7 @@ class PreferConfig:
 
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Train by preference into ``out/adapter`` and return the manifest. Raises DataError when there are no pairs."""
+    check_trackers(config.report_to)
     directory = tuned_directory(config.start)
     if directory is None:
         raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
@@ -68,7 +74,7 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
     student = student_of(directory)
-    with RunDir(out, verb="prefer", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="prefer", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
         found = pairs(read_trajectories(Path(config.data)), seed=config.seed)
@@ -204,15 +210,17 @@ def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, con
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to="none",
+        run_name=out.name,
+        report_to=list(config.report_to) or "none",
     )
-    trainer = Trainer(
-        model=model,
-        args=settings,
-        train_dataset=rows,
-        data_collator=lambda chosen: collate([pairs[one["pair"]] for one in chosen]),
-        processing_class=tokenizer,
-    )
+    with below(out):
+        trainer = Trainer(
+            model=model,
+            args=settings,
+            train_dataset=rows,
+            data_collator=lambda chosen: collate([pairs[one["pair"]] for one in chosen]),
+            processing_class=tokenizer,
+        )
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     return trainer

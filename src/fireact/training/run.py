@@ -22,6 +22,7 @@ from fireact.render.tokens import Chat
 from fireact.store import CONFIG, RunDir, absolute, read_config, read_trajectories
 from fireact.training.launch import launched, shipped
 from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.trackers import check_trackers
 from fireact.training.validation import BEST
 from fireact.types import Renderer, Trajectory
 
@@ -62,6 +63,7 @@ class TrainConfig:
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run goes on from its last checkpoint."""
+    check_trackers(config.report_to)
     with RunDir(out, verb="train", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest

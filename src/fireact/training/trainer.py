@@ -10,7 +10,6 @@ curve is that of one process, whether each holds all weights or a part of them (
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, DataError, FireactError, unknown
+from fireact.errors import ConfigError, DataError, FireactError
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
@@ -36,11 +35,11 @@ from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
 from fireact.training.student import adapt, load_student, on_device
+from fireact.training.trackers import below, check_trackers, named
 from fireact.training.validation import VALIDATED, Validation
 from fireact.types import Renderer
 
 CHECKPOINTS = "checkpoints"
-TRACKERS = ("trackio", "mlflow", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +124,6 @@ def memory_kept_in_bounds() -> Iterator[None]:
             "memory ran out beside the training steps: while validation was measured, or what the frozen blocks make was kept. "
             "Set micro_batch = 1 in the recipe and run again; what was trained so far is kept."
         ) from error
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError for a tracker that is not known or not installed."""
-    for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed; --report-to {name} needs it. Run: pip install {name}")
 
 
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
@@ -390,6 +380,10 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
                 self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, height)
             return self.lr_scheduler
 
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            measured = run.validation.at(self.state.global_step) if run.validation is not None else None
+            super().log({**logs, **(named(measured) if measured and "loss" in logs else {})}, start_time)
+
     class Measure(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if run.validation is not None and state.global_step % epoch == 0:
@@ -397,13 +391,14 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
                 if run.validation.measure(step=state.global_step, epoch=number, save=run.save):
                     control.should_training_stop = True
 
-    trainer = Trainer(
-        model=run.model,
-        args=SFTConfig(**_settings(run, report_to)),
-        train_dataset=plan_of_batches,
-        data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
-        processing_class=run.tokenizer,
-    )
+    with below(run.out):
+        trainer = Trainer(
+            model=run.model,
+            args=SFTConfig(**_settings(run, report_to)),
+            train_dataset=plan_of_batches,
+            data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
+            processing_class=run.tokenizer,
+        )
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Measure())
@@ -412,7 +407,6 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
 
 def _settings(run: _Run, report_to: Sequence[str]) -> dict[str, Any]:
     recipe = run.recipe
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.out / "tensorboard"))
     return {
         "output_dir": str(run.out / CHECKPOINTS),
         "run_name": run.out.name,

@@ -80,6 +80,10 @@ class Validation:
         """What was measured of the weights that are kept: the best epoch's with patience, else the last one's."""
         return (self.best if self.patience else self.rows[-1]) if self.rows else {}
 
+    def at(self, step: int) -> dict[str, Any] | None:
+        """What was measured after a step; None where nothing was."""
+        return self.rows[-1] if self.rows and self.rows[-1]["step"] == step else None
+
     @property
     def best(self) -> dict[str, Any]:
         """The epoch with the lowest validation loss."""
