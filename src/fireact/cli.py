@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fireact import terminal, verbs
+from fireact import options, terminal, verbs
 from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
@@ -359,6 +359,7 @@ def doctor(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")
     ],
@@ -388,7 +389,9 @@ def train(
     ] = None,
     preference: Annotated[
         str | None,
-        typer.Option(help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA."),
+        typer.Option(
+            help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA. --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to count."
+        ),
     ] = None,
     hosted: Annotated[
         str | None,
@@ -414,6 +417,7 @@ def train(
     Example: `fireact train runs/mix --epochs 3 -o runs/train`, or `fireact train runs/tries --preference runs/train`
     """
     if hosted is not None:
+        options.refuse_unused(context, "--hosted", options.HOSTED)
         chosen_epochs = {} if epochs is None else {"epochs": epochs}
         order = {
             "data": str(data), "model": hosted, "seed": seed or 0, "price": price, "budget": budget, **chosen_epochs,
@@ -421,14 +425,16 @@ def train(
         _print(_run("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return
     if preference is not None:
+        options.refuse_unused(context, "--preference", options.PREFERENCE)
         given = {
-            "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "seed": seed,
-            "report_to": tuple(report_to) if report_to else None,
+            "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
+            "max_length": max_length, "seed": seed, "report_to": tuple(report_to) if report_to else None,
         }  # fmt: skip
         dpo = {name: value for name, value in given.items() if value is not None}
         preferred = _run("prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run)
         _print(preferred, out, as_json=as_json)
         return
+    options.refuse_unused(context, "training here", options.IMITATION)
     changes = {
         "kind": kind, "epochs": epochs, "rank": rank, "alpha": None if rank is None else 2 * rank, "blocks": blocks,
         "learning_rate": learning_rate, "batch_size": batch_size, "micro_batch": micro_batch, "max_length": max_length,

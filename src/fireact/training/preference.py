@@ -32,7 +32,7 @@ from fireact.training.samples import Encoder
 from fireact.training.trackers import below, check_trackers
 from fireact.types import Renderer, Trajectory
 
-FREE = ("report_to",)
+FREE = ("report_to", "micro_batch")
 """Settings that do not change what is learnt."""
 Pair = tuple[Trajectory, Trajectory]
 Side = Sequence[Sample]
@@ -41,7 +41,10 @@ Side = Sequence[Sample]
 
 @dataclass(frozen=True, slots=True)
 class PreferConfig:
-    """Settings of ``prefer``: trajectories (failed ones among them), the run of ``train`` to start from, and DPO's."""
+    """Settings of ``prefer``: trajectories (failed ones among them), the run of ``train`` to start from, and DPO's.
+
+    ``batch_size`` is pairs an optimizer step, of which ``micro_batch`` (0: all) are computed at a time.
+    """
 
     data: str
     start: str
@@ -49,6 +52,7 @@ class PreferConfig:
     learning_rate: float = 5e-5
     epochs: int = 2
     batch_size: int = 4
+    micro_batch: int = 0
     max_length: int = 1024
     seed: int = 0
     report_to: Sequence[str] = ()
@@ -60,6 +64,15 @@ class PreferConfig:
         for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.micro_batch < 0 or self.batch_size % self.at_a_time:
+            raise ConfigError(
+                f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, or be 0 for all."
+            )
+
+    @property
+    def at_a_time(self) -> int:
+        """Pairs computed at a time."""
+        return self.micro_batch or self.batch_size
 
 
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -172,7 +185,7 @@ def _need_room(model: Any, pairs: Sequence[Sequence[Side]], config: PreferConfig
     """Raise ConfigError when a batch of the longest pairs would not fit."""
     rows = sorted((in_a_row(side) for pair in pairs for side in pair), key=lambda one: -len(one.input_ids))
     frozen = min(model.peft_config["default"].layers_to_transform or [0])
-    batch = tuple(range(min(2 * config.batch_size, len(rows))))
+    batch = tuple(range(min(2 * config.at_a_time, len(rows))))
     on_cpu = device() == "cpu"
     half = not on_cpu or has_bfloat16()
     need_room(model, rows, [batch], frozen=frozen, half=half, keeps=False, available=None if on_cpu else cuda_gb)
@@ -197,7 +210,8 @@ def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, con
         output_dir=str(out / "checkpoints"),
         beta=config.beta,
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.at_a_time,
+        gradient_accumulation_steps=config.batch_size // config.at_a_time,
         learning_rate=config.learning_rate,
         max_length=None,
         logging_steps=1,
