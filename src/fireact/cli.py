@@ -372,7 +372,10 @@ def train(
     kind: Annotated[str | None, typer.Option(help="lora, int8-lora, qlora or full.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA; alpha becomes twice as much.")] = None,
-    blocks: Annotated[int | None, typer.Option(help="Uppermost blocks that are trained; 0 is all.")] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(help="Uppermost blocks that are trained; 0 is all. Default: 10, or all where there are fewer."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Trajectories in an optimizer step.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Of these, computed at a time; 0 is all.")] = None,

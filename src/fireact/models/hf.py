@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.quiet import quiet
 from fireact.models.stops import before, held_back
-from fireact.models.weights import student_directory
+from fireact.models.weights import loading, student_directory
 from fireact.render.chat import dress, schema
 from fireact.render.tokens import prompt_ids
 from fireact.types import Completion, Message, Renderer, Tool, Usage
@@ -185,14 +185,9 @@ def _loaded(place: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise missing_extra(error.name or "transformers", "train") from error
     with quiet():
-        try:
+        with loading(place):
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ProviderError(
-                f"transformers cannot load {place!r} ({str(error).splitlines()[0]}). "
-                "Give a directory that save_pretrained wrote, or check the hub id and the connection."
-            ) from error
         return (model if adapter is None else _merged(model, adapter)), tokenizer
 
 

@@ -30,7 +30,7 @@ from fireact.training.checkpoints import last_whole
 from fireact.training.curve import LOG, Curve
 from fireact.training.loss import TargetLoss, device, has_bfloat16
 from fireact.training.memory import cuda_gb, need_room
-from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
@@ -162,6 +162,11 @@ class _Run:
         self.batches = plan(self.lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
         self.limit = widest(self.batches, self.lengths, size=recipe.micro_batch)
         self.model, frozen = adapt(model, recipe)
+        blocks = model.config.get_text_config().num_hidden_layers
+        if recipe.blocks is None and blocks < UPPERMOST:
+            self.progress.say(
+                f"train: the student has {blocks} blocks, fewer than {UPPERMOST}; all of them are trained"
+            )
         self.sharded = sharded()
         if self.sharded:
             frozen = 0  # halves would go past what puts the weights together, so the whole model runs
