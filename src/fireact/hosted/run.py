@@ -262,8 +262,17 @@ def _name(out: Path) -> str:
 
 
 def _state(out: Path) -> dict[str, Any]:
+    """The name, file and job of a run directory, as far as there are any. Raises DataError when they cannot be read."""
     path = out / JOB
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        state = error
+    if not isinstance(state, dict):
+        raise DataError(
+            f"cannot read {path} ({state}); it says which job is paid for. Look the job up at the provider (its name begins "
+            'with fireact-) and write {"name": NAME, "file": FILE, "job": ID} there, or cancel it and begin anew in another -o.'
+        )
     return state
 
 
