@@ -666,7 +666,10 @@ def export(
     to: Annotated[
         str, typer.Option(help="merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile).")
     ] = "merged",
-    dtype: Annotated[str, typer.Option(help="Type of the numbers: float16 or float32.")] = "float16",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Type of the numbers: bfloat16, float16, float32, or auto: bfloat16 where the student's is."),
+    ] = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Directory. Default: runs/export-FORM.")] = None,
     force: Force = False,
     as_json: Json = False,
