@@ -230,6 +230,8 @@ class _Run:
 
     def train(self, *, report_to: Sequence[str], dropped: int, rewritten: int) -> TrainStats:
         trainer = build_trainer(self, report_to=report_to)
+        if self.processes > 1:
+            self.agree()
         curve = (
             Curve(self.out / LOG, self.batches, self.samples, self.progress, done=self.done) if not self.rank else None
         )
@@ -249,6 +251,19 @@ class _Run:
         if not self.rank and self.validation is not None:
             self.validation.keep_best(weights_directory(self.out, self.recipe))
         return self.stats(seconds, curve, steps=trainer.state.global_step, dropped=dropped, rewritten=rewritten)
+
+    def agree(self) -> None:
+        """Raise DataError where the processes would go on from different steps, as on machines that share no disk."""
+        import torch
+
+        steps = torch.tensor([self.done, -self.done], device=self.loss.device)
+        torch.distributed.all_reduce(steps, op=torch.distributed.ReduceOp.MAX)
+        most, least = int(steps[0]), -int(steps[1])
+        if most != least:
+            raise DataError(
+                f"the processes find different checkpoints in {self.out}: of step {least} and of step {most}. To go on with a "
+                "run of several machines, give all of them one directory on a shared disk."
+            )
 
     def save(self, directory: Path) -> None:
         """Write what is trained: the adapter, or the whole model and its tokenizer. All processes call it, one writes."""
