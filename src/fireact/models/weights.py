@@ -73,6 +73,11 @@ def loading(place: str) -> Iterator[None]:
         ) from error
 
 
+def ends_of(eos: Any, tokenizer: Any) -> set[int]:
+    """The ids at which a text ends: those of the generation settings (one, several or none) and the tokenizer's own."""
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+
+
 def from_gguf(file: Path, cache: Path | None = None) -> Path:
     """The directory of a GGUF file's model, converted when it is used for the first time and named by what is in it.
 

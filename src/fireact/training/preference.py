@@ -25,7 +25,7 @@ from fireact.render.tokens import IGNORED, Chat, Sample
 from fireact.store import RunDir, absolute, read_config, read_trajectories
 from fireact.training.checkpoints import last_whole
 from fireact.training.loss import device, has_bfloat16
-from fireact.training.memory import cuda_gb, need_room
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room
 from fireact.training.recipe import Recipe
 from fireact.training.run import offered, rendered, weights_hash
 from fireact.training.samples import Encoder
@@ -34,6 +34,10 @@ from fireact.types import Renderer, Trajectory
 
 FREE = ("report_to", "micro_batch")
 """Settings that do not change what is learnt."""
+PAIRS = (
+    "while pairs were compared. Give --micro-batch 1 and run again; what was trained so far is kept. Where it is 1 already, start "
+    "anew with a smaller --max-length."
+)
 Pair = tuple[Trajectory, Trajectory]
 Side = Sequence[Sample]
 """A trajectory: one sample, or one a step."""
@@ -173,7 +177,8 @@ def _train(
         progress.start("prefer", total=trainer.steps, done=done)
         trainer.add_callback(_told(transformers, out, progress, done))
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with memory_kept_in_bounds(PAIRS):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             progress.end()
         model.save_pretrained(str(out / "adapter"), safe_serialization=True, selected_adapters=["default"])

@@ -170,7 +170,7 @@ def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Sche
                 f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
             )
     own = trajectory.meta.get("tools") if renderer.native else None
-    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools))
+    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools), trajectory.key)
 
 
 def weights_hash(directory: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, missing_extra
-from fireact.models.weights import loading, student_directory
+from fireact.models.weights import ends_of, loading, student_directory
 from fireact.training.loss import device
 from fireact.training.memory import need_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
@@ -30,7 +30,7 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         need_weights(place, kind)
         model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
-    return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
+    return model, tokenizer, ends_of(model.generation_config.eos_token_id, tokenizer)
 
 
 def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
@@ -57,11 +57,7 @@ def load_tokenizer(student: str) -> tuple[Any, set[int]]:
             eos = transformers.GenerationConfig.from_pretrained(place).eos_token_id
         except OSError:  # a model without generation settings ends where its config says
             eos = transformers.AutoConfig.from_pretrained(place).get_text_config().eos_token_id
-    return tokenizer, _ends(eos, tokenizer)
-
-
-def _ends(eos: Any, tokenizer: Any) -> set[int]:
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    return tokenizer, ends_of(eos, tokenizer)
 
 
 def _quantised(kind: str) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
 from fireact.render.tokens import Chat, Sample, spans
 from fireact.training.batches import Batch, padding, pieces, plan, widest
-from fireact.training.checkpoints import last_whole
+from fireact.training.checkpoints import disk_gb, last_whole, taken_gb
 from fireact.training.curve import LOG, Curve
-from fireact.training.loss import TargetLoss, device, has_bfloat16
-from fireact.training.memory import cuda_gb, need_room
+from fireact.training.loss import KEPT, TargetLoss, device, has_bfloat16
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, ran_out
 from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
@@ -40,6 +39,11 @@ from fireact.training.validation import VALIDATED, Validation
 from fireact.types import Renderer
 
 CHECKPOINTS = "checkpoints"
+BESIDE = (
+    "beside the training steps (which name their samples): while validation was measured, or what the frozen blocks make was "
+    "kept. Set micro_batch = 1 in the recipe and run again; what was trained so far is kept. Where it is 1 already, train anew "
+    "with a smaller max_length or fewer samples."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +111,9 @@ def fine_tune(
         if dropped:
             progress.say(f"train: {dropped} samples of over {recipe.max_length} tokens are left out")
         progress.sample(spans(fitting[0], tokenizer))
-        run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
-        with memory_kept_in_bounds():
+        with memory_kept_in_bounds(BESIDE):
+            run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
             return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
-
-
-@contextmanager
-def memory_kept_in_bounds() -> Iterator[None]:
-    """Answer memory that runs out beside the steps (which name their samples), as where validation is measured."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ConfigError(
-            "memory ran out beside the training steps: while validation was measured, or what the frozen blocks make was kept. "
-            "Set micro_batch = 1 in the recipe and run again; what was trained so far is kept."
-        ) from error
 
 
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
@@ -134,7 +124,7 @@ def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
         )
     if not all(sample.targets for sample in fitting):
         raise DataError(
-            "a sample has no token that is trained: its trajectory has no step. Filter with --where finished."
+            "a sample has no token that is trained: no step of its trajectory is learnt. Filter with --where finished."
         )
 
 
@@ -171,10 +161,11 @@ class _Run:
         if self.sharded:
             frozen = 0  # halves would go past what puts the weights together, so the whole model runs
         self.need_room(frozen)
+        self.need_disk()
         if not self.sharded:
             on_device(self.model, recipe.kind)
         self.checkpoint, self.done = last_whole(out / CHECKPOINTS)
-        self.loss = TargetLoss(self.model, samples, frozen=frozen)
+        self.loss = TargetLoss(self.model, samples, frozen=frozen, at_a_time=recipe.micro_batch or KEPT)
         self.validation = (
             Validation(
                 self.model,
@@ -204,6 +195,12 @@ class _Run:
             processes=self.processes if self.sharded else 1,
             available=None if on_cpu else cuda_gb,
         )
+
+    def need_disk(self) -> None:
+        """Raise ConfigError when checkpoints and weights would not fit on the disk, beside those that lie there."""
+        trained = sum(one.numel() for one in self.model.parameters() if one.requires_grad)
+        saved = trained if self.recipe.kind in ADAPTED else sum(one.numel() for one in self.model.parameters())
+        need_disk(self.out, gigabytes=max(0.1, disk_gb(saved=saved, trained=trained) - taken_gb(self.out)))
 
     def part(self, batch: Batch, *, rank: int | None = None) -> list[Batch]:
         """What a process (default: this one) computes of a batch, piece by piece."""
@@ -276,33 +273,36 @@ class _Run:
 
     def step(self, batch: Batch, *, number: int, backward: Callable[[Any], None]) -> float:
         """Gradients of the mean loss over a batch, computed piece by piece; returns the loss."""
-        import torch
-
         targets, summed = self.loss.targets(batch), 0.0
         for piece, weight in self.turns(batch):
             try:
                 loss = self.loss.total(piece) / targets
                 backward(loss * weight)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 raise self.out_of_memory(piece, number) from error
-            except RuntimeError as error:
-                if "memory" in str(error):
-                    raise self.out_of_memory(piece, number) from error
-                raise
             summed += loss.item() if weight else 0.0
         if self.processes > 1:
             summed = self.gather(summed)
         if not math.isfinite(summed):
             raise self.no_number(batch, f"the loss is {summed}", number)
-        if not self.sharded and not self.sound_gradients():
+        if not self.sound_gradients():
             raise self.no_number(batch, f"the loss is {summed:.4g} and its gradient is no number", number)
         return summed
 
     def sound_gradients(self) -> bool:
-        """Whether all gradients are numbers: else the next step would fail, and blame its own batch."""
+        """Whether all gradients, in all processes, are numbers: else the next step would fail, and blame its own batch."""
         import torch
 
-        return all(bool(torch.isfinite(one.grad).all()) for one in self.model.parameters() if one.grad is not None)
+        found = [one.grad for one in self.model.parameters() if one.grad is not None]
+        here = [one.to_local() if hasattr(one, "to_local") else one for one in found]
+        sound = all(bool(torch.isfinite(one).all()) for one in here)
+        if not self.sharded:
+            return sound
+        least = torch.tensor(float(sound), device=self.loss.device)
+        torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
+        return bool(least.item())
 
     def gather(self, loss: float) -> float:
         """Add the gradients (spread ones are added up already) and the loss of all processes up."""
@@ -332,10 +332,11 @@ class _Run:
     def no_number(self, batch: Batch, said: str, number: int) -> FireactError:
         """The error for a loss or gradient that is no number; the batch that made it is written down."""
         path = self.out / "bad-batch.json"
-        texts = [self.tokenizer.decode(self.samples[index].input_ids) for index in batch]
-        path.write_text(
-            json.dumps({"step": number, "samples": list(batch), "texts": texts}, indent=2, ensure_ascii=False)
-        )
+        chosen = [self.samples[index] for index in batch]
+        episodes, texts = [one.key for one in chosen], [self.tokenizer.decode(one.input_ids) for one in chosen]
+        row = {"step": number, "samples": list(batch), "episodes": episodes, "texts": texts}
+        if not self.rank:
+            path.write_text(json.dumps(row, indent=2, ensure_ascii=False))
         return FireactError(f"{said} at step {number}. The batch that made it is in {path}. Lower the learning rate.")
 
     def stats(self, seconds: float, curve: Curve | None, *, steps: int, dropped: int, rewritten: int) -> TrainStats:

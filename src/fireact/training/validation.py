@@ -38,7 +38,7 @@ class Validation:
         done: int,
         write: bool = True,
     ) -> None:
-        self.loss = TargetLoss(model, samples, frozen=frozen)
+        self.loss = TargetLoss(model, samples, frozen=frozen, at_a_time=batch_size)
         self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0)
         self.model, self.out, self.patience, self.progress, self.write = model, out, patience, progress, write
         self.rows = cut(out / VALIDATION, done=done, write=write)
