@@ -54,7 +54,6 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
     with RunDir(out, verb="export", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        need_disk(out, gigabytes=1.0)
         place, adapter, name = tuned_weights(directory)
         progress.say(f"export: {name} to {config.to}")
         student = name.rpartition("+")[0]
@@ -97,6 +96,7 @@ def _write(
 
     model, tokenizer = merged_student(place, adapter)
     tokenizer, dtype = dress(tokenizer, renderer), _dtype(config, place, model)
+    need_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
         with quiet():
             model.to(getattr(torch, dtype)).save_pretrained(out, safe_serialization=True)
