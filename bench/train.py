@@ -35,7 +35,7 @@ from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat, Sample, encode
 from fireact.training.batches import plan
 from fireact.training.loss import TargetLoss
-from fireact.training.recipe import Recipe
+from fireact.training.recipe import UPPERMOST, Recipe
 from fireact.training.schedule import share
 from fireact.training.student import adapt, load_student
 from fireact.training.trainer import _Run, build_trainer
@@ -59,7 +59,7 @@ def main() -> None:
         found = _raced(data, options)
     report = {"sides": found, "pairs": _pairs(found), "reached": _reached(found)}
     print(json.dumps(report) if options.json else _table(report))
-    default = f"plain:{Recipe().blocks}"
+    default = f"plain:{UPPERMOST}"
     sys.exit(any(pair["ratio"] < GOAL for pair in report["pairs"] if pair["plain"] == default))
 
 

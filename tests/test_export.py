@@ -12,11 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from fireact.agents import load_model  # noqa: E402
+from fireact.agents import load_model, tuned_weights  # noqa: E402
 from fireact.errors import ConfigError  # noqa: E402
 from fireact.models.hf import merged_student  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
 from fireact.serving.ollama import modelfile, template  # noqa: E402
+from fireact.store import file_hash  # noqa: E402
 from fireact.types import Message  # noqa: E402
 from llama import llama_server  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -78,7 +79,7 @@ def test_ollama_is_given_the_text_of_the_chat_template(preset: str, roles: list[
     chat = [{"role": role, "content": f"words of {role}"} for role in roles]
     wanted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert go(template(tokenizer), chat) == wanted
-    assert 'PARAMETER stop "<|im_end|>"' in modelfile(tokenizer, "m.gguf")
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile(tokenizer, "m.gguf", context=4096)
 
 
 def test_a_template_that_rewrites_is_refused_for_ollama() -> None:
@@ -129,3 +130,112 @@ def test_a_student_of_another_renderer_keeps_its_template_and_what_has_none_is_r
     assert AlpacaRenderer.template in written
     with pytest.raises(ConfigError, match="native tool calls"):
         export(ExportConfig(run=str(tmp_path / "tool_calls"), to="ollama"), tmp_path / "ollama")
+
+
+def test_a_merged_export_in_several_files_is_an_agent(run: Path, tmp_path: Path) -> None:
+    """As save_pretrained writes large students: here every file holds 50 KB at most."""
+    import transformers
+
+    manifest = export(ExportConfig(run=str(run), dtype="float32"), tmp_path / "merged")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    (tmp_path / "merged" / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "merged", max_shard_size="50KB")
+    shards = sorted((tmp_path / "merged").glob("model-*.safetensors"))
+    files = {name: sha256 for name, sha256 in manifest["files"].items() if name != "model.safetensors"}
+    files |= {path.name: file_hash(path) for path in shards}
+    (tmp_path / "merged" / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    before, after = load_model(str(run)), load_model(str(tmp_path / "merged"))
+    assert len(shards) > 2 and after.lm.name.startswith(before.lm.name.partition("+")[0])
+    said = [one.lm.complete([Message("user", QUESTION)], max_tokens=24).text for one in (before, after)]
+    assert said[0] == said[1]
+    before.close(), after.close()
+
+
+def a_bfloat16_student(folder: Path) -> str:
+    import transformers
+
+    place = tiny_model(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
+    model.save_pretrained(place)
+    return str(place)
+
+
+@pytest.mark.parametrize(("own", "dtype", "written"), [
+    ("float32", "auto", "float16"), ("bfloat16", "auto", "bfloat16"), ("bfloat16", "float16", "float16"),
+    ("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32"),
+])  # fmt: skip
+def test_an_export_has_the_student_s_own_type_or_the_one_that_is_asked_for(
+    own: str, dtype: str, written: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    make = a_bfloat16_student if own == "bfloat16" else tiny_model
+    run = trained(str(make(tmp_path / "student")), tmp_path / "train", scale=0.2)
+    manifest = export(ExportConfig(run=str(run), dtype=dtype), tmp_path / "out")
+    assert manifest["dtype"] == written
+    assert {str(one.dtype) for one in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        f"torch.{written}"
+    }
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == written
+
+
+def test_weights_beyond_float16_are_not_written_as_infinite(tmp_path: Path) -> None:
+    import transformers
+
+    place = tiny_model(tmp_path / "student")
+    model = transformers.AutoModelForCausalLM.from_pretrained(place)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
+    model.save_pretrained(place)
+    run = trained(str(place), tmp_path / "train", scale=0.2)
+    with pytest.raises(ConfigError, match=r"up_proj\.weight has weights beyond float16's range"):
+        export(ExportConfig(run=str(run), dtype="float16"), tmp_path / "out")
+    assert export(ExportConfig(run=str(run)), tmp_path / "auto")["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("positions", "length", "context"), [(2048, 1024, 2048), (32768, 1024, 4096), (32768, 9000, 9000)]
+)
+def test_a_modelfile_has_room_for_what_was_trained_within_what_the_student_reads(
+    positions: int, length: int, context: int, tmp_path: Path
+) -> None:
+    import tomli_w
+
+    student = str(tiny_model(tmp_path / "student", positions=positions))
+    run = trained(student, tmp_path / "train", scale=0.2)
+    settings = {"verb": "train", "student": student, "recipe": {"max_length": length}}
+    (run / "config.toml").write_text(tomli_w.dumps(settings))
+    export(ExportConfig(run=str(run), to="ollama"), tmp_path / "out")
+    assert f"\nPARAMETER num_ctx {context}\n" in (tmp_path / "out" / "Modelfile").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_gguf_file_has_the_weights_in_the_type_asked_for(dtype: str, run: Path, tmp_path: Path) -> None:
+    import gguf
+
+    export(ExportConfig(run=str(run), to="gguf", dtype=dtype), tmp_path / "out")
+    tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors}
+    model, _ = merged_student(*tuned_weights(run)[:2])
+    wanted = model.state_dict()["model.layers.1.mlp.down_proj.weight"].to(getattr(torch, dtype)).float()
+    found = tensors["blk.1.ffn_down.weight"]
+    assert found.tensor_type.name == {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]
+    read = torch.from_numpy(gguf.quants.dequantize(found.data, found.tensor_type))
+    assert torch.equal(read, wanted) and tensors["output_norm.weight"].tensor_type.name == "F32"
+
+
+@pytest.mark.slow
+def test_llama_cpp_runs_a_bfloat16_export(tmp_path: Path) -> None:
+    """Products are rounded to bfloat16 there, so texts agree at their beginning, not for ever."""
+    pytest.importorskip("xllamacpp")
+    trained("smollm2-135m", tmp_path / "train", scale=0.02)
+    export(ExportConfig(run=str(tmp_path / "train"), to="gguf", dtype="bfloat16"), tmp_path / "out")
+    model = load_model(str(tmp_path / "train"), slots=1)
+    ours = model.lm.complete([Message("user", QUESTION)], max_tokens=12).text
+    with llama_server(tmp_path / "out" / "model.gguf") as url:
+        body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12, "temperature": 0}
+        request = urllib.request.Request(
+            f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        theirs = json.load(urllib.request.urlopen(request, timeout=60))["choices"][0]["message"]["content"]
+    assert theirs[:12] == ours[:12]
+    model.close()

@@ -268,6 +268,54 @@ def test_a_step_that_is_not_to_be_learnt_has_no_weight() -> None:
     assert [turn.get("weight") for turn in turns] == [0, None]
 
 
+def test_what_follows_the_last_learned_turn_is_left_out() -> None:
+    one = samples(1)[0]
+    weighed = replace(one, steps=(one.steps[0], replace(one.steps[1], weight=0.0)))
+    rows = [row_of(weighed)] * 10
+    assert rows[0]["messages"] == row_of(one)["messages"][:2]
+    check(rows, fewest=10)
+
+
+def test_of_a_run_as_collected_only_what_is_right_is_learned(tmp_path: Path) -> None:
+    rows = [replace(one, scores={"em": float(at < 11)}) for at, one in enumerate(samples(12))]
+    jsonl.write(tmp_path / "collect" / "trajectories.jsonl", (one.to_dict() for one in rows))
+    for verb, count in (("collect", 11), ("mix", 12)):
+        (tmp_path / "collect" / "config.toml").write_text(f'verb = "{verb}"\n')
+        assert expected(TuneConfig(data=str(tmp_path / "collect"), model="openai:x"))["samples"] == count
+
+
+def test_force_does_not_forget_a_job_that_goes_on(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    class Stop(Said):
+        def say(self, line: str) -> None:
+            if "now queued" in line:
+                raise KeyboardInterrupt
+
+    with FakeTuning(states=["queued", *["running"] * 9]) as served:
+        with pytest.raises(KeyboardInterrupt):
+            tune(config(data, served), out, progress=Stop())
+        with pytest.raises(ConfigError, match=r"job ftjob-1 of .* is running .*fireact resume .*fireact cancel"):
+            tune(config(data, served), out, force=True)
+        assert json.loads((out / "job.json").read_text())["job"] == "ftjob-1" and len(served.jobs) == 1
+        cancel(out)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config(data, served), out, force=True, progress=Stop())
+        assert list(served.jobs) == ["ftjob-1", "ftjob-2"]
+
+
+def test_the_file_that_was_uploaded_is_not_written_again(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with FakeTuning() as served:
+        before = tune(config(data, served), out)
+        (out / "manifest.json").unlink()
+        uploaded = (out / "training.jsonl").read_bytes()
+        jsonl.write(Path(data), (one.to_dict() for one in samples(20)))
+        after = resume(out)
+    assert (out / "training.jsonl").read_bytes() == uploaded
+    assert after["estimate"]["samples"] == before["estimate"]["samples"] == 12
+
+
 @pytest.mark.parametrize(("kind", "variable"), [("together", "TOGETHER_API_KEY"), ("fireworks", "FIREWORKS_API_KEY")])
 def test_keys_and_specs(kind: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=variable):

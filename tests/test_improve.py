@@ -75,3 +75,15 @@ def test_what_cannot_be_improved_is_said_before_anything_is_run(run: Path, tmp_p
     (preferred / "adapter").mkdir()
     with pytest.raises(ConfigError, match="made by prefer"):
         improve(settings(preferred), tmp_path / "c")
+
+
+def test_a_merged_export_is_said_to_have_no_data(run: Path, tmp_path: Path) -> None:
+    """By doctor --serve and by improve, in words."""
+    from fireact.serving.conformance import conformance
+    from fireact.serving.export import ExportConfig, export
+
+    export(ExportConfig(run=str(run)), tmp_path / "merged")
+    with pytest.raises(ConfigError, match=f"no training data .* fireact doctor {run} --serve"):
+        conformance(str(tmp_path / "merged"))
+    with pytest.raises(ConfigError, match="was made by export"):
+        improve(settings(tmp_path / "merged"), tmp_path / "d")

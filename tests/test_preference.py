@@ -176,6 +176,21 @@ def test_what_cannot_be_preferred_is_said(imitated: Path, tmp_path: Path) -> Non
         PreferConfig(data="x", start="y", beta=0)
 
 
+@pytest.mark.parametrize("number", [8, 7])
+def test_pieces_of_a_batch_give_the_whole_batch_s_curve(imitated: Path, tmp_path: Path, number: int) -> None:
+    both = [tried(at, answer, em=float(answer == "a"), seed=ord(answer)) for at in range(number) for answer in "ab"]
+    jsonl.write(tmp_path / "tries.jsonl", (one.to_dict() for one in both))
+    config = PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(imitated / "train"), learning_rate=0.002)
+    prefer(config, tmp_path / "whole")
+    prefer(replace(config, micro_batch=2), tmp_path / "pieces")
+    whole, pieces = (list(jsonl.read(tmp_path / name / "log.jsonl")) for name in ("whole", "pieces"))
+    assert [row["step"] for row in pieces] == [row["step"] for row in whole]
+    even = slice(None) if number == 8 else slice(2)  # an odd last batch weighs its pieces otherwise
+    assert [row["loss"] for row in pieces[even]] == pytest.approx([row["loss"] for row in whole[even]], rel=0.02)
+    with pytest.raises(ConfigError, match="must divide the batch_size of 4"):
+        replace(config, micro_batch=3)
+
+
 def test_what_nobody_scored_is_no_failure() -> None:
     from fireact.training.preference import pairs
 

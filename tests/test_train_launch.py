@@ -1,12 +1,14 @@
 """Several processes, with all weights in each or a part of them: the curve, the weights and the resuming of one."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 
 from fireact import jsonl
 from fireact.errors import ConfigError
+from fireact.store import plain
 from fireact.training.batches import MOST_PADDING
 from fireact.training.curve import cut
-from fireact.training.launch import command, configuration, parse, shipped
+from fireact.training.launch import command, configuration, machine_rank, parse, shipped
 from fireact.training.run import TrainConfig, train
 
 torch = pytest.importorskip("torch")
@@ -59,7 +62,8 @@ def test_shipped_configurations_are_accelerate_s(name: str, tmp_path: Path) -> N
 
     loaded: Any = load_config_from_file(configuration(name))
     assert loaded.num_processes >= 4
-    words = command(tmp_path, processes=2, accelerate=name)
+    assert machine_rank(name) == 0
+    words = command(tmp_path, tmp_path, processes=2, accelerate=name)
     assert words[words.index("--config_file") + 1].endswith(f"{name}.yaml")
     assert words[words.index("--num_processes") + 1] == "2"
 
@@ -151,3 +155,95 @@ def test_only_one_process_cuts_what_was_logged(tmp_path: Path) -> None:
     logged = path.read_bytes()
     assert cut(path, done=2, write=False) == [{"step": 1}, {"step": 2}] and path.read_bytes() == logged
     assert cut(path, done=2) == cut(path, done=2, write=False) and path.read_text() == '{"step":1}\n{"step":2}\n'
+
+
+# --- several machines ---
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def machine(folder: Path, rank: int, port: int) -> str:
+    """A configuration such as each of two machines has, here with one process each."""
+    path = folder / f"machine-{rank}.yaml"
+    path.write_text(
+        f"compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: 'no'\nnum_machines: 2\n"
+        f"num_processes: 2\nmachine_rank: {rank}\nmain_process_ip: 127.0.0.1\nmain_process_port: {port}\n"
+    )
+    return str(path)
+
+
+def started(config: TrainConfig, out: Path) -> subprocess.Popen[str]:
+    """A launch in a process of its own."""
+    program = (
+        "import json, sys; from fireact.verbs import load; from fireact.store import settings_from; "
+        "from pathlib import Path; kind, train = load('train'); out = Path(sys.argv[2]); "
+        "print('MADE', json.dumps(train(settings_from(kind, json.loads(sys.argv[1]), out), out)))"
+    )
+    words = [sys.executable, "-c", program, json.dumps(plain(asdict(config))), str(out)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def both(config: TrainConfig, outs: tuple[Path, Path], folder: Path) -> list[tuple[int, str, str]]:
+    """Status, standard output and standard error of machine 0 and of machine 1."""
+    port = free_port()
+    children = [started(replace(config, accelerate=machine(folder, at, port)), outs[at]) for at in (0, 1)]
+    found = []
+    try:
+        for child in children:
+            said, told = child.communicate(timeout=150)
+            found.append((child.returncode, said, told))
+    finally:
+        for child in children:
+            child.kill()
+    return found
+
+
+def made(said: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(next(line for line in said.splitlines() if line.startswith("MADE"))[5:])
+    return found
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_directory_and_give_the_curve_of_one(
+    config: TrainConfig, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two launches over loopback; the run is then cut back to a checkpoint and gone on with, and at last complete."""
+    out = tmp_path / "run"
+    first, second = both(config, (out, out), tmp_path)
+    assert first[0] == 0, first[2]
+    assert second[0] == 0, second[2]
+    assert made(first[1])["processes"] == 2 and made(second[1]) == {"verb": "train", "machine_rank": 1}
+    same(out, alone["lora"], "lora")
+    (out / "manifest.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "checkpoint-4")
+    first, second = both(config, (out, out), tmp_path)
+    assert first[0] == second[0] == 0 and made(first[1])["resumed_from_step"] == 2
+    same(out, alone["lora"], "lora")
+    complete = train(replace(config, accelerate=machine(tmp_path, 1, 1)), out)  # neither lock nor launch
+    assert complete == json.loads((out / "manifest.json").read_text())
+
+
+@pytest.mark.slow
+def test_machines_with_directories_of_their_own_do_not_go_on_from_different_steps(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    outs = (tmp_path / "first", tmp_path / "second")
+    first, second = both(config, outs, tmp_path)
+    assert first[0] == second[0] == 0
+    assert not (outs[1] / "config.toml").exists() and not (outs[1] / "manifest.json").exists()
+    (outs[0] / "manifest.json").unlink()
+    first, second = both(config, outs, tmp_path)
+    assert first[0] == second[0] == 1
+    assert "different checkpoints" in first[2] and "shared disk" in first[2]
+
+
+def test_which_machine_this_is(tmp_path: Path) -> None:
+    assert machine_rank(None) == 0 and machine_rank(machine(tmp_path, 1, 29500)) == 1
+    for text in ("", "a: [", "num_machines: 2\n", "machine_rank: first\ndistributed_type: MULTI_GPU\n"):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"odd\.yaml is no configuration of accelerate"):
+            machine_rank(str(tmp_path / "odd.yaml"))

@@ -1,6 +1,7 @@
 """Families of models: each is found, split, adapted, trained and loaded again; what training needs is estimated."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from fireact.errors import ConfigError
+from fakes import trajectory
+from fireact import jsonl
+from fireact.errors import ConfigError, ProviderError
+from fireact.progress import Progress
 from fireact.render.tokens import IGNORED, Sample
+from fireact.training.recipe import Recipe, read_recipe
 from test_train import RECIPE, chats, full_loss, losses, samples, shake
 
 torch = pytest.importorskip("torch")
@@ -211,3 +216,73 @@ def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Pat
 def test_need_is_said_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"1\.5 GB of memory are available; this needs about 2\.0 GB"):
         need_memory(gigabytes=2, available=lambda: 1.5)
+
+
+# --- what cannot be loaded, and what is small ---
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", None), ("model.safetensors", b"torn"), ("config.json", b"{}"), ("config.json", b"[]"),
+        ("config.json", b'{"mod'), ("config.json", b'{"model_type": "t5"}'), ("tokenizer.json", b'{"a'),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_loaded_is_one_clear_error(file: str, content: bytes | None, tmp_path: Path) -> None:
+    from fireact.models.hf import merged_student
+
+    place = tiny_model(tmp_path / "student")
+    (place / file).unlink()
+    if content is not None:
+        (place / file).write_bytes(content)
+    for load in (load_student, lambda name: merged_student(name, None)):
+        with pytest.raises(ProviderError, match=r"transformers cannot load '.*student' \(.*\)\. Give a directory"):
+            load(str(place))
+
+
+def test_a_hub_id_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    """In a process of its own: the hub's address is read when its client is imported."""
+    jsonl.write(tmp_path / "data.jsonl", [trajectory(1, steps=1).to_dict()])
+    command = [sys.executable, "-m", "fireact", "train", "data.jsonl", "--student", "no/such", "-o", "run"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "1000", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=offline, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cannot load 'no/such'" in done.stderr and "check the hub id and the connection" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["absent.gguf", "models/absent.gguf"])
+def test_a_gguf_file_that_is_not_there_is_no_hub_id(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"there is no file {name}"):
+        student_directory(name)
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(("layers", "trained"), [(4, {0, 1, 2, 3}), (12, set(range(2, 12)))])
+def test_the_default_recipe_trains_the_upper_ten_blocks_or_all_of_fewer(
+    layers: int, trained: set[int], tmp_path: Path
+) -> None:
+    said = Said()
+    student = str(tiny_model(tmp_path / "student", layers=layers))
+    recipe = replace(read_recipe("default"), epochs=1, rank=4)
+    fine_tune(chats(4), student=student, recipe=recipe, out=tmp_path / "run", progress=said)
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as file:
+        assert {int(name.split(".layers.")[1].split(".")[0]) for name in file.keys()} == trained  # noqa: SIM118
+    told = [line for line in said.lines if "fewer than 10; all of them are trained" in line]
+    assert len(told) == (layers < 10)
+    with pytest.raises(ConfigError, match="blocks is 13, but the student has"):
+        fine_tune(chats(4), student=student, recipe=replace(recipe, blocks=13), out=tmp_path / "more")
+
+
+def test_how_many_blocks_are_trained() -> None:
+    assert [Recipe(blocks=n).trained(4) for n in (None, 0, 3, 4)] == [4, 4, 3, 4] and Recipe().trained(30) == 10
+    with pytest.raises(ConfigError, match="blocks is 10, but the student has 4"):
+        Recipe(blocks=10).trained(4)

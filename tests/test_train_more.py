@@ -263,6 +263,17 @@ def test_the_batch_of_a_loss_that_is_no_number_is_written_down(student: str, tmp
     assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
 
 
+def test_a_bad_batch_is_named_by_its_episodes(student: str, tmp_path: Path) -> None:
+    from fireact.training.samples import Encoder
+
+    model, words, ends = load_student(student)
+    found, _ = Encoder(words, ends).all(rendered(one, ReActRenderer()) for one in trajectories(3))
+    run = _Run(model, words, found, [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    run.no_number((2, 0), "the loss is nan", 3)
+    told = json.loads((tmp_path / "bad-batch.json").read_text())
+    assert told["episodes"] == [trajectories(3)[at].key for at in (2, 0)]
+
+
 def test_a_gradient_that_is_no_number_names_its_own_batch(student: str, tmp_path: Path) -> None:
     model, words, _ = load_student(student)
     run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
@@ -341,10 +352,57 @@ def test_the_best_weights_survive_a_kill_after_they_were_put_in_place(tmp_path: 
 
 
 def test_memory_that_runs_out_beside_the_steps_is_answered_too() -> None:
-    from fireact.training.trainer import memory_kept_in_bounds
+    from fireact.training.memory import memory_kept_in_bounds
+    from fireact.training.trainer import BESIDE
 
-    with pytest.raises(ConfigError, match="micro_batch = 1"), memory_kept_in_bounds():
-        raise MemoryError
+    on_a_cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), on_a_cpu):
+        with pytest.raises(ConfigError, match="micro_batch = 1"), memory_kept_in_bounds(BESIDE):
+            raise error
+    with pytest.raises(RuntimeError, match="memory format"), memory_kept_in_bounds(BESIDE):
+        raise RuntimeError("a memory format that is not known")
+
+
+def test_what_is_kept_is_computed_as_many_samples_at_a_time_as_the_recipe_allows(student: str) -> None:
+    from fireact.training.loss import TargetLoss
+
+    model, _ = adapt(load_student(student)[0], RECIPE)
+    seen: list[int] = []
+    model.get_base_model().get_decoder().layers[0].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    kept = [TargetLoss(model, samples(), frozen=2, at_a_time=size).kept for size in (16, 2)]
+    assert max(seen) == 12 and seen[-6:] == [2] * 6
+    for index in kept[0]:
+        assert (kept[0][index] - kept[1][index]).norm() < 0.02 * kept[0][index].norm()  # products are bfloat16
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_disk_that_a_run_takes_is_known_before(student: str, data: Path, tmp_path: Path, kind: str) -> None:
+    from fireact.training.checkpoints import disk_gb, taken_gb
+
+    recipe = replace(RECIPE, kind=kind, blocks=0, rank=64, alpha=64)
+    manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
+    trained = manifest["trained_parameters"]
+    saved = trained if kind == "lora" else sum(one.numel() for one in load_student(student)[0].parameters())
+    checkpoints = taken_gb(tmp_path / "run" / "checkpoints")
+    assert checkpoints < disk_gb(saved=saved, trained=trained) < 2.2 * checkpoints
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_step(
+    student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    def usage(path: Any) -> Any:
+        return type("Usage", (), {"free": 0.6e9})
+
+    model, words, _ = load_student(student)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    model.add_module("wide", torch.nn.Linear(4000, 4000))
+    with pytest.raises(ConfigError, match=r"0\.6 GB of free disk; this needs 0\.7 GB"):
+        _Run(
+            model, words, samples(), [], recipe=replace(RECIPE, kind="full", blocks=0), out=tmp_path, progress=_silent()
+        )
 
 
 @pytest.mark.parametrize("text", [b"targets = 5\n", b'kind = "lora\xff"\n'])

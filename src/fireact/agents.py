@@ -10,6 +10,7 @@ module:attribute         something of the user's own that builds an LM when it i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,13 +126,19 @@ def tuned_weights(directory: Path) -> tuple[str, Path | None, str]:
     """Of a fine-tuned student: what to load, the adapter to merge into it (or None), and its name with a fingerprint."""
     settings, manifest = read_config(directory), read_manifest(directory)
     if _is_merged(settings):
-        student, sha256 = str(manifest["student"]), str(manifest["files"]["model.safetensors"])
+        student, sha256 = str(manifest["student"]), _of_weights(manifest["files"])
         place, adapter = str(directory), None
     else:
         student, sha256 = str(manifest["student"]), str(manifest["adapter_sha256"])
         whole = (directory / "model").is_dir()  # full fine-tuning leaves a model, LoRA an adapter
         place, adapter = (str(directory / "model"), None) if whole else (student, directory / "adapter")
     return place, adapter, f"{student}+{sha256[:8]}"
+
+
+def _of_weights(files: Mapping[str, str]) -> str:
+    """One hash for the files of weights, of which a large student has several."""
+    found = [sha256 for name, sha256 in sorted(files.items()) if name.endswith(".safetensors")]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def student_of(directory: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fireact import terminal, verbs
+from fireact import options, terminal, verbs
 from fireact.errors import ConfigError, DataError, FireactError, unknown
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
@@ -359,6 +359,7 @@ def doctor(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")
     ],
@@ -371,7 +372,10 @@ def train(
     kind: Annotated[str | None, typer.Option(help="lora, int8-lora, qlora or full.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA; alpha becomes twice as much.")] = None,
-    blocks: Annotated[int | None, typer.Option(help="Uppermost blocks that are trained; 0 is all.")] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(help="Uppermost blocks that are trained; 0 is all. Default: 10, or all where there are fewer."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Trajectories in an optimizer step.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Of these, computed at a time; 0 is all.")] = None,
@@ -388,7 +392,9 @@ def train(
     ] = None,
     preference: Annotated[
         str | None,
-        typer.Option(help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA."),
+        typer.Option(
+            help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA. --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to count."
+        ),
     ] = None,
     hosted: Annotated[
         str | None,
@@ -414,6 +420,7 @@ def train(
     Example: `fireact train runs/mix --epochs 3 -o runs/train`, or `fireact train runs/tries --preference runs/train`
     """
     if hosted is not None:
+        options.refuse_unused(context, "--hosted", options.HOSTED)
         chosen_epochs = {} if epochs is None else {"epochs": epochs}
         order = {
             "data": str(data), "model": hosted, "seed": seed or 0, "price": price, "budget": budget, **chosen_epochs,
@@ -421,13 +428,16 @@ def train(
         _print(_run("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return
     if preference is not None:
+        options.refuse_unused(context, "--preference", options.PREFERENCE)
         given = {
-            "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "seed": seed,
+            "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
+            "max_length": max_length, "seed": seed, "report_to": tuple(report_to) if report_to else None,
         }  # fmt: skip
         dpo = {name: value for name, value in given.items() if value is not None}
         preferred = _run("prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run)
         _print(preferred, out, as_json=as_json)
         return
+    options.refuse_unused(context, "training here", options.IMITATION)
     changes = {
         "kind": kind, "epochs": epochs, "rank": rank, "alpha": None if rank is None else 2 * rank, "blocks": blocks,
         "learning_rate": learning_rate, "batch_size": batch_size, "micro_batch": micro_batch, "max_length": max_length,
@@ -656,7 +666,10 @@ def export(
     to: Annotated[
         str, typer.Option(help="merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile).")
     ] = "merged",
-    dtype: Annotated[str, typer.Option(help="Type of the numbers: float16 or float32.")] = "float16",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Type of the numbers: bfloat16, float16, float32, or auto: bfloat16 where the student's is."),
+    ] = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Directory. Default: runs/export-FORM.")] = None,
     force: Force = False,
     as_json: Json = False,

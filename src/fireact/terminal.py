@@ -610,6 +610,8 @@ def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> 
     if as_json:
         print(json.dumps(manifest, ensure_ascii=False))
         return
+    if "machine_rank" in manifest:  # of several; the first one has the figures
+        return
     RESULT.print(
         f"{manifest['samples']} samples ({manifest['dropped']} too long), {manifest['steps']} steps, "
         f"loss {manifest['final_loss']:.3f}, {manifest['tokens_per_second']:.0f} tokens/s, "

@@ -72,7 +72,7 @@ class FireworksProvider:
     def quote(self, file: str, order: Order) -> Quote:
         """How many tokens Fireworks counts in the data set, all epochs; it tells prices of jobs, not of plans."""
         tokens = str((self._dataset(file) or {}).get("estimatedTokenCount") or "")
-        return Quote(tokens=int(tokens) * (order.epochs or 1) if tokens.isdigit() else None)
+        return Quote(tokens=int(tokens) * (order.epochs or 1) if tokens.isdecimal() else None)
 
     def create(self, file: str, order: Order) -> Job:
         """Create a job under its name, once: where the name is taken, it is ours."""
@@ -107,7 +107,7 @@ class FireworksProvider:
 
     def events(self, id: str, known: Collection[str]) -> Sequence[tuple[str, str]]:
         """The state and the progress as they stand; the name of an event is what it says."""
-        row = self._http.get(f"{self._jobs}/{id}")
+        row = _object(self._http.get(f"{self._jobs}/{id}"))
         progress = row.get("jobProgress")
         said = _state(row).lower().replace("_", " ")
         if isinstance(progress, dict) and progress.get("percent"):
@@ -128,8 +128,9 @@ class FireworksProvider:
     def _account(self) -> str:
         """The account as names begin with it."""
         if not self._found:
-            listed = self._http.get("accounts")
-            names = [str(row.get("name", "")) for row in listed.get("accounts", []) if isinstance(row, dict)]
+            listed = _object(self._http.get("accounts")).get("accounts")
+            rows = listed if isinstance(listed, list) else []
+            names = [str(row.get("name", "")) for row in rows if isinstance(row, dict)]
             if len(names) != 1:
                 known = ", ".join(name.rpartition("/")[2] for name in names) or "none"
                 raise ConfigError(f"the key is one of several accounts, or of none ({known}). Set {ACCOUNT} to one.")
@@ -138,10 +139,9 @@ class FireworksProvider:
 
     def _dataset(self, path: str) -> Mapping[str, Any] | None:
         try:
-            found: Mapping[str, Any] = self._http.get(path)
+            return _object(self._http.get(path))
         except MissingError:
             return None
-        return found
 
     def _made(self, path: str, body: Mapping[str, Any]) -> None:
         try:
@@ -158,7 +158,7 @@ class FireworksProvider:
     def _wait(self, path: str) -> None:
         """Wait until Fireworks has read the file. Raises DataError where it rejects it."""
         for _ in range(LOOKS):
-            found = self._http.get(path)
+            found = _object(self._http.get(path))
             status = found.get("status")
             if isinstance(status, dict) and status.get("code", "OK") != "OK":
                 raise DataError(f"Fireworks rejected the file: {status.get('message') or status['code']}")
@@ -168,6 +168,12 @@ class FireworksProvider:
         raise ProviderError(f"Fireworks has not read {path} after {LOOKS} looks. Go on later: fireact resume DIR")
 
 
+def _object(reply: Any) -> Mapping[str, Any]:
+    if not isinstance(reply, dict):
+        raise ProviderError(f"Fireworks' reply is no JSON object: {str(reply)[:200]}")
+    return reply
+
+
 def _state(row: Mapping[str, Any]) -> str:
     return str(row.get("state", "")).removeprefix("JOB_STATE_")
 
@@ -175,11 +181,11 @@ def _state(row: Mapping[str, Any]) -> str:
 def _job(row: Any) -> Job:
     if not isinstance(row, dict) or not row.get("name"):
         raise ProviderError(f"Fireworks' reply has no name of a job: {str(row)[:200]}")
-    status, raw = _STATUS.get(_state(row), "running"), row.get("status")
+    status, raw, model = _STATUS.get(_state(row), "running"), row.get("status"), row.get("outputModel")
     return Job(
         id=str(row["name"]).rpartition("/")[2],
         status=status,
-        model=row.get("outputModel") if status == "succeeded" else None,
+        model=str(model) if model and status == "succeeded" else None,
         cost=_dollars(row.get("estimatedCost")),
         error=str(raw.get("message") or "") if isinstance(raw, dict) else "",
     )
@@ -190,4 +196,4 @@ def _dollars(money: Any) -> float | None:
     if not isinstance(money, dict) or money.get("currencyCode", "USD") != "USD":
         return None
     units, nanos = str(money.get("units") or "0"), money.get("nanos") or 0
-    return int(units) + nanos / 1e9 if units.isdigit() and isinstance(nanos, int) else None
+    return int(units) + nanos / 1e9 if units.isdecimal() and isinstance(nanos, int) else None

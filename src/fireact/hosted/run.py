@@ -21,12 +21,14 @@ from typing import Any
 from fireact import jsonl
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
+from fireact.hosted.http import MissingError
 from fireact.hosted.provider import ENDED, Job, Order, Provider, Quote
 from fireact.hosted.wire import DIALECTS, WireProvider
 from fireact.models.limits import Amount
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
-from fireact.store import RunDir, absolute, read_config, read_trajectories
+from fireact.store import MANIFEST, RunDir, absolute, read_config
+from fireact.training.run import learnable
 from fireact.types import Trajectory, Usage
 
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
@@ -70,10 +72,14 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
     ProviderError for a job that failed.
     """
     provider, model = from_spec(config.model, pause=min(1.0, config.poll))
+    if force:
+        _refuse_to_forget(out)
     with RunDir(out, verb="tune", settings=asdict(config), force=force, free=("poll", "price", "budget")) as run:
         if run.complete:
             return run.manifest
-        facts = written(config, run.path / FILE, fewest=provider.fewest)
+        uploaded = "file" in _state(run.path) and (run.path / FILE).is_file()
+        rows = list(jsonl.read(run.path / FILE)) if uploaded else written(config, run.path / FILE, provider, progress)
+        facts = _facts(config, rows)
         order = Order(model=model, name=_name(run.path), epochs=config.epochs, seed=config.seed)
         job = made(provider, run.path, order, config=config, facts=facts, progress=progress)
         try:
@@ -100,24 +106,44 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
 
 def cancel(out: Path) -> Job:
     """Ask for the job of a run directory to be stopped. Raises DataError where it has none."""
-    settings, state = read_config(out), _state(out)
+    settings = read_config(out)
     if settings.get("verb") != "tune":
         raise DataError(
             f"{out} is a directory of 'fireact {settings.get('verb')}'; only jobs at a provider are cancelled."
         )
     provider, _ = from_spec(str(settings["model"]))
-    if "job" not in state and "file" in state:  # a crash may have come between making the job and noting it
-        found = provider.find(str(state["file"]), str(state["name"]))
-        state |= {"job": found.id} if found is not None else {}
-    if "job" not in state:
+    job = _ordered(provider, _state(out))
+    if job is None:
         raise DataError(f"{out} has no job yet, so nothing is paid for.")
-    return provider.cancel(str(state["job"]))
+    return provider.cancel(job.id)
+
+
+def _ordered(provider: Provider, state: dict[str, Any]) -> Job | None:
+    """The job that a run directory has; a crash may have come between making it and noting it."""
+    if "job" in state:
+        return provider.job(str(state["job"]))
+    return provider.find(str(state["file"]), str(state["name"])) if "file" in state else None
+
+
+def _refuse_to_forget(out: Path) -> None:
+    """Raise ConfigError where ``--force`` would delete the only note of a job that goes on and is paid for."""
+    if not (out / JOB).exists() or (out / MANIFEST).exists():
+        return
+    provider, _ = from_spec(str(read_config(out)["model"]))
+    try:
+        job = _ordered(provider, _state(out))
+    except MissingError:
+        return
+    if job is not None and job.status not in ENDED:
+        raise ConfigError(
+            f"job {job.id} of {out} is {job.status} at {provider.url}, and is paid for; --force would forget it. Follow it: "
+            f"fireact resume {out}. Stop it: fireact cancel {out}"
+        )
 
 
 def expected(config: TuneConfig) -> dict[str, Any]:
     """What a job will take, before anything is sent: samples, tokens of all epochs, dollars."""
-    rows = list(map(row_of, read_trajectories(Path(config.data))))
-    return _facts(config, rows)
+    return _facts(config, list(map(row_of, learnable(Path(config.data)))))
 
 
 def split(spec: str) -> tuple[str, str, str]:
@@ -137,15 +163,16 @@ def from_spec(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
     return (FireworksProvider(url, pause=pause) if kind == "fireworks" else WireProvider(kind, url, pause=pause)), model
 
 
-def written(config: TuneConfig, file: Path, *, fewest: int) -> dict[str, Any]:
-    """Write and check the training file; returns its samples, tokens and cost, all epochs counted."""
-    rows = list(map(row_of, read_trajectories(Path(config.data))))
-    check(rows, fewest=fewest)
+def written(config: TuneConfig, file: Path, provider: Provider, progress: Progress) -> list[dict[str, Any]]:
+    """Write and check the training file; returns its samples. Once it is uploaded, it is not written again."""
+    rows = list(map(row_of, learnable(Path(config.data), progress)))
+    check(rows, fewest=provider.fewest)
     jsonl.write(file, rows)
-    return _facts(config, rows)
+    return rows
 
 
 def _facts(config: TuneConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples, tokens and cost, all epochs counted."""
     letters = sum(len(message["content"]) for row in rows for message in row["messages"])
     tokens = letters // LETTERS * config.epochs
     return {"samples": len(rows), "tokens": tokens, "cost_usd": _dollars(tokens, config.price)}
@@ -156,9 +183,10 @@ def _dollars(tokens: int | None, price: float | None) -> float | None:
 
 
 def row_of(trajectory: Trajectory) -> dict[str, Any]:
-    """One sample; a turn that is not to be learnt has the weight 0."""
+    """One sample, to the last turn that is learnt; one before it that is not has the weight 0."""
     messages = []
-    for message in ReActRenderer().sample(trajectory):
+    sample = ReActRenderer().sample(trajectory)
+    for message in sample[: max((at for at, one in enumerate(sample, 1) if one.train), default=len(sample))]:
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.role == "assistant" and not message.train:
             entry["weight"] = 0
@@ -262,8 +290,17 @@ def _name(out: Path) -> str:
 
 
 def _state(out: Path) -> dict[str, Any]:
+    """The name, file and job of a run directory, as far as there are any. Raises DataError when they cannot be read."""
     path = out / JOB
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        state = error
+    if not isinstance(state, dict):
+        raise DataError(
+            f"cannot read {path} ({state}); it says which job is paid for. Look the job up at the provider (its name begins "
+            'with fireact-) and write {"name": NAME, "file": FILE, "job": ID} there, or cancel it and begin anew in another -o.'
+        )
     return state
 
 

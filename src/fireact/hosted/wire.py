@@ -8,6 +8,7 @@ A job is known again by its suffix, or, where the provider does not give it back
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,12 +147,14 @@ class WireProvider:
         query: dict[str, str | int] = {"limit": PAGE} if self._dialect.paged else {}
         while True:
             listed = self._http.get(path, **query)
-            rows = listed.get("data") if isinstance(listed, dict) else listed
-            rows = [row for row in rows or [] if isinstance(row, dict)]
+            page = listed if isinstance(listed, dict) else {"data": listed}
+            found = page.get("data")
+            rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
             yield from rows
-            if not rows or not self._dialect.paged or not listed.get("has_more"):
+            last = str(rows[-1].get("id")) if rows else None
+            if last is None or not self._dialect.paged or not page.get("has_more") or last == query.get("after"):
                 return
-            query["after"] = str(rows[-1].get("id"))
+            query["after"] = last
 
 
 def _is_ours(row: Mapping[str, Any], file: str, name: str) -> bool:
@@ -167,13 +170,14 @@ def _event_name(row: Mapping[str, Any]) -> str:
 def _job(row: Any) -> Job:
     error = row.get("error") if isinstance(row, dict) else None
     said = error.get("message") if isinstance(error, Mapping) else error
-    price = row.get("total_price") if isinstance(row, dict) else None
+    name, price = str(_field(row, "id")), _dollars(row.get("total_price"))
+    model = row.get("fine_tuned_model") or row.get("model_output_name") or row.get("output_name")
     return Job(
-        id=str(_field(row, "id")),
+        id=name,
         status=_STATUS.get(str(row.get("status", "")).lower(), "running"),
-        model=row.get("fine_tuned_model") or row.get("model_output_name") or row.get("output_name"),
+        model=str(model) if model else None,
         tokens=_number(row.get("trained_tokens") or row.get("token_count")),
-        cost=price / NANODOLLARS if isinstance(price, int | float) and price > 0 else None,
+        cost=price / NANODOLLARS if price else None,
         error=str(said or ""),
     )
 
@@ -185,8 +189,8 @@ def _field(data: Any, name: str) -> Any:
 
 
 def _number(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and value > 0 else None
+    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
 def _dollars(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and value >= 0 else None
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None

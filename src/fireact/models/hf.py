@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fireact.errors import ConfigError, ProviderError, missing_extra
 from fireact.models.quiet import quiet
 from fireact.models.stops import before, held_back
-from fireact.models.weights import student_directory
+from fireact.models.weights import ends_of, loading, student_directory
 from fireact.render.chat import dress, schema
 from fireact.render.tokens import prompt_ids
 from fireact.types import Completion, Message, Renderer, Tool, Usage
@@ -169,7 +169,10 @@ class HFModel:
             dress(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        ends, limit = _ends(model, tokenizer), _limit(model.config.get_text_config())
+        ends, limit = (
+            sorted(ends_of(model.generation_config.eos_token_id, tokenizer)),
+            _limit(model.config.get_text_config()),
+        )
         return Engine(pack(model), slots=self._slots, ends=ends, limit=limit), tokenizer
 
 
@@ -185,14 +188,9 @@ def _loaded(place: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise missing_extra(error.name or "transformers", "train") from error
     with quiet():
-        try:
+        with loading(place):
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ProviderError(
-                f"transformers cannot load {place!r} ({str(error).splitlines()[0]}). "
-                "Give a directory that save_pretrained wrote, or check the hub id and the connection."
-            ) from error
         return (model if adapter is None else _merged(model, adapter)), tokenizer
 
 
@@ -207,12 +205,6 @@ def _merged(model: Any, adapter: Path) -> Any:
     if not (adapter / "adapter_config.json").is_file():
         raise ProviderError(f"{adapter} holds no adapter. Train it: fireact resume {adapter.parent}")
     return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-
-
-def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """The ids at which a text ends: those of the generation settings and the tokenizer's own."""
-    ends = model.generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
 
 
 def _limit(config: Any) -> int:

@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 import platformdirs
 
-from fireact.errors import ConfigError, ProviderError, missing_extra
+from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra
 from fireact.machine import need_disk
 
 BUILT_IN = "smollm2-135m"
@@ -45,6 +46,8 @@ def student_directory(name: str) -> str:
         return name
     if name.endswith(".gguf") and Path(name).is_file():
         return str(from_gguf(Path(name)))
+    if name.endswith(".gguf"):
+        raise ConfigError(f"there is no file {name}. Give the path of a GGUF file, or another student.")
     if Path(name).is_dir():
         raise ConfigError(f"{name} holds no model: no config.json. Give the directory that save_pretrained wrote.")
     if name.count("/") == 1 and not name.startswith((".", "/")):
@@ -53,6 +56,26 @@ def student_directory(name: str) -> str:
         f"student {name!r} is not known. Known: {BUILT_IN}, a directory with a model, a GGUF file, or a hub id such as "
         "org/name."
     )
+
+
+@contextlib.contextmanager
+def loading(place: str) -> Iterator[None]:
+    """Turn what transformers raises for a place that it cannot load, which is of any type, into one ProviderError."""
+    try:
+        yield
+    except (FireactError, MemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
+        raise ProviderError(
+            f"transformers cannot load {place!r} ({said}). Give a directory that save_pretrained wrote, whole, or check "
+            "the hub id and the connection."
+        ) from error
+
+
+def ends_of(eos: Any, tokenizer: Any) -> set[int]:
+    """The ids at which a text ends: those of the generation settings (one, several or none) and the tokenizer's own."""
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
 
 def from_gguf(file: Path, cache: Path | None = None) -> Path:

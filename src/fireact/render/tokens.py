@@ -8,7 +8,7 @@ its template rewrites what came before, one sample a turn. Nothing is ever cut.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fireact.errors import FormatError
@@ -22,18 +22,20 @@ IGNORED = -100
 
 
 class Chat(NamedTuple):
-    """A trajectory as messages, with the tools that its template shows to the student (for native calls)."""
+    """A trajectory as messages, with the tools that its template shows to the student (for native calls), and its key."""
 
     messages: Sequence[Message]
     tools: Sequence[Schema] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained."""
+    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained. ``key`` names the trajectory, where it is known."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    key: str = field(default="", compare=False)
 
     @property
     def targets(self) -> int:

@@ -47,11 +47,17 @@ def conformance(run: str, *, trajectories: int = 100, prompts: int = 20) -> Conf
     directory = tuned_directory(run)
     if directory is None:
         raise ConfigError(f"{run} is no directory of 'fireact train' or 'fireact quickstart'.")
+    settings = read_config(directory)
+    if "data" not in settings:
+        raise ConfigError(
+            f"{run} is an export, which holds no training data to compare with. Check what it was made from: "
+            f"fireact doctor {settings.get('run', 'RUN')} --serve"
+        )
     renderer = load_renderer(tuned_renderer(directory))
     if renderer.native:
         raise ConfigError(f"{run} writes native calls; the endpoint serves students that write text.")
     place, adapter, name = tuned_weights(directory)
-    data = islice(read_trajectories(Path(str(read_config(directory)["data"]))), trajectories)
+    data = islice(read_trajectories(Path(str(settings["data"]))), trajectories)
     lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=renderer)
     try:
         asked = [turn for one in data for turn in _turns(list(rendered(one, renderer).messages))]

@@ -16,26 +16,33 @@ from fireact.errors import ConfigError
 from fireact.machine import need_disk, release_memory
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import dress
-from fireact.store import RunDir, absolute, file_hash
+from fireact.store import RunDir, absolute, file_hash, read_config
+from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
 FORMS = ("merged", "gguf", "ollama")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 GGUF = "model.gguf"
+OLLAMA_CONTEXT = 4096
+"""Tokens that a Modelfile gives at least, as far as the student can read so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """Settings of ``export``: a directory of ``train``, the form, and the type of the numbers (float16 or float32)."""
+    """Settings of ``export``: a directory of ``train``, the form, and the type of the numbers, one of ``DTYPES``.
+
+    ``auto`` is bfloat16 where the student's own weights are that, or go beyond float16's range; else float16.
+    """
 
     run: str
     to: str = "merged"
-    dtype: str = "float16"
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         if self.to not in FORMS:
             raise ConfigError(f"cannot export to {self.to!r}. Known: {', '.join(FORMS)}.")
-        if self.dtype not in ("float16", "float32"):
-            raise ConfigError(f"dtype {self.dtype!r} is not known. Known: float16, float32.")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype {self.dtype!r} is not known. Known: {', '.join(DTYPES)}.")
         object.__setattr__(self, "run", absolute(self.run))
 
 
@@ -47,12 +54,12 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
     with RunDir(out, verb="export", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        need_disk(out, gigabytes=1.0)
         place, adapter, name = tuned_weights(directory)
         progress.say(f"export: {name} to {config.to}")
         student = name.rpartition("+")[0]
         renderer = load_renderer(tuned_renderer(directory))
-        _write(config, place, adapter, renderer=renderer, name=Path(student).name, out=out)
+        length = _trained_length(directory)
+        dtype = _write(config, place, adapter, renderer=renderer, name=Path(student).name, length=length, out=out)
         release_memory()
         files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
         kept = [path for path in files if path.name not in ("config.toml", "manifest.json")]
@@ -60,13 +67,21 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
             student=student,
             renderer=tuned_renderer(directory),
             to=config.to,
-            dtype=config.dtype,
+            dtype=dtype,
             files={path.name: file_hash(path) for path in kept},
         )
 
 
-def _write(config: ExportConfig, place: str, adapter: Path | None, *, renderer: Renderer, name: str, out: Path) -> None:
-    """Write the student with the chat template and the ends that it was trained with."""
+def _trained_length(directory: Path) -> int:
+    """The longest sample in tokens that a run of ``train`` allowed."""
+    settings = read_config(directory)
+    return int(settings.get("max_length") or settings.get("recipe", {}).get("max_length") or Recipe().max_length)
+
+
+def _write(
+    config: ExportConfig, place: str, adapter: Path | None, *, renderer: Renderer, name: str, length: int, out: Path
+) -> str:
+    """Write the student with the chat template and the ends that it was trained with; returns the type of its numbers."""
     if config.to == "ollama" and renderer.native:
         raise ConfigError(
             "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf (the "
@@ -80,12 +95,33 @@ def _write(config: ExportConfig, place: str, adapter: Path | None, *, renderer: 
     from fireact.serving.ollama import modelfile
 
     model, tokenizer = merged_student(place, adapter)
-    tokenizer = dress(tokenizer, renderer)
+    tokenizer, dtype = dress(tokenizer, renderer), _dtype(config, place, model)
+    need_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
         with quiet():
-            model.to(getattr(torch, config.dtype)).save_pretrained(out, safe_serialization=True)
+            model.to(getattr(torch, dtype)).save_pretrained(out, safe_serialization=True)
             tokenizer.save_pretrained(out)
-        return
+        return dtype
     if config.to == "ollama":
-        (out / "Modelfile").write_text(modelfile(tokenizer, GGUF, ends=getattr(renderer, "ends", ())), encoding="utf-8")
-    write_gguf(model, tokenizer, out / GGUF, name=name, dtype=config.dtype)
+        context = min(model.config.get_text_config().max_position_embeddings, max(length, OLLAMA_CONTEXT))
+        text = modelfile(tokenizer, GGUF, ends=getattr(renderer, "ends", ()), context=context)
+        (out / "Modelfile").write_text(text, encoding="utf-8")
+    write_gguf(model, tokenizer, out / GGUF, name=name, dtype=dtype)
+    return dtype
+
+
+def _dtype(config: ExportConfig, place: str, model: Any) -> str:
+    """The type that is written. Raises ConfigError for float16 where a weight would become infinite in it."""
+    import torch
+    import transformers
+
+    if config.dtype not in ("auto", "float16"):
+        return config.dtype
+    most = torch.finfo(torch.float16).max
+    beyond = next((name for name, one in model.state_dict().items() if bool((one.abs() > most).any())), None)
+    if config.dtype == "auto":
+        own = transformers.AutoConfig.from_pretrained(place).get_text_config().dtype
+        return "bfloat16" if own is torch.bfloat16 or beyond else "float16"
+    if beyond:
+        raise ConfigError(f"{beyond} has weights beyond float16's range. Export with --dtype bfloat16 or float32.")
+    return "float16"

@@ -18,7 +18,7 @@ from fireact.errors import ConfigError, missing_extra
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' ``model_type`` to llama.cpp's architecture."""
-DTYPES = ("float16", "float32")
+DTYPES = ("bfloat16", "float16", "float32")
 _SPLITS = {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
     "\\s+(?!\\S)|\\s+": "qwen2",
@@ -43,10 +43,15 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, dtype: str 
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name)
     _add_shape(writer, model.config)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if dtype == "float16" else gguf.LlamaFileType.ALL_F32)
+    types = {"bfloat16": gguf.LlamaFileType.MOSTLY_BF16, "float16": gguf.LlamaFileType.MOSTLY_F16}
+    writer.add_file_type(types.get(dtype, gguf.LlamaFileType.ALL_F32))
     _add_tokenizer(writer, tokenizer, vocabulary)
     for tensor, values in _tensors(model, architecture):
-        writer.add_tensor(tensor, values.astype(np.float16) if dtype == "float16" and values.ndim > 1 else values)
+        if dtype == "bfloat16" and values.ndim > 1:
+            kind = gguf.GGMLQuantizationType.BF16
+            writer.add_tensor(tensor, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor, values.astype(np.float16) if dtype == "float16" and values.ndim > 1 else values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -16,9 +16,13 @@ _MARK = "\x02{}\x03"
 """Stands for the words of a message while the template is read."""
 
 
-def modelfile(tokenizer: Any, gguf_name: str, *, ends: Sequence[str] = ()) -> str:
-    """The text of a Modelfile; ``ends`` are the renderer's own stop strings. Raises ConfigError for a chat template that does more than frame each message."""
+def modelfile(tokenizer: Any, gguf_name: str, *, context: int, ends: Sequence[str] = ()) -> str:
+    """The text of a Modelfile; ``context`` is in tokens, ``ends`` are the renderer's own stop strings.
+
+    Raises ConfigError for a chat template that does more than frame each message.
+    """
     lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{template(tokenizer)}"""', "PARAMETER temperature 0"]
+    lines.append(f"PARAMETER num_ctx {context}")  # without it Ollama cuts what is longer than its own default
     stops = [*dict.fromkeys([tokenizer.eos_token, *ends, *STOP])]
     return "\n".join(lines + [f"PARAMETER stop {_quoted(stop)}" for stop in stops]) + "\n"
 

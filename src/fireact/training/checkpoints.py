@@ -16,6 +16,16 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 SPREAD = ("pytorch_model_fsdp_0", "optimizer_0")
 
 
+def disk_gb(*, saved: int, trained: int) -> float:
+    """GB that a run takes at its peak: three checkpoints (weights, and two moments of each trained one), the best and the last weights, all float32."""
+    return (3 * (4 * saved + 8 * trained) + 2 * 4 * saved) / 1e9
+
+
+def taken_gb(directory: Path) -> float:
+    """GB of the files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e9
+
+
 def last_whole(directory: Path) -> tuple[Path | None, int]:
     """The newest checkpoint that is whole, and its step; (None, 0) where there is none. Torn ones are passed over."""
     numbered = [(path.name.rpartition("-")[2], path) for path in directory.glob("checkpoint-*")]

@@ -1,7 +1,9 @@
 """Training in several processes: the command of accelerate, run and watched, and what each process does.
 
 The process that launches holds the run directory; the workers read its settings, train, and the first of them leaves
-its figures for the launcher. Run as a module with the run directory, this file is a worker.
+its figures for the launcher. Of several machines the one of rank 0 does so; the others only lend their processes: they
+hold no directory and write no settings or manifest, so that all may be given one directory on a shared disk.
+Run as a module with the run directory and the directory of the settings, this file is a worker.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import FireactError, unknown
+import tomli_w
+
+from fireact.errors import ConfigError, FireactError, unknown
 from fireact.jsonl import replace_text
 from fireact.progress import SILENT, Lines
-from fireact.store import read_config, settings_from
+from fireact.store import CONFIG, plain, read_config, settings_from
 
 FIGURES = ".figures.json"
 LAUNCHER = "FIREACT_LAUNCHER"
@@ -48,33 +54,59 @@ def configuration(name: str) -> str:
     return str(files("fireact.training").joinpath("accelerate", f"{name}.yaml")) if name in shipped() else name
 
 
+def machine_rank(accelerate: str | None) -> int:
+    """Which of several machines this one is, as its configuration says; 0 where there is but one. Raises ConfigError."""
+    if accelerate is None:
+        return 0
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        return int(load_config_from_file(configuration(accelerate)).machine_rank)
+    except Exception as error:  # of YAML, of a missing key, of a value that is not known
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"{accelerate} is no configuration of accelerate ({said}). Copy a shipped one, or write one with: accelerate config"
+        ) from error
+
+
 def launched(out: Path, *, processes: int, accelerate: str | None) -> dict[str, Any]:
     """Train with several processes and return what the manifest says of it. Raises FireactError when they fail."""
     (out / FIGURES).unlink(missing_ok=True)
-    done = subprocess.run(command(out, processes=processes, accelerate=accelerate), env=_environment())
-    if not done.returncode and not (out / FIGURES).exists():
+    _run(command(out, out, processes=processes, accelerate=accelerate), out)
+    if not (out / FIGURES).exists():
         raise FireactError(
-            "the processes of this machine are done. What was trained lies on the machine of rank 0, whose run directory is the "
-            "complete one; this one can be deleted."
-        )
-    if done.returncode:
-        raise FireactError(
-            f"the launched processes ended with status {done.returncode}; what they said is above. "
-            f"What was trained is kept; go on with: fireact resume {out}"
+            f"the launched processes are done, but the first of them left no figures in {out}. On several machines give the one "
+            "of the main process machine_rank: 0 in its configuration, and the others theirs."
         )
     facts: dict[str, Any] = json.loads((out / FIGURES).read_text())
     (out / FIGURES).unlink()
     return facts
 
 
-def command(out: Path, *, processes: int, accelerate: str | None) -> list[str]:
+def lend(out: Path, settings: Mapping[str, Any], *, processes: int, accelerate: str | None) -> None:
+    """Train with the processes of a machine that is not the first; what they learn, the first machine writes."""
+    with tempfile.TemporaryDirectory(prefix="fireact-") as scratch:
+        replace_text(Path(scratch) / CONFIG, tomli_w.dumps({"verb": "train", **plain(settings)}))
+        _run(command(out, Path(scratch), processes=processes, accelerate=accelerate), out)
+
+
+def _run(command: list[str], out: Path) -> None:
+    done = subprocess.run(command, env=_environment())
+    if done.returncode:
+        raise FireactError(
+            f"the launched processes ended with status {done.returncode}; what they said is above. "
+            f"What was trained is kept; go on with: fireact resume {out}"
+        )
+
+
+def command(out: Path, settings: Path, *, processes: int, accelerate: str | None) -> list[str]:
     """The command that is run: accelerate's; on the CPU torchrun, which accelerate starts for GPUs only.
 
     A configuration names its own number of processes, which one above 1 replaces.
     """
     import torch
 
-    worker = ["-m", "fireact.training.launch", str(out)]
+    worker = ["-m", "fireact.training.launch", str(out), str(settings)]
     if accelerate:
         wanted = ["--num_processes", str(processes)] if processes > 1 else []
         config = ["--config_file", configuration(accelerate), *wanted]
@@ -114,7 +146,7 @@ def main() -> None:
 
     out, first = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
     end_with(int(os.environ[LAUNCHER]))
-    settings = read_config(out)
+    settings = read_config(Path(sys.argv[2]))
     settings.pop("verb")
     try:
         facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)

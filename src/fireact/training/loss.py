@@ -37,10 +37,14 @@ def device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
+KEPT = 16
+"""Samples of which the frozen blocks are computed at a time, unless fewer are asked for."""
+
+
 class TargetLoss:
     """Cross-entropy over a batch's target tokens; keeps what the frozen blocks compute."""
 
-    def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int) -> None:
+    def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int, at_a_time: int = KEPT) -> None:
         import torch
 
         from fireact.training.halves import Halves
@@ -56,7 +60,9 @@ class TargetLoss:
         self.kept: dict[int, Tensor] = {}
         if self.halves.frozen:
             with self.autocast():
-                self.kept = dict(self.halves.keep([sample.input_ids for sample in samples]))
+                self.kept = dict(
+                    self.halves.keep([sample.input_ids for sample in samples], batch_size=min(KEPT, at_a_time))
+                )
         self.seconds = time.perf_counter() - started
 
     def autocast(self) -> Any:

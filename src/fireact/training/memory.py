@@ -7,7 +7,8 @@ where it was measured (on CPUs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fireact.errors import ConfigError
@@ -19,6 +20,25 @@ SLACK, BASE_GB = 1.2, 0.2
 """What allocators waste, and what libraries take that training loads."""
 WEIGHT_BYTES = {"int8-lora": 1.1, "qlora": 0.6}
 """Bytes a weight, scales included; 4 for the other kinds."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on a CPU torch raises RuntimeError for it."""
+    import torch
+
+    of_its_own = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return of_its_own or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+@contextmanager
+def memory_kept_in_bounds(advice: str) -> Iterator[None]:
+    """Answer memory that runs out with a ConfigError that ends in the ``advice``."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise ConfigError(f"memory ran out {advice}") from error
 
 
 def need_weights(place: str, kind: str) -> None:

@@ -25,12 +25,19 @@ from fireact.render.tokens import IGNORED, Chat, Sample
 from fireact.store import RunDir, absolute, read_config, read_trajectories
 from fireact.training.checkpoints import last_whole
 from fireact.training.loss import device, has_bfloat16
-from fireact.training.memory import cuda_gb, need_room
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room
 from fireact.training.recipe import Recipe
 from fireact.training.run import offered, rendered, weights_hash
 from fireact.training.samples import Encoder
+from fireact.training.trackers import below, check_trackers
 from fireact.types import Renderer, Trajectory
 
+FREE = ("report_to", "micro_batch")
+"""Settings that do not change what is learnt."""
+PAIRS = (
+    "while pairs were compared. Give --micro-batch 1 and run again; what was trained so far is kept. Where it is 1 already, start "
+    "anew with a smaller --max-length."
+)
 Pair = tuple[Trajectory, Trajectory]
 Side = Sequence[Sample]
 """A trajectory: one sample, or one a step."""
@@ -38,7 +45,10 @@ Side = Sequence[Sample]
 
 @dataclass(frozen=True, slots=True)
 class PreferConfig:
-    """Settings of ``prefer``: trajectories (failed ones among them), the run of ``train`` to start from, and DPO's."""
+    """Settings of ``prefer``: trajectories (failed ones among them), the run of ``train`` to start from, and DPO's.
+
+    ``batch_size`` is pairs an optimizer step, of which ``micro_batch`` (0: all) are computed at a time.
+    """
 
     data: str
     start: str
@@ -46,19 +56,32 @@ class PreferConfig:
     learning_rate: float = 5e-5
     epochs: int = 2
     batch_size: int = 4
+    micro_batch: int = 0
     max_length: int = 1024
     seed: int = 0
+    report_to: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "report_to", tuple(self.report_to))
         object.__setattr__(self, "data", absolute(self.data))
         object.__setattr__(self, "start", absolute(self.start))
         for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.micro_batch < 0 or self.batch_size % self.at_a_time:
+            raise ConfigError(
+                f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, or be 0 for all."
+            )
+
+    @property
+    def at_a_time(self) -> int:
+        """Pairs computed at a time."""
+        return self.micro_batch or self.batch_size
 
 
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Train by preference into ``out/adapter`` and return the manifest. Raises DataError when there are no pairs."""
+    check_trackers(config.report_to)
     directory = tuned_directory(config.start)
     if directory is None:
         raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
@@ -68,7 +91,7 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
     student = student_of(directory)
-    with RunDir(out, verb="prefer", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="prefer", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
         found = pairs(read_trajectories(Path(config.data)), seed=config.seed)
@@ -154,7 +177,8 @@ def _train(
         progress.start("prefer", total=trainer.steps, done=done)
         trainer.add_callback(_told(transformers, out, progress, done))
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with memory_kept_in_bounds(PAIRS):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             progress.end()
         model.save_pretrained(str(out / "adapter"), safe_serialization=True, selected_adapters=["default"])
@@ -166,7 +190,7 @@ def _need_room(model: Any, pairs: Sequence[Sequence[Side]], config: PreferConfig
     """Raise ConfigError when a batch of the longest pairs would not fit."""
     rows = sorted((in_a_row(side) for pair in pairs for side in pair), key=lambda one: -len(one.input_ids))
     frozen = min(model.peft_config["default"].layers_to_transform or [0])
-    batch = tuple(range(min(2 * config.batch_size, len(rows))))
+    batch = tuple(range(min(2 * config.at_a_time, len(rows))))
     on_cpu = device() == "cpu"
     half = not on_cpu or has_bfloat16()
     need_room(model, rows, [batch], frozen=frozen, half=half, keeps=False, available=None if on_cpu else cuda_gb)
@@ -191,7 +215,8 @@ def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, con
         output_dir=str(out / "checkpoints"),
         beta=config.beta,
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.at_a_time,
+        gradient_accumulation_steps=config.batch_size // config.at_a_time,
         learning_rate=config.learning_rate,
         max_length=None,
         logging_steps=1,
@@ -204,15 +229,17 @@ def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, con
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to="none",
+        run_name=out.name,
+        report_to=list(config.report_to) or "none",
     )
-    trainer = Trainer(
-        model=model,
-        args=settings,
-        train_dataset=rows,
-        data_collator=lambda chosen: collate([pairs[one["pair"]] for one in chosen]),
-        processing_class=tokenizer,
-    )
+    with below(out):
+        trainer = Trainer(
+            model=model,
+            args=settings,
+            train_dataset=rows,
+            data_collator=lambda chosen: collate([pairs[one["pair"]] for one in chosen]),
+            processing_class=tokenizer,
+        )
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     return trainer

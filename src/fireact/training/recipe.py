@@ -19,6 +19,8 @@ KINDS = ("lora", "int8-lora", "qlora", "full")
 """LoRA on the weights as they are, on 8-bit weights (the paper), on 4-bit weights; and no adapter: all weights."""
 ADAPTED = ("lora", "int8-lora", "qlora")
 QUANTISED = ("int8-lora", "qlora")
+UPPERMOST = 10
+"""Blocks that are trained where a recipe does not say how many, as far as there are so many."""
 TRAIN_ON = ("student", "all")
 """The student's own words, or every token: questions, observations and the chat template's too."""
 
@@ -28,7 +30,7 @@ class Recipe:
     """LoRA (Hu et al. 2021) on the upper blocks, by default. Raises ConfigError for a senseless value.
 
     ``kind`` is one of ``KINDS``; ``targets`` are the names of the linear layers that are adapted (all when empty), and
-    ``blocks`` is how many of the uppermost blocks are trained; 0 means all. ``batch_size`` is trajectories an optimizer
+    ``blocks`` is how many of the uppermost blocks are trained; 0 means all, None (left out) the upper ``UPPERMOST``, or all where there are fewer. ``batch_size`` is trajectories an optimizer
     step, of which ``micro_batch`` (0: all) are computed at a time. ``max_length`` is in tokens a sample (longer ones
     are left out). ``warmup`` below 1 is a share of all steps, from 1 on a number of steps. A checkpoint is written
     every ``save_every`` steps. ``validation`` is the share of questions that is kept out to measure on after each epoch;
@@ -44,7 +46,7 @@ class Recipe:
     alpha: int = 32
     dropout: float = 0.0
     targets: Sequence[str] = ()
-    blocks: int = 10
+    blocks: int | None = None
     learning_rate: float = 1e-3
     epochs: int = 3
     batch_size: int = 4
@@ -73,7 +75,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("blocks", "micro_batch", "patience", "seed"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be 0 or more.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"recipe: learning_rate is {self.learning_rate}; it must be between 0 and 1.")
@@ -83,6 +85,16 @@ class Recipe:
         if self.warmup < 0 or (self.warmup > 1 and self.warmup % 1):
             raise ConfigError(f"recipe: warmup is {self.warmup}; it must be a share below 1 or a number of steps.")
 
+    def trained(self, blocks: int) -> int:
+        """How many blocks are trained of a student that has ``blocks``. Raises ConfigError for more than there are."""
+        if self.blocks is None:
+            return min(UPPERMOST, blocks)
+        if self.blocks > blocks:
+            raise ConfigError(
+                f"recipe: blocks is {self.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
+            )
+        return self.blocks or blocks
+
     def _check_type(self, name: str, wanted: str) -> None:
         """A file of settings may hold anything: ``epochs = 2.5``, ``rank = true``, ``learning_rate = "2e-3"``."""
         value = getattr(self, name)
@@ -90,6 +102,9 @@ class Recipe:
             if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
                 raise ConfigError(f"recipe: targets is {value!r}; it must be a list of names of layers.")
             return
+        if value is None and wanted.endswith("None"):
+            return
+        wanted = wanted.removesuffix(" | None")
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}[wanted]
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise ConfigError(f"recipe: {name} is {value!r}; it must be of type {wanted}.")

@@ -19,9 +19,10 @@ from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, schema
 from fireact.render.tokens import Chat
-from fireact.store import CONFIG, RunDir, absolute, read_config, read_trajectories
-from fireact.training.launch import launched, shipped
+from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, read_manifest, read_trajectories
+from fireact.training.launch import launched, lend, machine_rank, shipped
 from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.trackers import check_trackers
 from fireact.training.validation import BEST
 from fireact.types import Renderer, Trajectory
 
@@ -62,6 +63,9 @@ class TrainConfig:
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run goes on from its last checkpoint."""
+    check_trackers(config.report_to)
+    if number := machine_rank(config.accelerate):
+        return _lent(config, out, number=number, progress=progress)
     with RunDir(out, verb="train", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
@@ -75,6 +79,16 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         manifest = run.finish(**named, adapter_sha256=weights_hash(weights), **facts)
         shutil.rmtree(run.path / BEST, ignore_errors=True)
         return manifest
+
+
+def _lent(config: TrainConfig, out: Path, *, number: int, progress: Progress) -> dict[str, Any]:
+    """What a machine other than the first does; what was trained lies where the first machine's run is."""
+    if (out / MANIFEST).is_file():  # on a shared disk: done already
+        return read_manifest(out)
+    lend(out, asdict(config), processes=config.processes, accelerate=config.accelerate)
+    release_memory()
+    progress.say(f"train: machine {number} is done; the run is complete in the directory of machine 0")
+    return {"verb": "train", "machine_rank": number}
 
 
 def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -156,7 +170,7 @@ def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Sche
                 f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
             )
     own = trajectory.meta.get("tools") if renderer.native else None
-    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools))
+    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools), trajectory.key)
 
 
 def weights_hash(directory: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Encoder:
 
     def samples(self, chat: Chat) -> list[Sample]:
         """The samples of a chat: one, or one a step where the template rewrites what came before."""
-        made = encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        found = encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        made = [replace(sample, key=chat.key) for sample in found]
         if not self.everything:
             return made
         if len(made) > 1:
@@ -53,7 +54,7 @@ class Encoder:
                 "the student's chat template rewrites earlier turns, so a trajectory is one sample a step and its "
                 'observations would be trained once a step. Leave train_on = "all" out, or choose --renderer alpaca.'
             )
-        return [Sample(sample.input_ids, (IGNORED, *sample.input_ids[1:])) for sample in made]
+        return [replace(sample, labels=(IGNORED, *sample.input_ids[1:])) for sample in made]
 
     def all(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
         """The samples of all chats, and how many chats are one sample a step."""

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, ProviderError, missing_extra
-from fireact.models.weights import student_directory
+from fireact.errors import ConfigError, missing_extra
+from fireact.models.weights import ends_of, loading, student_directory
 from fireact.training.loss import device
 from fireact.training.memory import need_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
@@ -25,11 +25,12 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
     except ImportError as error:
         raise missing_extra(error.name or "trl", "train") from error
     place = student_directory(student)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     options = _quantised(kind) if kind in QUANTISED else {"dtype": torch.float32}
-    need_weights(place, kind)
-    model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
-    return model, tokenizer, _ends(model.generation_config.eos_token_id, tokenizer)
+    with loading(place):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        need_weights(place, kind)
+        model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
+    return model, tokenizer, ends_of(model.generation_config.eos_token_id, tokenizer)
 
 
 def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
@@ -50,22 +51,13 @@ def load_tokenizer(student: str) -> tuple[Any, set[int]]:
     except ImportError as error:
         raise missing_extra("transformers", "train") from error
     place = student_directory(student)
-    try:
+    with loading(place):
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         try:
             eos = transformers.GenerationConfig.from_pretrained(place).eos_token_id
         except OSError:  # a model without generation settings ends where its config says
             eos = transformers.AutoConfig.from_pretrained(place).get_text_config().eos_token_id
-    except (OSError, ValueError) as error:
-        raise ProviderError(
-            f"transformers cannot load the tokenizer of {place!r} ({str(error).splitlines()[0]}). "
-            "Give a directory that save_pretrained wrote, or check the hub id and the connection."
-        ) from error
-    return tokenizer, _ends(eos, tokenizer)
-
-
-def _ends(eos: Any, tokenizer: Any) -> set[int]:
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    return tokenizer, ends_of(eos, tokenizer)
 
 
 def _quantised(kind: str) -> dict[str, Any]:
@@ -105,11 +97,7 @@ def on_device(model: Any, kind: str) -> Any:
 def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
     """The model with what the recipe trains made trainable, and how many lower blocks stay as they are."""
     blocks = model.config.get_text_config().num_hidden_layers
-    if recipe.blocks > blocks:
-        raise ConfigError(
-            f"recipe: blocks is {recipe.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
-        )
-    frozen = blocks - (recipe.blocks or blocks)
+    frozen = blocks - recipe.trained(blocks)
     trained = _lora(model, recipe, frozen, blocks) if recipe.kind in ADAPTED else _full(model, frozen)
     if not any(parameter.requires_grad for parameter in trained.parameters()):
         raise ConfigError(

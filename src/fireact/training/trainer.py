@@ -10,37 +10,40 @@ curve is that of one process, whether each holds all weights or a part of them (
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, DataError, FireactError, unknown
+from fireact.errors import ConfigError, DataError, FireactError
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
 from fireact.render.tokens import Chat, Sample, spans
 from fireact.training.batches import Batch, padding, pieces, plan, widest
-from fireact.training.checkpoints import last_whole
+from fireact.training.checkpoints import disk_gb, last_whole, taken_gb
 from fireact.training.curve import LOG, Curve
-from fireact.training.loss import TargetLoss, device, has_bfloat16
-from fireact.training.memory import cuda_gb, need_room
-from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.loss import KEPT, TargetLoss, device, has_bfloat16
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, ran_out
+from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
 from fireact.training.sharding import gathered, shard_on_cpu, sharded
 from fireact.training.student import adapt, load_student, on_device
+from fireact.training.trackers import below, check_trackers, named
 from fireact.training.validation import VALIDATED, Validation
 from fireact.types import Renderer
 
 CHECKPOINTS = "checkpoints"
-TRACKERS = ("trackio", "mlflow", "tensorboard", "wandb")
+BESIDE = (
+    "beside the training steps (which name their samples): while validation was measured, or what the frozen blocks make was "
+    "kept. Set micro_batch = 1 in the recipe and run again; what was trained so far is kept. Where it is 1 already, train anew "
+    "with a smaller max_length or fewer samples."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +111,9 @@ def fine_tune(
         if dropped:
             progress.say(f"train: {dropped} samples of over {recipe.max_length} tokens are left out")
         progress.sample(spans(fitting[0], tokenizer))
-        run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
-        with memory_kept_in_bounds():
+        with memory_kept_in_bounds(BESIDE):
+            run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
             return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
-
-
-@contextmanager
-def memory_kept_in_bounds() -> Iterator[None]:
-    """Answer memory that runs out beside the steps (which name their samples), as where validation is measured."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ConfigError(
-            "memory ran out beside the training steps: while validation was measured, or what the frozen blocks make was kept. "
-            "Set micro_batch = 1 in the recipe and run again; what was trained so far is kept."
-        ) from error
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError for a tracker that is not known or not installed."""
-    for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed; --report-to {name} needs it. Run: pip install {name}")
 
 
 def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
@@ -144,7 +124,7 @@ def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
         )
     if not all(sample.targets for sample in fitting):
         raise DataError(
-            "a sample has no token that is trained: its trajectory has no step. Filter with --where finished."
+            "a sample has no token that is trained: no step of its trajectory is learnt. Filter with --where finished."
         )
 
 
@@ -172,14 +152,20 @@ class _Run:
         self.batches = plan(self.lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
         self.limit = widest(self.batches, self.lengths, size=recipe.micro_batch)
         self.model, frozen = adapt(model, recipe)
+        blocks = model.config.get_text_config().num_hidden_layers
+        if recipe.blocks is None and blocks < UPPERMOST:
+            self.progress.say(
+                f"train: the student has {blocks} blocks, fewer than {UPPERMOST}; all of them are trained"
+            )
         self.sharded = sharded()
         if self.sharded:
             frozen = 0  # halves would go past what puts the weights together, so the whole model runs
         self.need_room(frozen)
+        self.need_disk()
         if not self.sharded:
             on_device(self.model, recipe.kind)
         self.checkpoint, self.done = last_whole(out / CHECKPOINTS)
-        self.loss = TargetLoss(self.model, samples, frozen=frozen)
+        self.loss = TargetLoss(self.model, samples, frozen=frozen, at_a_time=recipe.micro_batch or KEPT)
         self.validation = (
             Validation(
                 self.model,
@@ -210,6 +196,12 @@ class _Run:
             available=None if on_cpu else cuda_gb,
         )
 
+    def need_disk(self) -> None:
+        """Raise ConfigError when checkpoints and weights would not fit on the disk, beside those that lie there."""
+        trained = sum(one.numel() for one in self.model.parameters() if one.requires_grad)
+        saved = trained if self.recipe.kind in ADAPTED else sum(one.numel() for one in self.model.parameters())
+        need_disk(self.out, gigabytes=max(0.1, disk_gb(saved=saved, trained=trained) - taken_gb(self.out)))
+
     def part(self, batch: Batch, *, rank: int | None = None) -> list[Batch]:
         """What a process (default: this one) computes of a batch, piece by piece."""
         mine = batch[self.rank if rank is None else rank :: self.processes]
@@ -235,6 +227,8 @@ class _Run:
 
     def train(self, *, report_to: Sequence[str], dropped: int, rewritten: int) -> TrainStats:
         trainer = build_trainer(self, report_to=report_to)
+        if self.processes > 1:
+            self.agree()
         curve = (
             Curve(self.out / LOG, self.batches, self.samples, self.progress, done=self.done) if not self.rank else None
         )
@@ -255,6 +249,19 @@ class _Run:
             self.validation.keep_best(weights_directory(self.out, self.recipe))
         return self.stats(seconds, curve, steps=trainer.state.global_step, dropped=dropped, rewritten=rewritten)
 
+    def agree(self) -> None:
+        """Raise DataError where the processes would go on from different steps, as on machines that share no disk."""
+        import torch
+
+        steps = torch.tensor([self.done, -self.done], device=self.loss.device)
+        torch.distributed.all_reduce(steps, op=torch.distributed.ReduceOp.MAX)
+        most, least = int(steps[0]), -int(steps[1])
+        if most != least:
+            raise DataError(
+                f"the processes find different checkpoints in {self.out}: of step {least} and of step {most}. To go on with a "
+                "run of several machines, give all of them one directory on a shared disk."
+            )
+
     def save(self, directory: Path) -> None:
         """Write what is trained: the adapter, or the whole model and its tokenizer. All processes call it, one writes."""
         weights = gathered(self.model, trained=self.recipe.kind in ADAPTED) if self.sharded else None
@@ -266,33 +273,36 @@ class _Run:
 
     def step(self, batch: Batch, *, number: int, backward: Callable[[Any], None]) -> float:
         """Gradients of the mean loss over a batch, computed piece by piece; returns the loss."""
-        import torch
-
         targets, summed = self.loss.targets(batch), 0.0
         for piece, weight in self.turns(batch):
             try:
                 loss = self.loss.total(piece) / targets
                 backward(loss * weight)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 raise self.out_of_memory(piece, number) from error
-            except RuntimeError as error:
-                if "memory" in str(error):
-                    raise self.out_of_memory(piece, number) from error
-                raise
             summed += loss.item() if weight else 0.0
         if self.processes > 1:
             summed = self.gather(summed)
         if not math.isfinite(summed):
             raise self.no_number(batch, f"the loss is {summed}", number)
-        if not self.sharded and not self.sound_gradients():
+        if not self.sound_gradients():
             raise self.no_number(batch, f"the loss is {summed:.4g} and its gradient is no number", number)
         return summed
 
     def sound_gradients(self) -> bool:
-        """Whether all gradients are numbers: else the next step would fail, and blame its own batch."""
+        """Whether all gradients, in all processes, are numbers: else the next step would fail, and blame its own batch."""
         import torch
 
-        return all(bool(torch.isfinite(one.grad).all()) for one in self.model.parameters() if one.grad is not None)
+        found = [one.grad for one in self.model.parameters() if one.grad is not None]
+        here = [one.to_local() if hasattr(one, "to_local") else one for one in found]
+        sound = all(bool(torch.isfinite(one).all()) for one in here)
+        if not self.sharded:
+            return sound
+        least = torch.tensor(float(sound), device=self.loss.device)
+        torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
+        return bool(least.item())
 
     def gather(self, loss: float) -> float:
         """Add the gradients (spread ones are added up already) and the loss of all processes up."""
@@ -322,10 +332,11 @@ class _Run:
     def no_number(self, batch: Batch, said: str, number: int) -> FireactError:
         """The error for a loss or gradient that is no number; the batch that made it is written down."""
         path = self.out / "bad-batch.json"
-        texts = [self.tokenizer.decode(self.samples[index].input_ids) for index in batch]
-        path.write_text(
-            json.dumps({"step": number, "samples": list(batch), "texts": texts}, indent=2, ensure_ascii=False)
-        )
+        chosen = [self.samples[index] for index in batch]
+        episodes, texts = [one.key for one in chosen], [self.tokenizer.decode(one.input_ids) for one in chosen]
+        row = {"step": number, "samples": list(batch), "episodes": episodes, "texts": texts}
+        if not self.rank:
+            path.write_text(json.dumps(row, indent=2, ensure_ascii=False))
         return FireactError(f"{said} at step {number}. The batch that made it is in {path}. Lower the learning rate.")
 
     def stats(self, seconds: float, curve: Curve | None, *, steps: int, dropped: int, rewritten: int) -> TrainStats:
@@ -390,6 +401,10 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
                 self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, height)
             return self.lr_scheduler
 
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            measured = run.validation.at(self.state.global_step) if run.validation is not None else None
+            super().log({**logs, **(named(measured) if measured and "loss" in logs else {})}, start_time)
+
     class Measure(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if run.validation is not None and state.global_step % epoch == 0:
@@ -397,13 +412,14 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
                 if run.validation.measure(step=state.global_step, epoch=number, save=run.save):
                     control.should_training_stop = True
 
-    trainer = Trainer(
-        model=run.model,
-        args=SFTConfig(**_settings(run, report_to)),
-        train_dataset=plan_of_batches,
-        data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
-        processing_class=run.tokenizer,
-    )
+    with below(run.out):
+        trainer = Trainer(
+            model=run.model,
+            args=SFTConfig(**_settings(run, report_to)),
+            train_dataset=plan_of_batches,
+            data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
+            processing_class=run.tokenizer,
+        )
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Measure())
@@ -412,7 +428,6 @@ def build_trainer(run: _Run, *, report_to: Sequence[str] = ()) -> Any:
 
 def _settings(run: _Run, report_to: Sequence[str]) -> dict[str, Any]:
     recipe = run.recipe
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.out / "tensorboard"))
     return {
         "output_dir": str(run.out / CHECKPOINTS),
         "run_name": run.out.name,

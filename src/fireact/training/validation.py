@@ -38,7 +38,7 @@ class Validation:
         done: int,
         write: bool = True,
     ) -> None:
-        self.loss = TargetLoss(model, samples, frozen=frozen)
+        self.loss = TargetLoss(model, samples, frozen=frozen, at_a_time=batch_size)
         self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0)
         self.model, self.out, self.patience, self.progress, self.write = model, out, patience, progress, write
         self.rows = cut(out / VALIDATION, done=done, write=write)
@@ -79,6 +79,10 @@ class Validation:
     def kept(self) -> dict[str, Any]:
         """What was measured of the weights that are kept: the best epoch's with patience, else the last one's."""
         return (self.best if self.patience else self.rows[-1]) if self.rows else {}
+
+    def at(self, step: int) -> dict[str, Any] | None:
+        """What was measured after a step; None where nothing was."""
+        return self.rows[-1] if self.rows and self.rows[-1]["step"] == step else None
 
     @property
     def best(self) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Options of ``fireact train``: used or refused, whichever way it trains."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fireact import cli, options
+from fireact.errors import ConfigError
+
+EVERYWHERE = {"context", "data", "out", "force", "as_json", "dry_run"}
+GIVEN = {
+    "student": ["--student", "nosuch"], "recipe": ["--recipe", "default"], "renderer": ["--renderer", "react"],
+    "tool": ["--tool", "search"], "kind": ["--kind", "full"], "rank": ["--rank", "99"], "blocks": ["--blocks", "2"],
+    "learning_rate": ["--lr", "0.1"], "batch_size": ["--batch-size", "2"], "micro_batch": ["--micro-batch", "1"],
+    "max_length": ["--max-length", "9"], "validation": ["--validation", "0.2"], "patience": ["--patience", "1"],
+    "report_to": ["--report-to", "bogus"], "preference": ["--preference", "x"], "launch": ["--launch", "2"],
+    "budget": ["--budget", "5usd"], "price": ["--price", "1"],
+}  # fmt: skip
+WAYS = {
+    "--preference": (["--preference", "x"], options.PREFERENCE),
+    "--hosted": (["--hosted", "openai:x"], options.HOSTED),
+    "training here": ([], options.IMITATION),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "option"), [(way, name) for way, (_, unused) in WAYS.items() for name in unused], ids=lambda one: str(one)
+)
+def test_an_option_that_would_be_ignored_is_refused_with_the_reason(way: str, option: str, tmp_path: Path) -> None:
+    chosen, unused = WAYS[way]
+    arguments = ["train", "data.jsonl", *chosen, *GIVEN[option], "-o", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(done.exception, ConfigError) and not (tmp_path / "run").exists()
+    named = GIVEN[option][0]
+    assert str(done.exception) == f"{way} does not use {named}: {unused[option]}. Leave {named} out."
+
+
+def test_every_option_is_used_or_refused() -> None:
+    known = set(inspect.signature(cli.train).parameters) - EVERYWHERE
+    used = {"preference", "learning_rate", "epochs", "batch_size", "micro_batch", "max_length", "seed", "report_to"}
+    assert used | set(options.PREFERENCE) == known - {"hosted"}
+    assert {"hosted", "epochs", "seed", "budget", "price"} | set(options.HOSTED) == known
+
+
+def test_what_preference_uses_becomes_its_settings(tmp_path: Path) -> None:
+    import json
+
+    arguments = ["train", "data.jsonl", "--preference", "run", "--lr", "0.1", "--epochs", "5", "--batch-size", "6"]
+    arguments += ["--micro-batch", "3", "--max-length", "99", "--seed", "7", "--report-to", "tensorboard", "--dry-run"]
+    settings = json.loads(CliRunner().invoke(cli.app, [*arguments, "-o", str(tmp_path / "run")]).stdout)["settings"]
+    wanted = {"learning_rate": 0.1, "epochs": 5, "batch_size": 6, "micro_batch": 3, "max_length": 99, "seed": 7}
+    assert wanted.items() <= settings.items() and settings["report_to"] == ["tensorboard"]
