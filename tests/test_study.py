@@ -182,14 +182,14 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     done: Done, base: str, tmp_path: Path
 ) -> None:
     first, *_ = done
-    broken = '\n[[cells]]\nname = "broken"\nbase = "no-such-model"\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
+    broken = '\n[[cells]]\nname = "broken"\nmixture = "hop"\nsize = 14\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
     config = written(tmp_path, base, STUDY + broken)
     shared, notes = StudyConfig(config.study, stages=str(first)), Notes()
-    with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*no-such-model"):
+    with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*14 trajectories asked for"):
         study(shared, tmp_path / "out", progress=notes)
-    assert notes.started == ["train", "eval"]  # of the longer one
+    assert notes.started == ["mix", "train", "eval"]  # the broken mixture, and what the longer one needs
     found = {row["cell"]: row for row in rows(tmp_path / "out")}
-    assert "no-such-model" in found["broken"]["error"] and "results" in found["longer"]
+    assert "14 trajectories asked for" in found["broken"]["error"] and "results" in found["longer"]
     assert "- broken: " in (tmp_path / "out" / "tables.md").read_text()
     assert not (tmp_path / "out" / "manifest.json").exists()
     command = [
@@ -287,6 +287,120 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         read_study(str(tmp_path / "mine.toml"))
 
 
+SMALL = """
+title = "Small"
+[shared]
+base = "scripted:expert"
+tasks = ["geo-hop"]
+n = 5
+[axes]
+size = [4, 8]
+[collect.hop]
+plan = { "geo-hop/react" = 20 }
+[mixtures.hop]
+from = ["hop"]
+[[cells]]
+name = "asked"
+[[cells]]
+name = "{size}"
+axes = ["size"]
+mixture = "hop"
+base = "smollm2-135m"
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("n = 5", 'n = "abc"', "shared.n is 'abc'; it must be a whole number"),
+        ("n = 5", "n = true", "shared.n is True"),
+        ("n = 5", "n = 5\nblocks = [1]", r"shared.blocks is \[1\]; it must be a whole number"),
+        ("n = 5", 'n = 5\ntemperature = "x"', "shared.temperature is 'x'; it must be a number"),
+        ("n = 5", 'n = 5\nseed = "x"', "shared.seed"),
+        ('["geo-hop"]', '"geo-hop"', "shared.tasks is 'geo-hop'; it must be a list, each of it a text"),
+        ("n = 5", 'n = 5\ntools = "search"', "shared.tools is 'search'"),
+        ("size = [4, 8]", "size = 100", "axes.size is 100; it must be a list"),
+        ("size = [4, 8]", 'size = "abc"', "axes.size is 'abc'"),
+        ("size = [4, 8]", 'size = [4, "abc"]', r"axes.size \(number 2\).size is 'abc'"),
+        ("size = [4, 8]", "size = [{ label = [1], size = 4 }]", "label"),
+        ("[axes]\nsize = [4, 8]\n", "", "unknown axis"),
+        ('from = ["hop"]', 'from = "hop"', "mixtures.hop.from is 'hop'; it must be a list"),
+        ('from = ["hop"]', 'from = ["hop"]\nseed = "x"', "mixtures.hop.seed is 'x'"),
+        ('from = ["hop"]', 'form = ["hop"]', "Did you mean 'from'"),
+        ('from = ["hop"]', "from = []", "mixtures.hop has no data"),
+        ('[mixtures.hop]\nfrom = ["hop"]', "[mixtures]\nhop = 3", "mixtures.hop is 3; it must be a table"),
+        ('"geo-hop/react" = 20', '"geo-hop/react" = "x"', "collect.hop.plan.geo-hop/react is 'x'"),
+        ('title = "Small"', "title = 3", "title is 3; it must be a text"),
+        ('title = "Small"', 'title = "a"\nnotes = "abc"', "notes is 'abc'; it must be a list"),
+        ('title = "Small"', 'title = "a"\nsizes = 3', "sizes is 3"),
+        ('title = "Small"', 'title = "a"\nsizes.small = 3', "sizes.small is 3"),
+        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = "y"}]', r"paper \(number 1\).value is 'y'"),
+        ('title = "Small"', 'title = "a"\nrates = { train_tokens = "x" }', "rates.train_tokens is 'x'"),
+        ('title = "Small"', 'title = "a"\nprices = { machine_hour = { value = "x", source = "" } }', "machine_hour.value"),
+        ('name = "asked"', 'name = "asked"\nexclude = [3]', r"exclude \(number 1\) is 3; it must be a table"),
+        ('name = "asked"', "name = 3", "name is 3"),
+        ('name = "asked"', 'name = "asked"\naxes = "size"', "axes is 'size'"),
+        ('name = "asked"', 'name = "asked"\nmixture = "m"', "Did you mean|Known: hop"),
+        # of the right type, and nothing stands behind it
+        ('["geo-hop"]', '["geo-hip"]', "Did you mean 'geo-hop'"),
+        ('["geo-hop"]', '["geo-hop", "geo-hop"]', "same name"),
+        ('["geo-hop"]', "[]", "tasks is empty"),
+        ("n = 5", "n = 5000", "5000 questions of geo-hop .* test has 2"),
+        ("n = 5", "n = -3", "-3 questions"),
+        ("n = 5", 'n = 5\ntools = ["serch"]', "Did you mean 'search'"),
+        ("n = 5", 'n = 5\ntools = ["search:/no/such.jsonl"]', "no/such"),
+        ("n = 5", 'n = 5\nnoise = "none=2"', "probability '2'"),
+        ("n = 5", 'n = 5\nnoise = "noon=0.2"', "Did you mean 'none'"),
+        ("n = 5", 'n = 5\nsplit = "tets"', "split 'tets'"),
+        ("n = 5", 'n = 5\norder = "odd"', "order 'odd'"),
+        ("n = 5", 'n = 5\nbudget = "much"', "much"),
+        ("n = 5", 'n = 5\nmethod = "raect"', "Did you mean 'react'"),
+        ("scripted:expert", "scripted:export", "scripted:expert"),
+        ("scripted:expert", "smollm3-135m", "Did you mean 'smollm2-135m'"),
+        ("smollm2-135m", "openai:gpt-4o", "cannot be fine-tuned"),
+        ('from = ["hop"]', 'from = ["hopp"]', "'hopp', which is neither"),
+        ('from = ["hop"]', 'from = ["hop"]\nwhere = ["corect"]', "corect"),
+        ('from = ["hop"]', 'from = ["hop"]\ntake = { "geo-hop/cot" = 3 }', "geo-hop/cot"),
+        ('from = ["hop"]', 'from = ["hop"]\nweights = { "geo-hop/cot" = 0.3 }', "geo-hop/cot"),
+        ("size = [4, 8]", "size = [4, 80]", "80 trajectories .* no more than 20"),
+        ('"geo-hop/react" = 20', '"geo-hop/react" = 20000', "20000 questions of geo-hop"),
+        ('"geo-hop/react" = 20', '"geo-hop/raect" = 20', "Did you mean 'react'"),
+        ("= 20 }", '= 20 }\nteacher = "nobody"', "unknown model 'nobody'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_before_anything_is_run(before: str, after: str, said: str, tmp_path: Path) -> None:
+    assert before in SMALL
+    (tmp_path / "mine.toml").write_text(SMALL.replace(before, after))
+    config = StudyConfig(str(tmp_path / "mine.toml"))
+    for refusing in (plan, study):
+        with pytest.raises(FireactError, match=said):
+            refusing(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sound_file_is_planned_without_keys_and_run_with_them_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "SERPAPI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    sound = SMALL.replace("n = 5", 'n = 5\ntools = ["noise:none=0.5:serpapi"]')
+    (tmp_path / "mine.toml").write_text(sound)
+    config = StudyConfig(str(tmp_path / "mine.toml"))
+    assert plan(config, tmp_path / "out")["there"] == 0
+    with pytest.raises(FireactError, match="SERPAPI_API_KEY"):
+        study(config, tmp_path / "out")
+
+
+def test_what_nothing_uses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SMALL)
+    with pytest.raises(ConfigError, match=r"'foo'.*Known: none"):
+        plan(StudyConfig(str(tmp_path / "mine.toml"), values={"foo": "1"}), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"size .*'big'.*Known: small"):
+        read_study(str(tmp_path / "mine.toml"), size="big")
+    with pytest.raises(ConfigError, match="Did you mean 'data'"):
+        plan(StudyConfig("real-hotpotqa", values={"dat": "1"}), tmp_path / "out")
+
+
 def test_a_size_that_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigError, match="small"):
         read_study("scaling", size="smal")
@@ -339,7 +453,8 @@ def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("size", ["small", "paper"])
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for variable in ("OPENAI_API_KEY", "SERPAPI_API_KEY", "FIREACT_DATA"):
+        monkeypatch.delenv(variable, raising=False)
     config = StudyConfig(name, size=size)
     expected = plan(config, tmp_path / "none")
     found = read_study(name, size=size)

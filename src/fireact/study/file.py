@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fireact.errors import ConfigError, unknown
+from fireact.study.shape import fit
 
 TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates")
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
@@ -107,14 +108,19 @@ def shipped() -> list[str]:
 def read_study(name: str, *, size: str = "small") -> StudyFile:
     """A shipped study by name, or one from a TOML file, at one of its sizes. Raises ConfigError."""
     values = _values(name)
-    _known(values, KEYS, f"setting of the study {name}")
+    where = f"the study {name}"
+    _known(values, KEYS, f"setting of {where}")
     sizes = values.pop("sizes", {})
-    if sizes and size not in sizes:
-        raise unknown(f"size of the study {name}", size, sizes)
+    fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
+    if size not in (sizes or ("small",)):
+        raise unknown(f"size of {where}", size, sizes or ("small",))
     _known(sizes.get(size, {}), (*TABLES, "notes"), f"setting of the size {size}")
     merged = _laid_over(values, sizes.get(size, {}))
+    kinds = get_type_hints(StudyFile)
+    for key, value in merged.items():
+        fit(value, kinds[key], f"{where}: {key}")
     if "title" not in merged or not merged.get("cells"):
-        raise ConfigError(f"the study {name} has no title or no [[cells]]. Give both.")
+        raise ConfigError(f"{where} has no title or no [[cells]]. Give both.")
     return StudyFile(**{**merged, "name": Path(name).stem, "size": size, **_built(merged, name)})
 
 
@@ -123,26 +129,15 @@ def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     prices, rates = values.get("prices", {}), values.get("rates", {})
     _known(prices, PRICES, f"price of the study {name}")
     _known(rates, RATES, f"rate of the study {name}")
-    plots = [_made(Plot, row, f"[[plots]] of {name}") for row in values.get("plots", [{}])]
+    plots = [Plot(**row) for row in values.get("plots", [{}])]
     for plot in plots:
         if plot.kind not in ("bars", "curve") or (plot.kind == "curve") != bool(plot.x):
             raise ConfigError(f'the study {name}: a plot is kind = "bars", or kind = "curve" with x = an axis; {plot}.')
     return {
-        "paper": tuple(_made(Figure, row, f"[[paper]] of {name}") for row in values.get("paper", ())),
-        "prices": {key: _made(Price, row, f"[prices] of {name}") for key, row in prices.items()},
+        "paper": tuple(Figure(**row) for row in values.get("paper", ())),
+        "prices": {key: Price(**row) for key, row in prices.items()},
         "plots": tuple(plots),
     }
-
-
-def _made(kind: type[Any], row: Any, where: str) -> Any:
-    names = [entry.name for entry in fields(kind)]
-    if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: {row!r} is no table with {', '.join(names)}.")
-    _known(row, names, f"setting in {where}")
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {dict(row)} lacks something ({error}).") from error
 
 
 def _known(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:

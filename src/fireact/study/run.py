@@ -17,17 +17,18 @@ from typing import Any
 from fireact import jsonl
 from fireact.collection import collect
 from fireact.data import mix
-from fireact.errors import ConfigError, FireactError
+from fireact.errors import ConfigError, FireactError, unknown
 from fireact.evaluation.run import evaluate
 from fireact.progress import SILENT, Progress
-from fireact.store import MANIFEST, RunDir, absolute
+from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config
 from fireact.study.cells import Cell, cells
 from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
 from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
 from fireact.study.plots import draw
+from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
-from fireact.study.stages import Resolver, Stage, absent
+from fireact.study.stages import Resolver, Stage, absent, wanted
 from fireact.study.tables import tables
 from fireact.training.run import train
 
@@ -62,7 +63,9 @@ def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Prog
     """Run what is missing and return the manifest. Raises FireactError that names the cells which failed."""
     matrix = Matrix.read(config)
     matrix.refuse_absent()
-    free = ("stages", *(f"values.{name}" for name in config.values))
+    refuse(matrix.chains, config.root(out), whole=True)
+    before = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
+    free = ("stages", *(f"values.{name}" for name in {**before, **config.values}))
     with RunDir(out, verb="study", settings=asdict(config), force=force, free=free) as run:
         (out / MANIFEST).unlink(missing_ok=True)  # a file that was changed has other cells
         runner = Runner(matrix, config.root(out), out, progress)
@@ -92,6 +95,9 @@ class Matrix:
     def read(cls, config: StudyConfig) -> Matrix:
         """Raises ConfigError for whatever in the file cannot be used."""
         found = read_study(config.study, size=config.size)
+        for name in config.values:
+            if name not in wanted(found):
+                raise unknown(f"--set of the study {found.name} at the size {found.size}:", name, wanted(found))
         resolver = Resolver(found, config.values)
         product = cells(found)
         chains = {cell.name: list(distinct(resolver.evaluation(cell).chain())) for cell in product}
@@ -233,6 +239,7 @@ def rates(matrix: Matrix, root: Path) -> Rates:
 def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
     """What ``study`` would do: each cell with its stages, what is there already, and what the rest will take."""
     matrix, root = Matrix.read(config), config.root(out)
+    refuse(matrix.chains, root, whole=False)
     known = rates(matrix, root)
     expected = {stage.key: forecast(stage, root, known) for stage in matrix.stages}
     seconds, all_seconds = at_least(one.seconds for one in expected.values())
