@@ -219,6 +219,79 @@ def test_a_dry_run_writes_nothing_and_knows_what_is_there(done: Done, base: str,
     assert more["stages"] - more["there"] == 3 and more["seconds"]["whole"] and more["seconds"]["known"] >= 0
 
 
+HOSTED = """
+title = "Hosted"
+[shared]
+base = "meta-llama/Llama-2-7b-chat-hf"
+tasks = ["hotpotqa"]
+split = "dev"
+n = 10
+tools = ["noise:none=0.1:serpapi"]
+[collect.hop]
+teacher = "openai:gpt-4o"
+plan = { "hotpotqa/react" = 100 }
+tools = ["serpapi"]
+[mixtures.hop]
+from = ["hop"]
+[[cells]]
+name = "tuned"
+mixture = "hop"
+epochs = 2
+[rates]
+train_examples = 5.0
+tuned_questions = 0.5
+[right]
+"hotpotqa/react" = 0.42
+[prices.search]
+value = 0.01
+source = "a list"
+[prices.machine_hour]
+value = 3.6
+source = "a list"
+"""
+
+
+def hosted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> dict[str, Any]:
+    for name in ("FIREACT_DATA", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    text = HOSTED
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "hosted.toml").write_text(text)
+    return plan(StudyConfig(str(tmp_path / "hosted.toml")), tmp_path / "none")
+
+
+def test_a_dry_run_counts_searches_machines_and_what_a_teacher_gets_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = hosted(tmp_path, monkeypatch)
+    stages = {one["stage"].partition("/")[0]: one for one in found["cells"][0]["stages"]}
+    assert found["searches"] == 3 * 110 and stages["eval"]["searches"] == 30
+    assert stages["train"]["seconds"] == 42 * 2 / 5 and stages["train"]["usd"] == pytest.approx(0.0168)  # 42 are right
+    assert stages["eval"]["seconds"] == 20 and stages["eval"]["usd"] == pytest.approx(0.3 + 0.02)
+    assert stages["collect"]["usd"] > 3 and found["usd"]["whole"]
+    assert found["seconds"]["unknown"] == ["collecting from openai:gpt-4o"]
+
+
+def test_what_is_not_known_is_named_and_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsearched = hosted(tmp_path, monkeypatch, ("[prices.search]", "[prices.teacher_question]"))
+    assert unsearched["usd"]["unknown"] == ["what a search costs"]
+    slow = hosted(tmp_path, monkeypatch, ("train_examples = 5.0", '"train_examples:full" = 5.0'))
+    assert slow["usd"]["unknown"] == ["the machine for training meta-llama/Llama-2-7b-chat-hf"]
+    full = hosted(
+        tmp_path,
+        monkeypatch,
+        ("train_examples = 5.0", '"train_examples:full" = 7'),
+        ("epochs = 2", 'epochs = 2\nkind = "full"'),
+    )
+    assert full["usd"]["whole"] and full["cells"][0]["stages"][2]["seconds"] == 12
+    unmeasured = hosted(tmp_path, monkeypatch, ('"hotpotqa/react" = 0.42', '"hotpotqa/cot" = 0.42'))
+    assert not unmeasured["training_tokens"]["whole"]
+    few = hosted(tmp_path, monkeypatch, ("epochs = 2", "epochs = 2\nsize = 50"))
+    assert few["short"] == ["all: 50 are wanted, and about 42 will be right"]
+
+
 def test_another_study_does_not_write_over_one(done: Done, base: str, tmp_path: Path) -> None:
     out, *_ = done
     with pytest.raises(FireactError, match="other settings"):
@@ -459,11 +532,15 @@ def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monk
     expected = plan(config, tmp_path / "none")
     found = read_study(name, size=size)
     assert expected["stages"] >= len(expected["cells"]) > 1
-    assert expected["usd"]["whole"] and found.asks.endswith("?") and found.source
+    assert found.asks.endswith("?") and found.source and not expected["short"]
     if size == "small":
-        assert expected["seconds"]["known"] <= 3600 and expected["usd"]["known"] == 0
+        assert expected["seconds"]["known"] <= 3600 and expected["usd"]["known"] <= (0.1 if name == "cost" else 0)
+        assert expected["usd"]["whole"] and (expected["seconds"]["whole"] or expected["needs"])
+    else:
+        assert all(part.startswith("the machine for ") for part in expected["usd"]["unknown"])
+        assert bool(expected["searches"]) == (not name.startswith("real-"))
     if size == "paper" and found.collect:
-        assert expected["usd"]["known"] > 1
+        assert expected["usd"]["known"] > 0.015 * expected["searches"] > 1
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -1,7 +1,7 @@
 """What an agent costs: its data (the waste of filtering apart), its training, each question; and when it has paid off.
 
 Invariant: all prices are the study file's, with their sources; where the teacher has a price of its own (tokens that were
-paid for), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
+paid for, and searches), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.store import read_trajectories
 from fireact.study.file import Price
-from fireact.study.results import Measured
+from fireact.study.results import Measured, calls_of_tools
+from fireact.study.stages import Stage, specific
+from fireact.types import Trajectory
 
 
 def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
@@ -21,20 +24,27 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     collected in vain. ``questions_to_break_even`` is how many questions the student must answer until data and training
     have cost less than asking the teacher.
     """
-    hour, asked = prices.get("machine_hour"), prices.get("teacher_question")
-    machine = None if hour is None else hour.value / 3600
+    asked = prices.get("teacher_question")
     results = next(iter((one.manifest("eval") or {})["results"].values()))
     seconds = float(results["seconds_per_question"])
-    serving = _times(seconds, machine)
+    evaluation = one.stages[-1]
+    serving = _sum(
+        _machine(evaluation, seconds, prices), _searched(evaluation, next(iter(one.episodes.values()), ()), prices)
+    )
     found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
     mixed, training = one.manifest("mix"), one.manifest("train")
     if mixed is None or training is None:
         return found
     used = sum(count["n"] for count in mixed["counts"].values())
-    share, episode_seconds, episode_usd = _collected(one, mixed["counts"])
+    share, episode_seconds, episode_usd = _collected(one, mixed["counts"], prices)
     teacher = episode_usd or (None if asked is None else asked.value)
     waste = None if share is None else used / share - used
-    data, train = _times(used, teacher), _times(float(training["training_seconds"]), machine)
+    data, train = (
+        _times(used, teacher),
+        _machine(
+            next(stage for stage in one.stages if stage.verb == "train"), float(training["training_seconds"]), prices
+        ),
+    )
     wasted = _times(waste, teacher)
     fixed = None if data is None or train is None else data + (wasted or 0.0) + train
     saved = None if teacher is None or serving is None else teacher - serving
@@ -53,7 +63,9 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     }
 
 
-def _collected(one: Measured, groups: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+def _collected(
+    one: Measured, groups: Mapping[str, Any], prices: Mapping[str, Price]
+) -> tuple[float | None, float | None, float | None]:
     """Of the collections behind a cell: the share of episodes that are right, and seconds and dollars of an episode."""
     collections: Sequence[Mapping[str, Any]] = one.collections()
     counts = [count for found in collections for name, count in found["counts"].items() if name in groups]
@@ -64,8 +76,29 @@ def _collected(one: Measured, groups: Mapping[str, Any]) -> tuple[float | None, 
     right = sum(count["correct"] for count in counts)
     costs = [found["usage"]["cost"] for found in collections]
     paid = None if any(cost is None for cost in costs) else sum(costs) / everything
+    for stage in (stage for stage in one.stages if stage.verb == "collect" and stage.pays_searches):
+        searched = list(read_trajectories(stage.path(one.root)))
+        paid = _sum(paid, _times(len(searched) / everything, _searched(stage, searched, prices)))
     seconds = sum(found["seconds"] for found in collections) / everything
     return right / episodes if right else None, seconds, paid
+
+
+def _machine(stage: Stage, seconds: float, prices: Mapping[str, Price]) -> float | None:
+    """What the machine of a stage costs for so many seconds."""
+    price = specific(prices, "machine_hour", stage)
+    return None if price is None else price.value * seconds / 3600
+
+
+def _searched(stage: Stage, episodes: Sequence[Trajectory], prices: Mapping[str, Price]) -> float | None:
+    """What an episode's searches cost: nothing where they are not paid for, None where that has no price."""
+    if not stage.pays_searches or not episodes:
+        return 0.0
+    price = prices.get("search")
+    return None if price is None else price.value * sum(map(calls_of_tools, episodes)) / len(episodes)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _times(amount: float | None, each: float | None) -> float | None:

@@ -10,11 +10,13 @@
     [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the rows of ours that it stands beside
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
-    [prices]                        NAME = {value, source}: machine_hour, teacher_question, in US dollars
-    [rates]                         what was measured before: train_tokens, prompted_questions, tuned_questions a second
+    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
+    [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
+    [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
     [sizes.SIZE]                    any of the tables above, laid over the file: tables are merged, all else is replaced
 
-``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
+A price or rate of one base, or of one kind of recipe, has that after a colon: "machine_hour:full". What a machine costs
+counts where there is a price of it. ``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
 Invariant: a file that was read holds no name that nothing stands behind. Nothing is run, and no data is read, here.
 """
 
@@ -31,10 +33,10 @@ from typing import Any, get_type_hints
 from fireact.errors import ConfigError, unknown
 from fireact.study.shape import fit
 
-TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates")
+TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates", "right")  # fmt: skip
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
-PRICES = ("machine_hour", "teacher_question")
-RATES = ("train_tokens", "prompted_questions", "tuned_questions")
+PRICES = ("machine_hour", "teacher_question", "search")
+RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class StudyFile:
     choice: Sequence[str] = ()
     prices: Mapping[str, Price] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[str, float] = field(default_factory=dict)
 
 
 def shipped() -> list[str]:
@@ -127,8 +130,8 @@ def read_study(name: str, *, size: str = "small") -> StudyFile:
 def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The tables that have a class of their own."""
     prices, rates = values.get("prices", {}), values.get("rates", {})
-    _known(prices, PRICES, f"price of the study {name}")
-    _known(rates, RATES, f"rate of the study {name}")
+    _known([key.partition(":")[0] for key in prices], PRICES, f"price of the study {name}")
+    _known([key.partition(":")[0] for key in rates], RATES, f"rate of the study {name}")
     plots = [Plot(**row) for row in values.get("plots", [{}])]
     for plot in plots:
         if plot.kind not in ("bars", "curve") or (plot.kind == "curve") != bool(plot.x):
@@ -140,7 +143,7 @@ def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _known(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+def _known(values: Iterable[str], known: Iterable[str], what: str) -> None:
     names = list(known)
     for key in values:
         if key not in names:

@@ -131,7 +131,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     return {
         "turns": statistics.fmean(turns),
         "turns_deviation": statistics.pstdev(turns),
-        "calls_of_tools": statistics.fmean(_calls(one) for one in scored),
+        "calls_of_tools": statistics.fmean(map(calls_of_tools, scored)),
         "used": {name: used[name] / len(scored) for name in sorted(used)},
         "usd_per_question": None if any(cost is None for cost in costs) else sum(c or 0.0 for c in costs) / len(scored),
         "noisy_steps": statistics.fmean(sum(step.noise is not None for step in one.steps) for one in scored),
@@ -148,7 +148,8 @@ def method_used(trajectory: Trajectory) -> str:
     return "reflexion" if any(_REFLECTS.search(step.thought) for step in steps) else "react"
 
 
-def _calls(trajectory: Trajectory) -> int:
+def calls_of_tools(trajectory: Trajectory) -> int:
+    """How many steps call a tool."""
     return sum(step.action is not None and step.action.name != FINISH for step in trajectory.steps)
 
 

@@ -24,7 +24,7 @@ from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config
 from fireact.study.cells import Cell, cells
 from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
-from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
+from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast, short
 from fireact.study.plots import draw
 from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
@@ -229,7 +229,7 @@ def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
 
 def rates(matrix: Matrix, root: Path) -> Rates:
     """The rates of all complete stages, beside those that the file has."""
-    found = Rates(shipped=matrix.study.rates)
+    found = Rates(matrix.study)
     for stage in matrix.stages:
         if stage.done(root):
             found.learn(stage, root)
@@ -243,7 +243,9 @@ def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
     known = rates(matrix, root)
     expected = {stage.key: forecast(stage, root, known) for stage in matrix.stages}
     seconds, all_seconds = at_least(one.seconds for one in expected.values())
-    dollars, all_dollars = at_least(one.dollars for one in expected.values())
+    unpriced = dict.fromkeys(part for one in expected.values() for part in one.unpriced)
+    untimed = dict.fromkeys(part for one in expected.values() for part in one.untimed)
+    mixtures = [stage for stage in matrix.stages if stage.verb == "mix"]
     tokens, all_tokens = at_least(one.tokens for one in expected.values())
     return {
         "study": matrix.study.name,
@@ -258,7 +260,13 @@ def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
         "there": sum(one.done for one in expected.values()),
         "episodes": sum(one.episodes for one in expected.values()),
         "training_tokens": {"known": tokens, "whole": all_tokens},
-        "usd": {"known": round(dollars, 2), "whole": all_dollars},
-        "seconds": {"known": round(seconds), "whole": all_seconds},
+        "searches": sum(one.searches for one in expected.values()),
+        "usd": {
+            "known": round(sum(one.dollars for one in expected.values()), 2),
+            "whole": not unpriced,
+            "unknown": list(unpriced),
+        },
+        "seconds": {"known": round(seconds), "whole": all_seconds, "unknown": list(untimed)},
+        "short": list(dict.fromkeys(said for one in mixtures for said in short(one, root, matrix.study.right))),
         "assumed": ASSUMED,
     }

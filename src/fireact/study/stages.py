@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from fireact import jsonl
 from fireact.collection import FREE as SAMPLED_FREELY
@@ -36,6 +36,7 @@ _FREE = {"collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY
 _CLASS: Mapping[str, type[Any]] = {
     "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "eval": EvalConfig,
 }  # fmt: skip
+T = TypeVar("T")
 PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 
 
@@ -72,11 +73,26 @@ class Stage:
             values["endpoint"] = Endpoint(**values["endpoint"])
         return _CLASS[self.verb](**values)
 
+    @property
+    def pays_searches(self) -> bool:
+        """Whether its searches are paid for one by one."""
+        return any(spec.rpartition(":")[2] == "serpapi" for spec in self.values.get("tools", ()))
+
     def chain(self) -> Iterator[Stage]:
         """The stages before this one and itself, in the order in which they are run."""
         for one in self.needs:
             yield from one.chain()
         yield self
+
+
+def specific(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
+    """What a table of prices or rates has for a stage: by the kind of its recipe, else its base, else whatever the stage."""
+    kinds = [stage.values["recipe"].kind] if "recipe" in stage.values else []
+    students = [one.values["student"] for one in stage.chain() if "student" in one.values]
+    for part in (*kinds, *students, *stage.inputs.get("agent", ())):
+        if f"{name}:{part}" in table:
+            return table[f"{name}:{part}"]
+    return table.get(name)
 
 
 @dataclass(frozen=True, slots=True)
