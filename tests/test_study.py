@@ -14,7 +14,7 @@ from fireact.errors import ConfigError, FireactError
 from fireact.progress import Progress
 from fireact.reporting.run import ReportConfig, report
 from fireact.study.cells import cells
-from fireact.study.file import Figure, StudyFile, read_study, shipped
+from fireact.study.file import CHOICES, Figure, StudyFile, read_study, shipped
 from fireact.study.run import Matrix, StudyConfig, _named, plan, study
 from fireact.study.stages import Resolver
 from fireact.verbs import resume
@@ -30,7 +30,12 @@ asks = "Does anything change?"
 baseline = "prompted"
 plots = [{ kind = "curve", x = "size" }, { kind = "bars" }]
 choice = ["prompted", "8 trajectories"]
-paper = [{ label = "of theirs", value = 26.2, source = "Table 2", cell = "4 trajectories" }]
+chooser = "4 trajectories"
+paper = [
+  { label = "of theirs", value = 26.2, se = 1.97, source = "Table 2", cell = "4 trajectories" },
+  { label = "turns of theirs", value = 3.2, unit = "turns", cell = "4 trajectories" },
+  { label = "their oracle", value = 52, cell = "oracle choice" },
+]
 
 [shared]
 base = "BASE"
@@ -145,7 +150,7 @@ def test_a_row_a_cell_with_what_it_scored_did_and_took(done: Done) -> None:
     assert set(four["results"]["geo-hop"]) >= {"n", "em", "em_interval", "f1", "steps", "seconds_per_question"}
     assert four["against"]["geo-hop"]["cell"] == "prompted" and four["against"]["geo-hop"]["em"]["n"] == 3
     assert sum(four["behaviour"]["geo-hop"]["used"].values()) == pytest.approx(1)
-    assert set(manifest["choice"]["geo-hop"]) == {"n", "random", "best", "oracle", "chosen"}
+    assert set(manifest["choice"]["geo-hop"]) == {"n", "random", "best", "oracle", "chooser", "chosen"}
     costs = manifest["economics"]["4 trajectories"]
     assert costs["data_usd"] == pytest.approx(0.2) and costs["waste_usd"] >= 0 and costs["training_usd"] > 0
     assert costs["teacher_price"] == "another" and costs["questions_to_break_even"] >= 1
@@ -154,7 +159,14 @@ def test_a_row_a_cell_with_what_it_scored_did_and_took(done: Done) -> None:
 def test_tables_and_plots(done: Done) -> None:
     out, *_ = done
     page = (out / "tables.md").read_text()
-    assert "26.2 EM (of theirs)" in page and "to prompted" in page and "## Economics" in page and "oracle" in page
+    assert page.count("3.2 turns (turns of theirs)") == 1 and page.count("52 EM (their oracle)") == 1
+    assert (
+        "a student that chooses itself" in page
+        and "26.2 ± 1.97 EM (of theirs)" in page
+        and "to prompted" in page
+        and "## Economics" in page
+        and "oracle" in page
+    )
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
     for name in ("geo-hop-curve-size", "geo-hop-bars"):
@@ -335,6 +347,7 @@ def test_cells_can_be_left_out() -> None:
         ({"cells": [{"name": "a", "mixture": "hops"}]}, "Did you mean 'hop'"),
         ({"cells": [{"name": "a", "against": "b"}]}, "compared with"),
         ({"choice": ["io"]}, "choice"),
+        ({"chooser": "io"}, "chooser"),
         ({"axes": {"size": [{"n": 3}], "noise": [""], "seed": [0]}}, "label"),
     ],
 )
@@ -520,6 +533,14 @@ def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytes
     assert plan(StudyConfig("real-hotpotqa"), tmp_path)["needs"] == ["data"]
 
 
+def test_a_fine_tuned_agent_is_shown_examples_only_where_that_is_asked_for() -> None:
+    block = {"name": "tuned", "mixture": "hop", "examples": 3, "method": "react"}
+    shown = file(cells=[block, {**block, "name": "shown", "few_shot": 3}])
+    found = {cell.name: Resolver(shown).evaluation(cell).config(Path()) for cell in cells(shown)}
+    assert found["tuned"].examples is None and found["shown"].examples == 3
+    assert key(shown, "tuned") == key(file(cells=[{"name": "tuned", "mixture": "hop"}]), "tuned")
+
+
 # --- what is shipped ---
 
 
@@ -551,6 +572,7 @@ def test_every_figure_stands_beside_a_cell_that_there_is(name: str) -> None:
         for c in Matrix.read(StudyConfig(name, size=size)).cells
         for n in (c.name, c.group)
     ]
+    names += CHOICES if read_study(name).choice else ()
     for figure in read_study(name).paper:
         assert not figure.cell or figure.beside(*names), figure
 

@@ -63,6 +63,13 @@ def test_chance_best_and_oracle_choose_for_each_question() -> None:
     assert found["oracle"]["em_interval"][0] < 0.75 < found["oracle"]["em_interval"][1]
 
 
+def test_a_student_that_chooses_stands_beside_chance_and_oracle() -> None:
+    group = [measured("io", [1, 0]), measured("react", [0, 1])]
+    found = choice(group, measured("all", [1, 1], turns=2))["small"]
+    assert found["chooser"] == found["chooser"] | {"cell": "all", "em": 1.0, "turns": 2}
+    assert choice(group, measured("all", [1]))["small"]["chooser"] is None  # not asked all of these
+
+
 def test_a_difference_is_paired_and_in_proportion() -> None:
     found = differences(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))["small"]
     assert found["em"]["difference"] == pytest.approx(0.5) and found["relative"] == pytest.approx(2.0)

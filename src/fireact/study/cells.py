@@ -23,13 +23,14 @@ EVALUATION = (
 """Settings that go to ``eval`` as they are."""
 RECIPE = tuple(entry.name for entry in fields(Recipe) if entry.name != "seed")
 SETTINGS: Mapping[str, Any] = {
-    "base": str, "mixture": str, "size": int, "seed": int, "noise": str, "renderer": str, "recipe": str,
+    "base": str, "mixture": str, "size": int, "seed": int, "noise": str, "renderer": str, "recipe": str, "few_shot": int,
     **{name: get_type_hints(EvalConfig)[name] for name in EVALUATION},
     **{name: get_type_hints(Recipe)[name] for name in RECIPE},
 }  # fmt: skip
 """The settings of a cell with their types. ``base`` is the model; with a ``mixture`` it is fine-tuned on it, ``size``
 trajectories of it, with ``recipe`` and what of it is changed; without, it is prompted by ``method``. ``seed`` draws the
-sample and the initial weights; ``noise`` disturbs the tools while it is measured, in the words of the tool ``noise:``."""
+sample and the initial weights; ``noise`` disturbs the tools while it is measured, in the words of the tool ``noise:``. A fine-tuned agent is shown no
+examples, but ``few_shot`` of them where that is given (paper, Table 14)."""
 _BLOCK: Mapping[str, Any] = {
     "name": str, "axes": Sequence[str], "against": str, "exclude": Sequence[Mapping[str, Any]],
 }  # fmt: skip
@@ -70,6 +71,7 @@ def cells(study: StudyFile) -> list[Cell]:
             f"the study {study.name} has two cells named {twice!r}. Put what differs into name: {{AXIS}}."
         )
     named = [("choice", name) for name in study.choice]
+    named += [("chooser", study.chooser)] if study.chooser else []
     named += [(f"what {cell.name} is compared with", cell.against) for cell in found if cell.against]
     for where, name in named:
         if name not in names and name not in {cell.group for cell in found}:

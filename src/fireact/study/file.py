@@ -7,9 +7,10 @@
     [axes]                          NAME = values; a value is a setting of that name, or a table of settings with a ``label``
     [[cells]]                       name = "{AXIS} ...", axes = names, settings, against = name of a cell, exclude = [{AXIS = label}]
     baseline                        the cell that all others are compared with, where they do not say ``against``
-    [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the rows of ours that it stands beside
+    [[paper]]                       label, value, se, unit, source; ``cell`` and ``task`` name the rows of ours it stands beside
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
+    chooser                         the cell that chooses among these methods itself
     [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
     [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
     [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
@@ -33,25 +34,31 @@ from typing import Any, get_type_hints
 from fireact.errors import ConfigError, unknown
 from fireact.study.shape import fit
 
-TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates", "right")  # fmt: skip
+TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices", "rates", "right")  # fmt: skip
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
+CHOICES = ("random choice", "best single method", "oracle choice")
+"""What a figure stands beside that is of no cell: the rows of the table of choices."""
 PRICES = ("machine_hour", "teacher_question", "search")
 RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of the paper; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
+    """A figure of the paper, ``se`` its standard error; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
 
-    ``cell`` is the name of a cell, or several, with ``*`` for any letters; it may be one of another size.
+    ``cell`` is the name of a cell, or several, with ``*`` for any letters, or one of ``CHOICES``; it may be of another size.
     """
 
     label: str
     value: float
     unit: str = "EM"
+    se: float | None = None
     source: str = ""
     cell: str | Sequence[str] = ()
     task: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{'' if self.se is None else f' ± {self.se:g}'} {self.unit}"
 
     def beside(self, *names: str) -> bool:
         """Whether it stands beside a cell of one of these names."""
@@ -98,6 +105,7 @@ class StudyFile:
     paper: Sequence[Figure] = ()
     plots: Sequence[Plot] = (Plot(),)
     choice: Sequence[str] = ()
+    chooser: str = ""
     prices: Mapping[str, Price] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, float] = field(default_factory=dict)

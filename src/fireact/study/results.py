@@ -153,7 +153,7 @@ def calls_of_tools(trajectory: Trajectory) -> int:
     return sum(step.action is not None and step.action.name != FINISH for step in trajectory.steps)
 
 
-def choice(group: Sequence[Measured]) -> dict[str, Any]:
+def choice(group: Sequence[Measured], chooser: Measured | None = None) -> dict[str, Any]:
     """By task: EM if chance, the best single method, or an oracle chose each question's method, with 95 % intervals.
 
     Of several methods that are right the oracle takes the one with the fewest turns (paper, Tables 4 and 10). ``chosen`` are
@@ -174,6 +174,9 @@ def choice(group: Sequence[Measured]) -> dict[str, Any]:
         ]
         oracle = [question[name] for question, name in zip(asked, taken, strict=True)]
         chosen = Counter(taken)
+        itself = (
+            {} if chooser is None else {t.example.id: t for t in chooser.episodes.get(task, ()) if t.stop != "error"}
+        )
         found[task] = {
             "n": len(shared),
             "random": _interval([statistics.fmean(map(_em, question.values())) for question in asked]),
@@ -181,6 +184,13 @@ def choice(group: Sequence[Measured]) -> dict[str, Any]:
             "oracle": {
                 **_interval(list(map(_em, oracle))),
                 "turns": statistics.fmean(len(one.steps) for one in oracle),
+            },
+            "chooser": None
+            if chooser is None or not set(shared) <= set(itself)
+            else {
+                "cell": chooser.cell.name,
+                **_interval([_em(itself[key]) for key in shared]),
+                "turns": statistics.fmean(len(itself[key].steps) for key in shared),
             },
             "chosen": {name: chosen[name] / len(shared) for name in by_cell},
         }

@@ -185,7 +185,8 @@ class Runner:
     def write(self) -> dict[str, Any]:
         """Write rows, tables and plots of what is there, and return the facts of the manifest."""
         rows, file = self._save(), self.matrix.study
-        group = [self.measured[name] for name in self._chosen() if name in self.measured]
+        group = [self.measured[name] for name in map(self._first, file.choice) if name in self.measured]
+        chooser = self.measured.get(self._first(file.chooser)) if file.chooser else None
         facts = {
             "study": file.name,
             "size": file.size,
@@ -193,7 +194,7 @@ class Runner:
             "cells": len(self.matrix.cells),
             "stages": len(self.matrix.stages),
             "seeds": over_seeds(self.measured),
-            "choice": choice(group) if len(group) > 1 else {},
+            "choice": choice(group, chooser) if len(group) > 1 else {},
             "economics": {name: economics(one, file.prices) for name, one in self.measured.items()}
             if file.prices
             else {},
@@ -202,12 +203,9 @@ class Runner:
         draw(file, self.matrix.cells, rows, self.out / PLOTS)
         return facts
 
-    def _chosen(self) -> list[str]:
-        """The cells of ``choice``; of several seeds the first."""
-        found = []
-        for name in self.matrix.study.choice:
-            found.append(next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group)))
-        return found
+    def _first(self, name: str) -> str:
+        """The cell of a name, or the first seed of those that share it."""
+        return next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group))
 
 
 def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

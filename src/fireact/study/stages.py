@@ -107,6 +107,8 @@ class Resolver:
         chosen = {key: value for key, value in cell.settings.items() if key in EVALUATION}
         if cell.tuned:  # a fine-tuned agent chooses its method itself, and is shown no examples
             chosen = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
+            if shots := cell.settings.get("few_shot"):
+                chosen["examples"] = shots
         if noise := cell.settings.get("noise"):
             chosen["tools"] = [f"noise:{noise}:{tool}" for tool in chosen.get("tools", EvalConfig(agent="").tools)]
         agent: Stage | str = self.training(cell) if cell.tuned else str(cell.settings.get("base", "smollm2-135m"))

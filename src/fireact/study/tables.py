@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.study.cells import Cell
-from fireact.study.file import Figure, StudyFile
+from fireact.study.file import CHOICES, Figure, StudyFile
 
 Row = Mapping[str, Any]
 
@@ -24,10 +24,10 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
             f"## {task}",
             _results(task, done, study.paper),
             _seeds(task, cells, done, facts["seeds"]),
-            _behaviour(task, done),
+            _behaviour(task, done, study.paper),
         ]
         if task in facts["choice"]:
-            parts.append(_choice(facts["choice"][task]))
+            parts.append(_choice(facts["choice"][task], study.paper))
     parts += [
         _training(done),
         _economics(study, facts["economics"]),
@@ -50,17 +50,17 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     )
 
 
+SCORES, TURNS = ("EM", "F1"), ("turns", "deviation of turns")
+"""Units of the paper's figures by the table in which they stand."""
 BASES = "where bases or tasks differ, only the direction compares."
 
 
 def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
-    shown, any_paper = [], any(figure.cell for figure in figures)
+    shown = []
     for row in rows:
         if task not in row["results"]:
             continue
         result = row["results"][task]
-        own = [one for one in figures if one.beside(row["cell"], _group(row))]
-        own = [one for one in own if one.about(task, row["results"])]
         shown.append(
             [
                 row["cell"],
@@ -72,11 +72,22 @@ def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
                 f"{result['steps']:.1f}",
                 f"{result['tokens_per_question']:,.0f}",
                 f"{result['seconds_per_question']:.2f}",
-                *(["; ".join(f"{one.value:g} {one.unit} ({one.label})" for one in own)] if any_paper else []),
+                _beside(figures, SCORES, row, task),
             ]
         )
-    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question"]
-    return _table([*heads, *(["paper"] if any_paper else [])], shown)
+    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question", "paper"]
+    return _table(heads, shown)
+
+
+def _beside(figures: Sequence[Figure], units: Sequence[str], row: Row, task: str) -> str:
+    """The paper's figures of some units that stand beside a row."""
+    names = (row["cell"], _group(row))
+    own = [one for one in figures if one.unit in units and one.beside(*names) and one.about(task, row["results"])]
+    return _figures(own)
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    return "; ".join(f"{one} ({one.label})" for one in figures)
 
 
 def _group(row: Row) -> str:
@@ -123,7 +134,7 @@ def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mappin
     )
 
 
-def _behaviour(task: str, rows: Sequence[Row]) -> str:
+def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     shown = []
     for row in rows:
         found = row["behaviour"].get(task)
@@ -131,20 +142,39 @@ def _behaviour(task: str, rows: Sequence[Row]) -> str:
             continue
         used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["used"].items())
         turns = f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
-        shown.append([row["cell"], turns, f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}", used])
-    heads = ["cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions"]
+        searched, noisy = f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}"
+        shown.append([row["cell"], turns, searched, noisy, used, _beside(figures, TURNS, row, task)])
+    heads = [
+        "cell",
+        "turns, mean (deviation)",
+        "tool calls",
+        "disturbed",
+        "what its steps show, share of questions",
+        "paper",
+    ]
     return "What the agents did:\n\n" + _table(heads, shown)
 
 
-def _choice(found: Mapping[str, Any]) -> str:
-    oracle = found["oracle"]
+def _choice(found: Mapping[str, Any], figures: Sequence[Figure]) -> str:
+    oracle, own, best = found["oracle"], found["chooser"], found["best"]
     chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["chosen"].items())
-    shown = [
-        ["random", _share(found["random"]["em"], found["random"]["em_interval"]), ""],
-        [f"best single: {found['best']['cell']}", _share(found["best"]["em"], found["best"]["em_interval"]), ""],
-        ["oracle", _share(oracle["em"], oracle["em_interval"]), f"{oracle['turns']:.1f} turns; takes {chosen}"],
+    rows = [
+        [CHOICES[0], found["random"], ""],
+        [CHOICES[1], best, f"{best['cell']}: the best on these very questions"],
+        [CHOICES[2], oracle, f"{oracle['turns']:.1f} turns; takes {chosen}"],
     ]
-    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", ""], shown)
+    if own is not None:
+        rows.insert(2, ["a student that chooses itself", own, f"{own['turns']:.1f} turns; {own['cell']}"])
+    shown = [
+        [
+            name,
+            _share(one["em"], one["em_interval"]),
+            said,
+            _figures([known for known in figures if known.beside(name)]),
+        ]
+        for name, one, said in rows
+    ]
+    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", "", "paper"], shown)
 
 
 def _training(rows: Sequence[Row]) -> str:
@@ -203,8 +233,9 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _paper(figures: Sequence[Figure]) -> str:
-    shown = [[one.label, f"{one.value:g}", one.unit, one.source] for one in figures]
-    return "## The paper's figures\n\n" + _table(["what", "value", "unit", "source"], shown) if shown else ""
+    shown = [[one.label, str(one), one.source] for one in figures]
+    said = "± is the standard error, where the paper gives it."
+    return f"## The paper's figures\n\n{said}\n\n" + _table(["what", "figure", "source"], shown) if shown else ""
 
 
 def _places(rows: Sequence[Row]) -> str:
@@ -233,6 +264,9 @@ def _dollars(value: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a last column "paper" in which nothing stands is left out."""
+    if heads[-1] == "paper" and not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
