@@ -34,6 +34,8 @@ chooser = "4 trajectories"
 paper = [
   { label = "of theirs", value = 26.2, se = 1.97, source = "Table 2", cell = "4 trajectories" },
   { label = "turns of theirs", value = 3.2, unit = "turns", cell = "4 trajectories" },
+  { label = "adapter of theirs", value = 0.038, unit = "GB", cell = "4 trajectories" },
+  { label = "price of theirs", value = 0.0022, unit = "USD a trial", cell = "4 trajectories" },
   { label = "their oracle", value = 52, cell = "oracle choice" },
 ]
 
@@ -146,6 +148,7 @@ def test_a_row_a_cell_with_what_it_scored_did_and_took(done: Done) -> None:
     out, _, manifest, _ = done
     prompted, four, _ = rows(out)
     assert prompted["training"] is None and four["training"]["samples"] == 4 and four["axes"] == {"size": 4}
+    assert four["training"]["weights_bytes"] > 100 and four["training"]["examples_per_second"] > 0
     assert four["data"]["trajectories"] == 4 and four["data"]["collected"] == 14
     assert set(four["results"]["geo-hop"]) >= {"n", "em", "em_interval", "f1", "steps", "seconds_per_question"}
     assert four["against"]["geo-hop"]["cell"] == "prompted" and four["against"]["geo-hop"]["em"]["n"] == 3
@@ -167,6 +170,9 @@ def test_tables_and_plots(done: Done) -> None:
         and "## Economics" in page
         and "oracle" in page
     )
+    speed, costs = (page.partition(f"## {name}")[2].partition("## ")[0] for name in ("Size and speed", "Economics"))
+    assert "| cpu | 0.038 GB (adapter of theirs) |" in speed and page.count("(adapter of theirs)") == 1
+    assert "0.0022 USD a trial (price of theirs) |" in costs and page.count("(price of theirs)") == 1
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
     for name in ("geo-hop-curve-size", "geo-hop-bars"):

@@ -30,7 +30,8 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
             parts.append(_choice(facts["choice"][task], study.paper))
     parts += [
         _training(done),
-        _economics(study, facts["economics"]),
+        _weights(done, study.paper),
+        _economics(study, facts["economics"], done),
         _paper(study.paper),
         _failures(cells, rows),
         _places(done),
@@ -51,6 +52,7 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
 
 
 SCORES, TURNS = ("EM", "F1"), ("turns", "deviation of turns")
+WEIGHTS, COSTS = ("GB", "examples/s"), ("USD a trial", "s a trial")
 """Units of the paper's figures by the table in which they stand."""
 BASES = "where bases or tasks differ, only the direction compares."
 
@@ -206,9 +208,35 @@ def _training(rows: Sequence[Row]) -> str:
     return "## Training\n\n" + _table(heads, shown) if shown else ""
 
 
-def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
+def _weights(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
+    """What is saved and how fast it is trained, in a study to which the paper has such figures."""
+    if not any(one.unit in WEIGHTS for one in figures):
+        return ""
+    shown = []
+    for row in rows:
+        if (training := row["training"]) is None:
+            continue
+        size = training["weights_bytes"]
+        shown.append(
+            [
+                row["cell"],
+                "-" if size is None else f"{size / 1e9:.3f}",
+                f"{training['examples_per_second']:.2f}",
+                training["device"],
+                _beside(figures, WEIGHTS, row, next(iter(row["results"]))),
+            ]
+        )
+    said = (
+        "An example is a trajectory, once an epoch. The weights are those that are saved: an adapter, or a whole model."
+    )
+    heads = ["cell", "weights, GB", "examples/s", "on", "paper"]
+    return f"## Size and speed\n\n{said}\n\n{_table(heads, shown)}" if shown else ""
+
+
+def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
     if not found:
         return ""
+    by_name = {row["cell"]: row for row in rows}
     shown = [
         [
             name,
@@ -220,11 +248,12 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
             _dollars(one.get("usd_per_question")),
             f"{one['seconds_per_question']:.2f}",
             _number(one.get("questions_to_break_even")),
+            _beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
         ]
         for name, one in found.items()
     ]
     heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
-             "questions to break even"]  # fmt: skip
+             "questions to break even", "paper"]  # fmt: skip
     prices = [
         f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
     ]
