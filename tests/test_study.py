@@ -159,6 +159,50 @@ def test_a_row_a_cell_with_what_it_scored_did_and_took(done: Done) -> None:
     assert costs["teacher_price"] == "another" and costs["questions_to_break_even"] >= 1
 
 
+def test_a_row_holds_what_its_cell_was_made_with(done: Done) -> None:
+    out, *_ = done
+    prompted, four, _ = rows(out)
+    asked = {
+        "tasks": ["geo-hop"],
+        "n": 3,
+        "split": "test",
+        "order": "file",
+        "tools": ["search"],
+        "seed": 0,
+        "noise": "",
+    }
+    for found in (prompted, four):
+        assert asked.items() <= found["settings"].items() and found["settings"]["base"].endswith("base0")
+        assert found["versions"]["eval"]["fireact"]
+    assert prompted["settings"]["method"] == "react" and prompted["settings"]["recipe"] is None
+    assert (
+        four["settings"]["size"] == 4
+        and four["settings"]["mixture"]["name"] == "hop"
+        and four["settings"]["method"] is None
+    )
+    assert four["settings"]["recipe"]["epochs"] == 1 and four["settings"]["recipe"]["rank"] == 2
+    assert [one["teacher"] for one in four["settings"]["collections"]] == ["scripted:expert"] and four["versions"][
+        "train"
+    ]["torch"]
+
+
+def test_no_place_of_the_machine_stands_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fireact.tasks.geo import geo_hop
+
+    asked = [{"question": one.question, "answer": one.answer} for one in geo_hop().examples("test")[:4]]
+    jsonl.write(tmp_path / "own.jsonl", asked)
+    text = (
+        SMALL.partition("[axes]")[0]
+        .replace("geo-hop", "{data}/own.jsonl:question,answer,split=all")
+        .replace("n = 5", "n = 4")
+    )
+    (tmp_path / "mine.toml").write_text(text + '[[cells]]\nname = "asked"\n')
+    monkeypatch.setenv("FIREACT_DATA", str(tmp_path))
+    study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out" / "results.jsonl").read_text()
+    assert rows(tmp_path / "out")[0]["settings"]["tasks"] == ["{data}/own.jsonl:question,answer,split=all"]
+
+
 def test_tables_and_plots(done: Done) -> None:
     out, *_ = done
     page = (out / "tables.md").read_text()

@@ -10,14 +10,17 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.collection import CollectConfig
 from fireact.errors import DataError
+from fireact.evaluation.run import EvalConfig
 from fireact.evaluation.statistics import bootstrap
 from fireact.evaluation.summary import compare
-from fireact.store import read_manifest, read_trajectories
+from fireact.models.weights import BUILT_IN
+from fireact.store import plain, read_manifest, read_trajectories
 from fireact.study.cells import Cell
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
@@ -27,6 +30,9 @@ _REFLECTS = re.compile(
     re.IGNORECASE,
 )
 """Words by which a reflection is told: those of the released data, and of the scripted teacher."""
+
+
+_ASKED = ("tasks", "n", "split", "order", "tools", "method", "examples", "temperature", "repairs", "native")
 
 
 @dataclass
@@ -62,6 +68,7 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
     return {
         "cell": one.cell.name,
         "axes": dict(one.cell.axes),
+        "settings": settings(one),
         "agent": evaluation["agent"],
         "tuned": evaluation["tuned"],
         "tools": evaluation["tools"],
@@ -71,7 +78,36 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
         "training": _training(one),
         "data": _data(one),
         "stages": [f"{stage.verb}/{stage.key}" for stage in one.stages],
+        "versions": {
+            verb: found["versions"] for verb in ("train", "eval") if (found := one.manifest(verb)) is not None
+        },
     }
+
+
+def settings(one: Measured) -> dict[str, Any]:
+    """What a cell was made with, defaults too: its model, what that was trained on and how, and how it was asked.
+
+    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one.
+    """
+    given, tuned = one.cell.settings, one.cell.tuned
+    asked = EvalConfig(agent="")
+    by = {stage.verb: stage for stage in one.stages}
+    evaluation = {name: by["eval"].values.get(name, getattr(asked, name)) for name in _ASKED}
+    mixture = dict(by["mix"].values) if tuned else {}
+    found = {
+        "base": given.get("base", BUILT_IN),
+        "seed": one.cell.seed,
+        "noise": given.get("noise", ""),
+        **evaluation,
+        "method": None if tuned else evaluation["method"],
+        "size": mixture.pop("n", None),
+        "mixture": {"name": given["mixture"], **mixture} if tuned else None,
+        "recipe": asdict(by["train"].values["recipe"]) if tuned else None,
+        "collections": [
+            {"teacher": CollectConfig().teacher, **stage.values} for stage in one.stages if stage.verb == "collect"
+        ],
+    }
+    return {**dict.fromkeys(found), **plain(found)}
 
 
 def baseline(cell: Cell, others: Mapping[str, Measured]) -> Measured | None:

@@ -28,7 +28,7 @@ from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast,
 from fireact.study.plots import draw
 from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
-from fireact.study.stages import Resolver, Stage, absent, wanted
+from fireact.study.stages import Resolver, Stage, absent, values_of, wanted
 from fireact.study.tables import tables
 from fireact.training.run import train
 
@@ -179,7 +179,7 @@ class Runner:
         other = baseline(one.cell, self.measured)
         key = (one.cell.name, "" if other is None else other.cell.name)
         if key not in self._rows:
-            self._rows[key] = _named(row(one, other), self.matrix.given)
+            self._rows[key] = _named(row(one, other), values_of(self.matrix.study, self.matrix.given))
         return self._rows[key]
 
     def write(self) -> dict[str, Any]:

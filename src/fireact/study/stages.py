@@ -162,9 +162,15 @@ def wanted(study: StudyFile) -> list[str]:
     return sorted(set(PLACEHOLDER.findall(texts)) - set(study.axes))
 
 
+def values_of(study: StudyFile, given: Mapping[str, str]) -> dict[str, str]:
+    """The values that the study's settings use: what the user gave, else what the environment has."""
+    named = ((name, given.get(name) or os.environ.get(f"FIREACT_{name.upper()}")) for name in wanted(study))
+    return {name: value for name, value in named if value}
+
+
 def absent(study: StudyFile, given: Mapping[str, str]) -> list[str]:
     """The names of the values that the study's settings use and nobody gave."""
-    return [name for name in wanted(study) if name not in given and not os.environ.get(f"FIREACT_{name.upper()}")]
+    return [name for name in wanted(study) if name not in values_of(study, given)]
 
 
 def _key(stage: Stage, written: Mapping[str, Any]) -> str:
