@@ -269,6 +269,20 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     assert again.returncode == 1 and "broken" in again.stderr
 
 
+def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: str, tmp_path: Path) -> None:
+    first, *_ = done
+    text = STUDY.partition("[axes]")[0]
+    for dropped in ("baseline", "plots", "choice", "chooser"):
+        text = text.replace(f"\n{dropped} =", f"\n# {dropped} =")
+    block = '[axes]\nepochs = [1, 2]\n[[cells]]\nname = "{epochs}"\naxes = ["epochs"]\nmixture = "hop"\nsize = 14\n'
+    config, notes = written(tmp_path, base, text + block), Notes()
+    with pytest.raises(FireactError, match=r"^2 of 2 cells failed: 1, 2: mix/\w+: 14 trajectories") as failed:
+        study(StudyConfig(config.study, stages=str(first)), tmp_path / "out", progress=notes)
+    assert str(failed.value).count("14 trajectories") == 1 and "the others" not in str(failed.value)
+    assert (tmp_path / "out" / "tables.md").read_text().count("14 trajectories") == 1
+    assert any("2, failed: for the same reason" in line for line in notes.said)
+
+
 def test_a_dry_run_writes_nothing_and_knows_what_is_there(done: Done, base: str, tmp_path: Path) -> None:
     out, config, _, _ = done
     fresh = plan(config, tmp_path / "none")

@@ -9,10 +9,11 @@ import pytest
 from fakes import Small
 from fireact import jsonl
 from fireact.study.cells import Cell
-from fireact.study.economics import economics
+from fireact.study.economics import _break_even, economics
 from fireact.study.file import Price
 from fireact.study.results import Measured, behaviour, choice, differences, method_used, over_seeds
 from fireact.study.stages import Stage
+from fireact.study.tables import _relative
 from fireact.types import Action, Step, Trajectory, Usage
 
 SEARCH, FINISH = Action("search", {"query": "x"}), Action("finish", {"answer": "a"})
@@ -72,9 +73,30 @@ def test_a_student_that_chooses_stands_beside_chance_and_oracle() -> None:
 
 def test_a_difference_is_paired_and_in_proportion() -> None:
     found = differences(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))["small"]
-    assert found["em"]["difference"] == pytest.approx(0.5) and found["relative"] == pytest.approx(2.0)
+    assert found["em"]["difference"] == pytest.approx(0.5) and found["relative"] is None  # of one right answer
     assert found["em"]["wins"] == 2 and found["cell"] == "before"
     assert differences(measured("after", [1.0]), Measured(Cell("b", "b"), (), Path(), {})) == {}  # not asked the same
+
+
+def test_a_gain_is_put_in_proportion_to_five_right_answers_or_more() -> None:
+    def asked(name: str, ems: list[float]) -> Measured:
+        found = [episode(0, em, "look") for em in ems]
+        found = [replace(one, example=replace(one.example, id=str(at))) for at, one in enumerate(found)]
+        return Measured(Cell(name, name), (), Path(), {"small": found})
+
+    five, four, all_right = asked("b", [1] * 5 + [0] * 5), asked("b", [1] * 4 + [0] * 6), asked("a", [1] * 10)
+    assert differences(all_right, five)["small"]["relative"] == pytest.approx(1.0)
+    assert differences(all_right, four)["small"]["relative"] is None
+    seeds = {n: replace(all_right, cell=Cell(n, "a", {}, {"seed": at}, "b")) for at, n in enumerate(("a0", "a1"))}
+    assert over_seeds({"b": four, **seeds})["a"]["small"]["relative"] is None  # the same four, twice
+    assert _relative(0.5) == "+50 % of it" and _relative(10.0) == "11.0 times it"
+
+
+def test_why_nothing_has_paid_off_is_said() -> None:
+    assert _break_even(5.0, 0.1, 1.0) == {"questions_to_break_even": 50, "break_even_note": ""}
+    assert _break_even(5.0, 0.1, None)["break_even_note"].startswith("at least")
+    assert "never" in _break_even(5.0, -0.1, 1.0)["break_even_note"]
+    assert "price" in _break_even(None, 0.1, 1.0)["break_even_note"]
 
 
 def test_what_an_agent_costs(tmp_path: Path) -> None:

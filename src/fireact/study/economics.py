@@ -21,7 +21,7 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     """Dollars and seconds of a cell on its first task.
 
     An episode that is not right is waste: of ``n`` trajectories that are trained on, ``n / share right - n`` episodes were
-    collected in vain. ``questions_to_break_even`` is how many questions the student must answer until data and training
+    collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student must answer until data and training
     have cost less than asking the teacher.
     """
     asked = prices.get("teacher_question")
@@ -59,8 +59,19 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
         "training_usd": train,
         "teacher_usd_per_question": teacher,
         "teacher_price": "paid" if episode_usd else None if asked is None else asked.source,
-        "questions_to_break_even": math.ceil(fixed / saved) if fixed is not None and saved and saved > 0 else None,
+        **_break_even(fixed, saved, wasted),
     }
+
+
+def _break_even(fixed: float | None, saved: float | None, wasted: float | None) -> dict[str, Any]:
+    """The number of questions, and what is to be said of it: why there is none, or that it leaves something out."""
+    if fixed is None or saved is None:
+        number, note = None, "not known: a price is missing"
+    elif saved <= 0:
+        number, note = None, "never: a question costs no less than the teacher's"
+    else:
+        number, note = math.ceil(fixed / saved), "" if wasted is not None else "at least: what was wasted is not known"
+    return {"questions_to_break_even": number, "break_even_note": note}
 
 
 def _collected(

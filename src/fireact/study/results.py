@@ -32,6 +32,8 @@ _REFLECTS = re.compile(
 """Words by which a reflection is told: those of the released data, and of the scripted teacher."""
 
 
+FEW = 5
+"""Right answers below which a gain is not put in proportion to them."""
 _ASKED = ("tasks", "n", "split", "order", "tools", "method", "examples", "temperature", "repairs", "native")
 
 
@@ -120,17 +122,12 @@ def baseline(cell: Cell, others: Mapping[str, Measured]) -> Measured | None:
 
 def differences(one: Measured, other: Measured | None) -> dict[str, Any]:
     """By task: EM and F1 of a cell less those of the other on the same questions, and EM's gain in proportion."""
-    found: dict[str, Any] = {}
-    for task, own in one.episodes.items() if other is not None else ():
-        assert other is not None
-        try:
-            change = compare(other.episodes.get(task, ()), own).to_dict()
-        except DataError:  # not asked the same questions
-            continue
-        before = _mean(other.episodes[task])
-        relative = change["em"]["difference"] / before if before else None
-        found[task] = {"cell": other.cell.name, **change, "relative": relative}
-    return found
+    if other is None:
+        return {}
+    found = {
+        task: _difference(other.cell.name, other.episodes.get(task, ()), own) for task, own in one.episodes.items()
+    }
+    return {task: change for task, change in found.items() if change is not None}
 
 
 def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
@@ -138,24 +135,36 @@ def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
 
     A question counts once, with the mean of its seeds; the interval is over questions, not over seeds that were not run.
     """
+    groups: dict[str, list[tuple[Measured, Measured]]] = {}
+    for one in cells.values():
+        if (other := baseline(one.cell, cells)) is not None:
+            groups.setdefault(one.cell.group, []).append((one, other))
     found: dict[str, dict[str, Any]] = {}
-    for group in dict.fromkeys(one.cell.group for one in cells.values()):
-        both = [(one, baseline(one.cell, cells)) for one in cells.values() if one.cell.group == group]
-        matched = [(one, other) for one, other in both if other is not None]
-        if len(matched) < 2:
-            continue
-        for task in matched[0][0].episodes:
-            after = [replace(t, seed=one.cell.seed) for one, _ in matched for t in one.episodes.get(task, ())]
-            before = [replace(t, seed=one.cell.seed) for one, other in matched for t in other.episodes.get(task, ())]
-            try:
-                change = compare(before, after).to_dict()
-            except DataError:  # not asked the same questions
-                continue
-            names = {other.cell.group if other.cell.group != group else other.cell.name for _, other in matched}
-            level = _mean(before)
-            relative = change["em"]["difference"] / level if level else None
-            found.setdefault(group, {})[task] = {"cell": ", ".join(sorted(names)), **change, "relative": relative}
+    for group, pairs in groups.items():
+        others = {other.cell.group for _, other in pairs}
+        if group in others:  # compared with one of its own seeds
+            others = {other.cell.name for _, other in pairs}
+        for task in pairs[0][0].episodes if len(pairs) > 1 else ():
+            after = [replace(t, seed=one.cell.seed) for one, _ in pairs for t in one.episodes.get(task, ())]
+            before = [replace(t, seed=one.cell.seed) for one, other in pairs for t in other.episodes.get(task, ())]
+            if change := _difference(", ".join(sorted(others)), before, after):
+                found.setdefault(group, {})[task] = change
     return found
+
+
+def _difference(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Any] | None:
+    """What ``compare`` says, and the gain in proportion to what is compared with, where enough of that is right.
+
+    None where they were not asked the same questions.
+    """
+    try:
+        change = compare(before, after).to_dict()
+    except DataError:
+        return None
+    level = _mean(before)
+    right = level * len({one.example.id for one in before})  # a question counts once, however many seeds
+    relative = change["em"]["difference"] / level if right >= FEW else None
+    return {"cell": name, **change, "relative": relative}
 
 
 def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

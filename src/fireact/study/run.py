@@ -29,7 +29,7 @@ from fireact.study.plots import draw
 from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
 from fireact.study.stages import Resolver, Stage, absent, values_of, wanted
-from fireact.study.tables import tables
+from fireact.study.tables import by_fault, tables
 from fireact.training.run import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
@@ -74,10 +74,11 @@ def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Prog
         finally:
             facts = runner.write()
         if runner.failures:
-            failed = "; ".join(f"{name}: {said}" for name, said in runner.failures.items())
+            failed = "; ".join(f"{', '.join(names)}: {said}" for said, names in by_fault(runner.failures).items())
+            others = f"; the others are in {out / TABLES}" if runner.measured else ""
             raise FireactError(
-                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed} -- the others are in "
-                f"{out / TABLES}. Run it again to try them again."
+                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed}{others} -- "
+                "run it again to try them again."
             )
         return run.finish(**facts)
 
@@ -139,10 +140,10 @@ class Runner:
                     self._do(stage)
                 self.measured[cell.name] = measured(cell, chain, self.root)
             except Exception as fault:  # whatever it is, the other cells are worth having
-                self.failures[cell.name] = (
-                    str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
-                )
-                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {self.failures[cell.name]}")
+                said = _said(fault)
+                again = "for the same reason" if said in self.failures.values() else said
+                self.failures[cell.name] = said
+                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {again}")
             self._save()
 
     def _do(self, stage: Stage) -> None:
@@ -153,8 +154,8 @@ class Runner:
         try:
             _VERBS[stage.verb](stage.config(self.root), stage.path(self.root), progress=self.progress)
         except Exception as fault:
-            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {fault}"
-            raise
+            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {_said(fault)}"
+            raise FireactError(self._broken[stage.key]) from fault
         self.rates.learn(stage, self.root)
 
     def _left(self, number: int) -> str:
@@ -206,6 +207,10 @@ class Runner:
     def _first(self, name: str) -> str:
         """The cell of a name, or the first seed of those that share it."""
         return next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group))
+
+
+def _said(fault: Exception) -> str:
+    return str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
 
 
 def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
 def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     source = f" After {study.source}." if study.source else ""
     compared = (
-        " Differences are to the cell named beside them, paired by question." if any(c.against for c in cells) else ""
+        " Differences are to the cell named beside them, paired by question; each p is for itself alone: of twenty cells that "
+        "do not differ one is below 0.05 by chance."
+        if any(c.against for c in cells)
+        else ""
     )
     return (
         f"Size `{study.size}`, {len(done)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % intervals, bootstrap "
@@ -101,10 +104,15 @@ def _difference(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return ""
     em = change["em"]
-    relative = "" if change["relative"] is None else f", {100 * change['relative']:+.0f} % of it"
+    relative = "" if change["relative"] is None else f", {_relative(change['relative'])}"
     low, high = (100 * end for end in em["interval"])
     p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
     return f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}) to {change['cell']}"
+
+
+def _relative(gain: float) -> str:
+    """A gain in proportion: in per cent, or in times where that is more than twice as much again."""
+    return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
 
 
 def seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, list[float]]]:
@@ -208,6 +216,12 @@ def _training(rows: Sequence[Row]) -> str:
     return "## Training\n\n" + _table(heads, shown) if shown else ""
 
 
+def _break_even(one: Mapping[str, Any]) -> str:
+    """After how many questions the student has paid off, or why that is not said."""
+    number, note = one.get("questions_to_break_even"), one.get("break_even_note") or ""
+    return f"{_number(number)} ({note})" if number is not None and note else note or _number(number)
+
+
 def _weights(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     """What is saved and how fast it is trained, in a study to which the paper has such figures."""
     if not any(one.unit in WEIGHTS for one in figures):
@@ -247,7 +261,7 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: S
             f"{_dollars(one.get('training_usd'))} ({_number(one.get('training_seconds'))} s)",
             _dollars(one.get("usd_per_question")),
             f"{one['seconds_per_question']:.2f}",
-            _number(one.get("questions_to_break_even")),
+            _break_even(one),
             _beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
         ]
         for name, one in found.items()
@@ -257,7 +271,10 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: S
     prices = [
         f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
     ]
-    said = "Wasted are episodes that were collected and are not right. After so many questions the student is cheaper than the teacher."
+    said = (
+        "Data is the episodes that are trained on, wasted are those that were collected for them and are not right; right ones "
+        "that were left over are in neither. After so many questions the student is cheaper than the teacher."
+    )
     return f"## Economics\n\n{_table(heads, shown)}\n\n{said} Prices:\n\n" + "\n".join(prices)
 
 
@@ -274,10 +291,19 @@ def _places(rows: Sequence[Row]) -> str:
 
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    failed = [f"- {row['cell']}: {row['error']}" for row in rows if "error" in row]
+    faults = by_fault({row["cell"]: row["error"] for row in rows if "error" in row})
+    failed = [f"- {', '.join(names)}: {said}" for said, names in faults.items()]
     seen = {row["cell"] for row in rows}
     failed += [f"- {cell.name}: not run yet" for cell in cells if cell.name not in seen]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
+
+
+def by_fault(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """The cells that failed, by what was said of them."""
+    found: dict[str, list[str]] = {}
+    for name, said in failures.items():
+        found.setdefault(said, []).append(name)
+    return found
 
 
 def _share(mean: float, interval: Sequence[float]) -> str:
