@@ -14,7 +14,7 @@
     [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
     [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
     [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
-    [sizes.SIZE]                    any of the tables above, laid over the file: tables are merged, all else is replaced
+    [sizes.SIZE]                    any of the above but ``source``, laid over: tables are merged, all else is replaced
 
 A price or rate of one base, or of one kind of recipe, has that after a colon: "machine_hour:full". What a machine costs
 counts where there is a price of it. ``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
@@ -125,7 +125,7 @@ def read_study(name: str, *, size: str = "small") -> StudyFile:
     fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
     if size not in (sizes or ("small",)):
         raise unknown(f"size of {where}", size, sizes or ("small",))
-    _known(sizes.get(size, {}), (*TABLES, "notes"), f"setting of the size {size}")
+    _known(sizes.get(size, {}), (*TABLES, "title", "asks", "notes"), f"setting of the size {size}")
     merged = _laid_over(values, sizes.get(size, {}))
     kinds = get_type_hints(StudyFile)
     for key, value in merged.items():

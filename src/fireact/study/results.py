@@ -202,7 +202,7 @@ def choice(group: Sequence[Measured], chooser: Measured | None = None) -> dict[s
     """By task: EM if chance, the best single method, or an oracle chose each question's method, with 95 % intervals.
 
     Of several methods that are right the oracle takes the one with the fewest turns (paper, Tables 4 and 10). ``chosen`` are
-    the shares of methods that it takes.
+    the shares of methods that it takes; ``chooser`` is an agent that chooses itself, on the same questions.
     """
     found: dict[str, Any] = {}
     for task in dict.fromkeys(name for one in group for name in one.episodes):
@@ -219,9 +219,6 @@ def choice(group: Sequence[Measured], chooser: Measured | None = None) -> dict[s
         ]
         oracle = [question[name] for question, name in zip(asked, taken, strict=True)]
         chosen = Counter(taken)
-        itself = (
-            {} if chooser is None else {t.example.id: t for t in chooser.episodes.get(task, ()) if t.stop != "error"}
-        )
         found[task] = {
             "n": len(shared),
             "random": _interval([statistics.fmean(map(_em, question.values())) for question in asked]),
@@ -230,16 +227,20 @@ def choice(group: Sequence[Measured], chooser: Measured | None = None) -> dict[s
                 **_interval(list(map(_em, oracle))),
                 "turns": statistics.fmean(len(one.steps) for one in oracle),
             },
-            "chooser": None
-            if chooser is None or not set(shared) <= set(itself)
-            else {
-                "cell": chooser.cell.name,
-                **_interval([_em(itself[key]) for key in shared]),
-                "turns": statistics.fmean(len(itself[key].steps) for key in shared),
-            },
+            "chooser": None if chooser is None else _chosen_by(chooser, task, shared),
             "chosen": {name: chosen[name] / len(shared) for name in by_cell},
         }
     return found
+
+
+def _chosen_by(chooser: Measured, task: str, questions: Sequence[str]) -> dict[str, Any] | None:
+    """What an agent that chooses its method itself makes of the same questions; None where it was not asked all of them."""
+    own = {one.example.id: one for one in chooser.episodes.get(task, ()) if one.stop != "error"}
+    if not set(questions) <= set(own):
+        return None
+    asked = [own[key] for key in questions]
+    turns = statistics.fmean(len(one.steps) for one in asked)
+    return {"cell": chooser.cell.name, **_interval(list(map(_em, asked))), "turns": turns}
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Invariant: what a table says is in ``results.jsonl`` or the study file; nothing 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.study.cells import Cell
@@ -115,33 +115,20 @@ def _relative(gain: float) -> str:
     return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
 
 
-def seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, list[float]]]:
-    """For each group of cells that differ in their seed alone: its first cell, and EM of each seed."""
-    by_name = {row["cell"]: row for row in rows}
-    for group in dict.fromkeys(cell.group for cell in cells):
-        mine = [cell for cell in cells if cell.group == group and task in by_name.get(cell.name, {}).get("results", {})]
-        if mine:
-            yield mine[0], [float(by_name[cell.name]["results"][task]["em"]) for cell in mine]
-
-
 def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
+    """The cells that differ in their seed alone, together."""
+    results, ems = {row["cell"]: row["results"] for row in rows}, dict[str, list[float]]()
+    for cell in cells:
+        if task in results.get(cell.name, {}):
+            ems.setdefault(cell.group, []).append(100 * results[cell.name][task]["em"])
     shown = [
-        [
-            first.group,
-            str(len(ems)),
-            f"{100 * statistics.fmean(ems):.1f}",
-            f"{100 * min(ems):.1f} to {100 * max(ems):.1f}",
-            _difference(pooled.get(first.group, {}).get(task)),
-        ]
-        for first, ems in seeds(task, cells, rows)
-        if len(ems) > 1
-    ]
-    return (
-        "Over seeds:\n\n"
-        + _table(["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"], shown)
-        if shown
-        else ""
-    )
+        [group, str(len(found)), f"{statistics.fmean(found):.1f}", f"{min(found):.1f} to {max(found):.1f}",
+         _difference(pooled.get(group, {}).get(task))]
+        for group, found in ems.items()
+        if len(found) > 1
+    ]  # fmt: skip
+    heads = ["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"]
+    return f"Over seeds:\n\n{_table(heads, shown)}" if shown else ""
 
 
 def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
@@ -155,13 +142,8 @@ def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str
         searched, noisy = f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}"
         shown.append([row["cell"], turns, searched, noisy, used, _beside(figures, TURNS, row, task)])
     heads = [
-        "cell",
-        "turns, mean (deviation)",
-        "tool calls",
-        "disturbed",
-        "what its steps show, share of questions",
-        "paper",
-    ]
+        "cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions", "paper",
+    ]  # fmt: skip
     return "What the agents did:\n\n" + _table(heads, shown)
 
 
@@ -202,17 +184,8 @@ def _training(rows: Sequence[Row]) -> str:
             ]
         )  # fmt: skip
     heads = [
-        "cell",
-        "trajectories",
-        "right of collected",
-        "too long",
-        "tokens",
-        "steps",
-        "seconds",
-        "tokens/s",
-        "trained",
-        "loss",
-    ]
+        "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained", "loss",
+    ]  # fmt: skip
     return "## Training\n\n" + _table(heads, shown) if shown else ""
 
 
