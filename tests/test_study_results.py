@@ -119,6 +119,18 @@ def test_what_an_agent_costs(tmp_path: Path) -> None:
     assert economics(Measured(Cell("a", "a"), stages, tmp_path), {})["questions_to_break_even"] is None
 
 
+def test_a_hosted_question_costs_what_was_paid_and_its_searches(tmp_path: Path) -> None:
+    stage = Stage("eval", "k", {"tools": ["noise:none=0.5:serpapi"]}, {"agent": ["openai:gpt-4o"]})
+    stage.path(tmp_path).mkdir(parents=True)
+    manifest = {"results": {"small": {"seconds_per_question": 3600.0}}}
+    jsonl.replace_text(stage.path(tmp_path) / "manifest.json", json.dumps(manifest))
+    asked = [replace(episode(at, 1, "look", "look", "done"), usage=Usage(cost=0.01)) for at in range(2)]
+    one = Measured(Cell("a", "a"), [stage], tmp_path, {"small": asked})
+    prices = {"machine_hour": Price(1.0, "here"), "search": Price(0.015, "there")}
+    assert economics(one, prices)["usd_per_question"] == pytest.approx(0.01 + 2 * 0.015)
+    assert economics(one, {})["usd_per_question"] is None  # nobody said what a search costs
+
+
 def test_seeds_are_taken_together_by_question() -> None:
     def cell(name: str, group: str, seed: int, ems: list[float], against: str | None = None) -> Measured:
         one = measured(name, ems)

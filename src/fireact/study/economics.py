@@ -21,16 +21,15 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     """Dollars and seconds of a cell on its first task.
 
     An episode that is not right is waste: of ``n`` trajectories that are trained on, ``n / share right - n`` episodes were
-    collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student must answer until data and training
-    have cost less than asking the teacher.
+    collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student
+    must answer until data and training have cost less than asking the teacher.
     """
     asked = prices.get("teacher_question")
     results = next(iter((one.manifest("eval") or {})["results"].values()))
     seconds = float(results["seconds_per_question"])
     evaluation = one.stages[-1]
-    serving = _sum(
-        _machine(evaluation, seconds, prices), _searched(evaluation, next(iter(one.episodes.values()), ()), prices)
-    )
+    episodes = next(iter(one.episodes.values()), ())
+    serving = _sum(_served(evaluation, episodes, seconds, prices), _searched(evaluation, episodes, prices))
     found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
     mixed, training = one.manifest("mix"), one.manifest("train")
     if mixed is None or training is None:
@@ -39,12 +38,8 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     share, episode_seconds, episode_usd = _collected(one, mixed["counts"], prices)
     teacher = episode_usd or (None if asked is None else asked.value)
     waste = None if share is None else used / share - used
-    data, train = (
-        _times(used, teacher),
-        _machine(
-            next(stage for stage in one.stages if stage.verb == "train"), float(training["training_seconds"]), prices
-        ),
-    )
+    stage = next(stage for stage in one.stages if stage.verb == "train")
+    data, train = _times(used, teacher), _machine(stage, float(training["training_seconds"]), prices)
     wasted = _times(waste, teacher)
     fixed = None if data is None or train is None else data + (wasted or 0.0) + train
     saved = None if teacher is None or serving is None else teacher - serving
@@ -92,6 +87,17 @@ def _collected(
         paid = _sum(paid, _times(len(searched) / everything, _searched(stage, searched, prices)))
     seconds = sum(found["seconds"] for found in collections) / everything
     return right / episodes if right else None, seconds, paid
+
+
+def _served(
+    evaluation: Stage, episodes: Sequence[Trajectory], seconds: float, prices: Mapping[str, Price]
+) -> float | None:
+    """What the model takes for a question: of a hosted one what was paid, of one's own the machine for so many seconds."""
+    if not any(str(agent).startswith("openai:") for agent in evaluation.inputs.get("agent", ())):
+        return _machine(evaluation, seconds, prices)
+    costs = [one.usage.cost for one in episodes]
+    paid = [cost for cost in costs if cost is not None]
+    return sum(paid) / len(paid) if paid and len(paid) == len(costs) else None
 
 
 def _machine(stage: Stage, seconds: float, prices: Mapping[str, Price]) -> float | None:
