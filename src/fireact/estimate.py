@@ -21,7 +21,8 @@ TURN, OBSERVATION = 60, 80
 """Tokens of a thought with its action, and of an observation."""
 LETTERS = 4
 """Letters a token."""
-_ALONE = ("io", "cot")
+ALONE = ("io", "cot")
+"""Methods of one completion without tools."""
 
 
 @dataclass
@@ -68,7 +69,7 @@ def _shown(part: Usage) -> Mapping[str, int]:
 def _part(episodes: Sequence[Episode]) -> Usage:
     """What all episodes of one task and method take, by the prompts of the first three."""
     first = _prompt(islice(episodes, 3))
-    rounds = 1 if episodes[0].agent.method.name in _ALONE else min(ROUNDS, episodes[0].agent.limits.max_steps)
+    rounds = 1 if episodes[0].agent.method.name in ALONE else min(ROUNDS, episodes[0].agent.limits.max_steps)
     read = sum(first + turn * (TURN + OBSERVATION) for turn in range(rounds))
     count = len(episodes)
     return Usage(count * rounds, count * read, 0, count * rounds * TURN)

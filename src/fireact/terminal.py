@@ -349,11 +349,20 @@ def print_plan(plan: Mapping[str, Any], out: Path) -> None:
     if plan["needs"]:
         RESULT.print(f"It needs {' '.join(f'--set {name}=...' for name in plan['needs'])}.")
     tokens, usd, seconds = plan["training_tokens"], plan["usd"], plan["seconds"]
+    time = f"{_least(seconds)}{seconds['known'] / 60:,.0f} min"
+    searches = f"about {plan['searches']:,} paid searches, " if plan["searches"] else ""
     RESULT.print(
-        f"{plan['stages']} stages, {plan['there']} of them there; {plan['episodes']:,} episodes, {_least(tokens)}"
-        f"{tokens['known']:,} training tokens, {_least(usd)}{usd['known']:,.2f} USD, {_least(seconds)}"
-        f"{seconds['known'] / 60:,.0f} min. Nothing was spent. It goes to {escape(str(out))}."
+        f"{plan['stages']} stages, {plan['there']} of them there; {plan['episodes']:,} episodes, {searches}{_least(tokens)}"
+        f"{tokens['known']:,} training tokens, {_least(usd)}{usd['known']:,.2f} USD, "
+        f"{time if seconds['known'] or seconds['whole'] else 'time not known'}. Nothing was spent. It goes to {escape(str(out))}."
     )
+    priced = [part for part in usd["unknown"] if not part.startswith("the machine for ")]  # which follows from the time
+    if unknown := [*(f"the time of {part}" for part in seconds["unknown"]), *priced]:
+        RESULT.print(
+            escape(f"Not in these sums, because nobody has measured it: {'; '.join(unknown)}."), soft_wrap=True
+        )
+    for said in plan["short"]:
+        RESULT.print(escape(f"Too few may be right: {said}. Raise the plan."), soft_wrap=True)
 
 
 def _least(amount: Mapping[str, Any]) -> str:
@@ -365,7 +374,14 @@ def _to_come(stage: Mapping[str, Any], verb: str) -> str:
     said = {"collect": f"{stage['episodes']:,}", "mix": "to do", "eval": f"{stage['episodes']:,}"}.get(verb)
     if said is None:
         said = "? tokens" if stage["training_tokens"] is None else f"{stage['training_tokens'] / 1000:,.0f}k tokens"
-    cost = ", price unknown" if stage["usd"] is None else f", ${stage['usd']:,.2f}" if stage["usd"] else ""
+    cost = f", ${stage['usd']:,.2f}" if stage["usd"] else ""
+    cost += (
+        " and what is not known"
+        if stage["usd"] and stage["unpriced"]
+        else ", price unknown"
+        if stage["unpriced"]
+        else ""
+    )
     return f"{said}{cost}, {stage['seconds']:,.0f} s" if stage["seconds"] else f"{said}{cost}"
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from fireact.errors import ConfigError, unknown
+from fireact.evaluation.run import EvalConfig
 from fireact.study.file import StudyFile
+from fireact.study.shape import fit, fit_fields
 from fireact.training.recipe import Recipe
 
 EVALUATION = (
@@ -20,11 +22,18 @@ EVALUATION = (
 )  # fmt: skip
 """Settings that go to ``eval`` as they are."""
 RECIPE = tuple(entry.name for entry in fields(Recipe) if entry.name != "seed")
-SETTINGS = ("base", "mixture", "size", "seed", "noise", "renderer", "recipe", *EVALUATION, *RECIPE)
-"""``base`` is the model; with a ``mixture`` it is fine-tuned on it, ``size`` trajectories of it, with ``recipe`` and what of
-it is changed; without, it is prompted by ``method``. ``seed`` draws the sample and the initial weights; ``noise`` disturbs the
-tools while it is measured, in the words of the tool ``noise:``."""
-_BLOCK = ("name", "axes", "against", "exclude")
+SETTINGS: Mapping[str, Any] = {
+    "base": str, "mixture": str, "size": int, "seed": int, "noise": str, "renderer": str, "recipe": str, "few_shot": int,
+    **{name: get_type_hints(EvalConfig)[name] for name in EVALUATION},
+    **{name: get_type_hints(Recipe)[name] for name in RECIPE},
+}  # fmt: skip
+"""The settings of a cell with their types. ``base`` is the model; with a ``mixture`` it is fine-tuned on it, ``size``
+trajectories of it, with ``recipe`` and what of it is changed; without, it is prompted by ``method``. ``seed`` draws the
+sample and the initial weights; ``noise`` disturbs the tools while it is measured, in the words of the tool ``noise:``. A fine-tuned agent is shown no
+examples, but ``few_shot`` of them where that is given (paper, Table 14)."""
+_BLOCK: Mapping[str, Any] = {
+    "name": str, "axes": Sequence[str], "against": str, "exclude": Sequence[Mapping[str, Any]],
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,10 @@ class Cell:
 
 def cells(study: StudyFile) -> list[Cell]:
     """All cells of a study in order. Raises ConfigError for a name that nothing stands behind, or a name twice."""
+    _refuse_misshapen(study)
     found = [cell for block in study.cells for cell in _product(block, study)]
+    if not found:
+        raise ConfigError(f"the study {study.name} has no cells: its axes are empty, or all is excluded.")
     names = [cell.name for cell in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -59,6 +71,7 @@ def cells(study: StudyFile) -> list[Cell]:
             f"the study {study.name} has two cells named {twice!r}. Put what differs into name: {{AXIS}}."
         )
     named = [("choice", name) for name in study.choice]
+    named += [("chooser", study.chooser)] if study.chooser else []
     named += [(f"what {cell.name} is compared with", cell.against) for cell in found if cell.against]
     for where, name in named:
         if name not in names and name not in {cell.group for cell in found}:
@@ -67,6 +80,19 @@ def cells(study: StudyFile) -> list[Cell]:
         if plot.x and not any(plot.x in cell.axes for cell in found):
             raise unknown("axis of a curve", plot.x, study.axes)
     return found
+
+
+def _refuse_misshapen(study: StudyFile) -> None:
+    """Raise ConfigError for a setting that there is not, and for a value of another type than its setting has."""
+    where = f"the study {study.name}"
+    fit_fields(study.shared, SETTINGS, f"{where}: shared")
+    for number, block in enumerate(study.cells, 1):
+        fit_fields(block, {**SETTINGS, **_BLOCK}, f"{where}: cells (number {number})")
+    for name in dict.fromkeys(name for block in study.cells for name in block.get("axes", ())):
+        for number, value in enumerate(study.axes.get(name, ()), 1):
+            place = f"{where}: axes.{name} (number {number})"
+            fit(_label(value), str | int | float | bool, f"{place}.label" if isinstance(value, Mapping) else place)
+            fit_fields(_settings(name, value), SETTINGS, place)
 
 
 def _product(block: Mapping[str, Any], study: StudyFile) -> Iterator[Cell]:
@@ -86,9 +112,6 @@ def _product(block: Mapping[str, Any], study: StudyFile) -> Iterator[Cell]:
 
 
 def _cell(block: Mapping[str, Any], labels: Mapping[str, Any], settings: dict[str, Any], study: StudyFile) -> Cell:
-    for key in settings:
-        if key not in SETTINGS:
-            raise unknown("setting of a cell", key, (*SETTINGS, *_BLOCK))
     mixture = settings.get("mixture", "")
     if mixture and mixture not in study.mixtures:
         raise unknown("mixture", mixture, study.mixtures)

@@ -1,7 +1,7 @@
 """What an agent costs: its data (the waste of filtering apart), its training, each question; and when it has paid off.
 
 Invariant: all prices are the study file's, with their sources; where the teacher has a price of its own (tokens that were
-paid for), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
+paid for, and searches), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
 """
 
 from __future__ import annotations
@@ -10,31 +10,36 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.store import read_trajectories
 from fireact.study.file import Price
-from fireact.study.results import Measured
+from fireact.study.results import Measured, calls_of_tools
+from fireact.study.stages import Stage, specific
+from fireact.types import Trajectory
 
 
 def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     """Dollars and seconds of a cell on its first task.
 
     An episode that is not right is waste: of ``n`` trajectories that are trained on, ``n / share right - n`` episodes were
-    collected in vain. ``questions_to_break_even`` is how many questions the student must answer until data and training
-    have cost less than asking the teacher.
+    collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student
+    must answer until data and training have cost less than asking the teacher.
     """
-    hour, asked = prices.get("machine_hour"), prices.get("teacher_question")
-    machine = None if hour is None else hour.value / 3600
+    asked = prices.get("teacher_question")
     results = next(iter((one.manifest("eval") or {})["results"].values()))
     seconds = float(results["seconds_per_question"])
-    serving = _times(seconds, machine)
+    evaluation = one.stages[-1]
+    episodes = next(iter(one.episodes.values()), ())
+    serving = _sum(_served(evaluation, episodes, seconds, prices), _searched(evaluation, episodes, prices))
     found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
     mixed, training = one.manifest("mix"), one.manifest("train")
     if mixed is None or training is None:
         return found
     used = sum(count["n"] for count in mixed["counts"].values())
-    share, episode_seconds, episode_usd = _collected(one, mixed["counts"])
+    share, episode_seconds, episode_usd = _collected(one, mixed["counts"], prices)
     teacher = episode_usd or (None if asked is None else asked.value)
     waste = None if share is None else used / share - used
-    data, train = _times(used, teacher), _times(float(training["training_seconds"]), machine)
+    stage = next(stage for stage in one.stages if stage.verb == "train")
+    data, train = _times(used, teacher), _machine(stage, float(training["training_seconds"]), prices)
     wasted = _times(waste, teacher)
     fixed = None if data is None or train is None else data + (wasted or 0.0) + train
     saved = None if teacher is None or serving is None else teacher - serving
@@ -49,11 +54,24 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
         "training_usd": train,
         "teacher_usd_per_question": teacher,
         "teacher_price": "paid" if episode_usd else None if asked is None else asked.source,
-        "questions_to_break_even": math.ceil(fixed / saved) if fixed is not None and saved and saved > 0 else None,
+        **_break_even(fixed, saved, wasted),
     }
 
 
-def _collected(one: Measured, groups: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+def _break_even(fixed: float | None, saved: float | None, wasted: float | None) -> dict[str, Any]:
+    """The number of questions, and what is to be said of it: why there is none, or that it leaves something out."""
+    if fixed is None or saved is None:
+        number, note = None, "not known: a price is missing"
+    elif saved <= 0:
+        number, note = None, "never: a question costs no less than the teacher's"
+    else:
+        number, note = math.ceil(fixed / saved), "" if wasted is not None else "at least: what was wasted is not known"
+    return {"questions_to_break_even": number, "break_even_note": note}
+
+
+def _collected(
+    one: Measured, groups: Mapping[str, Any], prices: Mapping[str, Price]
+) -> tuple[float | None, float | None, float | None]:
     """Of the collections behind a cell: the share of episodes that are right, and seconds and dollars of an episode."""
     collections: Sequence[Mapping[str, Any]] = one.collections()
     counts = [count for found in collections for name, count in found["counts"].items() if name in groups]
@@ -64,8 +82,40 @@ def _collected(one: Measured, groups: Mapping[str, Any]) -> tuple[float | None, 
     right = sum(count["correct"] for count in counts)
     costs = [found["usage"]["cost"] for found in collections]
     paid = None if any(cost is None for cost in costs) else sum(costs) / everything
+    for stage in (stage for stage in one.stages if stage.verb == "collect" and stage.pays_searches):
+        searched = list(read_trajectories(stage.path(one.root)))
+        paid = _sum(paid, _times(len(searched) / everything, _searched(stage, searched, prices)))
     seconds = sum(found["seconds"] for found in collections) / everything
     return right / episodes if right else None, seconds, paid
+
+
+def _served(
+    evaluation: Stage, episodes: Sequence[Trajectory], seconds: float, prices: Mapping[str, Price]
+) -> float | None:
+    """What the model takes for a question: of a hosted one what was paid, of one's own the machine for so many seconds."""
+    if not any(str(agent).startswith("openai:") for agent in evaluation.inputs.get("agent", ())):
+        return _machine(evaluation, seconds, prices)
+    costs = [one.usage.cost for one in episodes]
+    paid = [cost for cost in costs if cost is not None]
+    return sum(paid) / len(paid) if paid and len(paid) == len(costs) else None
+
+
+def _machine(stage: Stage, seconds: float, prices: Mapping[str, Price]) -> float | None:
+    """What the machine of a stage costs for so many seconds."""
+    price = specific(prices, "machine_hour", stage)
+    return None if price is None else price.value * seconds / 3600
+
+
+def _searched(stage: Stage, episodes: Sequence[Trajectory], prices: Mapping[str, Price]) -> float | None:
+    """What an episode's searches cost: nothing where they are not paid for, None where that has no price."""
+    if not stage.pays_searches or not episodes:
+        return 0.0
+    price = prices.get("search")
+    return None if price is None else price.value * sum(map(calls_of_tools, episodes)) / len(episodes)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _times(amount: float | None, each: float | None) -> float | None:

@@ -7,14 +7,17 @@
     [axes]                          NAME = values; a value is a setting of that name, or a table of settings with a ``label``
     [[cells]]                       name = "{AXIS} ...", axes = names, settings, against = name of a cell, exclude = [{AXIS = label}]
     baseline                        the cell that all others are compared with, where they do not say ``against``
-    [[paper]]                       label, value, unit, source; ``cell`` and ``task`` name the rows of ours that it stands beside
+    [[paper]]                       label, value, se, unit, source; ``cell`` and ``task`` name the rows of ours it stands beside
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
-    [prices]                        NAME = {value, source}: machine_hour, teacher_question, in US dollars
-    [rates]                         what was measured before: train_tokens, prompted_questions, tuned_questions a second
-    [sizes.SIZE]                    any of the tables above, laid over the file: tables are merged, all else is replaced
+    chooser                         the cell that chooses among these methods itself
+    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
+    [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
+    [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
+    [sizes.SIZE]                    any of the above but ``source``, laid over: tables are merged, all else is replaced
 
-``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
+A price or rate of one base, or of one kind of recipe, has that after a colon: "machine_hour:full". What a machine costs
+counts where there is a price of it. ``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
 Invariant: a file that was read holds no name that nothing stands behind. Nothing is run, and no data is read, here.
 """
 
@@ -22,33 +25,40 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fireact.errors import ConfigError, unknown
+from fireact.study.shape import fit
 
-TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "baseline", "prices", "rates")
+TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices", "rates", "right")  # fmt: skip
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
-PRICES = ("machine_hour", "teacher_question")
-RATES = ("train_tokens", "prompted_questions", "tuned_questions")
+CHOICES = ("random choice", "best single method", "oracle choice")
+"""What a figure stands beside that is of no cell: the rows of the table of choices."""
+PRICES = ("machine_hour", "teacher_question", "search")
+RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of the paper; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
+    """A figure of the paper, ``se`` its standard error; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
 
-    ``cell`` is the name of a cell, or several, with ``*`` for any letters; it may be one of another size.
+    ``cell`` is the name of a cell, or several, with ``*`` for any letters, or one of ``CHOICES``; it may be of another size.
     """
 
     label: str
     value: float
     unit: str = "EM"
+    se: float | None = None
     source: str = ""
     cell: str | Sequence[str] = ()
     task: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{'' if self.se is None else f' ± {self.se:g}'} {self.unit}"
 
     def beside(self, *names: str) -> bool:
         """Whether it stands beside a cell of one of these names."""
@@ -95,8 +105,10 @@ class StudyFile:
     paper: Sequence[Figure] = ()
     plots: Sequence[Plot] = (Plot(),)
     choice: Sequence[str] = ()
+    chooser: str = ""
     prices: Mapping[str, Price] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[str, float] = field(default_factory=dict)
 
 
 def shipped() -> list[str]:
@@ -107,45 +119,39 @@ def shipped() -> list[str]:
 def read_study(name: str, *, size: str = "small") -> StudyFile:
     """A shipped study by name, or one from a TOML file, at one of its sizes. Raises ConfigError."""
     values = _values(name)
-    _known(values, KEYS, f"setting of the study {name}")
+    where = f"the study {name}"
+    _known(values, KEYS, f"setting of {where}")
     sizes = values.pop("sizes", {})
-    if sizes and size not in sizes:
-        raise unknown(f"size of the study {name}", size, sizes)
-    _known(sizes.get(size, {}), (*TABLES, "notes"), f"setting of the size {size}")
+    fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
+    if size not in (sizes or ("small",)):
+        raise unknown(f"size of {where}", size, sizes or ("small",))
+    _known(sizes.get(size, {}), (*TABLES, "title", "asks", "notes"), f"setting of the size {size}")
     merged = _laid_over(values, sizes.get(size, {}))
+    kinds = get_type_hints(StudyFile)
+    for key, value in merged.items():
+        fit(value, kinds[key], f"{where}: {key}")
     if "title" not in merged or not merged.get("cells"):
-        raise ConfigError(f"the study {name} has no title or no [[cells]]. Give both.")
+        raise ConfigError(f"{where} has no title or no [[cells]]. Give both.")
     return StudyFile(**{**merged, "name": Path(name).stem, "size": size, **_built(merged, name)})
 
 
 def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The tables that have a class of their own."""
     prices, rates = values.get("prices", {}), values.get("rates", {})
-    _known(prices, PRICES, f"price of the study {name}")
-    _known(rates, RATES, f"rate of the study {name}")
-    plots = [_made(Plot, row, f"[[plots]] of {name}") for row in values.get("plots", [{}])]
+    _known([key.partition(":")[0] for key in prices], PRICES, f"price of the study {name}")
+    _known([key.partition(":")[0] for key in rates], RATES, f"rate of the study {name}")
+    plots = [Plot(**row) for row in values.get("plots", [{}])]
     for plot in plots:
         if plot.kind not in ("bars", "curve") or (plot.kind == "curve") != bool(plot.x):
             raise ConfigError(f'the study {name}: a plot is kind = "bars", or kind = "curve" with x = an axis; {plot}.')
     return {
-        "paper": tuple(_made(Figure, row, f"[[paper]] of {name}") for row in values.get("paper", ())),
-        "prices": {key: _made(Price, row, f"[prices] of {name}") for key, row in prices.items()},
+        "paper": tuple(Figure(**row) for row in values.get("paper", ())),
+        "prices": {key: Price(**row) for key, row in prices.items()},
         "plots": tuple(plots),
     }
 
 
-def _made(kind: type[Any], row: Any, where: str) -> Any:
-    names = [entry.name for entry in fields(kind)]
-    if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: {row!r} is no table with {', '.join(names)}.")
-    _known(row, names, f"setting in {where}")
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {dict(row)} lacks something ({error}).") from error
-
-
-def _known(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+def _known(values: Iterable[str], known: Iterable[str], what: str) -> None:
     names = list(known)
     for key in values:
         if key not in names:

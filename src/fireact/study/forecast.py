@@ -1,8 +1,8 @@
 """What a stage will take before it is run: episodes, tokens, dollars, seconds; and which stages are there already.
 
-Invariant: nothing is called, bought or written. What cannot be known yet (a price, a rate that nobody measured) is None and
-never a guess; what is assumed stands in ``ASSUMED``. Rates are those of stages of the same kind that are complete, else
-those that the study file says were measured.
+Invariant: nothing is called, bought or written. What cannot be known yet (a price, a rate that nobody measured) is never a
+guess: it is left out of the sums and named; what is assumed stands in ``ASSUMED``. Rates are those of stages of the same
+kind that are complete, else those that the study file says were measured. A machine without a price is one's own.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ from fireact.agents import Model, build, load_task
 from fireact.collection import CollectConfig
 from fireact.episodes import Episode
 from fireact.errors import FireactError
-from fireact.estimate import Probe, estimate
+from fireact.estimate import ALONE, ROUNDS, Probe, estimate
 from fireact.evaluation.run import EvalConfig
 from fireact.formats.read import read_any
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import price_of
 from fireact.store import read_manifest, read_trajectories
-from fireact.study.stages import Stage
+from fireact.study.file import StudyFile
+from fireact.study.stages import Stage, specific
 from fireact.training.recipe import Recipe
 from fireact.types import Example, Limits, Task, Trajectory
 
 TOKENS = 250
 """Tokens of a trajectory, before there is one to count."""
 PASSED = 0.85
-"""The share of a collection that is right, before it is collected."""
+"""The share of a script's episodes that is right, before it is collected."""
+SEARCHES = ROUNDS - 1
+"""Searches of an episode that searches: its last round answers."""
 SCRIPTED = 0.01
 """Seconds of an episode of a script."""
 LETTERS, FRAME = 4, 12
 """Letters a token, and tokens that a chat template puts around a turn."""
-ASSUMED = {"tokens_a_trajectory": TOKENS, "share_right": PASSED, "seconds_a_scripted_episode": SCRIPTED}
+ASSUMED = {
+    "tokens_a_trajectory": TOKENS, "share_right_of_a_script": PASSED, "seconds_a_scripted_episode": SCRIPTED,
+    "searches_an_episode": SEARCHES,
+}  # fmt: skip
 _QUESTION = (
     "A question of about twenty words, such as who directed the film in which the singer of the band first played?"
 )
@@ -43,27 +49,31 @@ _QUESTION = (
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a stage takes; ``dollars`` is 0 for a model of one's own, None where a price is not known."""
+    """What a stage takes, as far as it is known; ``unpriced`` and ``untimed`` name the parts that are not in the sums."""
 
     stage: Stage
     done: bool
     episodes: int = 0
+    searches: int = 0
     tokens: int | None = 0
-    dollars: float | None = 0.0
+    dollars: float = 0.0
     seconds: float | None = 0.0
+    unpriced: tuple[str, ...] = ()
+    untimed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "stage": f"{self.stage.verb}/{self.stage.key}", "done": self.done, "episodes": self.episodes,
-            "training_tokens": self.tokens, "usd": self.dollars, "seconds": self.seconds,
+            "searches": self.searches, "training_tokens": self.tokens, "usd": self.dollars, "seconds": self.seconds,
+            "unpriced": list(self.unpriced), "untimed": list(self.untimed),
         }  # fmt: skip
 
 
 @dataclass
 class Rates:
-    """How fast stages went: training tokens and evaluated questions a second, by what they depend on."""
+    """What is known of speed, prices and teachers: of stages that are complete, and what the study file says."""
 
-    shipped: Mapping[str, float] = field(default_factory=dict)
+    study: StudyFile
     measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     def learn(self, stage: Stage, root: Path) -> None:
@@ -77,10 +87,20 @@ class Rates:
             if seconds:
                 self.measured[_kind(stage)] = sum(n for n, _ in asked) / seconds
 
-    def of(self, stage: Stage) -> float | None:
-        """Tokens or questions a second, or None where neither is known."""
-        name = "train_tokens" if stage.verb == "train" else "tuned_questions" if stage.needs else "prompted_questions"
-        return self.measured.get(_kind(stage)) or self.shipped.get(name)
+    def seconds(self, stage: Stage, *, tokens: int | None = None, examples: int | None = None) -> float | None:
+        """What a training (of so many tokens, or examples) or an evaluation (of so many questions) takes, if that is known."""
+        measured = self.measured.get(_kind(stage))
+        known = {"train_tokens": tokens, "train_examples": examples}
+        if stage.verb == "eval":
+            known = {"tuned_questions" if stage.needs else "prompted_questions": examples}
+        if measured:
+            amount = tokens if stage.verb == "train" else examples
+            return None if amount is None else amount / measured
+        for name, amount in known.items():
+            rate = specific(self.study.rates, name, stage)
+            if rate and amount is not None:
+                return amount / rate
+        return None
 
 
 def _kind(stage: Stage) -> tuple[Any, ...]:
@@ -102,10 +122,15 @@ def forecast(stage: Stage, root: Path, rates: Rates) -> Forecast:
 def _collect(stage: Stage, root: Path, rates: Rates) -> Forecast:
     config: CollectConfig = stage.config(root)
     asked = [(*name.rpartition("/")[::2], count) for name, count in config.plan.items()]
-    episodes = sum(config.plan.values())
     scripted = config.teacher.startswith("scripted:")
-    dollars = hosted_cost(config.teacher, asked, native=config.native)
-    return Forecast(stage, False, episodes, 0, dollars, SCRIPTED * episodes if scripted else None)
+    searches = _searches(stage, ((method, count) for _, method, count in asked))
+    parts = {
+        f"what {config.teacher} takes a token": hosted_cost(config.teacher, asked, native=config.native),
+        **_searched(searches, rates),
+    }
+    episodes = sum(config.plan.values())
+    seconds = SCRIPTED * episodes if scripted else None
+    return _forecast(stage, parts, seconds, f"collecting from {config.teacher}", episodes=episodes, searches=searches)
 
 
 def _mix(stage: Stage, root: Path, rates: Rates) -> Forecast:
@@ -113,28 +138,69 @@ def _mix(stage: Stage, root: Path, rates: Rates) -> Forecast:
 
 
 def _train(stage: Stage, root: Path, rates: Rates) -> Forecast:
-    tokens = training_tokens(stage, root)
-    rate = rates.of(stage)
-    return Forecast(stage, False, 0, tokens, 0.0, tokens / rate if rate and tokens is not None else None)
+    (mixture,) = stage.needs
+    count, tokens = trajectories(mixture, root, rates.study.right), training_tokens(stage, root, rates.study.right)
+    examples = None if count is None else count * stage.values["recipe"].epochs
+    seconds = rates.seconds(stage, tokens=tokens, examples=examples)
+    what = f"training {stage.values['student']}"
+    return _forecast(stage, _hours(stage, seconds, what, rates), seconds, what, tokens=tokens)
 
 
 def _eval(stage: Stage, root: Path, rates: Rates) -> Forecast:
     config: EvalConfig = stage.config(root)
     questions = config.n * len(config.tasks)
-    asked = [(task, config.method, config.n) for task in config.tasks]
-    dollars = 0.0 if stage.needs else hosted_cost(config.agent, asked, native=config.native)
-    rate = rates.of(stage)
-    return Forecast(stage, False, questions, 0, dollars, questions / rate if rate else None)
+    searches = _searches(stage, [(config.method, questions)])
+    seconds = rates.seconds(stage, examples=questions)
+    model = stage.needs[0].values["student"] if stage.needs else config.agent
+    what = f"evaluating {model}{', fine-tuned' if stage.needs else ''}"
+    parts = _searched(searches, rates)
+    if str(model).startswith("openai:"):
+        asked = [(task, config.method, config.n) for task in config.tasks]
+        parts |= {f"what {model} takes a token": hosted_cost(config.agent, asked, native=config.native)}
+    else:
+        parts |= _hours(stage, seconds, what, rates)
+    return _forecast(stage, parts, seconds, what, episodes=questions, searches=searches)
 
 
-def training_tokens(stage: Stage, root: Path) -> int | None:
+def _forecast(
+    stage: Stage, parts: Mapping[str, float | None], seconds: float | None, what: str, **amounts: Any
+) -> Forecast:
+    """The forecast whose dollars are the parts that are known."""
+    dollars, _ = at_least(parts.values())
+    unpriced = tuple(name for name, part in parts.items() if part is None)
+    return Forecast(
+        stage, False, dollars=dollars, seconds=seconds, unpriced=unpriced,
+        untimed=(what,) if seconds is None else (), **amounts,
+    )  # fmt: skip
+
+
+def _searches(stage: Stage, asked: Iterable[tuple[str, int]]) -> int:
+    """About how many paid searches the episodes of some methods make."""
+    return sum(SEARCHES * count for method, count in asked if method not in ALONE) if stage.pays_searches else 0
+
+
+def _searched(searches: int, rates: Rates) -> dict[str, float | None]:
+    """What paid searches cost."""
+    price = rates.study.prices.get("search")
+    return {"what a search costs": None if price is None else price.value * searches} if searches else {}
+
+
+def _hours(stage: Stage, seconds: float | None, what: str, rates: Rates) -> dict[str, float | None]:
+    """What the machine costs, where the file has a price of it."""
+    price = specific(rates.study.prices, "machine_hour", stage)
+    if price is None:
+        return {}
+    return {f"the machine for {what}": None if seconds is None else price.value * seconds / 3600}
+
+
+def training_tokens(stage: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
     """Tokens of all epochs of a training stage; counted where the data is there, else assumed."""
     (mixture,) = stage.needs
     recipe: Recipe = stage.values["recipe"]
     if mixture.done(root):
         found = list(read_trajectories(mixture.path(root)))
         return recipe.epochs * sum(map(_tokens, found))
-    count, each = trajectories(mixture, root), TOKENS
+    count, each = trajectories(mixture, root, shares), TOKENS
     known = [one for one in mixture.inputs["sources"] if isinstance(one, str) and Path(one).is_file()]
     if known:
         held = [trajectory for file in known for trajectory in read_any(Path(file))]
@@ -142,8 +208,11 @@ def training_tokens(stage: Stage, root: Path) -> int | None:
     return None if count is None else recipe.epochs * count * each
 
 
-def trajectories(mixture: Stage, root: Path) -> int | None:
-    """How many trajectories a mixture has, or will have; None where its files are not there."""
+def trajectories(mixture: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
+    """How many trajectories a mixture has, or will have; None where its files are not there, or nothing is known of a teacher.
+
+    ``shares`` are the shares of a hosted teacher's episodes that are right, by "task/method".
+    """
     values = mixture.values
     if values.get("n"):
         return int(values["n"])
@@ -152,12 +221,44 @@ def trajectories(mixture: Stage, root: Path) -> int | None:
     total = 0.0
     for source in mixture.inputs["sources"]:
         if isinstance(source, Stage):
-            total += PASSED * sum(source.values["plan"].values())
+            right = list(expected_right(source, shares).values())
+            if any(one is None for one in right):
+                return None
+            total += sum(one for one in right if one is not None)
         elif Path(source).is_file():
             total += sum(1 for _ in read_any(Path(source)))
         else:
             return None
     return round(total)
+
+
+def expected_right(collection: Stage, shares: Mapping[str, float]) -> dict[str, float | None]:
+    """By "task/method": how many episodes of a collection will be right, or None where nobody has measured its teacher."""
+    scripted = str(collection.values.get("teacher", "scripted:")).startswith("scripted:")
+    found: dict[str, float | None] = {}
+    for name, count in collection.values["plan"].items():
+        share = PASSED if scripted else shares.get(name)
+        found[name] = None if share is None else share * count
+    return found
+
+
+def short(mixture: Stage, root: Path, shares: Mapping[str, float]) -> list[str]:
+    """What a mixture is expected to lack, in words: it takes more than will be right of what is collected for it."""
+    if mixture.done(root) or not all(isinstance(one, Stage) for one in mixture.inputs["sources"]):
+        return []
+    there: dict[str, float | None] = {}
+    for one in mixture.needs:
+        for name, count in expected_right(one, shares).items():
+            before = there.get(name, 0.0)
+            there[name] = None if count is None or before is None else before + count
+    wanted = dict(mixture.values.get("take", {}))
+    if mixture.values.get("n"):
+        wanted, there = {"all": mixture.values["n"]}, {"all": total(there.values())}
+    return [
+        f"{name}: {count:,} are wanted, and about {expected:,.0f} will be right"
+        for name, count in wanted.items()
+        if (expected := there.get(name)) is not None and expected < count
+    ]
 
 
 def _tokens(trajectory: Trajectory) -> int:

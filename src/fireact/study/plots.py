@@ -7,6 +7,7 @@ lightness as well, so that they are told apart without hue. One file a task and 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import statistics
 import textwrap
@@ -19,6 +20,8 @@ from fireact.study.cells import Cell
 from fireact.study.file import Plot, StudyFile
 
 COLOURS = ("#1b4f72", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
+MARKS = ("D", "o", "s", "^", "v", "P")
+"""Marks of the paper's models."""
 _RC: Any = {
     "svg.hashsalt": "fireact",
     "svg.fonttype": "none",
@@ -47,6 +50,8 @@ def draw(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, An
 
 
 def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+    from matplotlib.patches import Patch
+
     lines = sum(len(textwrap.wrap(cell.name, 36)) for cell in cells)
     figure, axes = _figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
     for at, cell in enumerate(cells):
@@ -57,19 +62,36 @@ def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task
         axes.plot(
             [100 * low, 100 * high], [-at, -at], color="#1c2833", linewidth=1.2, marker="|", markersize=5, zorder=3
         )
-        axes.text(100 * high + 1, -at, f"{100 * result['em']:.3g}", va="center", fontsize=9)
-    for known in (one for one in study.paper if one.unit == "EM"):
-        about = [cell for cell in cells if known.about(task, rows[cell.name]["results"])]
-        places = [-cells.index(cell) for cell in about if known.beside(cell.name, cell.group)]
-        axes.plot([known.value] * len(places), places, "D", color="#7b8494", markersize=4, zorder=4)
+        axes.text(108, -at, f"{100 * result['em']:.3g}", va="center", ha="right", fontsize=9)
+    theirs = _theirs(axes, study, cells, rows, task)
     axes.set_yticks(
         [-at for at in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1
     )
     axes.set_xlim(0, 108)
-    axes.set_xlabel("exact match, %, with 95 % interval" + (" (diamond: the paper)" if study.paper else ""))
+    axes.set_xlabel("exact match, %, with 95 % interval")
     axes.grid(axis="x", linewidth=0.6)
     axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
+    kinds = [("prompted", COLOURS[0], False), ("fine-tuned", COLOURS[1], True)]
+    drawn = [Patch(color=colour, label=name) for name, colour, tuned in kinds if any(c.tuned is tuned for c in cells)]
+    if len(drawn) > 1 or theirs:
+        figure.legend(handles=[*drawn, *theirs], loc="outside lower left", ncols=3, fontsize=9, frameon=False)
     return figure
+
+
+def _theirs(axes: Any, study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> list[Any]:
+    """Draw the paper's figures, a mark for each of its models, and return the entries of the legend."""
+    points: dict[str, list[tuple[float, int]]] = {}
+    for known in (one for one in study.paper if one.unit == "EM"):
+        about = [cell for cell in cells if known.about(task, rows[cell.name]["results"])]
+        places = [-cells.index(cell) for cell in about if known.beside(cell.name, cell.group)]
+        points.setdefault(known.label.partition(",")[0], []).extend((known.value, at) for at in places)
+    drawn = []
+    for mark, (model, found) in zip(itertools.cycle(MARKS), ((m, f) for m, f in points.items() if f), strict=False):
+        drawn += axes.plot(
+            *zip(*found, strict=True), mark, label=f"paper: {model}", markersize=6.5, clip_on=False, zorder=4, linestyle="none",
+            markerfacecolor="white", markeredgecolor="#1c2833", markeredgewidth=1.1,
+        )  # fmt: skip
+    return drawn
 
 
 def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:

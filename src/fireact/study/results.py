@@ -10,14 +10,17 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.collection import CollectConfig
 from fireact.errors import DataError
+from fireact.evaluation.run import EvalConfig
 from fireact.evaluation.statistics import bootstrap
 from fireact.evaluation.summary import compare
-from fireact.store import read_manifest, read_trajectories
+from fireact.models.weights import BUILT_IN
+from fireact.store import plain, read_manifest, read_trajectories
 from fireact.study.cells import Cell
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
@@ -27,6 +30,11 @@ _REFLECTS = re.compile(
     re.IGNORECASE,
 )
 """Words by which a reflection is told: those of the released data, and of the scripted teacher."""
+
+
+FEW = 5
+"""Right answers below which a gain is not put in proportion to them."""
+_ASKED = ("tasks", "n", "split", "order", "tools", "method", "examples", "temperature", "repairs", "native")
 
 
 @dataclass
@@ -62,6 +70,7 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
     return {
         "cell": one.cell.name,
         "axes": dict(one.cell.axes),
+        "settings": settings(one),
         "agent": evaluation["agent"],
         "tuned": evaluation["tuned"],
         "tools": evaluation["tools"],
@@ -71,7 +80,36 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
         "training": _training(one),
         "data": _data(one),
         "stages": [f"{stage.verb}/{stage.key}" for stage in one.stages],
+        "versions": {
+            verb: found["versions"] for verb in ("train", "eval") if (found := one.manifest(verb)) is not None
+        },
     }
+
+
+def settings(one: Measured) -> dict[str, Any]:
+    """What a cell was made with, defaults too: its model, what that was trained on and how, and how it was asked.
+
+    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one.
+    """
+    given, tuned = one.cell.settings, one.cell.tuned
+    asked = EvalConfig(agent="")
+    by = {stage.verb: stage for stage in one.stages}
+    evaluation = {name: by["eval"].values.get(name, getattr(asked, name)) for name in _ASKED}
+    mixture = dict(by["mix"].values) if tuned else {}
+    found = {
+        "base": given.get("base", BUILT_IN),
+        "seed": one.cell.seed,
+        "noise": given.get("noise", ""),
+        **evaluation,
+        "method": None if tuned else evaluation["method"],
+        "size": mixture.pop("n", None),
+        "mixture": {"name": given["mixture"], **mixture} if tuned else None,
+        "recipe": asdict(by["train"].values["recipe"]) if tuned else None,
+        "collections": [
+            {"teacher": CollectConfig().teacher, **stage.values} for stage in one.stages if stage.verb == "collect"
+        ],
+    }
+    return {**dict.fromkeys(found), **plain(found)}
 
 
 def baseline(cell: Cell, others: Mapping[str, Measured]) -> Measured | None:
@@ -84,17 +122,12 @@ def baseline(cell: Cell, others: Mapping[str, Measured]) -> Measured | None:
 
 def differences(one: Measured, other: Measured | None) -> dict[str, Any]:
     """By task: EM and F1 of a cell less those of the other on the same questions, and EM's gain in proportion."""
-    found: dict[str, Any] = {}
-    for task, own in one.episodes.items() if other is not None else ():
-        assert other is not None
-        try:
-            change = compare(other.episodes.get(task, ()), own).to_dict()
-        except DataError:  # not asked the same questions
-            continue
-        before = _mean(other.episodes[task])
-        relative = change["em"]["difference"] / before if before else None
-        found[task] = {"cell": other.cell.name, **change, "relative": relative}
-    return found
+    if other is None:
+        return {}
+    found = {
+        task: _difference(other.cell.name, other.episodes.get(task, ()), own) for task, own in one.episodes.items()
+    }
+    return {task: change for task, change in found.items() if change is not None}
 
 
 def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
@@ -102,24 +135,36 @@ def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
 
     A question counts once, with the mean of its seeds; the interval is over questions, not over seeds that were not run.
     """
+    groups: dict[str, list[tuple[Measured, Measured]]] = {}
+    for one in cells.values():
+        if (other := baseline(one.cell, cells)) is not None:
+            groups.setdefault(one.cell.group, []).append((one, other))
     found: dict[str, dict[str, Any]] = {}
-    for group in dict.fromkeys(one.cell.group for one in cells.values()):
-        both = [(one, baseline(one.cell, cells)) for one in cells.values() if one.cell.group == group]
-        matched = [(one, other) for one, other in both if other is not None]
-        if len(matched) < 2:
-            continue
-        for task in matched[0][0].episodes:
-            after = [replace(t, seed=one.cell.seed) for one, _ in matched for t in one.episodes.get(task, ())]
-            before = [replace(t, seed=one.cell.seed) for one, other in matched for t in other.episodes.get(task, ())]
-            try:
-                change = compare(before, after).to_dict()
-            except DataError:  # not asked the same questions
-                continue
-            names = {other.cell.group if other.cell.group != group else other.cell.name for _, other in matched}
-            level = _mean(before)
-            relative = change["em"]["difference"] / level if level else None
-            found.setdefault(group, {})[task] = {"cell": ", ".join(sorted(names)), **change, "relative": relative}
+    for group, pairs in groups.items():
+        others = {other.cell.group for _, other in pairs}
+        if group in others:  # compared with one of its own seeds
+            others = {other.cell.name for _, other in pairs}
+        for task in pairs[0][0].episodes if len(pairs) > 1 else ():
+            after = [replace(t, seed=one.cell.seed) for one, _ in pairs for t in one.episodes.get(task, ())]
+            before = [replace(t, seed=one.cell.seed) for one, other in pairs for t in other.episodes.get(task, ())]
+            if change := _difference(", ".join(sorted(others)), before, after):
+                found.setdefault(group, {})[task] = change
     return found
+
+
+def _difference(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Any] | None:
+    """What ``compare`` says, and the gain in proportion to what is compared with, where enough of that is right.
+
+    None where they were not asked the same questions.
+    """
+    try:
+        change = compare(before, after).to_dict()
+    except DataError:
+        return None
+    level = _mean(before)
+    right = level * len({one.example.id for one in before})  # a question counts once, however many seeds
+    relative = change["em"]["difference"] / level if right >= FEW else None
+    return {"cell": name, **change, "relative": relative}
 
 
 def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
@@ -131,7 +176,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     return {
         "turns": statistics.fmean(turns),
         "turns_deviation": statistics.pstdev(turns),
-        "calls_of_tools": statistics.fmean(_calls(one) for one in scored),
+        "calls_of_tools": statistics.fmean(map(calls_of_tools, scored)),
         "used": {name: used[name] / len(scored) for name in sorted(used)},
         "usd_per_question": None if any(cost is None for cost in costs) else sum(c or 0.0 for c in costs) / len(scored),
         "noisy_steps": statistics.fmean(sum(step.noise is not None for step in one.steps) for one in scored),
@@ -148,15 +193,16 @@ def method_used(trajectory: Trajectory) -> str:
     return "reflexion" if any(_REFLECTS.search(step.thought) for step in steps) else "react"
 
 
-def _calls(trajectory: Trajectory) -> int:
+def calls_of_tools(trajectory: Trajectory) -> int:
+    """How many steps call a tool."""
     return sum(step.action is not None and step.action.name != FINISH for step in trajectory.steps)
 
 
-def choice(group: Sequence[Measured]) -> dict[str, Any]:
+def choice(group: Sequence[Measured], chooser: Measured | None = None) -> dict[str, Any]:
     """By task: EM if chance, the best single method, or an oracle chose each question's method, with 95 % intervals.
 
     Of several methods that are right the oracle takes the one with the fewest turns (paper, Tables 4 and 10). ``chosen`` are
-    the shares of methods that it takes.
+    the shares of methods that it takes; ``chooser`` is an agent that chooses itself, on the same questions.
     """
     found: dict[str, Any] = {}
     for task in dict.fromkeys(name for one in group for name in one.episodes):
@@ -181,9 +227,20 @@ def choice(group: Sequence[Measured]) -> dict[str, Any]:
                 **_interval(list(map(_em, oracle))),
                 "turns": statistics.fmean(len(one.steps) for one in oracle),
             },
+            "chooser": None if chooser is None else _chosen_by(chooser, task, shared),
             "chosen": {name: chosen[name] / len(shared) for name in by_cell},
         }
     return found
+
+
+def _chosen_by(chooser: Measured, task: str, questions: Sequence[str]) -> dict[str, Any] | None:
+    """What an agent that chooses its method itself makes of the same questions; None where it was not asked all of them."""
+    own = {one.example.id: one for one in chooser.episodes.get(task, ()) if one.stop != "error"}
+    if not set(questions) <= set(own):
+        return None
+    asked = [own[key] for key in questions]
+    turns = statistics.fmean(len(one.steps) for one in asked)
+    return {"cell": chooser.cell.name, **_interval(list(map(_em, asked))), "turns": turns}
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:
@@ -201,12 +258,20 @@ def _mean(trajectories: Sequence[Trajectory]) -> float:
 
 
 def _training(one: Measured) -> dict[str, Any] | None:
-    manifest = one.manifest("train")
-    if manifest is None:
+    """Of a fine-tuned cell: what its manifest says, examples a second (all epochs counted), and bytes of weights saved."""
+    stage = next((stage for stage in one.stages if stage.verb == "train"), None)
+    if stage is None:
         return None
+    manifest, place = read_manifest(stage.path(one.root)), stage.path(one.root)
     names = ("samples", "dropped", "tokens", "target_tokens", "steps", "training_seconds", "tokens_per_second",
              "trained_parameters", "final_loss", "device")  # fmt: skip
-    return {name: manifest[name] for name in names}
+    examples = manifest["samples"] * stage.values["recipe"].epochs
+    weights = [file.stat().st_size for name in ("adapter", "model") for file in (place / name).glob("*.safetensors")]
+    return {
+        **{name: manifest[name] for name in names},
+        "examples_per_second": examples * manifest["tokens_per_second"] / manifest["tokens"],
+        "weights_bytes": sum(weights) or None,
+    }
 
 
 def _data(one: Measured) -> dict[str, Any] | None:

@@ -17,18 +17,19 @@ from typing import Any
 from fireact import jsonl
 from fireact.collection import collect
 from fireact.data import mix
-from fireact.errors import ConfigError, FireactError
+from fireact.errors import ConfigError, FireactError, unknown
 from fireact.evaluation.run import evaluate
 from fireact.progress import SILENT, Progress
-from fireact.store import MANIFEST, RunDir, absolute
+from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config
 from fireact.study.cells import Cell, cells
 from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
-from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast
+from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast, short
 from fireact.study.plots import draw
+from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
-from fireact.study.stages import Resolver, Stage, absent
-from fireact.study.tables import tables
+from fireact.study.stages import Resolver, Stage, absent, values_of, wanted
+from fireact.study.tables import by_fault, tables
 from fireact.training.run import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
@@ -62,7 +63,9 @@ def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Prog
     """Run what is missing and return the manifest. Raises FireactError that names the cells which failed."""
     matrix = Matrix.read(config)
     matrix.refuse_absent()
-    free = ("stages", *(f"values.{name}" for name in config.values))
+    refuse(matrix.chains, config.root(out), whole=True)
+    before = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
+    free = ("stages", *(f"values.{name}" for name in {**before, **config.values}))
     with RunDir(out, verb="study", settings=asdict(config), force=force, free=free) as run:
         (out / MANIFEST).unlink(missing_ok=True)  # a file that was changed has other cells
         runner = Runner(matrix, config.root(out), out, progress)
@@ -71,10 +74,11 @@ def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Prog
         finally:
             facts = runner.write()
         if runner.failures:
-            failed = "; ".join(f"{name}: {said}" for name, said in runner.failures.items())
+            failed = "; ".join(f"{', '.join(names)}: {said}" for said, names in by_fault(runner.failures).items())
+            others = f"; the others are in {out / TABLES}" if runner.measured else ""
             raise FireactError(
-                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed} -- the others are in "
-                f"{out / TABLES}. Run it again to try them again."
+                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed}{others} -- "
+                "run it again to try them again."
             )
         return run.finish(**facts)
 
@@ -92,6 +96,9 @@ class Matrix:
     def read(cls, config: StudyConfig) -> Matrix:
         """Raises ConfigError for whatever in the file cannot be used."""
         found = read_study(config.study, size=config.size)
+        for name in config.values:
+            if name not in wanted(found):
+                raise unknown(f"--set of the study {found.name} at the size {found.size}:", name, wanted(found))
         resolver = Resolver(found, config.values)
         product = cells(found)
         chains = {cell.name: list(distinct(resolver.evaluation(cell).chain())) for cell in product}
@@ -133,10 +140,10 @@ class Runner:
                     self._do(stage)
                 self.measured[cell.name] = measured(cell, chain, self.root)
             except Exception as fault:  # whatever it is, the other cells are worth having
-                self.failures[cell.name] = (
-                    str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
-                )
-                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {self.failures[cell.name]}")
+                said = _said(fault)
+                again = "for the same reason" if said in self.failures.values() else said
+                self.failures[cell.name] = said
+                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {again}")
             self._save()
 
     def _do(self, stage: Stage) -> None:
@@ -147,8 +154,8 @@ class Runner:
         try:
             _VERBS[stage.verb](stage.config(self.root), stage.path(self.root), progress=self.progress)
         except Exception as fault:
-            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {fault}"
-            raise
+            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {_said(fault)}"
+            raise FireactError(self._broken[stage.key]) from fault
         self.rates.learn(stage, self.root)
 
     def _left(self, number: int) -> str:
@@ -173,13 +180,14 @@ class Runner:
         other = baseline(one.cell, self.measured)
         key = (one.cell.name, "" if other is None else other.cell.name)
         if key not in self._rows:
-            self._rows[key] = _named(row(one, other), self.matrix.given)
+            self._rows[key] = _named(row(one, other), values_of(self.matrix.study, self.matrix.given))
         return self._rows[key]
 
     def write(self) -> dict[str, Any]:
         """Write rows, tables and plots of what is there, and return the facts of the manifest."""
         rows, file = self._save(), self.matrix.study
-        group = [self.measured[name] for name in self._chosen() if name in self.measured]
+        group = [self.measured[name] for name in map(self._first, file.choice) if name in self.measured]
+        chooser = self.measured.get(self._first(file.chooser)) if file.chooser else None
         facts = {
             "study": file.name,
             "size": file.size,
@@ -187,7 +195,7 @@ class Runner:
             "cells": len(self.matrix.cells),
             "stages": len(self.matrix.stages),
             "seeds": over_seeds(self.measured),
-            "choice": choice(group) if len(group) > 1 else {},
+            "choice": choice(group, chooser) if len(group) > 1 else {},
             "economics": {name: economics(one, file.prices) for name, one in self.measured.items()}
             if file.prices
             else {},
@@ -196,12 +204,13 @@ class Runner:
         draw(file, self.matrix.cells, rows, self.out / PLOTS)
         return facts
 
-    def _chosen(self) -> list[str]:
-        """The cells of ``choice``; of several seeds the first."""
-        found = []
-        for name in self.matrix.study.choice:
-            found.append(next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group)))
-        return found
+    def _first(self, name: str) -> str:
+        """The cell of a name, or the first seed of those that share it."""
+        return next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group))
+
+
+def _said(fault: Exception) -> str:
+    return str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
 
 
 def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -223,7 +232,7 @@ def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
 
 def rates(matrix: Matrix, root: Path) -> Rates:
     """The rates of all complete stages, beside those that the file has."""
-    found = Rates(shipped=matrix.study.rates)
+    found = Rates(matrix.study)
     for stage in matrix.stages:
         if stage.done(root):
             found.learn(stage, root)
@@ -233,10 +242,13 @@ def rates(matrix: Matrix, root: Path) -> Rates:
 def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
     """What ``study`` would do: each cell with its stages, what is there already, and what the rest will take."""
     matrix, root = Matrix.read(config), config.root(out)
+    refuse(matrix.chains, root, whole=False)
     known = rates(matrix, root)
     expected = {stage.key: forecast(stage, root, known) for stage in matrix.stages}
     seconds, all_seconds = at_least(one.seconds for one in expected.values())
-    dollars, all_dollars = at_least(one.dollars for one in expected.values())
+    unpriced = dict.fromkeys(part for one in expected.values() for part in one.unpriced)
+    untimed = dict.fromkeys(part for one in expected.values() for part in one.untimed)
+    mixtures = [stage for stage in matrix.stages if stage.verb == "mix"]
     tokens, all_tokens = at_least(one.tokens for one in expected.values())
     return {
         "study": matrix.study.name,
@@ -251,7 +263,13 @@ def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
         "there": sum(one.done for one in expected.values()),
         "episodes": sum(one.episodes for one in expected.values()),
         "training_tokens": {"known": tokens, "whole": all_tokens},
-        "usd": {"known": round(dollars, 2), "whole": all_dollars},
-        "seconds": {"known": round(seconds), "whole": all_seconds},
+        "searches": sum(one.searches for one in expected.values()),
+        "usd": {
+            "known": round(sum(one.dollars for one in expected.values()), 2),
+            "whole": not unpriced,
+            "unknown": list(unpriced),
+        },
+        "seconds": {"known": round(seconds), "whole": all_seconds, "unknown": list(untimed)},
+        "short": list(dict.fromkeys(said for one in mixtures for said in short(one, root, matrix.study.right))),
         "assumed": ASSUMED,
     }

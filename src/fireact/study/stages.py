@@ -15,17 +15,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from fireact import jsonl
 from fireact.collection import FREE as SAMPLED_FREELY
 from fireact.collection import CollectConfig
 from fireact.data import MixConfig
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError
 from fireact.evaluation.run import EvalConfig
+from fireact.models.limits import Endpoint
 from fireact.store import MANIFEST, file_hash, plain
 from fireact.study.cells import EVALUATION, RECIPE, Cell
 from fireact.study.file import StudyFile
+from fireact.study.shape import fit_fields
 from fireact.training.recipe import read_recipe
 from fireact.training.run import FREE as TRAINED_FREELY
 from fireact.training.run import TrainConfig
@@ -34,7 +36,8 @@ _FREE = {"collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY
 _CLASS: Mapping[str, type[Any]] = {
     "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "eval": EvalConfig,
 }  # fmt: skip
-_PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
+T = TypeVar("T")
+PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,30 @@ class Stage:
         for name, found in self.inputs.items():
             places = [str(one.path(root)) if isinstance(one, Stage) else one for one in found]
             values[name] = tuple(places) if name == "sources" else places[0]
+        if isinstance(values.get("endpoint"), Mapping):
+            values["endpoint"] = Endpoint(**values["endpoint"])
         return _CLASS[self.verb](**values)
+
+    @property
+    def pays_searches(self) -> bool:
+        """Whether its searches are paid for one by one."""
+        return any(spec.rpartition(":")[2] == "serpapi" for spec in self.values.get("tools", ()))
 
     def chain(self) -> Iterator[Stage]:
         """The stages before this one and itself, in the order in which they are run."""
         for one in self.needs:
             yield from one.chain()
         yield self
+
+
+def specific(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
+    """What a table of prices or rates has for a stage: by the kind of its recipe, else its base, else whatever the stage."""
+    kinds = [stage.values["recipe"].kind] if "recipe" in stage.values else []
+    students = [one.values["student"] for one in stage.chain() if "student" in one.values]
+    for part in (*kinds, *students, *stage.inputs.get("agent", ())):
+        if f"{name}:{part}" in table:
+            return table[f"{name}:{part}"]
+    return table.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +107,12 @@ class Resolver:
         chosen = {key: value for key, value in cell.settings.items() if key in EVALUATION}
         if cell.tuned:  # a fine-tuned agent chooses its method itself, and is shown no examples
             chosen = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
+            if shots := cell.settings.get("few_shot"):
+                chosen["examples"] = shots
         if noise := cell.settings.get("noise"):
             chosen["tools"] = [f"noise:{noise}:{tool}" for tool in chosen.get("tools", EvalConfig(agent="").tools)]
         agent: Stage | str = self.training(cell) if cell.tuned else str(cell.settings.get("base", "smollm2-135m"))
-        return self._stage("eval", chosen, {"agent": [agent]})
+        return self._stage("eval", chosen, {"agent": [agent]}, f"the cell {cell.name!r}")
 
     def training(self, cell: Cell) -> Stage:
         """The stage that fine-tunes a cell's model."""
@@ -101,41 +123,54 @@ class Resolver:
         values: dict[str, Any] = {"student": given.get("base", "smollm2-135m"), "recipe": recipe}
         if "renderer" in given:
             values |= {"renderer": given["renderer"], "tools": given.get("tools", ("search",))}
-        return self._stage("train", values, {"data": [self.mixture(cell)]})
+        return self._stage("train", values, {"data": [self.mixture(cell)]}, f"the cell {cell.name!r}")
 
     def mixture(self, cell: Cell) -> Stage:
         """The stage that mixes a cell's data: all of it, or ``size`` trajectories drawn by the cell's seed."""
-        values = dict(self.study.mixtures[cell.settings["mixture"]])
+        values, where = dict(self.study.mixtures[cell.settings["mixture"]]), f"mixtures.{cell.settings['mixture']}"
+        kinds = {name: kind for name, kind in get_type_hints(MixConfig).items() if name != "sources"}
+        fit_fields(values, {"from": Sequence[str], **kinds}, f"the study {self.study.name}: {where}")
         names: Sequence[str] = values.pop("from", ())
         if not names:
             raise ConfigError(
-                f"the mixture {cell.settings['mixture']} has no data: from = names of collections, or files."
+                f"the study {self.study.name}: {where} has no data: from = names of collections, or files."
             )
         values["seed"] = cell.seed
         if "size" in cell.settings:
             values["n"] = cell.settings["size"]
         sources = [self.collection(name) if name in self.study.collect else name for name in names]
-        return self._stage("mix", values, {"sources": sources})
+        return self._stage("mix", values, {"sources": sources}, where)
 
     def collection(self, name: str) -> Stage:
         """The stage that collects what ``[collect.NAME]`` says."""
-        return self._stage("collect", self.study.collect[name], {})
+        return self._stage("collect", self.study.collect[name], {}, f"collect.{name}")
 
-    def _stage(self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]]) -> Stage:
-        known = [entry.name for entry in fields(_CLASS[verb])]
-        for key in values:
-            if key not in known:
-                raise unknown(f"setting of {verb}", key, known)
+    def _stage(
+        self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]], where: str
+    ) -> Stage:
+        kinds = {name: kind for name, kind in get_type_hints(_CLASS[verb]).items() if name not in inputs}
+        written = {key: value for key, value in values.items() if not is_dataclass(value)}
+        fit_fields(written, kinds, f"the study {self.study.name}: {where}")
         filled = {name: [_filled(one, self.given) for one in found] for name, found in inputs.items()}
         stage = Stage(verb, "", {key: _filled(value, self.given) for key, value in values.items()}, filled)
         return Stage(verb, _key(stage, values), stage.values, stage.inputs)
 
 
+def wanted(study: StudyFile) -> list[str]:
+    """The names of the values that the study's settings use."""
+    texts = jsonl.dumps([study.shared, study.axes, study.collect, study.mixtures, list(study.cells)])
+    return sorted(set(PLACEHOLDER.findall(texts)) - set(study.axes))
+
+
+def values_of(study: StudyFile, given: Mapping[str, str]) -> dict[str, str]:
+    """The values that the study's settings use: what the user gave, else what the environment has."""
+    named = ((name, given.get(name) or os.environ.get(f"FIREACT_{name.upper()}")) for name in wanted(study))
+    return {name: value for name, value in named if value}
+
+
 def absent(study: StudyFile, given: Mapping[str, str]) -> list[str]:
     """The names of the values that the study's settings use and nobody gave."""
-    texts = jsonl.dumps([study.shared, study.axes, study.collect, study.mixtures, list(study.cells)])
-    used = set(_PLACEHOLDER.findall(texts)) - set(study.axes)
-    return sorted(name for name in used if name not in given and not os.environ.get(f"FIREACT_{name.upper()}"))
+    return [name for name in wanted(study) if name not in values_of(study, given)]
 
 
 def _key(stage: Stage, written: Mapping[str, Any]) -> str:
@@ -148,7 +183,7 @@ def _key(stage: Stage, written: Mapping[str, Any]) -> str:
         table, _, key = name.rpartition(".")
         (settings.get(table, {}) if table else settings).pop(key, None)
     for name, value in plain(written).items():
-        if _PLACEHOLDER.search(str(value)):
+        if PLACEHOLDER.search(str(value)):
             settings[name] = [value, _held(stage.values[name])]
     for name, found in stage.inputs.items():
         settings[name] = [one.key if isinstance(one, Stage) else _content(one) for one in found]
@@ -192,7 +227,7 @@ def _sorted(value: Any) -> Any:
 def _filled(value: Any, given: Mapping[str, str]) -> Any:
     """The value with what the user gave for each ``{NAME}`` in it; what nobody gave stays as it is."""
     if isinstance(value, str):
-        return _PLACEHOLDER.sub(
+        return PLACEHOLDER.sub(
             lambda match: given.get(match[1]) or os.environ.get(f"FIREACT_{match[1].upper()}") or match[0], value
         )
     if isinstance(value, Mapping):

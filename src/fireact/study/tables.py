@@ -6,11 +6,11 @@ Invariant: what a table says is in ``results.jsonl`` or the study file; nothing 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.study.cells import Cell
-from fireact.study.file import Figure, StudyFile
+from fireact.study.file import CHOICES, Figure, StudyFile
 
 Row = Mapping[str, Any]
 
@@ -24,13 +24,14 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
             f"## {task}",
             _results(task, done, study.paper),
             _seeds(task, cells, done, facts["seeds"]),
-            _behaviour(task, done),
+            _behaviour(task, done, study.paper),
         ]
         if task in facts["choice"]:
-            parts.append(_choice(facts["choice"][task]))
+            parts.append(_choice(facts["choice"][task], study.paper))
     parts += [
         _training(done),
-        _economics(study, facts["economics"]),
+        _weights(done, study.paper),
+        _economics(study, facts["economics"], done),
         _paper(study.paper),
         _failures(cells, rows),
         _places(done),
@@ -42,7 +43,10 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
 def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     source = f" After {study.source}." if study.source else ""
     compared = (
-        " Differences are to the cell named beside them, paired by question." if any(c.against for c in cells) else ""
+        " Differences are to the cell named beside them, paired by question; each p is for itself alone: of twenty cells that "
+        "do not differ one is below 0.05 by chance."
+        if any(c.against for c in cells)
+        else ""
     )
     return (
         f"Size `{study.size}`, {len(done)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % intervals, bootstrap "
@@ -50,17 +54,18 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     )
 
 
+SCORES, TURNS = ("EM", "F1"), ("turns", "deviation of turns")
+WEIGHTS, COSTS = ("GB", "examples/s"), ("USD a trial", "s a trial")
+"""Units of the paper's figures by the table in which they stand."""
 BASES = "where bases or tasks differ, only the direction compares."
 
 
 def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
-    shown, any_paper = [], any(figure.cell for figure in figures)
+    shown = []
     for row in rows:
         if task not in row["results"]:
             continue
         result = row["results"][task]
-        own = [one for one in figures if one.beside(row["cell"], _group(row))]
-        own = [one for one in own if one.about(task, row["results"])]
         shown.append(
             [
                 row["cell"],
@@ -72,11 +77,22 @@ def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
                 f"{result['steps']:.1f}",
                 f"{result['tokens_per_question']:,.0f}",
                 f"{result['seconds_per_question']:.2f}",
-                *(["; ".join(f"{one.value:g} {one.unit} ({one.label})" for one in own)] if any_paper else []),
+                _beside(figures, SCORES, row, task),
             ]
         )
-    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question"]
-    return _table([*heads, *(["paper"] if any_paper else [])], shown)
+    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question", "paper"]
+    return _table(heads, shown)
+
+
+def _beside(figures: Sequence[Figure], units: Sequence[str], row: Row, task: str) -> str:
+    """The paper's figures of some units that stand beside a row."""
+    names = (row["cell"], _group(row))
+    own = [one for one in figures if one.unit in units and one.beside(*names) and one.about(task, row["results"])]
+    return _figures(own)
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    return "; ".join(f"{one} ({one.label})" for one in figures)
 
 
 def _group(row: Row) -> str:
@@ -88,42 +104,34 @@ def _difference(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return ""
     em = change["em"]
-    relative = "" if change["relative"] is None else f", {100 * change['relative']:+.0f} % of it"
+    relative = "" if change["relative"] is None else f", {_relative(change['relative'])}"
     low, high = (100 * end for end in em["interval"])
     p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
     return f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}) to {change['cell']}"
 
 
-def seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, list[float]]]:
-    """For each group of cells that differ in their seed alone: its first cell, and EM of each seed."""
-    by_name = {row["cell"]: row for row in rows}
-    for group in dict.fromkeys(cell.group for cell in cells):
-        mine = [cell for cell in cells if cell.group == group and task in by_name.get(cell.name, {}).get("results", {})]
-        if mine:
-            yield mine[0], [float(by_name[cell.name]["results"][task]["em"]) for cell in mine]
+def _relative(gain: float) -> str:
+    """A gain in proportion: in per cent, or in times where that is more than twice as much again."""
+    return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
 
 
 def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
+    """The cells that differ in their seed alone, together."""
+    results, ems = {row["cell"]: row["results"] for row in rows}, dict[str, list[float]]()
+    for cell in cells:
+        if task in results.get(cell.name, {}):
+            ems.setdefault(cell.group, []).append(100 * results[cell.name][task]["em"])
     shown = [
-        [
-            first.group,
-            str(len(ems)),
-            f"{100 * statistics.fmean(ems):.1f}",
-            f"{100 * min(ems):.1f} to {100 * max(ems):.1f}",
-            _difference(pooled.get(first.group, {}).get(task)),
-        ]
-        for first, ems in seeds(task, cells, rows)
-        if len(ems) > 1
-    ]
-    return (
-        "Over seeds:\n\n"
-        + _table(["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"], shown)
-        if shown
-        else ""
-    )
+        [group, str(len(found)), f"{statistics.fmean(found):.1f}", f"{min(found):.1f} to {max(found):.1f}",
+         _difference(pooled.get(group, {}).get(task))]
+        for group, found in ems.items()
+        if len(found) > 1
+    ]  # fmt: skip
+    heads = ["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"]
+    return f"Over seeds:\n\n{_table(heads, shown)}" if shown else ""
 
 
-def _behaviour(task: str, rows: Sequence[Row]) -> str:
+def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     shown = []
     for row in rows:
         found = row["behaviour"].get(task)
@@ -131,20 +139,34 @@ def _behaviour(task: str, rows: Sequence[Row]) -> str:
             continue
         used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["used"].items())
         turns = f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
-        shown.append([row["cell"], turns, f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}", used])
-    heads = ["cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions"]
+        searched, noisy = f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}"
+        shown.append([row["cell"], turns, searched, noisy, used, _beside(figures, TURNS, row, task)])
+    heads = [
+        "cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions", "paper",
+    ]  # fmt: skip
     return "What the agents did:\n\n" + _table(heads, shown)
 
 
-def _choice(found: Mapping[str, Any]) -> str:
-    oracle = found["oracle"]
+def _choice(found: Mapping[str, Any], figures: Sequence[Figure]) -> str:
+    oracle, own, best = found["oracle"], found["chooser"], found["best"]
     chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["chosen"].items())
-    shown = [
-        ["random", _share(found["random"]["em"], found["random"]["em_interval"]), ""],
-        [f"best single: {found['best']['cell']}", _share(found["best"]["em"], found["best"]["em_interval"]), ""],
-        ["oracle", _share(oracle["em"], oracle["em_interval"]), f"{oracle['turns']:.1f} turns; takes {chosen}"],
+    rows = [
+        [CHOICES[0], found["random"], ""],
+        [CHOICES[1], best, f"{best['cell']}: the best on these very questions"],
+        [CHOICES[2], oracle, f"{oracle['turns']:.1f} turns; takes {chosen}"],
     ]
-    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", ""], shown)
+    if own is not None:
+        rows.insert(2, ["a student that chooses itself", own, f"{own['turns']:.1f} turns; {own['cell']}"])
+    shown = [
+        [
+            name,
+            _share(one["em"], one["em_interval"]),
+            said,
+            _figures([known for known in figures if known.beside(name)]),
+        ]
+        for name, one, said in rows
+    ]
+    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", "", "paper"], shown)
 
 
 def _training(rows: Sequence[Row]) -> str:
@@ -162,23 +184,46 @@ def _training(rows: Sequence[Row]) -> str:
             ]
         )  # fmt: skip
     heads = [
-        "cell",
-        "trajectories",
-        "right of collected",
-        "too long",
-        "tokens",
-        "steps",
-        "seconds",
-        "tokens/s",
-        "trained",
-        "loss",
-    ]
+        "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained", "loss",
+    ]  # fmt: skip
     return "## Training\n\n" + _table(heads, shown) if shown else ""
 
 
-def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
+def _break_even(one: Mapping[str, Any]) -> str:
+    """After how many questions the student has paid off, or why that is not said."""
+    number, note = one.get("questions_to_break_even"), one.get("break_even_note") or ""
+    return f"{_number(number)} ({note})" if number is not None and note else note or _number(number)
+
+
+def _weights(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
+    """What is saved and how fast it is trained, in a study to which the paper has such figures."""
+    if not any(one.unit in WEIGHTS for one in figures):
+        return ""
+    shown = []
+    for row in rows:
+        if (training := row["training"]) is None:
+            continue
+        size = training["weights_bytes"]
+        shown.append(
+            [
+                row["cell"],
+                "-" if size is None else f"{size / 1e9:.3f}",
+                f"{training['examples_per_second']:.2f}",
+                training["device"],
+                _beside(figures, WEIGHTS, row, next(iter(row["results"]))),
+            ]
+        )
+    said = (
+        "An example is a trajectory, once an epoch. The weights are those that are saved: an adapter, or a whole model."
+    )
+    heads = ["cell", "weights, GB", "examples/s", "on", "paper"]
+    return f"## Size and speed\n\n{said}\n\n{_table(heads, shown)}" if shown else ""
+
+
+def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
     if not found:
         return ""
+    by_name = {row["cell"]: row for row in rows}
     shown = [
         [
             name,
@@ -189,22 +234,27 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]]) -> str:
             f"{_dollars(one.get('training_usd'))} ({_number(one.get('training_seconds'))} s)",
             _dollars(one.get("usd_per_question")),
             f"{one['seconds_per_question']:.2f}",
-            _number(one.get("questions_to_break_even")),
+            _break_even(one),
+            _beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
         ]
         for name, one in found.items()
     ]
     heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
-             "questions to break even"]  # fmt: skip
+             "questions to break even", "paper"]  # fmt: skip
     prices = [
         f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
     ]
-    said = "Wasted are episodes that were collected and are not right. After so many questions the student is cheaper than the teacher."
+    said = (
+        "Data is the episodes that are trained on, wasted are those that were collected for them and are not right; right ones "
+        "that were left over are in neither. After so many questions the student is cheaper than the teacher."
+    )
     return f"## Economics\n\n{_table(heads, shown)}\n\n{said} Prices:\n\n" + "\n".join(prices)
 
 
 def _paper(figures: Sequence[Figure]) -> str:
-    shown = [[one.label, f"{one.value:g}", one.unit, one.source] for one in figures]
-    return "## The paper's figures\n\n" + _table(["what", "value", "unit", "source"], shown) if shown else ""
+    shown = [[one.label, str(one), one.source] for one in figures]
+    said = "± is the standard error, where the paper gives it."
+    return f"## The paper's figures\n\n{said}\n\n" + _table(["what", "figure", "source"], shown) if shown else ""
 
 
 def _places(rows: Sequence[Row]) -> str:
@@ -214,10 +264,19 @@ def _places(rows: Sequence[Row]) -> str:
 
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    failed = [f"- {row['cell']}: {row['error']}" for row in rows if "error" in row]
+    faults = by_fault({row["cell"]: row["error"] for row in rows if "error" in row})
+    failed = [f"- {', '.join(names)}: {said}" for said, names in faults.items()]
     seen = {row["cell"] for row in rows}
     failed += [f"- {cell.name}: not run yet" for cell in cells if cell.name not in seen]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
+
+
+def by_fault(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """The cells that failed, by what was said of them."""
+    found: dict[str, list[str]] = {}
+    for name, said in failures.items():
+        found.setdefault(said, []).append(name)
+    return found
 
 
 def _share(mean: float, interval: Sequence[float]) -> str:
@@ -233,6 +292,9 @@ def _dollars(value: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a last column "paper" in which nothing stands is left out."""
+    if heads[-1] == "paper" and not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
