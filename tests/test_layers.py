@@ -1,6 +1,7 @@
-"""Data flows one way and so do imports: a module imports only from its own layer or from layers before it."""
+"""Data flows one way and so do imports: a module imports only from its own layer or from layers before it, and none in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 LAYERS = [
@@ -20,25 +21,37 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parents[1] / "src" / "fireact"
 
 
+MODULES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+
+
 def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports, at its head or inside functions, by their dotted names below fireact."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "fireact":
-                found |= {alias.name for alias in node.names}
-            elif node.module and node.module.startswith("fireact."):
-                found.add(node.module.split(".")[1])
+            if node.module == "fireact" or (node.module or "").startswith("fireact."):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fireact.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix("fireact.") for name in found if name.startswith("fireact.")}
 
 
 def test_imports_flow_one_way() -> None:
-    modules = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
-    assert len(modules) > 10
-    for path in modules:
+    assert len(MODULES) > 10
+    for path in MODULES:
         own = path.relative_to(ROOT).parts[0].removesuffix(".py")
         assert own in RANK, f"{path} stands in no layer"
-        wrong = {name for name in imported(path) if RANK.get(name, len(LAYERS)) > RANK[own]}
+        names = {name.partition(".")[0] for name in imported(path)}
+        wrong = {name for name in names if RANK.get(name, len(LAYERS)) > RANK[own]}
         assert not wrong, f"{path} imports {sorted(wrong)}, which stand to its right"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    graph = {name: {other for other in imported(path) if other in names} - {name} for name, path in names.items()}
+    packages = {name.rpartition(".")[0] for name in names} - {""}
+    for name in packages:  # importing a module imports its package first, which is no circle of theirs
+        for inner in [one for one in graph if one.startswith(f"{name}.")]:
+            graph[inner].discard(name)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -19,8 +19,7 @@ from fireact.render.chat import Abilities, abilities, plain, schema, special_tok
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import IGNORED, Sample, encode, prompt_ids, spans
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.training.run import rendered
-from fireact.training.samples import Encoder
+from fireact.training.samples import Encoder, rendered
 from fireact.types import Action, Completion, Example, Message, Step, Trajectory, Usage
 
 pytest.importorskip("transformers")

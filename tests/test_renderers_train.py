@@ -24,8 +24,8 @@ from fireact.episodes import Meter  # noqa: E402
 from fireact.render.chat import schema  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
-from fireact.training.run import TrainConfig, offered, rendered, train  # noqa: E402
-from fireact.training.samples import Encoder, Rendering  # noqa: E402
+from fireact.training.run import TrainConfig, train  # noqa: E402
+from fireact.training.samples import Encoder, Rendering, offered, rendered  # noqa: E402  # noqa: E402
 from fireact.training.student import load_student, load_tokenizer  # noqa: E402
 from small_tokenizers import TEMPLATES  # noqa: E402
 from tiny import tiny_model  # noqa: E402

@@ -140,7 +140,7 @@ def test_a_worker_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    program = f"from fireact.training.launch import end_with; import time; end_with({launcher.pid}, every=0.05); time.sleep(60)"
+    program = f"from fireact.training.worker import end_with; import time; end_with({launcher.pid}, every=0.05); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", program])
     time.sleep(1.0)
     assert worker.poll() is None

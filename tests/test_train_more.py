@@ -14,7 +14,8 @@ from fireact.agents import load_model
 from fireact.errors import ConfigError, DataError, FireactError, FormatError
 from fireact.render.react import ReActRenderer
 from fireact.training.recipe import Recipe, read_recipe, shipped
-from fireact.training.run import TrainConfig, held_out, rendered, train
+from fireact.training.run import TrainConfig, held_out, train
+from fireact.training.samples import rendered
 from fireact.types import Action, Message, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")

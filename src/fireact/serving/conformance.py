@@ -23,7 +23,7 @@ from fireact.render.react import STOP
 from fireact.render.tokens import encode, prompt_ids
 from fireact.serving.wire import read_request
 from fireact.store import read_config, read_trajectories
-from fireact.training.run import rendered
+from fireact.training.samples import rendered
 from fireact.types import Message
 
 

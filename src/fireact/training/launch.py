@@ -1,9 +1,9 @@
-"""Training in several processes: the command of accelerate, run and watched, and what each process does.
+"""Training in several processes: the command of accelerate, run and watched.
 
 The process that launches holds the run directory; the workers read its settings, train, and the first of them leaves
 its figures for the launcher. Of several machines the one of rank 0 does so; the others only lend their processes: they
 hold no directory and write no settings or manifest, so that all may be given one directory on a shared disk.
-Run as a module with the run directory and the directory of the settings, this file is a worker.
+What a launched process does is ``worker``'s business.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -24,8 +22,7 @@ import tomli_w
 
 from fireact.errors import ConfigError, FireactError, unknown
 from fireact.jsonl import replace_text
-from fireact.progress import SILENT, Lines
-from fireact.store import CONFIG, plain, read_config, settings_from
+from fireact.store import CONFIG, plain
 
 FIGURES = ".figures.json"
 LAUNCHER = "FIREACT_LAUNCHER"
@@ -106,7 +103,7 @@ def command(out: Path, settings: Path, *, processes: int, accelerate: str | None
     """
     import torch
 
-    worker = ["-m", "fireact.training.launch", str(out), str(settings)]
+    worker = ["-m", "fireact.training.worker", str(out), str(settings)]
     if accelerate:
         wanted = ["--num_processes", str(processes)] if processes > 1 else []
         config = ["--config_file", configuration(accelerate), *wanted]
@@ -122,44 +119,3 @@ def _environment() -> dict[str, str]:
 
     mine = {**os.environ, LAUNCHER: str(os.getpid())}
     return mine if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **mine}
-
-
-def end_with(process: int, *, every: float = 1.0) -> None:
-    """End this process, whatever it is doing, when another one is gone: nobody would hold its run directory."""
-
-    def watch() -> None:
-        while True:
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
-                os._exit(1)
-            time.sleep(every)
-
-    threading.Thread(target=watch, name="launcher", daemon=True).start()
-
-
-def main() -> None:
-    """A worker: train by the settings of the run directory."""
-    import torch
-
-    from fireact.training.run import TrainConfig, work
-
-    out, first = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
-    end_with(int(os.environ[LAUNCHER]))
-    settings = read_config(Path(sys.argv[2]))
-    settings.pop("verb")
-    try:
-        facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)
-    except FireactError as error:  # its launcher ends with a traceback of its own, so this says why
-        if first:
-            print(f"fireact: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    if first:
-        replace_text(out / FIGURES, json.dumps(facts))
-    if torch.distributed.is_initialized():  # left to the end of the process, its threads would abort it
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

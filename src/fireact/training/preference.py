@@ -27,8 +27,8 @@ from fireact.training.checkpoints import last_whole
 from fireact.training.loss import device, has_bfloat16
 from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room
 from fireact.training.recipe import Recipe
-from fireact.training.run import offered, rendered, weights_hash
-from fireact.training.samples import Encoder
+from fireact.training.run import weights_hash
+from fireact.training.samples import Encoder, offered, rendered
 from fireact.training.trackers import below, check_trackers
 from fireact.types import Renderer, Trajectory
 

@@ -10,21 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, load_tools
+from fireact.agents import load_renderer
 from fireact.data import HELD_OUT, question
 from fireact.data.filters import is_right
-from fireact.errors import ConfigError, DataError, FormatError
+from fireact.errors import ConfigError, DataError
 from fireact.machine import release_memory
-from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
-from fireact.render.chat import Schema, schema
-from fireact.render.tokens import Chat
 from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, read_manifest, read_trajectories
 from fireact.training.launch import launched, lend, machine_rank, shipped
 from fireact.training.recipe import ADAPTED, Recipe
+from fireact.training.samples import offered, rendered
 from fireact.training.trackers import check_trackers
 from fireact.training.validation import BEST
-from fireact.types import Renderer, Trajectory
+from fireact.types import Trajectory
 
 FREE = ("recipe.micro_batch", "report_to", "processes", "accelerate")
 """Settings that do not change what is learnt."""
@@ -150,27 +148,6 @@ def held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:
             f"recipe: validation {recipe.validation} of {len(questions)} questions leaves nothing on one side."
         )
     return set(random.Random(recipe.seed).sample(questions, count))
-
-
-def offered(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
-    """What a native renderer's student is shown, finish among them; nothing where actions are text."""
-    return [schema(tool) for tool in (*load_tools(tools).values(), Finish())] if renderer.native else []
-
-
-def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
-    """The training messages, and the tools that they are shown with. Raises FormatError where inference would ask with other messages than these."""
-    sample = renderer.sample(trajectory)
-    for done, step in enumerate(trajectory.steps):
-        if step.joined:
-            continue  # written in the turn before, so nothing is asked here
-        prompt = renderer.prompt(trajectory.example.question, trajectory.steps[:done])
-        if sample[: len(prompt)] != prompt:
-            raise FormatError(
-                f"{trajectory.key}: the sample differs from what inference sends at step {done + 1}, so the student "
-                f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
-            )
-    own = trajectory.meta.get("tools") if renderer.native else None
-    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools), trajectory.key)
 
 
 def weights_hash(directory: Path) -> str:

@@ -14,20 +14,41 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.agents import load_renderer
+from fireact.agents import load_renderer, load_tools
 from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import own_files
-from fireact.errors import ConfigError, DataError
+from fireact.errors import ConfigError, DataError, FormatError
+from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
-from fireact.render.chat import Schema, dress
+from fireact.render.chat import Schema, dress, schema
 from fireact.render.tokens import IGNORED, Chat, Sample, encode, spans
 from fireact.render.tool_calls import exported
 from fireact.store import read_trajectories
-from fireact.training.run import offered, rendered
 from fireact.types import Renderer, Trajectory
 
 FORMS = ("tokens", "messages")
 """What ``write`` writes: ids and labels for one student, or messages that say which of them are trained."""
+
+
+def offered(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
+    """What a native renderer's student is shown, finish among them; nothing where actions are text."""
+    return [schema(tool) for tool in (*load_tools(tools).values(), Finish())] if renderer.native else []
+
+
+def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
+    """The training messages, and the tools that they are shown with. Raises FormatError where inference would ask with other messages than these."""
+    sample = renderer.sample(trajectory)
+    for done, step in enumerate(trajectory.steps):
+        if step.joined:
+            continue  # written in the turn before, so nothing is asked here
+        prompt = renderer.prompt(trajectory.example.question, trajectory.steps[:done])
+        if sample[: len(prompt)] != prompt:
+            raise FormatError(
+                f"{trajectory.key}: the sample differs from what inference sends at step {done + 1}, so the student "
+                f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
+            )
+    own = trajectory.meta.get("tools") if renderer.native else None
+    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools), trajectory.key)
 
 
 class Encoder:
