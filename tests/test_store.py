@@ -10,7 +10,7 @@ from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.machine import need_disk, need_memory
-from fireact.store import RunDir, read_manifest, read_trajectories
+from fireact.store import RunDir, read_config, read_manifest, read_trajectories
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 text = st.text(st.characters(blacklist_categories=["Cs"]))
@@ -99,6 +99,41 @@ def test_force_starts_anew_but_only_in_a_run_directory(tmp_path: Path) -> None:
         ):
             pass
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_run_of_another_verb_is_never_emptied(tmp_path: Path, force: bool) -> None:
+    with RunDir(tmp_path / "r", verb="eval", settings={"n": 1}) as run:
+        run.finish(count=1)
+    with (
+        pytest.raises(DataError, match=r"is a run of 'fireact eval'\. Choose another -o\.$"),
+        RunDir(tmp_path / "r", verb="report", settings={"runs": ["r"]}, force=force),
+    ):
+        pass
+    assert read_manifest(tmp_path / "r")["count"] == 1
+
+
+@pytest.mark.parametrize("read", ["", "inner", "trajectories.jsonl"])
+def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str) -> None:
+    out = tmp_path / "r"
+    with RunDir(out, verb="mix", settings={}) as run:
+        (out / "inner").mkdir()
+        jsonl.write(out / "trajectories.jsonl", [trajectory().to_dict()])
+        run.finish()
+    (tmp_path / "link").symlink_to(out)
+    for place in (out / read, tmp_path / "link" / read):
+        with (
+            pytest.raises(DataError, match="would delete .* before it is read"),
+            RunDir(out, verb="mix", settings={"given": {"sources": ["/elsewhere", str(place)]}}, force=True),
+        ):
+            pass
+    assert len(list(read_trajectories(out))) == 1
+
+
+def test_a_file_where_a_run_is_asked_for_is_said_to_be_one(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "t.jsonl", [trajectory().to_dict()])
+    with pytest.raises(DataError, match="is a file. Give the directory of a run"):
+        read_config(tmp_path / "t.jsonl")
 
 
 def test_a_second_writer_is_told_and_stops(tmp_path: Path) -> None:

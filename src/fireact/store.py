@@ -35,7 +35,8 @@ class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
     Raises DataError when the directory was made with other settings or another process holds it. Settings named in
-    ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones.
+    ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones. ``force``
+    empties what the same verb made before, but never what the settings say is read.
     """
 
     def __init__(
@@ -76,7 +77,11 @@ class RunDir:
         return earlier + time.perf_counter() - self._started
 
     def _open(self) -> None:
+        made_by = _made_by(self.path)
+        if made_by not in (None, self.config["verb"]):
+            raise DataError(f"{self.path} is a run of 'fireact {made_by}'. Choose another -o.")
         if self.force:
+            _refuse_what_is_read(self.path, self.config)
             empty(self.path)
         if (self.path / CONFIG).exists():
             _refuse_other_settings(self.path, read_config(self.path), self.config, self.free)
@@ -149,8 +154,10 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
+    except NotADirectoryError as error:
+        raise DataError(f"{path} is a file. Give the directory of a run.") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or start again with --force.") from error
+        raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or make the run anew.") from error
 
 
 def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
@@ -262,6 +269,23 @@ def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[s
         raise DataError(
             f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew."
         )
+
+
+def _made_by(path: Path) -> str | None:
+    """The verb that made a run directory; None where there is no run or its settings cannot be read."""
+    try:
+        verb = read_config(path).get("verb")
+    except DataError:  # said when the settings are compared; --force may start it anew
+        return None
+    return None if verb is None else str(verb)
+
+
+def _refuse_what_is_read(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise DataError where a setting names the directory itself or something in it: emptying would delete it unread."""
+    values = [one for value in _flat(settings).values() for one in (value if isinstance(value, list) else [value])]
+    for value in values:
+        if isinstance(value, str) and Path(value).resolve().is_relative_to(path.resolve()) and Path(value).exists():
+            raise DataError(f"--force would delete {shown(value)} before it is read. Choose another -o.")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
