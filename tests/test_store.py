@@ -77,12 +77,19 @@ def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
-    with RunDir(tmp_path / "r", verb="collect", settings={"n": 1, "x": None}):
-        pass
+    with RunDir(tmp_path / "r", verb="collect", settings={"n": 1, "x": None}) as run:
+        jsonl.write(run.path / "trajectories.jsonl", [])
     with RunDir(tmp_path / "r", verb="collect", settings={"n": 1}) as run:
         assert not run.complete
     with pytest.raises(DataError, match="n: 1 there, 2 now"), RunDir(tmp_path / "r", verb="collect", settings={"n": 2}):
         pass
+
+
+def test_a_run_that_wrote_nothing_binds_nobody(tmp_path: Path) -> None:
+    for verb, settings in (("mix", {"n": 1}), ("mix", {"n": 2}), ("train", {"n": 3})):
+        with pytest.raises(KeyError), RunDir(tmp_path / "r", verb=verb, settings=settings):
+            raise KeyError("refused before anything was written")
+        assert read_config(tmp_path / "r") == {"verb": verb, **settings}
 
 
 def test_force_starts_anew_but_only_in_a_run_directory(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
     (tmp_path / "link").symlink_to(out)
     for place in (out / read, tmp_path / "link" / read):
         with (
-            pytest.raises(DataError, match="would delete .* before it is read"),
+            pytest.raises(DataError, match=r"would delete .* before it is read"),
             RunDir(out, verb="mix", settings={"given": {"sources": ["/elsewhere", str(place)]}}, force=True),
         ):
             pass
@@ -132,7 +139,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
 
 def test_a_file_where_a_run_is_asked_for_is_said_to_be_one(tmp_path: Path) -> None:
     jsonl.write(tmp_path / "t.jsonl", [trajectory().to_dict()])
-    with pytest.raises(DataError, match="is a file. Give the directory of a run"):
+    with pytest.raises(DataError, match=r"is a file\. Give the directory of a run"):
         read_config(tmp_path / "t.jsonl")
 
 

@@ -34,7 +34,7 @@ _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "count
 class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
-    Raises DataError when the directory was made with other settings or another process holds it. Settings named in
+    Raises DataError when what lies there was made with other settings, or another process holds it. Settings named in
     ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones. ``force``
     empties what the same verb made before, but never what the settings say is read.
     """
@@ -78,17 +78,22 @@ class RunDir:
 
     def _open(self) -> None:
         made_by = _made_by(self.path)
-        if made_by not in (None, self.config["verb"]):
+        if self._begun and made_by not in (None, self.config["verb"]):
             raise DataError(f"{self.path} is a run of 'fireact {made_by}'. Choose another -o.")
         if self.force:
             _refuse_what_is_read(self.path, self.config)
             empty(self.path)
-        if (self.path / CONFIG).exists():
-            _refuse_other_settings(self.path, read_config(self.path), self.config, self.free)
-        elif any(entry.name not in (LOCK, CLOCK) for entry in self.path.iterdir()):
-            raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
-        else:
+        if not self._begun:
             jsonl.replace_text(self.path / CONFIG, tomli_w.dumps(self.config))
+        elif (self.path / CONFIG).exists():
+            _refuse_other_settings(self.path, read_config(self.path), self.config, self.free)
+        else:
+            raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
+
+    @property
+    def _begun(self) -> bool:
+        """Whether anything was written; a run that was refused before it did leaves its settings, which bind nobody."""
+        return any(entry.name not in (CONFIG, LOCK, CLOCK) for entry in self.path.iterdir())
 
     @property
     def complete(self) -> bool:
