@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,22 @@ def test_mixtures_and_the_doctor_repair_known_damage(shared_data: Path, tmp_path
         assert not {"options-in-output", "reward-as-number"} & {
             finding.kind for finding in diagnose(DoctorConfig(str(made))).findings
         }
+
+
+MIXTURES = {
+    "paper-hotpotqa": "hotpotqa", "paper-react-cot": "hotpotqa_multimethod",
+    "paper-react-reflexion": "hotpotqa_multimethod", "paper-multimethod": "hotpotqa_multimethod",
+    "paper-multitask": "multitask", "paper-multitask-multimethod": "multitask_multimethod",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", sorted(file.name.removesuffix(".toml") for file in files("fireact.mixtures").iterdir())
+)
+def test_every_shipped_mixture_repairs_what_it_takes(name: str, shared_data: Path, tmp_path: Path) -> None:
+    path = file_of(shared_data, "alpaca_format", MIXTURES[name])
+    mix(MixConfig(sources=(str(path),), **read_mixture(name)), tmp_path / "mix")
+    kept = list(read_trajectories(tmp_path / "mix"))
+    assert len(kept) == sum(GROUPS[MIXTURES[name]].get(group, 0) for group in read_mixture(name)["take"])
+    assert not any(damage_of(one) or "released" in one.meta for one in kept)
+    assert not any(step.text.startswith(("A.", "A:", "A)")) for one in kept for step in one.steps)

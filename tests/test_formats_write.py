@@ -18,7 +18,7 @@ from fireact.formats.read import read_any
 from fireact.formats.trainers import recipe
 from fireact.formats.write import WRITERS, write
 from fireact.types import Action, Example, Step, Trajectory, Usage
-from formats_cases import TOOL, WORDS, trajectories
+from formats_cases import TOOL, WORDS, ragged_steps, trajectories
 
 READABLE = [writer.name for writer in WRITERS if writer.name != "prompt-completion"]
 FULL = Trajectory(
@@ -47,6 +47,22 @@ def test_what_is_not_counted_as_dropped_reads_back(name: str, episodes: list[Tra
     assert losses == {kind: n for kind, n in written.dropped.items() if kind in KINDS}
 
 
+@pytest.mark.parametrize("name", [name for name in READABLE if name not in ("parquet", "dataset")])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(steps=ragged_steps())
+def test_steps_of_any_shape_are_written_and_what_is_lost_is_counted(
+    name: str, steps: tuple[Step, ...], tmp_path: Path
+) -> None:
+    said = [step for step in steps if step.action or (step.text + step.thought).strip()]
+    assume(said)
+    episode = replace(FULL, steps=steps)
+    counted = write([episode], tmp_path / "data.jsonl", name, force=True).dropped
+    if any(step.weight for step in said):
+        write([episode], tmp_path / "rows.jsonl", "prompt-completion", force=True)
+    (back,) = read_any(tmp_path / "data.jsonl", name)
+    assert lost(episode, back) == counted.keys() & set(KINDS)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(episode=trajectories())
 def test_each_completion_follows_what_was_said_before_it(episode: Trajectory, tmp_path: Path) -> None:
@@ -72,6 +88,7 @@ def test_native_messages_hold_every_step(name: str, episode: Trajectory, tmp_pat
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(episode=trajectories())
 def test_sharegpt_holds_thoughts_calls_and_results(episode: Trajectory, tmp_path: Path) -> None:
+    assume(episode.steps)
     dropped = write([episode], tmp_path / "data", "sharegpt", force=True).dropped
     assert "several calls in a turn" not in dropped and "tool schemas" not in dropped
 

@@ -116,7 +116,7 @@ def _usage(calls: Sequence[Mapping[str, Any]]) -> Usage:
         prompt_tokens=sum(map(_prompt_tokens, told)),
         cached_tokens=sum(int(usage.get("cached_input_tokens") or 0) for usage in told),
         completion_tokens=sum(int(usage.get("completion_tokens") or 0) for usage in told),
-        cost=sum(map(float, costs)) if costs and None not in costs else None,
+        cost=sum(float(cost or 0) for cost in costs) if costs and None not in costs else None,
     )
 
 

@@ -94,8 +94,8 @@ def write(
     """Write trajectories to ``out`` in a format. ``tools`` give schemas to episodes that come without.
 
     For a ``trainer`` that learns turns of weight 0 in this format, episodes with such turns are left out and counted; as
-    are episodes in which the student says nothing. A data card tells the ``origin``. Raises DataError where ``out`` exists (unless ``force``) or where
-    nothing is there to write.
+    are episodes in which the student says nothing. A data card tells the ``origin``. Raises DataError where ``out`` exists
+    (unless ``force``) or where nothing is there to write.
     """
     writer = _FOR_TRAINER.get((format, trainer or "")) or writer_of(format)
     if (out.exists() and not force) or (out.is_dir() and not (out / "README.md").is_file()):
@@ -143,7 +143,7 @@ class _Tally:
     def _left_out(self, trajectory: Trajectory) -> str:
         """Why an episode is not written, or nothing."""
         steps = trajectory.steps
-        if not self.writer.silent and not any(step.text or step.thought or step.action for step in steps):
+        if not self.writer.silent and not any(step.action or (step.text + step.thought).strip() for step in steps):
             return "episode without a turn of the student (left out)"
         if self.trainer and learns_all(self.trainer, self.writer.name) and any(step.weight <= 0 for step in steps):
             return f"episode with a turn of weight 0, which {self.trainer} would learn (left out)"
