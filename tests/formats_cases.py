@@ -23,6 +23,20 @@ def steps_lists() -> st.SearchStrategy[tuple[Step, ...]]:
     return st.builds(lambda turns, last: (*(step for turn in turns for step in turn), *last), _turns(), _last())
 
 
+def ragged_steps() -> st.SearchStrategy[tuple[Step, ...]]:
+    """Steps in any order and of any make: without words, without an action, answered or not, joined to nothing."""
+    text = st.sampled_from(
+        ["", "hm", "Thought: hm", "Thought: hm\nAction: search[ x]", "Action: finish[c]", "Observation: x", "<think>a</think> b",
+         "\n", "Episode finished, reward = True"]
+    )  # fmt: skip
+    plain = st.sampled_from([Action("search", {"query": "x"}), Action("finish", {"answer": "c"})])
+    step = st.builds(
+        Step, text, st.none() | CALLS | plain, st.none() | text, text, joined=st.booleans(),
+        weight=st.sampled_from([1.0, 0.5, 0.0]),
+    )  # fmt: skip
+    return st.lists(step, min_size=1, max_size=4).map(tuple)
+
+
 def _turns() -> st.SearchStrategy[list[list[Step]]]:
     thoughts = WORDS.filter(lambda text: "think>" not in text)
     called = st.tuples(thoughts, st.lists(st.tuples(CALLS, WORDS), min_size=1, max_size=3), st.sampled_from([1.0, 0.0]))

@@ -10,7 +10,7 @@ from fakes import trajectory as native_trajectory
 from fireact.errors import DataError
 from fireact.formats.read import READERS, read_any, reader_of
 from fireact.formats.source import Damage, open_source
-from fireact.types import Trajectory
+from fireact.types import Action, Trajectory
 
 GOLDEN = Path(__file__).parent / "golden" / "formats"
 
@@ -47,6 +47,43 @@ def test_inspect_log() -> None:
     assert (found.answer, found.example.answer, found.scores) == ("Paris", "Paris", {"match": 1.0})
     assert (found.task, found.example.id, found.model) == ("capitals", "q1", "mockllm/model")
     assert found.example.meta == {"hops": 1} and found.meta["tools"][0]["function"]["name"] == "search"
+
+
+def test_inspect_logs_of_react(tmp_path: Path) -> None:
+    """After inspect_ai's react(): the submit call is gone from the messages, long texts stand apart from the events."""
+    submitted = {"id": "m", "role": "assistant", "content": "Clear.", "tool_calls": [
+        {"id": "1", "function": "submit", "arguments": {"answer": "Paris"}}]}  # fmt: skip
+    tools = [{"name": "search", "description": "attachment://abc", "parameters": {}}, {"name": "submit"}]
+    sample = {
+        "id": 1, "epoch": 2, "target": "Paris", "attachments": {"abc": "Looks a thing up." * 9},
+        "messages": [{"id": "q", "role": "user", "content": "Q?"},
+                     {"id": "m", "role": "assistant", "content": "Clear.\n\nParis", "tool_calls": []}],
+        "scores": {"match": {"value": "C"}, "both": {"value": {"em": 1, "f1": 0.5}}},
+        "events": [{"event": "model", "tools": tools, "output": {"choices": [{"message": submitted}]}}],
+    }  # fmt: skip
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"eval": {"task": "capitals"}, "status": "success", "samples": [sample]}))
+    found = one(path, "inspect")
+    assert told(found) == [("Clear.", "finish", None)] and found.answer == "Paris" and found.seed == 1
+    assert found.scores == {"match": 1.0, "both/em": 1.0, "both/f1": 0.5}
+    (tool,) = found.meta["tools"]
+    assert tool["function"]["description"].startswith("Looks a thing up.")
+
+
+def test_smolagents_calls_that_were_refused(tmp_path: Path) -> None:
+    call = {"function": {"name": "search", "arguments": {"q": 1}}, "id": "c0", "type": "function"}
+    steps = [
+        {"task": "Q?", "task_images": None},
+        {"step_number": 1, "tool_calls": [], "error": {"type": "AgentToolCallError", "message": "q is not known"},
+         "model_output": "Thought: hm", "model_output_message": {"role": "assistant", "tool_calls": [call]}},
+        {"step_number": 2, "tool_calls": [{"function": {"name": "python_interpreter", "arguments": "print(1)"}}],
+         "model_output": "Thought: I count.\n<code>\nprint(1)\n</code>", "observations": "1"},
+    ]  # fmt: skip
+    path = tmp_path / "memory.json"
+    path.write_text(json.dumps(steps))
+    found = one(path, "smolagents")
+    assert told(found) == [("hm", "search", "Error: q is not known"), ("I count.", "python_interpreter", "1")]
+    assert found.steps[0].action == Action("search", {"q": 1})
 
 
 def test_atif(tmp_path: Path) -> None:
@@ -95,6 +132,28 @@ def test_verifiers_traces_and_results(tmp_path: Path) -> None:
     assert one(rows(tmp_path / "results.jsonl", result), "verifiers").answer == "c"
 
 
+def traced(number: int, **more: Any) -> dict[str, Any]:
+    nodes = [
+        {"message": {"role": "user", "content": f"Q{number}?"}, "tools": [{"name": "search"}]},
+        {"parent": 0, "message": {"role": "assistant", "content": "c"}},
+    ]
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "cached_input_tokens": 7, "cost": 0.25}
+    task = {"type": "QA", "data": {"idx": number, "name": "hotpot", **more}}
+    trace = {"task": task, "nodes": nodes, "calls": [{"usage": usage}] * 2, "stop_condition": "max_turns_reached"}
+    return {"env": {"id": "qa"}, "task": task, "traces": [trace]}
+
+
+def test_verifiers_examples_of_one_name_stay_apart(tmp_path: Path) -> None:
+    path = rows(tmp_path / "traces.jsonl", traced(0, id="hq-0"), traced(1, id="hq-1"), traced(2), traced(3))
+    found = list(read_any(path))
+    assert [it.example.id for it in found] == ["hq-0", "hq-1", "hotpot-2", "hotpot-3"]
+    assert {it.seed for it in found} == {0} and {it.stop for it in found} == {"max_steps"}
+    assert [it.example.id for it in read_any(tmp_path)] == [it.example.id for it in found]
+    usage = found[0].usage
+    assert [tool["function"]["name"] for tool in found[0].meta["tools"]] == ["search"]
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.cost) == (24, 14, 4, 0.5)
+
+
 def test_hermes_tags(tmp_path: Path) -> None:
     system = 'Use tools. <tools>{"name": "search", "parameters": {}}</tools>'
     turns = [
@@ -108,6 +167,49 @@ def test_hermes_tags(tmp_path: Path) -> None:
     found = one(rows(tmp_path / "h.jsonl", {"conversations": turns}), "hermes")
     assert told(found) == [("I look.", "search", "A"), ("", "search", "B"), ("", "finish", None)]
     assert found.meta["tools"][0]["function"]["name"] == "search"
+
+
+def test_hermes_calls_in_pythons_literals(tmp_path: Path) -> None:
+    turns = [
+        {
+            "from": "system",
+            "value": "Within <tools></tools>. <tools> [{'name': 'feed', 'parameters': {}}] </tools> Go.",
+        },
+        {"from": "human", "value": "Q?"},
+        {
+            "from": "gpt",
+            "value": "<tool_call>\n{'arguments': {'id': 'front', 'all': True}, 'name': 'feed'}\n</tool_call>",
+        },
+        {"from": "tool", "value": "<tool_response>\nA\n</tool_response>"},
+        {"from": "gpt", "value": "c"},
+    ]
+    found = one(rows(tmp_path / "h.jsonl", {"conversations": turns}), "hermes")
+    assert told(found) == [("", "feed", "A"), ("", "finish", None)]
+    assert found.steps[0].action == Action("feed", {"id": "front", "all": True})
+    assert (
+        found.meta["tools"][0]["function"]["name"] == "feed" and found.meta["system"] == "Within <tools></tools>.  Go."
+    )
+
+
+def test_qwen3_coders_tags(tmp_path: Path) -> None:
+    said = (
+        "I look.\n<tool_call>\n<function=search>\n<parameter=query>\n12\n</parameter>\n"
+        "<parameter=k>\n3\n</parameter>\n</function>\n</tool_call>"
+    )
+    tool = {"name": "search", "parameters": {"properties": {"query": {"type": "string"}, "k": {"type": "integer"}}}}
+    turns = [("user", "Q?"), ("assistant", said), ("user", "<tool_response>\nA\n</tool_response>"), ("assistant", "c")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns], "tools": [tool]}
+    found = one(rows(tmp_path / "q.jsonl", row), "hermes")
+    assert told(found) == [("I look.", "search", "A"), ("", "finish", None)]
+    assert found.steps[0].action == Action("search", {"query": "12", "k": 3})
+
+
+def test_a_tagged_call_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "Q?"},
+                        {"role": "assistant", "content": "<tool_call>search France</tool_call>"}]}  # fmt: skip
+    heard: list[Damage] = []
+    list(read_any(rows(tmp_path / "h.jsonl", row), notice=heard.append))
+    assert heard == [Damage("unread-tool-call", 1, "search France")]
 
 
 @pytest.mark.parametrize("keys", [("from", "value"), ("role", "content")])
@@ -134,6 +236,19 @@ def test_tagged_transcripts(tmp_path: Path) -> None:
         found = one(rows(tmp_path / "r.jsonl", row), "tagged")
         assert told(found) == [("hm", "search", "A <search>no</search>"), ("", "finish", None)]
         assert found.scores["em"] == 1.0 and found.steps[0].action.arguments == {"query": "a"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("start", "end"), [("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"), ("", "")])
+def test_a_prompt_that_names_the_tags_is_no_episode(start: str, end: str, tmp_path: Path) -> None:
+    prompt = (
+        "Answer the given question. Reason inside <think> and </think>. Search by <search> query </search>; it returns "
+        "results between <information> and </information>. Answer like <answer> Beijing </answer>. Question: Who?\n"
+    )
+    said = "<think>hm</think><search>who</search><information>Question: why? Bob.</information><answer>Bob</answer>"
+    row = {"text": start + prompt + end + said, "golden_answers": ["Bob"]}
+    found = one(rows(tmp_path / "r.jsonl", row), "tagged")
+    assert told(found) == [("hm", "search", "Question: why? Bob."), ("", "finish", None)]
+    assert (found.example.question, found.answer, found.scores["em"]) == ("Who?", "Bob", 1.0)
 
 
 def test_text_logs(tmp_path: Path) -> None:
@@ -193,6 +308,13 @@ def test_what_is_not_known_is_refused_with_the_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         list(read_any(tmp_path / "nowhere"))
     assert len({reader.name for reader in READERS}) == len(READERS)
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "sharegpt", "hermes", "tagged", "gpt"])
+def test_a_row_of_another_shape_is_unreadable_and_no_empty_episode(format: str, tmp_path: Path) -> None:
+    path = rows(tmp_path / "x.jsonl", {"id": 1, "prompt": "Q?"})
+    with pytest.raises(DataError, match="row 1: cannot be read as this format"):
+        list(read_any(path, format))
 
 
 def test_other_peoples_react_is_not_damaged_for_want_of_a_closing_line(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What is written reads back, and what does not is counted; Arrow mixes nothing; trainers are told the truth."""
 
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fakes import Echo
@@ -16,9 +18,9 @@ from fireact.formats.read import read_any
 from fireact.formats.trainers import recipe
 from fireact.formats.write import WRITERS, write
 from fireact.types import Action, Example, Step, Trajectory, Usage
-from formats_cases import TOOL, WORDS, trajectories
+from formats_cases import TOOL, WORDS, ragged_steps, trajectories
 
-READABLE = [writer.name for writer in WRITERS if writer.name not in ("prompt-completion", "dataset")]
+READABLE = [writer.name for writer in WRITERS if writer.name != "prompt-completion"]
 FULL = Trajectory(
     task="small", example=Example("7", "Q?", "Paris", {"hops": 2}), method="react", model="teacher", seed=3,
     steps=(
@@ -35,17 +37,45 @@ FULL = Trajectory(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(episodes=st.lists(trajectories(), min_size=1, max_size=3, unique_by=lambda it: (it.key, it.model)))
 def test_what_is_not_counted_as_dropped_reads_back(name: str, episodes: list[Trajectory], tmp_path: Path) -> None:
-    out = tmp_path / ("data.parquet" if name == "parquet" else "data.jsonl")
+    assume(all(it.steps for it in episodes))
+    out = tmp_path / {"parquet": "data.parquet", "dataset": "data"}.get(name, "data.jsonl")
     written = write(episodes, out, name, force=True)
     losses: dict[str, int] = {}
-    format = {"openai": "messages", "parquet": "messages"}.get(name, name)
-    for before, after in zip(episodes, read_any(out, format), strict=True):
-        for kind in lost(before, after) - {"task", "seed", "example id"}:
+    for before, after in zip(episodes, read_any(out, name), strict=True):
+        for kind in lost(before, after):
             losses[kind] = losses.get(kind, 0) + 1
-    counted = {
-        kind: n for kind, n in written.dropped.items() if kind in KINDS and kind not in ("task", "seed", "example id")
-    }
-    assert losses == counted
+    assert losses == {kind: n for kind, n in written.dropped.items() if kind in KINDS}
+
+
+@pytest.mark.parametrize("name", [name for name in READABLE if name not in ("parquet", "dataset")])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(steps=ragged_steps())
+def test_steps_of_any_shape_are_written_and_what_is_lost_is_counted(
+    name: str, steps: tuple[Step, ...], tmp_path: Path
+) -> None:
+    said = [step for step in steps if step.action or (step.text + step.thought).strip()]
+    assume(said)
+    episode = replace(FULL, steps=steps)
+    counted = write([episode], tmp_path / "data.jsonl", name, force=True).dropped
+    if any(step.weight for step in said):
+        write([episode], tmp_path / "rows.jsonl", "prompt-completion", force=True)
+    (back,) = read_any(tmp_path / "data.jsonl", name)
+    assert lost(episode, back) == counted.keys() & set(KINDS)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(episode=trajectories())
+def test_each_completion_follows_what_was_said_before_it(episode: Trajectory, tmp_path: Path) -> None:
+    assume(any(step.weight for step in episode.steps))
+    write([episode], tmp_path / "pc.jsonl", "prompt-completion", force=True)
+    write([episode], tmp_path / "chat.jsonl", "gpt", force=True)
+    chat = json.loads((tmp_path / "chat.jsonl").read_text())["messages"]
+    rows = [json.loads(line) for line in (tmp_path / "pc.jsonl").open(encoding="utf-8")]
+    assert [[*row["prompt"], *row["completion"]][-1] for row in rows] == [
+        message for message in chat if message["role"] == "assistant" and message.get("weight", 1.0)
+    ]
+    plain = [{"role": message["role"], "content": message["content"]} for message in chat]
+    assert all(plain[: len(row["prompt"]) + 1] == [*row["prompt"], *row["completion"]] for row in rows)
 
 
 @pytest.mark.parametrize("name", ["messages", "parquet", "fireact"])
@@ -58,6 +88,7 @@ def test_native_messages_hold_every_step(name: str, episode: Trajectory, tmp_pat
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(episode=trajectories())
 def test_sharegpt_holds_thoughts_calls_and_results(episode: Trajectory, tmp_path: Path) -> None:
+    assume(episode.steps)
     dropped = write([episode], tmp_path / "data", "sharegpt", force=True).dropped
     assert "several calls in a turn" not in dropped and "tool schemas" not in dropped
 
@@ -69,7 +100,7 @@ LOSSES = {
     "dataset": {"verbatim words", "noise", "repairs"},
     "openai": {"weights"},
     "sharegpt": {"weights"},
-    "gpt": {"several calls in a turn", "tool schemas", "weights"},
+    "gpt": {"several calls in a turn", "tool schemas"},
     "alpaca": {"several calls in a turn", "tool schemas", "weights", "system prompt"},
     "prompt-completion": {"several calls in a turn", "tool schemas", "weights"},
 }
@@ -111,6 +142,20 @@ def test_arrow_leaks_no_key_from_one_tool_into_another(tmp_path: Path) -> None:
     assert [it.steps for it in read_any(tmp_path / "set")] == [it.steps for it in read_any(tmp_path / "rows.jsonl")]
 
 
+def test_the_data_card_says_whence_it_comes(tmp_path: Path) -> None:
+    import yaml
+
+    run = tmp_path / "run"
+    run.mkdir()
+    write([FULL], run / "trajectories.jsonl", "fireact")
+    (run / "manifest.json").write_text(json.dumps({"history": ["where correct: 500 -> 231"]}))
+    convert(run, tmp_path / "set", to="dataset")
+    card = (tmp_path / "set" / "README.md").read_text()
+    digest = hashlib.sha256((run / "trajectories.jsonl").read_bytes()).hexdigest()
+    assert f"source `run`, SHA-256 `{digest}`" in card and "where correct: 500 -> 231" in card
+    assert "model `teacher`: 1" in card and yaml.safe_load(card.split("---")[1])["license"] == "unknown"
+
+
 def test_tools_give_their_schemas_and_calls_make_them_up(tmp_path: Path) -> None:
     bare = replace(FULL, meta={})
     write([bare], tmp_path / "a", "messages", tools=[Echo()])
@@ -128,6 +173,90 @@ def test_prompt_and_completion_is_a_row_a_turn(tmp_path: Path) -> None:
     assert [message["role"] for message in rows[-1]["prompt"]] == ["system", "user", *["assistant", "user"] * 2]
 
 
+def roles(path: Path) -> list[list[str]]:
+    return [[message["role"] for message in json.loads(line)["messages"]] for line in path.read_text().splitlines()]
+
+
+def test_llama_factory_takes_scored_episodes_in_text(tmp_path: Path) -> None:
+    """It skips rows whose last word is not the student's, as the closing line and a last observation are not."""
+    ends = (replace(FULL, meta={}), replace(FULL, seed=4, meta={}, steps=FULL.steps[:1], stop="max_steps", scores={}))
+    dropped = write(ends, tmp_path / "a.jsonl", "gpt", trainer="llama-factory").dropped
+    assert roles(tmp_path / "a.jsonl") == [["user", "assistant"] * 3, ["user", "assistant"]]
+    assert "row whose turns LLaMA-Factory refuses" not in dropped
+    heard_first = replace(FULL, steps=(Step("", None, "hello?", ""), *FULL.steps))
+    dropped = write([heard_first], tmp_path / "b.jsonl", "gpt", trainer="llama-factory").dropped
+    assert dropped["row whose turns LLaMA-Factory refuses"] == 1
+    write(ends, tmp_path / "c.jsonl", "gpt")
+    assert [turns[-1] for turns in roles(tmp_path / "c.jsonl")] == ["user", "user"]
+
+
+NOT_LEARNED = replace(
+    FULL, steps=(replace(FULL.steps[0], weight=0.0), replace(FULL.steps[1], weight=0.0), FULL.steps[2])
+)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name"),
+    [("llama-factory", "gpt"), ("llama-factory", "sharegpt"), ("llama-factory", "alpaca"), ("axolotl", "alpaca"),
+     ("trl", "gpt"), ("trl", "dataset")],
+)  # fmt: skip
+def test_no_trainer_is_given_a_turn_to_learn_that_is_none(trainer: str, name: str, tmp_path: Path) -> None:
+    written = write([FULL, replace(NOT_LEARNED, seed=9)], tmp_path / "out", name, trainer=trainer)
+    assert (written.trajectories, written.rows) == (2, 1)
+    assert written.dropped[f"episode with a turn of weight 0, which {trainer} would learn (left out)"] == 1
+
+
+@pytest.mark.parametrize("name", ["gpt", "messages", "openai"])
+def test_axolotl_is_told_which_turns_are_not_learned(name: str, tmp_path: Path) -> None:
+    import yaml
+
+    write([NOT_LEARNED], tmp_path / "out.jsonl", name, trainer="axolotl")
+    (stanza,) = yaml.safe_load(recipe("axolotl", name, tmp_path / "out.jsonl"))["datasets"]
+    said = [
+        message.get(stanza["message_field_training"])
+        for message in json.loads((tmp_path / "out.jsonl").read_text())["messages"]
+        if message["role"] == "assistant"
+    ]
+    assert said == ([0, 0, None] if name == "gpt" else [0, None])
+
+
+def test_a_lost_step_hides_no_other_loss() -> None:
+    other = replace(NOT_LEARNED, steps=(*(replace(step, weight=1.0) for step in NOT_LEARNED.steps), FULL.steps[0]))
+    assert {"steps", "weights"} <= lost(NOT_LEARNED, other)
+
+
+def test_words_without_an_action_lose_their_mark_in_native_turns(tmp_path: Path) -> None:
+    told = replace(FULL, steps=(Step("No idea.", None, "Go on.", "Thought: No idea."), *FULL.steps))
+    assert "steps" not in write([told], tmp_path / "out.jsonl", "messages").dropped
+    assert json.loads((tmp_path / "out.jsonl").read_text())["messages"][2]["content"] == "No idea."
+
+
+@pytest.mark.parametrize("name", [writer.name for writer in WRITERS])
+def test_an_episode_in_which_nothing_is_said_is_no_row_to_learn(name: str, tmp_path: Path) -> None:
+    written = write([FULL, replace(FULL, seed=9, steps=())], tmp_path / "out", name)
+    kept = name in ("fireact", "messages", "parquet", "dataset")
+    assert sum(written.counts.values()) == 1 + kept and written.trajectories == 2
+    assert written.dropped.get("episode without a turn of the student (left out)", 0) == (not kept)
+
+
+def test_a_thought_without_words_is_written_as_text(tmp_path: Path) -> None:
+    planned = replace(FULL, steps=(Step("A plan.", None, "Go on.", ""), *FULL.steps))
+    assert "steps" not in write([planned], tmp_path / "a", "gpt").dropped
+    written = write([planned], tmp_path / "b", "prompt-completion")
+    assert written.rows == 4 and "steps" not in written.dropped
+
+
+@pytest.mark.parametrize("name", [writer.name for writer in WRITERS])
+def test_what_fails_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    def torn() -> Iterator[Trajectory]:
+        yield FULL
+        raise DataError("torn")
+
+    with pytest.raises(DataError, match="torn"):
+        write(torn(), tmp_path / "out", name)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_entries_for_trainers() -> None:
     import yaml
 
@@ -137,6 +266,8 @@ def test_entries_for_trainers() -> None:
     assert stanza["datasets"][0]["field_tools"] == "tools"
     with pytest.raises(ConfigError, match="words beside a tool call"):
         recipe("llama-factory", "messages", Path("x"))
+    with pytest.raises(ConfigError, match=r"'train' ends in neither .json nor .jsonl"):
+        recipe("llama-factory", "gpt", Path("train"))
     with pytest.raises(ConfigError, match="a string in a string"):
         recipe("trl", "messages", Path("x"))
     assert "load_dataset('set', split='train')" in recipe("trl", "dataset", Path("set"))

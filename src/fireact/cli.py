@@ -917,7 +917,7 @@ def convert(
         typer.Option("--tool", help="Tool whose schema episodes without schemas get; repeatable. Default: inferred."),
     ] = None,
     trainer: Annotated[
-        str | None, typer.Option("--for", help="Print the dataset entry for llama-factory or axolotl.")
+        str | None, typer.Option("--for", help="Print the dataset entry for llama-factory, axolotl or trl.")
     ] = None,
     skip: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and count them.")

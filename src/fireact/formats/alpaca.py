@@ -43,7 +43,8 @@ _NOWHERE = Source(path=Path("alpaca"), kind="json", head=())
 
 
 def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
-    instruction, given, output = (str(row.get(key) or "") for key in ("instruction", "input", "output"))
+    instruction, output = (str(row[key] or "") for key in ("instruction", "output"))
+    given = str(row.get("input") or "")
     question = f"{instruction}\n{given}" if given else instruction
     system = str(row.get("system") or "")
     episode = read_episode(output)

@@ -1,27 +1,81 @@
-"""The data card of a written dataset: what is in it, how it is loaded, what was dropped. Markdown with YAML before it."""
+"""The data card of a written dataset: what is in it, whence, how it is loaded, what was dropped. Markdown after YAML.
+
+It states what is known and says where nothing is: a licence is never guessed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fireact.store import TRAJECTORIES
 
 
-def card(name: str, *, counts: Mapping[str, int], dropped: Mapping[str, int]) -> str:
-    """The text of README.md; ``counts`` are trajectories by "task/method", ``dropped`` trajectories by kind of loss."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a dataset was made of: the name of a file or run, the hash of its content, and how it came to be."""
+
+    name: str
+    sha256: str
+    history: tuple[str, ...] = ()
+
+
+def origin_of(source: Path) -> Origin:
+    """The origin of a source; a run's history is the one in its manifest, a directory of other files has no hash."""
+    file = source / TRAJECTORIES if source.is_dir() else source
+    manifest = source / "manifest.json"
+    told = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    digest = _sha256(file) if file.is_file() else ""
+    return Origin(source.resolve().name, digest, tuple(map(str, told.get("history", ()))))
+
+
+def card(
+    name: str,
+    *,
+    counts: Mapping[str, int],
+    models: Mapping[str, int],
+    dropped: Mapping[str, int],
+    origin: Origin | None = None,
+) -> str:
+    """The text of README.md: trajectories by "task/method", by the model that wrote them, and by kind of loss."""
     total = sum(counts.values())
     size = next((label for top, label in _SIZES if total < top), "n>1M")
     head = (
-        f"---\npretty_name: {json.dumps(name)}\ntask_categories:\n- text-generation\ntags:\n- agent\n- tool-use\n- fireact\n"
-        f"size_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
-        "    path: data/train.parquet\n---\n"
+        f"---\npretty_name: {json.dumps(name)}\nlicense: unknown\ntask_categories:\n- text-generation\ntags:\n- agent\n"
+        f"- tool-use\n- fireact\nsize_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: data/train.parquet\n---\n"
     )
     groups = "".join(f"| {_cell(group)} | {count} |\n" for group, count in counts.items())
-    losses = "".join(f"- {kind}: {count} of {total}\n" for kind, count in dropped.items()) or "- nothing\n"
-    return f"{head}\n# {name}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n{_USE}{losses}"
+    losses = "".join(f"- {kind}: {count}\n" for kind, count in dropped.items()) or "- nothing\n"
+    return (
+        f"{head}\n# {name}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
+        f"{_whence(models, origin)}{_USE}{losses}"
+    )
+
+
+def _whence(models: Mapping[str, int], origin: Origin | None) -> str:
+    lines = [f"- model `{name}`: {count}" if name else f"- model not named: {count}" for name, count in models.items()]
+    if origin is not None:
+        lines.insert(0, f"- source `{origin.name}`" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
+        lines += [f"- {line}" for line in origin.history]
+    return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _TABLE = "| task / method | episodes |\n|---|---|\n"
+_LICENCE = """
+The licence is that of the source, and the terms of the models that wrote the turns hold; name it above, in place of
+`unknown`, before this is shared.
+
+"""
 _USE = """## Columns
 
 `messages` are chat messages with native tool calls. They, `tools`, `scores` and `extra` are columns of JSON (`datasets` 5 or newer): each row keeps its own keys, with no nulls for those of others, and arguments are objects, as chat templates take them:
@@ -38,7 +92,7 @@ text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokeni
 
 ## Not in here
 
-What these columns cannot hold of the episodes, and of how many:
+What these columns cannot hold of the episodes, and of how many of them, and what was left out:
 
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fireact.formats.source import Source, imported
+from fireact.formats.source import Source, imported, needed
 from fireact.render.messages import (
     FINISH_SCHEMA,
     inferred_schemas,
@@ -33,7 +33,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: Source) -> Iterator[Trajectory]:
     """The conversations of a file; where the row tells id, task, reward or trial, they are kept."""
-    return source.each(lambda number, row: [conversation(source, row, _conversation(row) or [])])
+    return source.each(lambda number, row: [conversation(source, row, needed(_conversation(row), "messages"))])
 
 
 def row(trajectory: Trajectory) -> dict[str, Any]:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from fireact.formats.gpt import chat
+from fireact.formats.gpt import chat_turns
 from fireact.types import Trajectory
 
 
 def rows(trajectory: Trajectory) -> list[dict[str, Any]]:
     """The rows of a trajectory, in the order of its turns."""
-    messages = chat(trajectory, None)
-    said = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    spoken = [step for step in trajectory.steps if step.text or step.thought or step.action or step.observation is None]
+    turns = chat_turns(trajectory)
+    messages = [message for message, _ in turns]
     return [
-        {"prompt": messages[:at], "completion": [messages[at]]}
-        for at, step in zip(said, spoken, strict=True)
-        if step.weight > 0
+        {"prompt": messages[:at], "completion": [message]}
+        for at, (message, step) in enumerate(turns)
+        if step is not None and step.weight > 0 and message["content"]
     ]
+
+
+def whole(trajectory: Trajectory) -> dict[str, Any]:
+    """The episode that the rows tell together: a turn that is prompt only has weight 0, the others are learned alike."""
+    turns = chat_turns(trajectory)
+    return {"messages": [{**it, "weight": 0} if step and step.weight <= 0 else it for it, step in turns]}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.formats.card import origin_of
 from fireact.formats.read import read_any, reader_of
 from fireact.formats.released import repaired, reparable
 from fireact.formats.source import Damage, open_source
@@ -55,7 +56,16 @@ def convert(
     heard, fixed = _Heard(), Counter[str]()
     name = reader_of(open_source(source), format).name
     episodes = read_any(source, name, notice=heard, skip=skip)
-    written = write(_fixed(episodes, fixed) if fix else episodes, out, to, tools=tools, force=force)
+    episodes = _fixed(episodes, fixed) if fix else episodes
+    written = write(
+        episodes,
+        out,
+        to,
+        tools=tools,
+        trainer=trainer,
+        origin=origin_of(source) if to == "dataset" else None,
+        force=force,
+    )
     report = {
         "from": name,
         "to": to,

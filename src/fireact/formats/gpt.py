@@ -16,7 +16,7 @@ from fireact.formats.react_text import CLOSING, Episode, read_turn
 from fireact.formats.released import Findings, closes_episodes, facts, sample
 from fireact.formats.source import RELEASED, Source
 from fireact.render.alpaca import closing_of, turn
-from fireact.render.messages import role_of, text_of
+from fireact.render.messages import role_of, text_of, weight_of
 from fireact.types import Step, Trajectory
 
 _OBSERVATION = "Observation:"
@@ -43,12 +43,29 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
         back = _read(_NOWHERE, 0, again)
         if back.example.question == trajectory.example.question and back.steps == trajectory.steps:
             return dict(again)
-    return {"messages": chat(trajectory, closing_of(trajectory))}
+    messages = [_weighed(message, step) for message, step in chat_turns(trajectory)]
+    closing = closing_of(trajectory)
+    return {"messages": messages if closing is None else [*messages, _heard(closing)]}
 
 
-def chat(trajectory: Trajectory, closing: str | None) -> list[dict[str, str]]:
-    """The messages of a trajectory as ReAct text, with a last observation where there is one."""
-    return _messages(trajectory, [turn(step) for step in trajectory.steps], closing)
+def open_row(trajectory: Trajectory) -> dict[str, Any]:
+    """The same for trainers that want the student to have the last word: no closing line, no last observation."""
+    messages = [message for message, _ in chat_turns(trajectory)]
+    while len(messages) > 1 and messages[-1]["role"] != "assistant":
+        messages.pop()
+    return {"messages": messages}
+
+
+def flaw(row: Mapping[str, Any]) -> str:
+    """What LLaMA-Factory would leave a row out for, or nothing: user and student take turns, and the student ends."""
+    turns = [message["role"] for message in row["messages"] if message["role"] != "system"]
+    right = bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
+    return "" if right else "row whose turns LLaMA-Factory refuses"
+
+
+def chat_turns(trajectory: Trajectory) -> list[tuple[dict[str, Any], Step | None]]:
+    """The messages of a trajectory as ReAct text; beside each of the student's turns, the step that it is."""
+    return _messages(trajectory, [_said(step) for step in trajectory.steps])
 
 
 _NOWHERE = Source(path=Path("gpt"), kind="jsonl", head=())
@@ -91,7 +108,8 @@ def _taken_apart(messages: Sequence[Mapping[str, Any]], findings: Findings) -> t
         elif role == "system":
             system.append(text)
         elif role == "assistant":
-            steps.append(_turn(text, question, steps, findings))
+            spoken = _turn(text, question, steps, findings)
+            steps.append(replace(spoken, weight=weight_of(message)))
         elif not steps:
             question.append(text)
         else:
@@ -115,19 +133,32 @@ def _observe(steps: list[Step], text: str) -> None:
 
 
 def _rebuilt(trajectory: Trajectory, kept: Mapping[str, Any]) -> dict[str, Any]:
-    said = [step.text for step in trajectory.steps]
-    return {"messages": _messages(trajectory, said, kept.get("closing"))}
+    messages = [message for message, _ in _messages(trajectory, [step.text for step in trajectory.steps])]
+    closing = kept.get("closing")
+    return {"messages": messages if closing is None else [*messages, _heard(closing)]}
 
 
-def _messages(trajectory: Trajectory, said: Sequence[str], closing: str | None) -> list[dict[str, str]]:
+def _messages(trajectory: Trajectory, said: Sequence[str]) -> list[tuple[dict[str, Any], Step | None]]:
     system = trajectory.meta.get("system")
-    messages = [{"role": "system", "content": str(system)}] if system else []
-    messages.append({"role": "user", "content": trajectory.example.question})
+    messages: list[tuple[dict[str, Any], Step | None]] = []
+    if system:
+        messages.append(({"role": "system", "content": str(system)}, None))
+    messages.append(({"role": "user", "content": trajectory.example.question}, None))
     for text, step in zip(said, trajectory.steps, strict=True):
         if text or step.observation is None:
-            messages.append({"role": "assistant", "content": text})
+            messages.append(({"role": "assistant", "content": text}, step))
         if step.observation is not None:
-            messages.append({"role": "user", "content": f"{_OBSERVATION} {step.observation}"})
-    if closing is not None:
-        messages.append({"role": "user", "content": f"{_OBSERVATION} {closing}"})
+            messages.append((_heard(step.observation), None))
     return messages
+
+
+def _said(step: Step) -> str:
+    return turn(step) or (f"Thought: {step.thought}" if step.thought else "")
+
+
+def _heard(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": f"{_OBSERVATION} {text}"}
+
+
+def _weighed(message: dict[str, Any], step: Step | None) -> dict[str, Any]:
+    return message if step is None or step.weight == 1.0 else {**message, "weight": step.weight}

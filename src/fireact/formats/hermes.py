@@ -1,22 +1,27 @@
 """Conversations with Hermes' and Qwen's tags in their text: ``<tool_call>{...}</tool_call>``, ``<tool_response>``, ``<tools>``.
 
-Invariant: total; a tag that holds no JSON stays text. Rows are those of ShareGPT or of chat messages.
+Calls are JSON, Python's literals (Hermes' data has both), or Qwen3-Coder's ``<function=NAME><parameter=KEY>``. Invariant:
+total; a tag that holds no call stays text and is reported. Rows are those of ShareGPT or of chat messages.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.chats import conversation
-from fireact.formats.source import Source
-from fireact.render.messages import role_of, text_of
+from fireact.formats.source import Damage, Source, needed
+from fireact.render.messages import role_of, schemas, text_of
 from fireact.types import Trajectory
 
 _CALL = re.compile(r"\s*<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
+_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*)\Z", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_QWEN = re.compile(r"\s*# Tools\n\nYou (?:may call one or more|have access to the following) functions.*\Z", re.DOTALL)
 _TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
 
@@ -29,22 +34,24 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: Source) -> Iterator[Trajectory]:
     """The conversations of a file, their tags taken out of the text."""
-    return source.each(lambda number, row: [_read(source, row)])
+    return source.each(lambda number, row: [_read(source, number, row)])
 
 
-def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Turns with tags as messages with tool calls."""
+def native(
+    turns: Sequence[Mapping[str, Any]], *, tools: Any = (), unread: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Turns with tags as messages with tool calls; ``unread`` hears of each closed tag that holds no call.
+
+    The schemas of ``tools`` tell which of Qwen3-Coder's parameters are no strings.
+    """
+    types = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in schemas(tools)}
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role, text = role_of(_role(turn)), _text(turn)
         if role == "assistant":
-            closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
-            calls = [(match, _json(match[1])) for match in _CALL.finditer(closed)]
-            found = [(match[0], call) for match, call in calls if isinstance(call, Mapping) and "name" in call]
-            for tagged, _ in found:
-                text = text.replace(tagged, "", 1)
-            message = {**turn, "role": role, "content": text}
-            messages.append({**message, "tool_calls": [{"function": call} for _, call in found]} if found else message)
+            words, calls = _calls(text, types, unread)
+            message = {**turn, "role": role, "content": words}
+            messages.append({**message, "tool_calls": [{"function": call} for call in calls]} if calls else message)
         elif role in ("tool", "user") and _RESPONSE.search(text):
             messages += [{"role": "tool", "content": match[1]} for match in _RESPONSE.finditer(text)]
         else:
@@ -52,14 +59,54 @@ def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
-def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
-    turns = _turns(row) or []
+def _read(source: Source, number: int, row: Mapping[str, Any]) -> Trajectory:
+    turns = needed(_turns(row), "conversation")
     system = next((_text(turn) for turn in turns if role_of(_role(turn)) == "system"), "")
     tools = row.get("tools") or _tools(system)
-    return conversation(source, {**row, "tools": tools}, native(turns))
+    messages = native(
+        turns, tools=tools, unread=lambda text: source.notice(Damage("unread-tool-call", number, text[:120]))
+    )
+    if not row.get("tools") and tools:
+        messages = [{**it, "content": _untold(it["content"])} if it["role"] == "system" else it for it in messages]
+    return conversation(source, {**row, "tools": tools}, messages)
+
+
+def _untold(system: str) -> str:
+    """A system prompt without the schemas that were read out of it: a chat template tells them again."""
+    return _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", system)).strip()
+
+
+def _calls(text: str, types: Mapping[str, Any], unread: Callable[[str], None]) -> tuple[str, list[Mapping[str, Any]]]:
+    """The words of a turn and its calls; a tag that holds no call stays among the words."""
+    closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
+    found: list[Mapping[str, Any]] = []
+    for match in _CALL.finditer(closed):
+        call = _tagged(match[1], types) if match[1].startswith("<function=") else _json(match[1])
+        if isinstance(call, Mapping) and "name" in call:
+            text = text.replace(match[0], "", 1)
+            found.append(call)
+        else:
+            unread(match[1])
+    return (text.strip() if found else text), found
+
+
+def _tagged(text: str, types: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A call in Qwen3-Coder's tags; a value is a string unless the schema says otherwise, as its own parser has it."""
+    function = _FUNCTION.match(text)
+    if function is None:
+        return None
+    properties = types.get(function[1], {})
+    arguments = {}
+    for name, value in (match.groups() for match in _PARAMETER.finditer(function[2])):
+        schema = properties.get(name) if isinstance(properties, Mapping) else None
+        kind = schema.get("type", "string") if isinstance(schema, Mapping) else "string"
+        read = None if kind == "string" else _json(value)
+        arguments[name] = value if read is None else read
+    return {"name": function[1], "arguments": arguments}
 
 
 def _tools(system: str) -> list[Any]:
+    """The schemas that the system prompt holds, one document or one a line (Hermes names the tag in its words, too)."""
     found = []
     for match in _TOOLS.finditer(system):
         whole = _json(match[1])
@@ -84,7 +131,10 @@ def _text(turn: Mapping[str, Any]) -> str:
 
 
 def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    """What JSON says, or Python's literals, as Hermes' own data writes them; None where it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return json.loads(json.dumps(read(text)))  # a literal may be what JSON has not
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None

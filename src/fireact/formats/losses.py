@@ -47,9 +47,16 @@ def lost(trajectory: Trajectory, back: Trajectory | None) -> set[str]:
     kinds = {name for name, value in _FIELDS.items() if value(trajectory) != value(back)}
     kinds |= {"tool schemas"} if _lost_tools(trajectory, back) else set()
     if [_told(step) for step in trajectory.steps] != [_told(step) for step in back.steps]:
-        return kinds | {"steps"}
-    pairs = list(zip(trajectory.steps, back.steps, strict=True))
-    return kinds | {name for name, value in _OF_STEPS.items() if any(value(one) != value(two) for one, two in pairs)}
+        kinds.add("steps")
+    return kinds | {name for name, value in _OF_STEPS.items() if _values(trajectory, value) != _values(back, value)}
+
+
+def _values(trajectory: Trajectory, value: Callable[[Step], Any]) -> list[Any]:
+    """A value by step; a step more or less does not count where it holds nothing out of the ordinary."""
+    return [(at, value(step)) for at, step in enumerate(trajectory.steps) if value(step) != value(_PLAIN)]
+
+
+_PLAIN = Step("", None, None, "")
 
 
 def _told(step: Step) -> Any:

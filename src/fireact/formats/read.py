@@ -7,7 +7,7 @@ question twice in one file), so that nothing downstream takes one for the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fireact.formats import (
     toolbench,
     verifiers,
 )
+from fireact.formats.repeats import Repeats
 from fireact.formats.source import Notice, Source, open_source, unheard
 from fireact.types import Trajectory
 
@@ -60,6 +61,10 @@ READERS = (
 """In the order in which they are tried: the more telling come first."""
 
 
+_WRITTEN_AS = {"openai": "messages", "parquet": "messages", "dataset": "messages"}
+"""Formats that are written under a name of their own and read as another."""
+
+
 def read_any(
     path: Path | str, format: str | None = None, *, notice: Notice = unheard, skip: bool = False
 ) -> Iterator[Trajectory]:
@@ -71,12 +76,13 @@ def read_any(
     source = open_source(Path(path), notice=notice, skip=skip)
     reader = reader_of(source, format)
     found = reader.read(source)
-    return found if reader.name == "fireact" else _told_apart(found)  # our own episodes have names of their own
+    return found if reader.name == "fireact" else map(Repeats(), found)  # our own episodes have names of their own
 
 
 def reader_of(source: Source, format: str | None = None) -> Reader:
     """The reader of a source: the named one, or the first that recognises it."""
     if format is not None:
+        format = _WRITTEN_AS.get(format, format)
         for reader in READERS:
             if reader.name == format:
                 return reader
@@ -90,12 +96,3 @@ def reader_of(source: Source, format: str | None = None) -> Reader:
         f"{source.path}: the format is not recognised (it begins with {shown}). Name it with --from: "
         f"{', '.join(reader.name for reader in READERS)}."
     )
-
-
-def _told_apart(trajectories: Iterator[Trajectory]) -> Iterator[Trajectory]:
-    seen: dict[int, int] = {}
-    for trajectory in trajectories:
-        key = hash((trajectory.key, trajectory.model))
-        times = seen.get(key, 0)
-        seen[key] = times + 1
-        yield replace(trajectory, seed=trajectory.seed + times) if times else trajectory

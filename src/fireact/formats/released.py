@@ -7,21 +7,27 @@ round trip needs beside them stands in ``meta["released"]``, and is used only as
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from fireact.formats.react_text import Episode, reward_of, thought_out_of_answer
 from fireact.formats.source import RELEASED, Damage, Source, imported
 from fireact.types import Step, Trajectory, answer_of
 
-SINGLE_METHOD = ("hotpotqa", "multitask")
-"""Released files that hold ReAct only: there, one step without a search is ReAct that needed none."""
 BEYOND_REPAIR = ("no-action", "no-thought", "no-closing-line")
 """Kinds of damage whose words are lost: reported, never repaired."""
 _REFLECTED = "let me do a reflection"
 _OPTIONS = re.compile(r"A[.:)] ?")
+_SEARCHLESS = "released_react.txt"
+"""Digests (8 hexadecimal digits of SHA-256) of the ReAct samples of one step, question and turn, in the gpt form: all
+
+such samples of its ``multitask.jsonl``, which holds ReAct alone. In the larger file they look like CoT.
+"""
 
 
 @dataclass(slots=True)
@@ -57,7 +63,7 @@ def sample(
         question,
         steps,
         task=task_of(question, steps, episode.closing) if episode.closing else source.name,
-        method=_method(steps, source, episode.closing, ends_open) if episode.closing else "",
+        method=_method(question, steps, closing=episode.closing, ends_open=ends_open) if episode.closing else "",
         answer=answer if reward == 1.0 and answer is not None else "",
         about={"answer_from": "reward"} if reward == 1.0 else {},
         scores={} if reward is None else {"em": reward},
@@ -106,12 +112,26 @@ def facts(trajectory: Trajectory) -> Mapping[str, Any]:
     return kept if isinstance(kept, Mapping) else {}
 
 
-def _method(steps: Sequence[Step], source: Source, closing: str, ends_open: bool | None) -> str:
-    """The method of a released sample: CoT is one step; it ends without a newline and spells the reward as a number."""
+def _method(question: str, steps: Sequence[Step], *, closing: str, ends_open: bool | None) -> str:
+    """The method of a released sample: CoT is one step; it ends without a newline and spells the reward as a number.
+
+    The gpt form has no such newline; there, ReAct that needed no search is known by its digest.
+    """
     if any(_REFLECTED in step.thought for step in steps):
         return "reflexion"
-    never_cot = source.path.stem in SINGLE_METHOD or ends_open is False or "reward = True" in closing
-    return "react" if never_cot or len(steps) > 1 else "cot"
+    if len(steps) > 1 or ends_open is False or "reward = True" in closing:
+        return "react"
+    return "react" if ends_open is None and _digest(question, steps) in _searchless() else "cot"
+
+
+def _digest(question: str, steps: Sequence[Step]) -> str:
+    text = "\n".join((question, *(step.text for step in steps)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+@cache
+def _searchless() -> frozenset[str]:
+    return frozenset(files("fireact.formats").joinpath(_SEARCHLESS).read_text(encoding="utf-8").split())
 
 
 def _repair(question: str, episode: Episode, findings: Findings) -> tuple[str, tuple[Step, ...]]:

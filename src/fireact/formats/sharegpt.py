@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.chats import conversation, tools_of
-from fireact.formats.source import Source
+from fireact.formats.source import Source, needed
 from fireact.render.messages import messages_from_steps, role_of, text_of
 from fireact.types import Trajectory
 
@@ -28,7 +28,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: Source) -> Iterator[Trajectory]:
     """The conversations of a file, as the tool-call messages that they stand for."""
-    return source.each(lambda number, row: [conversation(source, row, native(_turns(row) or []))])
+    return source.each(lambda number, row: [conversation(source, row, native(needed(_turns(row), "conversations")))])
 
 
 def row(trajectory: Trajectory) -> dict[str, Any]:

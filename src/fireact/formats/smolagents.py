@@ -82,7 +82,9 @@ def _steps(taken: Mapping[str, Any]) -> list[Step]:
     if "plan" in taken:
         return [Step(str(taken["plan"]), None, None, str(taken["plan"]))]
     words = text_of(taken.get("model_output"))
-    message = {"role": "assistant", "content": words, "tool_calls": taken.get("tool_calls") or []}
+    refused = taken.get("model_output_message") or {}  # calls that were refused stand there alone
+    calls = taken.get("tool_calls") or refused.get("tool_calls") or []
+    message = {"role": "assistant", "content": words, "tool_calls": calls}
     _, _, read = steps_from_messages([message])
     steps = [_named(step) for step in read]
     error = taken.get("error")
@@ -100,7 +102,7 @@ def _named(step: Step) -> Step:
     action = step.action
     if action is None:
         return step
-    thought = step.thought
+    thought = step.thought.removeprefix("Thought:").strip()
     if action.name == "python_interpreter":
         code = action.arguments.get("input", action.arguments.get("code", ""))
         action, thought = Action(action.name, {"code": code}), _CODE.sub("", thought).strip()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fireact.errors import DataError, missing_extra
 from fireact.store import TRAJECTORIES
@@ -20,6 +20,8 @@ from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage
 
 HEAD = 50
 """Rows (or lines of text) that a format is recognised from."""
+TRACES = "traces.jsonl"
+"""The file of episodes in a directory that verifiers wrote."""
 UNREADABLE = "unreadable"
 """The kind of Damage of a row that was left out."""
 RELEASED = "released"
@@ -36,6 +38,7 @@ class Damage:
 
 
 Notice = Callable[[Damage], None]
+T = TypeVar("T")
 
 
 def unheard(damage: Damage) -> None:
@@ -108,6 +111,8 @@ class Source:
 
 def open_source(path: Path, *, notice: Notice = unheard, skip: bool = False) -> Source:
     """Look at a path and say what it is. Raises DataError where it is missing, empty or torn."""
+    if path.is_dir() and (path / TRACES).is_file():
+        path = path / TRACES
     if path.is_dir() and not (path / TRAJECTORIES).is_file():
         return _parquet_source(path, notice, skip)
     if path.is_file() and _begins(path) == b"PAR1":
@@ -163,6 +168,13 @@ def imported(
         error=error,
         meta={key: value for key, value in (meta or {}).items() if value},
     )
+
+
+def needed(value: T | None, what: str) -> T:
+    """A part that every row of a format has. Raises ValueError, which makes the row unreadable, where it is missing."""
+    if value is None:
+        raise ValueError(f"it has no {what}")
+    return value
 
 
 def question_id(question: str) -> str:

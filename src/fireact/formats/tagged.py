@@ -2,7 +2,8 @@
 
 Tags of Search-R1 (``<search>``, ``<information>``), R1-Searcher (``<|begin_of_query|>``, ``<|begin_of_documents|>``) and
 Search-o1 (``<|begin_search_query|>``, ``<|begin_search_result|>``) are known; ``<answer>`` ends an episode. Total: what
-stands in no tag is thought. Invariant: what stands in a result is never a search.
+stands in no tag is thought. A text may begin with the prompt that names the tags; it is not read as an episode.
+Invariant: what stands in a result is never a search.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.formats.source import Source, imported
+from fireact.formats.source import Source, imported, needed
 from fireact.tasks.scoring import free_form
 from fireact.types import FINISH, Action, Step, Trajectory
 
@@ -30,6 +31,12 @@ _PAIRS = {
 }
 """For each opening tag the closing one, and what stands between them."""
 _OPENING = re.compile("|".join(map(re.escape, _PAIRS)))
+_HEADER = re.compile(
+    r"<\|im_start\|>assistant\n?|<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|assistant\|>\n?"
+)
+_SEARCH_R1 = re.compile(r"\s*Answer the given question\..*?\bQuestion: [^\n]*\n?", re.DOTALL)
+_ASKED = re.compile(r"\bQuestion: ?([^\n]*?)\s*(?=\n|<\||\Z)")
+_END = re.compile(r"<\|(?:im_end|endoftext|eot_id)\|>")
 _THINK = re.compile(r"</?think>")
 _QUESTIONS = ("question", "query", "problem", "input", "prompt", "instruction")
 _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers")
@@ -81,7 +88,8 @@ def _blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
-    text, question = _text(row) or "", str(next((row[key] for key in _QUESTIONS if row.get(key)), ""))
+    prompt, text = _without_prompt(needed(_text(row), "text in tags"))
+    question = str(next((row[key] for key in _QUESTIONS if row.get(key)), "")) or _asked(prompt)
     gold = next((row[key] for key in _GOLDS if row.get(key)), "")
     gold = str(gold[0]) if isinstance(gold, list) and gold else str(gold)
     steps = steps_of(text)
@@ -92,10 +100,23 @@ def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
     return trajectory.with_scores(scores)
 
 
+def _without_prompt(text: str) -> tuple[str, str]:
+    """The prompt that a text begins with, which names the tags, and what the LM wrote and was told after it.
+
+    A chat ends its prompt with the first header of the assistant; Search-R1's plain prompt ends with its question.
+    """
+    end = _HEADER.search(text) or _SEARCH_R1.match(text)
+    return (text[: end.end()], text[end.end() :]) if end else ("", text)
+
+
+def _asked(prompt: str) -> str:
+    return next((match[1].strip() for match in _ASKED.finditer(prompt)), "")
+
+
 def _text(row: Mapping[str, Any]) -> str | None:
     texts = [row[key] for key in _TEXTS if isinstance(row.get(key), str)]
     return next((text for text in texts if "<answer>" in text or any(_blocks(text))), texts[0] if texts else None)
 
 
 def _thought(text: str) -> str:
-    return _THINK.sub("", text).strip()
+    return _END.sub("", _THINK.sub("", text)).strip()

@@ -1,6 +1,7 @@
 """How other trainers are told of a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML, TRL's lines.
 
-Invariant: a combination that the trainer is known to get wrong is refused with the one that it gets right.
+Invariant: a combination that the trainer is known to get wrong is refused with the one that it gets right; and it is
+known which trainers learn turns of weight 0 (axolotl takes the weight as its mark of what is trained).
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from typing import Any
 
 from fireact.errors import ConfigError, unknown
 
+_HEEDED = {
+    *(("axolotl", format) for format in ("gpt", "messages", "openai", "parquet", "dataset")),
+    ("trl", "prompt-completion"),
+}
+"""Trainers and the formats in which they learn nothing of a turn of weight 0."""
 _TAGS = {
     "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
 }  # fmt: skip
@@ -24,6 +30,11 @@ def recipe(trainer: str, format: str, path: Path) -> str:
     return _TRAINERS[trainer](format, path)
 
 
+def learns_all(trainer: str, format: str) -> bool:
+    """Whether a trainer learns every turn of the student in a format, those of weight 0 too."""
+    return (trainer, format) not in _HEEDED
+
+
 def _llama_factory(format: str, path: Path) -> str:
     entries: dict[str, dict[str, Any]] = {
         "alpaca": {},
@@ -34,6 +45,11 @@ def _llama_factory(format: str, path: Path) -> str:
         raise ConfigError(
             f"LLaMA-Factory does not take {format!r} whole: it drops the words beside a tool call. "
             "Write sharegpt (tool calls), or gpt or alpaca (actions in text)."
+        )
+    if path.suffix not in (".json", ".jsonl"):
+        raise ConfigError(
+            f"LLaMA-Factory tells what a file is by its name, and {path.name!r} ends in neither .json nor .jsonl. "
+            "Choose another -o."
         )
     return json.dumps({path.stem: {"file_name": path.name, **entries[format]}}, indent=2)
 
@@ -49,7 +65,7 @@ def _axolotl(format: str, path: Path) -> str:
     return (
         f"{head}{kind}    type: chat_template\n    field_messages: messages\n{tools}"
         "    message_property_mappings:\n      role: role\n      content: content\n"
-        "    roles_to_train: [assistant]\n    train_on_eos: turn"
+        "    message_field_training: weight\n    roles_to_train: [assistant]\n    train_on_eos: turn"
     )
 
 

@@ -12,7 +12,22 @@ from typing import Any
 from fireact.formats.chats import id_of
 from fireact.formats.source import Source, imported
 from fireact.render.messages import schemas, steps_from_messages
-from fireact.types import Trajectory, Usage
+from fireact.types import Stop, Trajectory, Usage
+
+_LIMITS: dict[str, Stop] = dict.fromkeys(
+    (
+        "max_turns",
+        "max_turns_reached",
+        "max_input_tokens",
+        "max_output_tokens",
+        "max_total_tokens",
+        "max_total_completion_tokens_reached",
+        "compaction_failed",
+        "prompt_too_long",
+    ),
+    "max_steps",
+)
+"""The stop conditions that are limits, whatever was said last."""
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -51,16 +66,27 @@ def _trace(source: Source, episode: Mapping[str, Any], trace: Mapping[str, Any])
         question,
         steps,
         task=str((episode.get("env") or {}).get("id") or task.get("type") or source.name),
-        id=id_of({"key": task.get("key"), **data}, "name", "key", "idx"),
+        id=_id(task, data),
         answer=str(data.get("answer") or ""),
         model=str(next((call["model"] for call in calls if call.get("model")), "")),
-        stop="error" if errors and not trace.get("ok", True) else None,
+        stop="error" if errors and not trace.get("ok", True) else _LIMITS.get(str(trace.get("stop_condition"))),
         scores=_scores(trace),
         usage=_usage(calls),
         seconds=max(0.0, float(span.get("end") or 0) - float(span.get("start") or 0)),
         error=str(errors[-1].get("message")) if errors else None,
-        meta={"system": system, "tools": schemas(trace.get("tools")), "agent": agent.get("name")},
+        meta={"system": system, "tools": schemas(_tools(trace)), "agent": agent.get("name")},
     )
+
+
+def _tools(trace: Mapping[str, Any]) -> Any:
+    """The tools of a trace, which its nodes tell where it does not."""
+    return trace.get("tools") or next((node["tools"] for node in trace["nodes"] if node.get("tools")), ())
+
+
+def _id(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The example's own id; else its name, which several may share, with its number in the task set."""
+    told = id_of({"key": task.get("key"), **data}, "id", "key")
+    return told or "-".join(str(data[key]) for key in ("name", "idx") if data.get(key) not in (None, ""))
 
 
 def _last_branch(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -84,12 +110,20 @@ def _scores(trace: Mapping[str, Any]) -> dict[str, float]:
 
 def _usage(calls: Sequence[Mapping[str, Any]]) -> Usage:
     told = [call.get("usage") or {} for call in calls]
+    costs = [usage.get("cost") for usage in told]
     return Usage(
         calls=len(calls),
-        prompt_tokens=sum(int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0) for usage in told),
+        prompt_tokens=sum(map(_prompt_tokens, told)),
+        cached_tokens=sum(int(usage.get("cached_input_tokens") or 0) for usage in told),
         completion_tokens=sum(int(usage.get("completion_tokens") or 0) for usage in told),
-        cost=None,
+        cost=sum(float(cost or 0) for cost in costs) if costs and None not in costs else None,
     )
+
+
+def _prompt_tokens(usage: Mapping[str, Any]) -> int:
+    """All that was read: ``input_tokens`` where it is told; ``prompt_tokens`` does not count what was cached."""
+    whole = usage.get("input_tokens")
+    return int(whole or int(usage.get("prompt_tokens") or 0) + int(usage.get("cached_input_tokens") or 0))
 
 
 def _result(source: Source, row: Mapping[str, Any]) -> Trajectory:

@@ -1,7 +1,7 @@
 """Writes episodes for trainers: a file in one format, there complete or not at all, and what the format dropped.
 
 Invariant: each row is read back as it is written and compared; so the counts of what was dropped are measured, not
-declared. Rows stream; only an error of the disk can leave a part, under another name.
+declared. Rows stream; what fails leaves no file behind.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import IO, Any, Literal
 
 from fireact.errors import ConfigError, DataError, missing_extra, unknown
 from fireact.formats import alpaca, chats, completions, gpt, native, sharegpt
-from fireact.formats.card import card
+from fireact.formats.card import Origin, card
 from fireact.formats.losses import lost
+from fireact.formats.repeats import Repeats
 from fireact.formats.source import Source
+from fireact.formats.trainers import learns_all
 from fireact.types import Tool, Trajectory
 
 Row = dict[str, Any]
@@ -36,29 +39,33 @@ class Writer:
     """The row that is read back to see what is lost: of an episode that is spread over rows, all of it."""
     flaw: Callable[[Row], str] = lambda row: ""
     """Why the trainers that take the format would leave a row out, or nothing."""
+    silent: bool = False
+    """Whether an episode in which the student says nothing is written too."""
 
 
-def _one(name: str, row: Callable[[Trajectory], Row], back: Any, layout: Any) -> Writer:
-    return Writer(name, lambda trajectory: [row(trajectory)], back, layout, row)
+def _one(name: str, row: Callable[[Trajectory], Row], back: Any, layout: Any, **more: Any) -> Writer:
+    return Writer(name, lambda trajectory: [row(trajectory)], back, layout, row, **more)
 
 
 WRITERS = (
-    _one("fireact", native.row, native.read, "jsonl"),
+    _one("fireact", native.row, native.read, "jsonl", silent=True),
     _one("alpaca", alpaca.row, alpaca.read, "array"),
     _one("gpt", gpt.row, gpt.read, "ascii"),
-    Writer("sharegpt", lambda it: [sharegpt.row(it)], sharegpt.read, "jsonl", sharegpt.row, sharegpt.flaw),
-    _one("messages", chats.row, chats.read, "jsonl"),
+    _one("sharegpt", sharegpt.row, sharegpt.read, "jsonl", flaw=sharegpt.flaw),
+    _one("messages", chats.row, chats.read, "jsonl", silent=True),
     _one("openai", chats.api_row, chats.read, "jsonl"),
-    Writer("prompt-completion", completions.rows, gpt.read, "jsonl", lambda it: {"messages": gpt.chat(it, None)}),
-    Writer("parquet", lambda it: [chats.arrow_row(it)], chats.read, "parquet", chats.row),
-    Writer("dataset", lambda it: [chats.arrow_row(it)], chats.read, "dataset", chats.row),
+    Writer("prompt-completion", completions.rows, gpt.read, "jsonl", completions.whole),
+    Writer("parquet", lambda it: [chats.arrow_row(it)], chats.read, "parquet", chats.row, silent=True),
+    Writer("dataset", lambda it: [chats.arrow_row(it)], chats.read, "dataset", chats.row, silent=True),
 )
 """What can be written: files, or a directory for the ``datasets`` library."""
+_FOR_TRAINER = {("gpt", "llama-factory"): _one("gpt", gpt.open_row, gpt.read, "ascii", flaw=gpt.flaw)}
+"""What is written otherwise for the sake of a trainer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How much was written, and how many trajectories lost what (by kind; see ``losses.KINDS``)."""
+    """How many trajectories came and how many of them lost what (by kind; see ``losses.KINDS``); rows and groups written."""
 
     trajectories: int
     rows: int
@@ -75,22 +82,32 @@ def writer_of(format: str) -> Writer:
 
 
 def write(
-    trajectories: Iterable[Trajectory], out: Path, format: str, *, tools: Sequence[Tool] = (), force: bool = False
+    trajectories: Iterable[Trajectory],
+    out: Path,
+    format: str,
+    *,
+    tools: Sequence[Tool] = (),
+    trainer: str | None = None,
+    origin: Origin | None = None,
+    force: bool = False,
 ) -> Written:
     """Write trajectories to ``out`` in a format. ``tools`` give schemas to episodes that come without.
 
-    Raises DataError where ``out`` exists (unless ``force``) or where nothing is there to write.
+    For a ``trainer`` that learns turns of weight 0 in this format, episodes with such turns are left out and counted; as
+    are episodes in which the student says nothing. A data card tells the ``origin``. Raises DataError where ``out`` exists
+    (unless ``force``) or where nothing is there to write.
     """
-    writer = writer_of(format)
+    writer = _FOR_TRAINER.get((format, trainer or "")) or writer_of(format)
     if (out.exists() and not force) or (out.is_dir() and not (out / "README.md").is_file()):
         raise DataError(
             f"{out} exists. Choose another -o, or --force to write it anew (a directory only if it is ours)."
         )
-    tally = _Tally(writer)
+    tally = _Tally(writer, trainer, origin)
     rows = chain.from_iterable(map(tally.rows, (_with_tools(trajectory, tools) for trajectory in trajectories)))
     first = list(islice(rows, 1))
     if not first:
-        raise DataError(f"no episodes to write to {out}: the source holds none.")
+        why = "; ".join(f"{kind}: {count}" for kind, count in tally.dropped.items()) if tally.came else ""
+        raise DataError(f"no episodes to write to {out}: {why or 'the source holds none'}.")
     _LAYOUTS[writer.layout](chain(first, rows), out, tally)
     return tally.written()
 
@@ -98,31 +115,50 @@ def write(
 class _Tally:
     """Counts what is written and what is lost, as it goes by."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, trainer: str | None, origin: Origin | None) -> None:
         self.writer = writer
+        self.trainer = trainer
+        self.origin = origin
+        self.came = 0
         self.counts: Counter[str] = Counter()
+        self.models: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.row_count = 0
+        self._told_apart = (lambda it: it) if writer.name == "fireact" else Repeats()
 
     def rows(self, trajectory: Trajectory) -> list[Row]:
+        self.came += 1
+        left_out = self._left_out(trajectory)
+        if left_out:
+            self.dropped[left_out] += 1
+            return []
         self.counts[f"{trajectory.task}/{trajectory.method}"] += 1
+        self.models[trajectory.model] += 1
         self.dropped.update(lost(trajectory, self._back(trajectory)))
         rows = self.writer.rows(trajectory)
         self.dropped.update(flaw for row in rows if (flaw := self.writer.flaw(row)))
         self.row_count += len(rows)
         return rows
 
+    def _left_out(self, trajectory: Trajectory) -> str:
+        """Why an episode is not written, or nothing."""
+        steps = trajectory.steps
+        if not self.writer.silent and not any(step.action or (step.text + step.thought).strip() for step in steps):
+            return "episode without a turn of the student (left out)"
+        if self.trainer and learns_all(self.trainer, self.writer.name) and any(step.weight <= 0 for step in steps):
+            return f"episode with a turn of weight 0, which {self.trainer} would learn (left out)"
+        return ""
+
     def _back(self, trajectory: Trajectory) -> Trajectory | None:
         row = json.loads(json.dumps(self.writer.whole(trajectory)))
         try:
-            return next(self.writer.back(Source(Path("written"), "json", (row,), [row])), None)
+            back = next(self.writer.back(Source(Path("written"), "json", (row,), [row])), None)
         except DataError:
             return None
+        return None if back is None else self._told_apart(back)
 
     def written(self) -> Written:
-        return Written(
-            self.counts.total(), self.row_count, dict(self.dropped.most_common()), dict(sorted(self.counts.items()))
-        )
+        return Written(self.came, self.row_count, dict(self.dropped.most_common()), dict(sorted(self.counts.items())))
 
 
 def _with_tools(trajectory: Trajectory, tools: Sequence[Tool]) -> Trajectory:
@@ -164,10 +200,8 @@ def _array(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
 
 
 def _replace(out: Path, fill: Callable[[IO[str]], None]) -> None:
-    part = _part(out)
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with _part(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         fill(file)
-    part.replace(out)
 
 
 def _is_unicode(text: str) -> bool:
@@ -189,11 +223,18 @@ def _storable(rows: Iterable[Row], tally: _Tally) -> Iterator[Row]:
         yield row
 
 
-def _part(out: Path) -> Path:
+@contextmanager
+def _part(out: Path) -> Iterator[Path]:
+    """The file to fill, which takes its name when it is whole, and is taken away where that fails."""
     if out.is_dir():
         raise DataError(f"{out} is a directory; this format is one file. Choose another -o.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return out.with_name(out.name + ".part")
+    part = out.with_name(out.name + ".part")
+    try:
+        yield part
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _parquet(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
@@ -203,11 +244,10 @@ def _parquet(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
     except ImportError as error:
         raise missing_extra("pyarrow", "train") from error
     texts, schema = _schema(pyarrow, pyarrow.string()), _schema(pyarrow, pyarrow.json_())
-    part, waiting = _part(out), _storable(rows, tally)
-    with parquet.ParquetWriter(part, schema, compression="zstd") as file:
+    waiting = _storable(rows, tally)
+    with _part(out) as part, parquet.ParquetWriter(part, schema, compression="zstd") as file:
         while batch := list(islice(waiting, 1000)):
             file.write_table(pyarrow.Table.from_pylist(batch, schema=texts).cast(schema))
-    part.replace(out)
 
 
 def _schema(pyarrow: Any, json: Any) -> Any:
@@ -230,7 +270,9 @@ def _dataset(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
         raise ConfigError(f"{out} is a file; a dataset is a directory. Choose another -o.")
     _parquet(rows, out / "data" / "train.parquet", tally)
     told = tally.written()
-    (out / "README.md").write_text(card(out.name, counts=told.counts, dropped=told.dropped), encoding="utf-8")
+    models = dict(sorted(tally.models.items()))
+    text = card(out.name, counts=told.counts, models=models, dropped=told.dropped, origin=tally.origin)
+    (out / "README.md").write_text(text, encoding="utf-8")
 
 
 _LAYOUTS: dict[str, Callable[[Iterable[Row], Path, _Tally], None]] = {

@@ -67,6 +67,12 @@ def messages_from_steps(question: str, steps: Sequence[Step], *, system: str = "
     return messages
 
 
+def weight_of(message: Mapping[str, Any]) -> float:
+    """How much of a message is learned, as it says itself; 1 where it does not say."""
+    weight = message.get("weight", message.get("loss_weight"))
+    return float(weight) if isinstance(weight, int | float) else 1.0
+
+
 def turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
     """The steps by turn of the LM: a step that is ``joined`` shares the turn of the one before it."""
     group: list[Step] = []
@@ -131,7 +137,7 @@ class _Reading:
     def _assistant(self, message: Mapping[str, Any]) -> None:
         reasoning, content, calls = _parts(message)
         words = f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content
-        weight = _number(message.get("weight", message.get("loss_weight")), 1.0)
+        weight = weight_of(message)
         step = Step(_together(reasoning, content), None, None, words, weight=weight)
         self.waiting = []
         if not calls:
@@ -226,7 +232,8 @@ def _words(step: Step) -> tuple[str, str]:
     match = _THOUGHT.match(step.text)
     if match and _together(match[1], match[2]) == step.thought:
         return match[1], match[2]
-    return "", (step.text or step.thought) if step.action is None else step.thought
+    marked = step.text.strip().removeprefix("Thought:").strip() == step.thought.strip()
+    return "", step.thought if step.action is not None or marked else step.text or step.thought
 
 
 def _plain_answer(step: Step) -> tuple[str, str] | None:
@@ -329,10 +336,6 @@ def _together(*texts: str) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) else default
 
 
 def _json(text: str, default: Any) -> Any:
