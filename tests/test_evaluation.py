@@ -26,6 +26,7 @@ from fireact.evaluation.recovery import REACTIONS, recovery
 from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.evaluation.summary import summarise
 from fireact.formats.read import read_any
+from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.models.limits import Endpoint
@@ -417,10 +418,13 @@ def test_a_task_that_cannot_score_is_named_with_its_question(tmp_path: Path) -> 
 
 def test_a_fine_tuned_agent_has_the_whole_prompt_of_a_method_or_none() -> None:
     tuned, task = Model(lm=fake_lm(), tuned=True, description=""), load_task("geo-hop")
-    shown = build(tuned, task, method="cot", tools={}, examples=3).method
-    prompted = build(replace(tuned, tuned=False), task, method="cot", tools={}, examples=3).method
-    assert shown == prompted and getattr(shown, "instructions", "")
-    assert build(tuned, task, method="react", tools={}).method == ReAct()
+    shown, prompted = (
+        build(replace(tuned, tuned=kind), task, method="cot", tools={}, examples=3).method for kind in (True, False)
+    )
+    assert isinstance(shown, CoT) and isinstance(prompted, CoT) and shown.instructions
+    assert (shown.instructions, shown.examples) == (prompted.instructions, prompted.examples)
+    alone = build(tuned, task, method="react", tools={}).method
+    assert isinstance(alone, ReAct) and not alone.instructions and not alone.examples
     for method in ("cot", "io"):
         with pytest.raises(ConfigError, match="would be ignored"):
             build(tuned, task, method=method, tools={})
