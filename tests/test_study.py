@@ -221,7 +221,8 @@ def test_tables_and_plots(done: Done) -> None:
     assert "0.0022 USD a trial (price of theirs) |" in costs and page.count("(price of theirs)") == 1
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
-    for name in ("geo-hop-curve-size", "geo-hop-bars"):
+    assert "| prompted | " in page.partition("Questions by the method")[2] and "s, p95" in page
+    for name in ("geo-hop-curve-size", "geo-hop-bars", "geo-hop-turns"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (out / "plots" / f"{name}.svg").read_text()
 

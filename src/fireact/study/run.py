@@ -201,9 +201,14 @@ class Runner:
         key = (one.cell.name, "" if other is None else other.cell.name)
         if key not in self._rows:
             self._rows[key] = _named(
-                row(one, other), values_of(self.matrix.study, self.matrix.given)
+                row(one, other, varied=self._varied(one.cell)), values_of(self.matrix.study, self.matrix.given)
             )
         return self._rows[key]
+
+    def _varied(self, cell: Cell) -> set[str]:
+        """The settings that a cell's axes set, and which therefore differ on purpose."""
+        values = ((name, value) for name in cell.axes for value in self.matrix.study.axes[name])
+        return {key for name, value in values for key in (value if isinstance(value, Mapping) else (name,))}
 
     def write(self) -> dict[str, Any]:
         """Write rows, tables and plots of what is there, and return the facts of the manifest."""
