@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import Echo, Small, trajectory
+from fireact.agents import Model, build, load_task
 from fireact.collection import CollectConfig, collect
 from fireact.errors import ConfigError
 from fireact.evaluation.accuracy import accuracy, right
@@ -25,6 +26,7 @@ from fireact.evaluation.recovery import REACTIONS, recovery
 from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.evaluation.summary import summarise
 from fireact.formats.read import read_any
+from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.models.limits import Endpoint
@@ -263,6 +265,9 @@ def fake_lm() -> Replies:
     return Replies(("Thought: look\nAction: search[x]", "Thought: done\nAction: finish[yes]"), name="fake")
 
 
+LOOKING = fake_lm()
+
+
 def echo() -> Echo:
     return Echo()
 
@@ -382,3 +387,44 @@ def test_an_agent_that_cannot_be_prompted_so_is_refused(tmp_path: Path) -> None:
         measured(tmp_path, tasks=[f"{__name__}:Small"])
     manifest = measured(tmp_path, tasks=[f"{__name__}:Small"], examples=0, tools=[f"{__name__}:echo"])
     assert manifest["results"][Small().name]["tools"] == {"search": 1.0}
+
+
+class Failing(Small):
+    def score(self, example: Example, answer: str | None) -> dict[str, float]:
+        raise RuntimeError("boom")
+
+
+an_instance, nothing_of_a_task = Small(), object()
+
+
+def test_a_task_and_a_model_may_be_given_as_themselves(tmp_path: Path) -> None:
+    own = {"tasks": [f"{__name__}:an_instance"], "examples": 0, "tools": [f"{__name__}:echo"]}
+    assert measured(tmp_path / "a", f"{__name__}:LOOKING", **own)["results"]["small"]["n"] == 2
+    for wrong, said in (
+        ({"tasks": [f"{__name__}:nothing_of_a_task"]}, "task .* without name"),
+        ({"agent": f"{__name__}:an_instance"}, "model .* without complete"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            measured(tmp_path / "b", **{**own, **wrong})
+
+
+def test_a_task_that_cannot_score_is_named_with_its_question(tmp_path: Path) -> None:
+    own = {"tasks": [f"{__name__}:Failing"], "examples": 0, "tools": [f"{__name__}:echo"]}
+    with pytest.raises(
+        ConfigError, match=r"task small cannot score the answer 'yes' to its question '.+' \(RuntimeError: boom\)"
+    ):
+        measured(tmp_path, **own)
+
+
+def test_a_fine_tuned_agent_has_the_whole_prompt_of_a_method_or_none() -> None:
+    tuned, task = Model(lm=fake_lm(), tuned=True, description=""), load_task("geo-hop")
+    shown, prompted = (
+        build(replace(tuned, tuned=kind), task, method="cot", tools={}, examples=3).method for kind in (True, False)
+    )
+    assert isinstance(shown, CoT) and isinstance(prompted, CoT) and shown.instructions
+    assert (shown.instructions, shown.examples) == (prompted.instructions, prompted.examples)
+    alone = build(tuned, task, method="react", tools={}).method
+    assert isinstance(alone, ReAct) and not alone.instructions and not alone.examples
+    for method in ("cot", "io"):
+        with pytest.raises(ConfigError, match="would be ignored"):
+            build(tuned, task, method=method, tools={})

@@ -73,6 +73,41 @@ def test_fractional_scores_get_a_sign_flip_test() -> None:
     assert many.p == pytest.approx(1 / 10_001)
 
 
+@pytest.mark.parametrize("n", [20, 30, 50, 100, 200])
+@pytest.mark.parametrize("flips", range(1, 9))
+def test_a_few_flips_in_one_direction_are_a_difference_only_where_the_test_says_so(flips: int, n: int) -> None:
+    found = paired([1.0] * flips + [0.0] * (n - flips), [0.0] * n)
+    assert (found.difference.high < 0) == (found.p < 0.05) == (flips > 5)
+    assert found.difference.low < -flips / n < found.difference.high
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0])] * 2), min_size=1, max_size=60), st.booleans(), st.booleans())
+def test_an_interval_leaves_0_out_where_p_is_below_5_percent(
+    pairs: list[tuple[float, float]], one_sided: bool, halves: bool
+) -> None:
+    before, after = ([pair[side] / (1 + halves) for pair in pairs] for side in (0, 1))
+    if one_sided:
+        after = [max(one, other) for one, other in zip(before, after, strict=True)]
+    found = paired(before, after)
+    assert (found.difference.low > 0 or found.difference.high < 0) == (found.p < 0.05)
+    assert -1 <= found.difference.low <= found.difference.mean <= found.difference.high <= 1
+    assert found.difference.low < found.difference.high
+    turned = paired(after, before).difference
+    assert (turned.low, turned.high) == pytest.approx((-found.difference.high, -found.difference.low))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_of_a_difference_covers_what_it_should(seeds: int) -> None:
+    inside = 0
+    for seed in range(100):
+        draw = random.Random(seed)
+        before, after = ([sum(draw.random() < p for _ in range(seeds)) / seeds for _ in range(60)] for p in (0.3, 0.5))
+        found = paired(before, after, seed=seed).difference
+        inside += found.low <= 0.2 <= found.high
+    assert 90 <= inside <= 100  # 95 % and two and a half standard deviations
+
+
 def test_agents_that_agree_everywhere_differ_by_nothing_yet_not_for_certain() -> None:
     found = paired([0.0, 1.0, 1.0], [0.0, 1.0, 1.0])
     assert found.p == 1.0 and found.difference.mean == 0.0

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from fireact import jsonl
 from fireact.errors import ConfigError, FireactError
 from fireact.progress import Progress
 from fireact.reporting.run import ReportConfig, report
+from fireact.store import LOCK
 from fireact.study.cells import cells
 from fireact.study.file import CHOICES, Figure, StudyFile, read_study, shipped
 from fireact.study.run import Matrix, StudyConfig, _named, plan, study
@@ -219,7 +221,8 @@ def test_tables_and_plots(done: Done) -> None:
     assert "0.0022 USD a trial (price of theirs) |" in costs and page.count("(price of theirs)") == 1
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
-    for name in ("geo-hop-curve-size", "geo-hop-bars"):
+    assert "| prompted | " in page.partition("Questions by the method")[2] and "s, p95" in page
+    for name in ("geo-hop-curve-size", "geo-hop-bars", "geo-hop-turns"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (out / "plots" / f"{name}.svg").read_text()
 
@@ -267,6 +270,32 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     ]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1 and "broken" in again.stderr
+
+
+def test_a_study_waits_for_what_another_one_is_making(tmp_path: Path) -> None:
+    """A stage that is held is left for later, waited for, and then found done: no cell fails."""
+    text = SMALL.partition("[axes]")[0] + '[[cells]]\nname = "held"\n[[cells]]\nname = "free"\nn = 6\n'
+    (tmp_path / "mine.toml").write_text(text)
+    config = StudyConfig(str(tmp_path / "mine.toml"), stages=str(tmp_path / "stages"))
+    held = Matrix.read(config).chains["held"][-1].path(tmp_path / "stages")
+    held.mkdir(parents=True)
+    lock = filelock.FileLock(held / LOCK)
+    lock.acquire()
+
+    class Releasing(Notes):
+        def say(self, line: str) -> None:
+            super().say(line)
+            if "waiting for" in line:
+                lock.release()
+
+    notes = Releasing()
+    manifest = study(config, tmp_path / "out", progress=notes)
+    assert manifest["cells"] == 2 and [row["cell"] for row in rows(tmp_path / "out")] == ["held", "free"]
+    said = [line.split()[1:3] for line in notes.said if line.startswith("study: ")]
+    assert said == [["cell", "1"], ["cell", "2"], ["waiting", "for"], ["cell", "1"]]
+    again = Notes()
+    study(config, tmp_path / "out", progress=again)
+    assert again.said[0] == "study: cell 1 of 2, held: all of it is there"  # and not that a minute is left
 
 
 def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: str, tmp_path: Path) -> None:

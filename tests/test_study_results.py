@@ -10,10 +10,10 @@ from fakes import Small
 from fireact import jsonl
 from fireact.study.cells import Cell
 from fireact.study.economics import _break_even, economics
-from fireact.study.file import Price
+from fireact.study.file import Figure, Price
 from fireact.study.results import Measured, behaviour, choice, differences, method_used, over_seeds
 from fireact.study.stages import Stage
-from fireact.study.tables import _relative
+from fireact.study.tables import _difference, _relative, _theirs
 from fireact.types import Action, Step, Trajectory, Usage
 
 SEARCH, FINISH = Action("search", {"query": "x"}), Action("finish", {"answer": "a"})
@@ -51,6 +51,7 @@ def test_turns_searches_and_methods_used() -> None:
     found = behaviour([episode(0, 1, ""), episode(1, 1, "look", "look", "done")])
     assert found["turns"] == 2 and found["turns_deviation"] == 1 and found["calls_of_tools"] == 1
     assert found["used"] == {"io": 0.5, "react": 0.5}
+    assert found["questions"] == {"io": {"1": 1}, "react": {"3": 1}}
 
 
 def test_chance_best_and_oracle_choose_for_each_question() -> None:
@@ -72,10 +73,42 @@ def test_a_student_that_chooses_stands_beside_chance_and_oracle() -> None:
 
 
 def test_a_difference_is_paired_and_in_proportion() -> None:
-    found = differences(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))["small"]
+    found, why = differences(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))
+    assert not why
+    found = found["small"]
     assert found["em"]["difference"] == pytest.approx(0.5) and found["relative"] is None  # of one right answer
     assert found["em"]["wins"] == 2 and found["cell"] == "before"
-    assert differences(measured("after", [1.0]), Measured(Cell("b", "b"), (), Path(), {})) == {}  # not asked the same
+    assert found["asked"] == [4, 4] and found["conditions"] == []
+
+
+def test_why_there_is_no_difference_is_said_and_what_else_differs() -> None:
+    absent = Measured(Cell("b", "b"), (), Path(), {})
+    assert differences(measured("after", [1.0]), absent) == ({}, {"small": "b: was not asked any question of it"})
+    before = measured("b", [1.0])
+    others = [replace(one, example=replace(one.example, id="elsewhere")) for one in before.episodes["small"]]
+    found, why = differences(measured("a", [1.0]), replace(before, episodes={"small": others}))
+    assert not found and why["small"].startswith("b: the two agents share no scored question (1 and 1)")
+    reworded = [replace(one, example=replace(one.example, question="Another?")) for one in before.episodes["small"]]
+    found, _ = differences(measured("a", [1.0, 0.0]), replace(before, episodes={"small": reworded}))
+    assert found["small"]["asked"] == [1, 2] and found["small"]["em"]["n"] == 1
+    assert found["small"]["conditions"][0]["setting"] == "questions"
+    assert "on 1 of 2 questions" in _difference(found["small"]) and "questions differ" in _difference(found["small"])
+
+
+def test_tools_and_limits_are_checked_but_for_what_an_axis_varies(tmp_path: Path) -> None:
+    def asked(name: str, tools: dict[str, str], limit: int) -> Measured:
+        stage = Stage("eval", name, {})
+        stage.path(tmp_path).mkdir(parents=True)
+        jsonl.replace_text(stage.path(tmp_path) / "config.toml", 'verb = "eval"\nsplit = "test"\n')
+        manifest = {"tools": tools, "limits": {"small": {"max_steps": limit}}}
+        jsonl.replace_text(stage.path(tmp_path) / "manifest.json", json.dumps(manifest))
+        return replace(measured(name, [1.0]), stages=[stage], root=tmp_path)
+
+    one, other = asked("a", {"search": "noise-1:none=0.5:s1"}, 8), asked("b", {"search": "s1"}, 6)
+    found, _ = differences(one, other)
+    assert [each["setting"] for each in found["small"]["conditions"]] == ["noise", "limits"]
+    found, _ = differences(one, other, varied={"noise"})
+    assert [each["setting"] for each in found["small"]["conditions"]] == ["limits"]
 
 
 def test_a_gain_is_put_in_proportion_to_five_right_answers_or_more() -> None:
@@ -85,8 +118,8 @@ def test_a_gain_is_put_in_proportion_to_five_right_answers_or_more() -> None:
         return Measured(Cell(name, name), (), Path(), {"small": found})
 
     five, four, all_right = asked("b", [1] * 5 + [0] * 5), asked("b", [1] * 4 + [0] * 6), asked("a", [1] * 10)
-    assert differences(all_right, five)["small"]["relative"] == pytest.approx(1.0)
-    assert differences(all_right, four)["small"]["relative"] is None
+    assert differences(all_right, five)[0]["small"]["relative"] == pytest.approx(1.0)
+    assert differences(all_right, four)[0]["small"]["relative"] is None
     seeds = {n: replace(all_right, cell=Cell(n, "a", {}, {"seed": at}, "b")) for at, n in enumerate(("a0", "a1"))}
     assert over_seeds({"b": four, **seeds})["a"]["small"]["relative"] is None  # the same four, twice
     assert _relative(0.5) == "+50 % of it" and _relative(10.0) == "11.0 times it"
@@ -100,9 +133,17 @@ def test_why_nothing_has_paid_off_is_said() -> None:
 
 
 def test_what_an_agent_costs(tmp_path: Path) -> None:
-    stages = [Stage(verb, "k", {}) for verb in ("collect", "mix", "train", "eval")]
+    collection = Stage("collect", "k", {"plan": {"small/react": 100}})
+    mixtures = [
+        Stage("mix", "k", where, {"sources": [collection]}) for where in ({}, {"where": ["correct", "steps<=1"]})
+    ]
+    stages = [collection, mixtures[0], Stage("train", "k", {}), Stage("eval", "k", {})]
     manifests = {
-        "collect": {"counts": {"small/react": {"n": 100, "correct": 80}}, "seconds": 50.0, "usage": {"cost": 0.0}},
+        "collect": {
+            "counts": {"small/react": {"n": 100}, "small/cot": {"n": 0}},
+            "seconds": 50.0,
+            "usage": {"cost": 0.0},
+        },
         "mix": {"counts": {"small/react": {"n": 40}}},
         "train": {"training_seconds": 360.0},
         "eval": {"results": {"small": {"seconds_per_question": 3.6}}},
@@ -110,6 +151,9 @@ def test_what_an_agent_costs(tmp_path: Path) -> None:
     for stage in stages:
         stage.path(tmp_path).mkdir(parents=True)
         jsonl.replace_text(stage.path(tmp_path) / "manifest.json", json.dumps(manifests[stage.verb]))
+    episodes = [episode(at, float(at >= 20), *["look"] * (1 + (at < 60))) for at in range(100)]
+    other = replace(episodes[0], method="cot")  # is in no mixture, so it is no waste
+    jsonl.write(collection.path(tmp_path) / "trajectories.jsonl", [one.to_dict() for one in (*episodes, other)])
     prices = {"machine_hour": Price(1.0, "here"), "teacher_question": Price(0.101, "there")}
     found = economics(Measured(Cell("a", "a"), stages, tmp_path), prices)
     assert found["data_usd"] == pytest.approx(40 * 0.101) and found["wasted_episodes"] == 10
@@ -117,6 +161,8 @@ def test_what_an_agent_costs(tmp_path: Path) -> None:
     assert found["training_usd"] == pytest.approx(0.1) and found["usd_per_question"] == pytest.approx(0.001)
     assert found["questions_to_break_even"] == 52  # (50 x 0.101 + 0.1) / (0.101 - 0.001) = 51.5
     assert economics(Measured(Cell("a", "a"), stages, tmp_path), {})["questions_to_break_even"] is None
+    stages[1] = mixtures[1]  # 80 are right, 40 of them short: the others were collected in vain too
+    assert economics(Measured(Cell("a", "a"), stages, tmp_path), prices)["wasted_episodes"] == 60
 
 
 def test_a_hosted_question_costs_what_was_paid_and_its_searches(tmp_path: Path) -> None:
@@ -143,3 +189,20 @@ def test_seeds_are_taken_together_by_question() -> None:
     found = over_seeds({one.cell.name: one for one in (prompted, *tuned)})
     assert list(found) == ["t"] and found["t"]["small"]["cell"] == "p" and found["t"]["small"]["em"]["n"] == 4
     assert found["t"]["small"]["em"]["difference"] == pytest.approx(3 / 8)
+
+
+def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -> None:
+    def shown(name: str, against: dict[str, object]) -> dict[str, object]:
+        return {"cell": name, "axes": {}, "results": {"small": {}}, "against": against}
+
+    rows = [shown("prompted", {}), shown("tuned", {"small": {"cell": "prompted"}})]
+    figures = [
+        Figure("Llama-2-7B, ReAct", 14.8, cell="prompted"),
+        Figure("Llama-2-7B, FireAct", 26.2, cell="tuned"),
+        Figure("GPT-3.5, FireAct", 39.2, cell="tuned"),
+        Figure("Llama-2-7B, FireAct", 3.1, unit="turns", cell="tuned"),
+    ]
+    assert _theirs(figures, rows[1], "small", rows) == "+11.4, +77 % of it (Llama-2-7B)"
+    assert _theirs(figures, rows[0], "small", rows) == "" == _theirs(figures, rows[1], "other", rows)
+    twice = [*figures, Figure("Llama-2-7B, again", 20.0, cell="prompted")]
+    assert _theirs(twice, rows[1], "small", rows) == ""  # which of the two is not said

@@ -5,7 +5,7 @@ openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
 replay:DIR               what a recorded run's model said, with no model behind it
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
 DIR                      what ``fireact train`` (hosted too) or ``fireact quickstart`` wrote: run with no prompt of ours at all
-module:attribute         something of the user's own that builds an LM when it is called
+module:attribute         an LM of the user's own, or something that builds one when it is called
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _named(spec: str, slots: int, endpoint: Endpoint | None) -> LM:
     elif separator and prefix in names.known("model"):
         lm = names.resolve("model", prefix)(rest, slots=slots)
     elif separator:
-        lm = names.resolve("model", spec)()
+        lm = names.build("model", spec)
+        names.require("model", spec, lm, "name", "complete")
     else:
         lm = names.resolve("model", "hf")(spec, slots=slots)
     return lm
@@ -193,7 +194,10 @@ def _built(spec: str, cache: CallCache | None) -> Sequence[Tool]:
 
 def load_task(spec: str) -> Task:
     """A task by name (``NAME:FOLDER`` where its questions lie in a folder), file of questions or ``module:attribute``."""
-    task: Task = names.build("task", spec) if not is_file(spec) else cast(Task, file_task(spec))
+    if is_file(spec):
+        return cast(Task, file_task(spec))
+    task: Task = names.build("task", spec)
+    names.require("task", spec, task, "name", "limits", "examples", "score")
     return task
 
 
@@ -222,17 +226,23 @@ def build(
     """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
 
     ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
-    fine-tuned model is run with the renderer that it was trained with.
+    fine-tuned model is run with the renderer that it was trained with; with ``examples`` it is given the whole prompt of
+    ``method``, instructions too (paper, Table 14), and without them it chooses its method itself.
     """
     name = "tool_calls" if native else model.renderer
     if model.tuned and name != model.renderer:
         raise ConfigError(f"the agent was trained with the renderer {model.renderer}; leave --native out.")
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
+    if model.tuned and not count and method in prompts.ALONE:
+        raise ConfigError(
+            f"a fine-tuned agent chooses its method itself; {method!r} would be ignored. Leave it out, or show it how: "
+            "--examples 3."
+        )
     lm_is_scripted = model.lm.name.startswith("scripted:")
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
-        "instructions": "" if model.tuned else prompts.instructions(method, tools, native=native),
+        "instructions": "" if model.tuned and not count else prompts.instructions(method, tools, native=native),
         "examples": ()
         if lm_is_scripted
         else tuple(prompts.examples(getattr(task, "prompts", task.name), method, count)),

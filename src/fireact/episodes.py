@@ -17,6 +17,7 @@ from typing import Any
 
 from fireact.errors import BudgetError, ConfigError
 from fireact.methods.react import finished
+from fireact.tasks.scoring import scores_of
 from fireact.tools.noise import for_episode
 from fireact.types import LM, Completion, Example, Limits, Message, Method, Step, Stop, Task, Tool, Trajectory, Usage
 
@@ -140,7 +141,8 @@ def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Traje
 def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> Trajectory:
     """Run one episode to its end and score it.
 
-    Raises ConfigError and BudgetError, which would end every episode in the same way; anything else that a tool, an
+    Raises ConfigError (a task that cannot score its question, too) and BudgetError, which would end every episode in the same
+    way; anything else that a tool, an
     endpoint or a user's method does is kept as data.
     """
     agent, seed = episode.agent, episode.seed
@@ -169,7 +171,7 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         seconds=meter.seconds,
         error=error,
     )
-    return trajectory if error else trajectory.with_scores(episode.task.score(episode.example, trajectory.answer))
+    return trajectory if error else trajectory.with_scores(scores_of(episode.task, episode.example, trajectory.answer))
 
 
 def _stop(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:

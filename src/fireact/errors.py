@@ -8,6 +8,7 @@ FireactError
 ├── ToolError       a tool cannot do what the agent asked; the agent reads the message as its observation
 ├── FormatError     text that is not in the format it claims to be in
 └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
+    └── BusyError      a run directory that another process is writing
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class FormatError(FireactError):
 
 class DataError(FireactError):
     """A file that cannot be read, is torn, or does not fit its run directory."""
+
+
+class BusyError(DataError):
+    """A run directory that another process is writing."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:

@@ -30,11 +30,24 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def build(kind: str, spec: str, **options: Any) -> Any:
-    """What the factory behind ``NAME``, ``NAME:ARGUMENT`` or ``module:attribute`` builds; ARGUMENT is handed to it."""
+    """What the factory behind ``NAME``, ``NAME:ARGUMENT`` or ``module:attribute`` builds; ARGUMENT is handed to it.
+
+    A ``module:attribute`` that cannot be called is no factory but the thing itself.
+    """
     name, separator, argument = spec.partition(":")
     if separator and name in known(kind):
         return resolve(kind, name)(argument, **options)
-    return resolve(kind, spec)(**options)
+    found = resolve(kind, spec)
+    return found(**options) if callable(found) else found
+
+
+def require(kind: str, spec: str, built: Any, *parts: str) -> None:
+    """Raise ConfigError for something that a user gave as a task or a model and that lacks a part of one."""
+    if lacking := [part for part in parts if not hasattr(built, part)]:
+        raise ConfigError(
+            f"{kind} {spec!r} is a {type(built).__name__} without {', '.join(lacking)}, which is no {kind}. "
+            f"Give something with {', '.join(parts)}, or a function or class that builds it when it is called."
+        )
 
 
 def _imported(kind: str, path: str) -> Any:

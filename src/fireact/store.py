@@ -22,7 +22,7 @@ import filelock
 import tomli_w
 
 from fireact import jsonl
-from fireact.errors import DataError, FormatError
+from fireact.errors import BusyError, DataError, FormatError
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -34,8 +34,8 @@ _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "count
 class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
-    Raises DataError when what lies there was made with other settings, or another process holds it. Settings named in
-    ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones. ``force``
+    Raises DataError when what lies there was made with other settings, BusyError when another process holds it. Settings named
+    in ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones. ``force``
     empties what the same verb made before, but never what the settings say is read.
     """
 
@@ -54,7 +54,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except filelock.Timeout as error:
-            raise DataError(f"{self.path} is being written by another process. Wait for it or stop it.") from error
+            raise BusyError(f"{self.path} is being written by another process. Wait for it or stop it.") from error
         except OSError as error:
             raise DataError(f"cannot write to {self.path}: {error.strerror or error}. Choose another -o.") from error
         try:
@@ -115,6 +115,12 @@ class RunDir:
         }
         jsonl.replace_text(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
+
+
+def wait_until_free(path: Path) -> None:
+    """Return when no other process writes a run directory."""
+    with filelock.FileLock(path / LOCK, poll_interval=0.5):
+        pass
 
 
 def absolute(path: str | Path) -> str:

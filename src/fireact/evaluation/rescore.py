@@ -21,6 +21,7 @@ from fireact.store import read_trajectories
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import PaperTask
 from fireact.tasks.released import read_released_run
+from fireact.tasks.scoring import scores_of
 from fireact.types import Example, Task, Trajectory
 
 TOLERANCE = 1e-9
@@ -144,7 +145,7 @@ def _again(
     trajectory: Trajectory, task: Task, known: Mapping[str, Sequence[Example]], judge: Judge | None
 ) -> Trajectory:
     example = _own(trajectory.example, known) or trajectory.example
-    scores = task.score(example, trajectory.answer)
+    scores = scores_of(task, example, trajectory.answer)
     if judge is not None:
         scores["judge"] = judge(example, trajectory.answer)
     return replace(trajectory, example=example, scores=scores)

@@ -67,8 +67,6 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         endpoint=config.endpoint,
         budget=budget_of(config.budget, Usage() if force else cache.spent()),
     )
-    if model.tuned and config.method == "cot":
-        raise ConfigError("a fine-tuned agent chooses its method itself; --method cot would be ignored. Leave it out.")
     tools = load_tools(config.tools, cache)
     episodes = {name: _episodes(task, config, model, tools) for name, task in _tasks(config.tasks).items()}
     with RunDir(out, verb="eval", settings=asdict(config), force=force, free=FREE) as run:
@@ -162,4 +160,5 @@ def _label(model: Model, config: EvalConfig, shots: int) -> str:
 
 def _description(model: Model, config: EvalConfig, shots: int) -> str:
     count = {0: "no examples", 1: "1 example"}.get(shots, f"{shots} examples")
-    return f"{model.description}{'' if model.tuned else f', not fine-tuned, {config.method}'}, {count} in the prompt"
+    said = f", {config.method}" if shots or not model.tuned else ""
+    return f"{model.description}{'' if model.tuned else ', not fine-tuned'}{said}, {count} in the prompt"

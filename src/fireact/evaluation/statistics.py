@@ -1,7 +1,8 @@
 """How certain a mean is: bootstrap intervals, and two agents compared on the same questions.
 
-Invariant: the same values and seed give the same numbers, and no interval of a finite sample of scores has width zero
-(of amounts without bounds, such as tokens, that of equal values has).
+Invariant: the same values and seed give the same numbers; no interval of a finite sample of scores has width zero (of
+amounts without bounds, such as tokens, that of equal values has); the interval of a paired difference leaves 0 out where,
+and only where, its p is below 0.05.
 This module knows nothing of trajectories (``summary`` does) and corrects for no multiple comparisons.
 """
 
@@ -25,6 +26,8 @@ Method = Literal["BCa", "percentile"]
 CONFIDENCE = 0.95
 _CELLS = 4_000_000  # resampled values held at a time: 32 MB
 _ENUMERATED = 14  # up to so many differences every pattern of signs is tried: 2**14 of them
+_DRAWS = 10_000  # patterns that are drawn of more
+_ROUNDING = 1e-12  # sums of the same values in another order differ in the last bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def bootstrap(
     mean = math.fsum(sample) / len(sample)
     if sample.min() == sample.max():
         mean = float(sample[0])
-        unseen = _wilson_upper(len(sample))
+        unseen = _wilson(0, len(sample))[1]
         if math.inf in (bounds[1], -bounds[0]):
             return Estimate(mean, mean, mean, len(sample))
         low, high = mean - unseen * (mean - bounds[0]), mean + unseen * (bounds[1] - mean)
@@ -132,10 +135,10 @@ def change(before: Sequence[float], after: Sequence[float], *, seed: int = 0) ->
 def paired(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> Paired:
     """Compare two agents by their scores in [0, 1] on the same questions, in the same order.
 
-    The interval is a percentile bootstrap over questions: where few of them changed, BCa leaves 0 out of it more than
-    twice as often as the percentiles do when the test finds nothing, and covers no better. ``p`` is two-sided: McNemar's exact test where every score is 0 or 1,
-    else a permutation test that flips the signs of the differences (all patterns of up to 14 differences, else 10,000
-    drawn ones). Raises DataError for empty, unequally long or unbounded samples.
+    ``p`` is two-sided: McNemar's exact test where every score is 0 or 1, else a permutation test that flips the signs of the
+    differences. The interval is made of the same test, so that the two never disagree (``_of_flips``, ``_of_subsets``); a
+    bootstrap leaves 0 out when four or five questions changed in one direction, of which the test finds nothing.
+    Raises DataError for empty, unequally long or unbounded samples.
     """
     if len(before) != len(after):
         raise DataError(
@@ -143,15 +146,17 @@ def paired(before: Sequence[float], after: Sequence[float], *, seed: int = 0) ->
         )
     first, second = _checked(before, (0.0, 1.0)), _checked(after, (0.0, 1.0))
     moved = second - first
-    wins, losses = int((moved > 0).sum()), int((moved < 0).sum())
+    n, wins, losses = len(moved), int((moved > 0).sum()), int((moved < 0).sum())
     binary = set(first.tolist()) | set(second.tolist()) <= {0.0, 1.0}
-    return Paired(
-        difference=bootstrap(moved.tolist(), seed=seed, bounds=(-1.0, 1.0), method="percentile"),
-        p=_mcnemar(wins, losses) if binary else _sign_flip(moved, seed),
-        n=len(moved),
-        wins=wins,
-        losses=losses,
-    )
+    if not wins + losses:
+        p, (low, high) = 1.0, (-_wilson(0, n)[1], _wilson(0, n)[1])
+    elif binary:
+        p, (low, high) = _mcnemar(wins, losses), _of_flips(wins, losses, n)
+    else:
+        p, (low, high) = _of_subsets(moved, seed)
+    mean = math.fsum(moved) / n
+    difference = Estimate(mean, max(-1.0, min(low, mean)), min(1.0, max(high, mean)), n)
+    return Paired(difference=difference, p=p, n=n, wins=wins, losses=losses)
 
 
 def _checked(values: Sequence[float], bounds: tuple[float, float]) -> Values:
@@ -168,12 +173,13 @@ def _checked(values: Sequence[float], bounds: tuple[float, float]) -> Values:
     return sample
 
 
-def _wilson_upper(n: int) -> float:
-    """Upper 95 % limit of a share of which 0 in ``n`` were seen (Wilson 1927)."""
+def _wilson(k: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which ``k`` in ``n`` were seen (Wilson 1927)."""
     from scipy.special import ndtri
 
-    z = float(ndtri((1 + CONFIDENCE) / 2))
-    return z * z / (n + z * z)
+    square = float(ndtri((1 + CONFIDENCE) / 2)) ** 2
+    middle, half = k + square / 2, math.sqrt(square * (k * (n - k) / n + square / 4))
+    return max(0.0, (middle - half) / (n + square)), min(1.0, (middle + half) / (n + square))
 
 
 def _interval(sample: Values, seed: int, resamples: int, wanted: Method) -> tuple[float, float]:
@@ -206,18 +212,69 @@ def _mcnemar(wins: int, losses: int) -> float:
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
-def _sign_flip(change: Values, seed: int) -> float:
-    """Share of sign patterns whose sum is at least as far from 0; the pattern seen counts as one of those drawn."""
+def _of_flips(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """The interval of a difference in shares: the share of questions that changed, times how one-sided the changes are.
+
+    The first has Wilson's interval, the second that of Clopper and Pearson, which inverts McNemar's exact test; the two make
+    one of the product by the method of variance estimates recovery (Zou and Donner 2008), whose nearer end has the sign of
+    the second one's.
+    """
+    from scipy import stats
+
+    changed, sided = (wins + losses) / n, (wins - losses) / (wins + losses)
+    if sided < 0:
+        low, high = _of_flips(losses, wins, n)
+        return -high, -low
+    few, many = _wilson(wins + losses, n)
+    share = stats.binomtest(wins, wins + losses).proportion_ci(CONFIDENCE, method="exact")
+    under, over = sided - (2 * share.low - 1), (2 * share.high - 1) - sided
+    below = (sided * (changed - few)) ** 2 + (changed**2 - (changed - few) ** 2) * under**2
+    above = (sided * (many - changed)) ** 2 + (changed * over) ** 2
+    return changed * sided - math.sqrt(below), changed * sided + math.sqrt(above)
+
+
+def _of_subsets(moved: Values, seed: int) -> tuple[float, tuple[float, float]]:
+    """``p`` of the test that flips signs, and the interval of the differences that it does not refuse.
+
+    A shift is refused when few of all subsets of the questions have a mean beyond it (typical values, Hartigan 1969): the
+    interval's ends are order statistics of these means. Equal changes have one mean only, and the interval of as many wins.
+    """
     import numpy as np
 
-    moved = change[change != 0]
-    seen = abs(moved.sum()) - 1e-12  # sums of the same values in another order differ in the last bits
-    if len(moved) <= _ENUMERATED:
-        patterns = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
-        return float((abs((1 - 2 * patterns) @ moved) >= seen).mean())
-    generator = np.random.default_rng(seed)
-    draws, size, extreme = 10_000, max(1, _CELLS // len(moved)), 0
-    for start in range(0, draws, size):
-        signs = 1 - 2 * generator.integers(0, 2, size=(min(size, draws - start), len(moved)), dtype=np.int8)
-        extreme += int((abs(signs @ moved) >= seen).sum())
-    return (extreme + 1) / (draws + 1)
+    sums, sizes, exact = _subsets(moved, np.random.default_rng(seed))
+    count, total = len(sums), float(moved.sum())
+    beyond = int((sums <= 0 if total > 0 else sums >= 0).sum())
+    # a drawn pattern may be the one that was seen, so that is counted as one more
+    p = min(1.0, 2 * beyond / count) if exact else min(1.0, (2 * beyond + 1) / (count + 1))
+    refused = (1 - CONFIDENCE) * count / 2 if exact else ((1 - CONFIDENCE) * (count + 1) - 1) / 2
+    if moved.min() == moved.max():
+        value, n = float(moved[0]), len(moved)
+        near, far = abs(value) * _of_flips(n, 0, n)[0], abs(value) + _wilson(0, n)[1] * (1 - abs(value))
+        return p, (near, far) if value > 0 else (-far, -near)
+    means = np.divide(sums, sizes, out=np.full(count, -math.inf), where=sizes > 0)
+    low = float(np.sort(means)[math.ceil(refused) - 1])
+    means[sizes == 0] = math.inf
+    high = float(np.sort(means)[count - math.ceil(refused)])
+    return p, (low, high)
+
+
+def _subsets(moved: Values, generator: np.random.Generator) -> tuple[Values, Values, bool]:
+    """Sums and sizes of subsets of the changes, each with its complement; and whether those of what moved are all there are."""
+    import numpy as np
+
+    nonzero = moved[abs(moved) > _ROUNDING]
+    exact = len(nonzero) <= _ENUMERATED
+    if exact:
+        patterns = np.arange(2 ** len(nonzero))[:, None] >> np.arange(len(nonzero)) & 1
+        patterns = np.tile(patterns, (math.ceil(_DRAWS / len(patterns)), 1))  # with other questions that did not move
+        sums, sizes = patterns @ nonzero, patterns.sum(axis=1)
+        sizes = sizes + generator.binomial(len(moved) - len(nonzero), 0.5, len(sizes))
+    else:
+        size, parts = max(1, _CELLS // len(nonzero)), []
+        for start in range(0, _DRAWS // 2, size):
+            drawn = generator.integers(0, 2, (min(size, _DRAWS // 2 - start), len(nonzero)), dtype=np.int8)
+            parts.append(np.stack([drawn.astype(np.float64) @ nonzero, drawn.sum(axis=1, dtype=np.float64)]))
+        half, chosen = np.concatenate(parts, axis=1)
+        chosen += generator.binomial(len(moved) - len(nonzero), 0.5, len(chosen))
+        sums, sizes = np.concatenate([half, nonzero.sum() - half]), np.concatenate([chosen, len(moved) - chosen])
+    return np.where(abs(sums) < _ROUNDING, 0.0, sums), sizes.astype(np.float64), exact

@@ -75,10 +75,12 @@ def _read(path: Path) -> Mapping[str, Mapping[str, float]]:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the prices in {path}: {error}. Give {FORM}.") from error
-    rows = data.get("prices", {})
+    if other := [name for name in data if name != "prices"]:
+        raise ConfigError(f"{path} has {', '.join(map(repr, other))}, of which nothing would be read. Give {FORM}.")
+    rows: dict[str, dict[str, float]] = data.get("prices", {})
     for model, row in rows.items() if isinstance(rows, dict) else [("prices", rows)]:
         numbers = isinstance(row, dict) and all(type(value) in (int, float) and value >= 0 for value in row.values())
         wanted = {"input_per_million", "output_per_million"}
         if not numbers or not wanted <= set(row) <= wanted | {"cached_per_million"}:
             raise ConfigError(f"the price of {model!r} in {path} is {row!r}. Give {FORM}, each a number of dollars.")
-    return rows  # type: ignore[no-any-return]  # checked above
+    return rows

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.data import MixConfig
+from fireact.data.filters import predicate
 from fireact.store import read_trajectories
 from fireact.study.file import Price
 from fireact.study.results import Measured, calls_of_tools
@@ -20,8 +22,8 @@ from fireact.types import Trajectory
 def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     """Dollars and seconds of a cell on its first task.
 
-    An episode that is not right is waste: of ``n`` trajectories that are trained on, ``n / share right - n`` episodes were
-    collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student
+    An episode that the mixture's filters leave out is waste: of ``n`` trajectories that are trained on, ``n / share that
+    passes - n`` episodes were collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student
     must answer until data and training have cost less than asking the teacher.
     """
     asked = prices.get("teacher_question")
@@ -72,21 +74,34 @@ def _break_even(fixed: float | None, saved: float | None, wasted: float | None) 
 def _collected(
     one: Measured, groups: Mapping[str, Any], prices: Mapping[str, Price]
 ) -> tuple[float | None, float | None, float | None]:
-    """Of the collections behind a cell: the share of episodes that are right, and seconds and dollars of an episode."""
+    """Of the collections behind a cell: the share of episodes that pass, and seconds and dollars of an episode."""
     collections: Sequence[Mapping[str, Any]] = one.collections()
-    counts = [count for found in collections for name, count in found["counts"].items() if name in groups]
-    episodes = sum(count["n"] for count in counts)
     everything = sum(count["n"] for found in collections for count in found["counts"].values())
-    if not episodes or not everything:
+    share = _passing(one, groups)
+    if share is None:
         return None, None, None
-    right = sum(count["correct"] for count in counts)
     costs = [found["usage"]["cost"] for found in collections]
     paid = None if any(cost is None for cost in costs) else sum(costs) / everything
     for stage in (stage for stage in one.stages if stage.verb == "collect" and stage.pays_searches):
         searched = list(read_trajectories(stage.path(one.root)))
         paid = _sum(paid, _times(len(searched) / everything, _searched(stage, searched, prices)))
     seconds = sum(found["seconds"] for found in collections) / everything
-    return right / episodes if right else None, seconds, paid
+    return share, seconds, paid
+
+
+def _passing(one: Measured, groups: Mapping[str, Any]) -> float | None:
+    """Of the episodes that were collected of a mixture's tasks and methods: the share that passes its filters."""
+    mixture = next(stage for stage in one.stages if stage.verb == "mix")
+    config: MixConfig = mixture.config(one.root)
+    filters = [predicate(text) for text in (*config.where, *(["learnable"] if config.weigh_bad == 0 else []))]
+    collected = (stage for stage in one.stages if stage.verb == "collect")
+    kept = [
+        all(wanted(episode) for wanted in filters)
+        for stage in collected
+        for episode in read_trajectories(stage.path(one.root))
+        if f"{episode.task}/{episode.method}" in groups
+    ]
+    return sum(kept) / len(kept) if any(kept) else None
 
 
 def _served(

@@ -1,4 +1,5 @@
-"""The plots of a study as SVG and PNG: bars with 95 % intervals, and curves over an axis of numbers.
+"""The plots of a study as SVG and PNG: bars with 95 % intervals, curves over an axis of numbers, and, where methods are
+chosen among, which one and how many turns each question ended with.
 
 Invariant: the same rows give the same SVG; seeds are drawn as points, with a line through their means. Colours differ in
 lightness as well, so that they are told apart without hue. One file a task and plot.
@@ -11,6 +12,7 @@ import itertools
 import re
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ _RC: Any = {
     "legend.frameon": False,
     "grid.color": "#d5d8dc",
 }
+METHODS = ("io", "cot", "react", "reflexion", "no answer")
+"""What the steps of an episode can show, in the order in which it is drawn."""
+_MANY = 7  # so many turns and more are drawn as one
 _PIXELS = 160  # an inch, in PNG
 
 
@@ -46,7 +51,45 @@ def draw(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, An
             if figure is not None:
                 name = f"{_safe(task)}-{plot.kind}{f'-{_safe(plot.x)}' if plot.x else ''}"
                 written += _save(figure, directory / name)
+    for task in dict.fromkeys(name for row in done.values() for name in row["behaviour"]) if study.choice else ():
+        ends = {name: row["behaviour"][task]["questions"] for name, row in done.items() if task in row["behaviour"]}
+        written += _save(_ends(study, ends, task), directory / f"{_safe(task)}-turns")
     return written
+
+
+def _ends(study: StudyFile, cells: Mapping[str, Mapping[str, Mapping[str, int]]], task: str) -> Any:
+    """The shares of questions by the method and by the number of turns that they ended with, a bar a cell."""
+    lines = sum(len(textwrap.wrap(name, 24)) for name in cells)
+    figure, (left, right) = _figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
+    by_turns: dict[str, Counter[int]] = {name: Counter() for name in cells}
+    for name, found in cells.items():
+        for n, count in ((int(n), count) for counts in found.values() for n, count in counts.items()):
+            by_turns[name][min(n, _MANY)] += count
+    by_method = {
+        name: {method: sum(counts.values()) for method, counts in found.items()} for name, found in cells.items()
+    }
+    methods = [name for name in METHODS if any(name in found for found in by_method.values())]
+    turns = sorted({n for counts in by_turns.values() for n in counts})
+    _stacked(left, by_method, {name: (name, COLOURS[METHODS.index(name)]) for name in methods})
+    shades = {n: (f"{n}{' or more' if n == _MANY else ''}", str(0.85 - 0.75 * n / _MANY)) for n in turns}
+    _stacked(right, by_turns, shades)
+    left.set_yticks([-at for at in range(len(cells))], [textwrap.fill(name, 24) for name in cells], linespacing=1.1)
+    right.set_yticks([])
+    left.set_xlabel("method, % of questions")
+    right.set_xlabel("turns, % of questions")
+    figure.suptitle(f"{study.title}: {task}", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def _stacked(axes: Any, cells: Mapping[str, Mapping[Any, int]], parts: Mapping[Any, tuple[str, str]]) -> None:
+    starts = [0.0] * len(cells)
+    for key, (label, colour) in parts.items():
+        widths = [100 * found.get(key, 0) / sum(found.values()) for found in cells.values()]
+        places = [-at for at in range(len(cells))]
+        axes.barh(places, widths, left=starts, height=0.7, color=colour, edgecolor="white", label=label)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    axes.set_xlim(0, 100)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3, fontsize=8, frameon=False)
 
 
 def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
@@ -132,13 +175,13 @@ def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[st
     return figure
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def _figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(6.4, height), layout="constrained")
-        return figure, figure.subplots()
+        return figure, figure.subplots(1, columns)
 
 
 def _save(figure: Any, path: Path) -> list[str]:

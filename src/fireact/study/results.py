@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.collection import CollectConfig
 from fireact.errors import DataError
+from fireact.evaluation import conditions
 from fireact.evaluation.run import EvalConfig
 from fireact.evaluation.statistics import bootstrap
 from fireact.evaluation.summary import compare
 from fireact.models.weights import BUILT_IN
-from fireact.store import plain, read_manifest, read_trajectories
+from fireact.store import CONFIG, plain, read_config, read_manifest, read_trajectories
 from fireact.study.cells import Cell
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
@@ -30,7 +31,6 @@ _REFLECTS = re.compile(
     re.IGNORECASE,
 )
 """Words by which a reflection is told: those of the released data, and of the scripted teacher."""
-
 
 FEW = 5
 """Right answers below which a gain is not put in proportion to them."""
@@ -63,9 +63,10 @@ def measured(cell: Cell, stages: Sequence[Stage], root: Path) -> Measured:
     return Measured(cell, stages, root, by_task)
 
 
-def row(one: Measured, other: Measured | None) -> dict[str, Any]:
-    """The cell as ``results.jsonl`` holds it, compared with another one."""
+def row(one: Measured, other: Measured | None, *, varied: Collection[str] = ()) -> dict[str, Any]:
+    """The cell as ``results.jsonl`` holds it, compared with another one; ``varied`` are the settings that axes set."""
     evaluation = one.manifest("eval")
+    against, why = differences(one, other, varied=varied)
     assert evaluation is not None  # a measured cell has its evaluation
     return {
         "cell": one.cell.name,
@@ -76,7 +77,8 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
         "tools": evaluation["tools"],
         "results": {task: dict(found) for task, found in evaluation["results"].items()},
         "behaviour": {task: behaviour(found) for task, found in one.episodes.items()},
-        "against": differences(one, other),
+        "against": against,
+        "not_compared": why,
         "training": _training(one),
         "data": _data(one),
         "stages": [f"{stage.verb}/{stage.key}" for stage in one.stages],
@@ -89,7 +91,7 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
 def settings(one: Measured) -> dict[str, Any]:
     """What a cell was made with, defaults too: its model, what that was trained on and how, and how it was asked.
 
-    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one.
+    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one without examples.
     """
     given, tuned = one.cell.settings, one.cell.tuned
     asked = EvalConfig(agent="")
@@ -101,7 +103,7 @@ def settings(one: Measured) -> dict[str, Any]:
         "seed": one.cell.seed,
         "noise": given.get("noise", ""),
         **evaluation,
-        "method": None if tuned else evaluation["method"],
+        "method": None if tuned and not evaluation["examples"] else evaluation["method"],
         "size": mixture.pop("n", None),
         "mixture": {"name": given["mixture"], **mixture} if tuned else None,
         "recipe": asdict(by["train"].values["recipe"]) if tuned else None,
@@ -120,14 +122,38 @@ def baseline(cell: Cell, others: Mapping[str, Measured]) -> Measured | None:
     return next((one for one in group if one.cell.seed == cell.seed), group[0] if group else None)
 
 
-def differences(one: Measured, other: Measured | None) -> dict[str, Any]:
-    """By task: EM and F1 of a cell less those of the other on the same questions, and EM's gain in proportion."""
+def differences(
+    one: Measured, other: Measured | None, *, varied: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """By task: EM and F1 of a cell less those of the other on the same questions, and EM's gain in proportion.
+
+    ``conditions`` are those in which the two differ and that are not ``varied`` on purpose. Second, by task, why there is no
+    difference.
+    """
+    found: dict[str, Any] = {}
+    why: dict[str, str] = {}
     if other is None:
-        return {}
-    found = {
-        task: _difference(other.cell.name, other.episodes.get(task, ()), own) for task, own in one.episodes.items()
-    }
-    return {task: change for task, change in found.items() if change is not None}
+        return found, why
+    for task, after in one.episodes.items():
+        before = other.episodes.get(task, ())
+        try:
+            if not before:
+                raise DataError("was not asked any question of it")
+            change = _difference(other.cell.name, before, after)
+        except DataError as error:
+            why[task] = f"{other.cell.name}: {error}"
+            continue
+        apart = conditions.differences(_conditions(other, before), _conditions(one, after))
+        told = [{"setting": each.setting, "before": each.one, "after": each.other} for each in apart]
+        found[task] = change | {"conditions": [each for each in told if each["setting"] not in varied]}
+    return found, why
+
+
+def _conditions(one: Measured, episodes: Sequence[Trajectory]) -> conditions.Conditions:
+    """Under which conditions a cell was asked a task's questions."""
+    place = one.stages[-1].path(one.root) if one.stages else None
+    config = read_config(place) if place is not None and (place / CONFIG).is_file() else {}
+    return conditions.conditions(one.cell.name, episodes, config=config, manifest=one.manifest("eval"))
 
 
 def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
@@ -147,37 +173,44 @@ def over_seeds(cells: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
         for task in pairs[0][0].episodes if len(pairs) > 1 else ():
             after = [replace(t, seed=one.cell.seed) for one, _ in pairs for t in one.episodes.get(task, ())]
             before = [replace(t, seed=one.cell.seed) for one, other in pairs for t in other.episodes.get(task, ())]
-            if change := _difference(", ".join(sorted(others)), before, after):
-                found.setdefault(group, {})[task] = change
-    return found
+            try:
+                found.setdefault(group, {})[task] = _difference(", ".join(sorted(others)), before, after)
+            except DataError:
+                continue  # its cells say why, each for itself
+    return {group: tasks for group, tasks in found.items() if tasks}
 
 
-def _difference(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Any] | None:
+def _difference(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Any]:
     """What ``compare`` says, and the gain in proportion to what is compared with, where enough of that is right.
 
-    None where they were not asked the same questions.
+    ``asked`` are the questions that the other and the cell were scored on. Raises DataError where they share none.
     """
-    try:
-        change = compare(before, after).to_dict()
-    except DataError:
-        return None
+    change = compare(before, after).to_dict()
+    asked = [len({one.example.id for one in side if one.stop != "error"}) for side in (before, after)]
     level = _mean(before)
     right = level * len({one.example.id for one in before})  # a question counts once, however many seeds
     relative = change["em"]["difference"] / level if right >= FEW else None
-    return {"cell": name, **change, "relative": relative}
+    return {"cell": name, **change, "relative": relative, "asked": asked}
 
 
 def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """What the agent did: turns (mean and deviation), searches a question, and the share of questions by method used."""
+    """What the agent did: turns (mean and deviation), searches a question, and the share of questions by method used.
+
+    ``questions`` are their numbers by method used and turns.
+    """
     scored = [one for one in trajectories if one.stop != "error"]
     turns = [len(one.steps) for one in scored]
     used = Counter(map(method_used, scored))
+    both = Counter((method_used(one), len(one.steps)) for one in scored)
     costs = [one.usage.cost for one in scored]
     return {
         "turns": statistics.fmean(turns),
         "turns_deviation": statistics.pstdev(turns),
         "calls_of_tools": statistics.fmean(map(calls_of_tools, scored)),
         "used": {name: used[name] / len(scored) for name in sorted(used)},
+        "questions": {
+            name: {str(n): both[name, n] for n in sorted(set(turns)) if both[name, n]} for name in sorted(used)
+        },
         "usd_per_question": None if any(cost is None for cost in costs) else sum(c or 0.0 for c in costs) / len(scored),
         "noisy_steps": statistics.fmean(sum(step.noise is not None for step in one.steps) for one in scored),
     }
@@ -275,15 +308,22 @@ def _training(one: Measured) -> dict[str, Any] | None:
 
 
 def _data(one: Measured) -> dict[str, Any] | None:
-    """Of a fine-tuned cell: how many episodes were collected, how many are right, and how many are trained on."""
+    """Of a fine-tuned cell: how many episodes were collected, how many are right, and how many are trained on.
+
+    ``turns`` and ``turns_deviation`` are those of the trajectories that are trained on (paper, Figure 6).
+    """
     mixed = one.manifest("mix")
     if mixed is None:
         return None
     used = sum(count["n"] for count in mixed["counts"].values())
+    mixture = next(stage for stage in one.stages if stage.verb == "mix")
+    turns = [len(trajectory.steps) for trajectory in read_trajectories(mixture.path(one.root))]
     collected = [(name, count) for found in one.collections() for name, count in found["counts"].items()]
     mine = [count for name, count in collected if name in mixed["counts"]]
     return {
         "trajectories": used,
+        "turns": statistics.fmean(turns),
+        "turns_deviation": statistics.pstdev(turns),
         "by_task_and_method": {name: count["n"] for name, count in mixed["counts"].items()},
         "collected": sum(count["n"] for count in mine) or None,
         "right": sum(count["correct"] for count in mine) or None,

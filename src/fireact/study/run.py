@@ -4,7 +4,8 @@
     collect/ mix/ train/ eval/           the stages, each in a directory named by its settings (or in ``stages``, to share them)
 
 Invariant: stages are the verbs themselves, so a study can be stopped at any moment and goes on where it was; equal work is
-done once. A cell that fails is recorded and the others go on; the manifest is written only when none has failed.
+done once, by one of the studies that share ``stages``: the others wait for it. A cell that fails is recorded and the others
+go on; the manifest is written only when none has failed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 from fireact import jsonl
 from fireact.collection import collect
 from fireact.data import mix
-from fireact.errors import ConfigError, FireactError, unknown
+from fireact.errors import BusyError, ConfigError, FireactError, unknown
 from fireact.evaluation.run import evaluate
 from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config
+from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, wait_until_free
 from fireact.study.cells import Cell, cells
 from fireact.study.economics import economics
 from fireact.study.file import StudyFile, read_study
@@ -128,23 +129,39 @@ class Runner:
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def run(self) -> None:
-        """Run every cell; a failure is kept in ``failures`` and the next one begins."""
-        count = len(self.matrix.cells)
-        for number, cell in enumerate(self.matrix.cells, 1):
-            chain = self.matrix.chains[cell.name]
-            missing = [stage for stage in chain if not stage.done(self.root)]
-            todo = ", ".join(stage.verb for stage in missing) or "nothing, all of it is there"
-            self.progress.say(f"study: cell {number} of {count}, {cell.name}: {todo}{self._left(number)}")
-            try:
-                for stage in chain:
+        """Run every cell; a failure is kept in ``failures`` and the next one begins.
+
+        A cell that needs what another process is making comes after the others; then that is waited for.
+        """
+        coming = list(enumerate(self.matrix.cells, 1))
+        while coming:
+            busy = [(one, stage) for one in coming if (stage := self._cell(*one, coming=coming)) is not None]
+            if busy:
+                stage = busy[0][1]
+                self.progress.say(f"study: waiting for {stage.verb}/{stage.key}, which another process is writing")
+                wait_until_free(stage.path(self.root))
+            coming = [one for one, _ in busy]
+
+    def _cell(self, number: int, cell: Cell, *, coming: Sequence[tuple[int, Cell]]) -> Stage | None:
+        """Run a cell; the stage that another process is writing, where the cell has to wait for one."""
+        chain, name = self.matrix.chains[cell.name], f"study: cell {number} of {len(self.matrix.cells)}, {cell.name}"
+        missing = [stage for stage in chain if not stage.done(self.root)]
+        todo = f"{', '.join(stage.verb for stage in missing)}{self._left(number, coming)}" if missing else ""
+        self.progress.say(f"{name}: {todo or 'all of it is there'}")
+        try:
+            for stage in chain:
+                try:
                     self._do(stage)
-                self.measured[cell.name] = measured(cell, chain, self.root)
-            except Exception as fault:  # whatever it is, the other cells are worth having
-                said = _said(fault)
-                again = "for the same reason" if said in self.failures.values() else said
-                self.failures[cell.name] = said
-                self.progress.say(f"study: cell {number} of {count}, {cell.name}, failed: {again}")
-            self._save()
+                except BusyError:
+                    return stage
+            self.measured[cell.name] = measured(cell, chain, self.root)
+        except Exception as fault:  # whatever it is, the other cells are worth having
+            said = _said(fault)
+            again = "for the same reason" if said in self.failures.values() else said
+            self.failures[cell.name] = said
+            self.progress.say(f"{name}, failed: {again}")
+        self._save()
+        return None
 
     def _do(self, stage: Stage) -> None:
         if stage.done(self.root):
@@ -153,15 +170,18 @@ class Runner:
             raise FireactError(self._broken[stage.key])
         try:
             _VERBS[stage.verb](stage.config(self.root), stage.path(self.root), progress=self.progress)
+        except BusyError:
+            raise
         except Exception as fault:
             self._broken[stage.key] = f"{stage.verb}/{stage.key}: {_said(fault)}"
             raise FireactError(self._broken[stage.key]) from fault
         self.rates.learn(stage, self.root)
 
-    def _left(self, number: int) -> str:
-        """How long is left, in words; empty where nothing is known of it."""
-        coming = distinct(stage for cell in self.matrix.cells[number - 1 :] for stage in self.matrix.chains[cell.name])
-        seconds, whole = at_least(forecast(stage, self.root, self.rates).seconds for stage in coming)
+    def _left(self, number: int, coming: Sequence[tuple[int, Cell]]) -> str:
+        """How long is left from a cell on, in words; empty where nothing is known of it."""
+        cells = [cell for at, cell in coming if at >= number or cell.name not in {*self.measured, *self.failures}]
+        stages = distinct(stage for cell in cells for stage in self.matrix.chains[cell.name])
+        seconds, whole = at_least(forecast(stage, self.root, self.rates).seconds for stage in stages)
         return f"; {'about' if whole else 'at least'} {max(1, round(seconds / 60))} min left" if seconds else ""
 
     def _save(self) -> list[dict[str, Any]]:
@@ -180,8 +200,15 @@ class Runner:
         other = baseline(one.cell, self.measured)
         key = (one.cell.name, "" if other is None else other.cell.name)
         if key not in self._rows:
-            self._rows[key] = _named(row(one, other), values_of(self.matrix.study, self.matrix.given))
+            self._rows[key] = _named(
+                row(one, other, varied=self._varied(one.cell)), values_of(self.matrix.study, self.matrix.given)
+            )
         return self._rows[key]
+
+    def _varied(self, cell: Cell) -> set[str]:
+        """The settings that a cell's axes set, and which therefore differ on purpose."""
+        values = ((name, value) for name in cell.axes for value in self.matrix.study.axes[name])
+        return {key for name, value in values for key in (value if isinstance(value, Mapping) else (name,))}
 
     def write(self) -> dict[str, Any]:
         """Write rows, tables and plots of what is there, and return the facts of the manifest."""

@@ -24,7 +24,10 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
             f"## {task}",
             _results(task, done, study.paper),
             _seeds(task, cells, done, facts["seeds"]),
+            _not_compared(task, done),
             _behaviour(task, done, study.paper),
+            _questions(task, done) if study.choice else "",
+            _faults(task, done),
         ]
         if task in facts["choice"]:
             parts.append(_choice(facts["choice"][task], study.paper))
@@ -43,8 +46,8 @@ def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: 
 def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     source = f" After {study.source}." if study.source else ""
     compared = (
-        " Differences are to the cell named beside them, paired by question; each p is for itself alone: of twenty cells that "
-        "do not differ one is below 0.05 by chance."
+        " Differences are to the cell named beside them, paired by question, with the interval of the test that p is of; each p "
+        "is for itself alone: of twenty cells that do not differ one is below 0.05 by chance."
         if any(c.against for c in cells)
         else ""
     )
@@ -77,18 +80,48 @@ def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
                 f"{result['steps']:.1f}",
                 f"{result['tokens_per_question']:,.0f}",
                 f"{result['seconds_per_question']:.2f}",
+                _theirs(figures, row, task, rows),
                 _beside(figures, SCORES, row, task),
             ]
         )
-    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question", "paper"]
+    heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question",
+             "paper, difference", "paper"]  # fmt: skip
     return _table(heads, shown)
+
+
+def _theirs(figures: Sequence[Figure], row: Row, task: str, rows: Sequence[Row]) -> str:
+    """The paper's gain of the same two agents, in points and in proportion, for each model of which it has both once."""
+    change = row["against"].get(task)
+    other = next((one for one in rows if change is not None and one["cell"] == change["cell"]), None)
+    if other is None:
+        return ""
+    before, after = (_by_model(figures, one, task) for one in (other, row))
+    gains = [(model, before[model], value) for model, value in after.items() if model in before]
+    return "; ".join(
+        f"{value - level:+.1f}{f', {_relative(value / level - 1)}' if level else ''} ({model})" for model, level, value in gains
+    )  # fmt: skip
+
+
+def _by_model(figures: Sequence[Figure], row: Row, task: str) -> dict[str, float]:
+    """The paper's EM beside a row by model, of which a label names first; a model with several is none."""
+    own = [one for one in figures if one.unit == "EM" and _stands(one, row, task)]
+    models = [one.label.partition(",")[0] for one in own]
+    return {model: one.value for model, one in zip(models, own, strict=True) if models.count(model) == 1}
+
+
+def _not_compared(task: str, rows: Sequence[Row]) -> str:
+    """Why cells have no difference to the one that they were to be compared with."""
+    said = [f"- {row['cell']}: {row['not_compared'][task]}" for row in rows if task in row["not_compared"]]
+    return "Not compared:\n\n" + "\n".join(said) if said else ""
 
 
 def _beside(figures: Sequence[Figure], units: Sequence[str], row: Row, task: str) -> str:
     """The paper's figures of some units that stand beside a row."""
-    names = (row["cell"], _group(row))
-    own = [one for one in figures if one.unit in units and one.beside(*names) and one.about(task, row["results"])]
-    return _figures(own)
+    return _figures([one for one in figures if one.unit in units and _stands(one, row, task)])
+
+
+def _stands(figure: Figure, row: Row, task: str) -> bool:
+    return figure.beside(row["cell"], _group(row)) and figure.about(task, row["results"])
 
 
 def _figures(figures: Sequence[Figure]) -> str:
@@ -107,7 +140,13 @@ def _difference(change: Mapping[str, Any] | None) -> str:
     relative = "" if change["relative"] is None else f", {_relative(change['relative'])}"
     low, high = (100 * end for end in em["interval"])
     p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
-    return f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}) to {change['cell']}"
+    most = max(change["asked"])
+    shared = f", on {em['n']} of {most} questions" if em["n"] < most else ""
+    apart = list(dict.fromkeys(one["setting"] for one in change.get("conditions", ())))
+    differ = f"; {' and '.join(apart)} differ" if apart else ""
+    return (
+        f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}{differ}) to {change['cell']}{shared}"
+    )
 
 
 def _relative(gain: float) -> str:
@@ -138,13 +177,57 @@ def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str
         if found is None:
             continue
         used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["used"].items())
-        turns = f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
         searched, noisy = f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}"
-        shown.append([row["cell"], turns, searched, noisy, used, _beside(figures, TURNS, row, task)])
+        shown.append(
+            [row["cell"], _turns(found), _turns(row["data"]), searched, noisy, used, _beside(figures, TURNS, row, task)]
+        )
     heads = [
-        "cell", "turns, mean (deviation)", "tool calls", "disturbed", "what its steps show, share of questions", "paper",
+        "cell", "turns, mean (deviation)", "turns of its training data", "tool calls", "disturbed",
+        "what its steps show, share of questions", "paper",
     ]  # fmt: skip
     return "What the agents did:\n\n" + _table(heads, shown)
+
+
+def _turns(found: Mapping[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
+
+
+def _questions(task: str, rows: Sequence[Row]) -> str:
+    """How many questions took so many turns, by the method that their steps show."""
+    own = [(row["cell"], row["behaviour"][task]["questions"]) for row in rows if task in row["behaviour"]]
+    turns = sorted({int(n) for _, found in own for counts in found.values() for n in counts})
+    shown = [
+        [cell, method, str(sum(counts.values())), *(str(counts.get(str(n), "-")) for n in turns)]
+        for cell, found in own
+        for method, counts in found.items()
+    ]
+    heads = ["cell", "method", "questions", *(f"{n} turn{'s' if n > 1 else ''}" for n in turns)]
+    return "Questions by the method and the number of turns that they ended with:\n\n" + _table(heads, shown)
+
+
+def _faults(task: str, rows: Sequence[Row]) -> str:
+    """Why episodes are wrong, what the agents did after noise, and how the time and the cost of a question spread."""
+    shown = []
+    for row in rows:
+        if (result := row["results"].get(task)) is None:
+            continue
+        wrong = ", ".join(f"{kind} {count}" for kind, count in result["failures"].items() if count)
+        cost = result["cost_per_question"]
+        shown.append(
+            [
+                row["cell"], wrong or "-", _recovered(result["recovery"]),
+                f"{result['latency_p50']:.2f}", f"{result['latency_p95']:.2f}", "-" if cost is None else _dollars(cost),
+            ]
+        )  # fmt: skip
+    heads = ["cell", "why wrong, questions", "after a disturbed call", "s, p50", "s, p95", "paid, a question"]
+    return "What went wrong, and what a question took:\n\n" + _table(heads, shown)
+
+
+def _recovered(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    right, again = _share(found["right"], found["right_interval"]), _share(found["retried"], found["retried_interval"])
+    return f"of {found['disturbed']} questions {right} % right, {again} % asked again"
 
 
 def _choice(found: Mapping[str, Any], figures: Sequence[Figure]) -> str:
@@ -245,8 +328,8 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: S
         f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
     ]
     said = (
-        "Data is the episodes that are trained on, wasted are those that were collected for them and are not right; right ones "
-        "that were left over are in neither. After so many questions the student is cheaper than the teacher."
+        "Data is the episodes that are trained on, wasted are those that were collected for them and that a filter left "
+        "out; others that were left over are in neither. After so many questions the student is cheaper than the teacher."
     )
     return f"## Economics\n\n{_table(heads, shown)}\n\n{said} Prices:\n\n" + "\n".join(prices)
 
@@ -292,9 +375,9 @@ def _dollars(value: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a last column "paper" in which nothing stands is left out."""
-    if heads[-1] == "paper" and not any(row[-1] for row in rows):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    """A table; columns of the paper's in which nothing stands are left out."""
+    kept = [at for at, head in enumerate(heads) if not head.startswith("paper") or any(row[at] for row in rows)]
+    heads, rows = [heads[at] for at in kept], [[row[at] for at in kept] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines

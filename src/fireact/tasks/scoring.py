@@ -17,7 +17,8 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fireact.types import Example
+from fireact.errors import ConfigError, FireactError
+from fireact.types import Example, Task
 
 Scorer = Callable[[str, str | None], dict[str, float]]
 
@@ -25,6 +26,19 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLOSED = {"yes", "no", "noanswer"}
 _LETTER = re.compile(r"\s*\(?([A-Za-z])\s*(?:[^\w\s']|$)")
+
+
+def scores_of(task: Task, example: Example, answer: str | None) -> dict[str, float]:
+    """The scores of an answer. Raises ConfigError that names the question where a task of the user's own fails at it."""
+    try:
+        return task.score(example, answer)
+    except FireactError:
+        raise
+    except Exception as fault:  # whatever it is, it is the user's own code that has to be put right
+        raise ConfigError(
+            f"the task {task.name} cannot score the answer {answer!r} to its question {example.id!r} "
+            f"({type(fault).__name__}: {fault}). Correct its score, then run it again."
+        ) from fault
 
 
 def normalise(text: str) -> str:
