@@ -11,7 +11,8 @@
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
     chooser                         the cell that chooses among these methods itself
-    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
+    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), trained_tokens (a million,
+                                    at a provider), in US dollars
     [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
     [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
     [sizes.SIZE]                    any of the above but ``source``, laid over: tables are merged, all else is replaced
@@ -38,7 +39,7 @@ TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "c
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
 CHOICES = ("random choice", "best single method", "oracle choice")
 """What a figure stands beside that is of no cell: the rows of the table of choices."""
-PRICES = ("machine_hour", "teacher_question", "search")
+PRICES = ("machine_hour", "teacher_question", "search", "trained_tokens")
 RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 

@@ -19,6 +19,7 @@ from fireact.collection import collect
 from fireact.data import mix
 from fireact.errors import ConfigError, FireactError, unknown
 from fireact.evaluation.run import evaluate
+from fireact.hosted.run import tune
 from fireact.progress import SILENT, Progress
 from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config
 from fireact.study.cells import Cell, cells
@@ -33,7 +34,13 @@ from fireact.study.tables import by_fault, tables
 from fireact.training.run import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
-_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {"collect": collect, "mix": mix, "train": train, "eval": evaluate}
+_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "collect": collect,
+    "mix": mix,
+    "train": train,
+    "tune": tune,
+    "eval": evaluate,
+}
 
 
 @dataclass(frozen=True, slots=True)
