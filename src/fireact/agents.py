@@ -219,7 +219,7 @@ def build(
     repairs: int = 0,
     native: bool = False,
 ) -> Agent:
-    """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
+    """An Agent for a task: few-shot unless the model was fine-tuned and no examples are asked for; the limits are the task's.
 
     ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
     fine-tuned model is run with the renderer that it was trained with.
@@ -232,7 +232,7 @@ def build(
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
-        "instructions": "" if model.tuned else prompts.instructions(method, tools, native=native),
+        "instructions": "" if model.tuned and not count else prompts.instructions(method, tools, native=native),
         "examples": ()
         if lm_is_scripted
         else tuple(prompts.examples(getattr(task, "prompts", task.name), method, count)),
