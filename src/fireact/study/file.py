@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -110,6 +110,8 @@ class StudyFile:
     prices: Mapping[str, Price] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, float] = field(default_factory=dict)
+    others: Sequence[StudyFile] = ()
+    """The same file at its other sizes, of whose cells a figure may be."""
 
 
 def shipped() -> list[str]:
@@ -126,9 +128,15 @@ def read_study(name: str, *, size: str = "small") -> StudyFile:
     fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
     if size not in (sizes or ("small",)):
         raise unknown(f"size of {where}", size, sizes or ("small",))
-    _known(sizes.get(size, {}), (*TABLES, "title", "asks", "notes"), f"setting of the size {size}")
-    merged = _laid_over(values, sizes.get(size, {}))
-    kinds = get_type_hints(StudyFile)
+    for other, changes in sizes.items():
+        _known(changes, (*TABLES, "title", "asks", "notes"), f"setting of the size {other}")
+    others = tuple(_at(name, other, _laid_over(values, sizes[other])) for other in sizes if other != size)
+    return replace(_at(name, size, _laid_over(values, sizes.get(size, {}))), others=others)
+
+
+def _at(name: str, size: str, merged: Mapping[str, Any]) -> StudyFile:
+    """The study at a size, of whose values everything else is laid over."""
+    where, kinds = f"the study {name}", get_type_hints(StudyFile)
     for key, value in merged.items():
         fit(value, kinds[key], f"{where}: {key}")
     if "title" not in merged or not merged.get("cells"):
