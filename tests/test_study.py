@@ -303,6 +303,7 @@ def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: st
     text = STUDY.partition("[axes]")[0]
     for dropped in ("baseline", "plots", "choice", "chooser"):
         text = text.replace(f"\n{dropped} =", f"\n# {dropped} =")
+    text = text.replace(', cell = "4 trajectories"', "").replace(', cell = "oracle choice"', "")
     block = '[axes]\nepochs = [1, 2]\n[[cells]]\nname = "{epochs}"\naxes = ["epochs"]\nmixture = "hop"\nsize = 14\n'
     config, notes = written(tmp_path, base, text + block), Notes()
     with pytest.raises(FireactError, match=r"^2 of 2 cells failed: 1, 2: mix/\w+: 14 trajectories") as failed:
@@ -536,7 +537,14 @@ base = "smollm2-135m"
         ("n = 5", 'n = 5\nmethod = "raect"', "Did you mean 'react'"),
         ("scripted:expert", "scripted:export", "scripted:expert"),
         ("scripted:expert", "smollm3-135m", "Did you mean 'smollm2-135m'"),
-        ("smollm2-135m", "openai:gpt-4o", "cannot be fine-tuned"),
+        ("smollm2-135m", "replay:runs/mine", "cannot be fine-tuned"),
+        ("smollm2-135m", "fireworks:", "not of the form KIND:MODEL"),
+        ('base = "smollm2-135m"', 'base = "openai:gpt-4o"\nrank = 4', "rank would be ignored"),
+        ('base = "smollm2-135m"', 'base = "smollm2-135m"\nmethod = "cot"', "'cot' would be ignored"),
+        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "9"}]', "cell .the figure 'x'. '9'"),
+        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = ["4", "9"]}]', "'9'"),
+        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "oracle choice"}]', "'oracle choice'"),
+        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "4", task = "geo-hopp"}]', "Did you mean 'geo-hop'"),
         ('from = ["hop"]', 'from = ["hopp"]', "'hopp', which is neither"),
         ('from = ["hop"]', 'from = ["hop"]\nwhere = ["corect"]', "corect"),
         ('from = ["hop"]', 'from = ["hop"]\ntake = { "geo-hop/cot" = 3 }', "geo-hop/cot"),
@@ -637,6 +645,17 @@ def test_a_fine_tuned_agent_is_shown_examples_only_where_that_is_asked_for() -> 
     found = {cell.name: Resolver(shown).evaluation(cell).config(Path()) for cell in cells(shown)}
     assert found["tuned"].examples is None and found["shown"].examples == 3
     assert key(shown, "tuned") == key(file(cells=[{"name": "tuned", "mixture": "hop"}]), "tuned")
+    ways = file(cells=[{**block, "name": way, "few_shot": 3, "method": way} for way in ("io", "cot", "react")])
+    asked = [Resolver(ways).evaluation(cell).config(Path()).method for cell in cells(ways)]
+    assert asked == ["io", "cot", "react"] and len({key(ways, way) for way in asked}) == 3
+
+
+def test_a_figure_may_be_of_another_size_and_of_any_task_of_the_users_own_code(tmp_path: Path) -> None:
+    figures = '[{label = "x", value = 1, cell = "big"}, {label = "y", value = 1, cell = "own", task = "mine"}]'
+    own = '[[cells]]\nname = "own"\ntasks = ["my.module:task"]\n[sizes.small]\n[sizes.paper]\ncells = [{ name = "big" }]\n'
+    (tmp_path / "mine.toml").write_text(SMALL.replace('title = "Small"', f'title = "Small"\npaper = {figures}') + own)
+    for size in ("small", "paper"):
+        assert cells(read_study(str(tmp_path / "mine.toml"), size=size))
 
 
 # --- what is shipped ---
@@ -653,13 +672,42 @@ def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monk
     assert expected["stages"] >= len(expected["cells"]) > 1
     assert "?" in found.asks and found.source and not expected["short"]
     if size == "small":
-        assert expected["seconds"]["known"] <= 3600 and expected["usd"]["known"] <= (0.1 if name == "cost" else 0)
+        assert expected["seconds"]["known"] <= (4000 if name == "noisy-data" else 3600)  # two seeds of 200 questions
+        assert expected["usd"]["known"] <= (0.1 if name == "cost" else 0)
         assert expected["usd"]["whole"] and (expected["seconds"]["whole"] or expected["needs"])
     else:
         assert all(part.startswith("the machine for ") for part in expected["usd"]["unknown"])
         assert bool(expected["searches"]) == (not name.startswith("real-"))
     if size == "paper" and found.collect:
         assert expected["usd"]["known"] > 0.015 * expected["searches"] > 1
+
+
+def test_studies_of_the_paper_buy_no_question_twice() -> None:
+    bought: dict[tuple[str, str, tuple[str, ...]], dict[int, str]] = {}
+    for name in shipped():
+        for stage in Matrix.read(StudyConfig(name, size="paper")).stages:
+            for part, count in stage.values["plan"].items() if stage.verb == "collect" else ():
+                keys = bought.setdefault((stage.values["teacher"], part, tuple(stage.values["tools"])), {})
+                start = stage.values.get("start", 0)
+                for at in range(start, start + count):
+                    assert keys.setdefault(at, stage.key) == stage.key, (name, part, at)
+    assert len(bought) == 9
+
+
+def test_what_is_trained_alike_is_one_stage_in_all_studies() -> None:
+    def trained(study: str, cell: str, size: str) -> str:
+        chain = Matrix.read(StudyConfig(study, size=size)).chains[cell]
+        return next(stage.key for stage in chain if stage.verb in ("train", "tune"))
+
+    assert trained("lora", "LoRA, upper 10 blocks", "small") == trained(
+        "base-scale", "10 of 30 blocks trained", "small"
+    )
+    for one, other in (
+        (("scaling", "Llama-2-7B, 500 trajectories, seed 0"), ("epochs", "Llama-2-7B, epochs: 30")),
+        (("scaling", "GPT-3.5, 500 trajectories"), ("robustness", "GPT-3.5, one task, normal")),
+        (("lora", "LoRA, all blocks"), ("base-scale", "Llama-2-7B, fine-tuned")),
+    ):
+        assert trained(*one, "paper") == trained(*other, "paper")
 
 
 @pytest.mark.parametrize("name", shipped())

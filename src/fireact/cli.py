@@ -582,6 +582,12 @@ def study(
         Path | None,
         typer.Option(help="Where stages lie, so that several studies share them. Default: the -o directory."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What all stages together may take of hosted models, jobs and searches (at the file's price): 50usd."
+        ),
+    ] = None,
     names: Annotated[bool, typer.Option("--list", help="List the studies that ship.")] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run directory. Default: runs/study-NAME-SIZE.")
@@ -612,6 +618,7 @@ def study(
         "size": size,
         "values": values,
         "stages": None if stages is None else str(stages),
+        "budget": budget,
     }
     if dry_run:
         expected = plan(StudyConfig(**settings), directory)

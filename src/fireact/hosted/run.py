@@ -35,6 +35,8 @@ FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
 LETTERS = 4
 """Letters a token, for the estimate."""
 KINDS = (*DIALECTS, "fireworks")
+FREE = ("poll", "price", "budget")
+"""Settings that do not change what is trained."""
 PRICED = tuple(kind for kind, dialect in DIALECTS.items() if dialect.priced)
 """They tell a price once they have the file."""
 
@@ -74,7 +76,7 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
     provider, model = from_spec(config.model, pause=min(1.0, config.poll))
     if force:
         _refuse_to_forget(out)
-    with RunDir(out, verb="tune", settings=asdict(config), force=force, free=("poll", "price", "budget")) as run:
+    with RunDir(out, verb="tune", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
         uploaded = "file" in _state(run.path) and (run.path / FILE).is_file()

@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import Any, get_type_hints
 
+from fireact import names
 from fireact.errors import ConfigError, unknown
 from fireact.evaluation.run import EvalConfig
-from fireact.study.file import StudyFile
+from fireact.study.file import CHOICES, StudyFile
 from fireact.study.shape import fit, fit_fields
+from fireact.tasks.files import is_file
 from fireact.training.recipe import Recipe
 
 EVALUATION = (
@@ -28,9 +32,11 @@ SETTINGS: Mapping[str, Any] = {
     **{name: get_type_hints(Recipe)[name] for name in RECIPE},
 }  # fmt: skip
 """The settings of a cell with their types. ``base`` is the model; with a ``mixture`` it is fine-tuned on it, ``size``
-trajectories of it, with ``recipe`` and what of it is changed; without, it is prompted by ``method``. ``seed`` draws the
+trajectories of it, with ``recipe`` and what of it is changed (at its provider, which takes ``epochs`` alone, where the base is
+KIND:MODEL of one); without, it is prompted by ``method``. ``seed`` draws the
 sample and the initial weights; ``noise`` disturbs the tools while it is measured, in the words of the tool ``noise:``. A fine-tuned agent is shown no
-examples, but ``few_shot`` of them where that is given (paper, Table 14)."""
+examples and chooses its method itself, but where ``few_shot`` is given it is prompted with so many examples of ``method``, as a
+model that was not fine-tuned is (paper, Table 14)."""
 _BLOCK: Mapping[str, Any] = {
     "name": str, "axes": Sequence[str], "against": str, "exclude": Sequence[Mapping[str, Any]],
 }  # fmt: skip
@@ -60,12 +66,18 @@ class Cell:
 
 def cells(study: StudyFile) -> list[Cell]:
     """All cells of a study in order. Raises ConfigError for a name that nothing stands behind, or a name twice."""
+    found = _all(study)
+    _refuse_loose(study, [*found, *(cell for other in study.others for cell in _all(other))])
+    return found
+
+
+def _all(study: StudyFile) -> list[Cell]:
     _refuse_misshapen(study)
     found = [cell for block in study.cells for cell in _product(block, study)]
     if not found:
         raise ConfigError(f"the study {study.name} has no cells: its axes are empty, or all is excluded.")
-    names = [cell.name for cell in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    known = [cell.name for cell in found]
+    twice = next((name for name in known if known.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(
             f"the study {study.name} has two cells named {twice!r}. Put what differs into name: {{AXIS}}."
@@ -74,12 +86,35 @@ def cells(study: StudyFile) -> list[Cell]:
     named += [("chooser", study.chooser)] if study.chooser else []
     named += [(f"what {cell.name} is compared with", cell.against) for cell in found if cell.against]
     for where, name in named:
-        if name not in names and name not in {cell.group for cell in found}:
-            raise unknown(f"cell ({where})", name, names)
+        if name not in known and name not in {cell.group for cell in found}:
+            raise unknown(f"cell ({where})", name, known)
     for plot in study.plots:
         if plot.x and not any(plot.x in cell.axes for cell in found):
             raise unknown("axis of a curve", plot.x, study.axes)
     return found
+
+
+def _refuse_loose(study: StudyFile, found: Sequence[Cell]) -> None:
+    """Raise ConfigError for a figure whose cell there is at no size, or whose task is none of its cell's."""
+    choices = CHOICES if study.choice or any(other.choice for other in study.others) else ()
+    for figure in study.paper:
+        beside = [cell for cell in found if figure.beside(cell.name, cell.group)]
+        wanted = [figure.cell] if isinstance(figure.cell, str) else figure.cell
+        lacking = [one for one in wanted if not any(fnmatchcase(n, one) for c in found for n in (c.name, c.group))]
+        for name in lacking:
+            if name and name not in choices:
+                raise unknown(f"cell (the figure {figure.label!r})", name, {*choices, *(cell.group for cell in found)})
+        tasks = {_task(spec) for cell in beside for spec in cell.settings.get("tasks", EvalConfig("").tasks)}
+        if figure.task and "" not in tasks and figure.task not in tasks:
+            raise unknown(f"task (the figure {figure.label!r})", figure.task, tasks)
+
+
+def _task(spec: str) -> str:
+    """What the task of a spec is named: as the spec is, or as its file; empty where only the user's own code knows."""
+    first, separator, _ = spec.partition(":")
+    if separator and first not in names.known("task") and not is_file(spec):
+        return ""
+    return PurePath(first).stem if is_file(spec) else first
 
 
 def _refuse_misshapen(study: StudyFile) -> None:

@@ -33,15 +33,17 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
     episodes = next(iter(one.episodes.values()), ())
     serving = _sum(_served(evaluation, episodes, seconds, prices), _searched(evaluation, episodes, prices))
     found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
-    mixed, training = one.manifest("mix"), one.manifest("train")
+    mixed, training = one.manifest("mix"), one.manifest("train") or one.manifest("tune")
     if mixed is None or training is None:
         return found
     used = sum(count["n"] for count in mixed["counts"].values())
     share, episode_seconds, episode_usd = _collected(one, mixed["counts"], prices)
     teacher = episode_usd or (None if asked is None else asked.value)
     waste = None if share is None else used / share - used
-    stage = next(stage for stage in one.stages if stage.verb == "train")
-    data, train = _times(used, teacher), _machine(stage, float(training["training_seconds"]), prices)
+    stage = next(stage for stage in one.stages if stage.verb in ("train", "tune"))
+    trained = float(training["seconds" if stage.verb == "tune" else "training_seconds"])
+    train = training["cost_usd"] if stage.verb == "tune" else _machine(stage, trained, prices)
+    data = _times(used, teacher)
     wasted = _times(waste, teacher)
     fixed = None if data is None or train is None else data + (wasted or 0.0) + train
     saved = None if teacher is None or serving is None else teacher - serving
@@ -52,7 +54,7 @@ def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
         "waste_usd": wasted,
         "data_seconds": _times(used, episode_seconds),
         "waste_seconds": _times(waste, episode_seconds),
-        "training_seconds": float(training["training_seconds"]),
+        "training_seconds": trained,
         "training_usd": train,
         "teacher_usd_per_question": teacher,
         "teacher_price": "paid" if episode_usd else None if asked is None else asked.source,
@@ -108,7 +110,8 @@ def _served(
     evaluation: Stage, episodes: Sequence[Trajectory], seconds: float, prices: Mapping[str, Price]
 ) -> float | None:
     """What the model takes for a question: of a hosted one what was paid, of one's own the machine for so many seconds."""
-    if not any(str(agent).startswith("openai:") for agent in evaluation.inputs.get("agent", ())):
+    agents = evaluation.inputs.get("agent", ())
+    if not any(one.verb == "tune" if isinstance(one, Stage) else one.startswith("openai:") for one in agents):
         return _machine(evaluation, seconds, prices)
     costs = [one.usage.cost for one in episodes]
     paid = [cost for cost in costs if cost is not None]

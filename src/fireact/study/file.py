@@ -11,7 +11,8 @@
     [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
     choice                          cells of one method each, of which an oracle, or chance, chooses for every question
     chooser                         the cell that chooses among these methods itself
-    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), in US dollars
+    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), trained_tokens (a million,
+                                    at a provider), in US dollars
     [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
     [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
     [sizes.SIZE]                    any of the above but ``source``, laid over: tables are merged, all else is replaced
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -38,7 +39,7 @@ TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "c
 KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
 CHOICES = ("random choice", "best single method", "oracle choice")
 """What a figure stands beside that is of no cell: the rows of the table of choices."""
-PRICES = ("machine_hour", "teacher_question", "search")
+PRICES = ("machine_hour", "teacher_question", "search", "trained_tokens")
 RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 
@@ -109,6 +110,8 @@ class StudyFile:
     prices: Mapping[str, Price] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, float] = field(default_factory=dict)
+    others: Sequence[StudyFile] = ()
+    """The same file at its other sizes, of whose cells a figure may be."""
 
 
 def shipped() -> list[str]:
@@ -125,9 +128,15 @@ def read_study(name: str, *, size: str = "small") -> StudyFile:
     fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
     if size not in (sizes or ("small",)):
         raise unknown(f"size of {where}", size, sizes or ("small",))
-    _known(sizes.get(size, {}), (*TABLES, "title", "asks", "notes"), f"setting of the size {size}")
-    merged = _laid_over(values, sizes.get(size, {}))
-    kinds = get_type_hints(StudyFile)
+    for other, changes in sizes.items():
+        _known(changes, (*TABLES, "title", "asks", "notes"), f"setting of the size {other}")
+    others = tuple(_at(name, other, _laid_over(values, sizes[other])) for other in sizes if other != size)
+    return replace(_at(name, size, _laid_over(values, sizes.get(size, {}))), others=others)
+
+
+def _at(name: str, size: str, merged: Mapping[str, Any]) -> StudyFile:
+    """The study at a size, of whose values everything else is laid over."""
+    where, kinds = f"the study {name}", get_type_hints(StudyFile)
     for key, value in merged.items():
         fit(value, kinds[key], f"{where}: {key}")
     if "title" not in merged or not merged.get("cells"):

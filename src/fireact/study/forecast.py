@@ -20,6 +20,7 @@ from fireact.errors import FireactError
 from fireact.estimate import ALONE, ROUNDS, Probe, estimate
 from fireact.evaluation.run import EvalConfig
 from fireact.formats.read import read_any
+from fireact.hosted.run import KINDS as PROVIDERS
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import price_of
 from fireact.store import read_manifest, read_trajectories
@@ -107,8 +108,8 @@ def _kind(stage: Stage) -> tuple[Any, ...]:
     """What the rate of a stage depends on."""
     if stage.verb == "train":
         recipe: Recipe = stage.values["recipe"]
-        return "train", stage.values["student"], recipe.kind, recipe.blocks, recipe.train_on
-    model = stage.needs[0].values["student"] if stage.needs else stage.inputs["agent"][0]
+        return "train", stage.student, recipe.kind, recipe.blocks, recipe.train_on
+    model = stage.needs[0].student if stage.needs else stage.inputs["agent"][0]
     return "eval", model, bool(stage.needs), stage.values.get("method", "react")
 
 
@@ -116,7 +117,8 @@ def forecast(stage: Stage, root: Path, rates: Rates) -> Forecast:
     """What a stage will take; one that is complete takes nothing."""
     if stage.done(root):
         return Forecast(stage, done=True)
-    return {"collect": _collect, "mix": _mix, "train": _train, "eval": _eval}[stage.verb](stage, root, rates)
+    by_verb = {"collect": _collect, "mix": _mix, "train": _train, "tune": _tune, "eval": _eval}
+    return by_verb[stage.verb](stage, root, rates)
 
 
 def _collect(stage: Stage, root: Path, rates: Rates) -> Forecast:
@@ -140,10 +142,17 @@ def _mix(stage: Stage, root: Path, rates: Rates) -> Forecast:
 def _train(stage: Stage, root: Path, rates: Rates) -> Forecast:
     (mixture,) = stage.needs
     count, tokens = trajectories(mixture, root, rates.study.right), training_tokens(stage, root, rates.study.right)
-    examples = None if count is None else count * stage.values["recipe"].epochs
+    examples = None if count is None else count * stage.epochs
     seconds = rates.seconds(stage, tokens=tokens, examples=examples)
-    what = f"training {stage.values['student']}"
+    what = f"training {stage.student}"
     return _forecast(stage, _hours(stage, seconds, what, rates), seconds, what, tokens=tokens)
+
+
+def _tune(stage: Stage, root: Path, rates: Rates) -> Forecast:
+    tokens, price = training_tokens(stage, root, rates.study.right), stage.values.get("price")
+    dollars = None if tokens is None or price is None else tokens * price / 1e6
+    parts = {f"what {stage.student} takes a trained token": dollars}
+    return _forecast(stage, parts, None, f"training {stage.student}", tokens=tokens)
 
 
 def _eval(stage: Stage, root: Path, rates: Rates) -> Forecast:
@@ -151,12 +160,14 @@ def _eval(stage: Stage, root: Path, rates: Rates) -> Forecast:
     questions = config.n * len(config.tasks)
     searches = _searches(stage, [(config.method, questions)])
     seconds = rates.seconds(stage, examples=questions)
-    model = stage.needs[0].values["student"] if stage.needs else config.agent
-    what = f"evaluating {model}{', fine-tuned' if stage.needs else ''}"
+    tuned = bool(stage.needs)
+    model = stage.needs[0].student if tuned else config.agent
+    what = f"evaluating {model}{', fine-tuned' if tuned else ''}"
     parts = _searched(searches, rates)
-    if str(model).startswith("openai:"):
+    if model.partition(":")[0] in PROVIDERS:
         asked = [(task, config.method, config.n) for task in config.tasks]
-        parts |= {f"what {model} takes a token": hosted_cost(config.agent, asked, native=config.native)}
+        cost = hosted_cost(model, asked, native=config.native, tuned=tuned, examples=config.examples)
+        parts |= {f"what {model}{', fine-tuned,' if tuned else ''} takes a token": cost}
     else:
         parts |= _hours(stage, seconds, what, rates)
     return _forecast(stage, parts, seconds, what, episodes=questions, searches=searches)
@@ -196,16 +207,15 @@ def _hours(stage: Stage, seconds: float | None, what: str, rates: Rates) -> dict
 def training_tokens(stage: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
     """Tokens of all epochs of a training stage; counted where the data is there, else assumed."""
     (mixture,) = stage.needs
-    recipe: Recipe = stage.values["recipe"]
     if mixture.done(root):
         found = list(read_trajectories(mixture.path(root)))
-        return recipe.epochs * sum(map(_tokens, found))
+        return stage.epochs * sum(map(_tokens, found))
     count, each = trajectories(mixture, root, shares), TOKENS
     known = [one for one in mixture.inputs["sources"] if isinstance(one, str) and Path(one).is_file()]
     if known:
         held = [trajectory for file in known for trajectory in read_any(Path(file))]
         each = round(sum(map(_tokens, held)) / max(1, len(held)))
-    return None if count is None else recipe.epochs * count * each
+    return None if count is None else stage.epochs * count * each
 
 
 def trajectories(mixture: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
@@ -267,21 +277,30 @@ def _tokens(trajectory: Trajectory) -> int:
     return letters // LETTERS + FRAME * (2 * len(trajectory.steps) + 1)
 
 
-def hosted_cost(model: str, asked: Iterable[tuple[str, str, int]], *, native: bool = False) -> float | None:
+def hosted_cost(
+    model: str,
+    asked: Iterable[tuple[str, str, int]],
+    *,
+    native: bool = False,
+    tuned: bool = False,
+    examples: int | None = None,
+) -> float | None:
     """Dollars that a hosted model takes for (task, method, questions); 0 for one of one's own, None for an unknown price.
 
-    Prompts are the real ones, but for the descriptions of tools and the question, which is one of a usual length.
+    Prompts are the real ones, but for the descriptions of tools and the question, which is one of a usual length. One that
+    was ``tuned`` has a price of its own, which is known of OpenAI's.
     """
     kind, _, rest = model.partition(":")
     if kind != "openai":
-        return 0.0
+        return None if kind in PROVIDERS else 0.0
     name, _, url = rest.partition("@")
+    name = f"ft:{name}" if tuned else name
     price = price_of(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
-    probe = Model(lm=Probe(), tuned=False, description=name)
+    probe = Model(lm=Probe(), tuned=tuned, description=name)
     episodes: list[Episode] = []
     for spec, method, count in asked:
         task = _known_task(spec)
-        agent = build(probe, task, method=method, tools={}, native=native)
+        agent = build(probe, task, method=method, tools={}, native=native, examples=examples)
         example = Example("0", _QUESTION, "x")
         episodes += [Episode(task=task, example=example, agent=agent)] * count
     return estimate(episodes, price=price)["cost_usd"]  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from fireact.data.filters import predicate
 from fireact.errors import ConfigError, FireactError, unknown
 from fireact.estimate import Probe
 from fireact.evaluation.run import EvalConfig
+from fireact.hosted.run import TuneConfig, from_spec
 from fireact.models.weights import BUILT_IN
 from fireact.store import TRAJECTORIES
 from fireact.study.stages import PLACEHOLDER, Stage
@@ -58,7 +59,14 @@ class _Check:
     _tools: set[tuple[str, ...]] = field(default_factory=set)
 
     def __call__(self, stage: Stage) -> None:
-        {"collect": self._collect, "mix": self._mix, "train": self._train, "eval": self._eval}[stage.verb](stage)
+        checks = {
+            "collect": self._collect,
+            "mix": self._mix,
+            "train": self._train,
+            "tune": self._tune,
+            "eval": self._eval,
+        }
+        checks[stage.verb](stage)
 
     def _collect(self, stage: Stage) -> None:
         config: CollectConfig = stage.config(self.root)
@@ -131,13 +139,18 @@ class _Check:
             )
 
     def _train(self, stage: Stage) -> None:
-        student = str(stage.values["student"])
-        if student.startswith(("openai:", "scripted:", "replay:")):
+        student = stage.student
+        if student.startswith(("scripted:", "replay:")):
             raise ConfigError(
-                f"{student!r} cannot be fine-tuned here. Give {BUILT_IN}, a model of the hub or a directory."
+                f"{student!r} cannot be fine-tuned. Give {BUILT_IN}, a model of the hub, a directory or KIND:MODEL of a provider."
             )
         self._model(student, None)
         names.resolve("renderer", stage.values.get("renderer", "react"))
+
+    def _tune(self, stage: Stage) -> None:
+        config: TuneConfig = stage.config(self.root)
+        if self.whole and not _open(config.model):
+            from_spec(config.model)
 
     def _model(self, spec: str, config: Any) -> Model:
         """The model behind a name; weights are not looked for where there is a hub to ask."""

@@ -83,7 +83,7 @@ def row(one: Measured, other: Measured | None, *, varied: Collection[str] = ()) 
         "data": _data(one),
         "stages": [f"{stage.verb}/{stage.key}" for stage in one.stages],
         "versions": {
-            verb: found["versions"] for verb in ("train", "eval") if (found := one.manifest(verb)) is not None
+            verb: found["versions"] for verb in ("train", "tune", "eval") if (found := one.manifest(verb)) is not None
         },
     }
 
@@ -91,11 +91,13 @@ def row(one: Measured, other: Measured | None, *, varied: Collection[str] = ()) 
 def settings(one: Measured) -> dict[str, Any]:
     """What a cell was made with, defaults too: its model, what that was trained on and how, and how it was asked.
 
-    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one without examples.
+    ``recipe`` (of a job at a provider its epochs), ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a
+    fine-tuned one without examples.
     """
     given, tuned = one.cell.settings, one.cell.tuned
     asked = EvalConfig(agent="")
     by = {stage.verb: stage for stage in one.stages}
+    recipe = asdict(by["train"].values["recipe"]) if "train" in by else {"epochs": by["tune"].epochs} if tuned else None
     evaluation = {name: by["eval"].values.get(name, getattr(asked, name)) for name in _ASKED}
     mixture = dict(by["mix"].values) if tuned else {}
     found = {
@@ -106,7 +108,7 @@ def settings(one: Measured) -> dict[str, Any]:
         "method": None if tuned and not evaluation["examples"] else evaluation["method"],
         "size": mixture.pop("n", None),
         "mixture": {"name": given["mixture"], **mixture} if tuned else None,
-        "recipe": asdict(by["train"].values["recipe"]) if tuned else None,
+        "recipe": recipe,
         "collections": [
             {"teacher": CollectConfig().teacher, **stage.values} for stage in one.stages if stage.verb == "collect"
         ],

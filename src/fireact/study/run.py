@@ -20,6 +20,7 @@ from fireact.collection import collect
 from fireact.data import mix
 from fireact.errors import BusyError, ConfigError, FireactError, unknown
 from fireact.evaluation.run import evaluate
+from fireact.hosted.run import tune
 from fireact.progress import SILENT, Progress
 from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, wait_until_free
 from fireact.study.cells import Cell, cells
@@ -29,27 +30,38 @@ from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast,
 from fireact.study.plots import draw
 from fireact.study.preflight import refuse
 from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
+from fireact.study.spending import Purse, dollars
 from fireact.study.stages import Resolver, Stage, absent, values_of, wanted
 from fireact.study.tables import by_fault, tables
 from fireact.training.run import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
-_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {"collect": collect, "mix": mix, "train": train, "eval": evaluate}
+_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "collect": collect,
+    "mix": mix,
+    "train": train,
+    "tune": tune,
+    "eval": evaluate,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StudyConfig:
     """Settings of ``study``: a shipped study or a TOML file, its size, and values for ``{NAME}`` in it.
 
-    ``stages`` is where stages lie, if several studies shall share them; by default in the study's own directory.
+    ``stages`` is where stages lie, if several studies shall share them; by default in the study's own directory. ``budget``
+    (50usd) is what all of its stages together may take of hosted models, jobs and searches.
     """
 
     study: str
     size: str = "small"
     values: Mapping[str, str] = field(default_factory=dict)
     stages: str | None = None
+    budget: str | None = None
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            dollars(self.budget)
         if Path(self.study).is_file():
             object.__setattr__(self, "study", absolute(self.study))
         if self.stages is not None:
@@ -66,10 +78,10 @@ def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Prog
     matrix.refuse_absent()
     refuse(matrix.chains, config.root(out), whole=True)
     before = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
-    free = ("stages", *(f"values.{name}" for name in {**before, **config.values}))
+    free = ("stages", "budget", *(f"values.{name}" for name in {**before, **config.values}))
     with RunDir(out, verb="study", settings=asdict(config), force=force, free=free) as run:
         (out / MANIFEST).unlink(missing_ok=True)  # a file that was changed has other cells
-        runner = Runner(matrix, config.root(out), out, progress)
+        runner = Runner(matrix, config.root(out), out, progress, budget=config.budget)
         try:
             runner.run()
         finally:
@@ -120,11 +132,12 @@ class Matrix:
 class Runner:
     """Runs the cells one after the other, and knows how long is left."""
 
-    def __init__(self, matrix: Matrix, root: Path, out: Path, progress: Progress) -> None:
+    def __init__(self, matrix: Matrix, root: Path, out: Path, progress: Progress, *, budget: str | None = None) -> None:
         self.matrix, self.root, self.out, self.progress = matrix, root, out, progress
         self.failures: dict[str, str] = {}
         self.measured: dict[str, Measured] = {}
         self.rates = rates(matrix, root)
+        self.purse = Purse(dollars(budget) if budget else None, matrix.stages, root, self.rates)
         self._broken: dict[str, str] = {}
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -169,7 +182,7 @@ class Runner:
         if stage.key in self._broken:
             raise FireactError(self._broken[stage.key])
         try:
-            _VERBS[stage.verb](stage.config(self.root), stage.path(self.root), progress=self.progress)
+            _VERBS[stage.verb](self.purse.config(stage), stage.path(self.root), progress=self.progress)
         except BusyError:
             raise
         except Exception as fault:

@@ -1,6 +1,6 @@
-"""The stages behind a cell: collect, mix, train, eval; each a verb with settings, in a directory that is named by them.
+"""The stages behind a cell: collect, mix, train (tune at a provider), eval; each a verb with settings, in a directory that is named by them.
 
-    ROOT/collect/4f0c...  ROOT/mix/91aa...  ROOT/train/07d2...  ROOT/eval/c3b1...
+    ROOT/collect/4f0c...  ROOT/mix/91aa...  ROOT/train/07d2...  ROOT/tune/5e1b...  ROOT/eval/c3b1...
 
 Invariant: a stage's key is a hash of all settings that its result depends on, with the keys of the stages before it and
 the hashes of foreign files in place of their paths; so equal work has one directory, wherever that lies and whichever
@@ -23,6 +23,9 @@ from fireact.collection import CollectConfig
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.run import EvalConfig
+from fireact.hosted.run import FREE as TUNED_FREELY
+from fireact.hosted.run import KINDS as PROVIDERS
+from fireact.hosted.run import TuneConfig
 from fireact.models.limits import Endpoint
 from fireact.store import MANIFEST, file_hash, plain
 from fireact.study.cells import EVALUATION, RECIPE, Cell
@@ -32,9 +35,11 @@ from fireact.training.recipe import read_recipe
 from fireact.training.run import FREE as TRAINED_FREELY
 from fireact.training.run import TrainConfig
 
-_FREE = {"collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY, "eval": SAMPLED_FREELY}
+_FREE = {
+    "collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY, "tune": TUNED_FREELY, "eval": SAMPLED_FREELY,
+}  # fmt: skip
 _CLASS: Mapping[str, type[Any]] = {
-    "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "eval": EvalConfig,
+    "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "tune": TuneConfig, "eval": EvalConfig,
 }  # fmt: skip
 T = TypeVar("T")
 PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
@@ -74,6 +79,17 @@ class Stage:
         return _CLASS[self.verb](**values)
 
     @property
+    def student(self) -> str:
+        """What a stage of train or tune fine-tunes; empty for the others."""
+        return str(self.values.get("student") or self.values.get("model") or "")
+
+    @property
+    def epochs(self) -> int:
+        """How often a stage of train or tune goes over its data."""
+        config = self.config(Path())
+        return int(config.epochs if self.verb == "tune" else config.recipe.epochs)
+
+    @property
     def pays_searches(self) -> bool:
         """Whether its searches are paid for one by one."""
         return any(spec.rpartition(":")[2] == "serpapi" for spec in self.values.get("tools", ()))
@@ -88,7 +104,7 @@ class Stage:
 def specific(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
     """What a table of prices or rates has for a stage: by the kind of its recipe, else its base, else whatever the stage."""
     kinds = [stage.values["recipe"].kind] if "recipe" in stage.values else []
-    students = [one.values["student"] for one in stage.chain() if "student" in one.values]
+    students = [one.student for one in stage.chain() if one.student]
     for part in (*kinds, *students, *stage.inputs.get("agent", ())):
         if f"{name}:{part}" in table:
             return table[f"{name}:{part}"]
@@ -105,18 +121,31 @@ class Resolver:
     def evaluation(self, cell: Cell) -> Stage:
         """The last stage of a cell. Raises ConfigError for settings that cannot be used."""
         chosen = {key: value for key, value in cell.settings.items() if key in EVALUATION}
-        if cell.tuned:  # a fine-tuned agent chooses its method itself, and is shown no examples
-            chosen = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
-            if shots := cell.settings.get("few_shot"):
-                chosen["examples"] = shots
+        if cell.tuned:
+            chosen = self._tuned_asked(cell, chosen)
         if noise := cell.settings.get("noise"):
             chosen["tools"] = [f"noise:{noise}:{tool}" for tool in chosen.get("tools", EvalConfig(agent="").tools)]
         agent: Stage | str = self.training(cell) if cell.tuned else str(cell.settings.get("base", "smollm2-135m"))
         return self._stage("eval", chosen, {"agent": [agent]}, f"the cell {cell.name!r}")
 
+    def _tuned_asked(self, cell: Cell, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """How a fine-tuned agent is asked: without examples, by the method that it chooses itself, unless it is few-shot prompted."""
+        own = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
+        shots, method = cell.settings.get("few_shot"), chosen.get("method", "react")
+        if shots:
+            return own | {"examples": shots} | ({"method": method} if "method" in chosen else {})
+        if method != "react":
+            raise ConfigError(
+                f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned and chooses its method itself; "
+                f"method = {method!r} would be ignored. Leave it out, or prompt it with few_shot examples of that method."
+            )
+        return own
+
     def training(self, cell: Cell) -> Stage:
-        """The stage that fine-tunes a cell's model."""
+        """The stage that fine-tunes a cell's model: here, or at the provider that the model is named by."""
         given = cell.settings
+        if str(given.get("base", "")).partition(":")[0] in PROVIDERS:
+            return self._hosted_training(cell)
         recipe = read_recipe(
             str(given.get("recipe", "default")), **{key: given[key] for key in RECIPE if key in given}, seed=cell.seed
         )
@@ -124,6 +153,23 @@ class Resolver:
         if "renderer" in given:
             values |= {"renderer": given["renderer"], "tools": given.get("tools", ("search",))}
         return self._stage("train", values, {"data": [self.mixture(cell)]}, f"the cell {cell.name!r}")
+
+    def _hosted_training(self, cell: Cell) -> Stage:
+        """The stage that fine-tunes a cell's model at its provider, who takes epochs and a seed and nothing else of a recipe."""
+        given, base = cell.settings, str(cell.settings["base"])
+        ignored = [key for key in given if key in {"recipe", "renderer", *RECIPE} - {"epochs"}]
+        if ignored:
+            raise ConfigError(
+                f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned at a provider ({base}), so "
+                f"{' and '.join(ignored)} would be ignored; epochs can be set. Give what is for other bases with them, as "
+                "values of an axis."
+            )
+        prices = self.study.prices
+        price = prices.get(f"trained_tokens:{base}", prices.get("trained_tokens"))
+        values: dict[str, Any] = {"model": base, "seed": cell.seed}
+        values |= {"epochs": given["epochs"]} if "epochs" in given else {}
+        values |= {} if price is None else {"price": price.value}
+        return self._stage("tune", values, {"data": [self.mixture(cell)]}, f"the cell {cell.name!r}")
 
     def mixture(self, cell: Cell) -> Stage:
         """The stage that mixes a cell's data: all of it, or ``size`` trajectories drawn by the cell's seed."""
