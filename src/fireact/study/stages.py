@@ -134,7 +134,7 @@ class Resolver:
         shots, method = cell.settings.get("few_shot"), chosen.get("method", "react")
         if shots:
             return own | {"examples": shots} | ({"method": method} if "method" in chosen else {})
-        if method != "react":
+        if method not in ("react", self.study.shared.get("method")):  # what all share is for those that are prompted
             raise ConfigError(
                 f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned and chooses its method itself; "
                 f"method = {method!r} would be ignored. Leave it out, or prompt it with few_shot examples of that method."
