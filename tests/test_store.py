@@ -123,7 +123,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
     (tmp_path / "link").symlink_to(out)
     for place in (out / read, tmp_path / "link" / read):
         with (
-            pytest.raises(DataError, match="would delete .* before it is read"),
+            pytest.raises(DataError, match=r"would delete .* before it is read"),
             RunDir(out, verb="mix", settings={"given": {"sources": ["/elsewhere", str(place)]}}, force=True),
         ):
             pass
@@ -132,7 +132,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
 
 def test_a_file_where_a_run_is_asked_for_is_said_to_be_one(tmp_path: Path) -> None:
     jsonl.write(tmp_path / "t.jsonl", [trajectory().to_dict()])
-    with pytest.raises(DataError, match="is a file. Give the directory of a run"):
+    with pytest.raises(DataError, match=r"is a file\. Give the directory of a run"):
         read_config(tmp_path / "t.jsonl")
 
 
