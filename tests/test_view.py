@@ -204,7 +204,7 @@ def embedded_in(page: str) -> Any:
 def test_a_run_of_the_report_has_the_name_of_its_agent_and_no_section_is_empty(tmp_path: Path) -> None:
     page = _page([complete(tmp_path / "one", wrong=1), run_dir(tmp_path / "two")])
     data = embedded_in(page)
-    assert data["agents"] == {"one": "scripted:expert"} and data["complete"] == ["one"]
+    assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one"]
     assert data["browser"]["runs"] == [{"name": "scripted:expert", "label": who("scripted:expert"), "series": 0}]
     assert "agent=scripted%3Aexpert" in page and 'id="cases"' not in page and 'href="#cases"' not in page
 
@@ -213,7 +213,7 @@ def test_runs_that_do_not_compare_are_said_and_the_others_reported(tmp_path: Pat
     page = _page([complete(tmp_path / "one"), complete(tmp_path / "two", tools="other")])
     assert 'id="report"' in page and "different tools" in page.partition("</main>")[0]
     data = embedded_in(page)
-    assert data["agents"] == {"one": "scripted:expert"} and data["complete"] == ["one", "two"]
+    assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one", "two"]
 
 
 def test_a_study_that_is_complete_is_seen_as_its_cells(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_study_that_is_complete_is_seen_as_its_cells(tmp_path: Path) -> None:
         rows = [{"cell": f"cell {name}", "axes": {}, "against": {}, "stages": [f"eval/{name}"]} for name in ("a", "b")]
         (tmp_path / "results.jsonl").write_text("".join(dumps(row) + "\n" for row in rows))
         run.finish(title="Two cells")
-    assert embedded_in(_page([tmp_path]))["agents"] == {"eval/a": "cell a", "eval/b": "cell b"}
+    assert embedded_in(_page([tmp_path]))["measures"] == {"eval/a": "cell a", "eval/b": "cell b"}
 
 
 def test_only_the_names_of_this_machine_are_answered(growing: tuple[Path, Viewing]) -> None:

@@ -52,7 +52,7 @@ def live(
     names = {path.resolve(): source.name for source in sources for path in source.runs}
     data: dict[str, Any] = {
         "browser": browser([Source(one.name, ()) for one in sources], series=shown["series"]),
-        "agents": {name: names[path.resolve()] for name, path in runs.items() if path.resolve() in names},
+        "measures": {name: names[path.resolve()] for name, path in runs.items() if path.resolve() in names},
         "complete": list(complete),
     }
     return _page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, said=said, **shown)

@@ -16,9 +16,9 @@ const asked = new Map(); // question -> Map(run -> episode)
 // ---------------------------------------------------------------------------------------------------- episodes
 
 // Live, a run that the report shows has the name of its agent there: the report's links and colours hold for it.
-const agentOf = (run) => data.agents?.[run] ?? run;
+const agentOf = (run) => data.measures?.[run] ?? run;
 const renamed = (key) => {
-  const run = Object.keys(data.agents ?? {}).find((name) => key.startsWith(`${name}/`));
+  const run = Object.keys(data.measures ?? {}).find((name) => key.startsWith(`${name}/`));
   return run ? agentOf(run) + key.slice(run.length) : key;
 };
 
