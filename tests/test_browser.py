@@ -368,7 +368,28 @@ def test_less_motion_is_heeded_and_a_phone_needs_no_sideways_scrolling(page: Pag
         for fragment in ("", "#trajectories", f"#trajectories?agent={quote(BASE)}&against={quote(TUNED)}"):
             page.open(fragment)
             assert page.run("return document.documentElement.scrollWidth") <= 400
+        page.open("#trajectories")
+        page.find(".row").click()
+        assert page.run("return document.getElementById('detail').getBoundingClientRect().top") < 400
     finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_paper_every_column_is_on_the_sheet_and_no_note_is_larger_than_its_value(page: Page) -> None:
+    page.open()
+    paper = {"width": 688, "height": 900, "deviceScaleFactor": 1, "mobile": False}  # A4 without its margins
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        wide = "return [...document.querySelectorAll('#report table')].map(t => t.getBoundingClientRect().right)"
+        assert max(page.run(wide)) <= 688
+        sizes = page.run(
+            "return ['td', 'td small', 'thead th'].map(q =>"
+            " parseFloat(getComputedStyle(document.querySelector('#numbers-heading ~ .scroll ' + q)).fontSize))"
+        )
+        assert max(sizes) == sizes[0]
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 

@@ -12,7 +12,9 @@ from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +23,10 @@ from rich.console import Console
 
 import sample_report
 from fakes import trajectory
-from fireact.errors import ConfigError
+from fireact import jsonl
+from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import compare, summarise
-from fireact.reporting import wording
+from fireact.reporting import plots, wording
 from fireact.reporting.browser import SIZE, browser, embedded
 from fireact.reporting.cases import choose, outcome
 from fireact.reporting.data import ReportAgent, ReportData, Source
@@ -31,13 +34,14 @@ from fireact.reporting.figures import figures
 from fireact.reporting.html import html
 from fireact.reporting.markdown import code, markdown, text
 from fireact.reporting.plots import PAGE, png, svg
-from fireact.reporting.run import ReportConfig, labels
+from fireact.reporting.run import ReportConfig, assemble
 from fireact.reporting.run import report as write_report
-from fireact.reporting.summary import failures, headlines, lede, machine, subject
+from fireact.reporting.runs import labels, read_runs
+from fireact.reporting.summary import failures, headlines, lede, machine, robustness, subject
 from fireact.reporting.terminal import table
 from fireact.reporting.write import write
 from fireact.store import RunDir
-from fireact.types import Step, Trajectory, Usage
+from fireact.types import Action, Step, Trajectory, Usage
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 CSS = Path(__file__).parents[1] / "src" / "fireact" / "reporting" / "templates" / "report.css"
@@ -86,7 +90,7 @@ def said(markup: str) -> str:
 
 
 def test_the_golden_report() -> None:
-    written = markdown(report(), plots=[f"plots/{plot.name}.svg" for plot in figures(report())])
+    written = markdown(report(), plots={f"plots/{plot.name}.svg": plot.words for plot in figures(report())})
     if os.environ.get("FIREACT_UPDATE_GOLDEN"):
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8"), "run with FIREACT_UPDATE_GOLDEN=1 and read the difference"
@@ -183,6 +187,7 @@ def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
     own = replace(report(), agents=alone, results={}, comparisons={}, cases=(), sources=())
     own = replace(own, results={"geo-hop": {"scripted:expert": report().results["geo-hop"][sample_report.BASE]}})
     for shown in (markdown(own).partition("## Commands")[0], said(html(own))):
+        shown = " ".join(shown.split())  # a plot has long names in several lines
         named = [shown[at.end() : at.end() + 40] for at in re.finditer("scripted:expert", shown)]
         assert len(named) >= 3
         assert all(after.startswith(f" ({wording.A_SCRIPT})") for after in named)
@@ -279,7 +284,8 @@ def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        (wording.percent(0.7833), "78.3%"), (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"),
+        (wording.percent(0.7833), "78.3%"), (wording.percent(0.575, 0), "58%"),
+        (wording.points(-0.325, 0), "\N{MINUS SIGN}33 points"), (wording.percent(0.575), "57.5%"), (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"),
         (wording.points(0.74, 0), "+74 points"), (wording.points(0.0), "0.0 points"),
         (wording.interval([-0.1, 0.25], 0), "\N{MINUS SIGN}10 to 25"),
         (wording.p_value(1e-9), "p < 0.001"), (wording.p_value(0.034), "p = 0.034"), (wording.p_value(1.0), "p = 1"),
@@ -367,6 +373,40 @@ def test_noise_and_sizes_have_their_plots_and_tables() -> None:
         assert svg(plot) == svg(plot) and png(plot)
 
 
+def crowded_report() -> ReportData:
+    """Eight agents with long names on four tasks, one of them under noise, of two bases and two seeds, all trained."""
+    result = report().results["geo-hop"][sample_report.BASE]
+    names = [f"hf:organisation/student-{index}-with-a-long-name react 0-shot, mixed {index}" for index in range(8)]
+    agents = [
+        ReportAgent(name, "", trajectories=100 * (index // 2 % 2 + 1), line=f"base {index // 4}")
+        for index, name in enumerate(names)
+    ]
+    agents.append(ReportAgent(f"{names[0]}, noise none=0.5", "", model=names[0], noise="none=0.5"))
+    losses = {name: [{"step": step, "loss": 3 / step} for step in range(1, 9)] for name in names}
+    results = {task: {agent.name: result for agent in agents} for task in report().results}
+    return ReportData(title="t", created="2026-07-01", agents=agents, results=results, training=losses)
+
+
+@pytest.mark.parametrize("name", ["results", "robustness", "scaling", "cost", "training"])
+def test_plots_have_room_for_many_agents_with_long_names(name: str) -> None:
+    plot = next(plot for plot in figures(crowded_report()) if plot.name == name)
+    with matplotlib.rc_context(plots._style(plots.PAPER)):
+        figure = plot.draw(plots.PAPER)
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(drawn.x0, drawn.y0) > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
+        inches = [axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for axes in figure.axes]
+        assert all(box.height >= 1.5 and box.width >= 2.5 for box in inches)
+
+
+def test_bars_name_their_agents_and_students_of_one_line_share_one() -> None:
+    own = crowded_report()
+    drawn = {plot.name: svg(plot) for plot in figures(own)}
+    assert all(f"student-{index}" in drawn["results"] for index in range(8))
+    words = next(plot.words for plot in figures(own) if plot.name == "scaling")
+    assert "geo-hop, base 0: 100 " in words and words.count("geo-hop") == 2
+
+
 def test_many_long_observations_are_shortened_and_say_so() -> None:
     step = Step("t", None, "x" * 4000, "t")
     many = [replace(trajectory(index), steps=(step,) * 3) for index in range(600)]
@@ -376,6 +416,25 @@ def test_many_long_observations_are_shortened_and_say_so() -> None:
     assert len(first["observation"]) + first["cut"] == 4000
     few = browser([Source("a", many[:10])], series={})
     assert few["shortened"] is None and len(few["episodes"][0]["steps"][0]["observation"]) == 4000
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("t", Action("search", {"query": "x"}), '<tr><td>1</td><td><a href="x">y</a></td></tr>' * 60, "t"),
+        Step("reason " * 400, Action("search", {"query": "x"}), "x", "t"),
+        Step("", None, None, "words " * 500),
+    ],
+    ids=["html", "thoughts", "words without an action"],
+)
+def test_a_page_of_500_long_trajectories_is_below_5_mb(step: Step) -> None:
+    many = [replace(trajectory(index), steps=(step,) * 5) for index in range(500)]
+    data = browser([Source("a", many)], series={})
+    assert len(embedded(data).encode()) < 1.01 * SIZE and data["shortened"]
+    first = data["episodes"][0]["steps"][0]
+    kept = sum(len(first.get(part, "")) for part in ("thought", "text", "observation"))
+    whole = len(step.thought) + (len(step.text.strip()) if step.action is None else 0) + len(step.observation or "")
+    assert kept + first.get("cut", 0) + first.get("unsaid", 0) == whole
 
 
 def test_labels_tell_directories_apart() -> None:
@@ -393,6 +452,86 @@ def _evaluation(
         results = {task: summarise(own).to_dict()}
         run.finish(agent=agent, description=agent, tuned=False, tools={"search": hash}, results=results)
     return path
+
+
+def _study(path: Path, cells: list[dict[str, Any]]) -> Path:
+    """A complete study of evaluations alone; ``tools``, ``hash`` and ``wrong`` of a cell are as in ``_evaluation``."""
+    with RunDir(path, verb="study", settings={"study": "s", "size": "small"}) as run:
+        rows = []
+        for index, cell in enumerate(cells):
+            _evaluation(
+                path / f"eval/{index}", cell.get("agent", "one"), tools=cell.get("tools", ["search"]), task=cell["task"],
+                wrong=cell.get("wrong", 0), hash=cell.get("hash", "f"),
+            )  # fmt: skip
+            against = {cell["task"]: {"cell": cell["against"]}} if "against" in cell else {}
+            rows.append({"cell": cell["cell"], "axes": {}, "against": against, "stages": [f"eval/{index}"]})
+        jsonl.write(path / "results.jsonl", rows)
+        run.finish(title="A study of cells")
+    return path
+
+
+def _reported(*paths: Path) -> ReportData:
+    return assemble(list(read_runs([str(path) for path in paths])))
+
+
+def test_the_cells_of_a_study_are_compared_as_it_says_on_the_task_of_each(tmp_path: Path) -> None:
+    cells = [
+        {
+            "cell": f"{method}, {task}",
+            "task": task,
+            "wrong": wrong,
+            **({"against": f"cot, {task}"} if wrong < 6 else {}),
+        }
+        for task in ("small", "other")
+        for method, wrong in (("cot", 6), ("react", 3), ("reflexion", 1))
+    ]
+    own = _reported(_study(tmp_path / "s", cells))
+    assert own.title == "A study of cells"
+    assert [(line.task, line.baseline, line.agent) for line in headlines(own)] == [
+        (task, f"cot, {task}", f"reflexion, {task}") for task in ("small", "other")
+    ]
+    assert all(line.before and line.comparison for line in headlines(own))
+    assert own.comparisons["other"]["react, other"].em.difference.mean == pytest.approx(0.3)
+    assert {next(iter(case.trajectories)) for case in own.cases} == {"cot, small", "cot, other"}
+    shown = said(html(own))
+    assert "to cot, other" in shown and "Before and after" in shown
+    assert "react, other against cot, other" in markdown(own) and table(machine(own)).row_count == 2
+
+
+def test_noise_in_a_study_is_compared_on_the_task_that_was_disturbed(tmp_path: Path) -> None:
+    noise = {"tools": ["noise:none=0.5:search"], "hash": "noise-1:none=0.5:f"}
+    cells: list[dict[str, Any]] = []
+    for task in ("small", "other"):
+        cells.append({"cell": f"{task}, normal", "task": task})
+        cells.append({"cell": f"{task}, None", "task": task, "wrong": 4, "against": f"{task}, normal", **noise})
+    rows = robustness(_reported(_study(tmp_path / "s", cells)))
+    assert [(row.task, row.agent.model) for row in rows] == [("small", "small, normal"), ("other", "other, normal")]
+    for row in rows:
+        assert row.before is not None and row.comparison is not None
+        assert row.comparison.em.difference.mean == pytest.approx(-0.4)
+
+
+def test_cells_that_differ_in_their_tools_are_shown_with_the_difference(tmp_path: Path) -> None:
+    cells = [{"cell": name, "task": "small", "hash": name, "wrong": 2 * (name == "own")} for name in ("search", "own")]
+    own = _reported(_study(tmp_path / "s", cells))
+    assert own.comparisons["small"]["own"].em.difference.mean == pytest.approx(-0.2)
+    assert own.unlike == ["own against search, tools: search (search) | search (own)"]
+    assert own.unlike[0] in said(html(own))
+
+
+def test_an_agent_without_noise_is_the_baseline_whatever_the_order(tmp_path: Path) -> None:
+    noisy = _evaluation(tmp_path / "n", "a", tools=["noise:none=1:search"], wrong=5, hash="noise-1:none=1:f")
+    clean = _evaluation(tmp_path / "c", "a", tools=["search"])
+    own = _reported(noisy, clean, clean)
+    assert [agent.name for agent in own.agents] == ["a", "a, noise none=1"] and headlines(own)[0].agent == "a"
+    assert robustness(own)[0].before is not None
+
+
+def test_a_report_over_one_of_its_runs_deletes_nothing(tmp_path: Path) -> None:
+    path = _evaluation(tmp_path / "a", "one", tools=["search"])
+    with pytest.raises(DataError, match="is a run of 'fireact eval'"):
+        write_report(ReportConfig((str(path),)), path, force=True)
+    assert len(_reported(path).sources[0].trajectories) == 10
 
 
 def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise
 from fireact.jsonl import Appender, dumps
 from fireact.reporting.watch import look, watched
+from fireact.reporting.wording import who
 from fireact.store import RunDir
 
 pytest.importorskip("starlette")
-from fireact.reporting.view import _permitted, view
+from fireact.reporting.view import _page, _permitted, view
 
 
 def run_dir(path: Path, verb: str = "eval", **settings: Any) -> Path:
@@ -183,6 +184,48 @@ def test_the_page_is_served_and_follows_the_run(growing: tuple[Path, Viewing]) -
     assert viewing.stop() == 0
 
 
+def complete(path: Path, *, tools: str = "x", wrong: int = 0) -> Path:
+    """A complete evaluation of four questions, the first of them answered wrong."""
+    run_dir(path)
+    own = [trajectory(index, em=float(index >= wrong)) for index in range(4)]
+    with Appender(path / "trajectories.jsonl") as file:
+        for one in own:
+            file.append(one.to_dict())
+    with RunDir(path, verb="eval", settings={"agent": "m", "tasks": ["small"], "n": 4, "tools": ["search"]}) as run:
+        results = {"small": summarise(own).to_dict()}
+        run.finish(agent="scripted:expert", description="m", tuned=False, tools={"search": tools}, results=results)
+    return path
+
+
+def embedded_in(page: str) -> Any:
+    return json.loads(page.partition('id="report-data">')[2].partition("</script>")[0])
+
+
+def test_a_run_of_the_report_has_the_name_of_its_agent_and_no_section_is_empty(tmp_path: Path) -> None:
+    page = _page([complete(tmp_path / "one", wrong=1), run_dir(tmp_path / "two")])
+    data = embedded_in(page)
+    assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one"]
+    assert data["browser"]["runs"] == [{"name": "scripted:expert", "label": who("scripted:expert"), "series": 0}]
+    assert "agent=scripted%3Aexpert" in page and 'id="cases"' not in page and 'href="#cases"' not in page
+
+
+def test_runs_that_do_not_compare_are_said_and_the_others_reported(tmp_path: Path) -> None:
+    page = _page([complete(tmp_path / "one"), complete(tmp_path / "two", tools="other")])
+    assert 'id="report"' in page and "different tools" in page.partition("</main>")[0]
+    data = embedded_in(page)
+    assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one", "two"]
+
+
+def test_a_study_that_is_complete_is_seen_as_its_cells(tmp_path: Path) -> None:
+    with RunDir(tmp_path, verb="study", settings={"study": "s", "size": "small"}) as run:
+        for name in ("a", "b"):
+            complete(tmp_path / "eval" / name)
+        rows = [{"cell": f"cell {name}", "axes": {}, "against": {}, "stages": [f"eval/{name}"]} for name in ("a", "b")]
+        (tmp_path / "results.jsonl").write_text("".join(dumps(row) + "\n" for row in rows))
+        run.finish(title="Two cells")
+    assert embedded_in(_page([tmp_path]))["measures"] == {"eval/a": "cell a", "eval/b": "cell b"}
+
+
 def test_only_the_names_of_this_machine_are_answered(growing: tuple[Path, Viewing]) -> None:
     _, viewing = growing
     assert viewing.ask(Host="evil.example")[0] == 403
@@ -247,3 +290,27 @@ def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing]) -> N
         assert browser.execute_script("return window.hit ?? null") is None
     finally:
         browser.quit()
+
+
+def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path) -> None:
+    import time
+
+    pytest.importorskip("selenium")
+    from test_browser import chromium
+
+    viewing = Viewing(str(complete(tmp_path / "directory", wrong=1)))
+    browser = next(chromium.__wrapped__())  # type: ignore[attr-defined]
+    try:
+        browser.get(viewing.url)
+        count, deadline = "return document.getElementById('count').textContent", time.monotonic() + 30
+        while "of 4" not in browser.execute_script(count) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        browser.execute_script("document.querySelector('#failures a').click()")
+        while "1 of 4" not in browser.execute_script(count) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert browser.execute_script(count) == "1 of 4 trajectories"
+        assert browser.execute_script("return document.getElementById('f-agent').value") == "scripted:expert"
+        assert "reload" not in browser.execute_script("return document.getElementById('state').textContent")
+    finally:
+        browser.quit()
+        viewing.stop()

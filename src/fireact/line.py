@@ -17,7 +17,8 @@ from fireact.data import MixConfig, mix
 from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.progress import SILENT, Progress
-from fireact.reporting.run import STAGES, assemble, read_runs
+from fireact.reporting.run import assemble
+from fireact.reporting.runs import STAGES, read_runs
 from fireact.reporting.write import write
 from fireact.store import RunDir, absolute
 from fireact.training.recipe import Recipe

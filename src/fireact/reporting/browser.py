@@ -1,7 +1,7 @@
 """The episodes of some runs as the page's browser reads them: plain JSON, what is empty left out.
 
 Invariant: nothing is cut without a note in its place of how much is missing; a page of a report stays within its size
-where shorter observations can do it. The wording is ``wording``'s; the page adds none of its own to what was measured.
+where shorter observations, thoughts and words without an action can do it. The wording is ``wording``'s; the page adds none of its own to what was measured.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from fireact.reporting.wording import STOPS, score, verdict, who
 from fireact.types import Step, Trajectory
 
 SIZE = 4_000_000
-"""Bytes of all episodes in a page, so that it stays below 5 MB."""
-LENGTHS = (None, 2000, 1000, 500, 250)
-"""Characters of an observation that are tried, the longest first; None is all of it."""
+"""Bytes of all episodes as they stand in a page, so that it stays below 5 MB."""
+LENGTHS = (None, 2000, 1000, 500, 250, 120)
+"""Characters of an observation, or of what an agent wrote, that are tried, the longest first; None is all of it."""
 
 
 def browser(sources: Sequence[Source], *, series: Mapping[str, int], size: int = SIZE) -> dict[str, Any]:
     """Everything that the browser needs: the runs, their episodes, and the words for how an episode ended.
 
-    ``series`` gives a run its colour. Observations are shortened evenly until the episodes fit into ``size`` bytes;
+    ``series`` gives a run its colour. What is long is shortened evenly until the episodes fit into ``size`` bytes;
     ``shortened`` is then the length kept.
     """
     runs = [run(source.name, colour=series.get(source.name)) for source in sources]
@@ -33,7 +33,7 @@ def browser(sources: Sequence[Source], *, series: Mapping[str, int], size: int =
     kept: int | None = None
     for kept in LENGTHS:
         episodes = [episode(one, source.name, longest=kept) for source in sources for one in source.trajectories]
-        if sum(len(json.dumps(one, ensure_ascii=False).encode("utf-8", "replace")) for one in episodes) <= size:
+        if sum(len(embedded(one).encode("utf-8", "replace")) + 1 for one in episodes) <= size:
             break
     return {"runs": runs, "episodes": episodes, "stops": dict(STOPS), "shortened": kept}
 
@@ -44,7 +44,7 @@ def run(name: str, *, colour: int | None = None) -> dict[str, Any]:
 
 
 def episode(trajectory: Trajectory, run: str, *, longest: int | None = None) -> dict[str, Any]:
-    """One episode of a run; observations over ``longest`` characters are shortened, and say by how many."""
+    """One episode of a run; texts of a step over ``longest`` characters are shortened, and say by how many."""
     example, usage, meta = trajectory.example, trajectory.usage, trajectory.example.meta
     return {
         "run": run,
@@ -88,21 +88,28 @@ def embedded(value: Any) -> str:
 
 
 def _step(step: Step, longest: int | None) -> dict[str, Any]:
-    seen = step.observation
-    cut = 0 if seen is None or longest is None else max(0, len(seen) - longest)
     act = step.action
+    thought, thought_cut = _shortened(step.thought if act is not None else "", longest)
+    words, words_cut = _shortened("" if act is not None else step.text.strip() or "nothing", longest)
+    seen, cut = _shortened(step.observation or "", longest)
     return _filled(
         {
-            "thought": step.thought if act is not None else "",
+            "thought": thought,
             "action": None if act is None else [act.name, argument(act)],
-            "text": "" if act is not None else step.text.strip() or "nothing",
+            "text": words,
             "cut": cut,
+            "unsaid": thought_cut + words_cut,
             "noise": step.noise,
             "repairs": step.repairs,
             "joined": step.joined,
             "unlearned": step.weight == 0,
         }
-    ) | ({} if seen is None else {"observation": seen[: len(seen) - cut]})
+    ) | ({} if step.observation is None else {"observation": seen})
+
+
+def _shortened(words: str, longest: int | None) -> tuple[str, int]:
+    """The beginning of a text, and how many characters are missing of it."""
+    return (words, 0) if longest is None else (words[:longest], max(0, len(words) - longest))
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:

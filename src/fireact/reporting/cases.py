@@ -22,17 +22,13 @@ OUTCOMES: Mapping[tuple[bool, bool], str] = {
 RULE = "Chosen by rule: the first question of each outcome, of different tasks where there are several."
 
 
-def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple[Case, ...]:
-    """Up to ``n`` questions that every agent (by name, the baseline first) was scored on, with all their trajectories.
+def choose(*groups: Mapping[str, Sequence[Trajectory]], n: int = 4) -> tuple[Case, ...]:
+    """Up to ``n`` questions on which every agent of a group was scored, with all their trajectories.
 
-    One of each outcome, of different tasks as far as there are; then further ones of the same outcomes.
+    A group has agents by name, the baseline first. One question of each outcome, of different tasks as far as there are;
+    then further ones of the same outcomes.
     """
-    by_agent = {name: {_question(one): one for one in found if one.scores} for name, found in episodes.items()}
-    shared = set.intersection(*(set(found) for found in by_agent.values())) if by_agent else set()
-    cases = [
-        Case(next(iter(by_agent.values()))[key].example, {name: found[key] for name, found in by_agent.items()})
-        for key in sorted(shared)
-    ]
+    cases = [case for group in groups for case in _shared(group)]
     kinds = [*OUTCOMES.values(), ""]  # the last where there is one agent, or one is not scored
     queues = {name: [case for case in cases if outcome(case) == name] for name in kinds}
     chosen: list[Case] = []
@@ -42,6 +38,16 @@ def choose(episodes: Mapping[str, Sequence[Trajectory]], *, n: int = 4) -> tuple
                 seen = {_task(case) for case in chosen}
                 chosen.append(queue.pop(next((at for at, case in enumerate(queue) if _task(case) not in seen), 0)))
     return tuple(chosen)
+
+
+def _shared(episodes: Mapping[str, Sequence[Trajectory]]) -> list[Case]:
+    """Every question on which all agents of a group were scored."""
+    by_agent = {name: {_question(one): one for one in found if one.scores} for name, found in episodes.items()}
+    shared = set.intersection(*(set(found) for found in by_agent.values())) if by_agent else set()
+    return [
+        Case(next(iter(by_agent.values()))[key].example, {name: found[key] for name, found in by_agent.items()})
+        for key in sorted(shared)
+    ]
 
 
 def outcome(case: Case) -> str:

@@ -6,7 +6,8 @@ same agents in all of them. How a plot looks in its forms is ``plots``'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.reporting.data import ReportAgent, ReportData
@@ -16,6 +17,9 @@ from fireact.reporting.wording import number, percent, who
 
 _MARKERS = "osD^vP"
 _SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+_LINES = ("-", "--", ":")
+_BESIDE, _ABOVE = 26, 58
+"""Characters of a line of text at the left of a plot and above it."""
 Row = tuple[str, str, Mapping[str, Any]]
 """A bar: its label, the model whose colour it has, and the summary that it shows."""
 
@@ -30,7 +34,7 @@ def results(report: ReportData) -> Plot | None:
     """Exact match of each agent on each task: a bar with its 95 % interval."""
     agents = _undisturbed(report)
     groups = {
-        task: [("", agent.model, found[agent.name]) for agent in agents if agent.name in found]
+        task: [(who(agent.name), agent.model, found[agent.name]) for agent in agents if agent.name in found]
         for task, found in report.results.items()
     }
     if not any(groups.values()):
@@ -51,12 +55,12 @@ def robust(report: ReportData) -> Plot | None:
         return None
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        bars = groups.setdefault(row.task, [])
-        if row.before is not None and ("no noise", row.agent.model) not in [bar[:2] for bar in bars]:
-            bars.append(("no noise", row.agent.model, row.before))
-        bars.append((row.agent.noise, row.agent.model, row.after))
+        bars, clean = groups.setdefault(row.task, []), f"{who(row.agent.model)}, no noise"
+        if row.before is not None and (clean, row.agent.model) not in [bar[:2] for bar in bars]:
+            bars.append((clean, row.agent.model, row.before))
+        bars.append((f"{who(row.agent.model)}, {row.agent.noise}", row.agent.model, row.after))
     words = ". ".join(
-        f"{task}: " + ", ".join(f"{who(model)} {label} {percent(result['em'], 0)}" for label, model, result in bars)
+        f"{task}: " + ", ".join(f"{label} {percent(result['em'])}" for label, _, result in bars)
         for task, bars in groups.items()
     )
     return Plot(
@@ -69,34 +73,63 @@ def robust(report: ReportData) -> Plot | None:
 
 
 def scaling(report: ReportData) -> Plot | None:
-    """Exact match by the number of trajectories that the student learned from, where several were tried."""
-    sized = [agent for agent in _undisturbed(report) if agent.trajectories]
-    lines = {
-        task: sorted((agent.trajectories or 0, agent.name) for agent in sized if agent.name in found)
-        for task, found in report.results.items()
-    }
-    lines = {task: line for task, line in lines.items() if len({size for size, _ in line}) > 1}
+    """Exact match by the number of trajectories that the student learned from, where several were tried.
+
+    Students that differ in their size and seed alone are a line, through the means over the seeds of a size.
+    """
+    lines = _lines(report)
     if not lines:
         return None
     words = " ".join(
-        f"{task}: " + ", ".join(f"{size} {percent(report.results[task][name]['em'], 0)}" for size, name in line) + "."
-        for task, line in lines.items()
+        f"{label}: " + ", ".join(f"{size} {percent(_mean(found))}" for size, found in line.items()) + "."
+        for label, line in lines.items()
     )
 
     def draw(palette: Palette) -> Any:
-        figure, (axes,) = canvas(palette, 3.2)
-        for place, (task, line) in enumerate(lines.items()):
-            shown = [(size, report.results[task][name]) for size, name in line]
-            _points(axes, shown, palette.series[(place + 1) % SERIES], marker=_MARKERS[place % 6], label=task, line="-")
+        names = _Names()
+        figure, (axes,) = canvas(palette, 3.0 + names.height(lines))
+        for place, (label, line) in enumerate(lines.items()):
+            colour, marker = palette.series[(place + 1) % SERIES], _MARKERS[place % len(_MARKERS)]
+            dashes = _LINES[place // SERIES % len(_LINES)]
+            seeds = [(size, found) for size, found in line.items() if len(found) > 1]
+            alone = [(size, found[0]) for size, found in line.items() if len(found) == 1]
+            for size, found in seeds:
+                axes.plot([size] * len(found), [one["em"] for one in found], "o", color=colour, markersize=4, alpha=0.4)
+            if alone:
+                _points(axes, alone, colour, marker="")
+            means = [_mean(found) for found in line.values()]
+            axes.plot(list(line), means, dashes, color=colour, linewidth=1.6, marker=marker, markersize=6)
+            names.add(label, color=colour, marker=marker, linestyle=dashes)
         axes.set_xscale("log")
-        sizes = sorted({size for line in lines.values() for size, _ in line})
+        sizes = sorted({size for line in lines.values() for size in line})
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("trajectories trained on")
+        names.above(figure)
         return _shares(figure, axes)
 
-    caption = "Exact match by the number of trajectories that the student was trained on, with 95% intervals."
+    caption = (
+        "Exact match by the number of trajectories that the student was trained on: the 95% interval of one student, or "
+        "the mean of several that differ in their seed, which are faint."
+    )
     return Plot("scaling", "Scaling", f"Exact match by trajectories. {words}", caption, draw)
+
+
+def _lines(report: ReportData) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
+    """Line -> size -> the summaries of its students; only lines of several sizes."""
+    found: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    for task, results in report.results.items():
+        sized = [agent for agent in _undisturbed(report) if agent.trajectories and agent.name in results]
+        for agent in sorted(sized, key=lambda agent: agent.trajectories or 0):
+            by_size = found.setdefault((task, agent.line), {})
+            by_size.setdefault(agent.trajectories or 0, []).append(results[agent.name])
+    several = {key: line for key, line in found.items() if len(line) > 1}
+    one = len({line for _, line in several}) < 2
+    return {task if one or not line else f"{task}, {who(line)}": own for (task, line), own in several.items()}
+
+
+def _mean(found: Sequence[Mapping[str, Any]]) -> float:
+    return sum(float(one["em"]) for one in found) / len(found)
 
 
 def costs(report: ReportData) -> Plot | None:
@@ -114,18 +147,25 @@ def costs(report: ReportData) -> Plot | None:
     )
 
     def draw(palette: Palette) -> Any:
-        figure, (axes,) = canvas(palette, 3.2)
-        for place, found in enumerate(report.results.values()):
-            for agent in agents:
+        names, tasks = _Names(), list(report.results) if len(report.results) > 1 else []
+        shown = [agent for agent in agents if any(agent.name in found for found in report.results.values())]
+        figure, (axes,) = canvas(palette, 3.0 + names.height([*(who(agent.name) for agent in shown), *tasks]))
+        for agent in shown:
+            hollow = models(report).index(agent.model) >= SERIES  # colours come again
+            look = {"color": _colour(report, agent.model, palette), **({"markerfacecolor": "none"} if hollow else {})}
+            names.add(who(agent.name), marker="s", markersize=8, linestyle="none", **look)
+            for place, found in enumerate(report.results.values()):
                 if agent.name in found:
-                    point = [(found[agent.name][key], found[agent.name])]
-                    _points(axes, point, _colour(report, agent.model, palette), marker=_MARKERS[place % 6])
+                    marker, point = _MARKERS[place % len(_MARKERS)], [(found[agent.name][key], found[agent.name])]
+                    _points(axes, point, look["color"], marker=marker, hollow=hollow)
+        for place, task in enumerate(tasks):
+            names.add(task, marker=_MARKERS[place % len(_MARKERS)], linestyle="none", color=palette.ink)
         values = [one[key] for one in measured]
         if min(values) > 0:
             _logarithmic(axes, min(values), max(values))
         axes.set_xlabel(f"{unit} a question")
-        _legend(figure, report, agents, palette, tasks=list(report.results))
-        return _shares(figure, axes, legend=False)
+        names.above(figure)
+        return _shares(figure, axes)
 
     caption = f"Exact match against {unit} a question, with 95% intervals; up and to the left is better."
     return Plot("cost", "Cost and accuracy", f"Exact match by {unit} a question. {words}", caption, draw)
@@ -151,13 +191,19 @@ def training(report: ReportData) -> Plot | None:
         rows = next(iter(logs.values()))
         rates = [float(row["learning_rate"]) for row in rows if row.get("learning_rate") is not None]
         with_rates = alone and len(rates) == len(rows)
-        figure, panels = canvas(palette, 3.3, (3.2, 1) if with_rates else (1,))
+        names, ends = _Names(), {name: f"{name}: {smooth[name][-1]:.2f}" for name in curves}
+        height = 3.3 if alone else 3.0 + names.height(ends.values())
+        figure, panels = canvas(palette, height, (3.2, 1) if with_rates else (1,))
         for place, (name, (steps, losses)) in enumerate(curves.items()):
             colour = palette.series[(place + len(models(report)) - 1 if alone else place) % SERIES]
+            dashes = "-" if alone else _LINES[place // SERIES % len(_LINES)]
             panels[0].plot(steps, losses, color=colour, linewidth=0.9, alpha=0.45 if alone else 0.2)
-            panels[0].plot(steps, smooth[name], color=colour, linewidth=2, label=name)
-            end = (steps[-1], smooth[name][-1])
-            panels[0].annotate(f"{end[1]:.2f}", end, (5, 0), textcoords="offset points", va="center")
+            panels[0].plot(steps, smooth[name], dashes, color=colour, linewidth=2)
+            if alone:
+                end = (steps[-1], smooth[name][-1])
+                panels[0].annotate(f"{end[1]:.2f}", end, (5, 0), textcoords="offset points", va="center")
+            else:
+                names.add(ends[name], color=colour, linestyle=dashes, linewidth=2)
         panels[0].set_ylabel("loss")
         panels[0].set_ylim(0, 1.05 * max(max(losses) for _, losses in curves.values()) or 1)
         if with_rates:
@@ -166,7 +212,7 @@ def training(report: ReportData) -> Plot | None:
             panels[1].set_ylim(0, 1.15 * max(rates) or 1)
             panels[1].set_yticks([0, max(rates)], ["0", f"{max(rates):.0e}".replace("e-0", "e-")])
         if not alone:
-            panels[0].legend(loc="upper right")
+            names.above(figure)
         for panel in panels:
             panel.grid(axis="y")
         panels[-1].set_xlabel("optimizer step")
@@ -188,24 +234,28 @@ def _undisturbed(report: ReportData) -> list[ReportAgent]:
 
 
 def _bars(report: ReportData, groups: Mapping[str, Sequence[Row]], palette: Palette) -> Any:
-    """Bars with intervals by task; those with a label have it at their left."""
+    """Bars with intervals by task, each with its label at its left."""
     shown = {task: rows for task, rows in groups.items() if rows}
-    named = list(dict.fromkeys(model for rows in shown.values() for _, model, _ in rows))
+    lines = sum(len(textwrap.wrap(label, _BESIDE)) for rows in shown.values() for label, _, _ in rows)
     bars = sum(map(len, shown.values()))
-    figure, (axes,) = canvas(palette, 0.25 * bars + 0.42 * len(shown) + 0.25 * len(named) + 0.4)
-    position, ticks = 0.0, []
+    position, unit = 0.0, 0.15  # inches; a line of a label is one high
+    figure, (axes,) = canvas(palette, unit * (lines + bars) + 0.42 * len(shown) + 0.6)
+    ticks: list[tuple[float, str]] = []
     for task, rows in shown.items():
         axes.text(0, -position, task, va="center", fontweight="bold")
+        position += 0.12
         for label, model, result in rows:
-            position += 0.92
-            ticks.append((-position, label))
+            own = textwrap.wrap(label, _BESIDE)
+            room = unit * (len(own) + 1)
+            position += room / 2
+            ticks.append((-position, "\n".join(own)))
             _bar(axes, result, at=-position, colour=_colour(report, model, palette), palette=palette)
-        position += 1.45
-    _legend(figure, report, [agent for agent in report.agents if agent.model in named], palette)
-    axes.set_ylim(-position + 0.8, 0.6)
-    axes.set_xlim(0, 1.13)
+            position += room / 2
+        position += 0.3
+    axes.set_ylim(-position + 0.2, 0.12)
+    axes.set_xlim(0, 1.16)
     axes.set_xticks(*_SHARES)
-    axes.set_yticks(*([list(part) for part in zip(*ticks, strict=True)] if any(label for _, label in ticks) else [[]]))
+    axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=9, linespacing=1.05)
     axes.grid(axis="x")
     axes.spines["bottom"].set_visible(False)
     return figure
@@ -213,11 +263,11 @@ def _bars(report: ReportData, groups: Mapping[str, Sequence[Row]], palette: Pale
 
 def _bar(axes: Any, result: Mapping[str, Any], *, at: float, colour: str, palette: Palette) -> None:
     low, high = result["em_interval"]
-    axes.barh(at, result["em"], height=0.72, color=colour, zorder=2)
+    axes.barh(at, result["em"], height=0.19, color=colour, zorder=2)
     style = {"linewidth": 1.3, "marker": "|", "markersize": 5, "markevery": [1], "zorder": 3}
     for end, ink in ((low, palette.on_bar), (high, palette.ink)):
         axes.plot([result["em"], end], [at, at], color=ink, **style)
-    axes.text(high + 0.018, at, percent(result["em"], 0), va="center", fontsize=10)
+    axes.text(high + 0.018, at, percent(result["em"]), va="center", fontsize=9.5)
 
 
 def _points(
@@ -226,23 +276,21 @@ def _points(
     colour: str,
     *,
     marker: str,
-    label: str | None = None,
-    line: str = "",
+    hollow: bool = False,
 ) -> None:
     values = [result["em"] for _, result in points]
     low = [max(0.0, result["em"] - result["em_interval"][0]) for _, result in points]
     high = [max(0.0, result["em_interval"][1] - result["em"]) for _, result in points]
-    style = {"marker": marker, "markersize": 6, "linestyle": line or "none", "linewidth": 1.6, "elinewidth": 1.1}
-    axes.errorbar([x for x, _ in points], values, [low, high], color=colour, label=label, capsize=2.5, **style)
+    style: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "none", "elinewidth": 1.1}
+    style |= {"markerfacecolor": "none"} if hollow else {}
+    axes.errorbar([x for x, _ in points], values, [low, high], color=colour, capsize=2.5, **style)
 
 
-def _shares(figure: Any, axes: Any, *, legend: bool = True) -> Any:
+def _shares(figure: Any, axes: Any) -> Any:
     axes.set_ylim(-0.02, 1.02)
     axes.set_yticks(*_SHARES)
     axes.set_ylabel("exact match")
     axes.grid(axis="y")
-    if legend:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, handlelength=1.6, borderpad=0.2)
     return figure
 
 
@@ -258,19 +306,24 @@ def _logarithmic(axes: Any, low: float, high: float) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _legend(
-    figure: Any, report: ReportData, agents: Sequence[ReportAgent], palette: Palette, *, tasks: Sequence[str] = ()
-) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
+class _Names:
+    """The legend of a plot, above it and as wide: a name a row, long ones wrapped, the plot as much higher."""
 
-    named = dict.fromkeys(agent.model for agent in agents)
-    handles: list[Any] = [Patch(color=_colour(report, model, palette), label=who(model)) for model in named]
-    for place, task in enumerate(tasks if len(tasks) > 1 else ()):
-        marker = _MARKERS[place % 6]
-        handles.append(Line2D([], [], label=task, marker=marker, markersize=6, linestyle="none", color=palette.ink))
-    size = {"handlelength": 1.0, "handleheight": 0.9, "borderpad": 0.2}
-    figure.axes[0].legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), **size)
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def height(self, names: Iterable[str]) -> float:
+        """Inches that the legend will take."""
+        return sum(0.055 + 0.155 * len(textwrap.wrap(name, _ABOVE)) for name in names)
+
+    def add(self, name: str, **look: Any) -> None:
+        from matplotlib.lines import Line2D
+
+        self._handles.append(Line2D([], [], label="\n".join(textwrap.wrap(name, _ABOVE)), **look))
+
+    def above(self, figure: Any) -> None:
+        size = {"handlelength": 1.6, "borderpad": 0.2, "labelspacing": 0.35, "fontsize": 9.5}
+        figure.legend(handles=self._handles, loc="outside upper left", **size)
 
 
 def _colour(report: ReportData, model: str, palette: Palette) -> str:
@@ -280,7 +333,7 @@ def _colour(report: ReportData, model: str, palette: Palette) -> str:
 def _spoken(report: ReportData, agents: Sequence[ReportAgent]) -> str:
     """Results in words, for who cannot see the plot."""
     parts: Iterator[str] = (
-        f"{task}: " + ", ".join(f"{who(a.name)} {percent(found[a.name]['em'], 0)}" for a in agents if a.name in found)
+        f"{task}: " + ", ".join(f"{who(a.name)} {percent(found[a.name]['em'])}" for a in agents if a.name in found)
         for task, found in report.results.items()
     )
     return ". ".join(parts) + "."

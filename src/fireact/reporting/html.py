@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,16 +39,23 @@ def html(report: ReportData) -> str:
     return _page(data, title=report.title, scripts=SCRIPTS, **shown)
 
 
-def live(report: ReportData | None, *, title: str) -> str:
-    """The page as ``fireact view`` serves it: episodes come by requests to ``updates``, and a report where there is one."""
+def live(
+    report: ReportData | None, *, title: str, runs: Mapping[str, Path], complete: Sequence[str] = (), said: str = ""
+) -> str:
+    """The page as ``fireact view`` serves it: episodes come by requests to ``updates``, and a report where there is one.
+
+    ``runs`` are the watched runs by name; those of the report have the name of their agent there. ``complete`` names
+    those that were complete when the report was made, and ``said`` is why it lacks some of them.
+    """
     shown = _shown(report) if report else {"report": None, "series": {}}
+    sources = report.sources if report else ()
+    names = {path.resolve(): source.name for source in sources for path in source.runs}
     data: dict[str, Any] = {
-        "browser": browser((), series={}),
-        "cases": [],
-        "series": shown["series"],
-        "agents": [] if report is None else [agent.name for agent in report.agents],
+        "browser": browser([Source(one.name, ()) for one in sources], series=shown["series"]),
+        "measures": {name: names[path.resolve()] for name, path in runs.items() if path.resolve() in names},
+        "complete": list(complete),
     }
-    return _page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, **shown)
+    return _page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, said=said, **shown)
 
 
 def _page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: bool = False, **shown: Any) -> str:
@@ -67,16 +75,17 @@ def _page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: bool = Fal
 
 def _shown(report: ReportData) -> dict[str, Any]:
     """What the template of the report view needs."""
-    models = summary.models(report)
+    models, lines = summary.models(report), summary.headlines(report)
     return {
         "report": report,
-        "before": summary.baseline(report),
         "after": summary.subject(report),
-        "headlines": summary.headlines(report),
+        "headlines": lines,
+        "one_pair": summary.one_pair(lines),
+        "one_baseline": summary.one_baseline(report),
         "robustness": summary.robustness(report),
         "failures": summary.failures(report),
         "kinds": FAILURES,
-        "groups": summary.groups(report),
+        "groups": summary.groups_by_task(report),
         "lede": summary.lede(report),
         "mixture_rows": summary.mixture_rows(report.mixture) if report.mixture else [],
         "settings": wording.flat(report.settings),

@@ -13,14 +13,17 @@ from fireact.render.react import call
 from fireact.reporting.cases import RULE, outcome
 from fireact.reporting.data import Case, ReportData
 from fireact.reporting.summary import (
+    Group,
     Headline,
     Robust,
     baseline,
     failures,
-    groups,
+    groups_by_task,
     headlines,
     lede,
     mixture_rows,
+    one_baseline,
+    one_pair,
     robustness,
 )
 from fireact.reporting.wording import (
@@ -51,10 +54,10 @@ MEANS = {
 _AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 
-def markdown(report: ReportData, *, plots: Sequence[str] = ()) -> str:
-    """The whole report; ``plots`` are paths of pictures from where the file will lie."""
+def markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> str:
+    """The whole report; ``plots`` are paths of pictures, from where the file will lie, with what they show in words."""
     parts = [_head(report), _results(report), _groups(report), _robustness(report), _failures(report)]
-    parts += [_plots(plots), _training(report), _data(report), _time(report)]
+    parts += [_plots(plots or {}), _training(report), _data(report), _time(report)]
     parts += [_cases(report), _settings(report), _commands(report), _notes()]
     return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
 
@@ -88,7 +91,11 @@ def _results(report: ReportData) -> Iterator[str]:
     yield "## Before and after"
     yield ""
     head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
-    yield from _table(head, map(_headline, lines))
+    rows: list[list[str]] = list(map(_headline, lines))
+    if not one_pair(lines):
+        head.insert(1, "Agents")
+        rows = [[row[0], _pair(line), *row[1:]] for line, row in zip(lines, rows, strict=True)]
+    yield from _table(head, rows)
     notes = [f"- {text(line.task)}: {text(line.note)}" for line in lines if line.note]
     yield from ["", *notes] if notes else []
     yield ""
@@ -98,9 +105,19 @@ def _results(report: ReportData) -> Iterator[str]:
     comparisons = list(_comparisons(report))
     if comparisons:
         yield ""
-        yield f"Against {text(who(baseline(report).name))}, on the same questions:"
+        first = f"Against {text(who(baseline(report).name))}, on" if one_baseline(report) else "On"
+        yield f"{first} the same questions:"
         yield ""
         yield from comparisons
+    if report.unlike:
+        yield ""
+        yield "Compared although more differs than the agent:"
+        yield ""
+        yield from (f"- {text(who(line))}" for line in report.unlike)
+
+
+def _pair(line: Headline) -> str:
+    return f"{text(who(line.baseline))} {ARROW} {text(who(line.agent))}" if line.before else text(who(line.agent))
 
 
 def _headline(line: Headline) -> list[str]:
@@ -113,7 +130,7 @@ def _headline(line: Headline) -> list[str]:
     change = line.comparison.em if line.comparison else None
     return [
         text(line.task),
-        f"**{both('em', 0)}**",
+        f"**{both('em', 1)}**",
         f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
         p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
         both("finished", 0),
@@ -138,24 +155,27 @@ def _share(result: Mapping[str, Any], name: str) -> str:
 def _comparisons(report: ReportData) -> Iterator[str]:
     for task, found in report.comparisons.items():
         for agent, comparison in found.items():
+            other = "" if one_baseline(report) else f" against {text(who(report.against[task][agent]))}"
             for name, change in (("EM", comparison.em), ("F1", comparison.f1)):
                 yield (
-                    f"- {text(task)}, {text(who(agent))}: {name} {points(change.difference.mean)} "
+                    f"- {text(task)}, {text(who(agent))}{other}: {name} {points(change.difference.mean)} "
                     f"({interval(change.difference.interval)}), {p_value(change.p)}; "
                     f"higher on {change.wins}, lower on {change.losses} of {change.n}"
                 )
 
 
 def _groups(report: ReportData) -> Iterator[str]:
-    rows = groups(report)
-    if rows:
-        names = list(dict.fromkeys(name for row in rows for name in row.agents))
+    found = groups_by_task(report)
+    if found:
         yield "## By kind of question"
+    for task, (kinds, names) in found.items():
         yield ""
-        cells = ([_share(row.agents[name], "em") if name in row.agents else "" for name in names] for row in rows)
-        heads = ([text(row.task), text(f"{row.kind}: {row.value}"), str(row.n)] for row in rows)
-        both = [[*head, *own] for head, own in zip(heads, cells, strict=True)]
-        yield from _table(["Task", "Questions", "n", *(f"EM {text(who(name))}" for name in names)], both)
+        head = [text(f"EM on {task}"), *(f"{text(f'{one.kind}: {one.value}')} (n {one.n})" for one in kinds)]
+        yield from _table(head, ([text(who(name)), *(_group(one, name) for one in kinds)] for name in names))
+
+
+def _group(group: Group, agent: str) -> str:
+    return _share(group.agents[agent], "em") if agent in group.agents else ""
 
 
 def _robustness(report: ReportData) -> Iterator[str]:
@@ -194,15 +214,16 @@ def _robust(row: Robust) -> list[str]:
 def _failures(report: ReportData) -> Iterator[str]:
     kinds = failures(report)
     if kinds:
-        names = list(next(iter(kinds.values())))
         yield "## What went wrong"
         yield ""
-        rows = ([text(kind), *(str(counts[name]) for name in names)] for kind, counts in kinds.items())
-        yield from _table(["Episodes", *(text(who(name)) for name in names)], rows)
+        rows = (
+            [text(who(name)), *(str(counts[name]) for counts in kinds.values())] for name in next(iter(kinds.values()))
+        )
+        yield from _table(["Episodes of", *map(text, kinds)], rows)
 
 
-def _plots(plots: Sequence[str]) -> Iterator[str]:
-    yield from (f"![{path.rpartition('/')[2].partition('.')[0].capitalize()} plot]({path})" for path in plots)
+def _plots(plots: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"![{text(words)}]({path})" for path, words in plots.items())
 
 
 def _training(report: ReportData) -> Iterator[str]:

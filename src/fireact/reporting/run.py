@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.conditions import conditions, require_comparable
+from fireact.evaluation.conditions import Conditions, conditions, differences, require_comparable
+from fireact.evaluation.pairing import keyed
 from fireact.evaluation.summary import Comparison, compare
 from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose
-from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source
-from fireact.reporting.write import write
+from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source, baselines
+from fireact.reporting.runs import Run, labels, read_runs
+from fireact.reporting.write import PAGE, write
 from fireact.store import RunDir, absolute, read_config, read_manifest, read_trajectories, shown
 from fireact.types import Trajectory
 
-NOISE = "noise:"
-STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
-"""What a quickstart directory holds, in order."""
+LARGE = 5_000_000
+"""Bytes of a page above which that is said."""
+UNPAIRED = ("split", "questions")
+"""Conditions without which the same question is not asked twice: what differs in one of them has no paired difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportConfig:
-    """Settings of ``report``: the runs that it shows; the first agent evaluated is the baseline."""
+    """Settings of ``report``: the runs that it shows; the first agent evaluated without noise is the baseline."""
 
     runs: Sequence[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runs", tuple(map(absolute, self.runs)))
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A complete run directory: its path, settings and manifest; a stage of a study has the name of its cell."""
-
-    path: Path
-    config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    cell: str = ""
-
-    @property
-    def verb(self) -> str:
-        return str(self.config["verb"])
+        object.__setattr__(self, "runs", tuple(dict.fromkeys(map(absolute, self.runs))))
 
 
 def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -55,33 +43,12 @@ def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Pr
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
         command = f"fireact report {' '.join(map(shown, config.runs))} -o {out}"
         write(assemble(runs, commands=[command]), run.path)  # each time: the runs may have changed since
+        size = (run.path / PAGE).stat().st_size
+        if size > LARGE:
+            progress.say(
+                f"{shown(run.path / PAGE)} has {size / 1e6:.1f} MB: browsers open it slowly. Report fewer runs."
+            )
         return run.finish(runs=list(config.runs))
-
-
-def read_runs(paths: Sequence[str]) -> Iterator[Run]:
-    """The complete runs behind the paths; a quickstart and a study stand for their stages, each of them once.
-
-    Raises DataError for any other path.
-    """
-    for path in map(Path, paths):
-        config = read_config(path)
-        if config["verb"] == "quickstart":
-            yield from (_read(path / name) for name in STAGES)
-        elif config["verb"] == "study":
-            read_manifest(path)  # says how to go on where it is not complete
-            root, cells = Path(config.get("stages") or path), dict[str, str]()
-            for row in jsonl.read(path / "results.jsonl"):
-                for stage in row["stages"]:
-                    cells.setdefault(str(stage), str(row["cell"]))
-            yield from (replace(_read(root / stage), cell=cell) for stage, cell in cells.items())
-        elif config["verb"] == "report":
-            raise DataError(f"{path} is a report; give the runs that it was made from.")
-        else:
-            yield _read(path)
-
-
-def _read(path: Path) -> Run:
-    return Run(path, read_config(path), read_manifest(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +59,22 @@ class Measured:
     runs: tuple[Run, ...]
     episodes: tuple[Trajectory, ...]
 
+    def on(self, task: str) -> list[Trajectory]:
+        return [one for one in self.episodes if one.task == task]
+
+    def conditions(self, task: str) -> Conditions:
+        """The conditions under which the agent was measured on a task."""
+        run = next(run for run in self.runs if task in run.manifest["results"])
+        return conditions(self.agent.name, self.on(task), config=run.config, manifest=run.manifest)
+
 
 def assemble(
     runs: Sequence[Run], *, title: str = "", commands: Sequence[str] = (), peak_memory_gb: float | None = None
 ) -> ReportData:
-    """What the runs say, as one report; by default its ``title`` names the agent and the tasks.
+    """What the runs say, as one report; by default its ``title`` is a study's, or names the agent and the tasks.
 
-    Raises ConfigError when none of the runs is an evaluation or two are not comparable.
+    Agents without noise come first. Raises ConfigError when none of the runs is an evaluation or two are not comparable;
+    cells of a study may differ on purpose, which the report then says.
     """
     evaluations = [run for run in runs if run.verb == "eval"]
     if not evaluations:
@@ -106,18 +82,24 @@ def assemble(
             f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one."
         )
     episodes = {run.path: list(read_trajectories(run.path)) for run in evaluations}
-    _require_comparable(evaluations, episodes)
-    measured = list(_measured(evaluations, [run for run in runs if run.verb == "train"], episodes))
+    _require_comparable([run for run in evaluations if not run.study], episodes)
+    measured = sorted(
+        _measured(evaluations, [run for run in runs if run.verb == "train"], episodes),
+        key=lambda one: bool(one.agent.noise),
+    )
     names, results = labels([run.path for run in runs]), _by_task(measured)
     names |= {run.path: f"{run.verb}: {run.cell}" for run in runs if run.cell}
-    first = measured[0].agent
+    against = _against(measured, results)
+    changes = list(_changes(measured, against))
     return ReportData(
-        title=title or f"{_last(measured).name} on {', '.join(results)}",
+        title=title or _title(runs, measured, results),
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         agents=[one.agent for one in measured],
         results=results,
-        comparisons=_comparisons([(measured[0], one) for one in measured[1:] if one.agent.noise == first.noise]),
-        robustness=_comparisons(_with_and_without(measured)),
+        paired=against,
+        comparisons=_by_agent([one for one in changes if not one.by_noise]),
+        robustness=_by_agent([one for one in changes if one.by_noise]),
+        unlike=list(dict.fromkeys(said for one in changes for said in one.unlike)),
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
         training={names[run.path]: list(jsonl.read(run.path / "log.jsonl")) for run in runs if run.verb == "train"},
         mixture=_mixture(runs),
@@ -125,18 +107,26 @@ def assemble(
         peak_memory_gb=peak_memory_gb,
         settings={names[run.path]: {key: value for key, value in run.config.items() if key != "verb"} for run in runs},
         commands=commands,
-        cases=choose({one.agent.name: one.episodes for one in measured if one.agent.noise == first.noise}),
-        sources=[*(Source(one.agent.name, one.episodes) for one in measured), *_teachers(runs, names)],
+        cases=choose(*_side_by_side(measured, against)),
+        sources=[*map(_source, measured), *_teachers(runs, names)],
     )
 
 
-def labels(paths: Sequence[Path]) -> dict[Path, str]:
-    """A short name for each directory: its own, with as many of its parents as tell it from the others."""
-    found = {path: path.name for path in paths}
-    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
-        counts = Counter(found.values())
-        found = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in found.items()}
-    return found
+def comparable(runs: Sequence[Run]) -> list[Run]:
+    """The runs without those evaluations whose numbers do not compare with the first one's."""
+    kept: list[Run] = []
+    episodes: dict[Path, Sequence[Trajectory]] = {}
+    for run in runs:
+        if run.verb != "eval":
+            kept.append(run)
+            continue
+        episodes[run.path] = list(read_trajectories(run.path))
+        try:
+            _require_comparable([*(one for one in kept if one.verb == "eval" and not one.study), run], episodes)
+        except ConfigError:
+            continue
+        kept.append(run)
+    return kept
 
 
 def _require_comparable(evaluations: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]) -> None:
@@ -146,68 +136,82 @@ def _require_comparable(evaluations: Sequence[Run], episodes: Mapping[Path, Sequ
         for run in evaluations
     }
     require_comparable([replace(one, noise=None) for one in found.values()])
-    for noise in dict.fromkeys(map(_noise, evaluations)):
-        require_comparable([found[run.path] for run in evaluations if _noise(run) == noise])
-
-
-def _noise(run: Run) -> str:
-    """What was done to the tools of a run, as it was typed; empty where nothing was."""
-    specs = [spec.partition(":")[2] for spec in run.config["tools"] if spec.startswith(NOISE)]
-    return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
+    for noise in dict.fromkeys(run.noise for run in evaluations):
+        require_comparable([found[run.path] for run in evaluations if run.noise == noise])
 
 
 def _measured(
     evaluations: Sequence[Run], trained: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]
 ) -> Iterator[Measured]:
     """The agents in the order of their first runs; runs of one agent under one noise on other tasks belong together."""
+    groups = _groups(evaluations)
+    names = [_name(group[0]) for group in groups]
+    own = labels([group[0].path for group in groups])
+    unique = {
+        group[0].path: f"{name} ({own[group[0].path]})" if names.count(name) > 1 else name
+        for name, group in zip(names, groups, strict=True)
+    }
+    for group in groups:
+        run = group[0]
+        clean = _without_noise(group, groups)
+        size, student = _training(run, trained)
+        agent = ReportAgent(
+            name=unique[run.path],
+            description=run.manifest["description"] + (f", tools under noise: {run.noise}" if run.noise else ""),
+            model=unique[clean.path] if clean else str(run.manifest["agent"]),
+            noise=run.noise,
+            trajectories=size,
+            line=run.line if run.cell else student,
+        )
+        yield Measured(agent, tuple(group), tuple(one for run in group for one in episodes[run.path]))
+
+
+def _groups(evaluations: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each agent: those that differ in their task alone, in the order of the first of them."""
     groups: list[list[Run]] = []
     for run in evaluations:
+        key = (run.manifest["agent"], run.noise, run.cell)
         for group in groups:
             tasks = {task for one in group for task in one.manifest["results"]}
             first = group[0]
-            same = (first.manifest["agent"], _noise(first), first.cell) == (
-                run.manifest["agent"],
-                _noise(run),
-                run.cell,
-            )
-            if same and not tasks & set(run.manifest["results"]):
+            if (first.manifest["agent"], first.noise, first.cell) == key and not tasks & set(run.manifest["results"]):
                 group.append(run)
                 break
         else:
             groups.append([run])
-    names = [_name(group[0]) for group in groups]
-    own = labels([group[0].path for group in groups])
-    for name, group in zip(names, groups, strict=True):
-        run = group[0]
-        suffix = f" ({own[run.path]})" if names.count(name) > 1 else ""
-        agent = ReportAgent(
-            name=f"{name}{suffix}",
-            description=run.manifest["description"] + (f", tools under noise: {_noise(run)}" if _noise(run) else ""),
-            model=f"{run.manifest['agent']}{suffix if not _noise(run) else ''}",
-            noise=_noise(run),
-            trajectories=_learned_from(run, trained),
-        )
-        yield Measured(agent, tuple(group), tuple(one for run in group for one in episodes[run.path]))
+    return groups
+
+
+def _without_noise(group: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Run | None:
+    """The first run of the same agent without noise, itself where it has none; a study says which it takes."""
+    if not group[0].noise:
+        return group[0]
+    wanted = {path for run in group for path in run.against.values()}
+    tasks = {task for run in group for task in run.manifest["results"]}
+    clean = [one for one in groups if one[0].manifest["agent"] == group[0].manifest["agent"] and not one[0].noise]
+    chosen = [one for one in clean if wanted & {run.path for run in one}]
+    alike = [one for one in clean if tasks & {task for run in one for task in run.manifest["results"]}]
+    return next((one[0] for one in [*chosen, *alike, *clean]), None)
 
 
 def _name(run: Run) -> str:
     if run.cell:
         return run.cell
-    noise = _noise(run)
-    return f"{run.manifest['agent']}, noise {noise}" if noise else str(run.manifest["agent"])
+    return f"{run.manifest['agent']}, noise {run.noise}" if run.noise else str(run.manifest["agent"])
 
 
-def _learned_from(run: Run, trained: Sequence[Run]) -> int | None:
-    """How many trajectories a fine-tuned agent learned from: by its training run, wherever that is found."""
+def _training(run: Run, trained: Sequence[Run]) -> tuple[int | None, str]:
+    """How many trajectories a fine-tuned agent learned from and its student, by its training run wherever that is found."""
     if not run.manifest.get("tuned"):
-        return None
+        return None, ""
     for one in trained:
         if str(run.manifest["agent"]).endswith(f"+{one.manifest['adapter_sha256'][:8]}"):
-            return int(one.manifest["trajectories"])
+            return int(one.manifest["trajectories"]), str(one.config["student"])
     try:
-        return int(read_manifest(Path(run.config["agent"]))["trajectories"])
+        place = Path(run.config["agent"])
+        return int(read_manifest(place)["trajectories"]), str(read_config(place).get("student", ""))
     except (DataError, KeyError, TypeError, ValueError):  # it was moved, or is of another kind
-        return None
+        return None, ""
 
 
 def _by_task(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
@@ -219,32 +223,97 @@ def _by_task(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _with_and_without(measured: Sequence[Measured]) -> Iterator[tuple[Measured, Measured]]:
-    """Each agent under noise, after itself without."""
-    clean = {one.agent.model: one for one in measured if not one.agent.noise}
-    yield from ((clean[one.agent.model], one) for one in measured if one.agent.noise and one.agent.model in clean)
+def _title(runs: Sequence[Run], measured: Sequence[Measured], results: Mapping[str, Any]) -> str:
+    """The title of the studies that the runs are of; else the last agent with the tools of the first, and the tasks."""
+    if all(run.study for run in runs):
+        return "; ".join(dict.fromkeys(run.study for run in runs))
+    last = [one.agent for one in measured if one.agent.noise == measured[0].agent.noise][-1]
+    return f"{last.name} on {', '.join(results)}"
 
 
-def _comparisons(pairs: Iterable[tuple[Measured, Measured]]) -> dict[str, dict[str, Comparison]]:
-    """Each second agent against the first of its pair, on the tasks of which both were scored on some question."""
-    found: dict[str, dict[str, Comparison]] = {}
-    for first, second in pairs:
-        for task in dict.fromkeys(one.task for one in second.episodes):
-            before, after = ([one for one in each.episodes if one.task == task] for each in (first, second))
-            if before:
-                found.setdefault(task, {})[second.agent.name] = compare(before, after)
+def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """With whom each agent is compared on each task: as its study says, else as in any report."""
+    by_path = {run.path: one.agent for one in measured for run in one.runs}
+    agents = [one.agent for one in measured]
+    found = baselines(agents, results)
+    if any(run.against for one in measured for run in one.runs):  # then what a study does not compare stays alone
+        noisy = {agent.name for agent in agents if agent.noise}
+        found = {task: {name: own[name] for name in own if name in noisy} for task, own in found.items()}
+    for one in measured:
+        for run in one.runs:
+            for task, path in run.against.items():
+                if path in by_path:
+                    found.setdefault(task, {})[one.agent.name] = by_path[path].name
     return found
 
 
-def _last(measured: Sequence[Measured]) -> ReportAgent:
-    return [one.agent for one in measured if one.agent.noise == measured[0].agent.noise][-1]
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An agent against another on a task: the difference, None where none can be paired, and what else differs."""
+
+    task: str
+    first: ReportAgent
+    second: ReportAgent
+    comparison: Comparison | None
+    unlike: Sequence[str]
+
+    @property
+    def by_noise(self) -> bool:
+        return self.first.noise != self.second.noise
+
+
+def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, str]]) -> Iterator[Change]:
+    """Every agent against the one that it is compared with, on each task."""
+    named = {one.agent.name: one for one in measured}
+    for task, pairs in against.items():
+        for name, other in pairs.items():
+            first, second = named[other], named[name]
+            meant = ("seed", "noise") if first.agent.noise != second.agent.noise else ("seed",)
+            found = differences(first.conditions(task), second.conditions(task))
+            found = [one for one in found if one.setting not in meant]
+            before, after = first.on(task), second.on(task)
+            paired = keyed(before).keys() & keyed(after).keys() and not any(one.setting in UNPAIRED for one in found)
+            yield Change(
+                task,
+                first.agent,
+                second.agent,
+                compare(before, after) if paired else None,
+                [f"{name} against {other}, {one}" for one in found],
+            )
+
+
+def _by_agent(changes: Sequence[Change]) -> dict[str, dict[str, Comparison]]:
+    """The differences by task and agent."""
+    found: dict[str, dict[str, Comparison]] = {}
+    for one in changes:
+        if one.comparison is not None:
+            found.setdefault(one.task, {})[one.second.name] = one.comparison
+    return found
+
+
+def _side_by_side(
+    measured: Sequence[Measured], against: Mapping[str, Mapping[str, str]]
+) -> Iterator[dict[str, Sequence[Trajectory]]]:
+    """For each task the agents whose episodes are shown beside each other: those compared with one, that one first."""
+    for task in dict.fromkeys(task for one in measured for run in one.runs for task in run.manifest["results"]):
+        here = [one for one in measured if one.agent.noise == measured[0].agent.noise and one.on(task)]
+        if not here:
+            continue
+        base = against.get(task, {}).get(here[-1].agent.name)
+        others = [one for one in here if against.get(task, {}).get(one.agent.name) == base and one.agent.name != base]
+        first = [one for one in measured if one.agent.name == base]
+        yield {one.agent.name: one.on(task) for one in [*first, *others]}
+
+
+def _source(one: Measured) -> Source:
+    return Source(one.agent.name, one.episodes, [run.path for run in one.runs])
 
 
 def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source]:
     for run in runs:
         if run.verb in ("collect", "record"):
             who = run.manifest.get("teacher") or "recorded"
-            yield Source(f"{names[run.path]}: {who}", list(read_trajectories(run.path)))
+            yield Source(f"{names[run.path]}: {who}", list(read_trajectories(run.path)), [run.path])
 
 
 def _mixture(runs: Sequence[Run]) -> Mixture | None:

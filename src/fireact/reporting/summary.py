@@ -5,7 +5,7 @@ Invariant: every form of the report takes its before and after from here; nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,15 @@ from fireact.reporting.wording import percent, who
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A task before and after: the summaries of the baseline and of the last agent, and how they compare on it."""
+    """A task before and after: the last agent measured on it, its baseline, their summaries and how they compare.
+
+    ``before`` is None where there is no baseline or it was asked other questions.
+    """
 
     task: str
     note: str
+    baseline: str
+    agent: str
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
     comparison: Comparison | None
@@ -38,14 +43,23 @@ class MixtureRow:
     mixed: int
 
 
-def baseline(report: ReportData) -> ReportAgent:
-    """The agent that the others are compared with: the first."""
-    return report.agents[0]
-
-
 def subject(report: ReportData) -> ReportAgent:
-    """The agent that the report is about: the last with the tools of the baseline."""
+    """The agent that the report is about: the last with the tools of the first."""
     return [agent for agent in report.agents if agent.noise == report.agents[0].noise][-1]
+
+
+def baseline(report: ReportData) -> ReportAgent:
+    """The agent that the subject is compared with, on the first task where it is; itself where it is with none."""
+    last = subject(report)
+    named = {agent.name: agent for agent in report.agents}
+    return next((named[found[last.name]] for found in report.against.values() if last.name in found), last)
+
+
+def one_baseline(report: ReportData) -> bool:
+    """Whether all agents with the tools of the first are compared with the same one."""
+    noise = {agent.name: agent.noise for agent in report.agents}
+    pairs = [(name, other) for found in report.against.values() for name, other in found.items()]
+    return len({other for name, other in pairs if noise[name] == noise[other]}) < 2
 
 
 def models(report: ReportData) -> list[str]:
@@ -66,19 +80,24 @@ class Robust:
 
 def robustness(report: ReportData) -> list[Robust]:
     """Each agent and task that was measured under noise."""
-    clean = {agent.model: agent.name for agent in report.agents if not agent.noise}
     return [
         Robust(
             task=task,
             agent=agent,
-            before=results.get(clean.get(agent.model, "")),
+            before=results.get(report.against.get(task, {}).get(agent.name, "")),
             after=results[agent.name],
             comparison=report.robustness.get(task, {}).get(agent.name),
         )
         for task, results in report.results.items()
         for agent in report.agents
-        if agent.noise and agent.name in results
+        if agent.noise and agent.name in results and not _as_noisy(report, task, agent)
     ]
+
+
+def _as_noisy(report: ReportData, task: str, agent: ReportAgent) -> bool:
+    """Whether an agent is compared with another under the same noise: then noise is not what changes."""
+    other = report.against.get(task, {}).get(agent.name)
+    return any(one.name == other and one.noise == agent.noise for one in report.agents)
 
 
 def failures(report: ReportData) -> dict[str, dict[str, int]]:
@@ -115,28 +134,47 @@ def groups(report: ReportData) -> list[Group]:
     return found
 
 
+def groups_by_task(report: ReportData) -> dict[str, tuple[list[Group], list[str]]]:
+    """Task -> its kinds of questions, and the agents that were measured on any of them."""
+    found: dict[str, tuple[list[Group], list[str]]] = {}
+    for one in groups(report):
+        kinds, names = found.setdefault(one.task, ([], []))
+        kinds.append(one)
+        names += [name for name in one.agents if name not in names]
+    return found
+
+
 ALIKE = 0.9
 """Share of the questions that two agents must both have answered for their scores to stand side by side."""
 
 
 def headlines(report: ReportData) -> list[Headline]:
-    """Each task that the last agent was measured on, against the baseline where it was asked the same questions."""
-    after, before = subject(report), baseline(report)
+    """Each task with the last agent measured on it, against its baseline where that was asked the same questions."""
+    alike = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
     found = []
     for task, results in report.results.items():
-        if after.name not in results:
+        here = [name for name in alike if name in results]
+        if not here:
             continue
-        comparison = report.comparisons.get(task, {}).get(after.name)
-        first = results.get(before.name) if before != after else None
-        if first and comparison and comparison.em.n < ALIKE * max(first["n"], results[after.name]["n"]):
+        against = report.against.get(task, {})
+        last = next((name for name in reversed(here) if name in against), here[-1])
+        first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
+        if first and comparison and comparison.em.n < ALIKE * max(first["n"], results[last]["n"]):
             first = None
-        found.append(Headline(task, report.task_notes.get(task, ""), first, results[after.name], comparison))
+        note = report.task_notes.get(task, "")
+        found.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison))
     return found
+
+
+def one_pair(lines: Sequence[Headline]) -> bool:
+    """Whether all headlines are of the same two agents, so that each need not name its own."""
+    return len({(line.baseline, line.agent) for line in lines}) < 2
 
 
 def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
-    parts = [_change(line) for line in headlines(report)]
+    lines = headlines(report)
+    parts = [_change(line, named=not one_pair(lines)) for line in lines]
     text = f"Exact match: {'; '.join(parts)}." if parts else "No agent was measured."
     if report.mixture is not None:
         count = sum(row.mixed for row in mixture_rows(report.mixture))
@@ -144,10 +182,11 @@ def lede(report: ReportData) -> str:
     return text
 
 
-def _change(line: Headline) -> str:
-    after = percent(line.after["em"], 0)
-    change = f"from {percent(line.before['em'], 0)} to {after}" if line.before else after
-    return f"{line.task} {change}"
+def _change(line: Headline, *, named: bool) -> str:
+    after = percent(line.after["em"])
+    change = f"from {percent(line.before['em'])} to {after}" if line.before else after
+    pair = f"{who(line.baseline)} to {who(line.agent)}" if line.before else who(line.agent)
+    return f"{line.task} {change}{f' ({pair})' if named else ''}"
 
 
 def mixture_rows(mixture: Mixture) -> list[MixtureRow]:
@@ -169,6 +208,12 @@ def machine(report: ReportData) -> dict[str, Any]:
         "created": report.created,
         "before": baseline(report).name,
         "after": subject(report).name,
+        "headlines": [
+            {"task": line.task, "before": line.baseline if line.before else None, "after": line.agent}
+            for line in headlines(report)
+        ],
+        "against": {task: dict(found) for task, found in report.against.items()},
+        "unlike": list(report.unlike),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: dict(results[name]) for task, results in report.results.items() if name in results}

@@ -12,16 +12,20 @@ from fireact.reporting.wording import ARROW, interval, number, p_value, percent,
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """A row a task, the baseline against the agent that the report is about: EM with interval, its change, finished, tokens, seconds."""
-    before, after = report["before"], report["after"]
-    shown = Table(title=_title(before, after), title_justify="left", title_style="", pad_edge=False)
+    """A row a task, an agent against its baseline: EM with interval, its change, finished, tokens, seconds."""
+    lines = report["headlines"]
+    pairs = [(line["before"], line["after"]) for line in lines]
+    alone = len(set(pairs)) < 2
+    title = _pair(*pairs[0]) if alone and pairs else escape(report["title"])
+    shown = Table(title=title, title_justify="left", title_style="", pad_edge=False)
     for name in ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"):
         shown.add_column(name, justify="left" if name == "task" else "right")
-    for task, result in report["agents"][after].items():
-        first = report["agents"][before].get(task) if before != after else None
+    for line in lines:
+        task, before, after = line["task"], line["before"], line["after"]
+        result, first = report["agents"][after][task], report["agents"].get(before, {}).get(task)
         change = report.get("comparisons", {}).get(task, {}).get(after, {}).get("em")
         shown.add_row(
-            escape(task),
+            escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}[/]",
             str(result["n"]),
             f"{_both(first, result, 'em', percent)}\n[dim]{interval(result['em_interval'], 0)}[/]",
             f"[bold]{points(change['difference'])}[/]\n[dim]{interval(change['interval'], 0)}[/]" if change else "",
@@ -33,8 +37,8 @@ def table(report: Mapping[str, Any]) -> Table:
     return shown
 
 
-def _title(before: str, after: str) -> str:
-    return escape(who(after) if before == after else f"{who(before)} {ARROW} {who(after)}")
+def _pair(before: str | None, after: str) -> str:
+    return escape(who(after) if before is None else f"{who(before)} {ARROW} {who(after)}")
 
 
 def _both(first: Mapping[str, Any] | None, last: Mapping[str, Any], name: str, form: Any) -> str:

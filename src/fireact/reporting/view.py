@@ -16,15 +16,16 @@ import binascii
 import contextlib
 import hmac
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, DataError, missing_extra
 from fireact.reporting.data import ReportData
 from fireact.reporting.html import live
-from fireact.reporting.run import Run, assemble
-from fireact.reporting.watch import Watched, look, watched
+from fireact.reporting.run import assemble, comparable
+from fireact.reporting.runs import Run, read_runs
+from fireact.reporting.watch import look, watched
 from fireact.reporting.wording import encodable
 from fireact.serving.server import KEY, LOOPBACK, bound, key_for
 from fireact.store import MANIFEST, read_config, read_manifest
@@ -117,17 +118,39 @@ def _seen(body: bytes) -> Mapping[str, Any]:
 
 def _page(paths: Sequence[Path]) -> str:
     runs = watched(paths)
-    return encodable(live(_report(runs), title=f"FireAct: {', '.join(path.name for path in paths)}"))
+    complete = [run for path in paths for run in _complete(path)]
+    report, said = _report(complete)
+    done = {run.path.resolve() for run in complete}
+    page = live(
+        report,
+        title=f"FireAct: {', '.join(path.name for path in paths)}",
+        runs={run.name: run.path for run in runs},
+        complete=[run.name for run in runs if run.path.resolve() in done],
+        said=said,
+    )
+    return encodable(page)
 
 
-def _report(runs: Sequence[Watched]) -> ReportData | None:
-    """The report of the runs that are complete, or None where none of them is an evaluation or they do not compare."""
-    complete = []
-    for run in runs:
-        if (run.path / MANIFEST).exists():
-            with contextlib.suppress(DataError):
-                complete.append(Run(run.path, read_config(run.path), read_manifest(run.path)))
+def _complete(path: Path) -> Iterator[Run]:
+    """The complete runs of a path: as ``report`` reads it, or where it is not complete itself those that lie in it."""
     try:
-        return assemble(complete)
+        yield from list(read_runs([str(path)]))
+    except DataError:
+        for run in watched([path]):
+            if (run.path / MANIFEST).exists():
+                with contextlib.suppress(DataError):
+                    yield Run(run.path, read_config(run.path), read_manifest(run.path))
+
+
+def _report(complete: Sequence[Run]) -> tuple[ReportData | None, str]:
+    """The report of the runs that are complete, and why it is not of all of them; without an evaluation there is none."""
+    if not any(run.verb == "eval" for run in complete):
+        return None, ""
+    try:
+        return assemble(complete), ""
+    except (ConfigError, DataError) as error:
+        said = str(error)
+    try:
+        return assemble(comparable(complete)), f"The report leaves out what does not compare with its first run: {said}"
     except (ConfigError, DataError):
-        return None
+        return None, f"There is no report: {said}"

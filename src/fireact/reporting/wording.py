@@ -32,7 +32,7 @@ def who(name: str) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: ``78.3%``."""
-    return f"{100 * share:.{digits}f}%"
+    return f"{_rounded(100 * share, digits)}%"
 
 
 def interval(bounds: Sequence[float], digits: int = 1) -> str:
@@ -109,6 +109,11 @@ def _plain(value: Any) -> str:
     return "none" if value is None or value == {} else str(value)
 
 
+def _rounded(value: float, digits: int) -> str:
+    """A number of at least 0, half rounded up: 57.5 is 58 although 100 * 0.575 is a little less."""
+    return f"{math.floor(value * 10**digits + 0.5 + 1e-9) / 10**digits:.{digits}f}"
+
+
 def _signed(value: float, digits: int) -> str:
-    text = f"{abs(value):.{digits}f}"
+    text = _rounded(abs(value), digits)
     return f"{MINUS}{text}" if value < 0 and float(text) else text

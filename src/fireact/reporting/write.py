@@ -18,6 +18,8 @@ from fireact.reporting.plots import png, svg
 from fireact.reporting.summary import machine
 from fireact.reporting.wording import encodable
 
+PAGE = "report.html"
+
 
 def write(report: ReportData, directory: Path) -> None:
     """Write every form of the report; files of an earlier one are replaced."""
@@ -27,8 +29,8 @@ def write(report: ReportData, directory: Path) -> None:
         with jsonl.replacing(directory / f"plots/{plot.name}.png") as file:
             file.write(png(plot))
     files = {
-        "report.md": markdown(report, plots=[f"plots/{plot.name}.svg" for plot in plots]),
-        "report.html": html(report),
+        "report.md": markdown(report, plots={f"plots/{plot.name}.svg": plot.words for plot in plots}),
+        PAGE: html(report),
         "report.json": json.dumps(machine(report), ensure_ascii=False, indent=1) + "\n",
     }
     for name, text in files.items():

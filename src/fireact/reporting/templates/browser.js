@@ -15,8 +15,17 @@ const asked = new Map(); // question -> Map(run -> episode)
 
 // ---------------------------------------------------------------------------------------------------- episodes
 
+// Live, a run that the report shows has the name of its agent there: the report's links and colours hold for it.
+const agentOf = (run) => data.measures?.[run] ?? run;
+const renamed = (key) => {
+  const run = Object.keys(data.measures ?? {}).find((name) => key.startsWith(`${name}/`));
+  return run ? agentOf(run) + key.slice(run.length) : key;
+};
+
 function take(found) {
   for (const one of found) {
+    one.from = one.run;
+    one.run = agentOf(one.run);
     one.key = `${one.run}/${one.task}/${one.id}/${one.method}/${one.seed}`;
     one.asked = JSON.stringify([one.task, one.id, one.seed]);
     one.kinds = [...new Set(one.steps.filter((step) => step.noise).map((step) => step.noise))];
@@ -29,9 +38,9 @@ function take(found) {
 
 function drop(run) {
   for (const [key, one] of episodes) {
-    if (one.run !== run) continue;
+    if (one.from !== run) continue;
     episodes.delete(key);
-    asked.get(one.asked)?.delete(run);
+    asked.get(one.asked)?.delete(one.run);
   }
 }
 
@@ -81,6 +90,8 @@ function read() {
   const given = Object.fromEntries([...new URLSearchParams(query)].filter(([name]) => name in EMPTY));
   const known = (run) => !run || runs.has(run) || !runs.size;
   state = { ...EMPTY, ...given };
+  for (const name of ["agent", "against"]) state[name] = agentOf(state[name]);
+  state.e = renamed(state.e);
   if (!known(state.agent)) state.agent = "";
   if (!known(state.against) || state.against === state.agent) state.against = "";
   pair();
@@ -230,8 +241,8 @@ new ResizeObserver(() => paint(true)).observe(list);
 function row(one, place) {
   const other = state.against && beside(one, state.against);
   const facts = [
-    state.agent ? null : label(one.run), one.failure, one.kinds.length ? `noise: ${one.kinds.join(", ")}` : null,
-    one.task, count(one.steps.length, "step"), one.method,
+    one.failure, one.kinds.length ? `noise: ${one.kinds.join(", ")}` : null,
+    one.task, count(one.steps.length, "step"), one.method, state.agent ? null : label(one.run),
   ];
   const marks = [mark(one)];
   if (state.against) marks.push(node("span", { class: "to", "aria-hidden": "true" }, "→"), other ? mark(other) : node("span", { class: "mark unscored" }, "·", hidden("not asked")));
@@ -250,7 +261,9 @@ function mark(one) {
 
 list.addEventListener("click", (event) => {
   const found = event.target.closest("[role=option]");
-  if (found) choose(Number(found.id.slice(4)));
+  if (!found) return;
+  choose(Number(found.id.slice(4)));
+  if (matchMedia("(max-width: 56rem)").matches) detail.scrollIntoView(); // there it is below the list
 });
 
 function choose(place) {
@@ -302,7 +315,7 @@ form.elements.q.addEventListener("keydown", (event) => {
 // What is being read is drawn again only when it is another episode, so that a run that goes on disturbs no reader.
 let drawn = "";
 const place = node("span", { class: "muted" });
-const link = node("a", {}, "Link");
+const link = node("a", {}, "Link to this trajectory");
 const steps = [["Previous", -1], ["Next", 1]].map(([text, by]) => {
   const button = node("button", { type: "button", class: "quiet" }, text);
   button.addEventListener("click", () => choose(at + by));
@@ -386,7 +399,7 @@ function panel(one, words) {
 }
 
 function stepOf(step, words, place) {
-  const notes = [step.joined && "in the same turn as the step before", step.repairs && `asked again ${count(step.repairs, "time")} before it wrote an action`, step.unlearned && "read by the student, not learned"].filter(Boolean);
+  const notes = [step.joined && "in the same turn as the step before", step.repairs && `asked again ${count(step.repairs, "time")} before it wrote an action`, step.unlearned && "read by the student, not learned", step.unsaid && `${step.unsaid.toLocaleString("en")} more characters of what it wrote are in the run's trajectories.jsonl`].filter(Boolean);
   return node(
     "li",
     { class: step.noise ? "noisy" : null },
@@ -405,10 +418,12 @@ function observation(step, words, place) {
   const parts = [node("span", { class: "label" }, "Observation", step.noise ? node("span", { class: "noise" }, `noise: ${step.noise}`) : null), said];
   if (step.observation.length > LONG) {
     said.classList.add("folded");
-    const more = node("button", { type: "button", class: "quiet more", "aria-expanded": "false", "aria-label": `Whole observation ${place}` }, `All ${step.observation.length.toLocaleString("en")} characters`);
+    const all = `All ${step.observation.length.toLocaleString("en")} characters`;
+    const more = node("button", { type: "button", class: "quiet more", "aria-expanded": "false", "aria-label": `Whole observation ${place}` }, all);
     more.addEventListener("click", () => {
       const open = said.classList.toggle("folded") === false;
       more.setAttribute("aria-expanded", String(open));
+      more.textContent = open ? "Less" : all;
     });
     parts.push(more);
   }
@@ -456,8 +471,9 @@ function number(value) {
 
 function register(found) {
   for (const run of found) {
-    const series = run.series ?? data.series?.[run.name] ?? runs.get(run.name)?.series ?? runs.size % 6;
-    runs.set(run.name, { ...run, label: run.label ?? run.name, series });
+    const name = agentOf(run.name);
+    const known = runs.get(name);
+    runs.set(name, { ...run, name, label: known?.label ?? run.label ?? name, series: known?.series ?? run.series ?? runs.size % 6 });
   }
 }
 
@@ -469,7 +485,7 @@ function cases() {
     const [first, ...rest] = found;
     const link = fragment({ agent: first.run, against: rest.at(-1)?.run ?? "", e: first.key });
     const more = node("p", { class: "others" }, node("a", { href: link }, "Open among all trajectories"));
-    place.append(node("article", { class: "case" }, ...reading(first, rest, [], more)));
+    place.append(node("article", { class: "case", "aria-label": first.question ?? first.id }, ...reading(first, rest, [], more)));
   }
 }
 
@@ -487,7 +503,7 @@ document.addEventListener("fireact:view", (event) => {
 });
 // New episodes of a run that goes on (live.js).
 document.addEventListener("fireact:episodes", (event) => {
-  const wanted = state.e || new URLSearchParams(location.hash.split("?").slice(1).join("?")).get("e") || "";
+  const wanted = state.e || renamed(new URLSearchParams(location.hash.split("?").slice(1).join("?")).get("e") ?? "");
   register(event.detail.runs);
   for (const run of event.detail.dropped) drop(run);
   take(event.detail.episodes);
@@ -499,6 +515,6 @@ register(data.browser.runs);
 take(data.browser.episodes);
 data.browser.episodes = null; // one copy is enough
 cases();
-if (shortened) say($("keys"), `${$("keys").textContent} · observations over ${shortened} characters are shortened in this page`);
+if (shortened) say($("keys"), `${$("keys").textContent} · texts over ${shortened} characters are shortened in this page`);
 read();
 refresh();

@@ -4,6 +4,7 @@ const PAUSE = 1000; // ms between two questions while something changes
 const REST = 3000; // and once everything is complete, or the server does not answer
 const table = document.getElementById("runs");
 const state = document.getElementById("state");
+const data = JSON.parse(document.getElementById("report-data").textContent);
 const counts = new Map(); // run -> { done, right, faults }
 let seen = {};
 
@@ -72,7 +73,8 @@ async function follow() {
       before = now;
     }
     const open = update.runs.filter((run) => !run.complete).length;
-    const said = open ? `Live: ${open} of ${update.runs.length} runs going on` : "All runs are complete; reload for the report";
+    const fresh = update.runs.some((run) => run.complete && !data.complete.includes(run.name)); // not in this page's report
+    const said = open ? `Live: ${open} of ${update.runs.length} runs going on` : `All runs are complete${fresh ? "; reload for the report" : ""}`;
     if (state.textContent !== said) state.textContent = said;
     wait = update.more ? 0 : open ? PAUSE : REST;
   } catch {

@@ -1,0 +1,98 @@
+"""The complete run directories that a report is made from: a quickstart and a study stand for their stages.
+
+Invariant: a directory is read once, whichever paths lead to it, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fireact import jsonl
+from fireact.errors import DataError
+from fireact.store import read_config, read_manifest
+
+NOISE = "noise:"
+STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
+"""What a quickstart directory holds, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A complete run directory: its path, settings and manifest.
+
+    A stage of a study has the title of the study, the name of its cell, its place on the axes but size and seed, and, by
+    task, the evaluation that the study compares it with.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    study: str = ""
+    cell: str = ""
+    line: str = ""
+    against: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def verb(self) -> str:
+        return str(self.config["verb"])
+
+    @property
+    def noise(self) -> str:
+        """What was done to the tools of an evaluation, as it was typed; empty where nothing was."""
+        specs = [spec.partition(":")[2] for spec in self.config["tools"] if spec.startswith(NOISE)]
+        return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
+
+
+def read_runs(paths: Sequence[str]) -> Iterator[Run]:
+    """The complete runs behind the paths, each of them once.
+
+    Raises DataError for any other path.
+    """
+    seen: set[Path] = set()
+    for run in (run for path in map(Path, paths) for run in _behind(path)):
+        if run.path.resolve() not in seen:
+            seen.add(run.path.resolve())
+            yield run
+
+
+def _behind(path: Path) -> Iterator[Run]:
+    config = read_config(path)
+    if config["verb"] == "quickstart":
+        yield from (Run(path / name, *_read(path / name)) for name in STAGES)
+    elif config["verb"] == "study":
+        yield from _stages(path, Path(config.get("stages") or path))
+    elif config["verb"] == "report":
+        raise DataError(f"{path} is a report; give the runs that it was made from.")
+    else:
+        yield Run(path, *_read(path))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return read_config(path), read_manifest(path)
+
+
+def _stages(study: Path, root: Path) -> Iterator[Run]:
+    """The stages of a study, each under the first of its cells; the last stage of a cell is its evaluation."""
+    title = str(read_manifest(study)["title"])  # says how to go on where it is not complete
+    rows = [row for row in jsonl.read(study / "results.jsonl") if "error" not in row]
+    measured = {str(row["cell"]): root / row["stages"][-1] for row in rows}
+    first = {stage: row for row in reversed(rows) for stage in row["stages"]}
+    for stage in dict.fromkeys(stage for row in rows for stage in row["stages"]):
+        row, path = first[stage], root / stage
+        found = {task: measured[one["cell"]] for task, one in row["against"].items() if one and one["cell"] in measured}
+        own = {task: other for task, other in found.items() if path == measured[row["cell"]] and other != path}
+        line = ", ".join(str(value) for name, value in row["axes"].items() if name not in ("size", "seed"))
+        yield Run(path, *_read(path), study=title, cell=str(row["cell"]), line=line, against=own)
+
+
+def labels(paths: Sequence[Path]) -> dict[Path, str]:
+    """A short name for each directory: its own, with as many of its parents as tell it from the others."""
+    found = {path: path.name for path in paths}
+    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        counts = Counter(found.values())
+        found = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in found.items()}
+    return found
