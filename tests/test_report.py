@@ -553,6 +553,52 @@ def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Pat
     assert said(page).count("FireAct report") == 0
 
 
+def _gathered(path: Path, verb: str, teacher: str = "teacher") -> Path:
+    own = [trajectory(index, em=float(index % 2)) for index in range(10)]
+    own += [replace(trajectory(index, em=1.0), method="cot") for index in range(5)]
+    with RunDir(path, verb=verb, settings={}) as run:
+        jsonl.write(path / "trajectories.jsonl", [one.to_dict() for one in own])
+        run.finish(teacher=teacher, counts={}, history=[])
+    return path
+
+
+@pytest.mark.parametrize("verb", ["collect", "record", "mix"])
+def test_gathered_episodes_alone_are_reported_without_before_and_after(tmp_path: Path, verb: str) -> None:
+    found = _reported(_gathered(tmp_path / verb, verb))
+    (agent,) = found.agents
+    result = found.results["small"][agent.name]
+    assert (result["n"], len(found.sources), len(found.sources[0].trajectories)) == (15, 1, 15)
+    assert {name: group["n"] for name, group in result["by"]["method"].items()} == {"react": 10, "cot": 5}
+    (line,) = headlines(found)
+    assert line.before is None and "Before and after" not in html(found) + markdown(found)
+
+
+def test_a_file_of_episodes_is_reported_beside_another_and_says_no_time_that_it_does_not_know(tmp_path: Path) -> None:
+    for name, wrong in (("a", 6), ("b", 1)):
+        own = [replace(trajectory(index, em=float(index >= wrong)), usage=Usage(), seconds=0.0) for index in range(10)]
+        jsonl.write(tmp_path / f"{name}.jsonl", [replace(one, model=name).to_dict() for one in own])
+    alone = _reported(tmp_path / "a.jsonl")
+    assert alone.results["small"]["a"]["em"] == 0.4 and alone.results["small"]["a"]["tokens_per_question"] is None
+    assert "Seconds" not in said(html(alone)).split("How to read the numbers")[0]
+    assert "onds/question" not in markdown(alone) and "| s/question" not in markdown(alone)
+    both = _reported(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert both.comparisons["small"]["b"].em.wins == 5
+    write_report(ReportConfig((str(tmp_path / "a.jsonl"),)), tmp_path / "out")
+    assert (tmp_path / "out/report.json").exists() and (tmp_path / "a.jsonl").exists()
+
+
+def test_episodes_without_scores_are_counted(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "a.jsonl", [replace(trajectory(index), scores={}).to_dict() for index in range(3)])
+    found = _reported(tmp_path / "a.jsonl")
+    assert not found.results and lede(found).startswith("3 episodes of") and lede(found).endswith("without scores.")
+    assert "All numbers" not in html(found) and "## Results" not in markdown(found)
+
+
+def test_the_released_run_of_500_is_a_page_below_5_mb(shared_data: Path) -> None:
+    found = _reported(*(shared_data / "fireact" / "trajs").glob("*.json"))
+    assert "26.2%" in lede(found) and len(html(found).encode()) < SIZE
+
+
 def test_other_tools_are_refused(tmp_path: Path) -> None:
     first = _evaluation(tmp_path / "a", "one", tools=["search"])
     for name, tools, hash in (("b", ["search"], "other"), ("c", ["noise:none=1:wikipedia"], "noise-1:none=1:w")):

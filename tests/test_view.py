@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import trajectory
+from fireact import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise
 from fireact.jsonl import Appender, dumps
@@ -224,6 +225,18 @@ def test_a_study_that_is_complete_is_seen_as_its_cells(tmp_path: Path) -> None:
         (tmp_path / "results.jsonl").write_text("".join(dumps(row) + "\n" for row in rows))
         run.finish(title="Two cells")
     assert embedded_in(_page([tmp_path]))["measures"] == {"eval/a": "cell a", "eval/b": "cell b"}
+
+
+def test_a_file_of_episodes_is_read_once_and_again_where_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "scored.jsonl"
+    jsonl.write(file, [trajectory(index).to_dict() for index in range(2)])
+    (run,) = watched([file])
+    first = look([run], {})
+    assert len(ids(first)) == 2 and first["runs"] == [{"name": "scored.jsonl", "complete": True}]
+    assert not look([run], first["seen"])["episodes"]
+    jsonl.write(file, [trajectory(index).to_dict() for index in range(3)])
+    again = look([run], first["seen"])
+    assert len(ids(again)) == 3 and again["dropped"] == ["scored.jsonl"]
 
 
 def test_only_the_names_of_this_machine_are_answered(growing: tuple[Path, Viewing]) -> None:

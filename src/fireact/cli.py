@@ -694,7 +694,10 @@ def export(
 @app.command()
 def report(
     runs: Annotated[
-        list[str], typer.Argument(help="Directories of eval (and train, mix, collect), or of a quickstart or study.")
+        list[str],
+        typer.Argument(
+            help="Directories of eval (and train, mix, collect), of a quickstart or study, or files of episodes."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where report.html, report.md and report.json go.")] = Path(
         "runs/report"
@@ -717,7 +720,8 @@ def report(
 @app.command()
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories, complete or going on, or directories that hold some.")
+        list[Path],
+        typer.Argument(help="Run directories, complete or going on, directories that hold some, or files of episodes."),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback FIREACT_API_KEY must be set.")

@@ -558,14 +558,15 @@ def print_report(directory: Path, *, as_json: bool) -> None:
         return
     RESULT.print(report_table(data))
     stages = data["timings"]["stages"]
-    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
-    memory = data["timings"]["peak_memory_gb"]
-    RESULT.print(
-        escape(
-            f"Time: {sum(stages.values()) / 60:.1f} min ({spent})"
-            + (f"; peak memory {memory:.1f} GB" if memory else "")
+    if stages:
+        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
+        memory = data["timings"]["peak_memory_gb"]
+        RESULT.print(
+            escape(
+                f"Time: {sum(stages.values()) / 60:.1f} min ({spent})"
+                + (f"; peak memory {memory:.1f} GB" if memory else "")
+            )
         )
-    )
     RESULT.print(f"Report: {escape(str(directory / 'report.html'))}")
 
 

@@ -48,20 +48,21 @@ def breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str,
             if value := read(one.example.meta):
                 groups.setdefault(value, []).append(one)
         if groups:
-            found[kind] = {value: _group(groups[value], seed) for value in sorted(groups)}
+            found[kind] = {value: group(groups[value], seed) for value in sorted(groups)}
     return found
 
 
-def _group(trajectories: Sequence[Trajectory], seed: int) -> dict[str, Any]:
+def group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
+    """``n``, ``em``, ``f1``, ``accuracy`` with intervals, ``finished`` and ``steps`` of some episodes."""
     n = len(trajectories)
-    group: dict[str, Any] = {"n": n}
+    found: dict[str, Any] = {"n": n}
     scores: dict[str, list[float]] = {
         name: [one.scores.get(name, 0.0) for one in trajectories] for name in ("em", "f1")
     }
     scores["accuracy"] = [accuracy(one) or 0.0 for one in trajectories]
     for name, values in scores.items():
         mean = bootstrap(values, seed=seed)
-        group |= {name: mean.mean, f"{name}_interval": mean.interval}
-    group["finished"] = sum(one.stop == "finish" for one in trajectories) / n
-    group["steps"] = sum(len(one.steps) for one in trajectories) / n
-    return group
+        found |= {name: mean.mean, f"{name}_interval": mean.interval}
+    found["finished"] = sum(one.stop == "finish" for one in trajectories) / n
+    found["steps"] = sum(len(one.steps) for one in trajectories) / n
+    return found

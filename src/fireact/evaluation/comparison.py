@@ -156,16 +156,22 @@ class RunComparison:
 
 
 def read_measured(path: Path) -> Measured:
-    """A run to compare: a directory of ``eval`` (or ``collect``), or any file of episodes that ``convert`` reads.
+    """A run to compare. Raises DataError where ``read_episodes`` does, or where no episode has scores."""
+    found = read_episodes(path)
+    if not any(one.scores for one in found.trajectories):
+        raise DataError(f"no episode in {path} has scores, so there is nothing to compare. Score it: fireact score.")
+    return found
 
-    Raises DataError where it cannot be read, is not complete, or has no episode with scores.
+
+def read_episodes(path: Path) -> Measured:
+    """The episodes of a directory of ``eval`` (or ``collect``), or of any file that ``convert`` reads, scored or not.
+
+    Raises DataError where it cannot be read or is not complete.
     """
     config, manifest = (read_config(path), read_manifest(path)) if (path / CONFIG).is_file() else ({}, {})
     if config.get("verb") == "quickstart":
         raise ConfigError(f"{path} is a directory of quickstart. Compare {path}/eval-base with {path}/eval-fireact.")
     found = list(read_trajectories(path) if config else read_any(path))
-    if not any(one.scores for one in found):
-        raise DataError(f"no episode in {path} has scores, so there is nothing to compare. Score it: fireact score.")
     models = ", ".join(dict.fromkeys(one.model or "unnamed" for one in found))
     return Measured(
         name=shown(path),

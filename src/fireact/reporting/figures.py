@@ -141,6 +141,8 @@ def costs(report: ReportData) -> Plot | None:
     known = all(one.get("cost_per_question") is not None for one in measured)
     paid = known and any(one["cost_per_question"] for one in measured)
     key, unit = ("cost_per_question", "US dollars") if paid else ("tokens_per_question", "tokens")
+    if any(one[key] is None for one in measured):  # episodes of a file do not always tell
+        return None
     words = " ".join(
         f"{task}: " + ", ".join(f"{who(a.name)} {number(f[a.name][key])} {unit}" for a in agents if a.name in f) + "."
         for task, f in report.results.items()

@@ -92,11 +92,14 @@ def _shown(report: ReportData) -> dict[str, Any]:
         "plots": [(plot, _safe(svg(plot, PAGE))) for plot in figures(report)],
         "series": {agent.name: models.index(agent.model) % SERIES for agent in report.agents},
         "several": len(report.agents) > 1,
-        "paid": any(one.get("cost_per_question") for found in report.results.values() for one in found.values()),
+        "paid": summary.told(report, "cost_per_question"),
+        "told": summary.told(report, "tokens_per_question"),
+        "timed": summary.told(report, "seconds_per_question"),
         "total_seconds": sum(report.timings.values()),
         "longest": max(report.timings.values(), default=0),
         "notes": markdown.NOTES,
         "rule": cases.RULE,
+        "cases_heading": summary.cases_heading(report),
     }
 
 

@@ -17,6 +17,7 @@ from fireact.reporting.summary import (
     Headline,
     Robust,
     baseline,
+    cases_heading,
     failures,
     groups_by_task,
     headlines,
@@ -29,6 +30,7 @@ from fireact.reporting.summary import (
 from fireact.reporting.wording import (
     ARROW,
     STOPS,
+    UNTOLD,
     duration,
     flat,
     interval,
@@ -83,25 +85,29 @@ def _head(report: ReportData) -> Iterator[str]:
     yield ""
     yield f"Created {text(report.created)}."
     yield ""
-    yield from (f"- **{text(who(agent.name))}**: {text(who(agent.description))}" for agent in report.agents)
+    for agent in report.agents:
+        said = f": {text(who(agent.description))}" if agent.description not in ("", agent.name) else ""
+        yield f"- **{text(who(agent.name))}**{said}"
 
 
 def _results(report: ReportData) -> Iterator[str]:
     lines = headlines(report)
-    yield "## Before and after"
+    if not lines:
+        return
+    yield "## Before and after" if any(line.before for line in lines) else "## In short"
     yield ""
     head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
     rows: list[list[str]] = list(map(_headline, lines))
     if not one_pair(lines):
         head.insert(1, "Agents")
         rows = [[row[0], _pair(line), *row[1:]] for line, row in zip(lines, rows, strict=True)]
-    yield from _table(head, rows)
+    yield from _table(*_told(head, rows))
     notes = [f"- {text(line.task)}: {text(line.note)}" for line in lines if line.note]
     yield from ["", *notes] if notes else []
     yield ""
     yield "## Results"
     yield ""
-    yield from _table(["Task", "Agent", "n", "EM", "F1", "Finished", *MEANS], _result_rows(report))
+    yield from _table(["Task", "Agent", "n", "EM", "F1", "Finished", *_means(report)], _result_rows(report))
     comparisons = list(_comparisons(report))
     if comparisons:
         yield ""
@@ -114,6 +120,12 @@ def _results(report: ReportData) -> Iterator[str]:
         yield "Compared although more differs than the agent:"
         yield ""
         yield from (f"- {text(who(line))}" for line in report.unlike)
+
+
+def _told(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns in which no row says anything."""
+    kept = [place for place in range(len(head)) if any(row[place] not in ("", UNTOLD) for row in rows)]
+    return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _pair(line: Headline) -> str:
@@ -143,9 +155,15 @@ def _result_rows(report: ReportData) -> Iterator[list[str]]:
     for task, found in report.results.items():
         for agent, result in found.items():
             shares = [_share(result, name) for name in ("em", "f1", "finished")]
-            means = [number(result[name]) for name in MEANS.values()]
+            means = [number(result[name]) for name in _means(report).values()]
             faults = f" (and {result['faults']} faults)" if result["faults"] else ""
             yield [text(task), text(who(agent)), f"{result['n']}{faults}", *shares, *means]
+
+
+def _means(report: ReportData) -> dict[str, str]:
+    """The columns of means, without those that no result tells."""
+    results = [one for found in report.results.values() for one in found.values()]
+    return {head: name for head, name in MEANS.items() if any(one[name] is not None for one in results)}
 
 
 def _share(result: Mapping[str, Any], name: str) -> str:
@@ -272,7 +290,7 @@ def _time(report: ReportData) -> Iterator[str]:
 def _cases(report: ReportData) -> Iterator[str]:
     if not report.cases:
         return
-    yield "## The same questions, side by side"
+    yield f"## {cases_heading(report)}"
     yield ""
     yield RULE
     for case in report.cases:

@@ -16,9 +16,9 @@ from fireact.evaluation.summary import Comparison, compare
 from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose
 from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source, baselines
-from fireact.reporting.runs import Run, labels, read_runs
+from fireact.reporting.runs import FILE, GATHERED, Run, labels, measuring, read_runs
 from fireact.reporting.write import PAGE, write
-from fireact.store import RunDir, absolute, read_config, read_manifest, read_trajectories, shown
+from fireact.store import RunDir, absolute, read_config, read_manifest, shown
 from fireact.types import Trajectory
 
 LARGE = 5_000_000
@@ -73,16 +73,17 @@ def assemble(
 ) -> ReportData:
     """What the runs say, as one report; by default its ``title`` is a study's, or names the agent and the tasks.
 
-    Agents without noise come first. Raises ConfigError when none of the runs is an evaluation or two are not comparable;
+    Agents without noise come first. Raises ConfigError when none of the runs holds episodes or two evaluations are not comparable;
     cells of a study may differ on purpose, which the report then says.
     """
-    evaluations = [run for run in runs if run.verb == "eval"]
+    evaluations = measuring(runs)
     if not evaluations:
         raise ConfigError(
-            f"none of {', '.join(str(run.path) for run in runs)} is a directory of 'fireact eval'. Give one."
+            f"none of {', '.join(str(run.path) for run in runs)} holds episodes. Give a directory of 'fireact eval', "
+            "or one of collect, record or mix, or a file of episodes."
         )
-    episodes = {run.path: list(read_trajectories(run.path)) for run in evaluations}
-    _require_comparable([run for run in evaluations if not run.study], episodes)
+    episodes = {run.path: run.read() for run in evaluations}
+    _require_comparable([run for run in evaluations if run.verb in ("eval", FILE) and not run.study], episodes)
     measured = sorted(
         _measured(evaluations, [run for run in runs if run.verb == "train"], episodes),
         key=lambda one: bool(one.agent.noise),
@@ -103,12 +104,16 @@ def assemble(
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
         training={names[run.path]: list(jsonl.read(run.path / "log.jsonl")) for run in runs if run.verb == "train"},
         mixture=_mixture(runs),
-        timings={names[run.path]: run.manifest["seconds"] for run in runs},
+        timings={names[run.path]: run.manifest["seconds"] for run in runs if run.verb != FILE},
         peak_memory_gb=peak_memory_gb,
-        settings={names[run.path]: {key: value for key, value in run.config.items() if key != "verb"} for run in runs},
+        settings={
+            names[run.path]: {key: value for key, value in run.config.items() if key != "verb"}
+            for run in runs
+            if run.verb != FILE
+        },
         commands=commands,
         cases=choose(*_side_by_side(measured, against)),
-        sources=[*map(_source, measured), *_teachers(runs, names)],
+        sources=[*map(_source, measured), *_teachers([run for run in runs if run.path not in episodes], names)],
     )
 
 
@@ -117,12 +122,12 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
     kept: list[Run] = []
     episodes: dict[Path, Sequence[Trajectory]] = {}
     for run in runs:
-        if run.verb != "eval":
+        if run.verb not in ("eval", FILE):
             kept.append(run)
             continue
-        episodes[run.path] = list(read_trajectories(run.path))
+        episodes[run.path] = run.read()
         try:
-            _require_comparable([*(one for one in kept if one.verb == "eval" and not one.study), run], episodes)
+            _require_comparable([*(one for one in kept if one.verb in ("eval", FILE) and not one.study), run], episodes)
         except ConfigError:
             continue
         kept.append(run)
@@ -228,7 +233,7 @@ def _title(runs: Sequence[Run], measured: Sequence[Measured], results: Mapping[s
     if all(run.study for run in runs):
         return "; ".join(dict.fromkeys(run.study for run in runs))
     last = [one.agent for one in measured if one.agent.noise == measured[0].agent.noise][-1]
-    return f"{last.name} on {', '.join(results)}"
+    return f"{last.name} on {', '.join(results)}" if results else last.name
 
 
 def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -272,7 +277,7 @@ def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, st
             found = differences(first.conditions(task), second.conditions(task))
             found = [one for one in found if one.setting not in meant]
             before, after = first.on(task), second.on(task)
-            paired = keyed(before).keys() & keyed(after).keys() and not any(one.setting in UNPAIRED for one in found)
+            paired = _share_questions(before, after) and not any(one.setting in UNPAIRED for one in found)
             yield Change(
                 task,
                 first.agent,
@@ -280,6 +285,14 @@ def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, st
                 compare(before, after) if paired else None,
                 [f"{name} against {other}, {one}" for one in found],
             )
+
+
+def _share_questions(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> bool:
+    """Whether two agents answered a question both, and none twice (by several methods, where episodes were gathered)."""
+    try:
+        return bool(keyed(before).keys() & keyed(after).keys())
+    except DataError:
+        return False
 
 
 def _by_agent(changes: Sequence[Change]) -> dict[str, dict[str, Comparison]]:
@@ -311,9 +324,9 @@ def _source(one: Measured) -> Source:
 
 def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source]:
     for run in runs:
-        if run.verb in ("collect", "record"):
+        if run.verb in GATHERED:
             who = run.manifest.get("teacher") or "recorded"
-            yield Source(f"{names[run.path]}: {who}", list(read_trajectories(run.path)), [run.path])
+            yield Source(f"{names[run.path]}: {who}", run.read(), [run.path])
 
 
 def _mixture(runs: Sequence[Run]) -> Mixture | None:

@@ -1,4 +1,4 @@
-"""The complete run directories that a report is made from: a quickstart and a study stand for their stages.
+"""The complete run directories and files that a report is made from: a quickstart and a study stand for their stages.
 
 Invariant: a directory is read once, whichever paths lead to it, and nothing is written.
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
 from fireact.errors import DataError
-from fireact.store import read_config, read_manifest
+from fireact.reporting.episodes import described
+from fireact.store import read_config, read_manifest, read_trajectories
+from fireact.types import Trajectory
 
 NOISE = "noise:"
+FILE = "file"
+"""The verb of a run that is only a file of episodes."""
+GATHERED = ("collect", "record")
+"""The verbs of runs in which episodes are gathered to learn from."""
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
 """What a quickstart directory holds, in order."""
 
@@ -25,7 +31,7 @@ class Run:
     """A complete run directory: its path, settings and manifest.
 
     A stage of a study has the title of the study, the name of its cell, its place on the axes but size and seed, and, by
-    task, the evaluation that the study compares it with.
+    task, the evaluation that the study compares it with. ``episodes`` are there where they were read already.
     """
 
     path: Path
@@ -35,6 +41,7 @@ class Run:
     cell: str = ""
     line: str = ""
     against: Mapping[str, Path] = field(default_factory=dict)
+    episodes: Sequence[Trajectory] | None = None
 
     @property
     def verb(self) -> str:
@@ -43,8 +50,12 @@ class Run:
     @property
     def noise(self) -> str:
         """What was done to the tools of an evaluation, as it was typed; empty where nothing was."""
-        specs = [spec.partition(":")[2] for spec in self.config["tools"] if spec.startswith(NOISE)]
+        specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
+
+    def read(self) -> Sequence[Trajectory]:
+        """The episodes of the run."""
+        return list(read_trajectories(self.path)) if self.episodes is None else self.episodes
 
 
 def read_runs(paths: Sequence[str]) -> Iterator[Run]:
@@ -59,7 +70,26 @@ def read_runs(paths: Sequence[str]) -> Iterator[Run]:
             yield run
 
 
+def measuring(runs: Sequence[Run]) -> list[Run]:
+    """The runs whose results a report shows: evaluations and files, without any those in which episodes were gathered.
+
+    Of these, mixes stand only where what they were mixed from does not.
+    """
+    found = [run for run in runs if run.verb in ("eval", FILE)]
+    gathered = [run for run in runs if run.verb in GATHERED] or [run for run in runs if run.verb == "mix"]
+    return found or [_described(run) for run in gathered]
+
+
+def _described(run: Run) -> Run:
+    manifest, episodes = described(run.path)
+    return replace(run, manifest={**run.manifest, **manifest}, episodes=episodes)
+
+
 def _behind(path: Path) -> Iterator[Run]:
+    if path.is_file():
+        manifest, episodes = described(path)
+        yield Run(path, {"verb": FILE}, manifest, episodes=episodes)
+        return
     config = read_config(path)
     if config["verb"] == "quickstart":
         yield from (Run(path / name, *_read(path / name)) for name in STAGES)

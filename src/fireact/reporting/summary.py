@@ -159,7 +159,7 @@ def headlines(report: ReportData) -> list[Headline]:
         against = report.against.get(task, {})
         last = next((name for name in reversed(here) if name in against), here[-1])
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
-        if first and comparison and comparison.em.n < ALIKE * max(first["n"], results[last]["n"]):
+        if first and (comparison is None or comparison.em.n < ALIKE * max(first["n"], results[last]["n"])):
             first = None
         note = report.task_notes.get(task, "")
         found.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison))
@@ -175,11 +175,17 @@ def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
     parts = [_change(line, named=not one_pair(lines)) for line in lines]
-    text = f"Exact match: {'; '.join(parts)}." if parts else "No agent was measured."
+    text = f"Exact match: {'; '.join(parts)}." if parts else f"{_gathered(report)} without scores."
     if report.mixture is not None:
         count = sum(row.mixed for row in mixture_rows(report.mixture))
         text += f" Fine-tuned on {count:,} trajectories of {who(report.mixture.teacher)}."
     return text
+
+
+def _gathered(report: ReportData) -> str:
+    """How many episodes there are, and whose: ``500 episodes of gpt-4``."""
+    count = sum(len(source.trajectories) for source in report.sources)
+    return f"{count:,} episodes of {', '.join(who(agent.name) for agent in report.agents)},"
 
 
 def _change(line: Headline, *, named: bool) -> str:
@@ -187,6 +193,17 @@ def _change(line: Headline, *, named: bool) -> str:
     change = f"from {percent(line.before['em'])} to {after}" if line.before else after
     pair = f"{who(line.baseline)} to {who(line.agent)}" if line.before else who(line.agent)
     return f"{line.task} {change}{f' ({pair})' if named else ''}"
+
+
+def cases_heading(report: ReportData) -> str:
+    """What stands over the cases."""
+    alone = all(len(case.trajectories) < 2 for case in report.cases)
+    return "Some of the questions" if alone else "The same questions, side by side"
+
+
+def told(report: ReportData, amount: str) -> bool:
+    """Whether any result tells an amount, which is more than 0."""
+    return any(one.get(amount) for found in report.results.values() for one in found.values())
 
 
 def mixture_rows(mixture: Mixture) -> list[MixtureRow]:

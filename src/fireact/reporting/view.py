@@ -24,7 +24,7 @@ from fireact.errors import ConfigError, DataError, missing_extra
 from fireact.reporting.data import ReportData
 from fireact.reporting.html import live
 from fireact.reporting.run import assemble, comparable
-from fireact.reporting.runs import Run, read_runs
+from fireact.reporting.runs import FILE, GATHERED, Run, read_runs
 from fireact.reporting.watch import look, watched
 from fireact.reporting.wording import encodable
 from fireact.serving.server import KEY, LOOPBACK, bound, key_for
@@ -144,7 +144,7 @@ def _complete(path: Path) -> Iterator[Run]:
 
 def _report(complete: Sequence[Run]) -> tuple[ReportData | None, str]:
     """The report of the runs that are complete, and why it is not of all of them; without an evaluation there is none."""
-    if not any(run.verb == "eval" for run in complete):
+    if not any(run.verb in (*GATHERED, "eval", FILE) for run in complete):
         return None, ""
     try:
         return assemble(complete), ""

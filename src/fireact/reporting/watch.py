@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import DataError, FormatError
+from fireact.formats.read import read_any
 from fireact.reporting.browser import episode
 from fireact.store import CONFIG, MANIFEST, TRAJECTORIES, parse_trajectory, read_config, read_manifest
+from fireact.types import Trajectory
 
 AT_A_TIME = 4_000_000
 """Bytes of lines that one look reads at most; then there is more."""
@@ -28,7 +30,7 @@ LOG = "log.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A run directory and the name that it has on the page."""
+    """A run directory, or a file of episodes, and the name that it has on the page."""
 
     name: str
     path: Path
@@ -41,9 +43,14 @@ def watched(paths: Sequence[Path]) -> list[Watched]:
     """
     found: dict[Path, str] = {}
     for path in paths:
+        if path.is_file():
+            found.setdefault(path, path.name)
+            continue
         inside = [run for run in _below(path, DEPTH) if any((run / name).exists() for name in (TRAJECTORIES, LOG))]
         if not inside and not (path / CONFIG).exists() and not any(_below(path, DEPTH)):
-            raise DataError(f"{path} is no run directory and holds none. Give one of collect, eval, quickstart, ...")
+            raise DataError(
+                f"{path} is no run directory and holds none. Give a file of episodes or one of collect, eval, quickstart, ..."
+            )
         for run in inside:
             name = path.name if run == path else str(run.relative_to(path))
             found.setdefault(run, name if len(paths) == 1 or run == path else f"{path.name}/{name}")
@@ -63,6 +70,13 @@ def look(runs: Sequence[Watched], seen: Mapping[str, Any]) -> dict[str, Any]:
     left = AT_A_TIME
     for run in runs:
         before = _mark(seen.get(run.name))
+        if run.path.is_file():
+            own, mark, again = _file(run.path, before)
+            episodes += [episode(one, run.name) for one in own]
+            marks[run.name] = [*mark]
+            dropped += [run.name] if again and before[1] else []
+            states.append({"name": run.name, "complete": True})
+            continue
         state = _state(run)
         lines, mark, again = _new_lines(run.path / TRAJECTORIES, before, left)
         left -= sum(map(len, lines))
@@ -110,6 +124,15 @@ def _new_lines(path: Path, before: tuple[int, int, int], limit: int) -> tuple[li
             return lines, (about.st_ino, offset + taken, 0), again
     except OSError:  # not there yet, or just being replaced
         return [], before, False
+
+
+def _file(path: Path, before: tuple[int, int, int]) -> tuple[list[Trajectory], tuple[int, int, int], bool]:
+    """All episodes of a file, the new mark, and whether it is another than it was; nothing new where it is the same."""
+    about = path.stat()
+    mark = (about.st_ino, about.st_size, 0)
+    if mark == before:
+        return [], before, False
+    return list(read_any(path)), mark, True
 
 
 def _state(run: Watched) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fireact.types import Stop, Trajectory
 
 A_SCRIPT = "a script, not a language model"
 _SCRIPTED = re.compile(r"(?<![\w:])scripted:[\w./+-]*\w(?! \()")
+UNTOLD = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
 STOPS: Mapping[Stop, str] = {
@@ -63,8 +64,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def number(value: float) -> str:
-    """A quantity to read, with three significant digits or two decimals: ``2,431``, ``84.2``, ``0.84``."""
+def number(value: float | None) -> str:
+    """A quantity to read, with three significant digits or two decimals: ``2,431``, ``84.2``, ``0.84``; a dash for None."""
+    if value is None:
+        return UNTOLD
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     size = math.floor(math.log10(abs(value)))
