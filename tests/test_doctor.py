@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from fakes import GOOD, Echo, Small, agent, trajectory
 from fireact import jsonl
+from fireact.data import MixConfig, mix
 from fireact.data.contamination import prepare, questions_of
 from fireact.data.doctor import DoctorConfig, diagnose
 from fireact.data.duplicates import likeness, near, signature
-from fireact.data.findings import KINDS, Bounds, blotted, check, sensitive
+from fireact.data.findings import KINDS, Bounds, check
 from fireact.data.repair import repair
 from fireact.data.steps import faults
 from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, DataError
+from fireact.sensitive import blotted, sensitive
 from fireact.store import read_trajectories
 from fireact.types import Action, Example, Step, Trajectory
 
@@ -163,6 +165,30 @@ def test_secrets_are_said_without_being_told() -> None:
     assert not any(KEY[4:] in what or "a.b@" in what for _, what in found)
     clean = blotted({"a": [text], "n": 1, "none": None})
     assert list(sensitive(clean["a"][0])) == [] and clean["n"] == 1 and blotted(clean) == clean
+
+
+def test_no_message_tells_a_secret_that_it_quotes(tmp_path: Path) -> None:
+    """A key is blotted out before a text is cut: half of one would not be recognised, and is half told."""
+    call = Action(f"call-{KEY}", {"x": "y"})
+    rows: list[Trajectory | str] = [
+        '{"key": "' + KEY + '", "exam',
+        json.dumps({KEY: 1}),
+        replace(sound(1), stop="error", error=f"AuthError: Incorrect API key provided: {KEY}"),
+        sound(2, Step("t", None, None, KEY), finish("Lima")),
+        sound(3, search("3", "Lima", thought=KEY), search("4", "Lima", thought=KEY), finish("Lima")),
+        sound(4, search("5", "Nothing."), finish(KEY)),
+        sound(5, question=f"Is it {KEY}?", answer=KEY),
+        sound(6, Step("t", call, "Unknown action x. Use ...", ""), search("6", "Lima"), finish("Lima")),
+    ]
+    config = DoctorConfig(write(tmp_path / "a.jsonl", *rows))
+    found = diagnose(config)
+    assert {finding.kind: finding.lines for finding in found.findings}["secret"] == tuple(range(1, 9))
+    repair(config, tmp_path / "fixed")
+    with pytest.raises(DataError, match="line 1") as refused:
+        mix(MixConfig((config.data,)), tmp_path / "mixed")
+    said = [json.dumps(found.to_dict()), str(found.drops), str(refused.value)]
+    said += [file.read_text() for file in (tmp_path / "fixed").iterdir() if file.is_file()]
+    assert not any(KEY[4:8] in text for text in said)
 
 
 @given(st.text(), st.text(), st.lists(st.text(), max_size=4))

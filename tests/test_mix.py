@@ -20,8 +20,11 @@ from fireact import jsonl
 from fireact.data import Dataset, MixConfig, mix, predicate, read_mixture, shipped
 from fireact.data.lines import blocks, entries, in_order
 from fireact.data.selection import shares
+from fireact.data.sources import is_own
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError
+from fireact.formats.read import reader_of
+from fireact.formats.source import open_source
 from fireact.render.react import ReActRenderer
 from fireact.store import read_trajectories
 from fireact.types import Action, Step, Trajectory
@@ -361,3 +364,13 @@ def test_repeats_are_told_and_scores_that_are_missing_fit_nothing(tmp_path: Path
 def test_weights_are_finite(weight: float) -> None:
     with pytest.raises(ConfigError, match="over 0"):
         MixConfig(sources=("a",), weights={"hop/react": weight})
+
+
+def test_bad_lines_among_the_first_do_not_hide_that_a_file_is_ours(tmp_path: Path) -> None:
+    own = json.dumps(trajectory(1).to_dict())
+    for first in ('{"hello": 1}', '{"task": "torn'):
+        (tmp_path / "a.jsonl").write_text(f"{first}\n{own}\n")
+        assert is_own(tmp_path / "a.jsonl")
+        assert reader_of(open_source(tmp_path / "a.jsonl", skip=True)).name == "fireact"
+    (tmp_path / "b.jsonl").write_text('{"instruction": "q", "output": "Action: finish[a]"}\n')
+    assert not is_own(tmp_path / "b.jsonl")

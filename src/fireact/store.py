@@ -23,6 +23,7 @@ import tomli_w
 
 from fireact import jsonl
 from fireact.errors import DataError, FormatError
+from fireact.sensitive import blotted, excerpt
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -205,14 +206,14 @@ def parse_trajectory(line: bytes) -> Trajectory:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON ({error}); it reads {line[:60]!r}") from error
+        raise FormatError(f"not JSON ({error}); it reads {excerpt(line, 60)!r}") from error
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
         trajectory = Trajectory.from_dict(value)
         _check(trajectory)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"not a trajectory ({error!r})") from error
+        raise FormatError(f"not a trajectory ({blotted(repr(error))})") from error
     return trajectory
 
 

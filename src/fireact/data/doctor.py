@@ -25,6 +25,7 @@ from fireact.data.selection import content, digest, identity, question, written
 from fireact.data.sources import Own, own_files
 from fireact.errors import DataError
 from fireact.progress import SILENT, Progress
+from fireact.sensitive import blotted, sensitive
 from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
@@ -136,6 +137,7 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
     for entry in entries(block):
         if entry.trajectory is None:
             part.found.append((entry.line, "unreadable", entry.reason))
+            part.found += [(entry.line, *one) for one in sensitive(entry.raw.decode(errors="replace"))]
             continue
         one, length = entry.trajectory, lengths(entry.trajectory, config.student)
         _count(part, one)
@@ -197,7 +199,7 @@ def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT
     if config.student:
         load_tokenizer(config.student)
     parts, found = _examined(config, file, progress)
-    found += [(damage.number, "unreadable", damage.detail) for damage in own.bad]
+    found += [(damage.number, "unreadable", blotted(damage.detail)) for damage in own.bad]
     n = sum(len(part.lines) for part in parts)
     if not n and not found:
         raise DataError(f"{config.data} holds no trajectories.")

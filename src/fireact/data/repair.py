@@ -17,12 +17,13 @@ from typing import Any
 from fireact import jsonl
 from fireact.data.dataset import past
 from fireact.data.doctor import DoctorConfig, bounds_of, diagnose_file
-from fireact.data.findings import Bounds, blotted, known_tools, sensitive, strings
+from fireact.data.findings import Bounds, known_tools
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import own_files
 from fireact.data.steps import faults
 from fireact.formats.released import repaired, reparable
 from fireact.progress import SILENT, Progress
+from fireact.sensitive import blotted, sensitive, strings
 from fireact.store import TRAJECTORIES, RunDir, file_hash, shown
 from fireact.types import Trajectory
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -19,11 +19,10 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, unknown
+from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREADABLE, Damage
 from fireact.store import TRAJECTORIES, trajectory_file
-
-_OWN = {"task", "example", "steps", "stop"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,14 @@ def is_own(path: Path) -> bool:
     """Whether a path is a run directory or JSONL of trajectories, by its first lines; torn ones count where it is JSONL."""
     if path.is_dir():
         return (path / TRAJECTORIES).exists()
+    rows = []
     try:
         for _, line in islice(jsonl.numbered(path), HEAD):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
-                continue
-            return isinstance(value, dict) and len(_OWN & value.keys()) > 1
+            with suppress(ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
+                rows.append(json.loads(line))
     except DataError:
         return not path.exists()
-    return path.suffix == ".jsonl"
+    return sniff(rows) if rows else path.suffix == ".jsonl"
 
 
 @contextmanager
