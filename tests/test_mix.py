@@ -290,7 +290,7 @@ def test_the_papers_mixtures(name: str, tmp_path: Path) -> None:
         ('where = "correct"', "list of filters"),
         ('best_of = "2"', "best_of is '2'"),
         ("holdout = 1", "holdout"),
-        ("weigh_bad = 0.5", "no fractions yet"),
+        ("weigh_bad = 1.5", "from 0 to 1"),
         ('balance = "colour"', "balance 'colour'"),
         ('balance = "task"\ntake = {"a/b" = 1}', "exclude each other"),
         ('take = {"a" = 1}', "TASK/METHOD"),

@@ -252,7 +252,8 @@ def mix(
         float | None, typer.Option(help="Share of each task's questions that goes to holdout.jsonl instead.")
     ] = None,
     weigh_bad: Annotated[
-        float | None, typer.Option(help="0: disturbed, faulty and repeated steps are kept but not learned.")
+        float | None,
+        typer.Option(help="How much disturbed, faulty and repeated steps are learned; 0: they are context only."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and order. Default: 0.")] = None,
     skip_bad: Annotated[
@@ -954,6 +955,9 @@ def render(
     form: Annotated[
         str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
     ] = "tokens",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that cannot be read, and say so.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what a student is trained on, token by token, or write it for another trainer.
@@ -962,7 +966,9 @@ def render(
     """
     from fireact.training.samples import Rendering
 
-    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers)
+    rendering = Rendering(
+        data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers, skip_bad=skip_bad
+    )
     if out is not None:
         counts = rendering.write(out, form, progress=terminal.Terminal())
         print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import time
@@ -235,6 +236,8 @@ def _check(trajectory: Trajectory) -> None:
             raise TypeError("thought and text of a step must be text")
         if not (observation is None or isinstance(observation, str)) or not isinstance(step.weight, (int, float)):
             raise TypeError("an observation must be text and a weight a number")
+        if not 0 <= step.weight < math.inf:
+            raise ValueError(f"the weight of a step is {step.weight}; it must be a number from 0")
         if action is not None and not (isinstance(action.name, str) and isinstance(action.arguments, dict)):
             raise TypeError("an action must have a name and arguments")
 

@@ -23,6 +23,7 @@ from fireact.evaluation.failures import FAILURES, failure
 from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
 from fireact.render.react import call
+from fireact.render.tokens import REWRITTEN
 from fireact.reporting.terminal import table as report_table
 from fireact.reporting.wording import MINUS, number, p_value, points
 from fireact.reporting.wording import interval as wide
@@ -147,7 +148,7 @@ def print_step(step: Step) -> None:
 
 def print_sample(sample: Peek) -> None:
     """A training sample: the trained words in green, the others dim, and how many they are."""
-    part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
+    part = f", part {sample.part} of {sample.parts} ({REWRITTEN})" if sample.parts > 1 else ""
     RESULT.rule(escape(f"{sample.key}{part}"), align="left")
     RESULT.print(_marked(sample.spans, RESULT), soft_wrap=True)
     RESULT.print(
@@ -167,9 +168,9 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
     if counts["tokens"]:
         shown += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
     if counts["rewritten"]:
-        shown += (
-            f"; {counts['rewritten']} trajectories are one sample a step, since the template rewrites earlier turns"
-        )
+        shown += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
+    if counts["skipped"]:
+        shown += f"; {counts['skipped']} lines that cannot be read are left out"
     RESULT.print(escape(f"{shown}. Written to {out}."), soft_wrap=True)
 
 

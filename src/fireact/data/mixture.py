@@ -43,7 +43,7 @@ class MixConfig:
     ``take`` are counts, or proportions of ``n``; ``weights`` are proportions of ``n``, or of as many as there are;
     ``balance`` takes as many of each task, method or difficulty. ``best_of`` keeps so many of each question before
     that (0 is all). ``holdout`` is the share of each task's questions whose trajectories go to a second file, first of all.
-    ``weigh_bad`` 0 keeps disturbed, faulty and repeated steps as context that is not learned. ``workers`` 0 is by size.
+    ``weigh_bad`` is the weight of disturbed, faulty and repeated steps; 0 keeps them as context only. ``workers`` 0 is by size.
     """
 
     sources: Sequence[str]
@@ -86,8 +86,8 @@ def _check(config: MixConfig) -> None:
             raise ConfigError(f"mix: {name!r} = {count} is not of the form TASK/METHOD = a number over 0.")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"mix: holdout is {config.holdout}; it is a share, from 0 to below 1.")
-    if config.weigh_bad not in (0, 1):
-        raise ConfigError(f"mix: weigh_bad is {config.weigh_bad}; it must be 0 or 1: training knows no fractions yet.")
+    if not 0 <= config.weigh_bad <= 1:
+        raise ConfigError(f"mix: weigh_bad is {config.weigh_bad}; it must be from 0 to 1.")
     if (config.n is not None and config.n < 1) or config.best_of < 0 or config.workers < 0:
         raise ConfigError("mix: n must be at least 1, best_of and workers at least 0.")
 
@@ -273,9 +273,9 @@ def _chosen(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[
         table = table[index]
     if not len(table):
         raise ConfigError(f"nothing is left to train on ({'; '.join(history)}). Ask for other proportions.")
-    if config.weigh_bad == 0:
+    if config.weigh_bad != 1:
         steps, found = int(table.rows["bad"].sum()), int((table.rows["bad"] > 0).sum())
-        history = (*history, f"bad steps weigh 0: {steps} steps of {found} trajectories")
+        history = (*history, f"bad steps weigh {config.weigh_bad:g}: {steps} steps of {found} trajectories")
     return table[selection.shuffled(table, config.seed)], history
 
 
