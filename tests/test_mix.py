@@ -374,3 +374,31 @@ def test_bad_lines_among_the_first_do_not_hide_that_a_file_is_ours(tmp_path: Pat
         assert reader_of(open_source(tmp_path / "a.jsonl", skip=True)).name == "fireact"
     (tmp_path / "b.jsonl").write_text('{"instruction": "q", "output": "Action: finish[a]"}\n')
     assert not is_own(tmp_path / "b.jsonl")
+
+
+def test_a_source_that_is_named_twice_is_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", many(2))
+    with pytest.raises(ConfigError, match="named twice"):
+        MixConfig((path, path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps", "'steps' has a value: compare it"),
+        ("meta.hops", "'meta.hops' has a value"),
+        ("correct=1", "'correct' holds or does not"),
+        ("corect", "there is no 'corect', but 'correct'"),
+        ("step<=3", "there is no 'step', but 'steps'"),
+        ("qqq", "there is no 'qqq'. Known: .*difficulty, meta.NAME"),
+    ],
+)
+def test_a_wrong_filter_is_told_what_would_be_right(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        predicate(text)
+
+
+def test_the_name_of_a_composed_filter_gives_the_same_filter() -> None:
+    composed = predicate("correct or(finished)") & predicate("steps<=0")
+    for one in many(6):
+        assert composed(one) == predicate(composed.name)(one) is False

@@ -76,6 +76,9 @@ def read_mixture(name: str | Path) -> dict[str, Any]:
 
 def _check(config: MixConfig) -> None:
     _check_types(config)
+    twice = [source for source, count in Counter(config.sources).items() if count > 1]
+    if twice:
+        raise ConfigError(f"mix: {shown(twice[0])} is named twice as a source. Name it once.")
     chosen = [name for name in ("take", "weights", "balance") if getattr(config, name)]
     if len(chosen) > 1:
         raise ConfigError(f"mix: {' and '.join(chosen)} exclude each other. Give one.")
