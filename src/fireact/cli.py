@@ -324,6 +324,7 @@ def doctor(
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Name of a tool that exists; repeatable.")] = None,
     max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     max_observation: Annotated[int, typer.Option(help="Longest observation in characters.")] = 2000,
+    renderer: RendererName = "react",
     fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy with a log of every change.")] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Check instead that a served student is asked the tokens it was trained on.")
@@ -347,7 +348,7 @@ def doctor(
 
     settings: dict[str, Any] = {
         "data": data, "student": student, "against": tuple(against or ()), "tools": tuple(tool or ()),
-        "max_length": max_length, "max_observation": max_observation, "workers": workers,
+        "max_length": max_length, "max_observation": max_observation, "renderer": renderer, "workers": workers,
     }  # fmt: skip
     if fix:
         _print(_run("doctor", settings, out, force=force, dry_run=False), out, as_json=as_json)

@@ -208,6 +208,8 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         RESULT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
     for line in manifest.get("history", ()):
         RESULT.print(escape(line))
+    if remaining := manifest.get("remaining"):
+        RESULT.print(escape(f"Still to say of it: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
     RESULT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
 
 
@@ -582,7 +584,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     RESULT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
-    RESULT.print(escape(f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."))
+    told = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
+    RESULT.print(escape(told if diagnosis.n else "No line is a trajectory."))
     if tokens := diagnosis.tokens:
         RESULT.print(
             escape(
@@ -594,8 +597,9 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
+        where = f": lines {lines}" if finding.lines else ""
         such = f" ({finding.example})" if finding.example else ""
-        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines}{such}')}")
+        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}{where}{such}')}")
         RESULT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
         RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))

@@ -30,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable": Kind("error", "lines that are no trajectory", "--fix leaves them out"),
     "repeated episode": Kind("error", "episodes that are there twice", "--fix keeps the first"),
     "contaminated": Kind("error", "questions that overlap an evaluation set", "--fix leaves them out"),
+    "not compared": Kind("warning", "tasks whose held-out questions were not looked up", "set FIREACT_DATA to the folder of their questions, or give --against"),
     "secret": Kind("error", "keys and tokens", "--fix blots them out; withdraw the key where it was issued"),
     "fault": Kind("error", "episodes that a fault of tools or models ended", "--fix leaves them out"),
     "no action": Kind("error", "steps without a readable action", "--fix gives them weight 0; or mix --weigh-bad 0"),

@@ -30,7 +30,7 @@ from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.released import repaired, reparable
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, parse_trajectory, shown
+from fireact.store import TRAJECTORIES, RunDir, absolute, parse_trajectory, shown
 from fireact.types import Trajectory
 
 HELD_OUT = "holdout.jsonl"
@@ -141,7 +141,7 @@ def _mixed(config: MixConfig, sources: Sequence[Own], out: Path, progress: Progr
     table, history = _chosen(table[~held], config, history)
     fixed = Counter[str]()
     with ThreadPoolExecutor(1) as beside:
-        digests = beside.map(_source_hash, sources)
+        digests = beside.map(lambda own: own.digest, sources)
         _copy(out / TRAJECTORIES, table, files, config, fixed)
         if config.holdout:
             _copy(out / HELD_OUT, apart, files, config, fixed)
@@ -324,10 +324,6 @@ def _copied(table: Table, files: Sequence[Path], config: MixConfig, fixed: Count
     finally:
         for number in opened:
             os.close(number)
-
-
-def _source_hash(own: Own) -> str:
-    return file_hash(own.source if own.source.is_file() else own.file)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

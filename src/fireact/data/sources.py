@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREADABLE, Damage
-from fireact.store import TRAJECTORIES, trajectory_file
+from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,17 @@ class Own:
     file: Path
     bad: tuple[Damage, ...] = ()
     turned: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The hash of what the user named: of a file, of the trajectories of a run, or of all files of a directory."""
+        if self.source.is_file():
+            return file_hash(self.source)
+        if not self.turned:
+            return file_hash(self.file)
+        files = sorted(path for path in self.source.rglob("*") if path.is_file())
+        named = "".join(f"{path.relative_to(self.source)} {file_hash(path)}\n" for path in files)
+        return sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
 
     def place(self, number: int) -> str:
         """How a line of the file is named to the user."""
