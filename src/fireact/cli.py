@@ -252,7 +252,8 @@ def mix(
         float | None, typer.Option(help="Share of each task's questions that goes to holdout.jsonl instead.")
     ] = None,
     weigh_bad: Annotated[
-        float | None, typer.Option(help="0: disturbed, faulty and repeated steps are kept but not learned.")
+        float | None,
+        typer.Option(help="How much disturbed, faulty and repeated steps are learned; 0: they are context only."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and order. Default: 0.")] = None,
     skip_bad: Annotated[
@@ -323,6 +324,7 @@ def doctor(
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Name of a tool that exists; repeatable.")] = None,
     max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     max_observation: Annotated[int, typer.Option(help="Longest observation in characters.")] = 2000,
+    renderer: RendererName = "react",
     fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy with a log of every change.")] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Check instead that a served student is asked the tokens it was trained on.")
@@ -346,7 +348,7 @@ def doctor(
 
     settings: dict[str, Any] = {
         "data": data, "student": student, "against": tuple(against or ()), "tools": tuple(tool or ()),
-        "max_length": max_length, "max_observation": max_observation, "workers": workers,
+        "max_length": max_length, "max_observation": max_observation, "renderer": renderer, "workers": workers,
     }  # fmt: skip
     if fix:
         _print(_run("doctor", settings, out, force=force, dry_run=False), out, as_json=as_json)
@@ -961,6 +963,9 @@ def render(
     form: Annotated[
         str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
     ] = "tokens",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that cannot be read, and say so.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what a student is trained on, token by token, or write it for another trainer.
@@ -969,7 +974,9 @@ def render(
     """
     from fireact.training.samples import Rendering
 
-    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers)
+    rendering = Rendering(
+        data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers, skip_bad=skip_bad
+    )
     if out is not None:
         counts = rendering.write(out, form, progress=terminal.Terminal())
         print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)

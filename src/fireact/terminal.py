@@ -23,6 +23,7 @@ from fireact.evaluation.failures import FAILURES, failure
 from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
 from fireact.render.react import call
+from fireact.render.tokens import REWRITTEN
 from fireact.reporting.terminal import table as report_table
 from fireact.reporting.wording import MINUS, number, p_value, points
 from fireact.reporting.wording import interval as wide
@@ -147,7 +148,7 @@ def print_step(step: Step) -> None:
 
 def print_sample(sample: Peek) -> None:
     """A training sample: the trained words in green, the others dim, and how many they are."""
-    part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
+    part = f", part {sample.part} of {sample.parts} ({REWRITTEN})" if sample.parts > 1 else ""
     RESULT.rule(escape(f"{sample.key}{part}"), align="left")
     RESULT.print(_marked(sample.spans, RESULT), soft_wrap=True)
     RESULT.print(
@@ -167,9 +168,9 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
     if counts["tokens"]:
         shown += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
     if counts["rewritten"]:
-        shown += (
-            f"; {counts['rewritten']} trajectories are one sample a step, since the template rewrites earlier turns"
-        )
+        shown += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
+    if counts["skipped"]:
+        shown += f"; {counts['skipped']} lines that cannot be read are left out"
     RESULT.print(escape(f"{shown}. Written to {out}."), soft_wrap=True)
 
 
@@ -207,6 +208,8 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         RESULT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
     for line in manifest.get("history", ()):
         RESULT.print(escape(line))
+    if remaining := manifest.get("remaining"):
+        RESULT.print(escape(f"Still to say of it: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
     RESULT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
 
 
@@ -581,7 +584,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     RESULT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
-    RESULT.print(escape(f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."))
+    told = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
+    RESULT.print(escape(told if diagnosis.n else "No line is a trajectory."))
     if tokens := diagnosis.tokens:
         RESULT.print(
             escape(
@@ -593,8 +597,9 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
+        where = f": lines {lines}" if finding.lines else ""
         such = f" ({finding.example})" if finding.example else ""
-        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines}{such}')}")
+        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}{where}{such}')}")
         RESULT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
         RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))

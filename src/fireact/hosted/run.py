@@ -188,6 +188,11 @@ def row_of(trajectory: Trajectory) -> dict[str, Any]:
     """One sample, to the last turn that is learnt; one before it that is not has the weight 0."""
     messages = []
     sample = ReActRenderer().sample(trajectory)
+    odd = [message.weight for message in sample if message.weight != 1]
+    if odd:
+        raise DataError(
+            f"{trajectory.key} has a step of weight {odd[0]:g}; providers know 0 and 1 alone. Set one of them."
+        )
     for message in sample[: max((at for at, one in enumerate(sample, 1) if one.train), default=len(sample))]:
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.role == "assistant" and not message.train:
