@@ -5,7 +5,8 @@
 
 Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
 training samples went through; what is in flight at a shutdown is finished, and what nobody waits for any more is not
-written on. An agent is asked its last user message, its steps come as ``reasoning_content``, its answer as ``content``.
+written on. An agent is asked its last user message; its words, as it writes them, and what it observes come as
+``reasoning_content``, its answer as ``content``.
 No key is needed on loopback; beyond, one is.
 """
 
@@ -14,19 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import inspect
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
-from fireact.episodes import Agent, Cancelled, Meter
-from fireact.errors import ConfigError, ContextError, FireactError, FormatError, ProviderError, missing_extra
-from fireact.render.react import turn
+from fireact.episodes import Agent, Cancelled, Heard, Meter, aloud
+from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra
+from fireact.serving.voice import Voice, walk
 from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
 from fireact.types import Completion, Message, Step, answer_of
 
@@ -184,7 +183,7 @@ class Asking:
         return (self._student(), {}) if self.asked.model == self.served.name else self._agent()
 
     def _student(self) -> Completion:
-        asked, told = self.asked, list[str]()
+        asked = self.asked
         options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
         if asked.max_tokens is not None:
             options["max_tokens"] = asked.max_tokens
@@ -192,17 +191,9 @@ class Asking:
         def heard(piece: str) -> None:
             if self.left.is_set():
                 raise Cancelled
-            told.append(piece)
             self.tell({"content": piece})
 
-        complete: Callable[..., Completion] = self.served.agent.lm.complete
-        if "heard" in inspect.signature(complete).parameters:  # else it is the user's own: its words come at once
-            options["heard"] = heard
-        completion = complete(asked.messages, **options)
-        rest = completion.text[len("".join(told)) :]
-        if rest:
-            self.tell({"content": rest})
-        return completion
+        return aloud(self.served.agent.lm, asked.messages, heard, **options)
 
     def _agent(self) -> tuple[Completion, dict[str, Any]]:
         asked, agent = self.asked, self.served.agent
@@ -211,11 +202,19 @@ class Asking:
             raise FormatError("an agent is asked the last message of the role user; there is none")
         if asked.stop:
             raise FormatError("stop: an agent ends its turns itself. Leave it out.")
-        meter = _Frugal(replace(agent, temperature=asked.temperature), self.left, asked.max_tokens)
-        steps: list[Step] = []
+        steps, said = list[Step](), list[str]()
+
+        def tell(piece: str) -> None:
+            said.append(piece)
+            self.tell({"reasoning_content": piece})
+
+        voice = Voice(tell)
+        meter = _Frugal(
+            replace(agent, temperature=asked.temperature), self.left, most=asked.max_tokens, heard=voice.heard
+        )
         for step in walk(agent, question, meter, seed=asked.seed):
             steps.append(step)
-            self.tell({"reasoning_content": told(step)})
+            voice.step(step)
             if not meter.left:
                 break
         found = answer_of(steps)
@@ -227,14 +226,14 @@ class Asking:
             finish="length" if found is None else "stop",
             seconds=meter.seconds,
         )
-        return completion, {"reasoning_content": "".join(map(told, steps))}
+        return completion, {"reasoning_content": "".join(said)}
 
 
 class _Frugal(Meter):
     """A meter that lets an episode write ``most`` tokens in all, where a number is given."""
 
-    def __init__(self, agent: Agent, cancelled: threading.Event, most: int | None) -> None:
-        super().__init__(agent, cancelled)
+    def __init__(self, agent: Agent, cancelled: threading.Event, *, most: int | None, heard: Heard) -> None:
+        super().__init__(agent, cancelled, heard=heard)
         self._most, self._turn = most, agent.limits.max_tokens
 
     @property
@@ -244,22 +243,6 @@ class _Frugal(Meter):
 
     def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
         return super().complete(messages, **{"max_tokens": max(1, self.left), **options})
-
-
-def walk(agent: Agent, question: str, meter: Meter, *, seed: int = 0) -> Iterator[Step]:
-    """The steps of an agent on a question that belongs to no task. Raises ProviderError where a tool or the LM fails."""
-    try:
-        tools = meter.tools(f"ask/{question}", seed)
-        yield from islice(agent.method.run(question, meter, tools, seed), agent.limits.max_steps)
-    except FireactError:
-        raise
-    except Exception as fault:  # a tool of the user's may raise anything; there is no trajectory to keep it in
-        raise ProviderError(f"the episode ended in a fault: {type(fault).__name__}: {fault}") from fault
-
-
-def told(step: Step) -> str:
-    """A step in words: the student's turn, and what was observed."""
-    return turn(step) + ("" if step.observation is None else f"\nObservation: {step.observation}") + "\n"
 
 
 async def _stream(asking: Asking, reply: Reply, threads: Executor, watch: asyncio.Task[None]) -> AsyncIterator[bytes]:
