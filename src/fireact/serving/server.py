@@ -1,7 +1,7 @@
 """``fireact serve``: a fine-tuned student, and the agent around it, behind an OpenAI-compatible endpoint.
 
     POST /v1/chat/completions   model NAME is the student alone, NAME-agent the agent with its tools run here
-    GET  /v1/models, /health
+    GET  /v1/models, /v1/models/NAME, /health
 
 Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
 training samples went through; what is in flight at a shutdown is finished, and what nobody waits for any more is not
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import os
 import socket
 import threading
@@ -37,6 +38,7 @@ BODY_SECONDS = 30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
+SERVED = ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/NAME", "GET /health")
 THREADS = 256
 """Requests under way at a time; more wait their turn."""
 
@@ -48,6 +50,7 @@ class Service:
     name: str
     agent: Agent
     max_body: int = MAX_BODY
+    body_seconds: float = BODY_SECONDS
     key: str | None = field(default=None, repr=False)
 
     @property
@@ -68,7 +71,7 @@ def service(name: str, agent: Agent, *, host: str) -> Service:
 
 def key_for(host: str) -> str | None:
     """The key that clients must send, from the environment. Raises ConfigError beyond loopback without one."""
-    key = os.environ.get(KEY) or None
+    key = os.environ.get(KEY, "").strip() or None
     if host not in LOOPBACK and key is None:
         raise ConfigError(
             f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out --host."
@@ -80,6 +83,7 @@ def application(served: Service) -> Any:
     """The ASGI application. Raises ConfigError when the extra is missing."""
     try:
         from starlette.applications import Starlette
+        from starlette.exceptions import HTTPException
         from starlette.requests import Request
         from starlette.responses import JSONResponse, Response, StreamingResponse
         from starlette.routing import Route
@@ -91,6 +95,9 @@ def application(served: Service) -> Any:
     def refuse(status: int, message: str) -> Response:
         return JSONResponse(failure(message), status_code=status)
 
+    def unserved(model: str) -> Response:
+        return refuse(404, f"the model {model!r} is not served. Served: {', '.join(served.names)}")
+
     def refused(request: Request) -> Response | None:
         """Why a request is not answered: no key where one is asked for, else a name that is not this machine's.
 
@@ -100,16 +107,17 @@ def application(served: Service) -> Any:
             if request.url.hostname in LOOPBACK:
                 return None
             return refuse(403, "this endpoint answers to the names of this machine alone")
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         # Headers are read as Latin-1, and most clients send UTF-8.
-        if hmac.compare_digest(sent.encode("latin-1", "replace"), served.key.encode()):
+        same = hmac.compare_digest(sent.strip().encode("latin-1", "replace"), served.key.encode())
+        if same and scheme.lower() == "bearer":
             return None
         return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
 
     async def body(request: Request) -> bytes | None:
         """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
         read = bytearray()
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(served.body_seconds):
             async for part in request.stream():
                 read += part
                 if len(read) > served.max_body:
@@ -122,7 +130,7 @@ def application(served: Service) -> Any:
         try:
             raw = await body(request)
         except TimeoutError:
-            return refuse(408, f"the request did not come within {BODY_SECONDS} seconds")
+            return refuse(408, f"the request did not come within {served.body_seconds:g} seconds")
         if raw is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes")
         try:
@@ -130,7 +138,7 @@ def application(served: Service) -> Any:
         except FormatError as error:
             return refuse(400, str(error))
         if asked.model not in served.names:
-            return refuse(404, f"the model {asked.model!r} is not served. Served: {', '.join(served.names)}")
+            return unserved(asked.model)
         reply, asking = Reply(asked.model), Asking(served, asked)
         watch = asyncio.create_task(left(request, asking.left))
         if asked.stream:
@@ -141,9 +149,12 @@ def application(served: Service) -> Any:
             return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
         except Cancelled:
             return refuse(499, "the client left")
+        except asyncio.CancelledError:
+            return refuse(503, "the server was stopped before the answer was finished")
         except Exception as error:  # whatever it is, the client is told and the server goes on
             return refuse(500, f"{type(error).__name__}: {error}")
-        finally:
+        finally:  # however it ends, nobody listens from here on
+            asking.left.set()
             watch.cancel()
         return JSONResponse(reply.whole(completion, extra=extra))
 
@@ -153,21 +164,34 @@ def application(served: Service) -> Any:
             pass
         gone.set()
 
+    listed = {name: {"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names}
+
     async def models(request: Request) -> Response:
         if (no := refused(request)) is not None:
             return no
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names]
-        return JSONResponse({"object": "list", "data": listed})
+        return JSONResponse({"object": "list", "data": list(listed.values())})
+
+    async def model(request: Request) -> Response:
+        if (no := refused(request)) is not None:
+            return no
+        found = listed.get(request.path_params["id"])
+        return unserved(request.path_params["id"]) if found is None else JSONResponse(found)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def lost(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return refuse(status, f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}")
 
     return Starlette(
         routes=[
             Route("/v1/chat/completions", complete, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/v1/models/{id:path}", model),
             Route("/health", health),
-        ]
+        ],
+        exception_handlers={HTTPException: lost},
     )
 
 
@@ -289,10 +313,21 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     app = application(served)
     listening = bound(host, port)
     served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
-    started(f"http://{host}:{listening.getsockname()[1]}/v1")
+    started(f"http://{address(host, listening.getsockname()[1])}/v1")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
+    logging.getLogger("uvicorn.error").addFilter(_no_fault)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _no_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's log is to be kept: that a shutdown cut off a request is no fault to trace."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -308,5 +343,5 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host}:{port}: {why}. Give another --port.") from error
+        raise ConfigError(f"cannot listen on {address(host, port)}: {why}. Give another --port.") from error
     return listening
