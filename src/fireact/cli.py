@@ -776,20 +776,14 @@ def ask(
     task: LimitsOf = "geo-hop",
     as_json: Json = False,
 ) -> None:
-    """Ask an agent one question, and watch each thought, action and observation as it comes.
+    """Ask an agent one question, and watch each thought and action as it is written, and each observation as it comes.
 
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
-    from fireact.episodes import Meter
-    from fireact.serving.server import walk
-    from fireact.types import Step
+    from fireact.serving import voice
 
     chosen = _agent(agent, task, tool)
-    steps: list[Step] = []
-    for step in walk(chosen, question, Meter(chosen)):
-        steps.append(step)
-        if not as_json:
-            terminal.print_step(step)
+    steps = voice.ask(chosen, question, (lambda piece: None) if as_json else terminal.Speech())
     answer = answer_of(steps)
     if as_json:
         print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
@@ -803,13 +797,11 @@ def chat(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsO
 
     Example: `fireact chat -a runs/quickstart`
     """
-    from fireact.episodes import Meter
-    from fireact.serving.server import walk
+    from fireact.serving import voice
 
     chosen = _agent(agent, task, tool)
     while question := terminal.read_line("Question: "):
-        for step in walk(chosen, question, Meter(chosen)):
-            terminal.print_step(step)
+        voice.ask(chosen, question, terminal.Speech())
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from rich.table import Table
 from fireact.evaluation.failures import FAILURES, failure
 from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
-from fireact.render.react import call
+from fireact.render.react import OBSERVATION, call
 from fireact.render.tokens import REWRITTEN
 from fireact.reporting.terminal import table as report_table
 from fireact.reporting.wording import MINUS, number, p_value, points
@@ -144,6 +145,34 @@ def print_step(step: Step) -> None:
         RESULT.print(f"[bold green]Action:[/] {escape(call(step.action))}")
     if step.observation is not None:
         RESULT.print(f"[dim]Observation: {escape(step.observation)}[/]")
+
+
+class Speech:
+    """Prints an episode as it is told, piece by piece; thought, action and observation are told apart by colour."""
+
+    labels: Mapping[str, str] = {"Thought:": "cyan", "Action:": "bold green", OBSERVATION: "dim"}
+
+    def __init__(self, console: Console = RESULT) -> None:
+        self._console = console
+        self._held, self._style, self._within = "", "", False
+
+    def __call__(self, piece: str) -> None:
+        for part in re.findall(r"[^\n]*\n|[^\n]+", piece):
+            self._held += part
+            if self._within or not self._may_become_a_label():
+                self._print()
+                self._within = not part.endswith("\n")
+
+    def _may_become_a_label(self) -> bool:
+        return any(label != self._held and label.startswith(self._held) for label in self.labels)
+
+    def _print(self) -> None:
+        label = next((one for one in self.labels if not self._within and self._held.startswith(one)), "")
+        if label:
+            self._console.out(label, style=self.labels[label], end="")
+            self._style = self.labels[label] if label == OBSERVATION else ""
+        self._console.out(self._held.removeprefix(label), style=self._style, end="")
+        self._held = ""
 
 
 def print_sample(sample: Peek) -> None:
