@@ -39,7 +39,9 @@ class FakeTuning:
         self.lost = 0
         """Creations of jobs whose reply is lost: the job is there, the client sees a fault."""
         self.rejected = ""
-        """What is wrong with every file, said once it is uploaded (fireworks)."""
+        """What is wrong with every file, said once it is uploaded (fireworks) or read (openai, together)."""
+        self.reading: int | None = None
+        """How often a file is looked at before it is read; until then no job is made of it. None: nothing is told."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -113,6 +115,8 @@ class FakeTuning:
             if group == "datasets":
                 return (200, self.datasets[name]) if name in self.datasets else _missing(name)
             return (200, self.look(name)) if name in self.jobs else _missing(name)
+        if path.startswith("files/"):
+            return self._file(path.removeprefix("files/"))
         parts = path.removeprefix(_jobs(self.kind)).strip("/").split("/")
         if parts == [""]:
             return self.listed([self.shown(job) for job in self.jobs.values()], query)
@@ -144,6 +148,13 @@ class FakeTuning:
             return (500, {}) if self.price is None else (200, {"estimation_available": True, **priced})
         return self._created(query.get("supervisedFineTuningJobId", f"ftjob-{len(self.jobs) + 1}"), body)
 
+    def _file(self, name: str) -> Answer:
+        if self.reading is None:
+            return _missing(name)
+        self.reading = max(0, self.reading - 1)
+        wrong = {"status": "error", "status_details": self.rejected} if self.rejected else {"status": "processed"}
+        return 200, {"id": name, **({"status": "pending"} if self.reading else wrong)}
+
     def _uploaded(self, name: str, raw: bytes) -> Answer:
         self.files[name] = raw
         wrong = {"status": {"code": "INVALID_ARGUMENT", "message": self.rejected}} if self.rejected else {}
@@ -153,6 +164,8 @@ class FakeTuning:
     def _created(self, name: str, body: dict[str, Any]) -> Answer:
         if name in self.jobs:
             return 409, {"error": {"message": "ALREADY_EXISTS"}}
+        if self.reading:
+            return 400, {"error": {"message": "The specified file reference must point to a completed file import."}}
         job = self.create(name, body)
         if self.lost:
             self.lost -= 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fireact.episodes import Agent, Episode
+from fireact.episodes import Agent, Episode, Heard
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
-from fireact.types import Example, Limits, Step, Trajectory, Usage
+from fireact.types import Completion, Example, Limits, Message, Step, Trajectory, Usage
 
 LIMITS = Limits(max_steps=4, max_tokens=32, reflect_at=(2,))
 
@@ -52,6 +53,21 @@ def agent(*replies: str, limits: Limits = LIMITS) -> Agent:
 def episodes(n: int, *replies: str) -> list[Episode]:
     task, who = Small(), agent(*replies)
     return [Episode(task=task, example=example, agent=who) for example in task.examples("train")[:n]]
+
+
+class Slow:
+    """An LM that takes a minute for each answer."""
+
+    name = "slow"
+
+    def complete(
+        self, messages: Sequence[Message], *, max_tokens: int | None = None, heard: Heard | None = None, **options: Any
+    ) -> Completion:
+        for _ in range(0 if max_tokens == 1 else 600):
+            time.sleep(0.1)
+            if heard is not None:
+                heard("on ")
+        return Completion("on", Usage(1, 1, 0, 1), "stop", 60.0)
 
 
 def trajectory(

@@ -16,6 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 LINES = [
     "Thought: I look up the country.\nAction: search[ Chad]",
     "Observation: Chad lies in Africa.\n\n\n  1 2 3",
+    "search[ Chad]\nObservation: Chad lies in Africa.\nsearch[Chad]\nObservation: Chad",
     'system user assistant model\n\n<tool_call>\n{"name": "search", "arguments": {"query": "Chad"}}\n</tool_call>',
 ]
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -104,10 +105,11 @@ def _bytes(family: Family) -> Any:
 
 def _spaces() -> Any:
     """As SentencePiece: a space is a letter, nothing is cut beforehand, and what is not known is written in bytes."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no piece of SentencePiece has a space within
     core.train_from_iterator(
         [line for text in LINES for line in text.splitlines()],
         trainers.BpeTrainer(vocab_size=100, show_progress=False),

@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import GOOD, Echo, Small, agent, trajectory
-from fireact import jsonl
-from fireact.data.contamination import prepare, questions_of
+from fireact import jsonl, terminal
+from fireact.data import MixConfig, mix
+from fireact.data.contamination import held_out_of, prepare, questions_of
 from fireact.data.doctor import DoctorConfig, diagnose
 from fireact.data.duplicates import likeness, near, signature
-from fireact.data.findings import KINDS, Bounds, blotted, check, sensitive
+from fireact.data.findings import KINDS, Bounds, check
 from fireact.data.repair import repair
+from fireact.data.sources import Own
 from fireact.data.steps import faults
 from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, DataError
+from fireact.sensitive import blotted, sensitive
 from fireact.store import read_trajectories
 from fireact.types import Action, Example, Step, Trajectory
 
@@ -128,7 +131,11 @@ def test_a_repaired_copy_has_no_errors_and_a_log_of_every_change(tmp_path: Path)
     assert after.sound and not {"e-mail address", "exact duplicate"} & {finding.kind for finding in after.findings}
     changes = list(jsonl.read(tmp_path / "fixed" / "changes.jsonl"))
     dropped = {change["line"] for change in changes if change["change"] == "left out"}
-    assert dropped == {7, 8, 10, 13, 14, 24}
+    assert dropped == {8, 10, 13, 14, 24}
+    assert [change["line"] for change in changes if change["change"] == "unreadable"] == [7]
+    assert manifest["history"][0].endswith(": 23 (1 lines unreadable)")
+    assert manifest["history"][-1] == "doctor --fix: 23 -> 18"
+    assert manifest["remaining"] == {finding.kind: finding.count for finding in after.findings}
     text = (tmp_path / "fixed" / "trajectories.jsonl").read_text() + (tmp_path / "fixed" / "changes.jsonl").read_text()
     assert KEY not in text and "jo@example.org" not in text and "[key removed]" in text
     kept = {one.key: one for one in read_trajectories(tmp_path / "fixed")}
@@ -163,6 +170,30 @@ def test_secrets_are_said_without_being_told() -> None:
     assert not any(KEY[4:] in what or "a.b@" in what for _, what in found)
     clean = blotted({"a": [text], "n": 1, "none": None})
     assert list(sensitive(clean["a"][0])) == [] and clean["n"] == 1 and blotted(clean) == clean
+
+
+def test_no_message_tells_a_secret_that_it_quotes(tmp_path: Path) -> None:
+    """A key is blotted out before a text is cut: half of one would not be recognised, and is half told."""
+    call = Action(f"call-{KEY}", {"x": "y"})
+    rows: list[Trajectory | str] = [
+        '{"key": "' + KEY + '", "exam',
+        json.dumps({KEY: 1}),
+        replace(sound(1), stop="error", error=f"AuthError: Incorrect API key provided: {KEY}"),
+        sound(2, Step("t", None, None, KEY), finish("Lima")),
+        sound(3, search("3", "Lima", thought=KEY), search("4", "Lima", thought=KEY), finish("Lima")),
+        sound(4, search("5", "Nothing."), finish(KEY)),
+        sound(5, question=f"Is it {KEY}?", answer=KEY),
+        sound(6, Step("t", call, "Unknown action x. Use ...", ""), search("6", "Lima"), finish("Lima")),
+    ]
+    config = DoctorConfig(write(tmp_path / "a.jsonl", *rows))
+    found = diagnose(config)
+    assert {finding.kind: finding.lines for finding in found.findings}["secret"] == tuple(range(1, 9))
+    repair(config, tmp_path / "fixed")
+    with pytest.raises(DataError, match="line 1") as refused:
+        mix(MixConfig((config.data,)), tmp_path / "mixed")
+    said = [json.dumps(found.to_dict()), str(found.drops), str(refused.value)]
+    said += [file.read_text() for file in (tmp_path / "fixed").iterdir() if file.is_file()]
+    assert not any(KEY[4:8] in text for text in said)
 
 
 @given(st.text(), st.text(), st.lists(st.text(), max_size=4))
@@ -280,6 +311,75 @@ def test_what_a_user_says_between_turns_is_no_fault() -> None:
 
 def test_a_torn_file_of_another_format_is_diagnosed(tmp_path: Path) -> None:
     row = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Action: finish[a]"}]}\n'
-    (tmp_path / "torn.jsonl").write_text(row + '{"messages": [\n')
-    found = {finding.kind: finding.lines for finding in diagnose(DoctorConfig(str(tmp_path / "torn.jsonl"))).findings}
+    (tmp_path / "torn.jsonl").write_text(row + '{"messages": [\n' + row.replace('"q"', '"another question"'))
+    config = DoctorConfig(str(tmp_path / "torn.jsonl"))
+    found = {finding.kind: finding.lines for finding in diagnose(config).findings}
     assert found["unreadable"] == (2,)
+    manifest = repair(config, tmp_path / "fixed")  # the row is not taken for the second episode of those that were read
+    assert [one.example.question for one in read_trajectories(tmp_path / "fixed")] == ["q", "another question"]
+    assert manifest["changes"] == {"unreadable": 1} and manifest["history"][-1] == "doctor --fix: 2 -> 2"
+
+
+def test_held_out_questions_that_are_not_there_are_said_not_to_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FIREACT_DATA", raising=False)
+    held_out_of.cache_clear()
+    rows = [replace(sound(at), task=task) for at, task in enumerate(("strategyqa", "mmlu", "sys:exit"))]
+    config = DoctorConfig(write(tmp_path / "a.jsonl", *rows))
+    found = diagnose(config)
+    (silent,) = found.to_dict()["findings"]
+    assert (silent["kind"], silent["level"], silent["count"]) == ("not compared", "warning", 2)
+    assert "mmlu: its questions are not on this machine; strategyqa" in silent["example"] and found.sound
+    assert any("not compared: sys:exit: no task of that name" in note for note in found.notes)
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?"}\n')
+    assert not diagnose(replace(config, against=(str(tmp_path / "q.jsonl"),))).findings
+
+
+@pytest.mark.parametrize("wrong", [{"max_length": -3}, {"max_observation": 0}, {"workers": -2}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="it must be at least"):
+        DoctorConfig("a.jsonl", **wrong)
+
+
+@pytest.mark.parametrize("renderer", ["react", "tool_calls", "alpaca"])
+def test_tokens_are_those_that_train_would_see_with_the_renderer(renderer: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from fireact.training.samples import Rendering
+    from tiny import tiny_tokenizer
+
+    tiny_tokenizer().save_pretrained(tmp_path / "student")
+    (tmp_path / "student" / "config.json").write_text('{"model_type": "llama"}')
+    student, data = str(tmp_path / "student"), write(tmp_path / "a.jsonl", sound(0), sound(1))
+    found = diagnose(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000))
+    made = list(Rendering(Path(data), renderer=renderer, student=student).peek())
+    assert found.tokens["total"] == sum(one.tokens for one in made)
+    assert found.tokens["trained"] == sum(one.trained for one in made)
+    guessed = [diagnose(DoctorConfig(data, renderer=name)).tokens["trained"] for name in ("react", "tool_calls")]
+    assert guessed[1] > 0.5 * guessed[0]  # calls count, though they stand beside the words
+
+
+def test_calls_that_nothing_is_known_to_check_against_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", sound(0), sound(1), sound(2, finish("Lima"), meta={"tools": [{"name": "x"}]}))
+    assert any("tools not known in 2 episodes" in note for note in diagnose(DoctorConfig(path)).notes)
+    assert not any("tools not known" in note for note in diagnose(DoctorConfig(path, tools=("search",))).notes)
+
+
+def test_a_file_without_a_readable_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = diagnose(DoctorConfig(write(tmp_path / "a.jsonl", '{"task":"small","exam')))
+    terminal.print_diagnosis(found, as_json=False)
+    assert "No line is a trajectory." in (shown := capsys.readouterr().out) and "Stopped" not in shown
+    assert repair(DoctorConfig(found.data), tmp_path / "fixed")["history"][-1] == "doctor --fix: 0 -> 0"
+
+
+def test_a_directory_of_files_is_named_by_what_is_in_it(tmp_path: Path) -> None:
+    def digest() -> str:
+        return Own(tmp_path / "in", tmp_path / "temporary.jsonl", turned=True).digest
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.parquet").write_bytes(b"1")
+    before = digest()
+    (tmp_path / "temporary.jsonl").write_text("{}\n")
+    assert digest() == before
+    (tmp_path / "in" / "one.parquet").write_bytes(b"2")
+    assert digest() != before

@@ -96,6 +96,18 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path) -> None:
         export(ExportConfig(run=str(tmp_path)), tmp_path / "out")
 
 
+@pytest.mark.parametrize("form", ["merged", "gguf", "ollama"])
+def test_the_built_in_student_is_exported_with_no_option(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIREACT_CACHE", str(tmp_path))
+    tiny_model(tmp_path / "smollm2-135m")  # what is in the cache is taken as it is
+    run = trained("smollm2-135m", tmp_path / "train", scale=0.2)
+    assert export(ExportConfig(run=str(run), to=form), tmp_path / "out")["dtype"] == "float16"
+    wanted = {"merged": {"model.safetensors"}, "gguf": {"model.gguf"}, "ollama": {"model.gguf", "Modelfile"}}
+    assert wanted[form] <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 @pytest.mark.slow
 def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")

@@ -184,6 +184,49 @@ def test_a_rejected_file_is_said(data: str, tmp_path: Path) -> None:
         assert not served.jobs
 
 
+@pytest.mark.parametrize("kind", ["openai", "together"])
+def test_a_job_is_made_once_its_file_is_read(kind: str, data: str, tmp_path: Path) -> None:
+    with FakeTuning(kind, states=STATES[kind]) as served:
+        served.reading = 4
+        assert tune(config(data, served), tmp_path / "run")["job"] and len(served.jobs) == 1
+        assert served.asked.count("GET files/file-1") == 4
+        served.rejected = "line 3 has no messages"
+        with pytest.raises(DataError, match="rejected the file file-2: line 3 has no messages"):
+            tune(config(data, served), tmp_path / "rejected")
+        assert len(served.jobs) == 1
+
+
+def test_a_dated_version_of_the_api_is_asked_without_methods(data: str) -> None:
+    order, bodies = Order(model="base", name="x", epochs=2, seed=5), []
+    with FakeTuning() as served:
+        for url in (served.url, f"{served.url}?api-version=2024-10-21"):
+            WireProvider("openai", url, pause=0.001).create("file-1", order)
+            bodies.append(list(served.jobs.values())[-1])
+    assert (
+        bodies[0]["method"]["supervised"] == {"hyperparameters": {"n_epochs": 2}} and "hyperparameters" not in bodies[0]
+    )
+    assert bodies[1]["hyperparameters"] == {"n_epochs": 2} and "method" not in bodies[1] and bodies[1]["seed"] == 5
+
+
+@pytest.mark.parametrize("price", [-3.0, float("nan"), float("inf")])
+def test_a_price_is_a_number_of_dollars(price: float) -> None:
+    with pytest.raises(ConfigError, match="0 or more"):
+        TuneConfig(data="x", model="openai:x", price=price)
+
+
+def test_an_address_that_is_none_is_refused_at_once() -> None:
+    for url in ("notaurl", "ftp://host/v1", "https://"):
+        with pytest.raises(ConfigError, match="no address of a provider"):
+            TuneConfig(data="x", model=f"openai:x@{url}")
+
+
+def test_what_is_foreseen_of_a_file_that_would_be_rejected_is_that(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "few.jsonl", (one.to_dict() for one in samples(4)))
+    assert expected(TuneConfig(data=str(tmp_path / "few.jsonl"), model="fireworks:x"))["samples"] == 4
+    with pytest.raises(DataError, match="10 at least"):
+        expected(TuneConfig(data=str(tmp_path / "few.jsonl"), model="openai:x"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_job_can_be_cancelled(kind: str, data: str, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 LAYERS = [
-    ["types", "errors", "jsonl", "machine", "names", "progress"],
+    ["types", "errors", "jsonl", "machine", "names", "progress", "sensitive"],
     ["world"],
     ["tasks", "tools", "models", "render", "prompts", "cache"],
     ["methods"],

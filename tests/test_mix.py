@@ -20,8 +20,11 @@ from fireact import jsonl
 from fireact.data import Dataset, MixConfig, mix, predicate, read_mixture, shipped
 from fireact.data.lines import blocks, entries, in_order
 from fireact.data.selection import shares
+from fireact.data.sources import is_own
 from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError
+from fireact.formats.read import reader_of
+from fireact.formats.source import open_source
 from fireact.render.react import ReActRenderer
 from fireact.store import read_trajectories
 from fireact.types import Action, Step, Trajectory
@@ -287,7 +290,7 @@ def test_the_papers_mixtures(name: str, tmp_path: Path) -> None:
         ('where = "correct"', "list of filters"),
         ('best_of = "2"', "best_of is '2'"),
         ("holdout = 1", "holdout"),
-        ("weigh_bad = 0.5", "no fractions yet"),
+        ("weigh_bad = 1.5", "from 0 to 1"),
         ('balance = "colour"', "balance 'colour'"),
         ('balance = "task"\ntake = {"a/b" = 1}', "exclude each other"),
         ('take = {"a" = 1}', "TASK/METHOD"),
@@ -361,3 +364,41 @@ def test_repeats_are_told_and_scores_that_are_missing_fit_nothing(tmp_path: Path
 def test_weights_are_finite(weight: float) -> None:
     with pytest.raises(ConfigError, match="over 0"):
         MixConfig(sources=("a",), weights={"hop/react": weight})
+
+
+def test_bad_lines_among_the_first_do_not_hide_that_a_file_is_ours(tmp_path: Path) -> None:
+    own = json.dumps(trajectory(1).to_dict())
+    for first in ('{"hello": 1}', '{"task": "torn'):
+        (tmp_path / "a.jsonl").write_text(f"{first}\n{own}\n")
+        assert is_own(tmp_path / "a.jsonl")
+        assert reader_of(open_source(tmp_path / "a.jsonl", skip=True)).name == "fireact"
+    (tmp_path / "b.jsonl").write_text('{"instruction": "q", "output": "Action: finish[a]"}\n')
+    assert not is_own(tmp_path / "b.jsonl")
+
+
+def test_a_source_that_is_named_twice_is_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", many(2))
+    with pytest.raises(ConfigError, match="named twice"):
+        MixConfig((path, path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps", "'steps' has a value: compare it"),
+        ("meta.hops", "'meta.hops' has a value"),
+        ("correct=1", "'correct' holds or does not"),
+        ("corect", "there is no 'corect', but 'correct'"),
+        ("step<=3", "there is no 'step', but 'steps'"),
+        ("qqq", "there is no 'qqq'. Known: .*difficulty, meta.NAME"),
+    ],
+)
+def test_a_wrong_filter_is_told_what_would_be_right(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        predicate(text)
+
+
+def test_the_name_of_a_composed_filter_gives_the_same_filter() -> None:
+    composed = predicate("correct or(finished)") & predicate("steps<=0")
+    for one in many(6):
+        assert composed(one) == predicate(composed.name)(one) is False

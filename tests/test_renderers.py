@@ -3,6 +3,7 @@
 import json
 import re
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -25,7 +26,7 @@ from fireact.types import Action, Completion, Example, Message, Step, Trajectory
 pytest.importorskip("transformers")
 
 from fakes import Echo
-from small_tokenizers import FAMILIES, ends, tokenizer
+from small_tokenizers import FAMILIES, LLAMA, ends, tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "renderers"
 RENDERERS = {name: load_renderer(name) for name in ("react", "tool_calls", "alpaca")}
@@ -391,17 +392,15 @@ def test_gpt_and_alpaca_rows_have_the_released_form() -> None:
 
 def test_the_released_rows_are_rendered_byte_for_byte(shared_data: Path) -> None:
     folder = shared_data / "fireact" / "finetune" / "alpaca_format"
-    for name, count in (
-        ("hotpotqa", 500),
-        ("hotpotqa_multimethod", 734),
-        ("multitask", 1344),
-        ("multitask_multimethod", 2063),
+    for name, count, damaged in (
+        ("hotpotqa", 500, 0),
+        ("hotpotqa_multimethod", 734, 1),  # an answer without a thought
+        ("multitask", 1344, 456),  # the options of all of MMLU's questions come first
+        ("multitask_multimethod", 2063, 715),  # of MMLU's 712; and 3 others
     ):
         rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        begun = [
-            row for row in rows if row["output"].startswith("Thought: ")
-        ]  # the others are damaged: options come first
-        assert len(rows) == count and len(begun) >= 0.6 * count
+        begun = [row for row in rows if row["output"].startswith("Thought: ")]
+        assert (len(rows), len(rows) - len(begun)) == (count, damaged)
         odd_ones = 0
         for row in begun:
             if (read := released(row["output"])) is None:
@@ -449,3 +448,13 @@ def test_the_prompt_is_that_of_the_released_evaluation_runs(shared_data: Path) -
 def test_an_unknown_renderer_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'alpaca'"):
         load_renderer("alpca")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_alpaca_episode_is_one_sample_whatever_merges_across_the_end_of_a_turn(family: str) -> None:
+    """Llama-3 and Qwen have a token for a bracket with the newline after it, which begins the mark that ends a turn."""
+    merged = tokenizer(family).tokenize("search[Chad]\nObservation:")
+    assert ("]\u010a" in merged) == (FAMILIES[family].pattern == LLAMA)
+    steps = [replace(LOOK, action=Action("search", {"query": name}), observation=name) for name in ("Chad", "Chile")]
+    (sample,) = samples(trajectory(*steps, DONE), family, "alpaca")
+    assert len(trained(sample)) == 3

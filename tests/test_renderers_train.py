@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fireact import jsonl
 from fireact.agents import build, load_model, load_tools
 from fireact.cli import app
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError
 from fireact.progress import Progress
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
@@ -182,3 +182,15 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     assert [tool["function"]["name"] for tool in first["tools"]] == ["search", "finish"]
     with pytest.raises(ConfigError, match="form 'text' is not known"):
         Rendering(place / "data.jsonl").write(out, "text")
+
+
+def test_lines_that_cannot_be_read_are_left_out_only_where_it_is_asked_for(place: Path, tmp_path: Path) -> None:
+    whole = (place / "data.jsonl").read_text().splitlines()
+    (tmp_path / "torn.jsonl").write_text("\n".join([whole[0], '{"task": "t', whole[1]]) + "\n")
+    data, student, out = str(tmp_path / "torn.jsonl"), str(place / "student"), str(tmp_path / "out.jsonl")
+    for arguments in ([], ["-o", out]):
+        with pytest.raises(DataError, match="line 2: not JSON"):
+            run(data, "--student", student, *arguments)
+    assert run(data, "--student", student, "--skip-bad").count("tokens,") == 2
+    counts = json.loads(run(data, "--student", student, "--skip-bad", "-o", out, "--json"))
+    assert (counts["samples"], counts["skipped"]) == (2, 1)

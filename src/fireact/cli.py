@@ -252,7 +252,8 @@ def mix(
         float | None, typer.Option(help="Share of each task's questions that goes to holdout.jsonl instead.")
     ] = None,
     weigh_bad: Annotated[
-        float | None, typer.Option(help="0: disturbed, faulty and repeated steps are kept but not learned.")
+        float | None,
+        typer.Option(help="How much disturbed, faulty and repeated steps are learned; 0: they are context only."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and order. Default: 0.")] = None,
     skip_bad: Annotated[
@@ -323,6 +324,7 @@ def doctor(
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Name of a tool that exists; repeatable.")] = None,
     max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     max_observation: Annotated[int, typer.Option(help="Longest observation in characters.")] = 2000,
+    renderer: RendererName = "react",
     fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy with a log of every change.")] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Check instead that a served student is asked the tokens it was trained on.")
@@ -346,7 +348,7 @@ def doctor(
 
     settings: dict[str, Any] = {
         "data": data, "student": student, "against": tuple(against or ()), "tools": tuple(tool or ()),
-        "max_length": max_length, "max_observation": max_observation, "workers": workers,
+        "max_length": max_length, "max_observation": max_observation, "renderer": renderer, "workers": workers,
     }  # fmt: skip
     if fix:
         _print(_run("doctor", settings, out, force=force, dry_run=False), out, as_json=as_json)
@@ -778,20 +780,14 @@ def ask(
     task: LimitsOf = "geo-hop",
     as_json: Json = False,
 ) -> None:
-    """Ask an agent one question, and watch each thought, action and observation as it comes.
+    """Ask an agent one question, and watch each thought and action as it is written, and each observation as it comes.
 
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
-    from fireact.episodes import Meter
-    from fireact.serving.server import walk
-    from fireact.types import Step
+    from fireact.serving import voice
 
     chosen = _agent(agent, task, tool)
-    steps: list[Step] = []
-    for step in walk(chosen, question, Meter(chosen)):
-        steps.append(step)
-        if not as_json:
-            terminal.print_step(step)
+    steps = voice.ask(chosen, question, (lambda piece: None) if as_json else terminal.Speech())
     answer = answer_of(steps)
     if as_json:
         print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
@@ -805,13 +801,11 @@ def chat(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsO
 
     Example: `fireact chat -a runs/quickstart`
     """
-    from fireact.episodes import Meter
-    from fireact.serving.server import walk
+    from fireact.serving import voice
 
     chosen = _agent(agent, task, tool)
     while question := terminal.read_line("Question: "):
-        for step in walk(chosen, question, Meter(chosen)):
-            terminal.print_step(step)
+        voice.ask(chosen, question, terminal.Speech())
 
 
 @app.command()
@@ -965,6 +959,9 @@ def render(
     form: Annotated[
         str, typer.Option(help="Of the file: tokens (input_ids, labels) or messages (with what is trained).")
     ] = "tokens",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that cannot be read, and say so.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what a student is trained on, token by token, or write it for another trainer.
@@ -973,7 +970,9 @@ def render(
     """
     from fireact.training.samples import Rendering
 
-    rendering = Rendering(data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers)
+    rendering = Rendering(
+        data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers, skip_bad=skip_bad
+    )
     if out is not None:
         counts = rendering.write(out, form, progress=terminal.Terminal())
         print(json.dumps(counts)) if as_json else terminal.print_rendering(counts, out)

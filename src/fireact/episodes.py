@@ -7,9 +7,10 @@ alone saves. An episode's seconds are those of its LM and tool calls. Methods kn
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -52,15 +53,23 @@ class Cancelled(BaseException):
     """Ends an episode from inside because the run is being stopped; never stored."""
 
 
-class Meter:
-    """An LM for one episode: fills in its limits, counts its usage and seconds, and refuses to go on once cancelled."""
+Heard = Callable[[str], None]
+"""Takes the words of an LM piece by piece; what it raises ends the text."""
 
-    def __init__(self, agent: Agent, cancelled: threading.Event | None = None) -> None:
+
+class Meter:
+    """An LM for one episode: fills in its limits, counts its usage and seconds, and refuses to go on once cancelled.
+
+    Where somebody listens, ``heard`` is given the words of each turn as they are written; native calls are no words.
+    """
+
+    def __init__(self, agent: Agent, cancelled: threading.Event | None = None, *, heard: Heard | None = None) -> None:
         self.name = agent.lm.name
         self.usage = Usage()
         self.seconds = 0.0
         self._agent = agent
         self._cancelled = cancelled or threading.Event()
+        self._heard = heard
 
     def complete(
         self,
@@ -74,7 +83,8 @@ class Meter:
     ) -> Completion:
         if self._cancelled.is_set():
             raise Cancelled
-        completion = self._agent.lm.complete(
+        silent = self._heard is None or bool(tools)
+        completion = (self._agent.lm.complete if silent else self._aloud)(
             messages,
             stop=stop,
             max_tokens=self._agent.limits.max_tokens if max_tokens is None else max_tokens,
@@ -86,9 +96,35 @@ class Meter:
         self.seconds += completion.seconds
         return completion
 
+    def _aloud(self, messages: Sequence[Message], **options: Any) -> Completion:
+        def hear(piece: str) -> None:
+            if self._cancelled.is_set():
+                raise Cancelled
+            if self._heard is not None:
+                self._heard(piece)
+
+        return aloud(self._agent.lm, messages, hear, **options)
+
     def tools(self, key: str, seed: int) -> dict[str, Tool]:
         """The agent's tools as this episode uses them, their seconds counted."""
         return {name: _Timed(for_episode(tool, key, seed), self) for name, tool in self._agent.tools.items()}
+
+
+def aloud(lm: LM, messages: Sequence[Message], heard: Heard, **options: Any) -> Completion:
+    """Complete a chat; its words go to ``heard`` as they are written, or at once where the LM knows no such thing."""
+    told = 0
+
+    def hear(piece: str) -> None:
+        nonlocal told
+        told += len(piece)
+        heard(piece)
+
+    complete: Callable[..., Completion] = lm.complete
+    listens = {"heard": hear} if "heard" in inspect.signature(complete).parameters else {}
+    completion = complete(messages, **options, **listens)
+    if rest := completion.text[told:]:
+        heard(rest)
+    return completion
 
 
 @dataclass(frozen=True, slots=True)

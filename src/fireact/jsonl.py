@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fireact.errors import DataError
+from fireact.sensitive import excerpt
 
 
 def dumps(value: Any) -> str:
@@ -85,7 +86,7 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
         value = json.loads(line)
     except ValueError as error:
         raise DataError(
-            f"{path}, line {number}: not JSON ({error}); it reads {line[:60]!r}. Repair or delete that line."
+            f"{path}, line {number}: not JSON ({error}); it reads {excerpt(line, 60)!r}. Repair or delete that line."
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}.")

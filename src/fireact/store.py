@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import time
@@ -23,6 +24,7 @@ import tomli_w
 
 from fireact import jsonl
 from fireact.errors import BusyError, DataError, FormatError
+from fireact.sensitive import blotted, excerpt
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -223,14 +225,14 @@ def parse_trajectory(line: bytes) -> Trajectory:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON ({error}); it reads {line[:60]!r}") from error
+        raise FormatError(f"not JSON ({error}); it reads {excerpt(line, 60)!r}") from error
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
         trajectory = Trajectory.from_dict(value)
         _check(trajectory)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"not a trajectory ({error!r})") from error
+        raise FormatError(f"not a trajectory ({blotted(repr(error))})") from error
     return trajectory
 
 
@@ -252,6 +254,8 @@ def _check(trajectory: Trajectory) -> None:
             raise TypeError("thought and text of a step must be text")
         if not (observation is None or isinstance(observation, str)) or not isinstance(step.weight, (int, float)):
             raise TypeError("an observation must be text and a weight a number")
+        if not 0 <= step.weight < math.inf:
+            raise ValueError(f"the weight of a step is {step.weight}; it must be a number from 0")
         if action is not None and not (isinstance(action.name, str) and isinstance(action.arguments, dict)):
             raise TypeError("an action must have a name and arguments")
 

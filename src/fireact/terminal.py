@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,8 @@ from rich.table import Table
 from fireact.evaluation.failures import FAILURES, failure
 from fireact.evaluation.rescore import Rescored
 from fireact.progress import Progress
-from fireact.render.react import call
+from fireact.render.react import OBSERVATION, call
+from fireact.render.tokens import REWRITTEN
 from fireact.reporting.terminal import table as report_table
 from fireact.reporting.wording import MINUS, number, p_value, points
 from fireact.reporting.wording import interval as wide
@@ -145,9 +147,37 @@ def print_step(step: Step) -> None:
         RESULT.print(f"[dim]Observation: {escape(step.observation)}[/]")
 
 
+class Speech:
+    """Prints an episode as it is told, piece by piece; thought, action and observation are told apart by colour."""
+
+    labels: Mapping[str, str] = {"Thought:": "cyan", "Action:": "bold green", OBSERVATION: "dim"}
+
+    def __init__(self, console: Console = RESULT) -> None:
+        self._console = console
+        self._held, self._style, self._within = "", "", False
+
+    def __call__(self, piece: str) -> None:
+        for part in re.findall(r"[^\n]*\n|[^\n]+", piece):
+            self._held += part
+            if self._within or not self._may_become_a_label():
+                self._print()
+                self._within = not part.endswith("\n")
+
+    def _may_become_a_label(self) -> bool:
+        return any(label != self._held and label.startswith(self._held) for label in self.labels)
+
+    def _print(self) -> None:
+        label = next((one for one in self.labels if not self._within and self._held.startswith(one)), "")
+        if label:
+            self._console.out(label, style=self.labels[label], end="")
+            self._style = self.labels[label] if label == OBSERVATION else ""
+        self._console.out(self._held.removeprefix(label), style=self._style, end="")
+        self._held = ""
+
+
 def print_sample(sample: Peek) -> None:
     """A training sample: the trained words in green, the others dim, and how many they are."""
-    part = f", part {sample.part} of {sample.parts} (the template rewrites earlier turns)" if sample.parts > 1 else ""
+    part = f", part {sample.part} of {sample.parts} ({REWRITTEN})" if sample.parts > 1 else ""
     RESULT.rule(escape(f"{sample.key}{part}"), align="left")
     RESULT.print(_marked(sample.spans, RESULT), soft_wrap=True)
     RESULT.print(
@@ -167,9 +197,9 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
     if counts["tokens"]:
         shown += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
     if counts["rewritten"]:
-        shown += (
-            f"; {counts['rewritten']} trajectories are one sample a step, since the template rewrites earlier turns"
-        )
+        shown += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
+    if counts["skipped"]:
+        shown += f"; {counts['skipped']} lines that cannot be read are left out"
     RESULT.print(escape(f"{shown}. Written to {out}."), soft_wrap=True)
 
 
@@ -207,6 +237,8 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         RESULT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
     for line in manifest.get("history", ()):
         RESULT.print(escape(line))
+    if remaining := manifest.get("remaining"):
+        RESULT.print(escape(f"Still to say of it: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
     RESULT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
 
 
@@ -582,7 +614,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     RESULT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
-    RESULT.print(escape(f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."))
+    told = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
+    RESULT.print(escape(told if diagnosis.n else "No line is a trajectory."))
     if tokens := diagnosis.tokens:
         RESULT.print(
             escape(
@@ -594,8 +627,9 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
+        where = f": lines {lines}" if finding.lines else ""
         such = f" ({finding.example})" if finding.example else ""
-        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}: lines {lines}{such}')}")
+        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}{where}{such}')}")
         RESULT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
         RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))

@@ -51,7 +51,7 @@ class Step:
     joined: bool = False
     """Written in the same turn as the step before it: one of several calls that the LM made at once."""
     weight: float = 1.0
-    """How much the student learns from this step, relative to the others; 0 keeps it as context only."""
+    """How much the loss of each token of this step counts, relative to the others'; 0 keeps it as context only."""
 
     def to_dict(self) -> dict[str, Any]:
         """The step as JSON holds it; fields at their defaults are left out."""
@@ -119,7 +119,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A chat message; ``train`` is true where the student wrote it and shall learn it.
+    """A chat message; ``train`` is true where the student wrote it and shall learn it, each token with that ``weight``.
 
     ``calls`` are the native tool calls of an assistant's turn. A message of the role ``tool`` holds one observation of
     the tool ``name``; tool messages answer the calls before them in order.
@@ -130,6 +130,7 @@ class Message:
     train: bool = False
     calls: tuple[Action, ...] = ()
     name: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ COVERED = 0.7
 """The share of an evaluation question's runs, and of its telling words, that must be found again."""
 FEW, FEW_SHARE = 2, 0.05
 """A word is telling when at most so many questions of the set have it, or this share of them."""
+UNKNOWN = "no task of that name is known"
 _DIGIT = re.compile(r"\d")
 
 
@@ -112,14 +113,25 @@ def sets_against(against: str) -> tuple[EvaluationSet, ...]:
 
 
 @cache
-def held_out_of(task: str) -> tuple[EvaluationSet, ...]:
-    """The held-out splits of a task that data names; none where its questions are not on this machine."""
+def held_out_of(task: str) -> tuple[tuple[EvaluationSet, ...], str]:
+    """The held-out splits of a task that data names, and why there are none where there are none.
+
+    Only a known name is looked up: one that data made up must not import and call what it names.
+    """
+    if task not in known("task"):
+        return (), UNKNOWN
     try:
         if getattr(load_task(task), "folder", "") is None:  # its questions would be fetched from a hub, unasked
-            return ()
-        return sets_against(task)
-    except FireactError:
-        return ()
+            return (), "its questions are not on this machine"
+        found = sets_against(task)
+    except FireactError as error:
+        return (), str(error).rstrip(".")
+    return found, "" if found else f"it has no {' or '.join(SPLITS)} split"
+
+
+def not_compared(tasks: Iterable[str]) -> dict[str, str]:
+    """The tasks of data whose held-out splits cannot be looked into, each with why."""
+    return {task: why for task in tasks if (why := held_out_of(task)[1])}
 
 
 def _questions(task: Task, split: str) -> list[str]:

@@ -92,10 +92,8 @@ class Dataset:
 
     def weigh_bad(self, weight: float) -> Dataset:
         """The same with that weight on disturbed, faulty and repeated steps; 0 keeps them as context only."""
-        if weight not in (0, 1):
-            raise ConfigError(
-                f"the weight of bad steps is {weight}; it must be 0 or 1, since training knows no fractions."
-            )
+        if not 0 <= weight <= 1:
+            raise ConfigError(f"the weight of bad steps is {weight}; it must be from 0 to 1.")
         found = tuple(weighed(trajectory, weight) for trajectory in self.trajectories)
         changed = sum(one != other for one, other in zip(found, self.trajectories, strict=True))
         return Dataset(found, (*self.history, f"bad steps weigh {weight:g}: {changed} of {len(self)} trajectories"))

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fireact.data.contamination import EvaluationSet, held_out_of, sets_against
+from fireact.data.contamination import UNKNOWN, EvaluationSet, held_out_of, not_compared, sets_against
 from fireact.data.duplicates import HASHES, near, signature
 from fireact.data.filters import is_right
-from fireact.data.findings import KINDS, Bounds, check
+from fireact.data.findings import KINDS, Bounds, check, known_tools
 from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.measure import lengths, load_tokenizer
 from fireact.data.selection import content, digest, identity, question, written
 from fireact.data.sources import Own, own_files
-from fireact.errors import DataError
+from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
+from fireact.sensitive import blotted, sensitive
 from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
@@ -40,6 +41,7 @@ DROPPED = ("unreadable", "fault", "nothing to learn", "repeated episode", "exact
 class DoctorConfig:
     """Settings of ``doctor``: whose tokenizer counts (empty: an estimate), what is allowed, and what must not overlap.
 
+    ``renderer`` is the one that the data will be trained with.
     ``against`` are tasks and files of questions; empty means the held-out splits of the tasks in the data.
     """
 
@@ -49,10 +51,14 @@ class DoctorConfig:
     tools: Sequence[str] = ()
     max_length: int = 1024
     max_observation: int = 2000
+    renderer: str = "react"
     workers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
+        for name, least in (("max_length", 1), ("max_observation", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"doctor: {name} is {getattr(self, name)}; it must be at least {least}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,8 @@ class Part:
     offsets: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
     signatures: npt.NDArray[np.uint32]
+    untold: int = 0
+    """Episodes of which nobody says what tools there were."""
 
 
 def bounds_of(config: DoctorConfig) -> Bounds:
@@ -136,8 +144,11 @@ def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
     for entry in entries(block):
         if entry.trajectory is None:
             part.found.append((entry.line, "unreadable", entry.reason))
+            part.found += [(entry.line, *one) for one in sensitive(entry.raw.decode(errors="replace"))]
             continue
-        one, length = entry.trajectory, lengths(entry.trajectory, config.student)
+        one = entry.trajectory
+        length = lengths(one, config.student, renderer=config.renderer, tools=config.tools)
+        part.untold += not known_tools(one, bounds.tools) and any(step.action for step in one.steps)
         _count(part, one)
         part.found += [(entry.line, kind, what) for kind, what in check(one, bounds)]
         if length[2] > bounds.max_length:
@@ -182,7 +193,7 @@ def evaluation_sets(against: tuple[str, ...], tasks: tuple[str, ...]) -> list[Ev
     """The sets given, or the held-out splits of the tasks. Raises ConfigError for one that is given and unknown."""
     if against:
         return [one for name in against for one in sets_against(name)]
-    return [one for task in dict.fromkeys((*tasks, *EVALUATION_ONLY)) for one in held_out_of(task)]
+    return [one for task in dict.fromkeys((*tasks, *EVALUATION_ONLY)) for one in held_out_of(task)[0]]
 
 
 def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
@@ -194,12 +205,12 @@ def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
 def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT) -> Diagnosis:
     """Look at everything in the lines that hold the data."""
     file = own.file
+    evaluation_sets(tuple(config.against), ())  # a wrong name is said before anything is read
     if config.student:
         load_tokenizer(config.student)
     parts, found = _examined(config, file, progress)
-    found += [(damage.number, "unreadable", damage.detail) for damage in own.bad]
     n = sum(len(part.lines) for part in parts)
-    if not n and not found:
+    if not n and not found and not own.bad:
         raise DataError(f"{config.data} holds no trajectories.")
     lines, digests, offsets, tokens, signatures = (
         np.concatenate([getattr(part, name) for part in parts])
@@ -211,10 +222,9 @@ def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT
     kept = ~np.isin(lines, list(_drops(found)))  # what is left out anyway makes nothing a repeat
     found += _repeated(lines[kept], digests[kept], offsets[kept], file)
     found += _near(lines[kept], digests[kept], offsets[kept], signatures[kept], file)
-    sets = [one.name for one in evaluation_sets(tuple(config.against), tasks)]
-    note = (
-        f"questions compared with: {', '.join(sets)}" if sets else "no evaluation set to compare with; give --against"
-    )
+    absent = {} if config.against else not_compared(tasks)
+    bad = [(damage.number, "unreadable", blotted(damage.detail)) for damage in own.bad]
+    silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
     return Diagnosis(
         data=config.data,
         n=n,
@@ -223,10 +233,30 @@ def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT
         steps=dict(sorted(sum((part.steps for part in parts), Counter[int]()).items())),
         tokens=_token_facts(tokens),
         tokenizer=config.student or "an estimate: a token is 4 characters",
-        findings=_findings(found),
-        notes=(note,),
+        findings=_findings([*found, *bad, *silent]),
+        notes=_notes(config, own, tasks, absent, untold=sum(part.untold for part in parts)),
         drops=_drops(found),
     )
+
+
+def _notes(
+    config: DoctorConfig, own: Own, tasks: tuple[str, ...], absent: Mapping[str, str], *, untold: int
+) -> tuple[str, ...]:
+    """What was not looked at, and how the numbers of lines are meant."""
+    sets = [one.name for one in evaluation_sets(tuple(config.against), tasks)]
+    notes = [
+        f"questions compared with: {', '.join(sets)}" if sets else "no evaluation set to compare with; give --against"
+    ]
+    unknown = [task for task, why in absent.items() if why == UNKNOWN]
+    if unknown:
+        notes.append(f"not compared: {', '.join(unknown)}: {UNKNOWN}; give --against")
+    if untold:
+        notes.append(f"tools not known in {untold:,} episodes, so names of calls were not checked there; give --tool")
+    if own.bad:
+        notes.append(
+            "rows that cannot be read are named by their row, all others by the episode's number among those read"
+        )
+    return tuple(notes)
 
 
 def _examined(config: DoctorConfig, file: Path, progress: Progress) -> tuple[list[Part], list[tuple[int, str, str]]]:
@@ -345,13 +375,19 @@ def _findings(found: Sequence[tuple[int, str, str]]) -> tuple[Finding, ...]:
             about.level,
             len(by_kind[kind]),
             about.says,
-            tuple(sorted({line for line, _ in by_kind[kind]})[:SHOWN]),
-            min(by_kind[kind])[1],
+            tuple(sorted({line for line, _ in by_kind[kind] if line})[:SHOWN]),
+            _example(by_kind[kind]),
             about.fix,
         )
         for kind, about in KINDS.items()
         if kind in by_kind
     )
+
+
+def _example(found: Sequence[tuple[int, str]]) -> str:
+    """What the first line has; of what stands in no line, everything."""
+    line, what = min(found)
+    return what if line else "; ".join(sorted(one for _, one in found))
 
 
 def _drops(found: Sequence[tuple[int, str, str]]) -> dict[int, str]:

@@ -8,6 +8,7 @@ The text is parsed, never evaluated.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import re
@@ -96,7 +97,7 @@ class Filter:
 
 def _whole(part: Filter) -> str:
     """The name of a part within a larger one: in brackets where it has parts of its own."""
-    return f"({part.name})" if re.search(r" (and|or) ", part.name) else part.name
+    return f"({part.name})" if re.search(r"\b(and|or)\b", part.name) else part.name
 
 
 def predicate(text: str) -> Filter:
@@ -123,8 +124,17 @@ class _Parser:
             self.tokens.append((kind, match[match.lastindex or 0]))
 
     def wrong(self, why: str) -> ConfigError:
-        known = f"Known: {', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])} meta.NAME or scores.NAME with =, !=, <=, in {{a,b}}"
+        known = f"Known: {', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])}, meta.NAME or scores.NAME with =, !=, <=, in {{a,b}}"
         return ConfigError(f"unknown filter {self.text!r}: {why}. {known}; and, or, not and brackets join them.")
+
+    def no(self, word: str) -> ConfigError:
+        """The error for a word that is no name, or not in this place."""
+        if word in _NAMED:
+            return self.wrong(f"{word!r} holds or does not, and has nothing to compare: write it alone")
+        if word in (*_NUMBERS, *_TEXTS) or word.startswith((_META, _SCORE)):
+            return self.wrong(f"{word!r} has a value: compare it, as in steps<=6 or method=react")
+        close = difflib.get_close_matches(word, [*_NAMED, *_NUMBERS, *_TEXTS], n=1, cutoff=0.5)
+        return self.wrong(f"there is no {word!r}{f', but {close[0]!r}' if close else ''}")
 
     def peek(self) -> tuple[str, str]:
         return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
@@ -177,7 +187,7 @@ class _Parser:
             self.next()
             return self.membership(word)
         if word not in _NAMED:
-            raise self.wrong(f"there is no {word!r}")
+            raise self.no(word)
         return _NAMED[word]
 
     def comparison(self, name: str, sign: str) -> Predicate:
@@ -199,7 +209,7 @@ class _Parser:
             score = name.removeprefix(_SCORE)
             return lambda trajectory: trajectory.scores.get(score)
         if not name.startswith(_META):
-            raise self.wrong(f"there is no {name!r}")
+            raise self.no(name)
         key = name.removeprefix(_META)
         return lambda trajectory: trajectory.example.meta.get(key)
 

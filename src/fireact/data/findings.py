@@ -6,13 +6,13 @@ told one trajectory and never repairs it. A secret that is found is never repeat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fireact.data.steps import faults
 from fireact.formats.released import damage_of
+from fireact.sensitive import Found, excerpt, sensitive, strings
 from fireact.tasks.scoring import normalise
 from fireact.types import Trajectory
 
@@ -30,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable": Kind("error", "lines that are no trajectory", "--fix leaves them out"),
     "repeated episode": Kind("error", "episodes that are there twice", "--fix keeps the first"),
     "contaminated": Kind("error", "questions that overlap an evaluation set", "--fix leaves them out"),
+    "not compared": Kind("warning", "tasks whose held-out questions were not looked up", "set FIREACT_DATA to the folder of their questions, or give --against"),
     "secret": Kind("error", "keys and tokens", "--fix blots them out; withdraw the key where it was issued"),
     "fault": Kind("error", "episodes that a fault of tools or models ended", "--fix leaves them out"),
     "no action": Kind("error", "steps without a readable action", "--fix gives them weight 0; or mix --weigh-bad 0"),
@@ -56,26 +57,6 @@ KINDS: Mapping[str, Kind] = {
 }  # fmt: skip
 """In the order in which they are shown."""
 
-Found = tuple[str, str]
-"""A kind, and what in particular."""
-
-_KEYS = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{40,}"
-    r"|\bhf_[A-Za-z0-9]{30,}|\bAIza[0-9A-Za-z_-]{35}|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bglpat-[A-Za-z0-9_-]{20,}"
-    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s]{0,8000}-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
-    r"|\b[Bb]earer [A-Za-z0-9._~+/-]{20,}|\b[sr]k_live_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{30,}"
-    r"|\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}"
-    r"|https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,}"
-    r"|(?<=aws_secret_access_key)\s{0,3}[=:]\s{0,3}[\"']?[A-Za-z0-9/+]{40}"
-)
-_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b")
-_MARKS = (
-    "sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "AIza", "xox", "glpat-", "PRIVATE KEY",
-    "earer ", "k_live_", "npm_", "eyJ", "hooks.slack.com", "aws_secret_access_key",
-)  # fmt: skip
-"""One of these stands in every key: looking for them first is far faster than the expression."""
-BLOTTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -89,13 +70,12 @@ class Bounds:
 def check(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
     """Everything that is wrong with one trajectory on its own; steps of weight 0 are not learned, so not judged."""
     if trajectory.stop == "error":
-        yield "fault", str(trajectory.error)[:60]
-        return
-    yield from ((kind, "") for kind in damage_of(trajectory) if kind in KINDS)
-    yield from _steps(trajectory, bounds)
-    yield from _answer(trajectory)
-    texts = "\n".join(strings(trajectory.to_dict()))
-    yield from sensitive(texts)
+        yield "fault", excerpt(str(trajectory.error), 60)
+    else:
+        yield from ((kind, "") for kind in damage_of(trajectory) if kind in KINDS)
+        yield from _steps(trajectory, bounds)
+        yield from _answer(trajectory)
+    yield from sensitive("\n".join(strings(trajectory.to_dict())))
 
 
 def _steps(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
@@ -106,20 +86,20 @@ def _steps(trajectory: Trajectory, bounds: Bounds) -> Iterator[Found]:
     for number, (step, fault) in enumerate(zip(trajectory.steps, faults(trajectory.steps, tools), strict=True), 1):
         if step.observation is not None and len(step.observation) > bounds.max_observation:
             yield "long observation", f"step {number}: {len(step.observation):,} characters"
-        if step.weight == 0:
+        if not step.weight > 0:
             continue
         if fault == "no action":
-            yield "no action", f"step {number}: {step.text[:40]!r}"
+            yield "no action", f"step {number}: {excerpt(step.text, 40)!r}"
         elif fault == "repeated action":
             yield "repeated action", f"step {number}"
         elif fault == "unknown tool or arguments" and step.action is not None:
-            yield "unknown tool", f"step {number}: {step.action.name[:40]}"
+            yield "unknown tool", f"step {number}: {excerpt(step.action.name, 40)}"
         if not step.thought.strip():
             if step.joined or trajectory.method == "io":  # which are written without one
                 continue
             yield "empty thought", f"step {number}"
         elif step.thought in seen:
-            yield "repeated thought", f"step {number}: {step.thought[:40]!r}"
+            yield "repeated thought", f"step {number}: {excerpt(step.thought, 40)!r}"
         seen.add(step.thought)
 
 
@@ -144,41 +124,10 @@ def _answer(trajectory: Trajectory) -> Iterator[Found]:
     gold = normalise(trajectory.example.answer)
     telling = len(gold) > 1 and gold not in ("yes", "no", "true", "false")
     if telling and f" {gold} " in question and " or " not in question:  # "X or Y?" has to name its answer
-        yield "leaked answer", repr(trajectory.example.answer[:40])
+        yield "leaked answer", repr(excerpt(trajectory.example.answer, 40))
     answer = normalise(trajectory.answer or "")
     seen = [f" {normalise(step.observation)} " for step in trajectory.steps if step.observation is not None]
     if not seen or not telling or len(answer) < 2 or answer in ("yes", "no"):
         return
     if not any(f" {answer} " in text for text in seen):
-        yield "unsupported answer", repr((trajectory.answer or "")[:40])
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Every text within parsed JSON, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield key
-            yield from strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from strings(item)
-
-
-def sensitive(text: str) -> Iterator[Found]:
-    """Kinds of sensitive strings in a text, with so little of each that it can be found but not used."""
-    if any(mark in text for mark in _MARKS):
-        yield from (("secret", f"{match[0][:4]}...") for match in _KEYS.finditer(text))
-    if "@" in text:
-        yield from (("e-mail address", f"...@{match[0].rpartition('@')[2]}") for match in _MAIL.finditer(text))
-
-
-def blotted(value: Any) -> Any:
-    """Parsed JSON with every sensitive string replaced by a note."""
-    if isinstance(value, str):
-        kept = _KEYS.sub(BLOTTED["secret"], value) if any(mark in value for mark in _MARKS) else value
-        return _MAIL.sub(BLOTTED["e-mail address"], kept) if "@" in kept else kept
-    if isinstance(value, Mapping):
-        return {blotted(key): blotted(item) for key, item in value.items()}
-    return [blotted(item) for item in value] if isinstance(value, list | tuple) else value
+        yield "unsupported answer", repr(excerpt(trajectory.answer or "", 40))

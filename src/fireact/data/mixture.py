@@ -30,7 +30,7 @@ from fireact.data.steps import weighed
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.released import repaired, reparable
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute, file_hash, parse_trajectory, shown
+from fireact.store import TRAJECTORIES, RunDir, absolute, parse_trajectory, shown
 from fireact.types import Trajectory
 
 HELD_OUT = "holdout.jsonl"
@@ -43,7 +43,7 @@ class MixConfig:
     ``take`` are counts, or proportions of ``n``; ``weights`` are proportions of ``n``, or of as many as there are;
     ``balance`` takes as many of each task, method or difficulty. ``best_of`` keeps so many of each question before
     that (0 is all). ``holdout`` is the share of each task's questions whose trajectories go to a second file, first of all.
-    ``weigh_bad`` 0 keeps disturbed, faulty and repeated steps as context that is not learned. ``workers`` 0 is by size.
+    ``weigh_bad`` is the weight of disturbed, faulty and repeated steps; 0 keeps them as context only. ``workers`` 0 is by size.
     """
 
     sources: Sequence[str]
@@ -76,6 +76,9 @@ def read_mixture(name: str | Path) -> dict[str, Any]:
 
 def _check(config: MixConfig) -> None:
     _check_types(config)
+    twice = [source for source, count in Counter(config.sources).items() if count > 1]
+    if twice:
+        raise ConfigError(f"mix: {shown(twice[0])} is named twice as a source. Name it once.")
     chosen = [name for name in ("take", "weights", "balance") if getattr(config, name)]
     if len(chosen) > 1:
         raise ConfigError(f"mix: {' and '.join(chosen)} exclude each other. Give one.")
@@ -86,8 +89,8 @@ def _check(config: MixConfig) -> None:
             raise ConfigError(f"mix: {name!r} = {count} is not of the form TASK/METHOD = a number over 0.")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"mix: holdout is {config.holdout}; it is a share, from 0 to below 1.")
-    if config.weigh_bad not in (0, 1):
-        raise ConfigError(f"mix: weigh_bad is {config.weigh_bad}; it must be 0 or 1: training knows no fractions yet.")
+    if not 0 <= config.weigh_bad <= 1:
+        raise ConfigError(f"mix: weigh_bad is {config.weigh_bad}; it must be from 0 to 1.")
     if (config.n is not None and config.n < 1) or config.best_of < 0 or config.workers < 0:
         raise ConfigError("mix: n must be at least 1, best_of and workers at least 0.")
 
@@ -138,7 +141,7 @@ def _mixed(config: MixConfig, sources: Sequence[Own], out: Path, progress: Progr
     table, history = _chosen(table[~held], config, history)
     fixed = Counter[str]()
     with ThreadPoolExecutor(1) as beside:
-        digests = beside.map(_source_hash, sources)
+        digests = beside.map(lambda own: own.digest, sources)
         _copy(out / TRAJECTORIES, table, files, config, fixed)
         if config.holdout:
             _copy(out / HELD_OUT, apart, files, config, fixed)
@@ -273,9 +276,9 @@ def _chosen(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[
         table = table[index]
     if not len(table):
         raise ConfigError(f"nothing is left to train on ({'; '.join(history)}). Ask for other proportions.")
-    if config.weigh_bad == 0:
+    if config.weigh_bad != 1:
         steps, found = int(table.rows["bad"].sum()), int((table.rows["bad"] > 0).sum())
-        history = (*history, f"bad steps weigh 0: {steps} steps of {found} trajectories")
+        history = (*history, f"bad steps weigh {config.weigh_bad:g}: {steps} steps of {found} trajectories")
     return table[selection.shuffled(table, config.seed)], history
 
 
@@ -321,10 +324,6 @@ def _copied(table: Table, files: Sequence[Path], config: MixConfig, fixed: Count
     finally:
         for number in opened:
             os.close(number)
-
-
-def _source_hash(own: Own) -> str:
-    return file_hash(own.source if own.source.is_file() else own.file)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

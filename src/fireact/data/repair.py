@@ -16,14 +16,16 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.data.dataset import past
-from fireact.data.doctor import DoctorConfig, bounds_of, diagnose_file
-from fireact.data.findings import Bounds, blotted, known_tools, sensitive, strings
+from fireact.data.doctor import DoctorConfig, bounds_of, diagnose, diagnose_file
+from fireact.data.findings import Bounds, known_tools
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
-from fireact.data.sources import own_files
+from fireact.data.sources import Own, own_files
 from fireact.data.steps import faults
 from fireact.formats.released import repaired, reparable
+from fireact.formats.source import UNREADABLE
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, file_hash, shown
+from fireact.sensitive import blotted, sensitive, strings
+from fireact.store import TRAJECTORIES, RunDir, shown
 from fireact.types import Trajectory
 
 CHANGES = "changes.jsonl"
@@ -39,21 +41,32 @@ def repair(config: DoctorConfig, out: Path, *, force: bool = False, progress: Pr
             return run.manifest
         with own_files([Path(config.data)], skip=True) as (own,):
             diagnosis = diagnose_file(config, own, progress=progress)
-            kept, changed = _write(config, own.file, diagnosis.drops, run.path)
-            digest = file_hash(own.source if own.source.is_file() else own.file)
-        history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}"]
-        history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items())]
+            kept, changed = _write(config, own, diagnosis.drops, run.path)
+            digest = own.digest
+        bad = f" ({changed[UNREADABLE]} lines unreadable)" if changed[UNREADABLE] else ""
+        history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}{bad}"]
+        history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items()) if what != UNREADABLE]
         return run.finish(
             history=[*history, f"doctor --fix: {diagnosis.n} -> {kept}"],
             sources={config.data: digest},
-            changes=dict(changed),
+            changes=dict(+changed),
+            remaining=_remaining(config, run.path, progress) if kept else {},
         )
 
 
-def _write(config: DoctorConfig, source: Path, drops: Mapping[int, str], out: Path) -> tuple[int, Counter[str]]:
-    kept, changed = 0, Counter[str]()
+def _remaining(config: DoctorConfig, out: Path, progress: Progress) -> dict[str, int]:
+    """What is still to say of the copy: how often each kind of finding."""
+    again = replace(config, data=str(out), tools=bounds_of(config).tools)
+    return {finding.kind: finding.count for finding in diagnose(again, progress=progress).findings}
+
+
+def _write(config: DoctorConfig, own: Own, drops: Mapping[int, str], out: Path) -> tuple[int, Counter[str]]:
+    kept, changed = 0, Counter({UNREADABLE: len(own.bad)})
     with jsonl.replacing(out / TRAJECTORIES) as file, jsonl.replacing(out / CHANGES) as log:
-        for lines, changes in _repaired(config, source, drops):
+        for damage in own.bad:
+            change = {"row": damage.number, "key": None, "change": UNREADABLE, "why": blotted(damage.detail)}
+            log.write(jsonl.dumps(change).encode() + b"\n")
+        for lines, changes in _repaired(config, own.file, drops):
             kept += len(lines)
             file.writelines(line + b"\n" for line in lines)
             log.writelines(jsonl.dumps(change).encode() + b"\n" for change in changes)
@@ -86,8 +99,10 @@ def mend(block: Block, before: int, drops: dict[int, str], bounds: Bounds) -> tu
 
 
 def _mended(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[bytes | None, list[Change]]:
-    if reason is not None or entry.trajectory is None:
-        return None, [{"change": "left out", "why": reason or entry.reason}]
+    if entry.trajectory is None:
+        return None, [{"change": UNREADABLE, "why": entry.reason}]
+    if reason is not None:
+        return None, [{"change": "left out", "why": reason}]
     damage = reparable(entry.trajectory)
     whole, changes = _weighed(repaired(entry.trajectory) if damage else entry.trajectory, bounds)
     changes += [{"change": "damage repaired", "why": kind} for kind in damage]

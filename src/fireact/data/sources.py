@@ -10,8 +10,9 @@ import json
 import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,10 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, unknown
+from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREADABLE, Damage
-from fireact.store import TRAJECTORIES, trajectory_file
-
-_OWN = {"task", "example", "steps", "stop"}
+from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,17 @@ class Own:
     bad: tuple[Damage, ...] = ()
     turned: bool = False
 
+    @property
+    def digest(self) -> str:
+        """The hash of what the user named: of a file, of the trajectories of a run, or of all files of a directory."""
+        if self.source.is_file():
+            return file_hash(self.source)
+        if not self.turned:
+            return file_hash(self.file)
+        files = sorted(path for path in self.source.rglob("*") if path.is_file())
+        named = "".join(f"{path.relative_to(self.source)} {file_hash(path)}\n" for path in files)
+        return sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
+
     def place(self, number: int) -> str:
         """How a line of the file is named to the user."""
         return f"{self.source}, {'episode' if self.turned else 'line'} {number}"
@@ -44,16 +55,14 @@ def is_own(path: Path) -> bool:
     """Whether a path is a run directory or JSONL of trajectories, by its first lines; torn ones count where it is JSONL."""
     if path.is_dir():
         return (path / TRAJECTORIES).exists()
+    rows = []
     try:
         for _, line in islice(jsonl.numbered(path), HEAD):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
-                continue
-            return isinstance(value, dict) and len(_OWN & value.keys()) > 1
+            with suppress(ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
+                rows.append(json.loads(line))
     except DataError:
         return not path.exists()
-    return path.suffix == ".jsonl"
+    return sniff(rows) if rows else path.suffix == ".jsonl"
 
 
 @contextmanager

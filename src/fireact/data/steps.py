@@ -44,10 +44,11 @@ def _refused(step: Step) -> bool:
 
 
 def weighed(trajectory: Trajectory, weight: float, tools: Collection[str] = ()) -> Trajectory:
-    """The trajectory with that weight on its bad steps; calls of one turn stand and fall together."""
+    """The trajectory with at most that weight on its bad steps; calls of one turn stand and fall together."""
     bad = _turns(trajectory.steps, [fault is not None for fault in faults(trajectory.steps, tools)])
     steps = (
-        replace(step, weight=weight) if is_bad else step for step, is_bad in zip(trajectory.steps, bad, strict=True)
+        replace(step, weight=min(step.weight, weight)) if is_bad else step
+        for step, is_bad in zip(trajectory.steps, bad, strict=True)
     )
     return replace(trajectory, steps=tuple(steps))
 

@@ -10,10 +10,8 @@ from fireact.types import Trajectory
 
 
 def sniff(rows: Sequence[Any]) -> bool:
-    """Whether the first rows are trajectories as ``collect`` writes them."""
-    return bool(rows) and all(
-        isinstance(row, dict) and {"example", "steps", "stop", "method", "usage"} <= row.keys() for row in rows
-    )
+    """Whether one of the first rows is a trajectory, if a damaged one; the others are then bad lines of our own file."""
+    return any(isinstance(row, dict) and {"example", "steps"} <= row.keys() for row in rows)
 
 
 def read(source: Source) -> Iterator[Trajectory]:

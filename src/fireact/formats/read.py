@@ -30,6 +30,7 @@ from fireact.formats import (
 )
 from fireact.formats.repeats import Repeats
 from fireact.formats.source import Notice, Source, open_source, unheard
+from fireact.sensitive import excerpt
 from fireact.types import Trajectory
 
 
@@ -91,7 +92,7 @@ def reader_of(source: Source, format: str | None = None) -> Reader:
         if reader.sniff(source.head):
             return reader
     seen = source.head[0] if source.head else "nothing"
-    shown = f"keys {', '.join(map(str, seen))[:100]}" if isinstance(seen, dict) else repr(seen)[:100]
+    shown = f"keys {excerpt(', '.join(map(str, seen)), 100)}" if isinstance(seen, dict) else excerpt(repr(seen), 100)
     raise DataError(
         f"{source.path}: the format is not recognised (it begins with {shown}). Name it with --from: "
         f"{', '.join(reader.name for reader in READERS)}."

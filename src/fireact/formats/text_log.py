@@ -13,6 +13,7 @@ from typing import Any
 
 from fireact.formats.react_text import MARK, read_episode, reward_of
 from fireact.formats.source import Source, imported
+from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory
 
 _TRIAL = re.compile(r"\ABEGIN TRIAL (\d+)")
@@ -34,7 +35,7 @@ def read(source: Source) -> Iterator[Trajectory]:
     for trial, number, text in _episodes(source):
         trajectory = _read(source, trial, text)
         if trajectory is None:
-            source.unreadable(number, f"no Thought or Action after {text[:60]!r}")
+            source.unreadable(number, f"no Thought or Action after {excerpt(text, 60)!r}")
         else:
             yield trajectory
 

@@ -11,12 +11,14 @@ stops following, not the job.
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fireact import jsonl
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
@@ -63,6 +65,8 @@ class TuneConfig:
         split(self.model)
         if self.epochs < 1 or self.poll <= 0:
             raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise ConfigError(f"price is {self.price}; it is dollars a million tokens, 0 or more.")
         if self.budget is not None and Amount.parse(self.budget).unit == "calls":
             raise ConfigError(f"budget {self.budget!r} counts calls; a job is measured in dollars or tokens.")
 
@@ -144,8 +148,14 @@ def _refuse_to_forget(out: Path) -> None:
 
 
 def expected(config: TuneConfig) -> dict[str, Any]:
-    """What a job will take, before anything is sent: samples, tokens of all epochs, dollars."""
-    return _facts(config, list(map(row_of, learnable(Path(config.data)))))
+    """What a job will take, before anything is sent: samples, tokens of all epochs, dollars.
+
+    Raises DataError for a file that would be rejected.
+    """
+    rows = list(map(row_of, learnable(Path(config.data))))
+    kind, _, _ = split(config.model)
+    check(rows, fewest=DIALECTS[kind].fewest if kind in DIALECTS else FireworksProvider.fewest)
+    return _facts(config, rows)
 
 
 def split(spec: str) -> tuple[str, str, str]:
@@ -155,6 +165,10 @@ def split(spec: str) -> tuple[str, str, str]:
     if kind not in KINDS or not model:
         raise ConfigError(
             f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is {', '.join(KINDS)}."
+        )
+    if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        raise ConfigError(
+            f"{url!r} is no address of a provider. Give one such as https://NAME.openai.azure.com/openai/v1, or leave it out."
         )
     return kind, model, url
 
@@ -188,6 +202,11 @@ def row_of(trajectory: Trajectory) -> dict[str, Any]:
     """One sample, to the last turn that is learnt; one before it that is not has the weight 0."""
     messages = []
     sample = ReActRenderer().sample(trajectory)
+    odd = [message.weight for message in sample if message.weight != 1]
+    if odd:
+        raise DataError(
+            f"{trajectory.key} has a step of weight {odd[0]:g}; providers know 0 and 1 alone. Set one of them."
+        )
     for message in sample[: max((at for at, one in enumerate(sample, 1) if one.train), default=len(sample))]:
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.role == "assistant" and not message.train:

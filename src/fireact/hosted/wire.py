@@ -9,16 +9,22 @@ A job is known again by its suffix, or, where the provider does not give it back
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, ProviderError
+from fireact.errors import ConfigError, DataError, ProviderError
 from fireact.hosted.http import Http, PassingError
 from fireact.hosted.provider import Job, Order, Quote, Status
 
 PAGE = 100
+LOOKS = 600
+"""How often a file is looked at until the provider has read it."""
+_READING = ("uploaded", "pending", "running", "notrunning")
+_REJECTED = ("error", "failed", "deleted")
+"""Statuses of a file, OpenAI's and Azure's; any other counts as read."""
 NANODOLLARS = 1e9
 """Together's unit of prices, by its own client."""
 _STATUS: dict[str, Status] = {
@@ -58,6 +64,7 @@ class WireProvider:
     def __init__(self, kind: str, url: str = "", *, pause: float = 1.0) -> None:
         self._kind, self._dialect = kind, DIALECTS[kind]
         self._http = Http(url or self._dialect.url, variable=self._dialect.variable, pause=pause)
+        self._pause = pause
 
     @property
     def url(self) -> str:
@@ -101,7 +108,8 @@ class WireProvider:
         return Quote(_number(said.get("estimated_train_token_count")), _dollars(said.get("estimated_total_price")))
 
     def create(self, file: str, order: Order) -> Job:
-        """Create a job, once: after a fault it is looked for before another is made."""
+        """Create a job of a file, once that is read: after a fault it is looked for before another is made."""
+        self._wait(file)
         body = self._body(file, order)
 
         def once() -> Job:
@@ -135,11 +143,32 @@ class WireProvider:
         """Ask for a job to be stopped."""
         return _job(self._http.post(f"{self._dialect.jobs}/{id}/cancel"))
 
+    def _wait(self, file: str) -> None:
+        """Wait until the provider has read a file: Azure refuses jobs before. Raises DataError where it rejects it.
+
+        A provider that tells nothing of its files, or never that one is read, is asked for the job all the same.
+        """
+        for _ in range(LOOKS):
+            try:
+                row = self._http.get(f"files/{file}")
+            except ConfigError:  # no such address there
+                return
+            status = str(row.get("status", "") if isinstance(row, dict) else "").lower()
+            if status in _REJECTED:
+                error = row.get("error")
+                said = error.get("message") if isinstance(error, Mapping) else row.get("status_details")
+                raise DataError(f"{self.url} rejected the file {file}: {said or status}")
+            if status not in _READING:
+                return
+            time.sleep(self._pause)
+
     def _body(self, file: str, order: Order) -> dict[str, Any]:
         body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name, **order.extra}
         if self._kind == "openai":
-            supervised = {"hyperparameters": {"n_epochs": order.epochs or "auto"}}
-            return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": supervised}}
+            chosen = {"hyperparameters": {"n_epochs": order.epochs or "auto"}}
+            if "api-version=" in self.url:  # dated versions of Azure's know no methods
+                return body | {"seed": order.seed, **chosen}
+            return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": chosen}}
         return body | ({"n_epochs": order.epochs} if order.epochs else {})
 
     def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fireact.render.react import OBSERVATION, ReActRenderer, call, learnt
+from fireact.render.react import OBSERVATION, ReActRenderer, call, written_by_student
 from fireact.types import FINISH, Completion, Message, Step, Trajectory
 
 INTRODUCTION = (
@@ -102,7 +102,7 @@ def _observed(step: Step) -> str:
 def _episode(instruction: str, steps: Sequence[Step]) -> list[Message]:
     messages = [Message("user", f"{INTRODUCTION}\n\n### Instruction:\n{instruction}\n\n### Response:")]
     for step in steps:
-        messages.append(Message("assistant", turn(step), train=learnt(step)))
+        messages.append(written_by_student(turn(step), step))
         if step.observation is not None:
             messages.append(Message("user", _observed(step)))
     return messages

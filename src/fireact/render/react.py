@@ -83,9 +83,10 @@ class ReActRenderer:
         return {"messages": [{"role": message.role, "content": message.content} for message in messages]}
 
 
-def learnt(*steps: Step) -> bool:
-    """Whether the student learns the turn of these steps; one of weight 0 keeps the whole turn as context only."""
-    return all(step.weight for step in steps)
+def written_by_student(content: str, *steps: Step, calls: tuple[Action, ...] = ()) -> Message:
+    """The turn of these steps, learned with the least of their weights: one of 0 keeps the whole turn as context only."""
+    weight = min(step.weight for step in steps)
+    return Message("assistant", content, train=weight > 0, calls=calls, weight=weight if weight > 0 else 1.0)
 
 
 def without_thinking(text: str) -> str:
@@ -122,7 +123,7 @@ def argument(action: Action) -> str:
 def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
     messages = [Message("user", question)]
     for step in steps:
-        messages.append(Message("assistant", turn(step), train=learnt(step)))
+        messages.append(written_by_student(turn(step), step))
         if step.observation is not None:
             messages.append(Message("user", f"{OBSERVATION} {step.observation}"))
     return messages

@@ -1,13 +1,13 @@
 """Messages to token ids, and which of them are trained: the one path to the model for training and inference both.
 
 Invariant: the ids of ``prompt_ids(messages[:i])`` are a prefix of the sample that trains message i, so a student is asked
-exactly what it was trained on; the labels are the student's words and what ends its turn. A chat is one sample, or, where
-its template rewrites what came before, one sample a turn. Nothing is ever cut.
+exactly what it was trained on; the labels are the student's words and what ends its turn. A chat is one sample, or one a
+turn, where its template rewrites what came before or its tokenizer merges across the end of a turn. Nothing is ever cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ __all__ = ["IGNORED", "Chat", "Sample", "encode", "plain", "prompt_ids", "spans"
 
 IGNORED = -100
 """The label of a token that is not trained."""
+REWRITTEN = "the chat template rewrites earlier turns, or the tokenizer merges across their ends"
+"""Why a chat is one sample a turn."""
 
 
 class Chat(NamedTuple):
@@ -31,23 +33,33 @@ class Chat(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained. ``key`` names the trajectory, where it is known."""
+    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained. ``key`` names the trajectory, where it is known.
+
+    ``weights`` are those of the trained tokens, in their order, with which their loss counts; none where all are 1.
+    """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     key: str = field(default="", compare=False)
+    weights: tuple[float, ...] = ()
 
     @property
     def targets(self) -> int:
         return sum(label != IGNORED for label in self.labels)
 
+    @property
+    def weight(self) -> float:
+        """The weights of all trained tokens together."""
+        return sum(self.weights) if self.weights else self.targets
+
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What the student is asked with, and what it then writes, to the token that ends its turn."""
+    """What the student is asked with, and what it then writes, to the token that ends its turn, and its weight."""
 
     asked: list[int]
     written: list[int]
+    weight: float
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[int]:
@@ -58,7 +70,7 @@ def prompt_ids(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[S
 def encode(
     messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int | str] = (), tools: Sequence[Schema] = ()
 ) -> list[Sample]:
-    """The training samples of a chat: one, or one a trained turn where the template rewrites what came before.
+    """The training samples of a chat: one, or one a trained turn where later prompts do not begin with earlier turns.
 
     ``ends`` are the ids, or the strings, that end a turn at inference (default: the tokenizer's EOS). Raises FormatError
     when the chat template does not close a turn with one of them.
@@ -86,16 +98,18 @@ def _joined(turns: Sequence[_Turn]) -> Sample | None:
     """The turns as one sample; None where a turn is not asked with what the turns before it left."""
     ids: list[int] = []
     labels: list[int] = []
+    weights: list[float] = []
     for turn in turns:
         if turn.asked[: len(ids)] != ids:
             return None
         labels += [IGNORED] * (len(turn.asked) - len(ids)) + turn.written
+        weights += [turn.weight] * len(turn.written)
         ids = turn.asked + turn.written
-    return Sample(tuple(ids), tuple(labels))
+    return Sample(tuple(ids), tuple(labels), weights=tuple(weights) if set(weights) - {1.0} else ())
 
 
 def _turn(
-    messages: Sequence[Message], at: int, tokenizer: Any, *, stops: dict[str, list[int]], tools: Sequence[Schema]
+    messages: Sequence[Message], at: int, tokenizer: Any, *, stops: Mapping[str, int | str], tools: Sequence[Schema]
 ) -> _Turn:
     """How message ``at`` is trained. What follows it tells how the template ends it (GLM: with the next message's token)."""
     prompt = text_of(messages[:at], tokenizer, tools=tools, ask=True)
@@ -112,9 +126,13 @@ def _turn(
     words = _words(messages[: at + 1], tail[:end], tokenizer, tools)
     asked = _ids(prompt, tokenizer)
     together = _ids(prompt + words + stop, tokenizer)
-    if together[: len(asked)] == asked and together[-len(stops[stop]) :] == stops[stop]:
-        return _Turn(asked, together[len(asked) :])
-    return _Turn(asked, [*_ids(words, tokenizer), *stops[stop]])  # the first token would grow into the prompt
+    closing = stops[stop]
+    kept = together[: len(asked)] == asked and (isinstance(closing, str) or together[-1] == closing)
+    if not kept:  # the first token would grow into the prompt, or the words into the token that ends them
+        said = _ids(words, tokenizer)
+        end_ids = _ids(closing, tokenizer) if isinstance(closing, str) else [closing]
+        together = [*asked, *said, *end_ids]
+    return _Turn(asked, together[len(asked) :], messages[at].weight)
 
 
 def _words(messages: Sequence[Message], said: str, tokenizer: Any, tools: Sequence[Schema]) -> str:
@@ -134,11 +152,11 @@ def _reply(message: Message) -> Message:
     return Message("tool", "-", name=message.calls[-1].name) if message.calls else Message("user", "-")
 
 
-def _stops(ends: Collection[int | str], tokenizer: Any) -> dict[str, list[int]]:
-    """The strings that end a turn, with their ids."""
+def _stops(ends: Collection[int | str], tokenizer: Any) -> dict[str, int | str]:
+    """The strings that end a turn, each with what inference looks for: an id, or the string, whatever tokens write it."""
     wanted = list(ends) or [tokenizer.eos_token_id]
     found = {end if isinstance(end, str) else tokenizer.decode([end]): end for end in wanted if end is not None}
-    return {text: _ids(text, tokenizer) if isinstance(end, str) else [end] for text, end in found.items() if text}
+    return {text: end for text, end in found.items() if text}
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.render.react import ReActRenderer, call, learnt, without_thinking
+from fireact.render.react import ReActRenderer, call, without_thinking, written_by_student
 from fireact.types import FINISH, Action, Completion, Message, Step, Trajectory
 
 _TAG = re.compile(r"<tool_call>")
@@ -75,7 +75,7 @@ def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
     for turn in turns(steps):
         calls = tuple(step.action for step in turn if step.action is not None)
         words = turn[0].thought if calls else turn[0].text
-        messages.append(Message("assistant", words.strip(), train=learnt(*turn), calls=calls))
+        messages.append(written_by_student(words.strip(), *turn, calls=calls))
         for step in turn:
             if step.observation is not None:
                 name = "" if step.action is None else step.action.name
@@ -95,7 +95,7 @@ def turns(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 def exported(messages: Sequence[Message], *, marked: bool = False) -> Iterator[dict[str, Any]]:
-    """Messages in OpenAI's form, their calls numbered; ``marked`` ones say whether they are trained."""
+    """Messages in OpenAI's form, their calls numbered; ``marked`` ones say whether they are trained, and with what weight where it is not 1."""
     made, answered = 0, 0
     for message in messages:
         row: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -111,6 +111,7 @@ def exported(messages: Sequence[Message], *, marked: bool = False) -> Iterator[d
             row |= {"tool_call_id": f"call{answered:05d}", "name": message.name}
         if marked:
             row["train"] = message.train
+            row |= {"weight": message.weight} if message.weight != 1 else {}
         yield row
 
 

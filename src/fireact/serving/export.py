@@ -14,6 +14,7 @@ from typing import Any
 from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError
 from fireact.machine import need_disk, release_memory
+from fireact.models.weights import student_directory
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import dress
 from fireact.store import RunDir, absolute, file_hash, read_config
@@ -120,7 +121,7 @@ def _dtype(config: ExportConfig, place: str, model: Any) -> str:
     most = torch.finfo(torch.float16).max
     beyond = next((name for name, one in model.state_dict().items() if bool((one.abs() > most).any())), None)
     if config.dtype == "auto":
-        own = transformers.AutoConfig.from_pretrained(place).get_text_config().dtype
+        own = transformers.AutoConfig.from_pretrained(student_directory(place)).get_text_config().dtype
         return "bfloat16" if own is torch.bfloat16 or beyond else "float16"
     if beyond:
         raise ConfigError(f"{beyond} has weights beyond float16's range. Export with --dtype bfloat16 or float32.")

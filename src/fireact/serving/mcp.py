@@ -6,7 +6,7 @@ from typing import Any
 
 from fireact.episodes import Agent, Meter
 from fireact.errors import missing_extra
-from fireact.serving.server import told, walk
+from fireact.serving.voice import told, walk
 from fireact.types import answer_of
 
 

@@ -1,11 +1,12 @@
 """``fireact serve``: a fine-tuned student, and the agent around it, behind an OpenAI-compatible endpoint.
 
     POST /v1/chat/completions   model NAME is the student alone, NAME-agent the agent with its tools run here
-    GET  /v1/models, /health
+    GET  /v1/models, /v1/models/NAME, /health
 
 Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
 training samples went through; what is in flight at a shutdown is finished, and what nobody waits for any more is not
-written on. An agent is asked its last user message, its steps come as ``reasoning_content``, its answer as ``content``.
+written on. An agent is asked its last user message; its words, as it writes them, and what it observes come as
+``reasoning_content``, its answer as ``content``.
 No key is needed on loopback; beyond, one is.
 """
 
@@ -14,19 +15,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import inspect
+import logging
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
-from fireact.episodes import Agent, Cancelled, Meter
-from fireact.errors import ConfigError, ContextError, FireactError, FormatError, ProviderError, missing_extra
-from fireact.render.react import turn
+from fireact.episodes import Agent, Cancelled, Heard, Meter, aloud
+from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra
+from fireact.serving.voice import Voice, walk
 from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
 from fireact.types import Completion, Message, Step, answer_of
 
@@ -38,6 +38,7 @@ BODY_SECONDS = 30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
+SERVED = ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/NAME", "GET /health")
 THREADS = 256
 """Requests under way at a time; more wait their turn."""
 
@@ -49,6 +50,7 @@ class Service:
     name: str
     agent: Agent
     max_body: int = MAX_BODY
+    body_seconds: float = BODY_SECONDS
     key: str | None = field(default=None, repr=False)
 
     @property
@@ -69,7 +71,7 @@ def service(name: str, agent: Agent, *, host: str) -> Service:
 
 def key_for(host: str) -> str | None:
     """The key that clients must send, from the environment. Raises ConfigError beyond loopback without one."""
-    key = os.environ.get(KEY) or None
+    key = os.environ.get(KEY, "").strip() or None
     if host not in LOOPBACK and key is None:
         raise ConfigError(
             f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out --host."
@@ -81,6 +83,7 @@ def application(served: Service) -> Any:
     """The ASGI application. Raises ConfigError when the extra is missing."""
     try:
         from starlette.applications import Starlette
+        from starlette.exceptions import HTTPException
         from starlette.requests import Request
         from starlette.responses import JSONResponse, Response, StreamingResponse
         from starlette.routing import Route
@@ -92,6 +95,9 @@ def application(served: Service) -> Any:
     def refuse(status: int, message: str) -> Response:
         return JSONResponse(failure(message), status_code=status)
 
+    def unserved(model: str) -> Response:
+        return refuse(404, f"the model {model!r} is not served. Served: {', '.join(served.names)}")
+
     def refused(request: Request) -> Response | None:
         """Why a request is not answered: no key where one is asked for, else a name that is not this machine's.
 
@@ -101,16 +107,17 @@ def application(served: Service) -> Any:
             if request.url.hostname in LOOPBACK:
                 return None
             return refuse(403, "this endpoint answers to the names of this machine alone")
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         # Headers are read as Latin-1, and most clients send UTF-8.
-        if hmac.compare_digest(sent.encode("latin-1", "replace"), served.key.encode()):
+        same = hmac.compare_digest(sent.strip().encode("latin-1", "replace"), served.key.encode())
+        if same and scheme.lower() == "bearer":
             return None
         return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
 
     async def body(request: Request) -> bytes | None:
         """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
         read = bytearray()
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(served.body_seconds):
             async for part in request.stream():
                 read += part
                 if len(read) > served.max_body:
@@ -123,7 +130,7 @@ def application(served: Service) -> Any:
         try:
             raw = await body(request)
         except TimeoutError:
-            return refuse(408, f"the request did not come within {BODY_SECONDS} seconds")
+            return refuse(408, f"the request did not come within {served.body_seconds:g} seconds")
         if raw is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes")
         try:
@@ -131,7 +138,7 @@ def application(served: Service) -> Any:
         except FormatError as error:
             return refuse(400, str(error))
         if asked.model not in served.names:
-            return refuse(404, f"the model {asked.model!r} is not served. Served: {', '.join(served.names)}")
+            return unserved(asked.model)
         reply, asking = Reply(asked.model), Asking(served, asked)
         watch = asyncio.create_task(left(request, asking.left))
         if asked.stream:
@@ -142,9 +149,12 @@ def application(served: Service) -> Any:
             return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
         except Cancelled:
             return refuse(499, "the client left")
+        except asyncio.CancelledError:
+            return refuse(503, "the server was stopped before the answer was finished")
         except Exception as error:  # whatever it is, the client is told and the server goes on
             return refuse(500, f"{type(error).__name__}: {error}")
-        finally:
+        finally:  # however it ends, nobody listens from here on
+            asking.left.set()
             watch.cancel()
         return JSONResponse(reply.whole(completion, extra=extra))
 
@@ -154,21 +164,34 @@ def application(served: Service) -> Any:
             pass
         gone.set()
 
+    listed = {name: {"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names}
+
     async def models(request: Request) -> Response:
         if (no := refused(request)) is not None:
             return no
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names]
-        return JSONResponse({"object": "list", "data": listed})
+        return JSONResponse({"object": "list", "data": list(listed.values())})
+
+    async def model(request: Request) -> Response:
+        if (no := refused(request)) is not None:
+            return no
+        found = listed.get(request.path_params["id"])
+        return unserved(request.path_params["id"]) if found is None else JSONResponse(found)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def lost(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return refuse(status, f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}")
 
     return Starlette(
         routes=[
             Route("/v1/chat/completions", complete, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/v1/models/{id:path}", model),
             Route("/health", health),
-        ]
+        ],
+        exception_handlers={HTTPException: lost},
     )
 
 
@@ -184,7 +207,7 @@ class Asking:
         return (self._student(), {}) if self.asked.model == self.served.name else self._agent()
 
     def _student(self) -> Completion:
-        asked, told = self.asked, list[str]()
+        asked = self.asked
         options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
         if asked.max_tokens is not None:
             options["max_tokens"] = asked.max_tokens
@@ -192,17 +215,9 @@ class Asking:
         def heard(piece: str) -> None:
             if self.left.is_set():
                 raise Cancelled
-            told.append(piece)
             self.tell({"content": piece})
 
-        complete: Callable[..., Completion] = self.served.agent.lm.complete
-        if "heard" in inspect.signature(complete).parameters:  # else it is the user's own: its words come at once
-            options["heard"] = heard
-        completion = complete(asked.messages, **options)
-        rest = completion.text[len("".join(told)) :]
-        if rest:
-            self.tell({"content": rest})
-        return completion
+        return aloud(self.served.agent.lm, asked.messages, heard, **options)
 
     def _agent(self) -> tuple[Completion, dict[str, Any]]:
         asked, agent = self.asked, self.served.agent
@@ -211,11 +226,19 @@ class Asking:
             raise FormatError("an agent is asked the last message of the role user; there is none")
         if asked.stop:
             raise FormatError("stop: an agent ends its turns itself. Leave it out.")
-        meter = _Frugal(replace(agent, temperature=asked.temperature), self.left, asked.max_tokens)
-        steps: list[Step] = []
+        steps, said = list[Step](), list[str]()
+
+        def tell(piece: str) -> None:
+            said.append(piece)
+            self.tell({"reasoning_content": piece})
+
+        voice = Voice(tell)
+        meter = _Frugal(
+            replace(agent, temperature=asked.temperature), self.left, most=asked.max_tokens, heard=voice.heard
+        )
         for step in walk(agent, question, meter, seed=asked.seed):
             steps.append(step)
-            self.tell({"reasoning_content": told(step)})
+            voice.step(step)
             if not meter.left:
                 break
         found = answer_of(steps)
@@ -227,14 +250,14 @@ class Asking:
             finish="length" if found is None else "stop",
             seconds=meter.seconds,
         )
-        return completion, {"reasoning_content": "".join(map(told, steps))}
+        return completion, {"reasoning_content": "".join(said)}
 
 
 class _Frugal(Meter):
     """A meter that lets an episode write ``most`` tokens in all, where a number is given."""
 
-    def __init__(self, agent: Agent, cancelled: threading.Event, most: int | None) -> None:
-        super().__init__(agent, cancelled)
+    def __init__(self, agent: Agent, cancelled: threading.Event, *, most: int | None, heard: Heard) -> None:
+        super().__init__(agent, cancelled, heard=heard)
         self._most, self._turn = most, agent.limits.max_tokens
 
     @property
@@ -244,22 +267,6 @@ class _Frugal(Meter):
 
     def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
         return super().complete(messages, **{"max_tokens": max(1, self.left), **options})
-
-
-def walk(agent: Agent, question: str, meter: Meter, *, seed: int = 0) -> Iterator[Step]:
-    """The steps of an agent on a question that belongs to no task. Raises ProviderError where a tool or the LM fails."""
-    try:
-        tools = meter.tools(f"ask/{question}", seed)
-        yield from islice(agent.method.run(question, meter, tools, seed), agent.limits.max_steps)
-    except FireactError:
-        raise
-    except Exception as fault:  # a tool of the user's may raise anything; there is no trajectory to keep it in
-        raise ProviderError(f"the episode ended in a fault: {type(fault).__name__}: {fault}") from fault
-
-
-def told(step: Step) -> str:
-    """A step in words: the student's turn, and what was observed."""
-    return turn(step) + ("" if step.observation is None else f"\nObservation: {step.observation}") + "\n"
 
 
 async def _stream(asking: Asking, reply: Reply, threads: Executor, watch: asyncio.Task[None]) -> AsyncIterator[bytes]:
@@ -306,10 +313,21 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     app = application(served)
     listening = bound(host, port)
     served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
-    started(f"http://{host}:{listening.getsockname()[1]}/v1")
+    started(f"http://{address(host, listening.getsockname()[1])}/v1")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
+    logging.getLogger("uvicorn.error").addFilter(_no_fault)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _no_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's log is to be kept: that a shutdown cut off a request is no fault to trace."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -325,5 +343,5 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host}:{port}: {why}. Give another --port.") from error
+        raise ConfigError(f"cannot listen on {address(host, port)}: {why}. Give another --port.") from error
     return listening

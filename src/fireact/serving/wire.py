@@ -38,6 +38,7 @@ COLDEST = 1e-3
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "functions": (None, []), "function_call": (None, "none"), "tool_choice": (None, "none", "auto"), "logprobs": (None, False),
     "top_logprobs": (None, 0), "top_p": (None, 1, 1.0), "presence_penalty": (None, 0, 0.0), "frequency_penalty": (None, 0, 0.0),
+    "top_k": (None, 0, -1), "min_p": (None, 0, 0.0), "repetition_penalty": (None, 1, 1.0),
     "logit_bias": (None, {}), "response_format": (None, {"type": "text"}), "audio": (None,), "modalities": (None, ["text"]),
 }  # fmt: skip
 """Fields that would change the answer and are not done, with the values that ask for nothing."""
@@ -72,16 +73,16 @@ def read_request(body: bytes) -> ChatRequest:
     if not all(isinstance(one, str) and one for one in stops):
         raise FormatError("stop must be a string or a list of strings")
     limit = data.get("max_tokens") if data.get("max_completion_tokens") is None else data["max_completion_tokens"]
-    temperature = _number(data.get("temperature") or 0.0, "temperature", low=0, high=2)
+    temperature = _number(0 if data.get("temperature") is None else data["temperature"], "temperature", low=0, high=2)
     return ChatRequest(
         model=str(data.get("model", "")),
         messages=tuple(_message(at, one) for at, one in enumerate(messages)),
         stop=stops,
-        max_tokens=None if limit is None else int(_number(limit, "max_tokens", low=1, high=1_000_000)),
+        max_tokens=None if limit is None else _integer(limit, "max_tokens", low=1, high=1_000_000),
         temperature=temperature if temperature >= COLDEST else 0.0,
-        seed=int(_number(data.get("seed") or 0, "seed", low=-(2**63), high=2**63)),
-        stream=bool(data.get("stream")),
-        stream_usage=bool(streaming.get("include_usage")),
+        seed=0 if data.get("seed") is None else _integer(data["seed"], "seed", low=-(2**63), high=2**63),
+        stream=_flag(data, "stream"),
+        stream_usage=_flag(streaming, "include_usage"),
     )
 
 
@@ -89,7 +90,11 @@ def _message(at: int, data: Any) -> Message:
     role = data.get("role") if isinstance(data, dict) else None
     if not isinstance(role, str) or role not in ROLES:
         raise FormatError(f"messages[{at}].role is {role!r}; it must be one of {', '.join(ROLES)}")
+    if data.get("tool_calls") or data.get("function_call"):
+        raise FormatError(f"messages[{at}] has native calls; the student reads and writes its actions as text")
     content = data.get("content")
+    if content is None and role == "assistant":  # as clients send a turn without words
+        content = ""
     if isinstance(content, list):  # parts; only text can be read
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
             raise FormatError(f"messages[{at}].content has parts that are not text")
@@ -103,6 +108,19 @@ def _number(value: Any, name: str, *, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise FormatError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
     return float(value)
+
+
+def _integer(value: Any, name: str, *, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FormatError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    return value
+
+
+def _flag(data: Mapping[str, Any], name: str) -> bool:
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise FormatError(f"{name} is {value!r}; it must be true or false")
+    return bool(value)
 
 
 class Reply:

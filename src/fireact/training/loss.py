@@ -1,4 +1,4 @@
-"""The loss: mean cross-entropy over target tokens, with logits made where there is a label and nowhere else.
+"""The loss: mean cross-entropy over target tokens by their weights, with logits made where there is a label and nowhere else.
 
 What the frozen blocks compute is kept (``halves``). Always the model's own forward is called, whatever it does between
 its blocks and its logits, and whatever wraps it. Invariant: it is the loss that all logits and a mask would give.
@@ -72,18 +72,27 @@ class TargetLoss:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The mean over the target tokens of a batch."""
-        return self.total(batch) / self.targets(batch)
+        """The mean over the target tokens of a batch, by their weights."""
+        return self.total(batch) / self.weight(batch)
+
+    def weight(self, batch: Batch) -> float:
+        """The weights of all target tokens of a batch together; their number where all are 1."""
+        return sum(self.samples[index].weight for index in batch)
 
     def targets(self, batch: Batch) -> int:
         return sum(self.samples[index].targets for index in batch)
 
     def total(self, batch: Batch) -> Tensor:
-        """The sum over the target tokens of a batch."""
+        """The sum over the target tokens of a batch, each with its weight."""
+        import torch
         from torch.nn import functional
 
         logits, labels = self._logits(batch)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        chosen = [self.samples[index] for index in batch]
+        if not any(sample.weights for sample in chosen):
+            return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        weights = torch.tensor([one for sample in chosen for one in sample.weights or (1.0,) * sample.targets])
+        return functional.cross_entropy(logits.float(), labels, reduction="none") @ weights.to(logits.device)
 
     def measure(self, batch: Batch) -> tuple[float, int]:
         """The sum over the target tokens, and how many samples the model would write without a fault, greedily."""

@@ -21,7 +21,7 @@ from fireact.data.filters import is_right
 from fireact.errors import ConfigError, DataError
 from fireact.machine import need_memory, peak_memory_gb, release_memory
 from fireact.progress import SILENT, Progress
-from fireact.render.tokens import IGNORED, Chat, Sample
+from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample
 from fireact.store import RunDir, absolute, read_config, read_trajectories
 from fireact.training.checkpoints import last_whole
 from fireact.training.loss import device, has_bfloat16
@@ -162,9 +162,7 @@ def _train(
         samples = [tuple(map(encoder.samples, pair)) for pair in found]
         rewritten = sum(len(side) > 1 for two in samples for side in two)
         if rewritten:
-            progress.say(
-                f"prefer: the chat template rewrites earlier turns, so {rewritten} trajectories go step by step"
-            )
+            progress.say(f"prefer: {rewritten} trajectories go step by step: {REWRITTEN}")
         fitting = [
             pair for pair in samples if all(len(one.input_ids) <= config.max_length for side in pair for one in side)
         ]

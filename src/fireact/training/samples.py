@@ -16,12 +16,12 @@ from typing import Any
 from fireact import jsonl
 from fireact.agents import load_renderer, load_tools
 from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
-from fireact.data.sources import own_files
+from fireact.data.sources import Own, own_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import Finish
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress, schema
-from fireact.render.tokens import IGNORED, Chat, Sample, encode, spans
+from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode, spans
 from fireact.render.tool_calls import exported
 from fireact.store import read_trajectories
 from fireact.types import Renderer, Trajectory
@@ -72,10 +72,10 @@ class Encoder:
             return made
         if len(made) > 1:
             raise ConfigError(
-                "the student's chat template rewrites earlier turns, so a trajectory is one sample a step and its "
-                'observations would be trained once a step. Leave train_on = "all" out, or choose --renderer alpaca.'
+                f"a trajectory is one sample a step ({REWRITTEN}), and its observations would be trained once a step. "
+                'Leave train_on = "all" out, or choose another renderer (alpaca rewrites nothing).'
             )
-        return [replace(sample, labels=(IGNORED, *sample.input_ids[1:])) for sample in made]
+        return [replace(sample, labels=(IGNORED, *sample.input_ids[1:]), weights=()) for sample in made]
 
     def all(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
         """The samples of all chats, and how many chats are one sample a step."""
@@ -108,37 +108,53 @@ class Peek:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """Trajectories in any known format, and how they are rendered; ``workers`` 0 is by the size of the data."""
+    """Trajectories in any known format, and how they are rendered; ``workers`` 0 is by the size of the data.
+
+    A line that is no trajectory is an error, unless ``skip_bad`` leaves such lines out and counts them.
+    """
 
     data: Path
     renderer: str = "react"
     student: str = "smollm2-135m"
     tools: Sequence[str] = ("search",)
     workers: int = 0
+    skip_bad: bool = False
 
     def peek(self) -> Iterator[Peek]:
         """Every sample, one after the other."""
-        with own_files([self.data]) as (own,):
+        with own_files([self.data], skip=self.skip_bad) as (own,):
             encoder = _encoder(self.student, self.renderer)
-            for trajectory in read_trajectories(own.file):
+            for trajectory in self._read(own):
                 group = encoder.samples(self.chat(trajectory))
                 for part, sample in enumerate(group, 1):
                     pieces = spans(sample, encoder.tokenizer)
                     yield Peek(trajectory.key, part, len(group), len(sample.input_ids), sample.targets, pieces)
+
+    def _read(self, own: Own) -> Iterator[Trajectory]:
+        if not self.skip_bad:
+            yield from read_trajectories(own.file)
+            return
+        for block in blocks(own.file):
+            yield from (entry.trajectory for entry in entries(block) if entry.trajectory is not None)
 
     def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> dict[str, Any]:
         """Write every sample to a JSONL file, and return the counts. Raises ConfigError for an unknown form."""
         if form not in FORMS:
             raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
         counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))
-        with own_files([self.data]) as (own,), jsonl.replacing(out) as file:
+        with own_files([self.data], skip=self.skip_bad) as (own,), jsonl.replacing(out) as file:
+            counts["skipped"] = len(own.bad)
             jobs = [(block, self, form) for block in blocks(own.file, BLOCK if form == "messages" else BLOCK // 8)]
             workers = processes(self.workers, [own.file], alone=ALONE if form == "messages" else ALONE // 16)
             before = 0
             progress.start(f"render: {own.source.name}", total=len(jobs))
             for part in in_order(render, jobs, workers=workers):
-                if part.bad is not None:
-                    raise DataError(f"{own.place(before + part.bad[0])}: {part.bad[1]}. Repair or delete that line.")
+                for line, reason in part.bad:
+                    said = f"{own.place(before + line)}: {reason}"
+                    if not self.skip_bad:
+                        raise DataError(f"{said}. Repair or delete that line, or leave such lines out with --skip-bad.")
+                    progress.say(f"skipped: {said}")
+                counts["skipped"] += len(part.bad)
                 file.write(part.lines)
                 counts.update(part.counts)
                 before += part.end
@@ -153,23 +169,26 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a block of lines was rendered to: JSON lines, counts, how many lines it had, and one that cannot be read."""
+    """What a block of lines was rendered to: JSON lines, counts, how many lines it had, and those that cannot be read."""
 
     lines: bytes
     counts: Mapping[str, int]
     end: int
-    bad: tuple[int, str] | None = None
+    bad: Sequence[tuple[int, str]] = ()
 
 
 def render(block: Block, rendering: Rendering, form: str) -> Part:
     """Render the trajectories of a block."""
     lines: list[str] = []
     rows: list[dict[str, Any]]
-    counts = Counter[str]()
+    counts, bad = Counter[str](), list[tuple[int, str]]()
     raw = raw_lines(block)
     for entry in entries(block, raw):
         if entry.trajectory is None:
-            return Part(b"", counts, len(raw), (entry.line, entry.reason))
+            bad.append((entry.line, entry.reason))
+            if rendering.skip_bad:
+                continue
+            break
         chat, key = rendering.chat(entry.trajectory), entry.trajectory.key
         if form == "messages":
             tools = {"tools": chat.tools} if chat.tools else {}
@@ -177,7 +196,9 @@ def render(block: Block, rendering: Rendering, form: str) -> Part:
         else:
             group = _encoder(rendering.student, rendering.renderer).samples(chat)
             rows = [
-                {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)} for sample in group
+                {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)}
+                | ({"weights": list(sample.weights)} if sample.weights else {})
+                for sample in group
             ]
             counts["rewritten"] += len(group) > 1
             counts["tokens"] += sum(len(sample.input_ids) for sample in group)
@@ -185,7 +206,7 @@ def render(block: Block, rendering: Rendering, form: str) -> Part:
         counts["trajectories"] += 1
         counts["samples"] += len(rows)
         lines += map(jsonl.dumps, rows)
-    return Part("".join(f"{line}\n" for line in lines).encode(), counts, len(raw))
+    return Part("".join(f"{line}\n" for line in lines).encode(), counts, len(raw), bad)
 
 
 @cache

@@ -23,7 +23,7 @@ from fireact.errors import ConfigError, DataError, FireactError
 from fireact.machine import need_disk, need_memory, peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
-from fireact.render.tokens import Chat, Sample, spans
+from fireact.render.tokens import REWRITTEN, Chat, Sample, spans
 from fireact.training.batches import Batch, padding, pieces, plan, widest
 from fireact.training.checkpoints import disk_gb, last_whole, taken_gb
 from fireact.training.curve import LOG, Curve
@@ -101,8 +101,7 @@ def fine_tune(
         kept_out, _ = encoder.all(validation)
         if rewritten:
             progress.say(
-                f"train: the student's chat template rewrites earlier turns of {rewritten} of {len(chats)} trajectories; "
-                "they are trained as one sample a step, each with the very prompt that inference sends"
+                f"train: {rewritten} of {len(chats)} trajectories are one sample a step, each with the very prompt that inference sends: {REWRITTEN}"
             )
         fitting = [sample for sample in samples if len(sample.input_ids) <= recipe.max_length]
         kept_out = [sample for sample in kept_out if len(sample.input_ids) <= recipe.max_length]
@@ -273,10 +272,10 @@ class _Run:
 
     def step(self, batch: Batch, *, number: int, backward: Callable[[Any], None]) -> float:
         """Gradients of the mean loss over a batch, computed piece by piece; returns the loss."""
-        targets, summed = self.loss.targets(batch), 0.0
+        weights, summed = self.loss.weight(batch), 0.0
         for piece, weight in self.turns(batch):
             try:
-                loss = self.loss.total(piece) / targets
+                loss = self.loss.total(piece) / weights
                 backward(loss * weight)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error):
