@@ -369,6 +369,11 @@ def test_less_motion_is_heeded_and_a_phone_needs_no_sideways_scrolling(page: Pag
             page.open(fragment)
             assert page.run("return document.documentElement.scrollWidth") <= 400
         page.open("#trajectories")
+        assert not page.find("#f-score").is_displayed()
+        page.find(".fold").click()
+        assert page.find("#f-score").is_displayed() and page.find(".fold").get_attribute("aria-expanded") == "true"
+        page.choose("score", "right")
+        assert page.texts(".fold") == ["Filters (1)"]
         page.find(".row").click()
         assert page.run("return document.getElementById('detail').getBoundingClientRect().top") < 400
     finally:

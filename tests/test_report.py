@@ -13,6 +13,7 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import matplotlib
 import pytest
@@ -39,7 +40,7 @@ from fireact.reporting.run import report as write_report
 from fireact.reporting.runs import labels, read_runs
 from fireact.reporting.summary import failures, headlines, lede, machine, robustness, subject
 from fireact.reporting.terminal import table
-from fireact.reporting.write import write
+from fireact.reporting.write import printed, write
 from fireact.store import RunDir
 from fireact.types import Action, Step, Trajectory, Usage
 
@@ -111,6 +112,18 @@ def test_every_form_is_written_and_the_json_is_the_machine_object(tmp_path: Path
     assert found["comparisons"]["geo-hop"][sample_report.TUNED]["em"]["wins"] > 40
     for link in re.findall(r"\]\((plots/[^)]+)\)", (tmp_path / "report.md").read_text(encoding="utf-8")):
         assert (tmp_path / link).is_file()
+
+
+def test_pictures_of_the_printed_report_are_found_from_anywhere(tmp_path: Path) -> None:
+    write(report(), tmp_path / "my report")
+    pictures = re.findall(r"^!\[.*\]\((.+)\)$", printed(tmp_path / "my report"), re.MULTILINE)
+    assert len(pictures) == 3 and all(Path(unquote(one)).is_file() for one in pictures)
+
+
+def test_a_description_does_not_say_the_model_again() -> None:
+    assert wording.about("gpt-4, not fine-tuned, react", "gpt-4 react 0-shot") == "not fine-tuned, react"
+    assert wording.about("gpt-4, not fine-tuned", "small, cot") == "gpt-4, not fine-tuned"
+    assert wording.about("gpt-4", "gpt-4") == ""
 
 
 def test_the_page_stands_alone_and_is_well_formed() -> None:
@@ -397,6 +410,17 @@ def test_plots_have_room_for_many_agents_with_long_names(name: str) -> None:
         assert min(drawn.x0, drawn.y0) > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
         inches = [axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for axes in figure.axes]
         assert all(box.height >= 1.5 and box.width >= 2.5 for box in inches)
+
+
+def test_an_axis_of_close_amounts_has_ticks_and_one_agent_no_plot_of_costs() -> None:
+    data = report()
+    near = {task: {name: {**one, "tokens_per_question": 260 + 30 * place} for place, (name, one) in enumerate(found.items())}
+            for task, found in data.results.items()}  # fmt: skip
+    drawn = svg({plot.name: plot for plot in figures(replace(data, results=near))}["cost"])
+    assert all(f">{tick}</text>" in drawn for tick in (200, 300, 400))
+    one = {task: {sample_report.BASE: found[sample_report.BASE]} for task, found in data.results.items()}
+    alone = replace(data, agents=data.agents[:1], results=one, comparisons={}, paired={}, cases=[])
+    assert "cost" not in [plot.name for plot in figures(alone)]
 
 
 def test_bars_name_their_agents_and_students_of_one_line_share_one() -> None:

@@ -714,7 +714,9 @@ def report(
     """
     _run("report", {"runs": tuple(runs)}, out, force=force, dry_run=False)
     if markdown:
-        print((out / "report.md").read_text(encoding="utf-8"), end="")
+        from fireact.reporting.write import printed
+
+        print(printed(out), end="")
     else:
         terminal.print_report(out, as_json=as_json)
 

@@ -136,7 +136,7 @@ def costs(report: ReportData) -> Plot | None:
     """Exact match against what a question costs: dollars where any agent was paid for, else tokens."""
     agents = _undisturbed(report)
     measured = [found[agent.name] for found in report.results.values() for agent in agents if agent.name in found]
-    if len(measured) < 2:
+    if len(agents) < 2 or len(measured) < 2:
         return None
     known = all(one.get("cost_per_question") is not None for one in measured)
     paid = known and any(one["cost_per_question"] for one in measured)
@@ -298,8 +298,11 @@ def _shares(figure: Any, axes: Any) -> Any:
 
 def _logarithmic(axes: Any, low: float, high: float) -> None:
     """A logarithmic axis with a few round numbers, as a person writes them."""
-    around = [step * 10.0**power for power in range(-9, 12) for step in (1, 2, 5)]
-    inside = [value for value in around if low / 1.6 <= value <= high * 1.6]
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        around = [step * 10.0**power for power in range(-9, 12) for step in steps]
+        inside = [value for value in around if low / 1.6 <= value <= high * 1.6]
+        if len(inside) > 2:
+            break
     while len(inside) > 6:
         inside = inside[::2]
     axes.set_xlim(low / 1.6, high * 1.6)

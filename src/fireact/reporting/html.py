@@ -120,7 +120,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = ("duration", "interval", "number", "p_value", "percent", "points", "who")
+    words = ("about", "duration", "interval", "number", "p_value", "percent", "points", "who")
     environment.filters.update({name: getattr(wording, name) for name in words})
     environment.filters["query"] = urlencode
     return environment

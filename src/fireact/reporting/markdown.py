@@ -31,6 +31,7 @@ from fireact.reporting.wording import (
     ARROW,
     STOPS,
     UNTOLD,
+    about,
     duration,
     flat,
     interval,
@@ -86,7 +87,8 @@ def _head(report: ReportData) -> Iterator[str]:
     yield f"Created {text(report.created)}."
     yield ""
     for agent in report.agents:
-        said = f": {text(who(agent.description))}" if agent.description not in ("", agent.name) else ""
+        added = about(agent.description, agent.name)
+        said = f": {text(who(added))}" if added else ""
         yield f"- **{text(who(agent.name))}**{said}"
 
 

@@ -31,6 +31,12 @@ def who(name: str) -> str:
     return _SCRIPTED.sub(rf"\g<0> ({A_SCRIPT})", name)
 
 
+def about(description: str, name: str) -> str:
+    """What a description adds to the name that it stands beside: not the model again with which both begin."""
+    model, _, rest = description.partition(", ")
+    return rest if name == model or name.startswith(f"{model} ") else description
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: ``78.3%``."""
     return f"{_rounded(100 * share, digits)}%"

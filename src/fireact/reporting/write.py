@@ -7,7 +7,9 @@ all, and ``report.json`` is written last.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from urllib.parse import quote
 
 from fireact import jsonl
 from fireact.reporting.data import ReportData
@@ -19,6 +21,14 @@ from fireact.reporting.summary import machine
 from fireact.reporting.wording import encodable
 
 PAGE = "report.html"
+_PICTURE = re.compile(r"^(!\[.*\]\()plots/", re.MULTILINE)
+
+
+def printed(directory: Path) -> str:
+    """The report of a directory in Markdown whose pictures are found from anywhere, since it is not read where it lies."""
+    written = (directory / "report.md").read_text(encoding="utf-8")
+    place = quote(directory.resolve().as_posix())
+    return _PICTURE.sub(rf"\g<1>{place}/plots/", written)
 
 
 def write(report: ReportData, directory: Path) -> None:

@@ -6,6 +6,7 @@ const data = JSON.parse(document.getElementById("report-data").textContent);
 const { stops, shortened } = data.browser;
 const $ = (id) => document.getElementById(id);
 const form = document.querySelector("form.filters");
+const fold = form.querySelector(".fold");
 const list = $("list");
 const detail = $("detail");
 
@@ -177,6 +178,8 @@ function options() {
   const others = [...runs.keys()].filter((run) => run !== state.agent);
   fill(form.elements.against, [["", "no other"], ...others.map((run) => [run, label(run)])], state.against);
   form.elements.against.parentElement.hidden = runs.size < 2;
+  const used = [...Object.keys(FACETS), "against"].filter((name) => state[name]).length;
+  fold.textContent = used ? `Filters (${used})` : "Filters";
   if (form.elements.q.value !== state.q) form.elements.q.value = state.q;
 }
 
@@ -189,6 +192,8 @@ function fill(select, wanted, value) {
   select.value = value;
 }
 
+// On a narrow screen the filters but search are folded.
+fold.addEventListener("click", () => fold.setAttribute("aria-expanded", form.classList.toggle("open")));
 let typing;
 form.addEventListener("input", (event) => {
   if (event.target.name !== "q") return;
@@ -238,11 +243,14 @@ function paint(anew = false) {
 list.addEventListener("scroll", () => requestAnimationFrame(() => paint()), { passive: true });
 new ResizeObserver(() => paint(true)).observe(list);
 
+// What all rows have in common is said by no row.
+const several = (name) => !state[name] && !form.elements[name].parentElement.hidden;
+
 function row(one, place) {
   const other = state.against && beside(one, state.against);
   const facts = [
     one.failure, one.kinds.length ? `noise: ${one.kinds.join(", ")}` : null,
-    one.task, count(one.steps.length, "step"), one.method, state.agent ? null : label(one.run),
+    several("task") ? one.task : null, count(one.steps.length, "step"), one.method, several("agent") ? label(one.run) : null,
   ];
   const marks = [mark(one)];
   if (state.against) marks.push(node("span", { class: "to", "aria-hidden": "true" }, "→"), other ? mark(other) : node("span", { class: "mark unscored" }, "·", hidden("not asked")));
@@ -251,7 +259,7 @@ function row(one, place) {
     { role: "option", id: `row-${place}`, class: "row", "aria-selected": String(place === at), "aria-posinset": place + 1, "aria-setsize": shown.length, top: `${place * height}px` },
     node("span", { class: "marks" }, ...marks),
     node("span", { class: "asked", dir: "auto" }, one.question?.split("\n")[0] ?? one.id),
-    node("span", { class: "about" }, state.agent ? null : swatch(one.run), facts.filter(Boolean).join(" · ")),
+    node("span", { class: "about" }, several("agent") ? swatch(one.run) : null, facts.filter(Boolean).join(" · ")),
   );
 }
 
