@@ -605,7 +605,9 @@ def test_a_file_of_episodes_is_reported_beside_another_and_says_no_time_that_it_
     assert alone.results["small"]["a"]["em"] == 0.4 and alone.results["small"]["a"]["tokens_per_question"] is None
     assert "Seconds" not in said(html(alone)).split("How to read the numbers")[0]
     assert "onds/question" not in markdown(alone) and "| s/question" not in markdown(alone)
+    assert [column.header for column in table(machine(alone)).columns] == ["task", "n", "EM", "finished"]
     both = _reported(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert "onds/question" not in markdown(both) and "change" in [one.header for one in table(machine(both)).columns]
     assert both.comparisons["small"]["b"].em.wins == 5
     write_report(ReportConfig((str(tmp_path / "a.jsonl"),)), tmp_path / "out")
     assert (tmp_path / "out/report.json").exists() and (tmp_path / "a.jsonl").exists()

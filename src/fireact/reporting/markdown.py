@@ -139,6 +139,8 @@ def _headline(line: Headline) -> list[str]:
 
     def both(name: str, digits: int | None) -> str:
         values = [result[name] for result in (before, after) if result]
+        if values == [None] * len(values):
+            return UNTOLD
         return f" {ARROW} ".join(number(value) if digits is None else percent(value, digits) for value in values)
 
     change = line.comparison.em if line.comparison else None

@@ -18,13 +18,13 @@ def table(report: Mapping[str, Any]) -> Table:
     alone = len(set(pairs)) < 2
     title = _pair(*pairs[0]) if alone and pairs else escape(report["title"])
     shown = Table(title=title, title_justify="left", title_style="", pad_edge=False)
-    for name in ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"):
-        shown.add_column(name, justify="left" if name == "task" else "right")
+    names = ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question")
+    rows = []
     for line in lines:
         task, before, after = line["task"], line["before"], line["after"]
         result, first = report["agents"][after][task], report["agents"].get(before, {}).get(task)
         change = report.get("comparisons", {}).get(task, {}).get(after, {}).get("em")
-        shown.add_row(
+        row = (
             escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}[/]",
             str(result["n"]),
             f"{_both(first, result, 'em', percent)}\n[dim]{interval(result['em_interval'], 0)}[/]",
@@ -34,6 +34,12 @@ def table(report: Mapping[str, Any]) -> Table:
             _both(first, result, "tokens_per_question", number),
             _both(first, result, "seconds_per_question", number),
         )
+        rows.append(row)
+    kept = [place for place in range(len(names)) if any(row[place] for row in rows)]  # what no row tells has no column
+    for place in kept:
+        shown.add_column(names[place], justify="left" if place == 0 else "right")
+    for row in rows:
+        shown.add_row(*(row[place] for place in kept))
     return shown
 
 
@@ -42,4 +48,6 @@ def _pair(before: str | None, after: str) -> str:
 
 
 def _both(first: Mapping[str, Any] | None, last: Mapping[str, Any], name: str, form: Any) -> str:
+    if last[name] is None and not (first and first[name] is not None):
+        return ""
     return f"{form(first[name])} {ARROW} [bold]{form(last[name])}[/]" if first else f"[bold]{form(last[name])}[/]"
