@@ -29,12 +29,12 @@ from typing import Any
 from fireact.collection import CollectConfig, collect
 from fireact.data import MixConfig, mix
 from fireact.jsonl import read
-from fireact.machine import peak_memory_gb
 from fireact.models.quiet import quiet
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat, Sample, encode
 from fireact.training.batches import plan
-from fireact.training.loss import TargetLoss
+from fireact.training.loss import TargetLoss, device
+from fireact.training.memory import peak_gb
 from fireact.training.recipe import UPPERMOST, Recipe
 from fireact.training.schedule import share
 from fireact.training.student import adapt, load_student
@@ -217,7 +217,7 @@ class _Turns:
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 if logs and "loss" in logs:
                     row = {"seconds": turns.seconds, "loss": float(logs["loss"])}
-                    turns.peak = peak_memory_gb()
+                    turns.peak = peak_gb()
                     if state.global_step % turns.every == 0 or state.global_step == state.max_steps:
                         row["held_out"] = turns.held_out()
                     _say(**row)
@@ -276,7 +276,7 @@ def _plain(
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
         max_length=None,
-        use_cpu=True,
+        use_cpu=device() == "cpu",
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,

@@ -1,31 +1,55 @@
 """Improve: rounds of the student's own tries, each a verb; it stops when nothing is gained, and goes on after a kill."""
 
 import json
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fakes import trajectory
+from fakes import Small, trajectory
 from fireact import jsonl
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError
 from fireact.types import Example
 
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.improvement import ImproveConfig, improve
-from fireact.store import read_trajectories
+from fireact.improvement import ImproveConfig, expected, improve
+from fireact.store import read_config, read_trajectories
 from fireact.training.run import TrainConfig, train
+from fireact.verbs import resume
 from test_train import RECIPE
 from tiny import tiny_model
+
+
+@dataclass(frozen=True)
+class Lenient(Small):
+    """Whatever is tried is right, so that a random student has something to learn from; what is measured is wrong."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return [replace(one, question=f"{split} {one.question}") for one in super().examples(split)]
+
+    def score(self, example: Example, answer: str | None) -> dict[str, float]:
+        return {"em": float(example.id.startswith("train")), "f1": 0.0}
+
+
+@dataclass(frozen=True)
+class Hard(Lenient):
+    """Nothing is right."""
+
+    def score(self, example: Example, answer: str | None) -> dict[str, float]:
+        return {"em": 0.0, "f1": 0.0}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("improve")
     rows = [
-        replace(trajectory(at), task="small", example=Example(f"train-{at}", f"Question {at}?", "a")) for at in range(4)
+        replace(trajectory(at), task="small", example=Example(f"train-{at}", f"train Question {at}?", "a"))
+        for at in range(4)
     ]
     jsonl.write(folder / "data.jsonl", (row.to_dict() for row in rows))
     student = str(tiny_model(folder / "student"))
@@ -33,9 +57,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train"
 
 
-def settings(run: Path, **more: int) -> ImproveConfig:
-    few = {"start": 4, "n": 2, "tries": 2, "rounds": 2, "validate": 2, **more}
-    return ImproveConfig(run=str(run), tasks=("fakes:Small",), recipe=RECIPE, workers=2, **few)
+def settings(run: Path, **more: Any) -> ImproveConfig:
+    few = {"n": 2, "tries": 2, "rounds": 2, "validate": 2, "tasks": ("test_improve:Lenient",), **more}
+    return ImproveConfig(run=str(run), workers=2, **few)
 
 
 def test_it_stops_when_a_round_gains_nothing_and_names_the_best(run: Path, tmp_path: Path) -> None:
@@ -43,6 +67,7 @@ def test_it_stops_when_a_round_gains_nothing_and_names_the_best(run: Path, tmp_p
     manifest = improve(settings(run), out)
     scores = [one["em"] for one in manifest["rounds"]]
     assert len(scores) == 2 and scores[1] <= scores[0] and manifest["best"] == 0 and manifest["agent"] == str(run)
+    assert manifest["stopped"] == "round 1 gained nothing"
     tried = [one for again in range(2) for one in read_trajectories(out / "round-1" / f"collect-{again}")]
     assert {one.example.id for one in tried} == {"train-4", "train-5"} and {one.seed for one in tried} == {0, 1}
     measured = {one.example.id for one in read_trajectories(out / "round-1" / "eval")}
@@ -56,7 +81,7 @@ def test_it_goes_on_after_a_kill_without_doing_anything_again(run: Path, tmp_pat
     first = improve(settings(run), out)
     (out / "manifest.json").unlink()
     trained = (out / "round-1" / "train" / "manifest.json").stat().st_mtime_ns
-    again = improve(settings(run), out)
+    again = resume(out)
     assert (
         again["rounds"] == first["rounds"]
         and (out / "round-1" / "train" / "manifest.json").stat().st_mtime_ns == trained
@@ -66,6 +91,11 @@ def test_it_goes_on_after_a_kill_without_doing_anything_again(run: Path, tmp_pat
 def test_what_cannot_be_improved_is_said_before_anything_is_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has 200 train questions"):
         improve(settings(run, n=150), tmp_path / "a")
+    with pytest.raises(ConfigError, match="start is -5"):
+        settings(run, start=-5)
+    with pytest.raises(ConfigError, match=r"trained on 2 of the questions .* number 3. .* 4 or more"):
+        improve(settings(run, start=2), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="no directory of 'fireact train'"):
         improve(settings(tmp_path), tmp_path / "b")
     preferred = tmp_path / "preferred"
@@ -87,3 +117,39 @@ def test_a_merged_export_is_said_to_have_no_data(run: Path, tmp_path: Path) -> N
         conformance(str(tmp_path / "merged"))
     with pytest.raises(ConfigError, match="was made by export"):
         improve(settings(tmp_path / "merged"), tmp_path / "d")
+
+
+def test_students_are_trained_as_the_first_was(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "improve"
+    improve(settings(run, tries=1), out)
+    before, after = (read_config(where) for where in (run, out / "round-1" / "train"))
+    assert {**after, "data": before["data"]} == before and before["recipe"]["learning_rate"] == RECIPE.learning_rate
+    written = read_config(out)
+    assert written["recipe"] == before["recipe"] and written["tools"] == before["tools"] and written["start"] == 4
+
+
+def test_a_round_without_a_success_trains_nothing(run: Path, tmp_path: Path) -> None:
+    manifest = improve(settings(run, tasks=("test_improve:Hard",), tries=1), tmp_path / "improve")
+    assert len(manifest["rounds"]) == 1 and manifest["best"] == 0
+    assert manifest["stopped"].startswith("no try of round 1 succeeded")
+    assert not (tmp_path / "improve" / "round-1" / "train").exists()
+
+
+def test_a_dry_run_counts_the_questions(run: Path) -> None:
+    found = expected(settings(run))
+    assert {"start": 4, "questions_a_round": 2, "tries_a_round": 4, "measured_on": 2}.items() <= found.items()
+
+
+def test_data_that_are_gone_or_hold_what_is_measured_are_said_at_once(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    text = (moved / "config.toml").read_text()
+    data = read_config(moved)["data"]
+    (moved / "config.toml").write_text(text.replace(data, str(tmp_path / "data.jsonl")))
+    with pytest.raises(DataError, match=r"there is no .*data\.jsonl"):
+        improve(settings(moved), tmp_path / "a")
+    leaked = replace(trajectory(1), example=Example("other", "DEV question 1?", "a"))
+    jsonl.write(tmp_path / "data.jsonl", [leaked.to_dict()])
+    with pytest.raises(ConfigError, match="trained on 1 of the 2 dev questions"):
+        improve(settings(moved), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -1,5 +1,8 @@
 """Preference: pairs of one question, only the student's words count, and what is preferred becomes likelier."""
 
+import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +10,8 @@ import pytest
 
 from fakes import trajectory
 from fireact import jsonl
-from fireact.errors import ConfigError, DataError
+from fireact.errors import ConfigError, DataError, FireactError
+from fireact.progress import Progress
 from fireact.types import Action, Step, Trajectory
 from fireact.verbs import resume
 
@@ -18,7 +22,8 @@ from fireact.models.hf import merged_student  # noqa: E402
 from fireact.render.react import ReActRenderer  # noqa: E402
 from fireact.render.tokens import IGNORED, encode  # noqa: E402
 from fireact.training.loss import device  # noqa: E402
-from fireact.training.preference import PreferConfig, collate, pairs, prefer  # noqa: E402
+from fireact.training.preference import PreferConfig, pairs, prefer  # noqa: E402
+from fireact.training.rows import Rows, collate  # noqa: E402
 from fireact.training.run import TrainConfig, train  # noqa: E402
 from test_train import RECIPE  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -174,6 +179,8 @@ def test_what_cannot_be_preferred_is_said(imitated: Path, tmp_path: Path) -> Non
         prefer(PreferConfig(data=str(imitated / "data.jsonl"), start=str(tmp_path)), tmp_path / "b")
     with pytest.raises(ConfigError, match="beta is 0"):
         PreferConfig(data="x", start="y", beta=0)
+    with pytest.raises(ConfigError, match=r"learning_rate is 1e\+30; it must be between 0 and 1"):
+        PreferConfig(data="x", start="y", learning_rate=1e30)
 
 
 @pytest.mark.parametrize("number", [8, 7])
@@ -185,8 +192,7 @@ def test_pieces_of_a_batch_give_the_whole_batch_s_curve(imitated: Path, tmp_path
     prefer(replace(config, micro_batch=2), tmp_path / "pieces")
     whole, pieces = (list(jsonl.read(tmp_path / name / "log.jsonl")) for name in ("whole", "pieces"))
     assert [row["step"] for row in pieces] == [row["step"] for row in whole]
-    even = slice(None) if number == 8 else slice(2)  # an odd last batch weighs its pieces otherwise
-    assert [row["loss"] for row in pieces[even]] == pytest.approx([row["loss"] for row in whole[even]], rel=0.02)
+    assert [row["loss"] for row in pieces] == pytest.approx([row["loss"] for row in whole], rel=0.02)
     with pytest.raises(ConfigError, match="must divide the batch_size of 4"):
         replace(config, micro_batch=3)
 
@@ -199,3 +205,64 @@ def test_what_nobody_scored_is_no_failure() -> None:
     assert pairs([unscored, won], seed=0) == []
     ((good, bad),) = pairs([won, lost], seed=0)
     assert good.scores["reward"] == 1.0 and bad.scores["reward"] == 0.0
+
+
+def tries(folder: Path, number: int = 8) -> str:
+    """A success and a failure of each question, of unlike lengths."""
+    found = [
+        tried(at, answer, em=float(answer == "a"), seed=ord(answer), steps=1 + at % 3)
+        for at in range(number)
+        for answer in "ab"
+    ]
+    jsonl.write(folder / "tries.jsonl", (one.to_dict() for one in found))
+    return str(folder / "tries.jsonl")
+
+
+def test_a_loss_that_is_no_number_stops_it_and_names_the_episodes(imitated: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(imitated / "train", tmp_path / "train")
+    file = tmp_path / "train" / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, (name := min(weights)): weights[name] * float("nan")}, file)
+    config = PreferConfig(data=tries(tmp_path), start=str(tmp_path / "train"), epochs=1)
+    with pytest.raises(FireactError, match="the loss is nan at step 1"):
+        prefer(config, tmp_path / "dpo")
+    bad = json.loads((tmp_path / "dpo" / "bad-batch.json").read_text())
+    assert len(bad["samples"]) == 4 and len(bad["episodes"]) == 8 and all("small" in key for key in bad["episodes"])
+    assert not (tmp_path / "dpo" / "manifest.json").exists()
+
+
+def test_a_kill_at_any_step_changes_nothing(imitated: Path, tmp_path: Path) -> None:
+    """A run that is cut back to its first checkpoint ends in the very same adapter and curve."""
+    config = PreferConfig(data=tries(tmp_path, 12), start=str(imitated / "train"), learning_rate=0.002, epochs=3)
+    whole = prefer(config, tmp_path / "dpo")
+    rows = list(jsonl.read(tmp_path / "dpo" / "log.jsonl"))
+    assert whole["steps"] == 9
+    (tmp_path / "dpo" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "dpo" / "adapter")
+    shutil.rmtree(tmp_path / "dpo" / "checkpoints" / "checkpoint-9")
+    again = prefer(config, tmp_path / "dpo")
+    assert again["adapter_sha256"] == whole["adapter_sha256"]
+    assert list(jsonl.read(tmp_path / "dpo" / "log.jsonl")) == rows
+
+
+def test_pairs_are_compared_with_pairs_of_their_length(imitated: Path, tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    class Look(Progress):
+        def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
+            shown.append("".join(text for text, trained in spans if trained))
+
+    config = PreferConfig(data=tries(tmp_path, 24), start=str(imitated / "train"), epochs=1)
+    manifest = prefer(config, tmp_path / "dpo", progress=Look())
+    assert manifest["padding"] < 0.05 and manifest["tokens"] > 0 and manifest["tokens_per_second"] > 0
+    assert len(shown) == 2 and "finish[ a]" in shown[0] and "finish[ b]" in shown[1]
+
+
+def test_each_pair_stands_once_in_every_epoch() -> None:
+    words = tiny_tokenizer()
+    made = [[encode(ReActRenderer().sample(tried(at, one, em=0.0)), words) for one in ("a", "bc")] for at in range(7)]
+    rows = Rows(made, epochs=2, batch_size=4, at_a_time=2, seed=0)
+    assert sorted(index for batch in rows.batches[:2] for index in batch) == list(range(7))
+    assert all(len(piece) <= 2 for batch in rows.batches for piece in rows.pieces(batch))

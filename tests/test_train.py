@@ -18,7 +18,7 @@ from fireact import jsonl
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.progress import Progress
 from fireact.render.tokens import IGNORED, Chat, Sample, encode
-from fireact.training.batches import MOST_PADDING, padding, pieces, plan, widest
+from fireact.training.batches import MOST_PADDING, computed, padding, pieces, plan, widest
 from fireact.training.checkpoints import PICKLES, is_whole, last_whole
 from fireact.training.recipe import Recipe
 from fireact.training.schedule import SCHEDULES, share
@@ -27,10 +27,11 @@ from fireact.types import Message
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from fireact.training.fitting import refuse_empty  # noqa: E402
 from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import need_room  # noqa: E402
 from fireact.training.student import adapt, load_student  # noqa: E402
-from fireact.training.trainer import fine_tune, refuse_empty  # noqa: E402
+from fireact.training.trainer import fine_tune  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
@@ -410,13 +411,11 @@ def test_padding_stays_under_a_twentieth_of_the_tokens(
 ) -> None:
     """Whatever the lengths: a batch is computed in pieces of like length, and all of it is computed."""
     batches = plan(lengths, epochs=2, batch_size=size, seed=0)
-    shares = [batch[rank::processes] for batch in batches for rank in range(processes)]
-    limit = widest(shares, lengths, size=micro)
-    made = [pieces(batch, lengths, size=micro, limit=limit) for batch in shares]
-    for batch, group in zip(shares, made, strict=True):
-        assert sorted(index for piece in group for index in piece) == sorted(batch)
-        assert all(piece and (not micro or len(piece) <= micro) for piece in group)
-    assert padding([piece for group in made for piece in group], lengths) <= MOST_PADDING
+    limit = widest(batches, lengths, size=micro, processes=processes)
+    made = computed(batches, lengths, size=micro, limit=limit, processes=processes)
+    assert sorted(index for piece in made for index in piece) == sorted(index for batch in batches for index in batch)
+    assert all(piece and (not micro or len(piece) <= micro) for piece in made)
+    assert padding(made, lengths) <= MOST_PADDING
 
 
 def test_batches_that_are_padded_little_stay_whole() -> None:

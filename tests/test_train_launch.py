@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from fireact import jsonl
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError
 from fireact.store import plain
 from fireact.training.batches import MOST_PADDING
 from fireact.training.curve import cut
-from fireact.training.launch import command, configuration, machine_rank, parse, shipped
+from fireact.training.launch import command, configuration, machine_rank, parse, refuse_launch, shipped
 from fireact.training.run import TrainConfig, train
 
 torch = pytest.importorskip("torch")
@@ -52,6 +52,7 @@ def test_what_is_launched_with() -> None:
     assert parse("4") == {"processes": 4}
     assert parse("fsdp") == {"accelerate": "fsdp"}
     assert parse("fsdp:2") == {"accelerate": "fsdp", "processes": 2}
+    assert parse("fsdp:1") == {"accelerate": "fsdp", "processes": 1}
     with pytest.raises(ConfigError, match="ddp, fsdp, two-machines"):
         parse("fdsp")
 
@@ -66,6 +67,8 @@ def test_shipped_configurations_are_accelerate_s(name: str, tmp_path: Path) -> N
     words = command(tmp_path, tmp_path, processes=2, accelerate=name)
     assert words[words.index("--config_file") + 1].endswith(f"{name}.yaml")
     assert words[words.index("--num_processes") + 1] == "2"
+    one, as_written = (command(tmp_path, tmp_path, processes=count, accelerate=name) for count in (1, None))
+    assert one[one.index("--num_processes") + 1] == "1" and "--num_processes" not in as_written
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,40 @@ def test_a_worker_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device() == "cuda:3"
     monkeypatch.setitem(os.environ, "ACCELERATE_USE_CPU", "true")
     assert device() == "cpu"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refuse_launch(processes=2, accelerate=None, kind="lora")
+    refuse_launch(processes=2, accelerate="ddp", kind="qlora")
+    with pytest.raises(ConfigError, match=r"means 3 processes .* 2 GPUs. Give --launch 2"):
+        refuse_launch(processes=3, accelerate=None, kind="lora")
+    with pytest.raises(ConfigError, match=r"--launch ddp means 4 processes .* 2 GPUs. Give --launch ddp:2"):
+        refuse_launch(processes=None, accelerate="ddp", kind="lora")
+    refuse_launch(processes=None, accelerate=machine(tmp_path, 0, 1), kind="lora")  # one on each of two machines
+    with pytest.raises(ConfigError, match="qlora keeps whole quantised weights"):
+        refuse_launch(processes=2, accelerate="fsdp", kind="qlora")
+
+
+@pytest.mark.parametrize("lacks", ["patience", "length"])
+@pytest.mark.slow
+def test_an_error_of_a_worker_is_the_launcher_s(
+    config: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], lacks: str
+) -> None:
+    """Its class, which decides the exit code, its words, and no report of torchrun's."""
+    changes: dict[str, Any] = {
+        "patience": {"patience": 1, "validation": 0.0},
+        "length": {"max_length": 5, "validation": 0.0, "patience": 0},
+    }[lacks]
+    kind, said = {"patience": (ConfigError, "patience needs"), "length": (DataError, "none of 12 samples fits")}[lacks]
+    settings = replace(config, recipe=replace(config.recipe, **changes), processes=2)
+    with pytest.raises(kind, match=said):
+        train(settings, tmp_path / "run")
+    heard = capfd.readouterr().err
+    assert "Traceback" not in heard and "exitcode" not in heard
+    assert "torch.distributed.run" in (tmp_path / "run" / "launch.txt").read_text()
 
 
 def test_a_worker_ends_with_its_launcher() -> None:

@@ -24,9 +24,9 @@ pytest.importorskip("trl")
 
 from fireact.machine import need_memory  # noqa: E402
 from fireact.models.weights import from_gguf, student_directory  # noqa: E402
-from fireact.training.loss import TargetLoss  # noqa: E402
-from fireact.training.memory import need_room, need_weights, room  # noqa: E402
-from fireact.training.student import adapt, linear_names, load_student  # noqa: E402
+from fireact.training.loss import TargetLoss, has_bfloat16  # noqa: E402
+from fireact.training.memory import cuda_gb, need_room, need_weights, peak_gb, room  # noqa: E402
+from fireact.training.student import adapt, linear_names, load_shape, load_student  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
 from small_tokenizers import tokenizer  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -208,9 +208,32 @@ def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Pat
     words.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"this needs about 2[0-9]{2}\.[0-9] GB.*smaller student"):
-        need_weights(str(tmp_path), "lora")
+        need_weights(load_shape(str(tmp_path)), str(tmp_path), "lora")
     with pytest.raises(ConfigError, match="smaller student"):
         load_student(str(tmp_path))
+
+
+def test_main_memory_is_asked_for_all_processes_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the weights by the launcher, of what a step adds by each process; a GPU is a process's own."""
+    model, rows = load_student(str(tiny_model(tmp_path)))[0], samples(2)
+    one = room(model, rows, [(0, 1)], frozen=0, half=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
+    with pytest.raises(ConfigError, match=f"this needs about {100000 * one:.1f} GB"):
+        need_room(model, rows, [(0, 1)], frozen=0, half=False)
+    need_room(model, rows, [(0, 1)], frozen=0, half=False, available=lambda: 10.0)
+    with pytest.raises(ConfigError, match="smaller student"):
+        need_weights(model, "here", "lora", copies=10**7)
+    need_weights(model, "here", "lora", copies=2)
+
+
+def test_a_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (int(str(device)[-1]) * 10**9, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 10**9 * (10 + int(str(device)[-1])))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert cuda_gb() == 3.0 and peak_gb() == 13.0 and not has_bfloat16()
 
 
 def test_need_is_said_with_what_there_is() -> None:

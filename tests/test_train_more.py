@@ -100,6 +100,53 @@ def test_what_a_mixture_held_out_is_measured_on(student: str, tmp_path: Path) ->
     assert manifest["samples"] == 8 and manifest["validation_loss"] > 0
 
 
+def test_what_is_held_out_is_left_out_where_nothing_in_it_is_learnt_or_it_is_too_long(
+    student: str, tmp_path: Path
+) -> None:
+    """Both are said; with patience there must be something left to measure on."""
+    from fireact.progress import Progress
+
+    said: list[str] = []
+
+    class Listen(Progress):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    found = trajectories(12)
+    empty = replace(found[8], steps=tuple(replace(step, weight=0.0) for step in found[8].steps))
+    long = replace(found[9], steps=(replace(found[9].steps[0], observation="long " * 300), *found[9].steps[1:]))
+    jsonl.write(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in found[:8]))
+    jsonl.write(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in (empty, long, *found[10:])))
+    config = TrainConfig(data=str(tmp_path / "mix"), student=student, recipe=replace(RECIPE, epochs=1))
+    manifest = train(config, tmp_path / "run", progress=Listen())
+    assert manifest["validation_loss"] > 0 and manifest["validation_dropped"] == 1 and manifest["dropped"] == 0
+    assert any("1 of 4 trajectories are without a step to learn" in line for line in said)
+    assert any("1 validation samples of over 1024 tokens" in line for line in said)
+    jsonl.write(tmp_path / "mix" / "holdout.jsonl", [long.to_dict()])
+    with pytest.raises(ConfigError, match="patience needs samples to measure on, and none of 1"):
+        train(replace(config, recipe=replace(RECIPE, patience=1)), tmp_path / "patient")
+
+
+def test_data_that_are_not_there_are_said_before_anything_is_written(student: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no .*nowhere"):
+        train(TrainConfig(data=str(tmp_path / "nowhere"), student=student), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_counts_what_training_then_does(student: str, data: Path, tmp_path: Path) -> None:
+    from fireact.training.forecast import expected
+
+    config = TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, validation=0.25))
+    foreseen, done = expected(config), train(config, tmp_path / "run")
+    for name in ("samples", "dropped", "rewritten", "tokens", "padding", "steps"):
+        assert foreseen[name] == done[name], name
+    assert foreseen["validation_samples"] == 3 and 0 < foreseen["weights_gb"] < foreseen["memory_gb"] < 1
+    launched = expected(replace(config, processes=2))
+    assert "fireact.training.worker" in launched["launch"] and launched["steps"] == done["steps"]
+    with pytest.raises(DataError, match="none of 9 samples fits"):
+        expected(replace(config, recipe=replace(config.recipe, max_length=5)))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("kind", ["int8-lora", "qlora"])
 def test_quantised_kinds_say_that_they_need_a_gpu(student: str, kind: str) -> None:

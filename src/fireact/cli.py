@@ -395,7 +395,7 @@ def train(
     preference: Annotated[
         str | None,
         typer.Option(
-            help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA. --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to count."
+            help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA. --beta, --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to count."
         ),
     ] = None,
     hosted: Annotated[
@@ -408,6 +408,9 @@ def train(
         str | None, typer.Option(help="With --hosted: 5usd or 200000tokens; a job that would take more is not made.")
     ] = None,
     price: Annotated[float | None, typer.Option(help="Dollars a million tokens that the provider trains on.")] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="With --preference: how closely it keeps to the run (DPO's beta; default 0.1).")
+    ] = None,
     launch: Annotated[
         str,
         typer.Option(help="Number of processes, or an accelerate configuration: ddp, fsdp, fsdp:8, or a YAML file."),
@@ -433,7 +436,7 @@ def train(
         options.refuse_unused(context, "--preference", options.PREFERENCE)
         given = {
             "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
-            "max_length": max_length, "seed": seed, "report_to": tuple(report_to) if report_to else None,
+            "max_length": max_length, "seed": seed, "report_to": tuple(report_to) if report_to else None, "beta": beta,
         }  # fmt: skip
         dpo = {name: value for name, value in given.items() if value is not None}
         preferred = _run("prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run)
@@ -461,13 +464,20 @@ def improve(
     run: Annotated[str, typer.Argument(help="A directory of 'fireact train' or 'fireact quickstart' to begin with.")],
     tasks: Tasks = None,
     tool: Tools = None,
-    start: Annotated[int, typer.Option(help="First train question that the student was not trained on.")] = 200,
+    start: Annotated[
+        int | None,
+        typer.Option(
+            help="First train question that is tried. Default: the first from which on none is in the run's data."
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="New questions of each task, each round.")] = 100,
     tries: Annotated[int, typer.Option(help="Tries of each question.")] = 2,
     rounds: Annotated[int, typer.Option(help="Most rounds.")] = 3,
     validate: Annotated[int, typer.Option(help="Dev questions of each task that a round is measured on.")] = 60,
     temperature: Annotated[float, typer.Option(help="Sampling temperature of the tries.")] = 0.8,
-    recipe: Annotated[str, typer.Option(help="Recipe of each round's training, by name or TOML file.")] = "default",
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of each round's training, by name or TOML file. Default: the run's.")
+    ] = None,
     out: Out = Path("runs/improve"),
     force: Force = False,
     as_json: Json = False,
@@ -479,7 +489,7 @@ def improve(
     """
     settings: dict[str, Any] = {
         "run": run, "start": start, "n": n, "tries": tries, "rounds": rounds, "validate": validate,
-        "temperature": temperature, "recipe": read_recipe(recipe),
+        "temperature": temperature, "recipe": None if recipe is None else read_recipe(recipe),
         **({"tasks": tuple(tasks)} if tasks else {}), **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     _print(_run("improve", settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
@@ -1007,14 +1017,8 @@ def _run(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run
     config = config_class(**settings)
     if dry_run:
         shown = {"verb": verb, "out": str(out), "settings": plain(asdict(config))}
-        if verb == "collect":
-            from fireact.collection import expected
-
-            shown["expected"] = expected(config)
-        if verb == "tune":
-            from fireact.hosted.run import expected as foreseen
-
-            shown["expected"] = foreseen(config)
+        if (foreseen := verbs.expected(verb, config)) is not None:
+            shown["expected"] = foreseen
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return None
     with _stoppable(out):

@@ -17,6 +17,7 @@ _RENDERED = "trajectories are rendered as that run rendered them"
 _MEASURED = "no questions are kept out; measure the result with: fireact eval"
 _PROVIDER = "the provider chooses it"
 _PRICED = "only a job at a provider (--hosted) costs dollars"
+_COMPARED = "only preference (--preference) compares trajectories"
 PREFERENCE = {
     "student": _THE_RUN, "recipe": _THE_RUN, "kind": _THE_RUN, "rank": _THE_RUN, "blocks": _THE_RUN,
     "renderer": _RENDERED, "tool": _RENDERED, "validation": _MEASURED, "patience": _MEASURED,
@@ -30,9 +31,9 @@ HOSTED = {
     "validation": "the whole file is trained on; mix with --holdout to keep questions out",
     "patience": "the whole file is trained on for all epochs",
     "report_to": "what the provider says goes to the terminal and to events.jsonl",
-    "preference": "providers are asked for imitation alone",
+    "preference": "providers are asked for imitation alone", "beta": _COMPARED,
 }  # fmt: skip
-IMITATION = {"budget": _PRICED, "price": _PRICED}
+IMITATION = {"budget": _PRICED, "price": _PRICED, "beta": _COMPARED}
 
 
 def refuse_unused(context: typer.Context, way: str, unused: Mapping[str, str]) -> None:

@@ -33,6 +33,25 @@ VERBS = {
 }
 
 
+EXPECTED = {
+    "collect": "fireact.collection:expected",
+    "tune": "fireact.hosted.run:expected",
+    "train": "fireact.training.forecast:expected",
+    "prefer": "fireact.training.forecast:expected_preference",
+    "improve": "fireact.improvement:expected",
+}
+"""For a dry run: what a verb would take."""
+
+
+def expected(verb: str, config: Any) -> dict[str, Any] | None:
+    """What a verb would take with these settings; None where it does not say."""
+    if verb not in EXPECTED:
+        return None
+    module_name, _, function = EXPECTED[verb].partition(":")
+    found: dict[str, Any] = getattr(importlib.import_module(module_name), function)(config)
+    return found
+
+
 def load(verb: str) -> tuple[type[Any], Verb]:
     """The settings class and the function of a verb."""
     module_name, config, function = VERBS[verb].split(":")

@@ -33,6 +33,11 @@ def _epoch(lengths: Sequence[int], batch_size: int, draw: random.Random) -> list
     return draw.sample(batches, len(batches))
 
 
+def shares(batch: Batch, processes: int) -> list[Batch]:
+    """What each of several processes computes of a batch; nothing, for those that a small batch does not reach."""
+    return [batch[rank::processes] for rank in range(processes)]
+
+
 def pieces(batch: Batch, lengths: Sequence[int], *, size: int = 0, limit: float = 1.0) -> list[Batch]:
     """A batch in pieces of at most ``size`` samples (0: any number), of none of which more than ``limit`` is padding."""
     found: list[list[int]] = []
@@ -46,11 +51,19 @@ def pieces(batch: Batch, lengths: Sequence[int], *, size: int = 0, limit: float 
     return [tuple(piece) for piece in found]
 
 
-def widest(batches: Sequence[Batch], lengths: Sequence[int], *, size: int = 0) -> float:
-    """The loosest limit for ``pieces`` that keeps padding under ``MOST_PADDING`` over all batches."""
+def computed(
+    batches: Sequence[Batch], lengths: Sequence[int], *, size: int = 0, limit: float = 1.0, processes: int = 1
+) -> list[Batch]:
+    """All pieces that all processes compute."""
+    parts = [part for batch in batches for part in shares(batch, processes)]
+    return [piece for part in parts for piece in pieces(part, lengths, size=size, limit=limit)]
+
+
+def widest(batches: Sequence[Batch], lengths: Sequence[int], *, size: int = 0, processes: int = 1) -> float:
+    """The loosest limit for ``pieces`` that keeps padding under ``MOST_PADDING`` over all that is computed."""
 
     def share(limit: float) -> float:
-        return padding([one for batch in batches for one in pieces(batch, lengths, size=size, limit=limit)], lengths)
+        return padding(computed(batches, lengths, size=size, limit=limit, processes=processes), lengths)
 
     return next((limit for limit in _LIMITS if share(limit) < MOST_PADDING), _LIMITS[-1])
 

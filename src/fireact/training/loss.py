@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from fireact.errors import ConfigError
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.batches import Batch
 
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 by itself; where it is emulated, it is slower than float32."""
+    """Whether what training runs on multiplies bfloat16 by itself; where it is emulated, it is slower than float32."""
     import torch
 
+    if device() != "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     can = torch.cpu.get_capabilities()
     return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+
+
+def need_gpu(kind: str) -> None:
+    """Raise ConfigError for a recipe's kind that there is no GPU for."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
 
 
 def device() -> str:
@@ -52,7 +63,7 @@ class TargetLoss:
         started = time.perf_counter()
         self.samples, self.model = samples, model
         self.device = torch.device(device())
-        self.bfloat16 = self.device.type != "cpu" or has_bfloat16()
+        self.bfloat16 = has_bfloat16()
         self.head = model.get_output_embeddings()
         halves = Halves(model, frozen=frozen)
         probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)

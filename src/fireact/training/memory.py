@@ -7,14 +7,16 @@ where it was measured (on CPUs).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.machine import need_memory
+from fireact.machine import need_memory, peak_memory_gb
 from fireact.render.tokens import Sample
 from fireact.training.batches import Batch
+from fireact.training.loss import device
 
 SLACK, BASE_GB = 1.2, 0.2
 """What allocators waste, and what libraries take that training loads."""
@@ -41,16 +43,14 @@ def memory_kept_in_bounds(advice: str) -> Iterator[None]:
         raise ConfigError(f"memory ran out {advice}") from error
 
 
-def need_weights(place: str, kind: str) -> None:
-    """Raise ConfigError when the weights of a student would not fit, before they are read."""
-    import torch
-    import transformers
+def weights_gb(model: Any, kind: str) -> float:
+    """GB of the weights of a model, of which the shapes are enough, as a recipe's ``kind`` loads them."""
+    return float(sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9)
 
-    with torch.device("meta"):  # shapes alone
-        model: Any = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            transformers.AutoConfig.from_pretrained(place)
-        )
-    gigabytes = sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9
+
+def need_weights(model: Any, place: str, kind: str, *, copies: int = 1) -> None:
+    """Raise ConfigError when the weights of a student, ``copies`` of them on this machine, would not fit, before they are read."""
+    gigabytes = weights_gb(model, kind) * (1 if kind in WEIGHT_BYTES else copies)  # quantised ones go to a GPU each
     try:
         need_memory(gigabytes=gigabytes, available=cuda_gb if kind in WEIGHT_BYTES else None)
     except ConfigError as error:
@@ -74,7 +74,9 @@ def need_room(
     many GB there are (default: of main memory).
     """
     shape: dict[str, Any] = {"frozen": frozen, "half": half, "processes": processes, "keeps": keeps}
-    gigabytes = room(model, samples, pieces, gpu=available is not None, **shape)
+    mine = room(model, samples, pieces, gpu=available is not None, **shape)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share main memory, each of which asks alike
+    gigabytes = mine * (beside if available is None else 1)
     try:
         need_memory(gigabytes=gigabytes, available=available)
     except ConfigError as error:
@@ -123,4 +125,12 @@ def cuda_gb() -> float:
     """GB of memory that are free on this process's GPU."""
     import torch
 
-    return float(torch.cuda.mem_get_info()[0]) / 1e9
+    return float(torch.cuda.mem_get_info(device())[0]) / 1e9
+
+
+def peak_gb() -> float:
+    """The most memory that training has held in this process, in GB: of its GPU where it has one, else main memory."""
+    import torch
+
+    here = device()
+    return peak_memory_gb() if here == "cpu" else round(torch.cuda.max_memory_allocated(here) / 1e9, 2)

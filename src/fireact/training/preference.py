@@ -4,12 +4,15 @@ For one question, a trajectory that succeeded is preferred to one that failed (a
 the adapter that imitation left. Only the student's own words count, on both sides: observations are masked as in
 imitation. Where the chat template rewrites earlier turns, a trajectory is several samples, one a step; they stand in one
 row in which none sees the others, so that its likelihood is the product of theirs. The loss is TRL's, computed where and
-in the precision that imitation was. Invariant: the reference is the adapter that training starts from.
+in the precision that imitation was; the order of pairs, planned from their lengths, is ours. Invariant: the reference is the
+adapter that training starts from.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +22,17 @@ from fireact.agents import load_renderer, student_of, tuned_directory, tuned_ren
 from fireact.data import question
 from fireact.data.filters import is_right
 from fireact.errors import ConfigError, DataError
-from fireact.machine import need_memory, peak_memory_gb, release_memory
+from fireact.machine import need_memory, release_memory
 from fireact.progress import SILENT, Progress
-from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample
-from fireact.store import RunDir, absolute, read_config, read_trajectories
+from fireact.render.tokens import REWRITTEN, Chat, spans
+from fireact.store import MANIFEST, RunDir, absolute, read_config, read_trajectories
+from fireact.training.bad_batch import no_number, sound_gradients
 from fireact.training.checkpoints import last_whole
 from fireact.training.loss import device, has_bfloat16
-from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, peak_gb
 from fireact.training.recipe import Recipe
-from fireact.training.run import weights_hash
+from fireact.training.rows import Rows
+from fireact.training.run import need_data, weights_hash
 from fireact.training.samples import Encoder, offered, rendered
 from fireact.training.trackers import below, check_trackers
 from fireact.types import Renderer, Trajectory
@@ -39,8 +44,6 @@ PAIRS = (
     "anew with a smaller --max-length."
 )
 Pair = tuple[Trajectory, Trajectory]
-Side = Sequence[Sample]
-"""A trajectory: one sample, or one a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class PreferConfig:
         for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.learning_rate >= 1:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be between 0 and 1.")
         if self.micro_batch < 0 or self.batch_size % self.at_a_time:
             raise ConfigError(
                 f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, or be 0 for all."
@@ -81,7 +86,25 @@ class PreferConfig:
 
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Train by preference into ``out/adapter`` and return the manifest. Raises DataError when there are no pairs."""
+    if not force and (out / MANIFEST).is_file():
+        with RunDir(out, verb="prefer", settings=asdict(config), free=FREE) as run:
+            return run.manifest
+    start, found = beginning(config)
+    with RunDir(out, verb="prefer", settings=asdict(config), force=force, free=FREE) as run:
+        progress.say(f"prefer: {len(found)} pairs of a success and a failure")
+        facts = _train(config, start, found, out=run.path, progress=progress)
+        release_memory()
+        named = {"student": start.student, "renderer": start.renderer_name}
+        return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts)
+
+
+def beginning(config: PreferConfig) -> tuple[Start, list[list[Chat]]]:
+    """What training begins with: what imitation left, and the chats of each pair. Nothing is loaded or written.
+
+    Raises ConfigError for a run that preference cannot start from, DataError when there are no pairs.
+    """
     check_trackers(config.report_to)
+    need_data(Path(config.data))
     directory = tuned_directory(config.start)
     if directory is None:
         raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
@@ -90,25 +113,16 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         raise ConfigError(
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
-    student = student_of(directory)
-    with RunDir(out, verb="prefer", settings=asdict(config), force=force, free=FREE) as run:
-        if run.complete:
-            return run.manifest
-        found = pairs(read_trajectories(Path(config.data)), seed=config.seed)
-        if not found:
-            raise DataError(
-                f"{config.data} has no question with both a success and a failure. Collect with the student itself, "
-                "several seeds at a temperature: fireact collect --teacher RUN --temperature 0.8 --seed N."
-            )
-        progress.say(f"prefer: {len(found)} pairs of a success and a failure")
-        renderer = tuned_renderer(directory)
-        shown = offered(load_renderer(renderer), read_config(directory).get("tools", ("search",)))
-        chats = [[rendered(one, load_renderer(renderer), tools=shown) for one in pair] for pair in found]
-        start = _Start(place, adapter, _kind(directory), load_renderer(renderer))
-        facts = _train(config, start, chats, out=run.path, progress=progress)
-        release_memory()
-        named = {"student": student, "renderer": renderer}
-        return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts)
+    found = pairs(read_trajectories(Path(config.data)), seed=config.seed)
+    if not found:
+        raise DataError(
+            f"{config.data} has no question with both a success and a failure. Collect with the student itself, "
+            "several seeds at a temperature: fireact collect --teacher RUN --temperature 0.8 --seed N."
+        )
+    name = tuned_renderer(directory)
+    start = Start(student_of(directory), place, adapter, _kind(directory), name, load_renderer(name))
+    shown = offered(start.renderer, read_config(directory).get("tools", ("search",)))
+    return start, [[rendered(one, start.renderer, tools=shown) for one in pair] for pair in found]
 
 
 def pairs(trajectories: Iterable[Trajectory], *, seed: int) -> list[Pair]:
@@ -129,13 +143,48 @@ def pairs(trajectories: Iterable[Trajectory], *, seed: int) -> list[Pair]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
-    """What imitation left: the student's weights, the adapter, the recipe's kind, and the renderer."""
+class Start:
+    """What imitation left: the student and where its weights are, the adapter, the recipe's kind, and the renderer."""
 
+    student: str
     place: str
     adapter: Path
     kind: str
+    renderer_name: str
     renderer: Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The pairs that fit, as rows; ``rewritten`` trajectories are several samples."""
+
+    rows: Rows
+    dropped: int
+    rewritten: int
+
+    def counts(self) -> dict[str, Any]:
+        """What the manifest, and a dry run, says of it."""
+        rows = self.rows
+        size = {"steps": len(rows.batches), "tokens": rows.tokens(), "padding": round(rows.padding, 4)}
+        return {"pairs": len(rows.pairs), "dropped": self.dropped, "rewritten": self.rewritten, **size}
+
+
+def compared(found: Sequence[Sequence[Chat]], encoder: Encoder, config: PreferConfig) -> Compared:
+    """The pairs that fit into ``max_length``. Raises DataError when none does."""
+    samples = [tuple(map(encoder.samples, pair)) for pair in found]
+    fitting = [
+        pair for pair in samples if all(len(one.input_ids) <= config.max_length for side in pair for one in side)
+    ]
+    if not fitting:
+        raise DataError(f"none of {len(samples)} pairs fits into max_length {config.max_length} tokens. Raise it.")
+    rows = Rows(
+        fitting,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        at_a_time=config.at_a_time,
+        seed=config.seed,
+    )
+    return Compared(rows, len(samples) - len(fitting), sum(len(side) > 1 for two in samples for side in two))
 
 
 def _kind(directory: Path) -> str:
@@ -146,7 +195,7 @@ def _kind(directory: Path) -> str:
 
 
 def _train(
-    config: PreferConfig, start: _Start, found: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
+    config: PreferConfig, start: Start, found: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
 ) -> dict[str, Any]:
     import torch
     import transformers
@@ -158,71 +207,94 @@ def _train(
     torch.manual_seed(config.seed)
     with quiet():
         model, tokenizer, ends = load_adapted(start.place, start.adapter, start.kind)
-        encoder = Encoder(tokenizer, ends, start.renderer)
-        samples = [tuple(map(encoder.samples, pair)) for pair in found]
-        rewritten = sum(len(side) > 1 for two in samples for side in two)
-        if rewritten:
-            progress.say(f"prefer: {rewritten} trajectories go step by step: {REWRITTEN}")
-        fitting = [
-            pair for pair in samples if all(len(one.input_ids) <= config.max_length for side in pair for one in side)
-        ]
-        if not fitting:
-            raise DataError(f"none of {len(samples)} pairs fits into max_length {config.max_length} tokens. Raise it.")
-        _need_room(model, fitting, config)
+        made = compared(found, Encoder(tokenizer, ends, start.renderer), config)
+        rows = made.rows
+        if made.rewritten:
+            progress.say(f"prefer: {made.rewritten} trajectories go step by step: {REWRITTEN}")
+        for side in rows.sides[:2]:
+            progress.sample(spans(side, tokenizer))
+        _need_room(model, rows)
         on_device(model, start.kind)
-        trainer = _trainer(model, tokenizer, fitting, config=config, out=out)
+        trainer = _trainer(model, tokenizer, rows, config=config, out=out)
         checkpoint, done = last_whole(out / "checkpoints")
-        progress.start("prefer", total=trainer.steps, done=done)
+        progress.start("prefer", total=len(rows.batches), done=done)
         trainer.add_callback(_told(transformers, out, progress, done))
+        started = time.perf_counter()
         try:
             with memory_kept_in_bounds(PAIRS):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             progress.end()
+        seconds = time.perf_counter() - started
         model.save_pretrained(str(out / "adapter"), safe_serialization=True, selected_adapters=["default"])
-    facts = {"pairs": len(fitting), "dropped": len(samples) - len(fitting), "rewritten": rewritten}
-    return {**facts, "peak_memory_gb": peak_memory_gb(), "device": device()}
+    speed = {"training_seconds": round(seconds, 2), "tokens_per_second": round(rows.tokens(done) / seconds, 1)}
+    return {**made.counts(), **speed, "peak_memory_gb": peak_gb(), "device": device()}
 
 
-def _need_room(model: Any, pairs: Sequence[Sequence[Side]], config: PreferConfig) -> None:
+def _need_room(model: Any, rows: Rows) -> None:
     """Raise ConfigError when a batch of the longest pairs would not fit."""
-    rows = sorted((in_a_row(side) for pair in pairs for side in pair), key=lambda one: -len(one.input_ids))
     frozen = min(model.peft_config["default"].layers_to_transform or [0])
-    batch = tuple(range(min(2 * config.at_a_time, len(rows))))
+    batches = [rows.of(piece) for batch in rows.batches for piece in rows.pieces(batch)]
     on_cpu = device() == "cpu"
-    half = not on_cpu or has_bfloat16()
-    need_room(model, rows, [batch], frozen=frozen, half=half, keeps=False, available=None if on_cpu else cuda_gb)
+    need_room(
+        model,
+        rows.sides,
+        batches,
+        frozen=frozen,
+        half=has_bfloat16(),
+        keeps=False,
+        available=None if on_cpu else cuda_gb,
+    )
 
 
-def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, config: PreferConfig, out: Path) -> Any:
-    """TRL's DPO trainer, given ids and masks as they are."""
+def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, out: Path) -> Any:
+    """TRL's DPO trainer, given one planned batch of ids and masks as one example, and its loss piece by piece."""
     import datasets
+    import torch
     import transformers
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    rows = datasets.Dataset.from_dict({"pair": list(range(len(pairs)))})
+    plan_of_batches = datasets.Dataset.from_dict({"batch": [list(batch) for batch in rows.batches]})
 
     class Trainer(DPOTrainer):
-        steps = -(-len(pairs) // config.batch_size) * config.epochs
-
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(plan_of_batches, batch_size=1, collate_fn=self.data_collator)
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            model.train()
+            compute: Any = self.compute_loss  # untyped
+            batch, summed = inputs["batch"], 0.0
+            for piece in rows.pieces(batch):
+                given = self._prepare_inputs(rows.collated(piece))
+                with self.compute_loss_context_manager():
+                    loss = compute(model, given) * len(piece) / len(batch)
+                self.accelerator.backward(loss)
+                summed += loss.item()
+            if not (math.isfinite(summed) and sound_gradients(model)):
+                sides = [rows.sides[row] for row in rows.of(batch)]
+                said = f"the loss is {summed:.4g}{' and its gradient is no number' if math.isfinite(summed) else ''}"
+                step = self.state.global_step + 1
+                raise no_number(said, step=step, indices=batch, samples=sides, tokenizer=tokenizer, out=out)
+            return torch.tensor(summed, device=self.args.device)
 
     settings = DPOConfig(
         output_dir=str(out / "checkpoints"),
         beta=config.beta,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.at_a_time,
-        gradient_accumulation_steps=config.batch_size // config.at_a_time,
+        num_train_epochs=1,  # the plan holds every epoch
+        per_device_train_batch_size=1,
         learning_rate=config.learning_rate,
         max_length=None,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number stops the run
         save_steps=5,
         save_total_limit=2,
         seed=config.seed,
         use_cpu=device() == "cpu",
-        bf16=device() != "cpu" or has_bfloat16(),
+        bf16=has_bfloat16(),
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
@@ -234,45 +306,13 @@ def _trainer(model: Any, tokenizer: Any, pairs: Sequence[Sequence[Side]], *, con
         trainer = Trainer(
             model=model,
             args=settings,
-            train_dataset=rows,
-            data_collator=lambda chosen: collate([pairs[one["pair"]] for one in chosen]),
+            train_dataset=plan_of_batches,
+            data_collator=lambda examples: {"batch": tuple(examples[0]["batch"])},
             processing_class=tokenizer,
         )
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
-
-
-def in_a_row(side: Side) -> Sample:
-    """The samples of a trajectory, one after the other."""
-    return Sample(
-        tuple(token for one in side for token in one.input_ids), tuple(label for one in side for label in one.labels)
-    )
-
-
-def collate(pairs: Sequence[Sequence[Side]]) -> dict[str, Any]:
-    """Padded ids and masks [2 x pairs, tokens]: the successes, then the failures; one mask is what the student wrote.
-
-    Where a trajectory is several samples, positions begin anew with each, and the attention mask [2 x pairs, 1, tokens,
-    tokens] says which tokens a token sees: those before it in its own sample.
-    """
-    import torch
-
-    from fireact.training.halves import pad
-
-    sides = [pair[side] for side in (0, 1) for pair in pairs]
-    rows = [in_a_row(side) for side in sides]
-    ids = pad([torch.tensor(one.input_ids) for one in rows], value=0)
-    wrote = pad([(torch.tensor(one.labels) != IGNORED).long() for one in rows], value=0)
-    if all(len(side) == 1 for side in sides):
-        attention = pad([torch.ones(len(one.input_ids), dtype=torch.long) for one in rows], value=0)
-        return {"input_ids": ids, "attention_mask": attention, "completion_mask": wrote}
-    lengths = [[len(one.input_ids) for one in side] for side in sides]
-    number = pad([torch.tensor([at for at, n in enumerate(own) for _ in range(n)]) for own in lengths], value=-1)
-    places = pad([torch.cat([torch.arange(n) for n in own]) for own in lengths], value=0)
-    earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-    attention = (number[:, None, :, None] == number[:, None, None, :]) & earlier
-    return {"input_ids": ids, "attention_mask": attention, "position_ids": places, "completion_mask": wrote}
 
 
 def _told(transformers: Any, out: Path, progress: Progress, done: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,28 @@ from fireact.data.filters import is_right
 from fireact.errors import ConfigError, DataError
 from fireact.machine import release_memory
 from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, read_manifest, read_trajectories
-from fireact.training.launch import launched, lend, machine_rank, shipped
-from fireact.training.recipe import ADAPTED, Recipe
+from fireact.render.tokens import Chat
+from fireact.store import (
+    CONFIG,
+    MANIFEST,
+    RunDir,
+    absolute,
+    read_config,
+    read_manifest,
+    read_trajectories,
+    trajectory_file,
+)
+from fireact.training.launch import launched, lend, local_count, machine_rank, refuse_launch, shipped
+from fireact.training.loss import need_gpu
+from fireact.training.memory import need_weights
+from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 from fireact.training.samples import offered, rendered
+from fireact.training.student import load_shape
 from fireact.training.trackers import check_trackers
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
+MIX = "fireact mix chooses otherwise"
 FREE = ("recipe.micro_batch", "report_to", "processes", "accelerate")
 """Settings that do not change what is learnt."""
 
@@ -35,7 +49,7 @@ class TrainConfig:
     ``renderer`` is stored and used whenever the student is run. A native one is shown ``tools``, where a trajectory does not
     bring its own (``meta["tools"]``, as schemas); run the student with the same.
     ``report_to`` names trackers of experiments. With ``processes`` above 1, or an ``accelerate`` configuration (a shipped
-    one's name, or a path), training is launched through accelerate.
+    one's name, or a path; it says how many processes where ``processes`` is None), training is launched through accelerate.
     """
 
     data: str
@@ -44,31 +58,39 @@ class TrainConfig:
     renderer: str = "react"
     tools: Sequence[str] = ("search",)
     report_to: Sequence[str] = ()
-    processes: int = 1
+    processes: int | None = None
     accelerate: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
         object.__setattr__(self, "report_to", tuple(self.report_to))
         object.__setattr__(self, "tools", tuple(self.tools))
-        if self.processes < 1:
+        if self.processes is not None and self.processes < 1:
             raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
         if self.accelerate is not None and self.accelerate not in shipped():
             object.__setattr__(self, "accelerate", absolute(self.accelerate))
         if Path(self.student).is_dir() or Path(self.student).is_file():
             object.__setattr__(self, "student", absolute(self.student))
 
+    @property
+    def launches(self) -> bool:
+        """Whether training runs in processes of its own."""
+        return self.accelerate is not None or (self.processes or 1) > 1
+
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run goes on from its last checkpoint."""
-    check_trackers(config.report_to)
+    if force or not (out / MANIFEST).is_file():
+        check(config)
     if number := machine_rank(config.accelerate):
         return _lent(config, out, number=number, progress=progress)
     with RunDir(out, verb="train", settings=asdict(config), force=force, free=FREE) as run:
         if run.complete:
             return run.manifest
-        if config.processes > 1 or config.accelerate:
-            facts = launched(run.path, processes=config.processes, accelerate=config.accelerate)
+        if config.launches:
+            copies = local_count(config.processes, config.accelerate)
+            need_weights(load_shape(config.student), config.student, config.recipe.kind, copies=copies)
+            facts = launched(run.path, processes=config.processes, accelerate=config.accelerate, progress=progress)
         else:
             facts = work(config, run.path, progress=progress)
         release_memory()
@@ -89,33 +111,63 @@ def _lent(config: TrainConfig, out: Path, *, number: int, progress: Progress) ->
     return {"verb": "train", "machine_rank": number}
 
 
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError or DataError for what cannot be trained here, before anything is loaded or written."""
+    check_trackers(config.report_to)
+    need_data(Path(config.data))
+    if config.recipe.kind in QUANTISED:
+        need_gpu(config.recipe.kind)
+    if config.launches:
+        refuse_launch(processes=config.processes, accelerate=config.accelerate, kind=config.recipe.kind)
+
+
+def need_data(data: Path) -> None:
+    """Raise DataError where there are no trajectories."""
+    if not (file := trajectory_file(data)).is_file():
+        raise DataError(f"there is no {file}. Give a directory of fireact mix or collect, or a JSONL file.")
+
+
 def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
     """Train in this process (one of several, when launched) and return what the manifest says of it."""
     from fireact.training.trainer import fine_tune
 
-    trajectories, apart = learnable(Path(config.data), progress), Path(config.data) / HELD_OUT
-    kept_out = held_out(trajectories, config.recipe)
-    renderer = load_renderer(config.renderer)
-    tools = offered(renderer, config.tools)
-    parts = [[one for one in trajectories if (question(one) in kept_out) == wanted] for wanted in (False, True)]
-    if apart.is_file() and not kept_out:
-        parts[1] = list(read_trajectories(apart))  # what the mixture held out
-    if config.recipe.patience and not parts[1]:
-        raise ConfigError(
-            "patience needs questions to measure on: validation = 0.1 in the recipe, or mix with --holdout."
-        )
-    chats, validation = ([rendered(one, renderer, tools=tools) for one in part] for part in parts)
+    chats, validation = parts(config, progress)
     stats = fine_tune(
         chats,
         student=config.student,
         recipe=config.recipe,
         out=out,
         validation=validation,
-        renderer=renderer,
+        renderer=load_renderer(config.renderer),
         report_to=config.report_to,
         progress=progress,
     )
-    return {"trajectories": len(trajectories), **asdict(stats)}
+    return {"trajectories": len(chats) + (len(validation) if config.recipe.validation else 0), **asdict(stats)}
+
+
+def parts(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[Chat], list[Chat]]:
+    """The chats to train on and those to measure on: the recipe's share of questions, or what the mixture held out.
+
+    Raises ConfigError when ``patience`` has nothing to measure on.
+    """
+    data = Path(config.data)
+    found, kept_out = learnable(data, progress), set[str]()
+    apart = data / HELD_OUT
+    if config.recipe.validation:
+        kept_out = held_out(found, config.recipe)
+        validation = [one for one in found if question(one) in kept_out]
+    else:
+        validation = with_steps(read_trajectories(apart), progress) if apart.is_file() else []
+    if config.recipe.patience and not validation:
+        raise ConfigError(
+            "patience needs questions to measure on: validation = 0.1 in the recipe, or mix with --holdout."
+        )
+    renderer = load_renderer(config.renderer)
+    tools = offered(renderer, config.tools)
+    fitted = [one for one in found if question(one) not in kept_out]
+    return [rendered(one, renderer, tools=tools) for one in fitted], [
+        rendered(one, renderer, tools=tools) for one in validation
+    ]
 
 
 def learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
@@ -126,15 +178,25 @@ def learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
     found = list(read_trajectories(data))
     as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
     right = [one for one in found if is_right(one)] if as_collected else found
-    kept = [one for one in right if any(step.weight > 0 for step in one.steps)]
-    for left_out, why in ((len(found) - len(right), "not right"), (len(right) - len(kept), "without a step to learn")):
-        if left_out:
-            progress.say(
-                f"train: {left_out} of {len(found)} trajectories are {why} and left out (fireact mix chooses otherwise)"
-            )
+    if len(right) < len(found):
+        progress.say(
+            f"train: {len(found) - len(right)} of {len(found)} trajectories are not right and left out ({MIX})"
+        )
+    kept = with_steps(right, progress)
     if not kept:
         raise DataError(
             f"{data} has {len(found)} trajectories and none to learn from. Give a directory of fireact mix."
+        )
+    return kept
+
+
+def with_steps(found: Iterable[Trajectory], progress: Progress = SILENT) -> list[Trajectory]:
+    """Those that have a step to learn; how many have none is said."""
+    everything = list(found)
+    kept = [one for one in everything if any(step.weight > 0 for step in one.steps)]
+    if left_out := len(everything) - len(kept):
+        progress.say(
+            f"train: {left_out} of {len(everything)} trajectories are without a step to learn and left out ({MIX})"
         )
     return kept
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fireact.errors import ConfigError, missing_extra
 from fireact.models.weights import ends_of, loading, student_directory
-from fireact.training.loss import device
+from fireact.training.loss import device, has_bfloat16, need_gpu
 from fireact.training.memory import need_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 
@@ -28,7 +28,7 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
     options = _quantised(kind) if kind in QUANTISED else {"dtype": torch.float32}
     with loading(place):
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        need_weights(place, kind)
+        need_weights(load_shape(student), place, kind)
         model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
     return model, tokenizer, ends_of(model.generation_config.eos_token_id, tokenizer)
 
@@ -60,12 +60,23 @@ def load_tokenizer(student: str) -> tuple[Any, set[int]]:
     return tokenizer, ends_of(eos, tokenizer)
 
 
+def load_shape(student: str) -> Any:
+    """The model without its weights: shapes alone."""
+    import torch
+    import transformers
+
+    place = student_directory(student)
+    with loading(place), torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            transformers.AutoConfig.from_pretrained(place)
+        )
+
+
 def _quantised(kind: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    if not torch.cuda.is_available():
-        raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
+    need_gpu(kind)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -74,7 +85,7 @@ def _quantised(kind: str) -> dict[str, Any]:
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": torch.bfloat16,
+        "bnb_4bit_compute_dtype": torch.bfloat16 if has_bfloat16() else torch.float32,
     }
     options = {"load_in_8bit": True} if kind == "int8-lora" else four
     config: Any = getattr(transformers, "BitsAndBytesConfig")(**options)  # noqa: B009  # untyped

@@ -10,7 +10,6 @@ curve is that of one process, whether each holds all weights or a part of them (
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -20,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.machine import need_disk, need_memory, peak_memory_gb
+from fireact.machine import need_disk, need_memory
 from fireact.models.quiet import quiet
 from fireact.progress import SILENT, Progress
-from fireact.render.tokens import REWRITTEN, Chat, Sample, spans
-from fireact.training.batches import Batch, padding, pieces, plan, widest
+from fireact.render.tokens import Chat, Sample, spans
+from fireact.training.bad_batch import no_number, sound_gradients
+from fireact.training.batches import Batch, computed, padding, pieces, plan, shares, widest
 from fireact.training.checkpoints import disk_gb, last_whole, taken_gb
 from fireact.training.curve import LOG, Curve
+from fireact.training.fitting import Fitting, fit
 from fireact.training.loss import KEPT, TargetLoss, device, has_bfloat16
-from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, ran_out
+from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, peak_gb, ran_out
 from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe
 from fireact.training.samples import Encoder
 from fireact.training.schedule import share
@@ -52,6 +53,7 @@ class TrainStats:
 
     samples: int
     dropped: int
+    validation_dropped: int
     rewritten: int
     tokens: int
     target_tokens: int
@@ -97,34 +99,11 @@ def fine_tune(
     with quiet():
         model, tokenizer, ends = load_student(student, recipe.kind)
         encoder = Encoder(tokenizer, ends, renderer, everything=recipe.train_on == "all")
-        samples, rewritten = encoder.all(chats)
-        kept_out, _ = encoder.all(validation)
-        if rewritten:
-            progress.say(
-                f"train: {rewritten} of {len(chats)} trajectories are one sample a step, each with the very prompt that inference sends: {REWRITTEN}"
-            )
-        fitting = [sample for sample in samples if len(sample.input_ids) <= recipe.max_length]
-        kept_out = [sample for sample in kept_out if len(sample.input_ids) <= recipe.max_length]
-        refuse_empty(fitting, len(samples), recipe)
-        dropped = len(samples) - len(fitting)
-        if dropped:
-            progress.say(f"train: {dropped} samples of over {recipe.max_length} tokens are left out")
-        progress.sample(spans(fitting[0], tokenizer))
+        fitting = fit(chats, validation, encoder=encoder, recipe=recipe, progress=progress)
+        progress.sample(spans(fitting.samples[0], tokenizer))
         with memory_kept_in_bounds(BESIDE):
-            run = _Run(model, tokenizer, fitting, kept_out, recipe=recipe, out=out, progress=progress)
-            return run.train(report_to=report_to, dropped=dropped, rewritten=rewritten)
-
-
-def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
-    """Raise DataError when there is nothing to train on, or nothing in it that the student writes."""
-    if not fitting:
-        raise DataError(
-            f"none of {total} samples fits into max_length {recipe.max_length} tokens. Raise it, or mix others."
-        )
-    if not all(sample.targets for sample in fitting):
-        raise DataError(
-            "a sample has no token that is trained: no step of its trajectory is learnt. Filter with --where finished."
-        )
+            run = _Run(model, tokenizer, fitting.samples, fitting.kept_out, recipe=recipe, out=out, progress=progress)
+            return run.train(report_to=report_to, fitting=fitting)
 
 
 class _Run:
@@ -149,7 +128,7 @@ class _Run:
         self.progress = progress if self.rank == 0 else SILENT
         self.lengths = [len(sample.input_ids) for sample in samples]
         self.batches = plan(self.lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
-        self.limit = widest(self.batches, self.lengths, size=recipe.micro_batch)
+        self.limit = widest(self.batches, self.lengths, size=recipe.micro_batch, processes=self.processes)
         self.model, frozen = adapt(model, recipe)
         blocks = model.config.get_text_config().num_hidden_layers
         if recipe.blocks is None and blocks < UPPERMOST:
@@ -190,7 +169,7 @@ class _Run:
             self.samples,
             largest or [(0,)],
             frozen=frozen,
-            half=not on_cpu or has_bfloat16(),
+            half=has_bfloat16(),
             processes=self.processes if self.sharded else 1,
             available=None if on_cpu else cuda_gb,
         )
@@ -203,7 +182,7 @@ class _Run:
 
     def part(self, batch: Batch, *, rank: int | None = None) -> list[Batch]:
         """What a process (default: this one) computes of a batch, piece by piece."""
-        mine = batch[self.rank if rank is None else rank :: self.processes]
+        mine = shares(batch, self.processes)[self.rank if rank is None else rank]
         return pieces(mine, self.lengths, size=self.recipe.micro_batch, limit=self.limit)
 
     def turns(self, batch: Batch) -> list[tuple[Batch, float]]:
@@ -219,12 +198,10 @@ class _Run:
     @property
     def padding(self) -> float:
         """The share of all tokens computed that is padding."""
-        made = [
-            piece for batch in self.batches for rank in range(self.processes) for piece in self.part(batch, rank=rank)
-        ]
-        return padding(made, self.lengths)
+        how = {"size": self.recipe.micro_batch, "processes": self.processes}
+        return padding(computed(self.batches, self.lengths, limit=self.limit, **how), self.lengths)
 
-    def train(self, *, report_to: Sequence[str], dropped: int, rewritten: int) -> TrainStats:
+    def train(self, *, report_to: Sequence[str], fitting: Fitting) -> TrainStats:
         trainer = build_trainer(self, report_to=report_to)
         if self.processes > 1:
             self.agree()
@@ -246,7 +223,7 @@ class _Run:
         self.save(weights_directory(self.out, self.recipe))
         if not self.rank and self.validation is not None:
             self.validation.keep_best(weights_directory(self.out, self.recipe))
-        return self.stats(seconds, curve, steps=trainer.state.global_step, dropped=dropped, rewritten=rewritten)
+        return self.stats(seconds, curve, steps=trainer.state.global_step, fitting=fitting)
 
     def agree(self) -> None:
         """Raise DataError where the processes would go on from different steps, as on machines that share no disk."""
@@ -291,12 +268,10 @@ class _Run:
         return summed
 
     def sound_gradients(self) -> bool:
-        """Whether all gradients, in all processes, are numbers: else the next step would fail, and blame its own batch."""
+        """Whether the gradients of all processes are numbers."""
         import torch
 
-        found = [one.grad for one in self.model.parameters() if one.grad is not None]
-        here = [one.to_local() if hasattr(one, "to_local") else one for one in found]
-        sound = all(bool(torch.isfinite(one).all()) for one in here)
+        sound = sound_gradients(self.model)
         if not self.sharded:
             return sound
         least = torch.tensor(float(sound), device=self.loss.device)
@@ -329,23 +304,26 @@ class _Run:
         )
 
     def no_number(self, batch: Batch, said: str, number: int) -> FireactError:
-        """The error for a loss or gradient that is no number; the batch that made it is written down."""
-        path = self.out / "bad-batch.json"
-        chosen = [self.samples[index] for index in batch]
-        episodes, texts = [one.key for one in chosen], [self.tokenizer.decode(one.input_ids) for one in chosen]
-        row = {"step": number, "samples": list(batch), "episodes": episodes, "texts": texts}
-        if not self.rank:
-            path.write_text(json.dumps(row, indent=2, ensure_ascii=False))
-        return FireactError(f"{said} at step {number}. The batch that made it is in {path}. Lower the learning rate.")
+        """The error for a loss or gradient that is no number."""
+        return no_number(
+            said,
+            step=number,
+            indices=batch,
+            samples=[self.samples[index] for index in batch],
+            tokenizer=self.tokenizer,
+            out=self.out,
+            write=not self.rank,
+        )
 
-    def stats(self, seconds: float, curve: Curve | None, *, steps: int, dropped: int, rewritten: int) -> TrainStats:
+    def stats(self, seconds: float, curve: Curve | None, *, steps: int, fitting: Fitting) -> TrainStats:
         done = self.batches[:steps]
         tokens = sum(self.lengths[index] for batch in self.batches[self.done : steps] for index in batch)
         kept = self.validation.kept if self.validation is not None else {}
         return TrainStats(
             samples=len(self.samples),
-            dropped=dropped,
-            rewritten=rewritten,
+            dropped=fitting.dropped,
+            validation_dropped=fitting.validation_dropped,
+            rewritten=fitting.rewritten,
             tokens=sum(self.lengths[index] for batch in done for index in batch),
             target_tokens=sum(self.loss.targets(batch) for batch in done),
             padding=round(self.padding, 4),
@@ -356,7 +334,7 @@ class _Run:
             whole_sample_accuracy=kept.get("whole_sample_accuracy"),
             training_seconds=round(seconds, 2),
             tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
-            peak_memory_gb=peak_memory_gb(),
+            peak_memory_gb=peak_gb(),
             resumed_from_step=self.done,
             device=str(self.loss.device.type),
             processes=self.processes,

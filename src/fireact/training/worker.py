@@ -1,6 +1,7 @@
 """One of several launched processes: run as a module with the run directory and the directory of the settings, it trains.
 
-The first of them leaves its figures for the launcher, which holds the run directory; all end with their launcher.
+The first of them leaves its figures for the launcher, which holds the run directory, and whichever fails its error; all end
+with their launcher.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fireact.errors import FireactError
 from fireact.jsonl import replace_text
 from fireact.progress import SILENT, Lines
 from fireact.store import read_config, settings_from
-from fireact.training.launch import FIGURES, LAUNCHER
+from fireact.training.launch import FIGURES, LAUNCHER, leave_error
 from fireact.training.run import TrainConfig, work
 
 
@@ -38,15 +39,15 @@ def main() -> None:
     """A worker: train by the settings of the run directory."""
     import torch
 
-    out, first = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
+    out, place, first = Path(sys.argv[1]), Path(sys.argv[2]), os.environ.get("RANK", "0") == "0"
     end_with(int(os.environ[LAUNCHER]))
-    settings = read_config(Path(sys.argv[2]))
+    settings = read_config(place)
     settings.pop("verb")
     try:
         facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)
-    except FireactError as error:  # its launcher ends with a traceback of its own, so this says why
-        if first:
-            print(f"fireact: {error}", file=sys.stderr, flush=True)
+    except FireactError as error:
+        leave_error(error, place)
+        time.sleep(60)  # the launcher ends all processes when it reads this; what ends by itself is reported at length
         sys.exit(1)
     if first:
         replace_text(out / FIGURES, json.dumps(facts))
