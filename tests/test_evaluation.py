@@ -373,7 +373,7 @@ def test_the_tables_fit_and_the_json_has_everything(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_printed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fireact.terminal import print_evaluation
+    from fireact.terminal.evaluation import print_evaluation
 
     old = summarise([trajectory(at) for at in range(3)]).to_dict()
     for name in ("accuracy", "searches", "cost_per_question", "by", "failures", "recovery", "tools"):

@@ -15,7 +15,7 @@ LAYERS = [
     ["training", "hosted", "serving"],
     ["evaluation"],
     ["study", "reporting"],
-    ["terminal", "line", "improvement", "verbs", "options", "cli", "__main__"],
+    ["terminal", "line", "improvement", "verbs", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parents[1] / "src" / "fireact"

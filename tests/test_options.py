@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fireact import cli, options
+from fireact import cli
+from fireact.cli import unused as options
 from fireact.errors import ConfigError
 
 pytest.importorskip("torch")

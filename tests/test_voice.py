@@ -18,7 +18,7 @@ from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.serving.voice import Voice, ask, told, walk
-from fireact.terminal import Speech
+from fireact.terminal.steps import Speech
 from fireact.types import Action, Completion, Message
 
 
