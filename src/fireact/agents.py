@@ -219,15 +219,21 @@ def build(
     repairs: int = 0,
     native: bool = False,
 ) -> Agent:
-    """An Agent for a task: few-shot unless the model was fine-tuned and no examples are asked for; the limits are the task's.
+    """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
 
     ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
-    fine-tuned model is run with the renderer that it was trained with.
+    fine-tuned model is run with the renderer that it was trained with; with ``examples`` it is given the whole prompt of
+    ``method``, instructions too (paper, Table 14), and without them it chooses its method itself.
     """
     name = "tool_calls" if native else model.renderer
     if model.tuned and name != model.renderer:
         raise ConfigError(f"the agent was trained with the renderer {model.renderer}; leave --native out.")
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
+    if model.tuned and not count and method in prompts.ALONE:
+        raise ConfigError(
+            f"a fine-tuned agent chooses its method itself; {method!r} would be ignored. Leave it out, or show it how: "
+            "--examples 3."
+        )
     lm_is_scripted = model.lm.name.startswith("scripted:")
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")

@@ -67,10 +67,6 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         endpoint=config.endpoint,
         budget=budget_of(config.budget, Usage() if force else cache.spent()),
     )
-    if model.tuned and config.method == "cot" and not config.examples:
-        raise ConfigError(
-            "a fine-tuned agent chooses its method itself; --method cot would be ignored. Leave it out, or give --examples."
-        )
     tools = load_tools(config.tools, cache)
     episodes = {name: _episodes(task, config, model, tools) for name, task in _tasks(config.tasks).items()}
     with RunDir(out, verb="eval", settings=asdict(config), force=force, free=FREE) as run:

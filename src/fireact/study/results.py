@@ -89,8 +89,7 @@ def row(one: Measured, other: Measured | None) -> dict[str, Any]:
 def settings(one: Measured) -> dict[str, Any]:
     """What a cell was made with, defaults too: its model, what that was trained on and how, and how it was asked.
 
-    ``recipe`` (of a job at a provider its epochs), ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a
-    fine-tuned one that is not few-shot prompted.
+    ``recipe``, ``mixture`` and ``size`` are None for a prompted cell, ``method`` for a fine-tuned one without examples.
     """
     given, tuned = one.cell.settings, one.cell.tuned
     asked = EvalConfig(agent="")
@@ -103,7 +102,7 @@ def settings(one: Measured) -> dict[str, Any]:
         "seed": one.cell.seed,
         "noise": given.get("noise", ""),
         **evaluation,
-        "method": None if tuned and not given.get("few_shot") else evaluation["method"],
+        "method": None if tuned and not evaluation["examples"] else evaluation["method"],
         "size": mixture.pop("n", None),
         "mixture": {"name": given["mixture"], **mixture} if tuned else None,
         "recipe": recipe,
