@@ -672,7 +672,7 @@ def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monk
     assert expected["stages"] >= len(expected["cells"]) > 1
     assert "?" in found.asks and found.source and not expected["short"]
     if size == "small":
-        assert expected["seconds"]["known"] <= (4000 if name == "noisy-data" else 3600)  # two seeds of 200 questions
+        assert expected["seconds"]["known"] <= 3600
         assert expected["usd"]["known"] <= (0.1 if name == "cost" else 0)
         assert expected["usd"]["whole"] and (expected["seconds"]["whole"] or expected["needs"])
     else:

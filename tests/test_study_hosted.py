@@ -105,6 +105,17 @@ def test_a_hosted_student_is_trained_asked_and_compared(tmp_path: Path) -> None:
     assert costs["training_usd"] > 0 and costs["usd_per_question"] == pytest.approx(0.101)
 
 
+def test_a_few_shot_cell_is_prompted_as_an_untuned_model_is(tmp_path: Path) -> None:
+    text = STUDY.replace('name = "prompted"', 'name = "prompted"\nmethod = "cot"')
+    text = text.replace("size = 10", 'size = 10\nfew_shot = 3\nmethod = "cot"')
+    with Served() as served:
+        study(config(tmp_path, served.url, text), tmp_path / "out")
+    untuned, tuned = served.prompts[:2], served.prompts[2:]
+    asked = [sorted(json.dumps(one["messages"]) for one in found) for found in (untuned, tuned)]
+    assert len(tuned) == 2 and asked[0] == asked[1]  # instructions and examples of CoT in both
+    assert list(jsonl.read(tmp_path / "out" / "results.jsonl"))[1]["settings"]["method"] == "cot"
+
+
 def test_a_key_is_asked_for_before_anything_is_bought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):

@@ -223,7 +223,7 @@ def build(
     repairs: int = 0,
     native: bool = False,
 ) -> Agent:
-    """An Agent for a task: few-shot unless the model was fine-tuned and no examples are asked for; the limits are the task's.
+    """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
 
     ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
     fine-tuned model is run with the renderer that it was trained with; with ``examples`` it is given the whole prompt of

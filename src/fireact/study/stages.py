@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from fireact import jsonl
+from fireact import jsonl, names
 from fireact.collection import FREE as SAMPLED_FREELY
 from fireact.collection import CollectConfig
 from fireact.data import MixConfig
@@ -134,6 +134,7 @@ class Resolver:
         shots, method = cell.settings.get("few_shot"), chosen.get("method", "react")
         if shots:
             return own | {"examples": shots} | ({"method": method} if "method" in chosen else {})
+        names.resolve("method", method)
         if method not in ("react", self.study.shared.get("method")):  # what all share is for those that are prompted
             raise ConfigError(
                 f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned and chooses its method itself; "
@@ -176,15 +177,15 @@ class Resolver:
         values, where = dict(self.study.mixtures[cell.settings["mixture"]]), f"mixtures.{cell.settings['mixture']}"
         kinds = {name: kind for name, kind in get_type_hints(MixConfig).items() if name != "sources"}
         fit_fields(values, {"from": Sequence[str], **kinds}, f"the study {self.study.name}: {where}")
-        names: Sequence[str] = values.pop("from", ())
-        if not names:
+        origins: Sequence[str] = values.pop("from", ())
+        if not origins:
             raise ConfigError(
                 f"the study {self.study.name}: {where} has no data: from = names of collections, or files."
             )
         values["seed"] = cell.seed
         if "size" in cell.settings:
             values["n"] = cell.settings["size"]
-        sources = [self.collection(name) if name in self.study.collect else name for name in names]
+        sources = [self.collection(name) if name in self.study.collect else name for name in origins]
         return self._stage("mix", values, {"sources": sources}, where)
 
     def collection(self, name: str) -> Stage:

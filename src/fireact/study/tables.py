@@ -57,7 +57,7 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
     )
 
 
-SCORES, TURNS = ("EM", "F1", "EM gained"), ("turns", "deviation of turns")
+SCORES, TURNS = ("EM", "F1"), ("turns", "deviation of turns")
 WEIGHTS, COSTS = ("GB", "examples/s"), ("USD a trial", "s a trial")
 """Units of the paper's figures by the table in which they stand."""
 BASES = "where bases or tasks differ, only the direction compares."
