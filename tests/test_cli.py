@@ -73,7 +73,7 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["resume", "absent"], "no run directory"),
         (["report", "absent"], "no run directory"),
         (["show", "absent.jsonl"], "No such file"),
-        (["train", "absent"], "No such file"),
+        (["train", "absent"], "there is no"),
         (["convert", "absent", "--to", "gpt", "-o", "x"], "cannot read absent"),
         (["convert", "absent", "--to", "gtp", "-o", "x"], "Did you mean 'gpt'?"),
         (["eval", "absent-model-name"], "absent-model-name"),

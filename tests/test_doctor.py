@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import GOOD, Echo, Small, agent, trajectory
-from fireact import jsonl, terminal
+from fireact import jsonl
 from fireact.data import MixConfig, mix
 from fireact.data.contamination import held_out_of, prepare, questions_of
 from fireact.data.doctor import DoctorConfig, diagnose
@@ -26,6 +26,7 @@ from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, DataError
 from fireact.sensitive import blotted, sensitive
 from fireact.store import read_trajectories
+from fireact.terminal.data import print_diagnosis
 from fireact.types import Action, Example, Step, Trajectory
 
 KEY = "sk-" + "a1B2" * 8
@@ -367,7 +368,7 @@ def test_calls_that_nothing_is_known_to_check_against_are_said(tmp_path: Path) -
 
 def test_a_file_without_a_readable_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = diagnose(DoctorConfig(write(tmp_path / "a.jsonl", '{"task":"small","exam')))
-    terminal.print_diagnosis(found, as_json=False)
+    print_diagnosis(found, as_json=False)
     assert "No line is a trajectory." in (shown := capsys.readouterr().out) and "Stopped" not in shown
     assert repair(DoctorConfig(found.data), tmp_path / "fixed")["history"][-1] == "doctor --fix: 0 -> 0"
 
