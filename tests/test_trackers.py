@@ -79,7 +79,6 @@ def test_two_runs_of_a_process_write_to_their_own_directories(tmp_path: Path, mo
 
 
 def test_tensorboard_has_the_curves_of_imitation_and_of_preference(imitated: Path, tmp_path: Path) -> None:  # noqa: F811
-    pytest.importorskip("tensorboard")
     data, student = str(imitated / "data.jsonl"), str(imitated / "student")
     recipe = replace(RECIPE, validation=0.25)
     train(TrainConfig(data=data, student=student, recipe=recipe, report_to=("tensorboard",)), tmp_path / "run")
