@@ -11,6 +11,7 @@ import pytest
 
 from fakes import Small, trajectory
 from fireact import jsonl
+from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.errors import ConfigError, DataError
 from fireact.types import Example
 
@@ -18,7 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fireact.improvement import ImproveConfig, expected, improve
-from fireact.store import read_config, read_trajectories
+from fireact.store import read_config, read_manifest, read_trajectories
 from fireact.training.run import TrainConfig, train
 from fireact.verbs import resume
 from test_train import RECIPE
@@ -126,6 +127,31 @@ def test_students_are_trained_as_the_first_was(run: Path, tmp_path: Path) -> Non
     assert {**after, "data": before["data"]} == before and before["recipe"]["learning_rate"] == RECIPE.learning_rate
     written = read_config(out)
     assert written["recipe"] == before["recipe"] and written["tools"] == before["tools"] and written["start"] == 4
+
+
+def test_what_a_mixture_held_out_measures_every_round(run: Path, tmp_path: Path) -> None:
+    data, student = run.parent / "data.jsonl", str(run.parent / "student")
+    mix(MixConfig(sources=[str(data)], holdout=0.25), tmp_path / "mix")
+    recipe = replace(RECIPE, patience=1)
+    train(TrainConfig(data=str(tmp_path / "mix"), student=student, recipe=recipe), tmp_path / "train")
+    improve(settings(tmp_path / "train", tries=1, rounds=1), tmp_path / "improve")
+    held_out = [(place / "mix" / HELD_OUT).read_bytes() for place in (tmp_path, tmp_path / "improve" / "round-1")]
+    assert held_out[0] == held_out[1] != b""
+    assert read_manifest(tmp_path / "improve" / "round-1" / "train")["validation_loss"] > 0
+
+
+def test_data_that_a_round_would_lose_are_refused(run: Path, tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "data.jsonl", (replace(trajectory(at), scores={}).to_dict() for at in range(3)))
+    student = str(run.parent / "student")
+    train(TrainConfig(data=str(tmp_path / "data.jsonl"), student=student, recipe=RECIPE), tmp_path / "train")
+    with pytest.raises(ConfigError, match="3 of the 3 trajectories that the run was trained on"):
+        improve(settings(tmp_path / "train"), tmp_path / "improve")
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"tasks": ("a", "a")}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"it must be a number of 0 or more|name each once"):
+        settings(Path("run"), **wrong)
 
 
 def test_a_round_without_a_success_trains_nothing(run: Path, tmp_path: Path) -> None:

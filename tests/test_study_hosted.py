@@ -86,9 +86,10 @@ def test_a_hosted_student_is_forecast_without_a_call(tmp_path: Path) -> None:
     )
     assert unpriced["usd"]["unknown"][0].endswith("takes a trained token")
     assert (
-        plan(config(tmp_path, "URL", STUDY.replace("size = 10", "size = 10\nepochs = 1")), tmp_path / "none")[
-            "training_tokens"
-        ]["known"]
+        plan(
+            config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("size = 10", "size = 10\nepochs = 1")),
+            tmp_path / "none",
+        )["training_tokens"]["known"]
         == 10 * 250
     )
 

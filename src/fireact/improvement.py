@@ -12,6 +12,8 @@ no try of it succeeded; the best round is named in the manifest. Every stage is 
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,14 +21,14 @@ from typing import Any
 
 from fireact.agents import load_task, tuned_directory
 from fireact.collection import CollectConfig, collect
-from fireact.data import MixConfig, mix
+from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import is_right
 from fireact.errors import ConfigError
 from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.progress import SILENT, Progress
 from fireact.store import RunDir, absolute, read_config, read_trajectories, settings_from
 from fireact.training.recipe import Recipe
-from fireact.training.run import TrainConfig, need_data, train
+from fireact.training.run import TrainConfig, learnable, need_data, train
 from fireact.types import Example
 
 
@@ -63,6 +65,10 @@ class ImproveConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.start is not None and self.start < 0:
             raise ConfigError(f"start is {self.start}; it must be 0 or more.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature is {self.temperature}; it must be a number of 0 or more.")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"tasks are {', '.join(self.tasks)}; name each once.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,9 @@ def _rounds(plan: _Plan, out: Path, progress: Progress) -> tuple[list[dict[str, 
             return rounds, f"no try of round {number} succeeded, so there is nothing new to learn"
         data = [*data, *tried]
         kept = mix(MixConfig(sources=data), here / "mix", progress=progress)
+        held_out = Path(plan.trained.data) / HELD_OUT
+        if held_out.is_file():  # what the run was measured on measures each round
+            shutil.copyfile(held_out, here / "mix" / HELD_OUT)
         train(replace(plan.trained, data=str(here / "mix")), here / "train", progress=progress)
         student = here / "train"
         rounds.append(_measured(plan, student, here, progress) | {"counts": kept["counts"]})
@@ -142,14 +151,27 @@ def _planned(config: ImproveConfig) -> _Plan:
         )
     as_before: TrainConfig = settings_from(TrainConfig, before, first)
     need_data(Path(as_before.data))
+    _refuse_data_that_is_not_right(Path(as_before.data))
     tools = as_before.tools if config.tools is None else config.tools
     trained = replace(as_before, recipe=config.recipe or as_before.recipe, tools=tools)
     return _Plan(config, first, trained, tools, _start(config, Path(as_before.data)))
 
 
+def _refuse_data_that_is_not_right(data: Path) -> None:
+    """Raises ConfigError where a round, which mixes what is right, would lose some of what the run was trained on."""
+    found = learnable(data)
+    lost = sum(not is_right(one) for one in found)
+    if lost:
+        raise ConfigError(
+            f"{lost} of the {len(found)} trajectories that the run was trained on are not right by their scores, or have none, and "
+            "rounds keep right ones only. Score them (fireact score), or train on a mix of right ones first."
+        )
+
+
 def _start(config: ImproveConfig, data: Path) -> int:
     """The first question that is tried. Raises ConfigError where questions are too few or not new."""
-    learnt = {_worded(one.example) for one in read_trajectories(data)}
+    files = [data, *([data / HELD_OUT] if (data / HELD_OUT).is_file() else [])]
+    learnt = {_worded(one.example) for file in files for one in read_trajectories(file)}
     known = {task: _indices(task, "train", learnt) for task in config.tasks}
     count = config.n * config.rounds
     start = (

@@ -170,8 +170,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def leave_error(error: FireactError, settings: Path) -> None:
-    """Leave an error of a worker for its launcher."""
-    replace_text(settings / ERROR, json.dumps({"kind": type(error).__name__, "said": str(error)}))
+    """Leave an error of a worker for its launcher, whole, whichever of several workers leave one."""
+    part = settings / f"{ERROR}.{os.getpid()}"
+    part.write_text(json.dumps({"kind": type(error).__name__, "said": str(error)}), encoding="utf-8")
+    part.replace(settings / ERROR)
 
 
 def left_error(settings: Path) -> FireactError:

@@ -20,6 +20,9 @@ from fireact.store import read_config, settings_from
 from fireact.training.launch import FIGURES, LAUNCHER, leave_error
 from fireact.training.run import TrainConfig, work
 
+AFTER_THE_FIRST = 5.0
+"""Seconds that other workers keep an error to themselves: where all fail alike, the first also names the batch."""
+
 
 def end_with(process: int, *, every: float = 1.0) -> None:
     """End this process, whatever it is doing, when another one is gone: nobody would hold its run directory."""
@@ -46,6 +49,8 @@ def main() -> None:
     try:
         facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)
     except FireactError as error:
+        if not first:
+            time.sleep(AFTER_THE_FIRST)
         leave_error(error, place)
         time.sleep(60)  # the launcher ends all processes when it reads this; what ends by itself is reported at length
         sys.exit(1)
