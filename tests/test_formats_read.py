@@ -204,12 +204,14 @@ def test_qwen3_coders_tags(tmp_path: Path) -> None:
     assert found.steps[0].action == Action("search", {"query": "12", "k": 3})
 
 
-def test_a_tagged_call_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+def test_a_tagged_call_that_cannot_be_read_is_reported_without_the_keys_in_it(tmp_path: Path) -> None:
+    key = "sk-" + "a1B2" * 8
     row = {"messages": [{"role": "user", "content": "Q?"},
-                        {"role": "assistant", "content": "<tool_call>search France</tool_call>"}]}  # fmt: skip
+                        {"role": "assistant", "content": f"<tool_call>search {key}</tool_call>"}]}  # fmt: skip
     heard: list[Damage] = []
     list(read_any(rows(tmp_path / "h.jsonl", row), notice=heard.append))
-    assert heard == [Damage("unread-tool-call", 1, "search France")]
+    assert [one.kind for one in heard] == ["unread-tool-call"] and heard[0].detail.startswith("search ")
+    assert key[:12] not in heard[0].detail
 
 
 @pytest.mark.parametrize("keys", [("from", "value"), ("role", "content")])

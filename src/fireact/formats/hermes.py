@@ -15,6 +15,7 @@ from typing import Any
 from fireact.formats.chats import conversation
 from fireact.formats.source import Damage, Source, needed
 from fireact.render.messages import role_of, schemas, text_of
+from fireact.sensitive import excerpt
 from fireact.types import Trajectory
 
 _CALL = re.compile(r"\s*<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
@@ -64,7 +65,7 @@ def _read(source: Source, number: int, row: Mapping[str, Any]) -> Trajectory:
     system = next((_text(turn) for turn in turns if role_of(_role(turn)) == "system"), "")
     tools = row.get("tools") or _tools(system)
     messages = native(
-        turns, tools=tools, unread=lambda text: source.notice(Damage("unread-tool-call", number, text[:120]))
+        turns, tools=tools, unread=lambda text: source.notice(Damage("unread-tool-call", number, excerpt(text, 120)))
     )
     if not row.get("tools") and tools:
         messages = [{**it, "content": _untold(it["content"])} if it["role"] == "system" else it for it in messages]
