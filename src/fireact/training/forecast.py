@@ -1,7 +1,7 @@
 """What a run of training would do, for a dry run: counts, tokens, padding, steps and memory, by the tokenizer and the shapes alone.
 
-Invariant: what would be refused is refused here in the same words, and what is counted is what training would count;
-neither weights are read nor anything is written. How long it takes is not said: nothing was measured yet.
+Invariant: what would be refused before weights are read is refused here in the same words, and what is counted is what
+training would count; neither weights are read nor anything is written. Memory is told, not compared with what is free. How long it takes is not said: nothing was measured yet.
 """
 
 from __future__ import annotations
