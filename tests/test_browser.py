@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,20 +22,14 @@ from fireact.reporting.html import html
 from fireact.reporting.wording import encodable
 from fireact.types import Action, Step
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra dev has it)")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra dev has it)")
+from selenium.webdriver.common.keys import Keys
 
 BASE, TUNED = sample_report.BASE, sample_report.TUNED
 INJECTED = (
     "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
     "<a href='javascript:window.hit = 3'>x</a>{{7*7}}<!--<script>"
 )
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900", "--force-prefers-reduced-motion",
-)  # fmt: skip
 
 
 @cache
@@ -56,23 +48,6 @@ def report() -> ReportData:
         ),
     )
     return replace(data, sources=[Source(base.name, [bad, *first[1:]]), *(source for source, _ in others)])
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    binary = next(filter(None, map(shutil.which, NAMES)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium with its chromedriver is installed (Debian: apt-get install chromium chromium-driver)")
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        for option in (*OPTIONS, f"--user-data-dir={profile}"):
-            options.add_argument(option)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        browser = webdriver.Chrome(options=options, service=Service(driver))
-        yield browser
-        browser.quit()
 
 
 class Page:

@@ -268,51 +268,40 @@ def test_no_header_but_the_key_is_let_in(header: str) -> None:
     assert not _permitted(header, "a key that nobody guesses")
 
 
-def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing]) -> None:
+def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing], chromium: Any) -> None:
     import time
-
-    pytest.importorskip("selenium")
-    from test_browser import chromium
 
     path, viewing = growing
-    browser = next(chromium.__wrapped__())  # type: ignore[attr-defined]
-    try:
-        browser.get(viewing.url)
-        deadline = time.monotonic() + 15
+    browser = chromium
+    browser.get(viewing.url)
+    deadline = time.monotonic() + 15
 
-        def shown(count: int) -> bool:
-            return bool(
-                browser.execute_script("return document.querySelectorAll('.row').length === arguments[0]", count)
-            )
+    def shown(count: int) -> bool:
+        return bool(browser.execute_script("return document.querySelectorAll('.row').length === arguments[0]", count))
 
-        while not shown(1) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert shown(1)
-        browser.find_element("css selector", ".row").click()
-        browser.execute_script("document.querySelector('#detail .question').dataset.read = 1")
-        bad = replace(trajectory(1), error="<img src=x onerror='window.hit = 1'>", stop="error", scores={})
-        with Appender(path / "trajectories.jsonl") as file:
-            file.append(bad.to_dict())
-        while not shown(2) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert shown(2) and "1 of 2" in browser.execute_script("return document.getElementById('detail').innerText")
-        assert browser.find_elements("css selector", "#detail [data-read]"), "what is being read was drawn again"
-        texts = "return [...document.querySelectorAll('#runs tr > *')].map(cell => cell.innerText)"
-        cells = browser.execute_script(texts)  # at once: the table is drawn again whenever the run goes on
-        assert cells[0] == "eval" and cells[1] == "2 of 4" and "100.0%" in cells[3] and cells[4] == "1"
-        assert browser.execute_script("return window.hit ?? null") is None
-    finally:
-        browser.quit()
+    while not shown(1) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert shown(1)
+    browser.find_element("css selector", ".row").click()
+    browser.execute_script("document.querySelector('#detail .question').dataset.read = 1")
+    bad = replace(trajectory(1), error="<img src=x onerror='window.hit = 1'>", stop="error", scores={})
+    with Appender(path / "trajectories.jsonl") as file:
+        file.append(bad.to_dict())
+    while not shown(2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert shown(2) and "1 of 2" in browser.execute_script("return document.getElementById('detail').innerText")
+    assert browser.find_elements("css selector", "#detail [data-read]"), "what is being read was drawn again"
+    texts = "return [...document.querySelectorAll('#runs tr > *')].map(cell => cell.innerText)"
+    cells = browser.execute_script(texts)  # at once: the table is drawn again whenever the run goes on
+    assert cells[0] == "eval" and cells[1] == "2 of 4" and "100.0%" in cells[3] and cells[4] == "1"
+    assert browser.execute_script("return window.hit ?? null") is None
 
 
-def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path) -> None:
+def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path, chromium: Any) -> None:
     import time
 
-    pytest.importorskip("selenium")
-    from test_browser import chromium
-
     viewing = Viewing(str(complete(tmp_path / "directory", wrong=1)))
-    browser = next(chromium.__wrapped__())  # type: ignore[attr-defined]
+    browser = chromium
     try:
         browser.get(viewing.url)
         count, deadline = "return document.getElementById('count').textContent", time.monotonic() + 30
@@ -325,5 +314,4 @@ def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path) -> None:
         assert browser.execute_script("return document.getElementById('f-agent').value") == "scripted:expert"
         assert "reload" not in browser.execute_script("return document.getElementById('state').textContent")
     finally:
-        browser.quit()
         viewing.stop()

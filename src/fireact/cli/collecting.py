@@ -25,12 +25,12 @@ from fireact.cli.shared import (
     Timeout,
     Tools,
     Tpm,
+    endpoint,
     print_result,
     run_verb,
     stoppable,
 )
 from fireact.errors import ConfigError
-from fireact.models.limits import Endpoint
 from fireact.store import read_manifest
 from fireact.terminal.data import print_grades
 from fireact.terminal.screen import NOTES, Terminal, wait_for_the_end
@@ -77,7 +77,7 @@ def collect(
     settings: dict[str, Any] = {
         "teacher": teacher, "split": split, "order": order, "start": start, "seed": seed, "temperature": temperature, "workers": workers,
         "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
-        "budget": budget, "endpoint": Endpoint(rpm, tpm, timeout, None if prices is None else str(prices.absolute())),
+        "budget": budget, "endpoint": endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
         **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     if tasks or method or n is not None:

@@ -25,10 +25,10 @@ from fireact.cli.shared import (
     Timeout,
     Tools,
     Tpm,
+    endpoint,
     run_verb,
 )
 from fireact.errors import ConfigError
-from fireact.models.limits import Endpoint
 from fireact.progress import SILENT
 from fireact.terminal.comparison import print_comparison, print_differences
 from fireact.terminal.evaluation import print_evaluation, print_report, print_rescored
@@ -81,7 +81,7 @@ def evaluate(
         "agent": agent, "n": n, "method": method, "examples": examples, "split": split, "order": order, "seed": seed,
         "temperature": temperature, "workers": workers,
         "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
-        "budget": budget, "endpoint": Endpoint(rpm, tpm, timeout, None if prices is None else str(prices.absolute())),
+        "budget": budget, "endpoint": endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
         **({"tasks": tuple(tasks)} if tasks else {}), **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     directory = out or Path("runs") / f"eval-{agent.strip('/').replace('/', '-').replace(':', '-')}"

@@ -5,13 +5,12 @@ It states what is known and says where nothing is: a licence is never guessed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fireact.store import TRAJECTORIES
+from fireact.store import MANIFEST, TRAJECTORIES, file_hash, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,8 @@ class Origin:
 def origin_of(source: Path) -> Origin:
     """The origin of a source; a run's history is the one in its manifest, a directory of other files has no hash."""
     file = source / TRAJECTORIES if source.is_dir() else source
-    manifest = source / "manifest.json"
-    told = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    digest = _sha256(file) if file.is_file() else ""
+    told = read_manifest(source) if (source / MANIFEST).is_file() else {}
+    digest = file_hash(file) if file.is_file() else ""
     return Origin(source.resolve().name, digest, tuple(map(str, told.get("history", ()))))
 
 
@@ -62,11 +60,6 @@ def _whence(models: Mapping[str, int], origin: Origin | None) -> str:
         lines.insert(0, f"- source `{origin.name}`" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
         lines += [f"- {line}" for line in origin.history]
     return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -24,10 +24,8 @@ BEYOND_REPAIR = ("no-action", "no-thought", "no-closing-line")
 _REFLECTED = "let me do a reflection"
 _OPTIONS = re.compile(r"A[.:)] ?")
 _SEARCHLESS = "released_react.txt"
-"""Digests (8 hexadecimal digits of SHA-256) of the ReAct samples of one step, question and turn, in the gpt form: all
-
-such samples of its ``multitask.jsonl``, which holds ReAct alone. In the larger file they look like CoT.
-"""
+"""Digests (8 hexadecimal digits of SHA-256) of the ReAct samples of one step, question and turn, in the gpt form: all such samples
+of its ``multitask.jsonl``, which holds ReAct alone. In the larger file they look like CoT."""
 
 
 @dataclass(slots=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 from fireact.errors import ConfigError, unknown
 
+_CHATS = ("gpt", "messages", "openai", "parquet", "dataset")
+"""Formats that axolotl reads as chats, by the weight of each turn."""
 _HEEDED = {
-    *(("axolotl", format) for format in ("gpt", "messages", "openai", "parquet", "dataset")),
+    *(("axolotl", format) for format in _CHATS),
     ("trl", "prompt-completion"),
 }
 """Trainers and the formats in which they learn nothing of a turn of weight 0."""
@@ -58,7 +60,7 @@ def _axolotl(format: str, path: Path) -> str:
     head = f"datasets:\n  - path: {json.dumps(str(path))}\n"
     if format == "alpaca":
         return f"{head}    ds_type: json\n    type: alpaca"
-    if format not in ("gpt", "messages", "openai", "parquet", "dataset"):
+    if format not in _CHATS:
         raise ConfigError(f"axolotl does not take {format!r}. Write messages (tool calls), or gpt or alpaca (text).")
     kind = {"parquet": "    ds_type: parquet\n", "dataset": ""}.get(format, "    ds_type: json\n")
     tools = "" if format == "gpt" else "    field_tools: tools\n"

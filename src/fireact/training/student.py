@@ -65,11 +65,10 @@ def load_shape(student: str) -> Any:
     import torch
     import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM  # untyped
     place = student_directory(student)
     with loading(place), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            transformers.AutoConfig.from_pretrained(place)
-        )
+        return auto.from_config(transformers.AutoConfig.from_pretrained(place))
 
 
 def _quantised(kind: str) -> dict[str, Any]:
