@@ -184,6 +184,19 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
         Rendering(place / "data.jsonl").write(out, "text")
 
 
+@pytest.mark.parametrize("data", ["data.jsonl", "run"])
+def test_what_is_rendered_is_not_written_over(data: str, tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl" if data == "data.jsonl" else tmp_path / data / "trajectories.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    jsonl.write(file, [episode(0).to_dict()])
+    (tmp_path / "link").symlink_to(file)
+    before = file.read_bytes()
+    for out in (file, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is what is rendered"):
+            Rendering(tmp_path / data).write(out, "messages")
+    assert file.read_bytes() == before
+
+
 def test_lines_that_cannot_be_read_are_left_out_only_where_it_is_asked_for(place: Path, tmp_path: Path) -> None:
     whole = (place / "data.jsonl").read_text().splitlines()
     (tmp_path / "torn.jsonl").write_text("\n".join([whole[0], '{"task": "t', whole[1]]) + "\n")

@@ -23,7 +23,7 @@ from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress, schema
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode, spans
 from fireact.render.tool_calls import exported
-from fireact.store import read_trajectories
+from fireact.store import read_trajectories, trajectory_file
 from fireact.types import Renderer, Trajectory
 
 FORMS = ("tokens", "messages")
@@ -138,9 +138,11 @@ class Rendering:
             yield from (entry.trajectory for entry in entries(block) if entry.trajectory is not None)
 
     def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> dict[str, Any]:
-        """Write every sample to a JSONL file, and return the counts. Raises ConfigError for an unknown form."""
+        """Write every sample to a JSONL file, and return the counts. Raises ConfigError for an unknown form or what is read as ``out``."""
         if form not in FORMS:
             raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
+        if out.resolve() in (self.data.resolve(), trajectory_file(self.data).resolve()):
+            raise ConfigError(f"{out} is what is rendered; its trajectories would be written over. Choose another -o.")
         counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))
         with own_files([self.data], skip=self.skip_bad) as (own,), jsonl.replacing(out) as file:
             counts["skipped"] = len(own.bad)
