@@ -33,6 +33,9 @@ GROUPS = {
 }  # fmt: skip
 
 
+MOST = "multitask_multimethod"
+
+
 def file_of(shared_data: Path, folder: str, stem: str) -> Path:
     path = shared_data / "fireact" / "finetune" / folder / (stem + (".json" if folder == "alpaca_format" else ".jsonl"))
     if not path.is_file():
@@ -63,15 +66,31 @@ def test_method_and_task_do_not_hang_on_the_name(folder: str, stem: str, shared_
     assert Counter(f"{it.task}/{it.method}" for it in read_any(tmp_path / "train")) == GROUPS[stem]
 
 
-def test_digests_are_those_of_the_file_that_holds_react_alone(shared_data: Path) -> None:
-    from fireact.formats.released import _digest, _searchless
-
-    found = {
-        _digest(it.example.question, it.steps)
-        for it in read_any(file_of(shared_data, "gpt_format", "multitask"))
-        if len(it.steps) == 1 and "reward = True" not in it.meta["released"]["closing"]
+def test_digests_say_what_the_files_and_their_marks_say(shared_data: Path) -> None:
+    """The alpaca files tell without digests: CoT samples do not end their line, and one file holds HotpotQA alone."""
+    rows = {
+        stem: json.loads(file_of(shared_data, "alpaca_format", stem).read_text())
+        for stem in ("hotpotqa_multimethod", MOST)
     }
-    assert found == _searchless() and len(found) == 328
+    hotpotqa = {row["instruction"] for row in rows["hotpotqa_multimethod"]}
+    for row, episode in zip(rows[MOST], read_any(file_of(shared_data, "alpaca_format", MOST)), strict=True):
+        mmlu = row["instruction"].startswith("Question:")
+        reflected = "let me do a reflection" in row["output"]
+        react = row["output"].endswith("\n")
+        assert episode.task == ("mmlu" if mmlu else "hotpotqa" if row["instruction"] in hotpotqa else "strategyqa")
+        assert episode.method == ("reflexion" if reflected else "react" if react else "cot")
+
+
+@pytest.mark.parametrize("to", ["alpaca", "gpt"])
+@pytest.mark.parametrize(("folder", "stem", "count"), FILES)
+def test_a_repaired_copy_reads_as_the_same_tasks_and_methods(
+    folder: str, stem: str, count: int, to: str, shared_data: Path, tmp_path: Path
+) -> None:
+    path = file_of(shared_data, folder, stem)
+    convert(path, tmp_path / "fixed", to=to, fix=True)
+    kept, fixed = list(read_any(path)), list(read_any(tmp_path / "fixed"))
+    assert len(kept) == len(fixed) == count
+    assert [(it.task, it.method, it.answer) for it in kept] == [(it.task, it.method, it.answer) for it in fixed]
 
 
 @pytest.mark.parametrize("stem", ["multitask", "multitask_multimethod"])

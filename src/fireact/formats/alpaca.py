@@ -52,13 +52,11 @@ def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool =
         kept: dict[str, Any] = {"form": "alpaca", "raw": dict(row)}
         return imported(question, [finish(output)], task=source.name, meta={"system": system, RELEASED: kept})
     findings = Findings()
-    open_end = episode.closing is not None and not output.endswith("\n")
-    if open_end:
+    if episode.closing is not None and not output.endswith("\n"):
         findings.add("no-final-newline", output[-60:])
     kept = {"form": "alpaca", "closing": episode.closing, "end": "\n" if output.endswith("\n") else ""}
     trajectory = sample(
-        source, number, question=question, episode=episode, findings=findings, facts=kept, closes=closes, ends_open=open_end,
-        system=system,
+        source, number, question=question, episode=episode, findings=findings, facts=kept, closes=closes, system=system
     )  # fmt: skip
     if _rebuilt(trajectory.example.question, trajectory.steps, facts(trajectory)) == row:
         return trajectory

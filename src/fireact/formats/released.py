@@ -21,11 +21,10 @@ from fireact.types import Step, Trajectory, answer_of
 
 BEYOND_REPAIR = ("no-action", "no-thought", "no-closing-line")
 """Kinds of damage whose words are lost: reported, never repaired."""
-_REFLECTED = "let me do a reflection"
 _OPTIONS = re.compile(r"A[.:)] ?")
-_SEARCHLESS = "released_react.txt"
-"""Digests (8 hexadecimal digits of SHA-256) of the ReAct samples of one step, question and turn, in the gpt form: all such samples
-of its ``multitask.jsonl``, which holds ReAct alone. In the larger file they look like CoT."""
+_DIGESTS = "released.txt"
+"""Below each task/method, the digests (8 hexadecimal digits of SHA-256) of its samples' questions and thoughts. The marks that tell
+the samples apart, how a reward is spelt and whether the last line ends, are damage: a repaired copy is without them."""
 
 
 @dataclass(slots=True)
@@ -44,12 +43,9 @@ class Findings:
 
 def sample(
     source: Source, number: int, *, question: str, episode: Episode, findings: Findings, facts: Mapping[str, Any],
-    closes: bool = False, ends_open: bool | None = None, system: str = "",
+    closes: bool = False, system: str = "",
 ) -> Trajectory:  # fmt: skip
-    """The Trajectory of a sample; ``closes`` says whether samples of its file end in a closing line at all, ``ends_open``
-
-    whether its text lacks the last newline (as CoT samples do).
-    """
+    """The Trajectory of a sample; ``closes`` says whether samples of its file end in a closing line at all."""
     asked = question
     question, steps = _repair(question, episode, findings)
     options = len(question) - len(asked) - 1 if "options-in-output" in findings.found else 0
@@ -57,11 +53,12 @@ def sample(
     _check_closing(episode, findings, closes=closes)
     findings.report(source, number)
     answer = answer_of(steps)
+    task, method = _known().get(digest(question, steps), (source.name, ""))
     return imported(
         question,
         steps,
-        task=task_of(question, steps, episode.closing) if episode.closing else source.name,
-        method=_method(question, steps, closing=episode.closing, ends_open=ends_open) if episode.closing else "",
+        task=task,
+        method=method,
         answer=answer if reward == 1.0 and answer is not None else "",
         about={"answer_from": "reward"} if reward == 1.0 else {},
         scores={} if reward is None else {"em": reward},
@@ -72,19 +69,6 @@ def sample(
 def closes_episodes(source: Source) -> bool:
     """Whether the file is of the kind whose episodes end in a closing line."""
     return any("Episode finished, reward" in str(row) for row in source.head)
-
-
-def task_of(question: str, steps: Sequence[Step], closing: str | None) -> str:
-    """The task of a released sample: MMLU questions say "Question:"; HotpotQA's ReAct files spell the reward as a word,
-
-    the others as a number; among samples of one step, StrategyQA alone answers in a lower-case yes or no.
-    """
-    if question.startswith("Question:"):
-        return "mmlu"
-    if re.search(r"reward = (True|False)", closing or ""):
-        return "hotpotqa"
-    yes_or_no = re.match(r"(yes|no)\b", answer_of(steps) or "")
-    return "strategyqa" if len(steps) > 1 or yes_or_no else "hotpotqa"
 
 
 def repaired(trajectory: Trajectory) -> Trajectory:
@@ -110,26 +94,22 @@ def facts(trajectory: Trajectory) -> Mapping[str, Any]:
     return kept if isinstance(kept, Mapping) else {}
 
 
-def _method(question: str, steps: Sequence[Step], *, closing: str, ends_open: bool | None) -> str:
-    """The method of a released sample: CoT is one step; it ends without a newline and spells the reward as a number.
-
-    The gpt form has no such newline; there, ReAct that needed no search is known by its digest.
-    """
-    if any(_REFLECTED in step.thought for step in steps):
-        return "reflexion"
-    if len(steps) > 1 or ends_open is False or "reward = True" in closing:
-        return "react"
-    return "react" if ends_open is None and _digest(question, steps) in _searchless() else "cot"
-
-
-def _digest(question: str, steps: Sequence[Step]) -> str:
-    text = "\n".join((question, *(step.text for step in steps)))
+def digest(question: str, steps: Sequence[Step]) -> str:
+    """What a sample is known by, in whatever file it stands: 8 hexadecimal digits of its question and thoughts, spaces aside."""
+    text = " ".join(" ".join((question, *(step.thought for step in steps))).split())
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 @cache
-def _searchless() -> frozenset[str]:
-    return frozenset(files("fireact.formats").joinpath(_SEARCHLESS).read_text(encoding="utf-8").split())
+def _known() -> Mapping[str, tuple[str, str]]:
+    """Task and method of every released sample, by its digest."""
+    known: dict[str, tuple[str, str]] = {}
+    task = method = ""
+    for line in files("fireact.formats").joinpath(_DIGESTS).read_text(encoding="utf-8").splitlines():
+        if "/" in line:
+            task, _, method = line.partition("/")
+        known.update(dict.fromkeys([] if "/" in line else line.split(), (task, method)))
+    return known
 
 
 def _repair(question: str, episode: Episode, findings: Findings) -> tuple[str, tuple[Step, ...]]:
