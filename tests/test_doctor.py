@@ -289,6 +289,29 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert run("bad.jsonl", "--fix", "-o", "fixed").returncode == 0 and run("fixed").returncode == 0
 
 
+def test_what_fix_does_not_mend_is_said_and_exits_1(tmp_path: Path) -> None:
+    """A key whose name and value stand in two strings is found, but no one string tells what to blot out."""
+    told = {"aws_secret_access_key": "=" + "a1B2" * 10}
+    act = replace(search("x", "Lima."), action=Action("search", {"query": "x", **told}))
+    write(tmp_path / "bad.jsonl", sound(1, act, finish("Lima")))
+    command = [sys.executable, "-m", "fireact", "doctor", "bad.jsonl", "--fix", "-o", "fixed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "errors are left that --fix does not mend: secret" in done.stderr
+
+
+def test_a_call_that_cannot_be_read_is_an_error_and_is_not_learned(tmp_path: Path) -> None:
+    said = ["<tool_call>search " + KEY + "</tool_call>", "Lima"]
+    turns = [{"role": "user", "content": "Q?"}, *({"role": "assistant", "content": text} for text in said)]
+    (tmp_path / "h.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    told = diagnose(DoctorConfig(str(tmp_path / "h.jsonl")))
+    (found,) = (one for one in told.findings if one.kind == "unread-tool-call")
+    assert (found.level, found.count, found.lines) == ("error", 1, (1,)) and KEY[:12] not in found.example
+    manifest = repair(DoctorConfig(str(tmp_path / "h.jsonl")), tmp_path / "fixed")
+    assert manifest["changes"]["unread-tool-call"] == 1
+    assert [step.weight for step in next(read_trajectories(tmp_path / "fixed")).steps] == [0.0, 1.0]
+    assert diagnose(DoctorConfig(str(tmp_path / "fixed"))).sound
+
+
 def test_a_failed_try_does_not_take_the_good_one_with_it(tmp_path: Path) -> None:
     good = sound(3)
     failed = replace(good, stop="error", error="timeout", steps=good.steps[:1])

@@ -214,6 +214,20 @@ def test_no_trainer_is_given_a_turn_to_learn_that_is_none(trainer: str, name: st
     assert written.dropped[f"episode with a turn of weight 0, which {trainer} would learn (left out)"] == 1
 
 
+@pytest.mark.parametrize(
+    ("trainer", "name", "said"),
+    [("axolotl", "gpt", True), ("axolotl", "dataset", True), ("trl", "gpt", True), ("trl", "prompt-completion", False),
+     ("llama-factory", "sharegpt", False), ("", "gpt", False)],
+)  # fmt: skip
+def test_a_weight_that_a_trainer_takes_for_one_is_said(trainer: str, name: str, said: bool, tmp_path: Path) -> None:
+    """Where the row itself does not hold the weight, that is said as for any other loss."""
+    whole, halved = (replace(FULL, steps=tuple(replace(step, weight=w) for step in FULL.steps)) for w in (1.0, 0.5))
+    written = write([whole, halved], tmp_path / "out", name, trainer=trainer or None)
+    assert written.rows >= 2
+    told = written.dropped.get(f"weights between 0 and 1 (turns that {trainer} learns in full)", 0)
+    assert (told, written.dropped.get("weights", 0)) == ((1, 0) if said else (0, 1 if trainer else 0))
+
+
 @pytest.mark.parametrize("name", ["gpt", "messages", "openai"])
 def test_axolotl_is_told_which_turns_are_not_learned(name: str, tmp_path: Path) -> None:
     import yaml

@@ -24,7 +24,7 @@ from fireact.cli.shared import (
 )
 from fireact.errors import ConfigError
 from fireact.terminal.data import print_conversion, print_diagnosis, print_rendering, print_sample, print_validation
-from fireact.terminal.screen import Terminal
+from fireact.terminal.screen import Terminal, complain
 from fireact.terminal.steps import print_trajectory
 from fireact.terminal.training import print_conformance
 
@@ -154,13 +154,19 @@ def doctor(
         print(json.dumps(asdict(held), ensure_ascii=False)) if as_json else print_conformance(held)
         raise typer.Exit(0 if held.holds else 1)
     from fireact.data.doctor import DoctorConfig, diagnose
+    from fireact.data.findings import KINDS
 
     settings: dict[str, Any] = {
         "data": data, "student": student, "against": tuple(against or ()), "tools": tuple(tool or ()),
         "max_length": max_length, "max_observation": max_observation, "renderer": renderer, "workers": workers,
     }  # fmt: skip
     if fix:
-        print_result(run_verb("doctor", settings, out, force=force, dry_run=False), out, as_json=as_json)
+        manifest = run_verb("doctor", settings, out, force=force, dry_run=False)
+        print_result(manifest, out, as_json=as_json)
+        left = [kind for kind in (manifest or {}).get("remaining", ()) if KINDS[kind].level == "error"]
+        if left:
+            complain(f"errors are left that --fix does not mend: {', '.join(left)}.")
+            raise typer.Exit(1)
         return
     diagnosis = diagnose(DoctorConfig(**settings), progress=Terminal())
     print_diagnosis(diagnosis, as_json=as_json)

@@ -28,6 +28,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "unreadable": Kind("error", "lines that are no trajectory", "--fix leaves them out"),
+    "unread-tool-call": Kind("error", "tool calls that cannot be read", "--fix keeps their turns with weight 0; or mend the source"),
     "repeated episode": Kind("error", "episodes that are there twice", "--fix keeps the first"),
     "contaminated": Kind("error", "questions that overlap an evaluation set", "--fix leaves them out"),
     "not compared": Kind("warning", "tasks whose held-out questions were not looked up", "set FIREACT_DATA to the folder of their questions, or give --against"),

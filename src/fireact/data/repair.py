@@ -22,7 +22,7 @@ from fireact.data.lines import Block, Entry, blocks, entries, in_order, processe
 from fireact.data.sources import Own, own_files
 from fireact.data.steps import faults
 from fireact.formats.released import repaired, reparable
-from fireact.formats.source import UNREADABLE
+from fireact.formats.source import UNREAD_CALL, UNREADABLE
 from fireact.progress import SILENT, Progress
 from fireact.sensitive import blotted, sensitive, strings
 from fireact.store import TRAJECTORIES, RunDir, shown
@@ -61,10 +61,10 @@ def _remaining(config: DoctorConfig, out: Path, progress: Progress) -> dict[str,
 
 
 def _write(config: DoctorConfig, own: Own, drops: Mapping[int, str], out: Path) -> tuple[int, Counter[str]]:
-    kept, changed = 0, Counter({UNREADABLE: len(own.bad)})
+    kept, changed = 0, Counter({UNREADABLE: len(own.bad), UNREAD_CALL: len(own.unread_calls)})
     with jsonl.replacing(out / TRAJECTORIES) as file, jsonl.replacing(out / CHANGES) as log:
-        for damage in own.bad:
-            change = {"row": damage.number, "key": None, "change": UNREADABLE, "why": blotted(damage.detail)}
+        for damage in (*own.bad, *own.unread_calls):
+            change = {"row": damage.number, "key": None, "change": damage.kind, "why": blotted(damage.detail)}
             log.write(jsonl.dumps(change).encode() + b"\n")
         for lines, changes in _repaired(config, own.file, drops):
             kept += len(lines)

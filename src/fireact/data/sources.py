@@ -22,17 +22,21 @@ from fireact import jsonl
 from fireact.errors import ConfigError, DataError, unknown
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
-from fireact.formats.source import HEAD, UNREADABLE, Damage
+from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage
 from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A source as JSONL of trajectories: where it came from, the file to read, and the rows that could not be read."""
+    """A source as JSONL of trajectories: where it came from, the file to read, the rows that could not be read, and those
+
+    in which a tool call could not. Other damage stands in the trajectories themselves.
+    """
 
     source: Path
     file: Path
     bad: tuple[Damage, ...] = ()
+    unread_calls: tuple[Damage, ...] = ()
     turned: bool = False
 
     @property
@@ -77,10 +81,11 @@ def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Own
             if is_own(path):
                 found.append(Own(path, trajectory_file(path)))
                 continue
-            file, bad = Path(folder) / f"{number}.jsonl", list[Damage]()
-            episodes = read_any(path, notice=bad.append, skip=skip)
+            file, heard = Path(folder) / f"{number}.jsonl", list[Damage]()
+            episodes = read_any(path, notice=heard.append, skip=skip)
             jsonl.write(file, (trajectory.to_dict() for trajectory in episodes))
-            found.append(Own(path, file, tuple(one for one in bad if one.kind == UNREADABLE), turned=True))
+            bad, unread = (tuple(one for one in heard if one.kind == kind) for kind in (UNREADABLE, UNREAD_CALL))
+            found.append(Own(path, file, bad, unread, turned=True))
         yield found
 
 

@@ -24,6 +24,8 @@ TRACES = "traces.jsonl"
 """The file of episodes in a directory that verifiers wrote."""
 UNREADABLE = "unreadable"
 """The kind of Damage of a row that was left out."""
+UNREAD_CALL = "unread-tool-call"
+"""The kind of Damage of a turn whose tool call could not be read; its words are kept, with weight 0."""
 RELEASED = "released"
 """The one key of ``Trajectory.meta`` under which stands what the byte-faithful round trip of a file needs."""
 

@@ -20,6 +20,31 @@ _HEEDED = {
     ("trl", "prompt-completion"),
 }
 """Trainers and the formats in which they learn nothing of a turn of weight 0."""
+_REFUSED = {
+    "llama-factory": (
+        "sharegpt (tool calls), or gpt or alpaca (actions in text)",
+        {
+            **dict.fromkeys(("messages", "openai", "parquet", "dataset"), "it drops the words beside a tool call"),
+            "prompt-completion": "it takes a prompt and its completion as text, not as messages",
+        },
+    ),
+    "axolotl": (
+        "messages (tool calls), or gpt or alpaca (actions in text)",
+        {
+            "sharegpt": "a chat template has no turns of function_call and observation",
+            "prompt-completion": "it takes whole conversations, not a prompt and its completion",
+        },
+    ),
+    "trl": (
+        "dataset or parquet (tool calls), or gpt or prompt-completion (actions in text)",
+        {
+            **dict.fromkeys(("messages", "openai"), "a chat template writes arguments in text as a string in a string"),
+            "alpaca": "it has no columns of instruction and output",
+            "sharegpt": "a chat template has no turns of function_call and observation",
+        },
+    ),
+}
+"""Of each trainer, what it takes, and why it does not take the rest (beside our own form, which none knows)."""
 _TAGS = {
     "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
 }  # fmt: skip
@@ -44,10 +69,7 @@ def _llama_factory(format: str, path: Path) -> str:
         "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}},
     }
     if format not in entries:
-        raise ConfigError(
-            f"LLaMA-Factory does not take {format!r} whole: it drops the words beside a tool call. "
-            "Write sharegpt (tool calls), or gpt or alpaca (actions in text)."
-        )
+        raise _refusal("llama-factory", format)
     if path.suffix not in (".json", ".jsonl"):
         raise ConfigError(
             f"LLaMA-Factory tells what a file is by its name, and {path.name!r} ends in neither .json nor .jsonl. "
@@ -61,9 +83,10 @@ def _axolotl(format: str, path: Path) -> str:
     if format == "alpaca":
         return f"{head}    ds_type: json\n    type: alpaca"
     if format not in _CHATS:
-        raise ConfigError(f"axolotl does not take {format!r}. Write messages (tool calls), or gpt or alpaca (text).")
+        raise _refusal("axolotl", format)
     kind = {"parquet": "    ds_type: parquet\n", "dataset": ""}.get(format, "    ds_type: json\n")
-    tools = "" if format == "gpt" else "    field_tools: tools\n"
+    since = "" if format == "openai" else "  # JSON text, which axolotl reads from version 0.17 on"
+    tools = "" if format == "gpt" else f"    field_tools: tools{since}\n"
     return (
         f"{head}{kind}    type: chat_template\n    field_messages: messages\n{tools}"
         "    message_property_mappings:\n      role: role\n      content: content\n"
@@ -78,15 +101,19 @@ def _trl(format: str, path: Path) -> str:
     elif format in ("gpt", "prompt-completion"):
         loaded, keep = f"'json', data_files={str(path)!r}", ""
     else:
-        raise ConfigError(
-            f"TRL does not take {format!r} right: it hands arguments in text to the chat template, which writes them as a "
-            "string in a string. Write dataset or parquet (tool calls), or gpt or prompt-completion (actions in text)."
-        )
+        raise _refusal("trl", format)
     only = "" if format == "prompt-completion" else ", assistant_only_loss=True"
     return (
         f"from datasets import load_dataset\nfrom trl import SFTConfig, SFTTrainer\n\n"
         f"data = load_dataset({loaded}, split='train'){keep}\n"
         f"SFTTrainer(MODEL, args=SFTConfig(max_length=None{only}), train_dataset=data).train()"
+    )
+
+
+def _refusal(trainer: str, format: str) -> ConfigError:
+    takes, reasons = _REFUSED[trainer]
+    return ConfigError(
+        f"{trainer} does not take {format!r}: {reasons.get(format, 'it is our own form')}. Write {takes}."
     )
 
 

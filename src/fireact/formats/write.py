@@ -134,7 +134,10 @@ class _Tally:
             return []
         self.counts[f"{trajectory.task}/{trajectory.method}"] += 1
         self.models[trajectory.model] += 1
-        self.dropped.update(lost(trajectory, self._back(trajectory)))
+        missing = lost(trajectory, self._back(trajectory))
+        self.dropped.update(missing)
+        if self.trainer and "weights" not in missing and any(0 < step.weight < 1 for step in trajectory.steps):
+            self.dropped[f"weights between 0 and 1 (turns that {self.trainer} learns in full)"] += 1
         rows = self.writer.rows(trajectory)
         self.dropped.update(flaw for row in rows if (flaw := self.writer.flaw(row)))
         self.row_count += len(rows)
