@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fireact.data.filters import _NAMED, _NUMBERS, _TEXTS
+from fireact.data.findings import KINDS
+from fireact.data.sources import shipped
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,17 +39,23 @@ def test_readme_names_only_what_exists() -> None:
         assert name in fireact.__all__, name
 
 
-def test_readme_commands_parse(tmp_path: Path) -> None:
-    """Each command of the README's session is one that the command line knows, with options that it has."""
-    lines = re.findall(r"^\$ (fireact .+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        verb = line.split()[1]
-        shown = subprocess.run(
-            [sys.executable, "-m", "fireact", verb, "--help"], capture_output=True, text=True, check=True
-        )
-        for option in re.findall(r"(?<!\S)(--[a-z-]+)", line):
-            assert option in shown.stdout, line
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/formats.md", "docs/training.md"])
+def test_commands_on_a_page_are_known(page: str) -> None:
+    """Each command is one that the page of commands has, with options that it has there."""
+    parts = (ROOT / "docs" / "cli.md").read_text().split("\n## `fireact ")[1:]
+    known = {part.split("`")[0]: set(re.findall(r"(?:`|, )(--?[a-z-]+)", part)) for part in parts}
+    lines = re.findall(r"^(?:\$ |    )(fireact [^#\n]+)", (ROOT / page).read_text(), re.MULTILINE)
+    commands = [command.split() for line in lines for command in line.split(" && ")]
+    assert commands
+    for _, verb, *words in commands:
+        used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert used <= known[verb], (verb, used - known[verb])
+
+
+def test_the_page_on_data_names_every_finding_filter_and_recipe() -> None:
+    text = (ROOT / "docs" / "data.md").read_text()
+    for name in (*KINDS, *(f"`{name}`" for name in (*_NAMED, *_NUMBERS, *_TEXTS, *shipped()))):
+        assert name in text, name
 
 
 @pytest.mark.slow

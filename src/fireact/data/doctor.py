@@ -251,7 +251,10 @@ def _notes(
     if unknown:
         notes.append(f"not compared: {', '.join(unknown)}: {UNKNOWN}; give --against")
     if untold:
-        notes.append(f"tools not known in {untold:,} episodes, so names of calls were not checked there; give --tool")
+        counted = ", and tokens counted as with search" if config.student and config.renderer == "tool_calls" else ""
+        notes.append(
+            f"tools not known in {untold:,} episodes, so names of calls were not checked there{counted}; give --tool"
+        )
     if own.bad or own.unread_calls:
         notes.append(
             "rows that cannot be read whole are named by their row, all others by the episode's number among those read"

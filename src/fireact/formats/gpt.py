@@ -65,7 +65,7 @@ def flaw(row: Mapping[str, Any]) -> str:
 
 def chat_turns(trajectory: Trajectory) -> list[tuple[dict[str, Any], Step | None]]:
     """The messages of a trajectory as ReAct text; beside each of the student's turns, the step that it is."""
-    return _messages(trajectory, [_said(step) for step in trajectory.steps])
+    return _messages(trajectory, [turn(step) for step in trajectory.steps])
 
 
 _NOWHERE = Source(path=Path("gpt"), kind="jsonl", head=())
@@ -150,10 +150,6 @@ def _messages(trajectory: Trajectory, said: Sequence[str]) -> list[tuple[dict[st
         if step.observation is not None:
             messages.append((_heard(step.observation), None))
     return messages
-
-
-def _said(step: Step) -> str:
-    return turn(step) or (f"Thought: {step.thought}" if step.thought else "")
 
 
 def _heard(text: str) -> dict[str, Any]:

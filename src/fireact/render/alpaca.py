@@ -88,9 +88,9 @@ def response(steps: Sequence[Step]) -> str:
 
 
 def turn(step: Step) -> str:
-    """A step as the student writes it (its own words where it has no action)."""
+    """A step as the student writes it: its own words where it has no action, and what it thought where it has none of these."""
     if step.action is None:
-        return step.text.strip()
+        return step.text.strip() or (f"Thought: {step.thought}" if step.thought else "")
     action = f"Action: {call(step.action)}"
     return f"Thought: {step.thought}\n{action}" if step.thought else action
 
