@@ -92,6 +92,20 @@ def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, p
     model.close()
 
 
+@pytest.mark.parametrize(
+    ("renderer", "student"), [*((renderer, "student") for renderer in RENDERERS), ("react", "rewriting")]
+)
+def test_what_is_served_is_what_was_trained(renderer: str, student: str, place: Path, tmp_path: Path) -> None:
+    from fireact.serving.conformance import conformance
+
+    train(config(place, renderer, student), tmp_path / "train")
+    found = conformance(str(tmp_path / "train"), prompts=2)
+    assert found.holds and (found.turns, found.prompts) == (12, 2)
+    if renderer == "tool_calls":  # with other tools it is asked what it never saw
+        other = conformance(str(tmp_path / "train"), tools=("search",), prompts=1)
+        assert not other.holds and other.equal == 0 and len(other.unequal) == 5
+
+
 class Asked:
     """Passes on what it is asked, and keeps the ids that the model is given."""
 

@@ -150,7 +150,7 @@ def doctor(
     if serve:
         from fireact.serving.conformance import conformance
 
-        held = conformance(data)
+        held = conformance(data, tools=tuple(tool or ()), progress=Terminal())
         print(json.dumps(asdict(held), ensure_ascii=False)) if as_json else print_conformance(held)
         raise typer.Exit(0 if held.holds else 1)
     from fireact.data.doctor import DoctorConfig, diagnose

@@ -12,7 +12,7 @@ from typing import Any
 
 from fireact.agents import load_renderer, load_tools
 from fireact.errors import missing_extra
-from fireact.methods.react import Finish
+from fireact.methods.react import tools_shown
 from fireact.names import known
 from fireact.render.chat import Schema, dress, schema
 from fireact.render.react import call
@@ -56,7 +56,7 @@ def _offered(renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
     if not _renderer(renderer).native:
         return ()
     names = [name for name in tools if name in known("tool")] or ["search"]
-    return tuple(schema(tool) for tool in (*load_tools(names).values(), Finish()))
+    return tuple(schema(tool) for tool in tools_shown(_renderer(renderer), load_tools(names)))
 
 
 @cache

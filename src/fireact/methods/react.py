@@ -37,12 +37,17 @@ class ReAct:
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
         steps: list[Step] = []
         while not (steps and finished(steps[-1])):
-            messages = self.renderer.prompt(question, steps, instructions=self.instructions, examples=self.examples)
-            for step in ask(lm, messages, renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs):
+            for step in ask(
+                lm, self.asked(question, steps), renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs
+            ):
                 steps.append(act(step, tools))
                 yield steps[-1]
                 if finished(step):
                     return
+
+    def asked(self, question: str, steps: Sequence[Step]) -> list[Message]:
+        """The messages that ask for what follows ``steps``."""
+        return self.renderer.prompt(question, steps, instructions=self.instructions, examples=self.examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,13 @@ def ask(
     A completion without an action is asked for up to ``repairs`` times more, then for its action alone, as in the
     paper's released code; the step says how often.
     """
-    offered = (*tools.values(), Finish()) if renderer.native else ()
-    steps = renderer.read(lm.complete(messages, stop=_stop(renderer), seed=seed, tools=offered))
+    shown = tools_shown(renderer, tools)
+    steps = renderer.read(lm.complete(messages, stop=stops(renderer), seed=seed, tools=shown))
     if steps[0].action is not None or not repairs:
         return steps
     for attempt in range(1, repairs + 1):
         completion = lm.complete(
-            messages, stop=_stop(renderer), seed=seed + attempt, tools=offered, temperature=REPAIR_TEMPERATURE
+            messages, stop=stops(renderer), seed=seed + attempt, tools=shown, temperature=REPAIR_TEMPERATURE
         )
         again = renderer.read(completion)
         if again[0].action is not None:
@@ -85,7 +90,13 @@ def ask(
     return [replace(_action_alone(lm, messages, step=steps[0], renderer=renderer, seed=seed), repairs=repairs + 1)]
 
 
-def _stop(renderer: Renderer) -> Sequence[str]:
+def tools_shown(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]:
+    """What the LM is shown where its actions are native calls, finish among them; nothing where they are text."""
+    return (*tools.values(), Finish()) if renderer.native else ()
+
+
+def stops(renderer: Renderer) -> Sequence[str]:
+    """The strings at which the LM is stopped: an action in text ends where the observation would begin."""
     return () if renderer.native else STOP
 
 

@@ -1,8 +1,8 @@
 """Whether a served student is asked what it was trained on, token by token, and what merging its adapter changes.
 
-Every turn of the training data is written as an OpenAI client would send it, read as the server reads it, and compared
-with the ids that training saw. Merged weights round otherwise than an adapter applied at run time; how often their
-greedy answers differ is counted, not proved to be never.
+Every turn of the training data is asked for as the agent asks for it, and (where actions are text) as an OpenAI client
+would send it and the server reads it; both are compared with the ids that training saw before that turn. Merged weights
+round otherwise than an adapter applied at run time; how often their greedy answers differ is counted, not proved to be never.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.agents import load_renderer, load_tools, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError
+from fireact.methods.react import ReAct, stops, tools_shown
 from fireact.models.hf import HFModel, merged_student
 from fireact.models.quiet import quiet
 from fireact.models.stops import before
-from fireact.render.react import STOP
+from fireact.progress import SILENT, Progress
+from fireact.render.chat import Schema, schema
 from fireact.render.tokens import encode, prompt_ids
 from fireact.serving.wire import read_request
 from fireact.store import read_config, read_trajectories
-from fireact.training.samples import rendered
-from fireact.types import Message
+from fireact.training.samples import offered, rendered
+from fireact.types import Message, Renderer, Tool, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,17 @@ class Conformance:
         return self.turns > 0 and self.equal == self.turns
 
 
-def conformance(run: str, *, trajectories: int = 100, prompts: int = 20) -> Conformance:
-    """Check a directory of ``train``. Raises ConfigError where there is none, or where actions are native calls."""
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A trained turn: the messages before it as the agent has them, those that training has with it, and its tools."""
+
+    asked: list[Message]
+    learnt: list[Message]
+    tools: Sequence[Schema]
+
+
+def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progress: Progress = SILENT) -> Conformance:
+    """Check a directory of ``train``, served with ``tools`` (default: those of the training). Raises ConfigError where there is none."""
     directory = tuned_directory(run)
     if directory is None:
         raise ConfigError(f"{run} is no directory of 'fireact train' or 'fireact quickstart'.")
@@ -53,58 +63,79 @@ def conformance(run: str, *, trajectories: int = 100, prompts: int = 20) -> Conf
             f"{run} is an export, which holds no training data to compare with. Check what it was made from: "
             f"fireact doctor {settings.get('run', 'RUN')} --serve"
         )
-    renderer = load_renderer(tuned_renderer(directory))
-    if renderer.native:
-        raise ConfigError(f"{run} writes native calls; the endpoint serves students that write text.")
+    agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
+    trained_with = [str(name) for name in settings.get("tools", ("search",))]
+    served_with = load_tools(tools or trained_with) if agent.renderer.native else {}
+    shown = offered(agent.renderer, trained_with)
     place, adapter, name = tuned_weights(directory)
-    data = islice(read_trajectories(Path(str(settings["data"]))), trajectories)
-    lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=renderer)
+    lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
-        asked = [turn for one in data for turn in _turns(list(rendered(one, renderer).messages))]
-        seen = list(_compared(asked, lm))
-        unequal = tuple(shown for shown, trained, served in seen if trained != served)
-        chosen = [messages for messages, _ in asked[:: max(1, len(asked) // max(1, prompts))]][:prompts]
-        differing = _differing(chosen, lm, place, adapter) if adapter is not None else 0
+        data = read_trajectories(Path(str(settings["data"])))
+        turns = [turn for one in data for turn in _turns(one, agent, shown)]
+        seen = tools_shown(agent.renderer, served_with)
+        progress.start("doctor --serve: turns", total=len(turns))
+        unequal = []
+        for turn in turns:
+            unequal += [turn.asked[-1].content[-80:]] if _differs(turn, lm, seen, agent.renderer) else []
+            progress.advance()
+        progress.end()
+        chosen = [turn.asked for turn in turns[:: max(1, len(turns) // max(1, prompts))]][:prompts]
+        differing = 0 if adapter is None else _differing(chosen, lm, place, adapter, tools=seen, progress=progress)
     finally:
         lm.close()
-    return Conformance(len(seen), len(seen) - len(unequal), unequal[:5], len(chosen), differing)
+    return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
 
 
-def _turns(sample: list[Message]) -> Iterator[tuple[list[Message], list[Message]]]:
-    """(prompt, prompt and the student's words) of every trained turn."""
-    for at, message in enumerate(sample):
-        if message.train:
-            yield sample[:at], sample[: at + 1]
+def _turns(trajectory: Trajectory, agent: ReAct, shown: Sequence[Schema]) -> Iterator[_Turn]:
+    chat = rendered(trajectory, agent.renderer, tools=shown)
+    for done, step in enumerate(trajectory.steps):
+        if not step.joined:
+            asked = agent.asked(trajectory.example.question, trajectory.steps[:done])
+            learnt = list(chat.messages[: len(asked) + 1])
+            if learnt[-1].train:
+                yield _Turn(asked, learnt, chat.tools)
 
 
-def _compared(
-    asked: Sequence[tuple[list[Message], list[Message]]], lm: HFModel
-) -> Iterator[tuple[str, Sequence[int], Sequence[int]]]:
-    """(the last words of the prompt, the ids that training has before the turn, those that the server feeds)."""
-    tokenizer = lm.tokenizer
-    for prompt, whole in asked:
-        sample = encode(whole, tokenizer, ends=lm.ends)[-1]
-        learnt = max(at for at, label in enumerate(sample.labels) if label < 0) + 1
-        body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in prompt]}
-        served = prompt_ids(list(read_request(json.dumps(body).encode()).messages), tokenizer)
-        yield prompt[-1].content[-80:], sample.input_ids[:learnt], tuple(served)
+def _differs(turn: _Turn, lm: HFModel, tools: Sequence[Tool], renderer: Renderer) -> bool:
+    """Whether the ids that training has before the turn are not those that the student is fed, by the agent or by the wire."""
+    ends = lm.ends | frozenset(getattr(renderer, "ends", ()))
+    sample = encode(turn.learnt, lm.tokenizer, ends=ends, tools=turn.tools)[-1]
+    trained = tuple(sample.input_ids[: max(at for at, label in enumerate(sample.labels) if label < 0) + 1])
+    fed = [prompt_ids(turn.asked, lm.tokenizer, tools=[schema(tool) for tool in tools])]
+    if not renderer.native:
+        body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in turn.asked]}
+        fed.append(prompt_ids(list(read_request(json.dumps(body).encode()).messages), lm.tokenizer))
+    return any(tuple(ids) != trained for ids in fed)
 
 
-def _differing(prompts: Sequence[list[Message]], lm: HFModel, place: str, adapter: Path) -> int:
+def _differing(
+    prompts: Sequence[list[Message]],
+    lm: HFModel,
+    place: str,
+    adapter: Path,
+    *,
+    tools: Sequence[Tool],
+    progress: Progress,
+) -> int:
     """How many greedy answers differ between merged weights and the adapter at run time."""
     import peft
     import torch
 
+    stop = () if tools else stops(ReAct().renderer)
+    progress.start("doctor --serve: answers", total=len(prompts))
     with quiet():
         model, tokenizer = merged_student(place, None)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
         count = 0
         for messages in prompts:
-            ids = torch.tensor([prompt_ids(messages, tokenizer)])
+            ids = torch.tensor([prompt_ids(messages, lm.tokenizer, tools=[schema(tool) for tool in tools])])
             with torch.inference_mode():
                 found = adapted.generate(
                     input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
                 )
             text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-            count += before(text, STOP) != lm.complete(messages, stop=STOP, max_tokens=64).text
+            answer = lm.complete(messages, stop=stop, max_tokens=64, tools=tools).text
+            count += before(text, stop) != answer
+            progress.advance()
+    progress.end()
     return count

@@ -18,7 +18,7 @@ from fireact.agents import load_renderer, load_tools
 from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import Own, own_files
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.methods.react import Finish
+from fireact.methods.react import tools_shown
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress, schema
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode, spans
@@ -32,7 +32,7 @@ FORMS = ("tokens", "messages")
 
 def offered(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
     """What a native renderer's student is shown, finish among them; nothing where actions are text."""
-    return [schema(tool) for tool in (*load_tools(tools).values(), Finish())] if renderer.native else []
+    return [schema(tool) for tool in tools_shown(renderer, load_tools(tools))] if renderer.native else []
 
 
 def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
