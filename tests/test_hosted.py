@@ -93,6 +93,36 @@ def test_a_job_is_followed_to_its_model(kind: str, data: str, tmp_path: Path) ->
     assert agent.tuned and agent.lm.name == f"openai:{model}"  # run as it was trained: without instructions
 
 
+LORA = {"type": "Lora", "lora_r": 8, "lora_alpha": 16, "lora_trainable_modules": "all-linear"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "sent"),
+    [
+        ("openai", {"batch_size": 4}, {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}}),
+        ("together", {"learning_rate": 1e-4, "rank": 8, "batch_size": 4}, {"learning_rate": 1e-4, "batch_size": 4, "training_type": LORA}),
+        ("fireworks", {"learning_rate": 1e-4, "rank": 8}, {"learningRate": 1e-4, "loraRank": 8}),
+    ],
+)  # fmt: skip
+def test_what_is_chosen_is_what_the_provider_is_told(
+    kind: str, chosen: dict[str, Any], sent: dict[str, Any], data: str, tmp_path: Path
+) -> None:
+    with FakeTuning(kind, states=STATES[kind]) as served:
+        tune(config(data, served), tmp_path / "plain")
+        tune(config(data, served, **chosen), tmp_path / "run")
+        plain, job = served.jobs.values()
+    assert {name: job[name] for name in sent} == sent
+    assert not {"learning_rate", "learningRate", "training_type", "loraRank", "batch_size"} & plain.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("openai", "rank"), ("openai", "learning_rate"), ("fireworks", "batch_size")]
+)
+def test_what_a_provider_does_not_take_is_refused(kind: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{kind} chooses {name} itself"):
+        TuneConfig(data="x", model=f"{kind}:x", **{name: 1})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_follows_the_same_job(kind: str, data: str, tmp_path: Path) -> None:
     class Stop(Said):

@@ -69,7 +69,7 @@ def train(
     hosted: Annotated[
         str | None,
         typer.Option(
-            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. --epochs, --seed, --price and --budget count."
+            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. --epochs, --seed, --price and --budget count, and what the provider takes of --lr, --rank and --batch-size."
         ),
     ] = None,
     budget: Annotated[
@@ -94,9 +94,9 @@ def train(
     """
     if hosted is not None:
         refuse_unused(context, "--hosted", HOSTED)
-        chosen_epochs = {} if epochs is None else {"epochs": epochs}
         order = {
-            "data": str(data), "model": hosted, "seed": seed or 0, "price": price, "budget": budget, **chosen_epochs,
+            "data": str(data), "model": hosted, "seed": seed or 0, "learning_rate": learning_rate, "rank": rank,
+            "batch_size": batch_size, "price": price, "budget": budget, **({} if epochs is None else {"epochs": epochs}),
         }  # fmt: skip
         print_result(run_verb("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return

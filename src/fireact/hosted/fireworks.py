@@ -38,6 +38,8 @@ class FireworksProvider:
     """The provider. Raises ConfigError without a key, or where it is not clear which account is meant."""
 
     fewest = 3
+    takes = ("learning_rate", "rank")
+    """Settings of an Order that may be chosen; a batch is counted in tokens there."""
 
     def __init__(self, url: str = "", *, pause: float = 1.0) -> None:
         self._http = Http(url or URL, variable=KEY, pause=pause)
@@ -82,7 +84,8 @@ class FireworksProvider:
             "outputModel": f"{self._account}/models/{order.name}",
             "displayName": order.name,
             **({"epochs": order.epochs} if order.epochs else {}),
-            **order.extra,
+            **({"learningRate": order.learning_rate} if order.learning_rate else {}),
+            **({"loraRank": order.rank} if order.rank else {}),
         }
 
         def once() -> Job:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 Status = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
@@ -34,7 +34,9 @@ class Order:
     name: str
     epochs: int | None = None
     seed: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    rank: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

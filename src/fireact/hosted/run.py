@@ -47,6 +47,7 @@ PRICED = tuple(kind for kind, dialect in DIALECTS.items() if dialect.priced)
 class TuneConfig:
     """Settings of ``tune``: the mixture, ``KIND:MODEL[@BASE_URL]`` of openai, together or fireworks, and how the job is run.
 
+    ``learning_rate``, ``rank`` (of LoRA; alpha is twice as much) and ``batch_size`` are the provider's own unless given.
     ``price`` is in US dollars a million trained tokens; without one, and where the provider tells none, the cost is said
     to be unknown. A ``budget`` (5usd or 200000tokens) that the estimate passes, or cannot be held against, stops the run
     before the job is made.
@@ -56,13 +57,24 @@ class TuneConfig:
     model: str
     epochs: int = 3
     seed: int = 0
+    learning_rate: float | None = None
+    rank: int | None = None
+    batch_size: int | None = None
     price: float | None = None
     budget: str | None = None
     poll: float = 10.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
-        split(self.model)
+        kind, _, _ = split(self.model)
+        for name in ("learning_rate", "rank", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and name not in (takes := _takes(kind)):
+                raise ConfigError(
+                    f"{kind} chooses {name} itself. Leave it out; what may be chosen there: epochs, {', '.join(takes)}."
+                )
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; it must be above 0.")
         if self.epochs < 1 or self.poll <= 0:
             raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
         if self.price is not None and not 0 <= self.price < math.inf:
@@ -86,7 +98,10 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
         uploaded = "file" in _state(run.path) and (run.path / FILE).is_file()
         rows = list(jsonl.read(run.path / FILE)) if uploaded else written(config, run.path / FILE, provider, progress)
         facts = _facts(config, rows)
-        order = Order(model=model, name=_name(run.path), epochs=config.epochs, seed=config.seed)
+        order = Order(
+            model=model, name=_name(run.path), epochs=config.epochs, seed=config.seed,
+            learning_rate=config.learning_rate, rank=config.rank, batch_size=config.batch_size,
+        )  # fmt: skip
         job = made(provider, run.path, order, config=config, facts=facts, progress=progress)
         try:
             job = followed(provider, job, run.path, poll=config.poll, progress=progress)
@@ -171,6 +186,10 @@ def split(spec: str) -> tuple[str, str, str]:
             f"{url!r} is no address of a provider. Give one such as https://NAME.openai.azure.com/openai/v1, or leave it out."
         )
     return kind, model, url
+
+
+def _takes(kind: str) -> tuple[str, ...]:
+    return DIALECTS[kind].takes if kind in DIALECTS else FireworksProvider.takes
 
 
 def from_spec(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:

@@ -43,6 +43,8 @@ class Dialect:
     files: str
     jobs: str
     fewest: int
+    takes: tuple[str, ...]
+    """Settings of an Order that may be chosen (OpenAI takes a factor in place of a learning rate)."""
     variable: str = ""
     """Holds the key; empty: by the host of the address."""
     paged: bool = False
@@ -51,9 +53,17 @@ class Dialect:
 
 
 DIALECTS = {
-    "openai": Dialect("https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, paged=True),
+    "openai": Dialect(
+        "https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, takes=("batch_size",), paged=True
+    ),
     "together": Dialect(
-        "https://api.together.ai/v1", "files/upload", "fine-tunes", fewest=1, variable="TOGETHER_API_KEY", priced=True
+        "https://api.together.ai/v1",
+        "files/upload",
+        "fine-tunes",
+        fewest=1,
+        variable="TOGETHER_API_KEY",
+        priced=True,
+        takes=("learning_rate", "rank", "batch_size"),
     ),
 }
 
@@ -163,13 +173,24 @@ class WireProvider:
             time.sleep(self._pause)
 
     def _body(self, file: str, order: Order) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name, **order.extra}
+        body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name}
         if self._kind == "openai":
-            chosen = {"hyperparameters": {"n_epochs": order.epochs or "auto"}}
+            batch = {"batch_size": order.batch_size} if order.batch_size else {}
+            chosen = {"hyperparameters": {"n_epochs": order.epochs or "auto", **batch}}
             if "api-version=" in self.url:  # dated versions of Azure's know no methods
                 return body | {"seed": order.seed, **chosen}
             return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": chosen}}
-        return body | ({"n_epochs": order.epochs} if order.epochs else {})
+        lora = {
+            "type": "Lora",
+            "lora_r": order.rank,
+            "lora_alpha": 2 * (order.rank or 0),
+            "lora_trainable_modules": "all-linear",
+        }
+        chosen_here = {
+            "n_epochs": order.epochs, "learning_rate": order.learning_rate, "batch_size": order.batch_size,
+            "training_type": lora if order.rank else None,
+        }  # fmt: skip
+        return body | {name: value for name, value in chosen_here.items() if value}
 
     def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
         """The rows of a list, over all its pages."""
