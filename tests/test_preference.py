@@ -89,6 +89,9 @@ def test_what_is_preferred_becomes_likelier_than_what_is_not(imitated: Path, tmp
     rows = list(jsonl.read(tmp_path / "dpo" / "log.jsonl"))
     assert manifest["pairs"] == 8 and rows[0]["loss"] == pytest.approx(0.6931, abs=0.01)
     assert manifest["rewritten"] == 0 and manifest["device"] == device()
+    assert [manifest[f"final_{name}"] for name in ("loss", "accuracy", "margin")] == [
+        rows[-1][name] for name in ("loss", "accuracy", "margin")
+    ]
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["accuracy"] == 1.0
     before, after = (
         likelihood(run, both[0]) - likelihood(run, both[1]) for run in (imitated / "train", tmp_path / "dpo")

@@ -34,6 +34,12 @@ def cut(path: Path, *, done: int, write: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
+def curve_end(out: Path) -> dict[str, Any]:
+    """What the last step of a run logged, but for its number."""
+    rows = list(jsonl.read(out / LOG))
+    return {name: value for name, value in rows[-1].items() if name != "step"} if rows else {}
+
+
 class Curve:
     """Writes a line an optimizer step."""
 

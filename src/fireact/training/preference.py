@@ -28,6 +28,7 @@ from fireact.render.tokens import REWRITTEN, Chat, spans
 from fireact.store import MANIFEST, RunDir, absolute, read_config, read_trajectories
 from fireact.training.bad_batch import no_number, sound_gradients
 from fireact.training.checkpoints import last_whole
+from fireact.training.curve import LOG, curve_end, cut
 from fireact.training.loss import device, has_bfloat16
 from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, peak_gb
 from fireact.training.recipe import Recipe
@@ -95,7 +96,8 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         facts = _train(config, start, found, out=run.path, progress=progress)
         release_memory()
         named = {"student": start.student, "renderer": start.renderer_name}
-        return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts)
+        last = {f"final_{name}": value for name, value in curve_end(out).items()}
+        return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts, **last)
 
 
 def beginning(config: PreferConfig) -> tuple[Start, list[list[Chat]]]:
@@ -316,8 +318,6 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
 
 
 def _told(transformers: Any, out: Path, progress: Progress, done: int) -> Any:
-    from fireact.training.curve import LOG, cut
-
     cut(out / LOG, done=done)
 
     class Log(transformers.TrainerCallback):  # type: ignore[misc]
