@@ -239,15 +239,16 @@ def parse_trajectory(line: bytes) -> Trajectory:
 def _check(trajectory: Trajectory) -> None:
     """Raise TypeError or ValueError where a field that others compute with is not of its type."""
     example = trajectory.example
-    texts = (trajectory.task, trajectory.method, trajectory.model, example.id, example.question, example.answer)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("task, method, model, id, question and answer must be text")
+    for text in (trajectory.task, trajectory.method, trajectory.model, example.id, example.question, example.answer):
+        if not isinstance(text, str):
+            raise TypeError("task, method, model, id, question and answer must be text")
     if trajectory.stop not in _STOPS:
         raise ValueError(f"stop is {trajectory.stop!r}")
     if not isinstance(example.meta, dict) or not isinstance(trajectory.meta, dict):
         raise TypeError("meta must be an object")
-    if not all(isinstance(score, int | float) for score in trajectory.scores.values()):
-        raise TypeError("scores must be numbers")
+    for score in trajectory.scores.values():
+        if not isinstance(score, (int, float)):
+            raise TypeError("scores must be numbers")
     for step in trajectory.steps:
         action, observation = step.action, step.observation
         if not isinstance(step.thought, str) or not isinstance(step.text, str):

@@ -85,7 +85,7 @@ class ReActRenderer:
 
 def written_by_student(content: str, *steps: Step, calls: tuple[Action, ...] = ()) -> Message:
     """The turn of these steps, learned with the least of their weights: one of 0 keeps the whole turn as context only."""
-    weight = min(step.weight for step in steps)
+    weight = steps[0].weight if len(steps) == 1 else min(step.weight for step in steps)
     return Message("assistant", content, train=weight > 0, calls=calls, weight=weight if weight > 0 else 1.0)
 
 
@@ -113,11 +113,11 @@ def call(action: Action) -> str:
 
 def argument(action: Action) -> str:
     """What stands between the brackets of an action's text form."""
-    values = dict(action.arguments)
+    values = action.arguments
     only = values.get(_PARAMETER.get(action.name, "input"))
     if len(values) == 1 and isinstance(only, str):
         return only
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(dict(values), ensure_ascii=False)
 
 
 def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
