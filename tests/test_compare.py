@@ -150,7 +150,7 @@ def test_what_a_file_does_not_tell_is_said_and_checked_no_further() -> None:
     found = compare_runs(run(episodes, **SETTLED), run([*episodes, replace(answered(0, "a"), task="large")], "two"))
     assert found.notes == [
         "only two has the task large",
-        "not recorded by both runs, so not checked: split, tools, limits",
+        "not recorded by both runs, so not checked: split, tools, noise, limits",
     ]
     assert Conditions("x", {}, frozenset()).tools is None
 
@@ -163,7 +163,7 @@ def test_noise_is_measured_on_what_was_right_without_it() -> None:
     assert (task.kept.noisy, task.kept.n, task.kept.all.mean) == ("noisy", 6, 0.5)
     assert (task.kept.disturbed.n, task.kept.disturbed.mean) == (4, 0.5)
     assert task.recovery[0] is None and task.recovery[1] is not None and task.recovery[1].episodes == 4
-    (back,) = compare_runs(run(hit, "noisy"), clean).tasks
+    (back,) = compare_runs(run(hit, "noisy"), clean, allow=["noise"]).tasks
     assert back.kept == task.kept
     assert compare_runs(run(hit), run(hit)).tasks[0].kept is None
 
@@ -242,7 +242,7 @@ def test_compare_prints_both_sides(home: Path) -> None:
 def test_compare_takes_files_and_refuses_what_has_no_scores(home: Path, tmp_path: Path) -> None:
     file = home / "clean" / "trajectories.jsonl"
     done = fireact("compare", str(file), str(home / "clean"), cwd=tmp_path)
-    assert done.returncode == 0 and "not checked: split, tools, limits" in done.stdout
+    assert done.returncode == 0 and "not checked: split, tools, noise, limits" in done.stdout
     rows = [{**row, "scores": {}} for row in jsonl.read(file)]
     jsonl.write(tmp_path / "bare.jsonl", rows)
     with pytest.raises(DataError, match=r"no episode in .* has scores"):
@@ -276,3 +276,12 @@ def test_text_of_models_is_shown_and_never_read_as_markup(tmp_path: Path) -> Non
         jsonl.write(tmp_path / f"{name}.jsonl", [one.to_dict()])
     done = fireact("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
     assert done.returncode == 0 and "[red]a[/red]" in done.stdout
+
+
+def test_noise_in_the_episodes_counts_where_a_run_does_not_tell() -> None:
+    """A file knows no tools, but its steps say what was done to them."""
+    clean, noisy = ([answered(at, "a", noise=noise) for at in range(4)] for noise in (None, "none"))
+    (said,) = incomparable(run(clean, **SETTLED), run(noisy, "two"))
+    assert str(said) == "noise: none in its episodes | none"
+    assert incomparable(run(noisy), run(noisy, "two")) == []
+    assert compare_runs(run(clean, **SETTLED), run(noisy, "two"), allow=["noise"]).allowed == [said]

@@ -655,3 +655,42 @@ def test_scores_of_other_questions_do_not_stand_side_by_side() -> None:
     cut = {task: {subject(whole).name: replace(whole.comparisons[task][subject(whole).name], em=few)}}
     first = headlines(replace(whole, comparisons=cut))[0]
     assert first.before is None and first.comparison is not None
+
+
+def _file(path: Path, *, model: str = "m", wrong: int = 2, noise: str | None = None, seed: int = 0) -> Path:
+    look = Step("", Action("search", {"query": "x"}), "None", "", noise=noise)
+    own = [replace(trajectory(index, em=float(index >= wrong)), model=model, seed=seed) for index in range(10)]
+    jsonl.write(path, [replace(one, steps=(look, *one.steps)).to_dict() for one in own])
+    return path
+
+
+def test_noise_in_a_file_is_noise_and_is_marked_in_markdown(tmp_path: Path) -> None:
+    found = _reported(_file(tmp_path / "a.jsonl"), _file(tmp_path / "b.jsonl", wrong=7, noise="none"))
+    assert [agent.noise for agent in found.agents] == ["", "none"] and not found.comparisons
+    (row,) = robustness(found)
+    assert row.agent.noise == "none" and row.comparison is not None and row.comparison.em.difference.mean == -0.5
+    noisy = _reported(_file(tmp_path / "c.jsonl", noise="<b>none"))
+    assert r"**Observation (noise: \<b>none)** None" in markdown(noisy)
+
+
+def test_agents_with_other_seeds_are_paired_by_question_and_that_is_said(tmp_path: Path) -> None:
+    found = _reported(_file(tmp_path / "a.jsonl", model="a"), _file(tmp_path / "b.jsonl", model="b", wrong=5, seed=3))
+    assert found.comparisons["small"]["b"].em.difference.mean == pytest.approx(-0.3)
+    assert found.unlike == ["b against a, seed: 0 | 3"]
+
+
+def test_cases_of_one_agent_are_of_both_outcomes(tmp_path: Path) -> None:
+    cases = _reported(_file(tmp_path / "a.jsonl", wrong=2)).cases
+    assert [one.scores["em"] for case in cases for one in case.trajectories.values()] == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_amounts_have_columns_and_intervals(tmp_path: Path) -> None:
+    found = _reported(_evaluation(tmp_path / "a", "one", tools=["search"]))
+    head = next(line for line in markdown(found).splitlines() if line.startswith("| Task | Agent | n |"))
+    assert "| Steps | Searches |" in head and head.endswith("| $/question |")
+    page = said(html(found))
+    assert all(word in page for word in ("Searches", "p95", "Dollars"))
+    result = found.results["small"]["one"]
+    own = dict(zip(head.split(" | "), markdown(found).split(head)[1].splitlines()[2].split(" | "), strict=True))
+    assert own["Steps"].startswith(f"{wording.number(result['steps'])} (") and " to " in own["Searches"]
+    assert "Accuracy" not in head

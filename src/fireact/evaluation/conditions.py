@@ -2,7 +2,8 @@
 
     task       at least one in common; only those are compared
     split      the split of the questions          questions  the same id means the same question and right answer
-    tools      the same tools, by fingerprint      noise      the same disturbance of their answers
+    tools      the same tools, by fingerprint      noise      the same disturbance of their answers, by the kinds
+                                                              that the episodes show where a run does not tell
     limits     rounds and tokens of an episode     seed       the seed of every draw
 
 Invariant: what a run does not tell (a file of episodes knows neither tools nor limits) is never taken for the same: it is
@@ -12,7 +13,7 @@ no difference, but ``untold`` names it. Which agent was measured is no condition
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class Conditions:
     """The conditions of a run, by name; None or a missing key where the run does not tell.
 
     ``questions``: task -> id -> question and right answer. ``tools`` and ``noise`` are by tool, ``limits`` by task.
+    ``disturbed`` are the kinds of noise that stand in its episodes.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Conditions:
     tools: Mapping[str, str] | None = None
     noise: Mapping[str, str] | None = None
     limits: Mapping[str, Mapping[str, Any]] | None = None
+    disturbed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,13 @@ def conditions(
         tools=None if tools is None else {tool: part[2] if part else str(tools[tool]) for tool, part in parts.items()},
         noise=None if tools is None else {tool: part[1] for tool, part in parts.items() if part},
         limits=(manifest or {}).get("limits"),
+        disturbed=disturbances(trajectories),
     )
+
+
+def disturbances(trajectories: Iterable[Trajectory]) -> frozenset[str]:
+    """The kinds of noise that stand in some episodes."""
+    return frozenset(step.noise for one in trajectories for step in one.steps if step.noise is not None)
 
 
 def differences(one: Conditions, other: Conditions) -> list[Difference]:
@@ -85,7 +94,8 @@ def differences(one: Conditions, other: Conditions) -> list[Difference]:
     if not shared:
         return [Difference("task", _listed(one.questions), _listed(other.questions))]
     found = [
-        *(_setting(name, one, other) for name in ("split", "tools", "noise")),
+        *(_setting(name, one, other) for name in ("split", "tools")),
+        _noise(one, other),
         *(_limits(one, other, task) for task in shared),
         *(_questions(one, other, task) for task in shared),
         None if one.seeds & other.seeds else Difference("seed", _listed(one.seeds), _listed(other.seeds)),
@@ -103,7 +113,8 @@ def refused(one: Conditions, other: Conditions, allow: Sequence[str] = ()) -> li
 
 def untold(one: Conditions, other: Conditions) -> list[str]:
     """The settings that one of two runs does not tell."""
-    return [name for name in ("split", "tools", "limits") if getattr(one, name) is None or getattr(other, name) is None]
+    names = ("split", "tools", "noise", "limits")
+    return [name for name in names if getattr(one, name) is None or getattr(other, name) is None]
 
 
 def require_comparable(runs: Sequence[Conditions]) -> None:
@@ -126,6 +137,15 @@ def _setting(name: str, one: Conditions, other: Conditions) -> Difference | None
     if first is None or second is None or first == second:
         return None
     return Difference(name, _shown(first, name), _shown(second, name))
+
+
+def _noise(one: Conditions, other: Conditions) -> Difference | None:
+    """By what was done to the tools; where a run does not tell, by the kinds that were done in its episodes."""
+    if one.noise is not None and other.noise is not None:
+        return _setting("noise", one, other)
+    if one.disturbed == other.disturbed:
+        return None
+    return Difference("noise", *(", ".join(sorted(run.disturbed)) or "none in its episodes" for run in (one, other)))
 
 
 def _shown(value: Any, name: str) -> str:

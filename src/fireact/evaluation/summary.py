@@ -128,13 +128,15 @@ def summarise(trajectories: Sequence[Trajectory], *, wall_seconds: float | None 
     )
 
 
-def compare(before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: int = 0) -> Comparison:
-    """Compare two agents' episodes on one task, paired by question and seed; a question with a fault is left out.
+def compare(
+    before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True, seed: int = 0
+) -> Comparison:
+    """Compare two agents' episodes on one task, paired by question and (with ``seeds``) seed; a question with a fault is left out.
 
     A question that was answered with several seeds counts once, with the mean of its scores. Raises DataError where an
     agent answered a question twice, or where they share none.
     """
-    found = pairs(before, after)
+    found = pairs(before, after, seeds=seeds)
 
     def metric(name: str) -> Paired:
         return paired(*by_question(found, lambda trajectory: score(trajectory, name)), seed=seed)

@@ -18,6 +18,8 @@ OUTCOMES: Mapping[tuple[bool, bool], str] = {
     (True, True): "right both times",
 }
 """Was the first agent right, and the last; in the order in which cases are shown."""
+ALONE: Mapping[bool, str] = {False: "wrong", True: "right"}
+"""Was the only agent right."""
 
 RULE = "Chosen by rule: the first question of each outcome, of different tasks where there are several."
 
@@ -29,7 +31,7 @@ def choose(*groups: Mapping[str, Sequence[Trajectory]], n: int = 4) -> tuple[Cas
     then further ones of the same outcomes.
     """
     cases = [case for group in groups for case in _shared(group)]
-    kinds = [*OUTCOMES.values(), ""]  # the last where there is one agent, or one is not scored
+    kinds = [*OUTCOMES.values(), *ALONE.values(), ""]  # the last where one is not scored
     queues = {name: [case for case in cases if outcome(case) == name] for name in kinds}
     chosen: list[Case] = []
     while len(chosen) < min(n, len(cases)):
@@ -51,10 +53,12 @@ def _shared(episodes: Mapping[str, Sequence[Trajectory]]) -> list[Case]:
 
 
 def outcome(case: Case) -> str:
-    """Whether the first and the last agent of a case were right; empty where it has one agent or none was scored."""
+    """Whether the first and the last agent of a case were right, or the only one; empty where one was not scored."""
     agents = list(case.trajectories.values())
-    if len(agents) < 2 or not agents[0].scores or not agents[-1].scores:
+    if not agents or not agents[0].scores or not agents[-1].scores:
         return ""
+    if len(agents) == 1:
+        return ALONE[right(agents[0])]
     return OUTCOMES[right(agents[0]), right(agents[-1])]
 
 

@@ -16,7 +16,7 @@ from fireact.evaluation.summary import summarise
 from fireact.types import Trajectory
 
 SPENT = ("prompt_tokens", "cached_tokens", "completion_tokens", "tokens_per_question", "cost_per_question")
-TIMED = ("seconds_per_question", "latency_mean", "latency_p50", "latency_p95")
+TIMED = ("latency_mean", "latency_p50", "latency_p95")
 
 
 def described(path: Path) -> tuple[dict[str, Any], Sequence[Trajectory]]:
@@ -46,6 +46,7 @@ def _summary(episodes: Sequence[Trajectory]) -> Mapping[str, Any]:
     if len(methods) > 1:
         summary["by"] = {"method": {name: group(own) for name, own in methods.items()}, **summary["by"]}
     untold = [
+        "seconds_per_question",  # how many episodes ran side by side is not told
         *(SPENT if not any(one.usage.calls for one in episodes) else ()),
         *(TIMED if not any(one.seconds for one in episodes) else ()),
     ]

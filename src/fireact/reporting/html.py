@@ -94,7 +94,8 @@ def _shown(report: ReportData) -> dict[str, Any]:
         "several": len(report.agents) > 1,
         "paid": summary.told(report, "cost_per_question"),
         "told": summary.told(report, "tokens_per_question"),
-        "timed": summary.told(report, "seconds_per_question"),
+        "timed": summary.told(report, "latency_mean"),
+        "accuracy": summary.accuracy_differs(report),
         "total_seconds": sum(report.timings.values()),
         "longest": max(report.timings.values(), default=0),
         "notes": markdown.NOTES,
@@ -120,7 +121,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = ("about", "duration", "interval", "number", "p_value", "percent", "points", "who")
+    words = ("about", "duration", "interval", "number", "p_value", "percent", "points", "spread", "who")
     environment.filters.update({name: getattr(wording, name) for name in words})
     environment.filters["query"] = urlencode
     return environment

@@ -16,6 +16,7 @@ from fireact.reporting.summary import (
     Group,
     Headline,
     Robust,
+    accuracy_differs,
     baseline,
     cases_heading,
     failures,
@@ -26,6 +27,7 @@ from fireact.reporting.summary import (
     one_baseline,
     one_pair,
     robustness,
+    told,
 )
 from fireact.reporting.wording import (
     ARROW,
@@ -39,6 +41,7 @@ from fireact.reporting.wording import (
     p_value,
     percent,
     points,
+    spread,
     verdict,
     who,
 )
@@ -47,12 +50,15 @@ from fireact.types import Step, Trajectory
 _ACTIVE = re.compile(r"([\\`*_\[\]<|&~$])")
 MEANS = {
     "Steps": "steps",
+    "Searches": "searches",
     "Tokens in": "prompt_tokens",
     "from cache": "cached_tokens",
     "Tokens out": "completion_tokens",
     "s/question": "seconds_per_question",
-    "Episode p50": "latency_p50",
+    "Episode (s)": "latency_mean",
+    "p50": "latency_p50",
     "p95": "latency_p95",
+    "$/question": "cost_per_question",
 }
 _AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
@@ -109,7 +115,7 @@ def _results(report: ReportData) -> Iterator[str]:
     yield ""
     yield "## Results"
     yield ""
-    yield from _table(["Task", "Agent", "n", "EM", "F1", "Finished", *_means(report)], _result_rows(report))
+    yield from _table(["Task", "Agent", "n", *_shares(report), *_means(report)], _result_rows(report))
     comparisons = list(_comparisons(report))
     if comparisons:
         yield ""
@@ -158,8 +164,8 @@ def _headline(line: Headline) -> list[str]:
 def _result_rows(report: ReportData) -> Iterator[list[str]]:
     for task, found in report.results.items():
         for agent, result in found.items():
-            shares = [_share(result, name) for name in ("em", "f1", "finished")]
-            means = [number(result[name]) for name in _means(report).values()]
+            shares = [_share(result, name) for name in _shares(report).values()]
+            means = [_mean(result, name) for name in _means(report).values()]
             faults = f" (and {result['faults']} faults)" if result["faults"] else ""
             yield [text(task), text(who(agent)), f"{result['n']}{faults}", *shares, *means]
 
@@ -167,7 +173,20 @@ def _result_rows(report: ReportData) -> Iterator[list[str]]:
 def _means(report: ReportData) -> dict[str, str]:
     """The columns of means, without those that no result tells."""
     results = [one for found in report.results.values() for one in found.values()]
-    return {head: name for head, name in MEANS.items() if any(one[name] is not None for one in results)}
+    known = {name for name in MEANS.values() if any(one.get(name) is not None for one in results)}
+    known -= set() if told(report, "cost_per_question") else {"cost_per_question"}
+    return {head: name for head, name in MEANS.items() if name in known}
+
+
+def _shares(report: ReportData) -> dict[str, str]:
+    """The columns of shares; accuracy where it is not the same as exact match."""
+    differs = {"Accuracy": "accuracy"} if accuracy_differs(report) else {}
+    return {"EM": "em", "F1": "f1", **differs, "Finished": "finished"}
+
+
+def _mean(result: Mapping[str, Any], name: str) -> str:
+    bounds = result.get(f"{name}_interval")
+    return number(result.get(name)) + (f" ({spread(bounds)})" if bounds else "")
 
 
 def _share(result: Mapping[str, Any], name: str) -> str:
@@ -305,7 +324,7 @@ def _cases(report: ReportData) -> Iterator[str]:
 def _case(case: Case) -> Iterator[str]:
     yield f"### {text(case.example.question)}"
     yield ""
-    said = outcome(case)
+    said = outcome(case) if len(case.trajectories) > 1 else ""
     yield f"Right answer: {text(case.example.answer)}" + (f". {said.capitalize()}." if said else "")
     for agent, trajectory in case.trajectories.items():
         yield ""
@@ -331,7 +350,8 @@ def _quoted(steps: Sequence[Step]) -> Iterator[str]:
                 yield f"**Thought** {text(step.thought)}  "
             yield f"**Action** {code(call(step.action))}  "
         if step.observation is not None:
-            yield f"**Observation** {text(step.observation)}"
+            noise = "" if step.noise is None else f" (noise: {text(step.noise)})"
+            yield f"**Observation{noise}** {text(step.observation)}"
 
 
 def _settings(report: ReportData) -> Iterator[str]:
@@ -359,8 +379,8 @@ def _notes() -> Iterator[str]:
 
 NOTES = (
     "EM: share of answers that match the right one exactly, after normalisation. F1: overlap of their words.",
-    "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal.",
-    "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1.",
+    "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal; p50 and p95 by the percentiles of resamples.",
+    "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1; the interval of a difference is the inverse of its test.",
     "Finished: share of episodes that ended in an answer, right or wrong, within the limit of rounds.",
     "Tokens: read and written in all calls of an episode; those from a cache were read, but not computed again.",
     "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50 and p95: of one.",

@@ -140,7 +140,7 @@ def _require_comparable(evaluations: Sequence[Run], episodes: Mapping[Path, Sequ
         run.path: conditions(shown(run.path), episodes[run.path], config=run.config, manifest=run.manifest)
         for run in evaluations
     }
-    require_comparable([replace(one, noise=None) for one in found.values()])
+    require_comparable([replace(one, noise=None, disturbed=frozenset()) for one in found.values()])
     for noise in dict.fromkeys(run.noise for run in evaluations):
         require_comparable([found[run.path] for run in evaluations if run.noise == noise])
 
@@ -273,24 +273,27 @@ def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, st
     for task, pairs in against.items():
         for name, other in pairs.items():
             first, second = named[other], named[name]
-            meant = ("seed", "noise") if first.agent.noise != second.agent.noise else ("seed",)
+            before, after = first.on(task), second.on(task)
+            seeds = _share_questions(before, after)
+            meant = {"noise"} if first.agent.noise != second.agent.noise else set()
+            meant |= {"seed"} if seeds else set()  # of those that one agent has more than the other nothing is compared
             found = differences(first.conditions(task), second.conditions(task))
             found = [one for one in found if one.setting not in meant]
-            before, after = first.on(task), second.on(task)
-            paired = _share_questions(before, after) and not any(one.setting in UNPAIRED for one in found)
+            paired = seeds or _share_questions(before, after, seeds=False)
+            paired = paired and not any(one.setting in UNPAIRED for one in found)
             yield Change(
                 task,
                 first.agent,
                 second.agent,
-                compare(before, after) if paired else None,
+                compare(before, after, seeds=seeds) if paired else None,
                 [f"{name} against {other}, {one}" for one in found],
             )
 
 
-def _share_questions(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> bool:
+def _share_questions(before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True) -> bool:
     """Whether two agents answered a question both, and none twice (by several methods, where episodes were gathered)."""
     try:
-        return bool(keyed(before).keys() & keyed(after).keys())
+        return bool(keyed(before, seeds=seeds).keys() & keyed(after, seeds=seeds).keys())
     except DataError:
         return False
 

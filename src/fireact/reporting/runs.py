@@ -13,6 +13,7 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import DataError
+from fireact.evaluation.conditions import disturbances
 from fireact.reporting.episodes import described
 from fireact.store import read_config, read_manifest, read_trajectories
 from fireact.types import Trajectory
@@ -49,7 +50,9 @@ class Run:
 
     @property
     def noise(self) -> str:
-        """What was done to the tools of an evaluation, as it was typed; empty where nothing was."""
+        """What was done to the tools of an evaluation, as it was typed, or the kinds that a file's episodes show; empty where nothing was."""
+        if self.verb == FILE:
+            return ", ".join(sorted(disturbances(self.episodes or ())))
         specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
 

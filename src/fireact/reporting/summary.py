@@ -206,6 +206,13 @@ def told(report: ReportData, amount: str) -> bool:
     return any(one.get(amount) for found in report.results.values() for one in found.values())
 
 
+def accuracy_differs(report: ReportData) -> bool:
+    """Whether any agent's accuracy is another number than its exact match."""
+    return any(
+        one.get("accuracy", one["em"]) != one["em"] for found in report.results.values() for one in found.values()
+    )
+
+
 def mixture_rows(mixture: Mixture) -> list[MixtureRow]:
     """Counts by task and method, in the order in which they were collected."""
     rows = []

@@ -47,6 +47,11 @@ def interval(bounds: Sequence[float], digits: int = 1) -> str:
     return f"{_signed(100 * bounds[0], digits)} to {_signed(100 * bounds[1], digits)}"
 
 
+def spread(bounds: Sequence[float]) -> str:
+    """The bounds of a quantity: ``3.21 to 3.64``."""
+    return f"{number(bounds[0])} to {number(bounds[1])}"
+
+
 def points(difference: float, digits: int = 1) -> str:
     """A difference of shares: ``+74.0 points``."""
     value = _signed(100 * difference, digits)
