@@ -23,7 +23,7 @@ from fireact.evaluation.accuracy import accuracy, right
 from fireact.evaluation.breakdown import breakdown
 from fireact.evaluation.failures import FAILURES, counted, evidence_seen, failure, searches
 from fireact.evaluation.recovery import REACTIONS, recovery
-from fireact.evaluation.run import EvalConfig, evaluate
+from fireact.evaluation.run import EvalConfig, evaluate, expected
 from fireact.evaluation.summary import summarise
 from fireact.formats.read import read_any
 from fireact.methods.cot import CoT
@@ -202,7 +202,26 @@ def test_questions_are_grouped_by_what_their_task_says() -> None:
     assert {kind: {value: group["n"] for value, group in groups.items()} for kind, groups in found.items()} == {
         "type": {"2-hop": 1, "bridge": 1}, "hops": {"2": 1, "3": 1}, "level": {"hard": 1}, "subject": {"law": 1},
     }  # fmt: skip
-    assert found["type"]["2-hop"]["em"] == 1.0 and found["type"]["2-hop"]["em_interval"][0] < 1.0
+    group = found["type"]["2-hop"]
+    assert group["em"] == 1.0 and group["em_interval"][0] < 1.0
+    for name in ("finished", "steps", "searches", "tokens_per_question", "latency_mean", "latency_p95"):
+        low, high = group[f"{name}_interval"]
+        assert low <= group[name] <= high
+    assert group["cost_per_question"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"n": 201}, "has 200 test questions"), ({"tasks": ("nope",)}, "unknown task 'nope'")]
+)
+def test_a_dry_run_refuses_what_the_run_would(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        expected(EvalConfig("scripted:expert", **{"tasks": ("geo-hop",), "n": 4, **change}))
+
+
+def test_a_dry_run_counts_calls_and_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    found = expected(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5))
+    assert (found["episodes"], found["calls"]) == (5, 20) and found["cost_usd"] > 0
 
 
 def test_a_summary_has_searches_by_tool_cost_and_failures() -> None:

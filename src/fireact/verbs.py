@@ -35,6 +35,7 @@ VERBS = {
 
 EXPECTED = {
     "collect": "fireact.collection:expected",
+    "eval": "fireact.evaluation.run:expected",
     "tune": "fireact.hosted.run:expected",
     "train": "fireact.training.forecast:expected",
     "prefer": "fireact.training.forecast:expected_preference",

@@ -1,4 +1,4 @@
-"""Scores by what is known of the questions: their type, number of hops, level and subject.
+"""Scores and amounts by what is known of the questions: their type, number of hops, level and subject.
 
     type     ``meta["kind"]`` of the embedded world, ``meta["type"]`` of HotpotQA (bridge, comparison)
     hops     ``meta["hops"]``, or the number of questions in StrategyQA's ``decomposition``
@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fireact.evaluation.accuracy import accuracy
-from fireact.evaluation.statistics import bootstrap
+from fireact.evaluation.amounts import AMOUNTS, amount_of
+from fireact.evaluation.statistics import Estimate, bootstrap, quantile
 from fireact.types import Trajectory
 
 
@@ -39,7 +40,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
-    """Kind -> value -> ``n``, ``em``, ``f1``, ``accuracy`` with intervals, ``finished`` and ``steps``; faults are left out."""
+    """Kind -> value -> what ``group`` says of its episodes; faults are left out."""
     scored = [one for one in trajectories if one.stop != "error"]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for kind, read in KINDS.items():
@@ -53,16 +54,19 @@ def breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str,
 
 
 def group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
-    """``n``, ``em``, ``f1``, ``accuracy`` with intervals, ``finished`` and ``steps`` of some episodes."""
-    n = len(trajectories)
-    found: dict[str, Any] = {"n": n}
+    """``n``, ``em``, ``f1``, ``accuracy``, ``finished``, ``AMOUNTS`` and quantiles of seconds of some episodes, with intervals."""
+    found: dict[str, Any] = {"n": len(trajectories)}
     scores: dict[str, list[float]] = {
         name: [one.scores.get(name, 0.0) for one in trajectories] for name in ("em", "f1")
     }
     scores["accuracy"] = [accuracy(one) or 0.0 for one in trajectories]
-    for name, values in scores.items():
-        mean = bootstrap(values, seed=seed)
-        found |= {name: mean.mean, f"{name}_interval": mean.interval}
-    found["finished"] = sum(one.stop == "finish" for one in trajectories) / n
-    found["steps"] = sum(len(one.steps) for one in trajectories) / n
+    scores["finished"] = [float(one.stop == "finish") for one in trajectories]
+    seconds = [one.seconds for one in trajectories]
+    estimates: dict[str, Estimate | None] = {
+        **{name: bootstrap(values, seed=seed) for name, values in scores.items()},
+        **{name: amount_of(trajectories, name, seed=seed) for name in AMOUNTS},
+        **{f"latency_p{share}": quantile(seconds, share / 100, seed=seed) for share in (50, 95)},
+    }
+    for name, one in estimates.items():
+        found |= {name: one and one.mean, f"{name}_interval": one and one.interval}
     return found

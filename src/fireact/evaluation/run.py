@@ -16,6 +16,7 @@ from fireact.cache import CallCache
 from fireact.collection import FREE, budget_of, fingerprints, run_missing
 from fireact.episodes import Episode, run_episode
 from fireact.errors import ConfigError
+from fireact.estimate import estimate
 from fireact.evaluation.summary import summarise
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT, Progress
@@ -94,6 +95,15 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in kept), Usage())),
         )
+
+
+def expected(config: EvalConfig) -> dict[str, Any]:
+    """What ``eval`` will take, estimated without a call; raises what it would raise before the first one."""
+    cache = CallCache(Path(CALLS), "off")
+    model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
+    tasks = _tasks(config.tasks).values()
+    episodes = [episode for task in tasks for episode in _episodes(task, config, model, tools)]
+    return estimate(episodes, price=getattr(model.lm, "price", None))
 
 
 def _tasks(specs: Sequence[str]) -> dict[str, Task]:

@@ -7,39 +7,26 @@ Invariant: an episode that a fault of the infrastructure ended is counted in ``f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import DataError
 from fireact.evaluation.accuracy import accuracy
+from fireact.evaluation.amounts import AMOUNTS, amount_of
 from fireact.evaluation.breakdown import breakdown
 from fireact.evaluation.failures import counted, searches
 from fireact.evaluation.pairing import by_question, pairs
 from fireact.evaluation.recovery import Recovery, recovery
-from fireact.evaluation.statistics import Estimate, Paired, amount, bootstrap, paired, quantile
+from fireact.evaluation.statistics import Estimate, Paired, bootstrap, paired, quantile
 from fireact.types import Trajectory
-
-AMOUNTS: Mapping[str, Callable[[Trajectory], float | None]] = {
-    "steps": lambda one: len(one.steps),
-    "searches": lambda one: searches(one).total(),
-    "calls": lambda one: one.usage.calls,
-    "tokens_per_question": lambda one: one.usage.prompt_tokens + one.usage.completion_tokens,
-    "prompt_tokens": lambda one: one.usage.prompt_tokens,
-    "cached_tokens": lambda one: one.usage.cached_tokens,
-    "completion_tokens": lambda one: one.usage.completion_tokens,
-    "latency_mean": lambda one: one.seconds,
-    "cost_per_question": lambda one: one.usage.cost,
-}
-"""What a question takes: ``calls`` are of the LM and ``searches`` of tools, ``latency_mean`` is an episode's seconds,
-``cost_per_question`` US dollars (None: a price is not known). Tokens that a cache spared are among the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """One agent on one task; amounts are means a question, ``latency`` is of single episodes.
 
-    ``amounts`` are those of ``AMOUNTS``, ``tools`` the calls a question by tool, ``by`` scores by type of question.
+    ``amounts`` are those of ``AMOUNTS``, ``tools`` the calls a question by tool, ``by`` scores and amounts by type of question.
     ``seconds_per_question`` is the time that all took together, divided among them.
     """
 
@@ -115,7 +102,7 @@ def summarise(trajectories: Sequence[Trajectory], *, wall_seconds: float | None 
         f1=_estimate(scored, "f1", seed),
         accuracy=bootstrap([accuracy(trajectory) or 0.0 for trajectory in scored], seed=seed),
         finished=bootstrap([float(trajectory.stop == "finish") for trajectory in scored], seed=seed),
-        amounts={name: _amount([value(one) for one in scored], seed) for name, value in AMOUNTS.items()},
+        amounts={name: amount_of(scored, name, seed=seed) for name in AMOUNTS},
         seconds_per_question=sum(seconds) / n if wall_seconds is None else wall_seconds / n,
         latency_p50=quantile(seconds, 0.5, seed=seed),
         latency_p95=quantile(seconds, 0.95, seed=seed),
@@ -154,8 +141,3 @@ def score(trajectory: Trajectory, name: str) -> float:
 
 def _estimate(trajectories: Sequence[Trajectory], name: str, seed: int) -> Estimate:
     return bootstrap([score(trajectory, name) for trajectory in trajectories], seed=seed)
-
-
-def _amount(values: Sequence[float | None], seed: int) -> Estimate | None:
-    known = [value for value in values if value is not None]
-    return amount(known, seed=seed) if len(known) == len(values) else None

@@ -121,8 +121,8 @@ class Group:
 
 
 def groups(report: ReportData) -> list[Group]:
-    """The kinds of questions of each task that has several, as the agents without noise were measured on them."""
-    names = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
+    """The kinds of questions of each task that has several, as the agents were measured on them."""
+    names = [agent.name for agent in report.agents]
     found = []
     for task, results in report.results.items():
         by = {name: results[name].get("by", {}) for name in names if name in results}

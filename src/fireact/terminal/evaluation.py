@@ -116,11 +116,13 @@ def _print_rows(first: str, cells: Cells, results: Mapping[str, Mapping[str, Any
 
 
 def _print_groups(results: Mapping[str, Mapping[str, Any]]) -> None:
-    table = new_table("by", "", "n", "EM", "finished")
+    spent = {name: _SPENT[name] for name in ("steps", "searches", "tokens", "latency")}
+    table = new_table("by", "", "n", "EM", "finished", *spent)
     for task, result in results.items():
         for kind, groups in result.get("by", {}).items():
             for at, (value, group) in enumerate(groups.items() if 1 < len(groups) <= _GROUPS else ()):
-                cells = (str(group["n"]), percent(group["em"], group["em_interval"]), f"{group['finished']:.0%}")
+                cells = [str(group["n"]), percent(group["em"], group["em_interval"]), f"{group['finished']:.0%}"]
+                cells += [cell(group) for cell in spent.values()]
                 table.add_row("" if at else escape(f"{task}: {kind}"), escape(value), *cells)
     table.columns[1].justify = "left"
     if table.row_count:
