@@ -142,6 +142,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run directory. Default: runs/study-NAME-SIZE.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -174,7 +175,7 @@ def study(
         expected = plan(StudyConfig(**settings), directory)
         print(json.dumps(expected, ensure_ascii=False)) if as_json else print_plan(expected, directory)
         return
-    manifest = run_verb("study", settings, directory, force=False, dry_run=False)
+    manifest = run_verb("study", settings, directory, force=force, dry_run=False)
     if manifest is not None:
         print_study(manifest, directory, as_json=as_json)
 

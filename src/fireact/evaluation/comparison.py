@@ -172,6 +172,10 @@ def read_episodes(path: Path) -> Measured:
     config, manifest = (read_config(path), read_manifest(path)) if (path / CONFIG).is_file() else ({}, {})
     if config.get("verb") == "quickstart":
         raise ConfigError(f"{path} is a directory of quickstart. Compare {path}/eval-base with {path}/eval-fireact.")
+    if config.get("verb") in ("study", "report"):
+        raise ConfigError(
+            f"{path} is a directory of {config['verb']}, of several runs. Give two of them, or see it whole: fireact report."
+        )
     found = list(read_trajectories(path) if config else read_any(path))
     models = ", ".join(dict.fromkeys(one.model or "unnamed" for one in found))
     return Measured(

@@ -24,10 +24,12 @@ def print_studies(found: Mapping[str, str]) -> None:
 def print_plan(plan: Mapping[str, Any], out: Path) -> None:
     """What a study would do: each cell with what it still needs, and what all of it will take."""
     table = Table("cell", "collect", "mix", "train", "eval", title=escape(f"{plan['title']} ({plan['size']})"))
+    table.columns[0].overflow, table.columns[0].ratio = "fold", 1  # cells are told apart by the ends of their names
     for cell in plan["cells"]:
         found = dict.fromkeys(("collect", "mix", "train", "eval"), "")
         for one in cell["stages"]:
             verb = one["stage"].partition("/")[0]
+            verb = "train" if verb == "tune" else verb
             found[verb] = "there" if one["done"] else _to_come(one, verb)
         table.add_row(escape(cell["cell"]), *found.values())
     RESULT.print(table)
@@ -44,7 +46,7 @@ def print_plan(plan: Mapping[str, Any], out: Path) -> None:
     priced = [part for part in usd["unknown"] if not part.startswith("the machine for ")]  # which follows from the time
     if unknown := [*(f"the time of {part}" for part in seconds["unknown"]), *priced]:
         RESULT.print(
-            escape(f"Not in these sums, because nobody has measured it: {'; '.join(unknown)}."), soft_wrap=True
+            escape(f"Not in these sums (?), because nobody has measured it: {'; '.join(unknown)}."), soft_wrap=True
         )
     for said in plan["short"]:
         RESULT.print(escape(f"Too few may be right: {said}. Raise the plan."), soft_wrap=True)
@@ -60,13 +62,7 @@ def _to_come(stage: Mapping[str, Any], verb: str) -> str:
     if said is None:
         said = "? tokens" if stage["training_tokens"] is None else f"{stage['training_tokens'] / 1000:,.0f}k tokens"
     cost = f", ${stage['usd']:,.2f}" if stage["usd"] else ""
-    cost += (
-        " and what is not known"
-        if stage["usd"] and stage["unpriced"]
-        else ", price unknown"
-        if stage["unpriced"]
-        else ""
-    )
+    cost += (" + ?" if stage["usd"] else ", $ ?") if stage["unpriced"] else ""
     return f"{said}{cost}, {stage['seconds']:,.0f} s" if stage["seconds"] else f"{said}{cost}"
 
 
