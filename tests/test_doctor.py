@@ -24,6 +24,7 @@ from fireact.data.sources import Own
 from fireact.data.steps import faults
 from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, DataError
+from fireact.render.messages import messages_from_steps
 from fireact.sensitive import blotted, sensitive
 from fireact.store import read_trajectories
 from fireact.terminal.data import print_diagnosis
@@ -310,6 +311,27 @@ def test_a_call_that_cannot_be_read_is_an_error_and_is_not_learned(tmp_path: Pat
     assert manifest["changes"]["unread-tool-call"] == 1
     assert [step.weight for step in next(read_trajectories(tmp_path / "fixed")).steps] == [0.0, 1.0]
     assert diagnose(DoctorConfig(str(tmp_path / "fixed"))).sound
+
+
+def test_a_turn_with_a_bad_call_weighs_nothing_wherever_it_is_written(tmp_path: Path) -> None:
+    good = search("x", "Lima.")
+    bad = replace(search("y", "what?", thought=""), action=Action("nosuch", {"query": "y"}), joined=True)
+    write(tmp_path / "a.jsonl", sound(1, good, bad, finish("Lima")))
+    repair(DoctorConfig(str(tmp_path / "a.jsonl"), tools=("search",)), tmp_path / "fixed")
+    (kept,) = read_trajectories(tmp_path / "fixed")
+    assert [step.weight for step in kept.steps] == [0.0, 0.0, 1.0]
+    why = [row["why"] for row in jsonl.read(tmp_path / "fixed" / "changes.jsonl")]
+    assert why == ["step 1: in one turn with a bad call", "step 2: unknown tool or arguments"]
+    told = messages_from_steps("Q?", [good, replace(bad, weight=0.0), finish("Lima")])
+    assert [one.get("weight") for one in told if one["role"] == "assistant"] == [0.0, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"), [("Zebulon", True), ("queens", False), ("It is a page about many kings", False)]
+)
+def test_a_short_answer_without_a_gold_one_is_looked_for_too(answer: str, found: bool) -> None:
+    one = sound(1, search("x", "The page is about queens."), finish(answer), answer="")
+    assert ("unsupported answer" in {kind for kind, _ in check(one, Bounds())}) == found
 
 
 def test_a_failed_try_does_not_take_the_good_one_with_it(tmp_path: Path) -> None:

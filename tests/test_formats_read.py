@@ -214,6 +214,41 @@ def test_a_tagged_call_that_cannot_be_read_is_reported_without_the_keys_in_it(tm
     assert key[:12] not in heard[0].detail
 
 
+def _asked(*messages: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Q?"}, *messages, {"role": "assistant", "content": "c"}]}
+
+
+def _call(arguments: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "hm", "tool_calls": [{"function": {"name": "s", "arguments": arguments}}]}
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("messages", _asked(_call('{"query": "tw'))),
+        ("messages", _asked(_call(["a"]))),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Q?"}, {"from": "function_call", "value": "garbage{"},
+                                        {"from": "observation", "value": "A"}, {"from": "gpt", "value": "c"}]}),
+        ("hermes", _asked({"role": "assistant", "content": '<tool_call>{"name": "search"'})),
+        ("messages", _asked({"role": "assistant", "content": '<tool_call>{"name": "s", "arguments": {}}</tool_call>'})),
+    ],
+)  # fmt: skip
+def test_a_turn_whose_call_cannot_be_read_is_reported_and_not_learned(
+    format: str, row: dict[str, Any], tmp_path: Path
+) -> None:
+    """The last one stands among plain rows, so that its file is not known for one with tags."""
+    heard: list[Damage] = []
+    found = list(read_any(rows(tmp_path / "a.jsonl", row), format, notice=heard.append))
+    assert [one.kind for one in heard] == ["unread-tool-call"]
+    assert [step.weight for step in found[0].steps] == [0.0, 1.0]
+
+
+def test_plain_arguments_are_one_input_and_no_damage(tmp_path: Path) -> None:
+    heard: list[Damage] = []
+    (found,) = read_any(rows(tmp_path / "a.jsonl", _asked(_call("Paris"))), "messages", notice=heard.append)
+    assert not heard and found.steps[0].action == Action("s", {"input": "Paris"}) and found.steps[0].weight == 1.0
+
+
 @pytest.mark.parametrize("keys", [("from", "value"), ("role", "content")])
 def test_sharegpt_of_both_kinds(keys: tuple[str, str], tmp_path: Path) -> None:
     said = [

@@ -68,7 +68,7 @@ def test_steps_of_any_shape_are_written_and_what_is_lost_is_counted(
     if any(step.weight for step in said):
         write([episode], tmp_path / "rows.jsonl", "prompt-completion", force=True)
     (back,) = read_any(tmp_path / "data.jsonl", name)
-    assert lost(episode, back) == counted.keys() & set(KINDS)
+    assert set(lost(episode, back)) == counted.keys() & set(KINDS)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -244,7 +244,7 @@ def test_axolotl_is_told_which_turns_are_not_learned(name: str, tmp_path: Path) 
 
 def test_a_lost_step_hides_no_other_loss() -> None:
     other = replace(NOT_LEARNED, steps=(*(replace(step, weight=1.0) for step in NOT_LEARNED.steps), FULL.steps[0]))
-    assert {"steps", "weights"} <= lost(NOT_LEARNED, other)
+    assert {"steps", "weights"} <= set(lost(NOT_LEARNED, other))
 
 
 def test_words_without_an_action_lose_their_mark_in_native_turns(tmp_path: Path) -> None:

@@ -95,3 +95,17 @@ def test_each_odd_completion_has_a_defined_outcome(
     step = RENDERER.parse(text)
     assert step.thought == thought
     assert step.action == (Action(*action) if action else None)
+
+
+def test_user_and_student_take_turns_where_a_call_was_not_answered() -> None:
+    """Some chat templates refuse anything else; an imported turn of several calls may have one result."""
+    first = Step("a", Action("search", {"query": "x"}), None, "")
+    second = Step("", Action("search", {"query": "y"}), "found", "", joined=True)
+    last = Step("so", Action("finish", {"answer": "z"}), None, "")
+    renderer, steps = ReActRenderer(), (first, second, last)
+    sample = renderer.sample(trajectory(list(steps)))
+    assert [message.role for message in sample] == ["user", "assistant"] * 3
+    assert sample[2].content == "Observation:"
+    for done in range(3):
+        asked = renderer.prompt(sample[0].content, steps[:done])
+        assert sample[: len(asked)] == asked

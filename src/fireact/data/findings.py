@@ -59,6 +59,10 @@ KINDS: Mapping[str, Kind] = {
 """In the order in which they are shown."""
 
 
+SHORT = 5
+"""Words of an answer that an observation may be expected to hold, where no gold answer says what an answer looks like."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What is allowed: the names of tools (empty: not known), characters of an observation, tokens of a sample."""
@@ -128,7 +132,8 @@ def _answer(trajectory: Trajectory) -> Iterator[Found]:
         yield "leaked answer", repr(excerpt(trajectory.example.answer, 40))
     answer = normalise(trajectory.answer or "")
     seen = [f" {normalise(step.observation)} " for step in trajectory.steps if step.observation is not None]
-    if not seen or not telling or len(answer) < 2 or answer in ("yes", "no"):
+    short = not gold and len(answer.split()) <= SHORT  # a sentence of its own words stands in no observation
+    if not seen or not (telling or short) or len(answer) < 2 or answer in ("yes", "no"):
         return
     if not any(f" {answer} " in text for text in seen):
         yield "unsupported answer", repr(excerpt(trajectory.answer or "", 40))

@@ -12,7 +12,7 @@ from typing import Any
 
 from fireact.agents import load_renderer, load_tools
 from fireact.errors import missing_extra
-from fireact.methods.react import tools_shown
+from fireact.methods.react import schemas_shown, tools_shown
 from fireact.names import known
 from fireact.render.chat import Schema, dress, schema
 from fireact.render.react import call
@@ -48,7 +48,7 @@ def _estimate(messages: Sequence[Message]) -> int:
 def _shown(trajectory: Trajectory, renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
     """The tools that a native renderer's template shows: the episode's own, or else those named and loadable."""
     own = trajectory.meta.get("tools") if _renderer(renderer).native else None
-    return own if isinstance(own, list) and own else _offered(renderer, tools)
+    return schemas_shown(own) if isinstance(own, list) and own else _offered(renderer, tools)
 
 
 @cache

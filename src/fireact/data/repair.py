@@ -20,7 +20,7 @@ from fireact.data.doctor import DoctorConfig, bounds_of, diagnose, diagnose_file
 from fireact.data.findings import Bounds, known_tools
 from fireact.data.lines import Block, Entry, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import Own, own_files
-from fireact.data.steps import faults
+from fireact.data.steps import faults, turns_with
 from fireact.formats.released import repaired, reparable
 from fireact.formats.source import UNREAD_CALL, UNREADABLE
 from fireact.progress import SILENT, Progress
@@ -45,7 +45,9 @@ def repair(config: DoctorConfig, out: Path, *, force: bool = False, progress: Pr
             digest = own.digest
         bad = f" ({changed[UNREADABLE]} lines unreadable)" if changed[UNREADABLE] else ""
         history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}{bad}"]
-        history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items()) if what != UNREADABLE]
+        history += [
+            f"doctor --fix: {what}: {count}" for what, count in sorted((+changed).items()) if what != UNREADABLE
+        ]
         return run.finish(
             history=[*history, f"doctor --fix: {diagnosis.n} -> {kept}"],
             sources={config.data: digest},
@@ -129,9 +131,11 @@ def _weighed(trajectory: Trajectory, bounds: Bounds) -> tuple[Trajectory, list[C
     """The trajectory with weight 0 on steps that no agent can carry out; repeats and noise are left to ``mix``."""
     tools = known_tools(trajectory, bounds.tools)
     found = faults(trajectory.steps, tools)
+    bad = turns_with(trajectory.steps, [fault in _FAULTY for fault in found])
     changes, steps = [], list(trajectory.steps)
     for at, (step, fault) in enumerate(zip(trajectory.steps, found, strict=True)):
-        if fault in _FAULTY and step.weight > 0:
+        if bad[at] and step.weight > 0:
             steps[at] = replace(step, weight=0.0)
-            changes.append({"change": "step weighs 0", "why": f"step {at + 1}: {fault}"})
+            why = fault if fault in _FAULTY else "in one turn with a bad call"
+            changes.append({"change": "step weighs 0", "why": f"step {at + 1}: {why}"})
     return replace(trajectory, steps=tuple(steps)), changes

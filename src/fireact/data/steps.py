@@ -45,7 +45,7 @@ def _refused(step: Step) -> bool:
 
 def weighed(trajectory: Trajectory, weight: float, tools: Collection[str] = ()) -> Trajectory:
     """The trajectory with at most that weight on its bad steps; calls of one turn stand and fall together."""
-    bad = _turns(trajectory.steps, [fault is not None for fault in faults(trajectory.steps, tools)])
+    bad = turns_with(trajectory.steps, [fault is not None for fault in faults(trajectory.steps, tools)])
     steps = (
         replace(step, weight=min(step.weight, weight)) if is_bad else step
         for step, is_bad in zip(trajectory.steps, bad, strict=True)
@@ -53,7 +53,8 @@ def weighed(trajectory: Trajectory, weight: float, tools: Collection[str] = ()) 
     return replace(trajectory, steps=tuple(steps))
 
 
-def _turns(steps: Sequence[Step], bad: list[bool]) -> list[bool]:
+def turns_with(steps: Sequence[Step], bad: list[bool]) -> list[bool]:
+    """Which steps share a turn with a bad one: a turn is learned whole or not at all."""
     start = 0
     for end in range(1, len(steps) + 1):
         if end == len(steps) or not steps[end].joined:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fireact.formats.source import Source, imported, needed
+from fireact.formats.source import UNREAD_CALL, Damage, Source, imported, needed
 from fireact.render.messages import (
     FINISH_SCHEMA,
     inferred_schemas,
@@ -19,7 +19,9 @@ from fireact.render.messages import (
     role_of,
     schemas,
     steps_from_messages,
+    unread_calls,
 )
+from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory, Usage
 
 KEYS = ("messages", "traj")
@@ -33,7 +35,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: Source) -> Iterator[Trajectory]:
     """The conversations of a file; where the row tells id, task, reward or trial, they are kept."""
-    return source.each(lambda number, row: [conversation(source, row, needed(_conversation(row), "messages"))])
+    return source.each(lambda number, row: [conversation(source, number, row, needed(_conversation(row), "messages"))])
 
 
 def row(trajectory: Trajectory) -> dict[str, Any]:
@@ -96,8 +98,15 @@ def tools_of(trajectory: Trajectory) -> list[dict[str, Any]]:
     return known + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
 
 
-def conversation(source: Source, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Trajectory:
-    """The Trajectory of a row whose messages were found; own facts are read back, others by their usual names."""
+def conversation(
+    source: Source, number: int, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+) -> Trajectory:
+    """The Trajectory of a row whose messages were found; own facts are read back, others by their usual names.
+
+    A turn whose call cannot be read is reported, and gets weight 0: it acted, but its action is lost.
+    """
+    if not set(_OWN) <= row.keys():
+        messages = [_heeded(source, number, message) for message in messages]
     question, system, steps = steps_from_messages(messages)
     tools = schemas(row.get("tools") or row.get("functions"))
     meta = {"system": str(row.get("system") or system), "tools": tools}
@@ -114,6 +123,14 @@ def conversation(source: Source, row: Mapping[str, Any], messages: Sequence[Mapp
         scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
         meta=meta,
     )
+
+
+def _heeded(source: Source, number: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if role_of(message.get("role", message.get("from"))) != "assistant" or not (lost := unread_calls(message)):
+        return message
+    for text in lost:
+        source.notice(Damage(UNREAD_CALL, number, excerpt(text, 120)))
+    return {**message, "weight": 0}
 
 
 def id_of(row: Mapping[str, Any], *keys: str) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.chats import conversation
-from fireact.formats.source import UNREAD_CALL, Damage, Source, needed
+from fireact.formats.source import Source, needed
 from fireact.render.messages import role_of, schemas, text_of
-from fireact.sensitive import excerpt
 from fireact.types import Trajectory
 
 _CALL = re.compile(r"\s*<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
@@ -38,12 +37,9 @@ def read(source: Source) -> Iterator[Trajectory]:
     return source.each(lambda number, row: [_read(source, number, row)])
 
 
-def native(
-    turns: Sequence[Mapping[str, Any]], *, tools: Any = (), unread: Callable[[str], None] = lambda text: None
-) -> list[dict[str, Any]]:
-    """Turns with tags as messages with tool calls; ``unread`` hears of each closed tag that holds no call.
+def native(turns: Sequence[Mapping[str, Any]], *, tools: Any = ()) -> list[dict[str, Any]]:
+    """Turns with tags as messages with tool calls; a tag that holds no call stays among the words.
 
-    A turn with such a tag gets weight 0: it acted, but its action is lost.
     The schemas of ``tools`` tell which of Qwen3-Coder's parameters are no strings.
     """
     types = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in schemas(tools)}
@@ -51,11 +47,8 @@ def native(
     for turn in turns:
         role, text = role_of(_role(turn)), _text(turn)
         if role == "assistant":
-            words, calls, lost = _calls(text, types)
+            words, calls = _calls(text, types)
             message = {**turn, "role": role, "content": words}
-            for one in lost:
-                message["weight"] = 0
-                unread(one)
             messages.append({**message, "tool_calls": [{"function": call} for call in calls]} if calls else message)
         elif role in ("tool", "user") and _RESPONSE.search(text):
             messages += [{"role": "tool", "content": match[1]} for match in _RESPONSE.finditer(text)]
@@ -68,12 +61,10 @@ def _read(source: Source, number: int, row: Mapping[str, Any]) -> Trajectory:
     turns = needed(_turns(row), "conversation")
     system = next((_text(turn) for turn in turns if role_of(_role(turn)) == "system"), "")
     tools = row.get("tools") or _tools(system)
-    messages = native(
-        turns, tools=tools, unread=lambda text: source.notice(Damage(UNREAD_CALL, number, excerpt(text, 120)))
-    )
+    messages = native(turns, tools=tools)
     if not row.get("tools") and tools:
         messages = [{**it, "content": _untold(it["content"])} if it["role"] == "system" else it for it in messages]
-    return conversation(source, {**row, "tools": tools}, messages)
+    return conversation(source, number, {**row, "tools": tools}, messages)
 
 
 def _untold(system: str) -> str:
@@ -81,19 +72,16 @@ def _untold(system: str) -> str:
     return _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", system)).strip()
 
 
-def _calls(text: str, types: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]], list[str]]:
-    """The words of a turn, its calls, and the tags that hold no call, which stay among the words."""
+def _calls(text: str, types: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
+    """The words of a turn and its calls; a tag that holds no call stays among the words."""
     closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
     found: list[Mapping[str, Any]] = []
-    lost: list[str] = []
     for match in _CALL.finditer(closed):
         call = _tagged(match[1], types) if match[1].startswith("<function=") else _json(match[1])
         if isinstance(call, Mapping) and "name" in call:
             text = text.replace(match[0], "", 1)
             found.append(call)
-        else:
-            lost.append(match[1])
-    return (text.strip() if found else text), found, lost
+    return (text.strip() if found else text), found
 
 
 def _tagged(text: str, types: Mapping[str, Any]) -> Mapping[str, Any] | None:

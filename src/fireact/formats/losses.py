@@ -40,15 +40,16 @@ KINDS = (*_FIELDS, "tool schemas", "steps", *_OF_STEPS)
 """Everything that an episode consists of, by the names under which losses are counted."""
 
 
-def lost(trajectory: Trajectory, back: Trajectory | None) -> set[str]:
-    """The kinds that differ between a trajectory and what was read back (all that it has, where nothing was)."""
+def lost(trajectory: Trajectory, back: Trajectory | None) -> list[str]:
+    """The ``KINDS`` that differ between a trajectory and what was read back (all that it has, where nothing was), in their order."""
     if back is None:
-        return {"steps"}
+        return ["steps"]
     kinds = {name for name, value in _FIELDS.items() if value(trajectory) != value(back)}
     kinds |= {"tool schemas"} if _lost_tools(trajectory, back) else set()
     if [_told(step) for step in trajectory.steps] != [_told(step) for step in back.steps]:
         kinds.add("steps")
-    return kinds | {name for name, value in _OF_STEPS.items() if _values(trajectory, value) != _values(back, value)}
+    kinds |= {name for name, value in _OF_STEPS.items() if _values(trajectory, value) != _values(back, value)}
+    return [kind for kind in KINDS if kind in kinds]
 
 
 def _values(trajectory: Trajectory, value: Callable[[Step], Any]) -> list[Any]:

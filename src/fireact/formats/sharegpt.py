@@ -28,7 +28,9 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: Source) -> Iterator[Trajectory]:
     """The conversations of a file, as the tool-call messages that they stand for."""
-    return source.each(lambda number, row: [conversation(source, row, native(needed(_turns(row), "conversations")))])
+    return source.each(
+        lambda number, row: [conversation(source, number, row, native(needed(_turns(row), "conversations")))]
+    )
 
 
 def row(trajectory: Trajectory) -> dict[str, Any]:
@@ -97,10 +99,10 @@ def _called(value: str) -> dict[str, Any]:
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError):
-        return {"role": "assistant", "content": value}
+        return {"role": "assistant", "content": value, "unread": text}
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, Mapping) and "name" in call for call in calls):
-        return {"role": "assistant", "content": value}
+        return {"role": "assistant", "content": value, "unread": text}
     return {"role": "assistant", "content": thought, "tool_calls": [{"function": call} for call in calls]}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fireact.render.chat import Schema, schema
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
 
@@ -93,6 +94,12 @@ def ask(
 def tools_shown(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]:
     """What the LM is shown where its actions are native calls, finish among them; nothing where they are text."""
     return (*tools.values(), Finish()) if renderer.native else ()
+
+
+def schemas_shown(own: Sequence[Schema]) -> tuple[Schema, ...]:
+    """Schemas that an episode brings, as the LM is shown them where its actions are native calls: finish among them."""
+    ends = any(FINISH in (one.get("name"), (one.get("function") or {}).get("name")) for one in own)
+    return tuple(own) if ends else (*own, schema(Finish()))
 
 
 def stops(renderer: Renderer) -> Sequence[str]:

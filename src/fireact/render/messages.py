@@ -33,6 +33,8 @@ _ROLES = {
 _THOUGHT = re.compile(r"\A<think>\n(.*?)\n</think>\n\n(.*)\Z", re.DOTALL)
 _INLINE = re.compile(r"\A\s*<think>(.*?)</think>\s*(.*)\Z", re.DOTALL)
 _REASONING = ("reasoning", "thinking")
+_TAGGED = re.compile(r"<tool_call>(?:(?:(?!<tool_call>).)*?</tool_call>|\s*[{<][^\n]*)", re.DOTALL)
+"""A tagged call that nobody took out of the words: a closed one, or one that was cut off."""
 
 
 def role_of(name: Any) -> str:
@@ -71,6 +73,23 @@ def weight_of(message: Mapping[str, Any]) -> float:
     """How much of a message is learned, as it says itself; 1 where it does not say."""
     weight = message.get("weight", message.get("loss_weight"))
     return float(weight) if isinstance(weight, int | float) else 1.0
+
+
+def unread_calls(message: Mapping[str, Any]) -> list[str]:
+    """What an assistant's message holds of calls that cannot be read: torn arguments, a list of them, tags among the words,
+
+    and what a reader left under ``unread``.
+    """
+    found = [str(message["unread"])] if message.get("unread") else []
+    for call in [*_listed(message.get("tool_calls")), message.get("function_call")]:
+        inner = call.get("function", call) if isinstance(call, Mapping) else None
+        told = inner.get("arguments", inner.get("parameters")) if isinstance(inner, Mapping) else None
+        value = _json(told, told) if isinstance(told, str) else told
+        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith(("{", "["))):
+            found.append(text_of(told) if isinstance(told, str) else json.dumps(told, ensure_ascii=False))
+    content = message.get("content", message.get("value"))
+    tags = (match[0].removeprefix("<tool_call>") for match in _TAGGED.finditer(text_of(content)))
+    return [*found, *(tag.removesuffix("</tool_call>").strip() for tag in tags)]
 
 
 def turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
@@ -189,7 +208,7 @@ def _ended(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 
 def _turn(turn: Sequence[Step], start: int, *, last: bool) -> list[dict[str, Any]]:
-    first = turn[0]
+    first, weight = turn[0], min(step.weight for step in turn)
     if first.action is None:
         said = [] if first.observation is None else [{"role": "user", "content": str(first.observation)}]
         unspoken = said and not first.text and not first.thought
@@ -199,7 +218,7 @@ def _turn(turn: Sequence[Step], start: int, *, last: bool) -> list[dict[str, Any
         return [_assistant(*plain, first.weight)]
     reasoning, content = _words(first)
     rest = [step.thought for step in turn[1:]]
-    message = _assistant(reasoning, _together(content, *rest), first.weight)
+    message = _assistant(reasoning, _together(content, *rest), weight)
     message["tool_calls"] = [_call(step.action, start + at) for at, step in enumerate(turn) if step.action is not None]
     results = [_result(step, start + at) for at, step in enumerate(turn) if step.observation is not None or not last]
     return [message, *results]

@@ -53,7 +53,7 @@ class ReActRenderer:
         messages = [Message("system", instructions)] if instructions else []
         for example_question, example_steps in examples:
             messages += _episode(example_question, example_steps)
-        return messages + _episode(question, steps)
+        return messages + _episode(question, steps, goes_on=True)
 
     def read(self, completion: Completion) -> list[Step]:
         """The one step of a completion."""
@@ -120,12 +120,13 @@ def argument(action: Action) -> str:
     return json.dumps(dict(values), ensure_ascii=False)
 
 
-def _episode(question: str, steps: Sequence[Step]) -> list[Message]:
+def _episode(question: str, steps: Sequence[Step], *, goes_on: bool = False) -> list[Message]:
+    """The turns of an episode; a step without an observation, which another one follows, is answered by an empty one."""
     messages = [Message("user", question)]
-    for step in steps:
+    for at, step in enumerate(steps, 1):
         messages.append(written_by_student(turn(step), step))
-        if step.observation is not None:
-            messages.append(Message("user", f"{OBSERVATION} {step.observation}"))
+        if step.observation is not None or goes_on or at < len(steps):
+            messages.append(Message("user", f"{OBSERVATION} {step.observation or ''}".rstrip(" ")))
     return messages
 
 

@@ -18,7 +18,7 @@ from fireact.agents import load_renderer, load_tools
 from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
 from fireact.data.sources import Own, own_files
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.methods.react import tools_shown
+from fireact.methods.react import schemas_shown, tools_shown
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, dress, schema
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode, spans
@@ -48,7 +48,8 @@ def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Sche
                 f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
             )
     own = trajectory.meta.get("tools") if renderer.native else None
-    return Chat(sample, tuple(own) if isinstance(own, list | tuple) and own else tuple(tools), trajectory.key)
+    shown = schemas_shown(own) if isinstance(own, list | tuple) and own else tuple(tools)
+    return Chat(sample, shown, trajectory.key)
 
 
 class Encoder:
