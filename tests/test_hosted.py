@@ -123,6 +123,14 @@ def test_what_a_provider_does_not_take_is_refused(kind: str, name: str) -> None:
         TuneConfig(data="x", model=f"{kind}:x", **{name: 1})
 
 
+def test_a_seed_that_nobody_reads_and_a_rate_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="together takes no seed"):
+        TuneConfig(data="x", model="together:x", seed=7)
+    with pytest.raises(ConfigError, match="above 0, below 1"):
+        TuneConfig(data="x", model="together:x", learning_rate=50.0)
+    assert TuneConfig(data="x", model="openai:x", seed=7).seed == 7
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_follows_the_same_job(kind: str, data: str, tmp_path: Path) -> None:
     class Stop(Said):

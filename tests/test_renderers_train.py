@@ -107,6 +107,54 @@ def test_what_is_served_is_what_was_trained(renderer: str, student: str, place: 
         assert not other.holds and other.equal == 0 and len(other.unequal) == 5
 
 
+def test_what_was_left_out_as_too_long_is_not_compared(place: Path, tmp_path: Path) -> None:
+    from fireact.serving.conformance import conformance
+
+    wordy = replace(episode(7), steps=(replace(episode(7).steps[0], observation="word " * 900), episode(7).steps[1]))
+    jsonl.write(tmp_path / "data.jsonl", [one.to_dict() for one in (episode(0), wordy)])
+    manifest = train(replace(config(place, "react"), data=str(tmp_path / "data.jsonl")), tmp_path / "train")
+    found = conformance(str(tmp_path / "train"), prompts=4)
+    assert manifest["dropped"] == 1 and found.holds and (found.turns, found.prompts) == (2, 2)
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, place: Path, tmp_path: Path) -> None:
+    from fireact.serving.conformance import conformance
+
+    one = episode(0)
+    silent = replace(one, steps=(replace(one.steps[0], observation=None), one.steps[1]))
+    jsonl.write(tmp_path / "data.jsonl", [silent.to_dict()])
+    train(replace(config(place, renderer), data=str(tmp_path / "data.jsonl")), tmp_path / "train")
+    found = conformance(str(tmp_path / "train"), prompts=1)
+    assert found.holds and found.turns == 2
+
+
+def test_preference_and_serving_show_the_tools_that_were_trained_with(place: Path, tmp_path: Path) -> None:
+    from fireact.agents import tuned_tools
+    from fireact.serving.conformance import conformance
+    from fireact.training.preference import PreferConfig, prefer
+
+    train(config(place, "tool_calls"), tmp_path / "train")
+    tries = [replace(episode(at), scores={"em": em, "f1": em}, seed=int(em)) for at in range(4) for em in (0.0, 1.0)]
+    jsonl.write(tmp_path / "tries.jsonl", [one.to_dict() for one in tries])
+    for name, start in (("dpo", "train"), ("dpo-of-dpo", "dpo")):
+        settings = PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(tmp_path / start), epochs=1)
+        prefer(settings, tmp_path / name)
+        assert tuned_tools(tmp_path / name) == ("test_renderers_train:echo",)
+    found = conformance(str(tmp_path / "dpo-of-dpo"), prompts=1)
+    assert found.holds and found.turns == 16
+    assert load_model(str(tmp_path / "dpo")).tools == ("test_renderers_train:echo",)
+
+
+def test_weights_without_an_adapter_have_no_answers_to_compare(place: Path, tmp_path: Path) -> None:
+    from fireact.serving.conformance import conformance
+
+    full = replace(config(place, "react"), recipe=replace(RECIPE, kind="full"))
+    train(full, tmp_path / "train")
+    found = conformance(str(tmp_path / "train"))
+    assert found.holds and (found.prompts, found.differing) == (0, 0)
+
+
 class Asked:
     """Passes on what it is asked, and keeps the ids that the model is given."""
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 from fireact import names
 from fireact.cache import CallCache
 from fireact.episodes import Agent
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError
 from fireact.machine import release_memory
 from fireact.models.limits import Budget, Budgeted, Endpoint
 from fireact.render import prompts
@@ -38,13 +38,15 @@ FEW_SHOT = 3
 class Model:
     """An LM, and whether it was fine-tuned by us (so that it is run without instructions and examples).
 
-    ``renderer`` names the one that it was trained with, and must be run with.
+    ``renderer`` names the one that it was trained with, and must be run with; ``tools`` those that it was shown, where it makes
+    native calls.
     """
 
     lm: LM
     tuned: bool
     description: str
     renderer: str = "react"
+    tools: Sequence[str] = ()
 
     def close(self) -> None:
         """Free what the LM holds, where it holds something; it loads again when it is asked again."""
@@ -154,13 +156,30 @@ def _tuned(directory: Path, slots: int) -> Model:
     student = name.rpartition("+")[0]
     named = shown(student) if Path(student).is_dir() else student
     renderer = tuned_renderer(directory)
-    lm = HFModel(place, adapter=adapter, slots=slots, name=name, renderer=load_renderer(renderer))
-    return Model(lm=lm, tuned=True, description=f"{named}, fine-tuned ({shown(directory)})", renderer=renderer)
+    own = load_renderer(renderer)
+    lm = HFModel(place, adapter=adapter, slots=slots, name=name, renderer=own)
+    said = f"{named}, fine-tuned ({shown(directory)})"
+    return Model(
+        lm, tuned=True, description=said, renderer=renderer, tools=tuned_tools(directory) if own.native else ()
+    )
 
 
 def tuned_renderer(directory: Path) -> str:
     """The name of the renderer that a student was trained with."""
     return str(read_manifest(directory).get("renderer", "react"))
+
+
+def tuned_tools(directory: Path) -> tuple[str, ...]:
+    """The tools that a student was shown in training: of preference and of an export, by the run that they were made from."""
+    settings = read_config(directory)
+    if "tools" in settings:
+        return tuple(map(str, settings["tools"]))
+    origin = settings.get("start") or settings.get("run")
+    try:
+        before = tuned_directory(str(origin)) if origin else None
+    except (ConfigError, DataError):  # it is not here any more
+        before = None
+    return ("search",) if before is None else tuned_tools(before)
 
 
 def load_renderer(name: str) -> Renderer:

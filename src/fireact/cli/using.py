@@ -123,4 +123,4 @@ def _agent(model: str, task: str, tools: list[str] | None) -> Any:
 def _around(model: Any, task: str, tools: list[str] | None) -> Any:
     from fireact.agents import build, load_task, load_tools
 
-    return build(model, load_task(task), method="react", tools=load_tools(tools or ["search"]))
+    return build(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))

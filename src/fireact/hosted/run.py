@@ -73,8 +73,10 @@ class TuneConfig:
                 raise ConfigError(
                     f"{kind} chooses {name} itself. Leave it out; what may be chosen there: epochs, {', '.join(takes)}."
                 )
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} is {value}; it must be above 0.")
+            if value is not None and not 0 < value < (1 if name == "learning_rate" else math.inf):
+                raise ConfigError(f"{name} is {value}; it must be above 0{', below 1' * (name == 'learning_rate')}.")
+        if self.seed and "seed" not in _takes(kind):
+            raise ConfigError(f"{kind} takes no seed. Leave it out.")
         if self.epochs < 1 or self.poll <= 0:
             raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
         if self.price is not None and not 0 <= self.price < math.inf:

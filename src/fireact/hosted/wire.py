@@ -54,7 +54,7 @@ class Dialect:
 
 DIALECTS = {
     "openai": Dialect(
-        "https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, takes=("batch_size",), paged=True
+        "https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, takes=("seed", "batch_size"), paged=True
     ),
     "together": Dialect(
         "https://api.together.ai/v1",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.render.chat import Schema, schema
+from fireact.render.messages import schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
 
@@ -98,7 +99,7 @@ def tools_shown(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]
 
 def schemas_shown(own: Sequence[Schema]) -> tuple[Schema, ...]:
     """Schemas that an episode brings, as the LM is shown them where its actions are native calls: finish among them."""
-    ends = any(FINISH in (one.get("name"), (one.get("function") or {}).get("name")) for one in own)
+    ends = any(one["function"]["name"].lower() == FINISH for one in schemas(own))
     return tuple(own) if ends else (*own, schema(Finish()))
 
 

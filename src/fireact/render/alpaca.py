@@ -50,7 +50,7 @@ class AlpacaRenderer:
         """The messages that ask for step ``len(steps)``; instructions and examples are part of the instruction."""
         shown = [f"{example}\n{response(done)}".rstrip("\n") for example, done in examples]
         instruction = "\n\n".join([part for part in (instructions, *shown) if part] + [question])
-        return _episode(instruction, steps)
+        return _episode(instruction, steps, goes_on=True)
 
     def parse(self, text: str) -> Step:
         """Read one completion, as the ``react`` renderer does."""
@@ -99,10 +99,10 @@ def _observed(step: Step) -> str:
     return "" if step.observation is None else f"{OBSERVATION} {step.observation}"
 
 
-def _episode(instruction: str, steps: Sequence[Step]) -> list[Message]:
+def _episode(instruction: str, steps: Sequence[Step], *, goes_on: bool = False) -> list[Message]:
     messages = [Message("user", f"{INTRODUCTION}\n\n### Instruction:\n{instruction}\n\n### Response:")]
-    for step in steps:
+    for at, step in enumerate(steps, 1):
         messages.append(written_by_student(turn(step), step))
-        if step.observation is not None:
-            messages.append(Message("user", _observed(step)))
+        if step.observation is not None or goes_on or at < len(steps):  # an empty one, as in ``react``
+            messages.append(Message("user", _observed(step) or OBSERVATION))
     return messages

@@ -8,12 +8,12 @@ round otherwise than an adapter applied at run time; how often their greedy answ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, load_tools, tuned_directory, tuned_renderer, tuned_weights
+from fireact.agents import load_renderer, load_tools, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
 from fireact.errors import ConfigError
 from fireact.methods.react import ReAct, stops, tools_shown
 from fireact.models.hf import HFModel, merged_student
@@ -24,8 +24,13 @@ from fireact.render.chat import Schema, schema
 from fireact.render.tokens import encode, prompt_ids
 from fireact.serving.wire import read_request
 from fireact.store import read_config, read_trajectories
+from fireact.training.preference import pairs
+from fireact.training.run import learnable
 from fireact.training.samples import offered, rendered
 from fireact.types import Message, Renderer, Tool, Trajectory
+
+ANSWER = 64
+"""Tokens of an answer that is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class _Turn:
     asked: list[Message]
     learnt: list[Message]
     tools: Sequence[Schema]
+    room: bool
+    """Whether an answer of ``ANSWER`` tokens has room."""
 
 
 def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progress: Progress = SILENT) -> Conformance:
@@ -64,14 +71,14 @@ def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progr
             f"fireact doctor {settings.get('run', 'RUN')} --serve"
         )
     agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
-    trained_with = [str(name) for name in settings.get("tools", ("search",))]
+    trained_with = tuned_tools(directory)
     served_with = load_tools(tools or trained_with) if agent.renderer.native else {}
     shown = offered(agent.renderer, trained_with)
     place, adapter, name = tuned_weights(directory)
     lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
-        data = read_trajectories(Path(str(settings["data"])))
-        turns = [turn for one in data for turn in _turns(one, agent, shown)]
+        longest = int(settings.get("recipe", settings)["max_length"])
+        turns = [turn for one in _learnt(settings) for turn in _turns(one, agent, shown, lm, longest)]
         seen = tools_shown(agent.renderer, served_with)
         progress.start("doctor --serve: turns", total=len(turns))
         unequal = []
@@ -79,33 +86,56 @@ def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progr
             unequal += [turn.asked[-1].content[-80:]] if _differs(turn, lm, seen, agent.renderer) else []
             progress.advance()
         progress.end()
-        chosen = [turn.asked for turn in turns[:: max(1, len(turns) // max(1, prompts))]][:prompts]
-        differing = 0 if adapter is None else _differing(chosen, lm, place, adapter, tools=seen, progress=progress)
+        chosen: list[list[Message]] = []
+        if adapter is not None:
+            answered = [turn.asked for turn in turns if turn.room]
+            chosen = answered[:: max(1, len(answered) // max(1, prompts))][:prompts]
+        differing = _differing(chosen, lm, place, adapter, tools=seen, progress=progress) if adapter and chosen else 0
     finally:
         lm.close()
     return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
 
 
-def _turns(trajectory: Trajectory, agent: ReAct, shown: Sequence[Schema]) -> Iterator[_Turn]:
+def _learnt(settings: Mapping[str, Any]) -> Iterator[Trajectory]:
+    """The trajectories that a run learned from: of preference both sides of each pair."""
+    data = Path(str(settings["data"]))
+    if "start" in settings:
+        yield from (one for pair in pairs(read_trajectories(data), seed=int(settings["seed"])) for one in pair)
+    else:
+        yield from learnable(data)
+
+
+def _turns(trajectory: Trajectory, agent: ReAct, shown: Sequence[Schema], lm: HFModel, longest: int) -> Iterator[_Turn]:
+    """The trained turns of a trajectory; none where training left it out as too long."""
     chat = rendered(trajectory, agent.renderer, tools=shown)
+    ends = lm.ends | frozenset(getattr(agent.renderer, "ends", ()))
+    sizes = [len(one.input_ids) for one in encode(chat.messages, lm.tokenizer, ends=ends, tools=chat.tools)]
+    if max(sizes, default=0) > longest:
+        return
     for done, step in enumerate(trajectory.steps):
         if not step.joined:
             asked = agent.asked(trajectory.example.question, trajectory.steps[:done])
             learnt = list(chat.messages[: len(asked) + 1])
             if learnt[-1].train:
-                yield _Turn(asked, learnt, chat.tools)
+                size = len(prompt_ids(asked, lm.tokenizer, tools=chat.tools))
+                yield _Turn(asked, learnt, chat.tools, room=size + ANSWER <= longest)
 
 
 def _differs(turn: _Turn, lm: HFModel, tools: Sequence[Tool], renderer: Renderer) -> bool:
     """Whether the ids that training has before the turn are not those that the student is fed, by the agent or by the wire."""
     ends = lm.ends | frozenset(getattr(renderer, "ends", ()))
     sample = encode(turn.learnt, lm.tokenizer, ends=ends, tools=turn.tools)[-1]
-    trained = tuple(sample.input_ids[: max(at for at, label in enumerate(sample.labels) if label < 0) + 1])
     fed = [prompt_ids(turn.asked, lm.tokenizer, tools=[schema(tool) for tool in tools])]
     if not renderer.native:
         body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in turn.asked]}
         fed.append(prompt_ids(list(read_request(json.dumps(body).encode()).messages), lm.tokenizer))
-    return any(tuple(ids) != trained for ids in fed)
+    return any(list(sample.input_ids[: len(ids)]) != ids or not _begins(sample.labels, len(ids)) for ids in fed)
+
+
+def _begins(labels: Sequence[int], at: int) -> bool:
+    """Whether the last trained turn of a sample begins at a token: from there on all is trained up to its end."""
+    last = max((place for place, label in enumerate(labels) if label >= 0), default=-1)
+    return at <= last and all(label >= 0 for label in labels[at : last + 1])
 
 
 def _differing(
@@ -131,10 +161,10 @@ def _differing(
             ids = torch.tensor([prompt_ids(messages, lm.tokenizer, tools=[schema(tool) for tool in tools])])
             with torch.inference_mode():
                 found = adapted.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
+                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER, do_sample=False
                 )
             text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-            answer = lm.complete(messages, stop=stop, max_tokens=64, tools=tools).text
+            answer = lm.complete(messages, stop=stop, max_tokens=ANSWER, tools=tools).text
             count += before(text, stop) != answer
             progress.advance()
     progress.end()

@@ -43,6 +43,8 @@ def print_conformance(held: Conformance) -> None:
     RESULT.print(f"{held.equal} of {held.turns} turns are served in the tokens that they were trained in")
     RESULT.print(
         f"{held.differing} of {held.prompts} answers differ between merged weights and the adapter at run time"
+        if held.prompts
+        else "no answers were compared: there is no adapter, or no room for an answer"
     )
     for shown in held.unequal:
         RESULT.print(escape(f"differs after: {shown}"))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, student_of, tuned_directory, tuned_renderer, tuned_weights
+from fireact.agents import load_renderer, student_of, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
 from fireact.data import question
 from fireact.data.filters import is_right
 from fireact.errors import ConfigError, DataError
@@ -123,7 +123,7 @@ def beginning(config: PreferConfig) -> tuple[Start, list[list[Chat]]]:
         )
     name = tuned_renderer(directory)
     start = Start(student_of(directory), place, adapter, _kind(directory), name, load_renderer(name))
-    shown = offered(start.renderer, read_config(directory).get("tools", ("search",)))
+    shown = offered(start.renderer, tuned_tools(directory))
     return start, [[rendered(one, start.renderer, tools=shown) for one in pair] for pair in found]
 
 
