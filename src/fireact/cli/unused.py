@@ -24,9 +24,8 @@ PREFERENCE = {
     "budget": _PRICED, "price": _PRICED, "launch": "it runs in one process",
 }  # fmt: skip
 HOSTED = {
-    "student": "the base model stands in --hosted", "recipe": _PROVIDER, "kind": _PROVIDER,
-    "blocks": _PROVIDER, "micro_batch": _PROVIDER,
-    "max_length": _PROVIDER, "renderer": "the file has actions as text, as the renderer react writes them",
+    "student": "the base model stands in --hosted", "recipe": _PROVIDER, "kind": _PROVIDER, "blocks": _PROVIDER,
+    "micro_batch": _PROVIDER, "max_length": _PROVIDER, "renderer": "the file has actions as text, as the renderer react writes them",
     "tool": "the file has actions as text, which needs no schemas", "launch": "nothing runs here",
     "validation": "the whole file is trained on; mix with --holdout to keep questions out",
     "patience": "the whole file is trained on for all epochs",

@@ -223,7 +223,7 @@ def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT
     found += _repeated(lines[kept], digests[kept], offsets[kept], file)
     found += _near(lines[kept], digests[kept], offsets[kept], signatures[kept], file)
     absent = {} if config.against else not_compared(tasks)
-    bad = [(damage.number, damage.kind, blotted(damage.detail)) for damage in (*own.bad, *own.unread_calls)]
+    bad = [(damage.number, damage.kind, blotted(damage.detail)) for damage in own.damage]
     silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
     return Diagnosis(
         data=config.data,
@@ -255,7 +255,7 @@ def _notes(
         notes.append(
             f"tools not known in {untold:,} episodes, so names of calls were not checked there{counted}; give --tool"
         )
-    if own.bad or own.unread_calls:
+    if own.damage:
         notes.append(
             "rows that cannot be read whole are named by their row, all others by the episode's number among those read"
         )

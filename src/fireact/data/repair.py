@@ -22,7 +22,7 @@ from fireact.data.lines import Block, Entry, blocks, entries, in_order, processe
 from fireact.data.sources import Own, own_files
 from fireact.data.steps import faults, turns_with
 from fireact.formats.released import repaired, reparable
-from fireact.formats.source import UNREAD_CALL, UNREADABLE
+from fireact.formats.source import UNREADABLE
 from fireact.progress import SILENT, Progress
 from fireact.sensitive import blotted, sensitive, strings
 from fireact.store import TRAJECTORIES, RunDir, shown
@@ -45,9 +45,7 @@ def repair(config: DoctorConfig, out: Path, *, force: bool = False, progress: Pr
             digest = own.digest
         bad = f" ({changed[UNREADABLE]} lines unreadable)" if changed[UNREADABLE] else ""
         history = [*past(Path(config.data)), f"{shown(config.data)}: {diagnosis.n}{bad}"]
-        history += [
-            f"doctor --fix: {what}: {count}" for what, count in sorted((+changed).items()) if what != UNREADABLE
-        ]
+        history += [f"doctor --fix: {what}: {count}" for what, count in sorted(changed.items()) if what != UNREADABLE]
         return run.finish(
             history=[*history, f"doctor --fix: {diagnosis.n} -> {kept}"],
             sources={config.data: digest},
@@ -63,9 +61,9 @@ def _remaining(config: DoctorConfig, out: Path, progress: Progress) -> dict[str,
 
 
 def _write(config: DoctorConfig, own: Own, drops: Mapping[int, str], out: Path) -> tuple[int, Counter[str]]:
-    kept, changed = 0, Counter({UNREADABLE: len(own.bad), UNREAD_CALL: len(own.unread_calls)})
+    kept, changed = 0, Counter(damage.kind for damage in own.damage)
     with jsonl.replacing(out / TRAJECTORIES) as file, jsonl.replacing(out / CHANGES) as log:
-        for damage in (*own.bad, *own.unread_calls):
+        for damage in own.damage:
             change = {"row": damage.number, "key": None, "change": damage.kind, "why": blotted(damage.detail)}
             log.write(jsonl.dumps(change).encode() + b"\n")
         for lines, changes in _repaired(config, own.file, drops):

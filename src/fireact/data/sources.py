@@ -28,16 +28,20 @@ from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A source as JSONL of trajectories: where it came from, the file to read, the rows that could not be read, and those
+    """A source as JSONL of trajectories: where it came from, the file to read, and the damage that does not stand in the
 
-    in which a tool call could not. Other damage stands in the trajectories themselves.
+    trajectories themselves: rows, and tool calls, that could not be read.
     """
 
     source: Path
     file: Path
-    bad: tuple[Damage, ...] = ()
-    unread_calls: tuple[Damage, ...] = ()
+    damage: tuple[Damage, ...] = ()
     turned: bool = False
+
+    @property
+    def bad(self) -> list[Damage]:
+        """The rows that could not be read."""
+        return [one for one in self.damage if one.kind == UNREADABLE]
 
     @property
     def digest(self) -> str:
@@ -84,8 +88,8 @@ def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Own
             file, heard = Path(folder) / f"{number}.jsonl", list[Damage]()
             episodes = read_any(path, notice=heard.append, skip=skip)
             jsonl.write(file, (trajectory.to_dict() for trajectory in episodes))
-            bad, unread = (tuple(one for one in heard if one.kind == kind) for kind in (UNREADABLE, UNREAD_CALL))
-            found.append(Own(path, file, bad, unread, turned=True))
+            damage = tuple(one for one in heard if one.kind in (UNREADABLE, UNREAD_CALL))
+            found.append(Own(path, file, damage, turned=True))
         yield found
 
 

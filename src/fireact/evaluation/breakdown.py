@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fireact.evaluation.accuracy import accuracy
-from fireact.evaluation.amounts import AMOUNTS, amount_of
-from fireact.evaluation.statistics import Estimate, bootstrap, quantile
+from fireact.evaluation.measures import measures, plain
 from fireact.types import Trajectory
 
 
@@ -54,19 +52,5 @@ def breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str,
 
 
 def group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
-    """``n``, ``em``, ``f1``, ``accuracy``, ``finished``, ``AMOUNTS`` and quantiles of seconds of some episodes, with intervals."""
-    found: dict[str, Any] = {"n": len(trajectories)}
-    scores: dict[str, list[float]] = {
-        name: [one.scores.get(name, 0.0) for one in trajectories] for name in ("em", "f1")
-    }
-    scores["accuracy"] = [accuracy(one) or 0.0 for one in trajectories]
-    scores["finished"] = [float(one.stop == "finish") for one in trajectories]
-    seconds = [one.seconds for one in trajectories]
-    estimates: dict[str, Estimate | None] = {
-        **{name: bootstrap(values, seed=seed) for name, values in scores.items()},
-        **{name: amount_of(trajectories, name, seed=seed) for name in AMOUNTS},
-        **{f"latency_p{share}": quantile(seconds, share / 100, seed=seed) for share in (50, 95)},
-    }
-    for name, one in estimates.items():
-        found |= {name: one and one.mean, f"{name}_interval": one and one.interval}
-    return found
+    """``n`` and the ``measures`` of some episodes, with intervals."""
+    return {"n": len(trajectories), **plain(measures(trajectories, seed=seed))}

@@ -14,13 +14,12 @@ from typing import Any
 
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.accuracy import right
-from fireact.evaluation.amounts import AMOUNTS
 from fireact.evaluation.conditions import Conditions, Difference, conditions, differences, refused, untold
 from fireact.evaluation.failures import counted, failure
+from fireact.evaluation.measures import AMOUNTS, score
 from fireact.evaluation.pairing import Pair, by_question, keyed, pairs
 from fireact.evaluation.recovery import Recovery, disturbed, recovery
 from fireact.evaluation.statistics import Estimate, Paired, amount, bootstrap, change, paired, quantile
-from fireact.evaluation.summary import score
 from fireact.formats.read import read_any
 from fireact.store import CONFIG, read_config, read_manifest, read_trajectories, shown
 from fireact.types import Trajectory

@@ -105,10 +105,11 @@ def _known() -> Mapping[str, tuple[str, str]]:
     """Task and method of every released sample, by its digest."""
     known: dict[str, tuple[str, str]] = {}
     task = method = ""
-    for line in files("fireact.formats").joinpath(_DIGESTS).read_text(encoding="utf-8").splitlines():
-        if "/" in line:
-            task, _, method = line.partition("/")
-        known.update(dict.fromkeys([] if "/" in line else line.split(), (task, method)))
+    for word in files("fireact.formats").joinpath(_DIGESTS).read_text(encoding="utf-8").split():
+        if "/" in word:
+            task, _, method = word.partition("/")
+        else:
+            known[word] = task, method
     return known
 
 

@@ -25,7 +25,7 @@ from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.http import MissingError
 from fireact.hosted.provider import ENDED, Job, Order, Provider, Quote
-from fireact.hosted.wire import DIALECTS, WireProvider
+from fireact.hosted.wire import DIALECTS, Dialect, WireProvider
 from fireact.models.limits import Amount
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
@@ -67,15 +67,20 @@ class TuneConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", absolute(self.data))
         kind, _, _ = split(self.model)
-        for name in ("learning_rate", "rank", "batch_size"):
+        takes = _of(kind).takes
+        for name, over in (("learning_rate", 1), ("rank", math.inf), ("batch_size", math.inf)):
             value = getattr(self, name)
-            if value is not None and name not in (takes := _takes(kind)):
+            if value is None:
+                continue
+            if name not in takes:
                 raise ConfigError(
                     f"{kind} chooses {name} itself. Leave it out; what may be chosen there: epochs, {', '.join(takes)}."
                 )
-            if value is not None and not 0 < value < (1 if name == "learning_rate" else math.inf):
-                raise ConfigError(f"{name} is {value}; it must be above 0{', below 1' * (name == 'learning_rate')}.")
-        if self.seed and "seed" not in _takes(kind):
+            if not 0 < value < over:
+                raise ConfigError(
+                    f"{name} is {value}; it must be above 0{'' if over == math.inf else f', below {over}'}."
+                )
+        if self.seed and "seed" not in takes:
             raise ConfigError(f"{kind} takes no seed. Leave it out.")
         if self.epochs < 1 or self.poll <= 0:
             raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
@@ -171,7 +176,7 @@ def expected(config: TuneConfig) -> dict[str, Any]:
     """
     rows = list(map(row_of, learnable(Path(config.data))))
     kind, _, _ = split(config.model)
-    check(rows, fewest=DIALECTS[kind].fewest if kind in DIALECTS else FireworksProvider.fewest)
+    check(rows, fewest=_of(kind).fewest)
     return _facts(config, rows)
 
 
@@ -190,8 +195,9 @@ def split(spec: str) -> tuple[str, str, str]:
     return kind, model, url
 
 
-def _takes(kind: str) -> tuple[str, ...]:
-    return DIALECTS[kind].takes if kind in DIALECTS else FireworksProvider.takes
+def _of(kind: str) -> Dialect | type[FireworksProvider]:
+    """What is known of a kind of provider before it is asked: the fewest samples, and which settings it takes."""
+    return DIALECTS.get(kind, FireworksProvider)
 
 
 def from_spec(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:

@@ -180,17 +180,11 @@ class WireProvider:
             if "api-version=" in self.url:  # dated versions of Azure's know no methods
                 return body | {"seed": order.seed, **chosen}
             return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": chosen}}
-        lora = {
-            "type": "Lora",
-            "lora_r": order.rank,
-            "lora_alpha": 2 * (order.rank or 0),
-            "lora_trainable_modules": "all-linear",
-        }
-        chosen_here = {
+        settings = {
             "n_epochs": order.epochs, "learning_rate": order.learning_rate, "batch_size": order.batch_size,
-            "training_type": lora if order.rank else None,
+            "training_type": _lora(order.rank) if order.rank else None,
         }  # fmt: skip
-        return body | {name: value for name, value in chosen_here.items() if value}
+        return body | {name: value for name, value in settings.items() if value}
 
     def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
         """The rows of a list, over all its pages."""
@@ -205,6 +199,11 @@ class WireProvider:
             if last is None or not self._dialect.paged or not page.get("has_more") or last == query.get("after"):
                 return
             query["after"] = last
+
+
+def _lora(rank: int) -> dict[str, Any]:
+    """Together's LoRA of a rank, with the alpha that training here has."""
+    return {"type": "Lora", "lora_r": rank, "lora_alpha": 2 * rank, "lora_trainable_modules": "all-linear"}
 
 
 def _is_ours(row: Mapping[str, Any], file: str, name: str) -> bool:

@@ -21,13 +21,13 @@ from fireact.models.quiet import quiet
 from fireact.models.stops import before
 from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, schema
-from fireact.render.tokens import encode, prompt_ids
+from fireact.render.tokens import Chat, prompt_ids
 from fireact.serving.wire import read_request
 from fireact.store import read_config, read_trajectories
 from fireact.training.preference import pairs
 from fireact.training.run import learnable
-from fireact.training.samples import offered, rendered
-from fireact.types import Message, Renderer, Tool, Trajectory
+from fireact.training.samples import Encoder, offered, rendered
+from fireact.types import Message, Tool, Trajectory
 
 ANSWER = 64
 """Tokens of an answer that is compared."""
@@ -50,13 +50,46 @@ class Conformance:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A trained turn: the messages before it as the agent has them, those that training has with it, and its tools."""
+    """A trained turn: the messages before it as the agent has them, and what training has up to its end, with its tools."""
 
     asked: list[Message]
-    learnt: list[Message]
-    tools: Sequence[Schema]
-    room: bool
-    """Whether an answer of ``ANSWER`` tokens has room."""
+    learnt: Chat
+
+
+class _Served:
+    """A student as it is served: what it is shown, and the ids that it is fed."""
+
+    def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool]) -> None:
+        self.lm, self.agent, self.renderer = lm, agent, agent.renderer
+        self.tools = tools_shown(self.renderer, tools)
+        self.encoder = Encoder(lm.tokenizer, lm.ends, self.renderer)
+
+    def ids(self, asked: Sequence[Message]) -> list[int]:
+        """What the agent's messages are to the student."""
+        return prompt_ids(asked, self.lm.tokenizer, tools=[schema(tool) for tool in self.tools])
+
+    def wired(self, asked: Sequence[Message]) -> list[int]:
+        """What the same messages are when an OpenAI client sends them."""
+        body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in asked]}
+        return prompt_ids(list(read_request(json.dumps(body).encode()).messages), self.lm.tokenizer)
+
+    def turns(self, trajectory: Trajectory, shown: Sequence[Schema], longest: int) -> Iterator[_Turn]:
+        """The trained turns of a trajectory; none where training left it out as too long."""
+        chat = rendered(trajectory, self.renderer, tools=shown)
+        if max((len(one.input_ids) for one in self.encoder.samples(chat)), default=0) > longest:
+            return
+        for done, step in enumerate(trajectory.steps):
+            if not step.joined:
+                asked = self.agent.asked(trajectory.example.question, trajectory.steps[:done])
+                learnt = Chat(chat.messages[: len(asked) + 1], chat.tools, chat.key)
+                if learnt.messages[-1].train:
+                    yield _Turn(asked, learnt)
+
+    def differs(self, turn: _Turn) -> bool:
+        """Whether the ids that training has before the turn are not those that the student is fed, either way."""
+        sample = self.encoder.samples(turn.learnt)[-1]
+        fed = [self.ids(turn.asked)] + ([] if self.renderer.native else [self.wired(turn.asked)])
+        return any(list(sample.input_ids[: len(ids)]) != ids or not _begins(sample.labels, len(ids)) for ids in fed)
 
 
 def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progress: Progress = SILENT) -> Conformance:
@@ -72,25 +105,21 @@ def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progr
         )
     agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
     trained_with = tuned_tools(directory)
-    served_with = load_tools(tools or trained_with) if agent.renderer.native else {}
-    shown = offered(agent.renderer, trained_with)
+    shown, longest = offered(agent.renderer, trained_with), int(settings.get("recipe", settings)["max_length"])
     place, adapter, name = tuned_weights(directory)
     lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
-        longest = int(settings.get("recipe", settings)["max_length"])
-        turns = [turn for one in _learnt(settings) for turn in _turns(one, agent, shown, lm, longest)]
-        seen = tools_shown(agent.renderer, served_with)
-        progress.start("doctor --serve: turns", total=len(turns))
+        served = _Served(lm, agent, load_tools(tools or trained_with) if agent.renderer.native else {})
+        turns = [turn for one in _learnt(settings) for turn in served.turns(one, shown, longest)]
         unequal = []
+        progress.start("doctor --serve: turns", total=len(turns))
         for turn in turns:
-            unequal += [turn.asked[-1].content[-80:]] if _differs(turn, lm, seen, agent.renderer) else []
+            unequal += [turn.asked[-1].content[-80:]] if served.differs(turn) else []
             progress.advance()
         progress.end()
-        chosen: list[list[Message]] = []
-        if adapter is not None:
-            answered = [turn.asked for turn in turns if turn.room]
-            chosen = answered[:: max(1, len(answered) // max(1, prompts))][:prompts]
-        differing = _differing(chosen, lm, place, adapter, tools=seen, progress=progress) if adapter and chosen else 0
+        roomy = [turn.asked for turn in turns if adapter and len(served.ids(turn.asked)) + ANSWER <= longest]
+        chosen = roomy[:: max(1, len(roomy) // max(1, prompts))][:prompts]
+        differing = _differing(chosen, served, place, adapter, progress) if adapter and chosen else 0
     finally:
         lm.close()
     return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
@@ -105,66 +134,30 @@ def _learnt(settings: Mapping[str, Any]) -> Iterator[Trajectory]:
         yield from learnable(data)
 
 
-def _turns(trajectory: Trajectory, agent: ReAct, shown: Sequence[Schema], lm: HFModel, longest: int) -> Iterator[_Turn]:
-    """The trained turns of a trajectory; none where training left it out as too long."""
-    chat = rendered(trajectory, agent.renderer, tools=shown)
-    ends = lm.ends | frozenset(getattr(agent.renderer, "ends", ()))
-    sizes = [len(one.input_ids) for one in encode(chat.messages, lm.tokenizer, ends=ends, tools=chat.tools)]
-    if max(sizes, default=0) > longest:
-        return
-    for done, step in enumerate(trajectory.steps):
-        if not step.joined:
-            asked = agent.asked(trajectory.example.question, trajectory.steps[:done])
-            learnt = list(chat.messages[: len(asked) + 1])
-            if learnt[-1].train:
-                size = len(prompt_ids(asked, lm.tokenizer, tools=chat.tools))
-                yield _Turn(asked, learnt, chat.tools, room=size + ANSWER <= longest)
-
-
-def _differs(turn: _Turn, lm: HFModel, tools: Sequence[Tool], renderer: Renderer) -> bool:
-    """Whether the ids that training has before the turn are not those that the student is fed, by the agent or by the wire."""
-    ends = lm.ends | frozenset(getattr(renderer, "ends", ()))
-    sample = encode(turn.learnt, lm.tokenizer, ends=ends, tools=turn.tools)[-1]
-    fed = [prompt_ids(turn.asked, lm.tokenizer, tools=[schema(tool) for tool in tools])]
-    if not renderer.native:
-        body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in turn.asked]}
-        fed.append(prompt_ids(list(read_request(json.dumps(body).encode()).messages), lm.tokenizer))
-    return any(list(sample.input_ids[: len(ids)]) != ids or not _begins(sample.labels, len(ids)) for ids in fed)
-
-
 def _begins(labels: Sequence[int], at: int) -> bool:
     """Whether the last trained turn of a sample begins at a token: from there on all is trained up to its end."""
     last = max((place for place, label in enumerate(labels) if label >= 0), default=-1)
     return at <= last and all(label >= 0 for label in labels[at : last + 1])
 
 
-def _differing(
-    prompts: Sequence[list[Message]],
-    lm: HFModel,
-    place: str,
-    adapter: Path,
-    *,
-    tools: Sequence[Tool],
-    progress: Progress,
-) -> int:
+def _differing(prompts: Sequence[list[Message]], served: _Served, place: str, adapter: Path, progress: Progress) -> int:
     """How many greedy answers differ between merged weights and the adapter at run time."""
     import peft
     import torch
 
-    stop = () if tools else stops(ReAct().renderer)
+    stop, count = stops(served.renderer), 0
     progress.start("doctor --serve: answers", total=len(prompts))
     with quiet():
         model, tokenizer = merged_student(place, None)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
-        count = 0
         for messages in prompts:
-            ids = torch.tensor([prompt_ids(messages, lm.tokenizer, tools=[schema(tool) for tool in tools])])
+            ids = torch.tensor([served.ids(messages)])
             with torch.inference_mode():
                 found = adapted.generate(
                     input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER, do_sample=False
                 )
             text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-            answer = lm.complete(messages, stop=stop, max_tokens=ANSWER, tools=tools).text
+            answer = served.lm.complete(messages, stop=stop, max_tokens=ANSWER, tools=served.tools).text
             count += before(text, stop) != answer
             progress.advance()
     progress.end()
