@@ -97,6 +97,12 @@ def test_each_odd_completion_has_a_defined_outcome(
     assert step.action == (Action(*action) if action else None)
 
 
+@pytest.mark.parametrize("observation", ["found ", "", " ", "a\n"])
+def test_an_observation_is_shown_to_the_letter(observation: str) -> None:
+    looked = Step("a", Action("search", {"query": "x"}), observation, "")
+    assert ReActRenderer().prompt("Q?", [looked])[-1].content == f"Observation: {observation}"
+
+
 def test_user_and_student_take_turns_where_a_call_was_not_answered() -> None:
     """Some chat templates refuse anything else; an imported turn of several calls may have one result."""
     first = Step("a", Action("search", {"query": "x"}), None, "")

@@ -126,7 +126,8 @@ def _episode(question: str, steps: Sequence[Step], *, goes_on: bool = False) -> 
     for at, step in enumerate(steps, 1):
         messages.append(written_by_student(turn(step), step))
         if step.observation is not None or goes_on or at < len(steps):
-            messages.append(Message("user", f"{OBSERVATION} {step.observation or ''}".rstrip(" ")))
+            said = OBSERVATION if step.observation is None else f"{OBSERVATION} {step.observation}"
+            messages.append(Message("user", said))
     return messages
 
 
