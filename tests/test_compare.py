@@ -145,6 +145,19 @@ def test_runs_without_a_common_task_never_compare() -> None:
     require_comparable([before.conditions, after.conditions])  # a report may show both
 
 
+def test_runs_of_other_questions_never_compare() -> None:
+    before, after = run([answered(0, "a")], **SETTLED), run([answered(1, "a")], config={"split": "dev"})
+    none = "1 of small, none of them in both"
+    assert [(one.setting, one.one) for one in incomparable(before, after)] == [("task", none), ("split", "test")]
+    assert [one.setting for one in incomparable(before, after, ["split"])] == ["task"]
+    with pytest.raises(ConfigError, match="different split"):  # and a report does not show them under one task
+        require_comparable([before.conditions, after.conditions])
+    shared = replace(answered(0, "a"), task="large")
+    found = compare_runs(run([answered(0, "a"), shared]), run([answered(1, "a"), shared]))
+    assert [one.task for one in found.tasks] == ["large"]
+    assert "the two have no question of small in common" in found.notes
+
+
 def test_what_a_file_does_not_tell_is_said_and_checked_no_further() -> None:
     episodes = [answered(at, "a") for at in range(3)]
     found = compare_runs(run(episodes, **SETTLED), run([*episodes, replace(answered(0, "a"), task="large")], "two"))

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 LAYERS = [
-    ["types", "errors", "jsonl", "machine", "names", "progress", "sensitive"],
+    ["types", "errors", "jsonl", "machine", "markdown", "names", "progress", "sensitive"],
     ["world"],
     ["tasks", "tools", "models", "render", "prompts", "cache"],
     ["methods"],
@@ -55,3 +55,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for inner in [one for one in graph if one.startswith(f"{name}.")]:
             graph[inner].discard(name)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_order_is_the_one_that_contributors_read() -> None:
+    lines = (ROOT.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    told = " ".join(line.strip() for line in lines if line.startswith("    "))
+    assert told == " | ".join(map(" ".join, LAYERS))

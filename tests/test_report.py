@@ -27,13 +27,14 @@ from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import compare, summarise
+from fireact.markdown import code, text
 from fireact.reporting import plots, wording
 from fireact.reporting.browser import SIZE, browser, embedded
 from fireact.reporting.cases import choose, outcome
 from fireact.reporting.data import ReportAgent, ReportData, Source
 from fireact.reporting.figures import figures
 from fireact.reporting.html import html
-from fireact.reporting.markdown import code, markdown, text
+from fireact.reporting.markdown import markdown
 from fireact.reporting.plots import PAGE, png, svg
 from fireact.reporting.run import ReportConfig, assemble
 from fireact.reporting.run import report as write_report
@@ -631,6 +632,7 @@ def test_other_tools_are_refused(tmp_path: Path) -> None:
         second = _evaluation(tmp_path / name, "two", tools=tools, hash=hash)
         with pytest.raises(ConfigError, match="different tools"):
             write_report(ReportConfig((str(first), str(second))), tmp_path / f"out-{name}")
+        assert not (tmp_path / f"out-{name}").exists()
 
 
 def test_a_report_of_500_trajectories_of_two_agents_is_below_5_mb() -> None:

@@ -19,6 +19,7 @@ from fireact.study.cells import cells
 from fireact.study.file import CHOICES, Figure, StudyFile, read_study, shipped
 from fireact.study.run import Matrix, StudyConfig, _named, plan, study
 from fireact.study.stages import Resolver
+from fireact.study.tables import tables
 from fireact.verbs import resume
 
 torch = pytest.importorskip("torch")
@@ -737,6 +738,16 @@ def test_given_values_that_are_no_folders_stay_as_they_are() -> None:
     row = {"cell": "0.5 of /data/x", "results": {"em": 0.5}, "axes": {"noise": "none=0.5"}, "stages": ["eval/hop"]}
     named = _named(row, {"p": "0.5", "kind": "hop", "data": "/data"})
     assert named == {**row, "cell": "0.5 of {data}/x"}
+
+
+def test_names_in_tables_are_text_and_nothing_else() -> None:
+    name = "<img src=x> | [a](b) ~$5"
+    mine = file(title=f"# {name}", cells=[{"name": name}])
+    facts: dict[str, Any] = {"seeds": {}, "choice": {}, "economics": {}}
+    shown = r"\<img src=x> \| \[a\](b) \~\$5"
+    page = tables(mine, cells(mine), [{"cell": name, "error": "no\n# such <b>"}], facts)
+    assert page.startswith(rf"# \# {shown}") and rf"- {shown}: no # such \<b>" in page
+    assert rf"- {shown}: not run yet" in tables(mine, cells(mine), [], facts)
 
 
 def test_a_figure_stands_beside_the_first_task_of_a_cell_unless_it_names_one() -> None:

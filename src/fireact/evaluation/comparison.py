@@ -14,7 +14,7 @@ from typing import Any
 
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.accuracy import right
-from fireact.evaluation.conditions import Conditions, Difference, conditions, differences, refused, untold
+from fireact.evaluation.conditions import Conditions, Difference, common, conditions, differences, refused, untold
 from fireact.evaluation.failures import counted, failure
 from fireact.evaluation.measures import AMOUNTS, score
 from fireact.evaluation.pairing import Pair, by_question, keyed, pairs
@@ -205,7 +205,7 @@ def compare_runs(before: Measured, after: Measured, *, allow: Sequence[str] = ()
         )
     passed = differences(before.conditions, after.conditions)
     seeds = not any(difference.setting == "seed" for difference in passed)
-    tasks = [task for task in before.conditions.questions if task in after.conditions.questions]
+    tasks = common(before.conditions, after.conditions)
     return RunComparison(
         before=before,
         after=after,
@@ -224,7 +224,15 @@ def _of(run: Measured, task: str) -> list[Trajectory]:
 
 def _notes(one: Conditions, other: Conditions, tasks: Sequence[str]) -> list[str]:
     notes = [
-        f"only {run.name} has the task {task}" for run in (one, other) for task in run.questions if task not in tasks
+        f"only {run.name} has the task {task}"
+        for run, beside in ((one, other), (other, one))
+        for task in run.questions
+        if task not in beside.questions
+    ]
+    notes += [
+        f"the two have no question of {task} in common"
+        for task in one.questions
+        if task in other.questions and task not in tasks
     ]
     if unsaid := untold(one, other):
         notes.append(f"not recorded by both runs, so not checked: {', '.join(unsaid)}")

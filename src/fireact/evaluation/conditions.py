@@ -1,6 +1,6 @@
 """Under which conditions a run was measured, and in which of them two runs differ: numbers compare only where none does.
 
-    task       at least one in common; only those are compared
+    task       at least one with questions in common; only those are compared
     split      the split of the questions          questions  the same id means the same question and right answer
     tools      the same tools, by fingerprint      noise      the same disturbance of their answers, by the kinds
                                                               that the episodes show where a run does not tell
@@ -22,7 +22,7 @@ from fireact.tasks.scoring import normalise
 from fireact.types import Trajectory
 
 SETTINGS = ("split", "questions", "tools", "noise", "limits", "seed")
-"""What may differ on purpose; two runs without a common task have nothing to compare."""
+"""What may differ on purpose; two runs without a common task, or a common question of one, have nothing to compare."""
 
 _NOISE = re.compile(r"(noise-\d+:[^:]*):(.*)", re.DOTALL)
 
@@ -89,11 +89,16 @@ def disturbances(trajectories: Iterable[Trajectory]) -> frozenset[str]:
 
 
 def differences(one: Conditions, other: Conditions) -> list[Difference]:
-    """Every setting in which two runs are known to differ, as far as their common tasks go."""
+    """Every setting in which two runs are known to differ, as far as their common tasks go.
+
+    Tasks of which no question is in both are one of these settings where there is no other task to compare.
+    """
     shared = [task for task in one.questions if task in other.questions]
     if not shared:
         return [Difference("task", _listed(one.questions), _listed(other.questions))]
+    apart = not common(one, other)
     found = [
+        Difference("task", *(_counted(run, shared) for run in (one, other))) if apart else None,
         *(_setting(name, one, other) for name in ("split", "tools")),
         _noise(one, other),
         *(_limits(one, other, task) for task in shared),
@@ -101,6 +106,11 @@ def differences(one: Conditions, other: Conditions) -> list[Difference]:
         None if one.seeds & other.seeds else Difference("seed", _listed(one.seeds), _listed(other.seeds)),
     ]
     return [difference for difference in found if difference is not None]
+
+
+def common(one: Conditions, other: Conditions) -> list[str]:
+    """The tasks of which both runs answered some question, in the order of the first run."""
+    return [task for task, asked in one.questions.items() if asked.keys() & other.questions.get(task, {}).keys()]
 
 
 def refused(one: Conditions, other: Conditions, allow: Sequence[str] = ()) -> list[Difference]:
@@ -177,6 +187,11 @@ def _questions(one: Conditions, other: Conditions, task: str) -> Difference | No
         for found in (first, second)
     ]
     return Difference("questions", told[0], f"{told[1]}{more}")
+
+
+def _counted(run: Conditions, tasks: Sequence[str]) -> str:
+    """How many questions of tasks a run has, where none of them are the other's."""
+    return f"{', '.join(f'{len(run.questions[task])} of {task}' for task in tasks)}, none of them in both"
 
 
 def _listed(values: Any) -> str:

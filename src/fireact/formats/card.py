@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fireact.markdown import code, inline, text
 from fireact.store import MANIFEST, TRAJECTORIES, file_hash, read_manifest
 
 
@@ -46,19 +47,21 @@ def card(
         f"- tool-use\n- fireact\nsize_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n"
         "  - split: train\n    path: data/train.parquet\n---\n"
     )
-    groups = "".join(f"| {_cell(group)} | {count} |\n" for group, count in counts.items())
+    groups = "".join(f"| {inline(group)} | {count} |\n" for group, count in counts.items())
     losses = "".join(f"- {kind}: {count}\n" for kind, count in dropped.items()) or "- nothing\n"
     return (
-        f"{head}\n# {name}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
+        f"{head}\n# {text(name)}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
         f"{_whence(models, origin)}{_USE}{losses}"
     )
 
 
 def _whence(models: Mapping[str, int], origin: Origin | None) -> str:
-    lines = [f"- model `{name}`: {count}" if name else f"- model not named: {count}" for name, count in models.items()]
+    lines = [
+        f"- model {code(name)}: {count}" if name else f"- model not named: {count}" for name, count in models.items()
+    ]
     if origin is not None:
-        lines.insert(0, f"- source `{origin.name}`" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
-        lines += [f"- {line}" for line in origin.history]
+        lines.insert(0, f"- source {code(origin.name)}" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
+        lines += [f"- {inline(line)}" for line in origin.history]
     return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
 
 
@@ -88,7 +91,3 @@ text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokeni
 What these columns cannot hold of the episodes, and of how many of them, and what was left out:
 
 """
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fireact.markdown import code, text
 from fireact.render.react import call
 from fireact.reporting.cases import RULE, outcome
 from fireact.reporting.data import Case, ReportData
@@ -47,7 +48,6 @@ from fireact.reporting.wording import (
 )
 from fireact.types import Step, Trajectory
 
-_ACTIVE = re.compile(r"([\\`*_\[\]<|&~$])")
 MEANS = {
     "Steps": "steps",
     "Searches": "searches",
@@ -60,7 +60,6 @@ MEANS = {
     "p95": "latency_p95",
     "$/question": "cost_per_question",
 }
-_AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 
 def markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> str:
@@ -69,20 +68,6 @@ def markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> s
     parts += [_plots(plots or {}), _training(report), _data(report), _time(report)]
     parts += [_cases(report), _settings(report), _commands(report), _notes()]
     return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
-
-
-def text(words: str) -> str:
-    """Any text as one line of Markdown that shows just that text, line breaks as spaces."""
-    line = _ACTIVE.sub(r"\\\1", " ".join(words.split()))
-    return _AT_START.sub(r"\1\\\2", line)
-
-
-def code(words: str) -> str:
-    """Any text as a code span on one line."""
-    line = " ".join(words.split()) or " "
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
-    space = " " if line[0] == "`" or line[-1] == "`" else ""
-    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _head(report: ReportData) -> Iterator[str]:

@@ -40,9 +40,9 @@ class ReportConfig:
 def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the report of some runs into ``out`` and return the manifest."""
     runs = list(read_runs(config.runs))
+    found = assemble(runs, commands=[f"fireact report {' '.join(map(shown, config.runs))} -o {out}"])
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
-        command = f"fireact report {' '.join(map(shown, config.runs))} -o {out}"
-        write(assemble(runs, commands=[command]), run.path)  # each time: the runs may have changed since
+        write(found, run.path)  # each time: the runs may have changed since
         size = (run.path / PAGE).stat().st_size
         if size > LARGE:
             progress.say(

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.markdown import inline, text
 from fireact.study.cells import Cell
 from fireact.study.file import CHOICES, Figure, StudyFile
 
@@ -18,10 +19,10 @@ Row = Mapping[str, Any]
 def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     """The whole page."""
     done = [row for row in rows if "error" not in row]
-    parts = [f"# {study.title}", study.asks, _about(study, cells, done)]
+    parts = [f"# {text(study.title)}", study.asks, _about(study, cells, done)]
     for task in dict.fromkeys(name for row in done for name in row["results"]):
         parts += [
-            f"## {task}",
+            f"## {text(task)}",
             _results(task, done, study.paper),
             _seeds(task, cells, done, facts["seeds"]),
             _not_compared(task, done),
@@ -111,7 +112,9 @@ def _by_model(figures: Sequence[Figure], row: Row, task: str) -> dict[str, float
 
 def _not_compared(task: str, rows: Sequence[Row]) -> str:
     """Why cells have no difference to the one that they were to be compared with."""
-    said = [f"- {row['cell']}: {row['not_compared'][task]}" for row in rows if task in row["not_compared"]]
+    said = [
+        f"- {text(row['cell'])}: {inline(row['not_compared'][task])}" for row in rows if task in row["not_compared"]
+    ]
     return "Not compared:\n\n" + "\n".join(said) if said else ""
 
 
@@ -325,7 +328,8 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: S
     heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
              "questions to break even", "paper"]  # fmt: skip
     prices = [
-        f"- {name.replace('_', ' ')}: {price.value:g} USD ({price.source})" for name, price in study.prices.items()
+        f"- {text(name.replace('_', ' '))}: {price.value:g} USD ({inline(price.source)})"
+        for name, price in study.prices.items()
     ]
     said = (
         "Data is the episodes that are trained on, wasted are those that were collected for them and that a filter left "
@@ -341,16 +345,16 @@ def _paper(figures: Sequence[Figure]) -> str:
 
 
 def _places(rows: Sequence[Row]) -> str:
-    shown = [[row["cell"], ", ".join(f"`{stage}`" for stage in row["stages"])] for row in rows]
+    shown = [[row["cell"], ", ".join(row["stages"])] for row in rows]
     said = "Each is a run directory of its own, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
     return f"## Where it lies\n\n{said}\n\n" + _table(["cell", "stages"], shown) if shown else ""
 
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     faults = by_fault({row["cell"]: row["error"] for row in rows if "error" in row})
-    failed = [f"- {', '.join(names)}: {said}" for said, names in faults.items()]
+    failed = [f"- {text(', '.join(names))}: {inline(said)}" for said, names in faults.items()]
     seen = {row["cell"] for row in rows}
-    failed += [f"- {cell.name}: not run yet" for cell in cells if cell.name not in seen]
+    failed += [f"- {text(cell.name)}: not run yet" for cell in cells if cell.name not in seen]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
 
 
@@ -379,6 +383,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     kept = [at for at, head in enumerate(heads) if not head.startswith("paper") or any(row[at] for row in rows)]
     heads, rows = [heads[at] for at in kept], [[row[at] for at in kept] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    return "\n".join(f"| {' | '.join(map(inline, line))} |" for line in lines)
