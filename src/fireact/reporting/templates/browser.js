@@ -190,6 +190,7 @@ function fill(select, wanted, value) {
     select.dataset.now = now;
   }
   select.value = value;
+  select.title = select.selectedOptions[0]?.textContent ?? ""; // a long name is cut where the field ends
 }
 
 // On a narrow screen the filters but search are folded.
