@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.render.chat import Schema, schema
-from fireact.render.messages import schemas
+from fireact.render.messages import FINISH_SCHEMA, schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
 
@@ -57,14 +57,8 @@ class Finish:
     """The finish action as a tool, for native tool calling; calling it ends the episode, so it never runs."""
 
     name: str = FINISH
-    description: str = "gives the answer, as short as possible, and ends the task"
-    parameters: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "type": "object",
-            "properties": {"answer": {"type": "string", "description": "the answer"}},
-            "required": ["answer"],
-        }
-    )
+    description: str = FINISH_SCHEMA["function"]["description"]
+    parameters: Mapping[str, Any] = field(default_factory=lambda: FINISH_SCHEMA["function"]["parameters"])
 
     def __call__(self, **arguments: Any) -> str:
         return ""

@@ -19,11 +19,15 @@ FINISH_SCHEMA: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": FINISH,
-        "description": "Ends the episode with the answer.",
-        "parameters": {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]},
+        "description": "gives the answer, as short as possible, and ends the task",
+        "parameters": {
+            "type": "object",
+            "properties": {"answer": {"type": "string", "description": "the answer"}},
+            "required": ["answer"],
+        },
     },
 }
-"""The finish action as a tool, for episodes that end in a call of it and not in plain words."""
+"""The finish action as a tool: at inference with native calls, and in files of episodes that end in a call of it."""
 
 _ROLES = {
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
