@@ -406,6 +406,7 @@ def test_five_thousand_episodes_stay_fluid(chromium: Any, tmp_path: Path) -> Non
     page = Page(chromium, file.as_uri())
     page.open("#trajectories")
     assert page.count == 5000 and len(page.texts(".row")) < 60
+    assert "characters are shortened" in page.find("#keys").text and len(page.texts("#keys kbd")) == 5
     page.run("document.getElementById('list').scrollTop = 1e9")
     time.sleep(0.2)
     assert page.run("return [...document.querySelectorAll('.row')].at(-1).getAttribute('aria-posinset')") == "5000"

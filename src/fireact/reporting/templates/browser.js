@@ -524,6 +524,6 @@ register(data.browser.runs);
 take(data.browser.episodes);
 data.browser.episodes = null; // one copy is enough
 cases();
-if (shortened) say($("keys"), `${$("keys").textContent} · texts over ${shortened} characters are shortened in this page`);
+if (shortened) $("keys").append(` · texts over ${shortened} characters are shortened in this page`);
 read();
 refresh();
