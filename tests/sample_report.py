@@ -61,7 +61,7 @@ def sample(n: int = 60) -> ReportData:
         comparisons={task: {TUNED: compare(found[BASE], found[TUNED])} for task, found in episodes.items()},
         task_notes={**NOTES, "geo-compose": "held out: shapes never trained on"},
         training={"train": [_training_row(step) for step in range(1, 45)]},
-        mixture=_mixture(),
+        mixtures=(_mixture(),),
         timings={"collect": 6.4, "mix": 0.3, "train": 231.0, "eval-base": 188.0, "eval-fireact": 62.5, "report": 3.1},
         peak_memory_gb=3.42,
         settings={
@@ -136,6 +136,7 @@ def _mixture() -> Mixture:
         ("geo-choice/react", 24, 24, 20), ("geo-choice/cot", 8, 8, 5),
     ]  # fmt: skip
     return Mixture(
+        name="mix",
         teacher="scripted:expert",
         collected={name: {"n": n, "finished": finished, "correct": correct} for name, n, finished, correct in counts},
         mixed={name: {"n": correct, "finished": correct, "correct": correct} for name, _, _, correct in counts},

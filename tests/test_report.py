@@ -39,7 +39,7 @@ from fireact.reporting.plots import PAGE, png, svg
 from fireact.reporting.run import ReportConfig, assemble
 from fireact.reporting.run import report as write_report
 from fireact.reporting.runs import labels, read_runs
-from fireact.reporting.summary import failures, headlines, lede, machine, robustness, subject
+from fireact.reporting.summary import Robust, failures, headlines, lede, machine, mixture_rows, robustness, subject
 from fireact.reporting.terminal import table
 from fireact.reporting.write import printed, write
 from fireact.store import RunDir
@@ -536,6 +536,67 @@ def test_noise_in_a_study_is_compared_on_the_task_that_was_disturbed(tmp_path: P
         assert row.comparison.em.difference.mean == pytest.approx(-0.4)
 
 
+def test_a_study_says_first_what_its_best_cell_reached_and_whose_that_is(tmp_path: Path) -> None:
+    noise = {"tools": ["noise:none=0.5:search"], "hash": "noise-1:none=0.5:f"}
+    cells: list[dict[str, Any]] = [
+        {"cell": "prompted", "agent": "base", "task": "small", "wrong": 9},
+        {"cell": "five", "agent": "a", "task": "small", "wrong": 1, "against": "prompted"},
+        {"cell": "ten", "agent": "b", "task": "small", "wrong": 4, "against": "prompted"},
+        {"cell": "five, None", "agent": "a", "task": "small", "wrong": 6, **noise},
+        {"cell": "ten, None", "agent": "b", "task": "small", "wrong": 5, "against": "five, None", **noise},
+    ]
+    own = _reported(_study(tmp_path / "s", cells))
+    (line,) = headlines(own)
+    assert (line.baseline, line.agent, line.best_of) == ("prompted", "five", 3)
+    assert lede(own) == "Exact match: small from 10.0% to 90.0% (prompted to five, the best of 3)."
+    assert "→ five, the best of 3" in markdown(own) and "five, the best of 3" in said(html(own))
+    rows = {row.agent.name: row for row in robustness(own)}  # each against itself, whatever the study compares
+    assert [(rows[name].agent.model, _change(rows[name])) for name in rows] == [("five", -0.5), ("ten", -0.1)]
+    assert set(own.comparisons["small"]) == {"five", "ten", "ten, None"}
+
+
+def _change(row: Robust) -> float:
+    assert row.before is not None and row.comparison is not None
+    return round(row.comparison.em.difference.mean, 6)
+
+
+def test_each_mixture_has_its_own_collections(tmp_path: Path) -> None:
+    count = {"n": 5, "finished": 4, "correct": 3}
+    for name, groups in (("one", ["a/react"]), ("two", ["a/react", "a/cot"])):
+        with RunDir(tmp_path / name, verb="collect", settings={}) as run:
+            jsonl.write(tmp_path / name / "trajectories.jsonl", [])
+            run.finish(teacher=f"teacher {name}", counts=dict.fromkeys(groups, count))
+    for name, sources in (("first", ["one"]), ("second", ["one", "two"])):
+        with RunDir(tmp_path / name, verb="mix", settings={"sources": [str(tmp_path / one) for one in sources]}) as run:
+            run.finish(counts={"a/react": {"n": 2}}, history=[f"made of {name}"])
+    names = ("one", "two", "first", "second")
+    own = _reported(_evaluation(tmp_path / "eval", "x", tools=["search"]), *(tmp_path / name for name in names))
+    assert [(row.mixture, row.method, row.collected, row.correct, row.mixed) for row in mixture_rows(own)] == [
+        ("first", "react", 5, 3, 2), ("second", "react", 10, 6, 2), ("second", "cot", 5, 3, 0),
+    ]  # fmt: skip
+    assert "Fine-tuned" not in lede(own)  # of which of them is not known
+    assert "| second | a | react | 10 | 8 | 6 | 2 |" in markdown(own) and "made of second" in said(html(own))
+
+
+def test_a_task_measured_under_noise_alone_is_told_first_too(tmp_path: Path) -> None:
+    noisy: dict[str, Any] = {"tools": ["noise:none=0.5:search"], "hash": "noise-1:none=0.5:f"}
+    paths = [
+        _evaluation(tmp_path / "a", "x", tools=["search"]),
+        _evaluation(tmp_path / "b", "x", task="other", **noisy),
+    ]
+    own = _reported(*paths)
+    assert [(line.task, line.agent) for line in headlines(own)] == [("small", "x"), ("other", "x, noise none=0.5")]
+    assert "(x, noise none=0.5)" in lede(own) and all("other: ." not in plot.words for plot in figures(own))
+
+
+def test_noise_on_fewer_questions_says_on_how_many(tmp_path: Path) -> None:
+    clean, noisy = _file(tmp_path / "a.jsonl"), _file(tmp_path / "b.jsonl", noise="none")
+    noisy.write_text("".join(noisy.read_text().splitlines(keepends=True)[:6]))
+    own = _reported(clean, noisy)
+    assert [row.shared for row in robustness(own)] == [6]
+    assert ") on 6 |" in markdown(own) and "on 6 questions" in said(html(own))
+
+
 def test_cells_that_differ_in_their_tools_are_shown_with_the_difference(tmp_path: Path) -> None:
     cells = [{"cell": name, "task": "small", "hash": name, "wrong": 2 * (name == "own")} for name in ("search", "own")]
     own = _reported(_study(tmp_path / "s", cells))
@@ -569,7 +630,7 @@ def test_runs_of_other_tasks_and_under_noise_belong_to_their_agent(tmp_path: Pat
     write_report(ReportConfig(tuple(map(str, paths))), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(found["agents"]) == ["one", "two", "two, noise none=0.5"]
-    assert (found["before"], found["after"]) == ("one", "two") and found["title"] == "two on small, other"
+    assert (found["before"], found["after"]) == ("one", "two") and found["title"] == "2 agents on small, other"
     assert set(found["agents"]["one"]) == {"small", "other"}
     assert found["agents"]["two"]["small"]["cost_per_question"] == pytest.approx(0.01)
     assert found["robustness"]["small"]["two, noise none=0.5"]["em"]["difference"] == pytest.approx(-0.5)

@@ -39,11 +39,13 @@ class ReportAgent:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Where the training data comes from: counts by "task/method" and the lines of the dataset's history.
+    """Where the data of a training comes from: counts by "task/method" and the lines of the dataset's history.
 
-    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``.
+    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``; ``collected`` is of
+    the collections that it was mixed from. ``name`` tells it from the others of the report.
     """
 
+    name: str
     teacher: str
     collected: Mapping[str, Mapping[str, int]]
     mixed: Mapping[str, Mapping[str, int]]
@@ -72,7 +74,8 @@ class ReportData:
     """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
 
     ``results``: task -> agent -> ``Summary.to_dict()`` (more keys are shown where they are known); ``paired``: task ->
-    agent -> the agent that it is compared with (by default as ``baselines`` says); ``comparisons``: task -> agent ->
+    agent -> the agent that it is compared with (by default as ``baselines`` says); ``best``: task -> the agent that is
+    shown first, the best of several where none is the one that the report is about; ``comparisons``: task -> agent ->
     what it changed against that one; ``robustness``: the same for an agent under noise against itself without;
     ``unlike``: in what two agents that are compared differ besides themselves; ``training``: run -> rows of its log with
     ``step``, ``loss`` and ``learning_rate``; ``timings``: stage -> seconds; ``task_notes``: task -> a few words, such as
@@ -85,12 +88,13 @@ class ReportData:
     agents: Sequence[ReportAgent]
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     paired: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    best: Mapping[str, str] = field(default_factory=dict)
     comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     robustness: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     unlike: Sequence[str] = ()
     task_notes: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    mixture: Mixture | None = None
+    mixtures: Sequence[Mixture] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     peak_memory_gb: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -37,7 +37,8 @@ def results(report: ReportData) -> Plot | None:
         task: [(who(agent.name), agent.model, found[agent.name]) for agent in agents if agent.name in found]
         for task, found in report.results.items()
     }
-    if not any(groups.values()):
+    groups = {task: bars for task, bars in groups.items() if bars}
+    if not groups:
         return None
     return Plot(
         "results",
@@ -55,10 +56,10 @@ def robust(report: ReportData) -> Plot | None:
         return None
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        bars, clean = groups.setdefault(row.task, []), f"{who(row.agent.model)}, no noise"
+        bars, clean = groups.setdefault(row.task, []), who(row.agent.model)
         if row.before is not None and (clean, row.agent.model) not in [bar[:2] for bar in bars]:
             bars.append((clean, row.agent.model, row.before))
-        bars.append((f"{who(row.agent.model)}, {row.agent.noise}", row.agent.model, row.after))
+        bars.append((who(row.agent.name), row.agent.model, row.after))
     words = ". ".join(
         f"{task}: " + ", ".join(f"{label} {percent(result['em'])}" for label, _, result in bars)
         for task, bars in groups.items()
@@ -340,5 +341,6 @@ def _spoken(report: ReportData, agents: Sequence[ReportAgent]) -> str:
     parts: Iterator[str] = (
         f"{task}: " + ", ".join(f"{who(a.name)} {percent(found[a.name]['em'])}" for a in agents if a.name in found)
         for task, found in report.results.items()
+        if any(a.name in found for a in agents)
     )
     return ". ".join(parts) + "."

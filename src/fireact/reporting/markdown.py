@@ -28,6 +28,7 @@ from fireact.reporting.summary import (
     one_baseline,
     one_pair,
     robustness,
+    teachers,
     told,
 )
 from fireact.reporting.wording import (
@@ -91,7 +92,7 @@ def _results(report: ReportData) -> Iterator[str]:
     yield ""
     head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
     rows: list[list[str]] = list(map(_headline, lines))
-    if not one_pair(lines):
+    if not one_pair(report, lines):
         head.insert(1, "Agents")
         rows = [[row[0], _pair(line), *row[1:]] for line, row in zip(lines, rows, strict=True)]
     yield from _table(*_told(head, rows))
@@ -122,7 +123,8 @@ def _told(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str]
 
 
 def _pair(line: Headline) -> str:
-    return f"{text(who(line.baseline))} {ARROW} {text(who(line.agent))}" if line.before else text(who(line.agent))
+    last = text(who(line.agent)) + (f", the best of {line.best_of}" if line.best_of else "")
+    return f"{text(who(line.baseline))} {ARROW} {last}" if line.before else last
 
 
 def _headline(line: Headline) -> list[str]:
@@ -231,10 +233,15 @@ def _robust(row: Robust) -> list[str]:
         text(row.agent.noise),
         _share(row.before, "em") if row.before else "",
         _share(row.after, "em"),
-        f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
+        f"{points(change.difference.mean)} ({interval(change.difference.interval)}){_on(row)}" if change else "",
         p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
         f"{_share(hit, 'right')} of {hit['disturbed']}" if hit else "",
     ]
+
+
+def _on(row: Robust) -> str:
+    """On how many questions, where an agent was asked more of them with noise or without."""
+    return f" on {row.shared}" if row.shared else ""
 
 
 def _failures(report: ReportData) -> Iterator[str]:
@@ -265,20 +272,25 @@ def _training(report: ReportData) -> Iterator[str]:
 
 
 def _data(report: ReportData) -> Iterator[str]:
-    if report.mixture is None:
+    if not report.mixtures:
         return
+    several = len(report.mixtures) > 1
     yield "## Data"
     yield ""
-    yield f"Teacher: {text(who(report.mixture.teacher))}."
+    yield f"Teacher: {', '.join(text(who(name)) for name in teachers(report))}."
     yield ""
     rows = [
-        [text(row.task), text(row.method), *map(str, (row.collected, row.finished, row.correct, row.mixed))]
-        for row in mixture_rows(report.mixture)
-    ]
-    yield from _table(["Task", "Method", "Collected", "Finished", "Right", "Trained on"], rows)
-    if report.mixture.history:
-        yield ""
-        yield from (f"{place}. {text(who(line))}" for place, line in enumerate(report.mixture.history, 1))
+        [*([text(who(row.mixture))] if several else []), text(row.task), text(row.method),
+         *map(str, (row.collected, row.finished, row.correct, row.mixed))]
+        for row in mixture_rows(report)
+    ]  # fmt: skip
+    head = ["Task", "Method", "Collected", "Finished", "Right", "Trained on"]
+    yield from _table([*(["For"] if several else []), *head], rows)
+    for mixture in report.mixtures:
+        if mixture.history:
+            yield ""
+            yield from ([f"{text(who(mixture.name))}:", ""] if several else [])
+            yield from (f"{place}. {text(who(line))}" for place, line in enumerate(mixture.history, 1))
 
 
 def _time(report: ReportData) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,12 +99,13 @@ def assemble(
         agents=[one.agent for one in measured],
         results=results,
         paired=against,
+        best=_best(measured, results),
         comparisons=_by_agent([one for one in changes if not one.by_noise]),
         robustness=_by_agent([one for one in changes if one.by_noise]),
         unlike=list(dict.fromkeys(said for one in changes for said in one.unlike)),
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
         training={names[run.path]: list(jsonl.read(run.path / "log.jsonl")) for run in runs if run.verb == "train"},
-        mixture=_mixture(runs),
+        mixtures=_mixtures(runs, names),
         timings={names[run.path]: run.manifest["seconds"] for run in runs if run.verb != FILE},
         peak_memory_gb=peak_memory_gb,
         settings={
@@ -232,8 +234,12 @@ def _title(runs: Sequence[Run], measured: Sequence[Measured], results: Mapping[s
     """The title of the studies that the runs are of; else the last agent with the tools of the first, and the tasks."""
     if all(run.study for run in runs):
         return "; ".join(dict.fromkeys(run.study for run in runs))
-    last = [one.agent for one in measured if one.agent.noise == measured[0].agent.noise][-1]
-    return f"{last.name} on {', '.join(results)}" if results else last.name
+    alike = [one for one in measured if one.agent.noise == measured[0].agent.noise]
+    last = alike[-1]
+    if not results:
+        return last.agent.name
+    everywhere = all(last.on(task) for task in results)
+    return f"{last.agent.name if everywhere else f'{len(alike)} agents'} on {', '.join(results)}"
 
 
 def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -252,6 +258,19 @@ def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, An
     return found
 
 
+def _best(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of a study, which is about no one agent: task -> the best cell with the tools of the first, where there are three or more."""
+    if not all(run.study for one in measured for run in one.runs):
+        return {}
+    alike = [one.agent.name for one in measured if one.agent.noise == measured[0].agent.noise]
+    found = {}
+    for task, own in results.items():
+        here = [name for name in alike if name in own]
+        if len(here) > 2:
+            found[task] = max(here, key=lambda name: float(own[name]["em"]))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """An agent against another on a task: the difference, None where none can be paired, and what else differs."""
@@ -264,14 +283,18 @@ class Change:
 
     @property
     def by_noise(self) -> bool:
-        return self.first.noise != self.second.noise
+        return self.first.name == self.second.model != self.second.name
 
 
 def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, str]]) -> Iterator[Change]:
-    """Every agent against the one that it is compared with, on each task."""
+    """Every agent against the one that it is compared with, and under noise against itself without, on each task."""
     named = {one.agent.name: one for one in measured}
-    for task, pairs in against.items():
-        for name, other in pairs.items():
+    for task in dict.fromkeys(task for one in measured for run in one.runs for task in run.manifest["results"]):
+        here = [one.agent for one in measured if one.on(task)]
+        there = {agent.name for agent in here}
+        pairs = list(against.get(task, {}).items())
+        pairs += [(one.name, one.model) for one in here if one.noise and one.model != one.name and one.model in there]
+        for name, other in dict.fromkeys(pairs):
             first, second = named[other], named[name]
             before, after = first.on(task), second.on(task)
             seeds = _share_questions(before, after)
@@ -332,10 +355,27 @@ def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source
             yield Source(f"{names[run.path]}: {who}", run.read(), [run.path])
 
 
-def _mixture(runs: Sequence[Run]) -> Mixture | None:
-    collected = {name: count for run in runs if run.verb == "collect" for name, count in run.manifest["counts"].items()}
-    mixed = next((run for run in runs if run.verb == "mix"), None)
-    teachers = list(dict.fromkeys(run.manifest["teacher"] for run in runs if run.verb == "collect"))
-    if mixed is None or not teachers:
-        return None
-    return Mixture(", ".join(teachers), collected, mixed.manifest["counts"], mixed.manifest["history"])
+def _mixtures(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Mixture]:
+    """What was mixed, with what was collected for it; where that has been moved it is known by the name of its directory."""
+    collected = [run for run in runs if run.verb == "collect"]
+    found = []
+    for run in runs:
+        if run.verb != "mix":
+            continue
+        sources = list(map(Path, run.config.get("sources", ())))
+        own = [one for one in collected if one.path.resolve() in sources]
+        own = own or [one for one in collected if one.path.name in {path.name for path in sources}]
+        if own:
+            teacher = ", ".join(dict.fromkeys(str(one.manifest["teacher"]) for one in own))
+            name = run.cell or names[run.path]
+            found.append(Mixture(name, teacher, _counts(own), run.manifest["counts"], run.manifest.get("history", ())))
+    return found
+
+
+def _counts(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """The counts of several collections together."""
+    found: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, count in run.manifest["counts"].items():
+            found.setdefault(name, Counter()).update(count)
+    return {name: dict(count) for name, count in found.items()}

@@ -19,7 +19,8 @@ from fireact.reporting.wording import percent, who
 class Headline:
     """A task before and after: the last agent measured on it, its baseline, their summaries and how they compare.
 
-    ``before`` is None where there is no baseline or it was asked other questions.
+    ``before`` is None where there is no baseline or it was asked other questions. ``best_of`` says of how many agents it
+    is the best, where it was chosen for that.
     """
 
     task: str
@@ -29,12 +30,14 @@ class Headline:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
     comparison: Comparison | None
+    best_of: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureRow:
-    """What a task and method gave: episodes collected, finished and right, and how many of them are trained on."""
+    """What a task and method gave a mixture: episodes collected, finished and right, and how many are trained on."""
 
+    mixture: str
     task: str
     method: str
     collected: int
@@ -77,6 +80,12 @@ class Robust:
     after: Mapping[str, Any]
     comparison: Comparison | None
 
+    @property
+    def shared(self) -> int:
+        """The number of questions that the change is over, where one of the two sides has others; else 0."""
+        asked = max(side["n"] for side in (self.before, self.after) if side is not None)
+        return self.comparison.em.n if self.comparison and self.comparison.em.n < asked else 0
+
 
 def robustness(report: ReportData) -> list[Robust]:
     """Each agent and task that was measured under noise."""
@@ -84,20 +93,14 @@ def robustness(report: ReportData) -> list[Robust]:
         Robust(
             task=task,
             agent=agent,
-            before=results.get(report.against.get(task, {}).get(agent.name, "")),
+            before=results.get(agent.model) if agent.model != agent.name else None,
             after=results[agent.name],
             comparison=report.robustness.get(task, {}).get(agent.name),
         )
         for task, results in report.results.items()
         for agent in report.agents
-        if agent.noise and agent.name in results and not _as_noisy(report, task, agent)
+        if agent.noise and agent.name in results
     ]
-
-
-def _as_noisy(report: ReportData, task: str, agent: ReportAgent) -> bool:
-    """Whether an agent is compared with another under the same noise: then noise is not what changes."""
-    other = report.against.get(task, {}).get(agent.name)
-    return any(one.name == other and one.noise == agent.noise for one in report.agents)
 
 
 def failures(report: ReportData) -> dict[str, dict[str, int]]:
@@ -149,37 +152,55 @@ ALIKE = 0.9
 
 
 def headlines(report: ReportData) -> list[Headline]:
-    """Each task with the last agent measured on it, against its baseline where that was asked the same questions."""
+    """Each task with the last agent measured on it, or the best, against its baseline if that was asked the same questions.
+
+    Agents with the tools of the first come before those with other ones.
+    """
     alike = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
     found = []
     for task, results in report.results.items():
-        here = [name for name in alike if name in results]
-        if not here:
-            continue
+        here = [name for name in alike if name in results] or list(results)
         against = report.against.get(task, {})
         last = next((name for name in reversed(here) if name in against), here[-1])
+        best_of = len(here) if task in report.best else 0
+        last = report.best.get(task, last)
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
         if first and (comparison is None or comparison.em.n < ALIKE * max(first["n"], results[last]["n"])):
             first = None
         note = report.task_notes.get(task, "")
-        found.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison))
+        found.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison, best_of))
     return found
 
 
-def one_pair(lines: Sequence[Headline]) -> bool:
-    """Whether all headlines are of the same two agents, so that each need not name its own."""
-    return len({(line.baseline, line.agent) for line in lines}) < 2
+def one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
+    """Whether all headlines are of the only agents that there are without noise, so that each need not name its own."""
+    named = {name for line in lines for name in (line.baseline, line.agent) if name}
+    others = {agent.name for agent in report.agents if not agent.noise} - named
+    return len({(line.baseline, line.agent) for line in lines}) < 2 and not others
 
 
 def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
-    parts = [_change(line, named=not one_pair(lines)) for line in lines]
+    parts = [_change(line, named=not one_pair(report, lines)) for line in lines]
     text = f"Exact match: {'; '.join(parts)}." if parts else f"{_gathered(report)} without scores."
-    if report.mixture is not None:
-        count = sum(row.mixed for row in mixture_rows(report.mixture))
-        text += f" Fine-tuned on {count:,} trajectories of {who(report.mixture.teacher)}."
+    if (learnt := _learnt(report, lines)) is not None:
+        text += f" Fine-tuned on {learnt:,} trajectories of {', '.join(map(who, teachers(report)))}."
     return text
+
+
+def _learnt(report: ReportData, lines: Sequence[Headline]) -> int | None:
+    """How many trajectories the agents of the headlines learned from, where that is one number and their teacher is known."""
+    shown = {line.agent for line in lines}
+    sizes = {agent.trajectories for agent in report.agents if agent.name in shown}
+    if len(report.mixtures) == 1 and sizes <= {None}:  # it has been moved, or not been evaluated
+        sizes = {sum(row.mixed for row in mixture_rows(report))}
+    return next(iter(sizes)) if len(sizes) == 1 and report.mixtures else None
+
+
+def teachers(report: ReportData) -> list[str]:
+    """Whose trajectories were trained on."""
+    return list(dict.fromkeys(mixture.teacher for mixture in report.mixtures))
 
 
 def _gathered(report: ReportData) -> str:
@@ -192,6 +213,7 @@ def _change(line: Headline, *, named: bool) -> str:
     after = percent(line.after["em"])
     change = f"from {percent(line.before['em'])} to {after}" if line.before else after
     pair = f"{who(line.baseline)} to {who(line.agent)}" if line.before else who(line.agent)
+    pair += f", the best of {line.best_of}" if line.best_of else ""
     return f"{line.task} {change}{f' ({pair})' if named else ''}"
 
 
@@ -213,14 +235,15 @@ def accuracy_differs(report: ReportData) -> bool:
     )
 
 
-def mixture_rows(mixture: Mixture) -> list[MixtureRow]:
-    """Counts by task and method, in the order in which they were collected."""
+def mixture_rows(report: ReportData) -> list[MixtureRow]:
+    """Counts of each mixture by task and method, in the order in which they were collected."""
     rows = []
-    for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
-        task, _, method = name.partition("/")
-        found, used = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
-        collected, finished, correct = (found.get(key, 0) for key in ("n", "finished", "correct"))
-        rows.append(MixtureRow(task, method, collected, finished, correct, mixed=used.get("n", 0)))
+    for mixture in report.mixtures:
+        for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
+            task, _, method = name.partition("/")
+            found, used = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
+            collected, finished, correct = (found.get(key, 0) for key in ("n", "finished", "correct"))
+            rows.append(MixtureRow(mixture.name, task, method, collected, finished, correct, used.get("n", 0)))
     return rows
 
 
@@ -233,11 +256,17 @@ def machine(report: ReportData) -> dict[str, Any]:
         "before": baseline(report).name,
         "after": subject(report).name,
         "headlines": [
-            {"task": line.task, "before": line.baseline if line.before else None, "after": line.agent}
+            {
+                "task": line.task,
+                "before": line.baseline if line.before else None,
+                "after": line.agent,
+                "best_of": line.best_of or None,
+            }
             for line in headlines(report)
         ],
         "against": {task: dict(found) for task, found in report.against.items()},
         "unlike": list(report.unlike),
+        "noisy": [agent.name for agent in report.agents if agent.noise],
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: dict(results[name]) for task, results in report.results.items() if name in results}
@@ -253,7 +282,7 @@ def machine(report: ReportData) -> dict[str, Any]:
         },
         "failures": failures(report),
         "training": {name: [dict(row) for row in rows] for name, rows in report.training.items()},
-        "data": None if report.mixture is None else _mixture(report.mixture),
+        "data": [_mixture(mixture) for mixture in report.mixtures],
         "timings": {
             "stages": dict(report.timings),
             "total_seconds": sum(report.timings.values()),
@@ -264,6 +293,7 @@ def machine(report: ReportData) -> dict[str, Any]:
 
 def _mixture(mixture: Mixture) -> dict[str, Any]:
     return {
+        "name": mixture.name,
         "teacher": mixture.teacher,
         "collected": {name: dict(count) for name, count in mixture.collected.items()},
         "mixed": {name: dict(count) for name, count in mixture.mixed.items()},

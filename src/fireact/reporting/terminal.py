@@ -15,7 +15,8 @@ def table(report: Mapping[str, Any]) -> Table:
     """A row a task, an agent against its baseline: EM with interval, its change, finished, tokens, seconds."""
     lines = report["headlines"]
     pairs = [(line["before"], line["after"]) for line in lines]
-    alone = len(set(pairs)) < 2
+    named = {name for pair in pairs for name in pair}
+    alone = len(set(pairs)) < 2 and set(report["agents"]) - named <= set(report["noisy"])
     title = _pair(*pairs[0]) if alone and pairs else escape(report["title"])
     shown = Table(title=title, title_justify="left", title_style="", pad_edge=False)
     names = ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question")
@@ -25,7 +26,7 @@ def table(report: Mapping[str, Any]) -> Table:
         result, first = report["agents"][after][task], report["agents"].get(before, {}).get(task)
         change = report.get("comparisons", {}).get(task, {}).get(after, {}).get("em")
         row = (
-            escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}[/]",
+            escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}{_of(line)}[/]",
             str(result["n"]),
             f"{_both(first, result, 'em', percent)}\n[dim]{interval(result['em_interval'], 0)}[/]",
             f"[bold]{points(change['difference'])}[/]\n[dim]{interval(change['interval'], 0)}[/]" if change else "",
@@ -45,6 +46,10 @@ def table(report: Mapping[str, Any]) -> Table:
 
 def _pair(before: str | None, after: str) -> str:
     return escape(who(after) if before is None else f"{who(before)} {ARROW} {who(after)}")
+
+
+def _of(line: Mapping[str, Any]) -> str:
+    return f", the best of {line['best_of']}" if line["best_of"] else ""
 
 
 def _both(first: Mapping[str, Any] | None, last: Mapping[str, Any], name: str, form: Any) -> str:
