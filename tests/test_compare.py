@@ -183,9 +183,10 @@ def test_noise_is_measured_on_what_was_right_without_it() -> None:
 
 def test_faults_and_unscored_episodes_are_left_out() -> None:
     down = replace(answered(1, None), stop="error", scores={}, error="down")
-    found = compare_runs(run([answered(0, "a"), down]), run([answered(0, "a"), answered(1, "a")]))
+    unscored = [replace(answered(at, "a"), scores={}) for at in (2, 3)]
+    found = compare_runs(run([answered(0, "a"), down, *unscored]), run([answered(0, "a"), answered(1, "a")]))
     (task,) = found.tasks
-    assert (task.n, task.faults, task.only_after) == (1, (1, 0), ["train-1"])
+    assert (task.n, task.faults, task.unscored, task.only_after) == (1, (1, 0), (2, 0), ["train-1"])
 
 
 def test_runs_are_right_or_wrong_by_a_score_that_both_have() -> None:
@@ -291,10 +292,20 @@ def test_text_of_models_is_shown_and_never_read_as_markup(tmp_path: Path) -> Non
     assert done.returncode == 0 and "[red]a[/red]" in done.stdout
 
 
+def test_text_of_models_gives_a_terminal_no_orders(tmp_path: Path) -> None:
+    for name, answer in (("a", "\x1b[2J\x1b]0;owned\x07\x9bA\r"), ("b", "a")):
+        one = replace(answered(0, answer), scores={"em": float(answer == "a"), "f1": 0.0}, error=answer)
+        jsonl.write(tmp_path / f"{name}.jsonl", [replace(one, task=f"t\x1b[31m{name[:0]}").to_dict()])
+    for command in (("compare", "a.jsonl", "b.jsonl"), ("show", "a.jsonl"), ("show", "\x1b[2Jx")):
+        done = fireact(*command, cwd=tmp_path)
+        assert not set(done.stdout + done.stderr) & set("\x1b\x07\x9b\r"), command
+        assert done.returncode == 0 or "\x1b[2Jx" in command
+
+
 def test_noise_in_the_episodes_counts_where_a_run_does_not_tell() -> None:
     """A file knows no tools, but its steps say what was done to them."""
     clean, noisy = ([answered(at, "a", noise=noise) for at in range(4)] for noise in (None, "none"))
     (said,) = incomparable(run(clean, **SETTLED), run(noisy, "two"))
-    assert str(said) == "noise: none in its episodes | none"
+    assert str(said) == "noise: not in its episodes | of the kind none"
     assert incomparable(run(noisy), run(noisy, "two")) == []
     assert compare_runs(run(clean, **SETTLED), run(noisy, "two"), allow=["noise"]).allowed == [said]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import Echo, Small, trajectory
-from fireact.agents import Model, build, load_task
+from fireact.agents import Model, build, load_model, load_task
 from fireact.collection import CollectConfig, collect
 from fireact.errors import ConfigError
 from fireact.evaluation.accuracy import accuracy, right
@@ -219,9 +219,12 @@ def test_a_dry_run_refuses_what_the_run_would(change: dict[str, Any], said: str)
 
 
 def test_a_dry_run_counts_calls_and_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    found = expected(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5))
+    for name in ("OPENAI_API_KEY", "SERPAPI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    found = expected(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5, tools=("serpapi",)))
     assert (found["episodes"], found["calls"]) == (5, 20) and found["cost_usd"] > 0
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):  # a run needs it
+        load_model("openai:gpt-4o")
 
 
 def test_a_summary_has_searches_by_tool_cost_and_failures() -> None:

@@ -24,6 +24,15 @@ BINARY = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40)
 
 @settings(max_examples=40, deadline=None)
 @given(SCORES)
+def test_the_order_of_the_values_changes_no_interval(values: list[float]) -> None:
+    turned = values[::-1]
+    assert bootstrap(values, resamples=999) == bootstrap(turned, resamples=999)
+    assert quantile(values, 0.5, resamples=99) == quantile(turned, 0.5, resamples=99)
+    assert values == turned[::-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCORES)
 def test_an_interval_holds_the_mean_lies_in_the_bounds_and_is_never_a_point(values: list[float]) -> None:
     found = bootstrap(values, resamples=999)
     assert 0 <= found.low <= found.mean <= found.high <= 1

@@ -1,5 +1,6 @@
 """Run directories and JSONL: nothing finished is lost or overwritten, and what is wrong is said with its place."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,11 @@ def test_too_little_disk_or_memory_is_said_before_work_starts(tmp_path: Path) ->
         need_disk(tmp_path / "not" / "yet", gigabytes=1e9)
     with pytest.raises(ConfigError, match=r"1.0 GB of memory are available; this needs about 2.0 GB"):
         need_memory(gigabytes=2.0, available=lambda: 1.0)
+
+
+def test_a_command_to_go_on_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    own = tmp_path / "my runs" / "a|b"
+    own.mkdir(parents=True)
+    with pytest.raises(DataError) as raised:
+        read_manifest(own)
+    assert shlex.split(str(raised.value).partition("Run: ")[2]) == ["fireact", "resume", str(own)]

@@ -20,6 +20,7 @@ from fireact.study.file import CHOICES, Figure, StudyFile, read_study, shipped
 from fireact.study.run import Matrix, StudyConfig, _named, plan, study
 from fireact.study.stages import Resolver
 from fireact.study.tables import tables
+from fireact.terminal.study import _to_come
 from fireact.verbs import resume
 
 torch = pytest.importorskip("torch")
@@ -732,6 +733,17 @@ def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) 
     command = [sys.executable, "-m", "fireact", "study", "scaling", "--dry-run"]
     planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert planned.returncode == 0 and "Nothing was spent" in planned.stdout and not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_all_stages_of_a_cell() -> None:
+    left = {"done": False, "episodes": 700, "usd": 40.0, "seconds": None, "unpriced": False}
+    assert (
+        _to_come([left, {**left, "episodes": 1600, "usd": 90.05}, {**left, "done": True}], "collect")
+        == "2,300, $130.05"
+    )
+    assert _to_come([{**left, "done": True}] * 2, "collect") == "there" and _to_come([], "mix") == ""
+    trained = {**left, "training_tokens": None, "unpriced": True, "usd": 0, "seconds": 60}
+    assert _to_come([trained], "train") == "? tokens, $ ?, 60 s"
 
 
 def test_given_values_that_are_no_folders_stay_as_they_are() -> None:

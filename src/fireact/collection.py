@@ -20,9 +20,10 @@ from fireact.cache import CallCache
 from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, ProviderError
 from fireact.estimate import estimate
+from fireact.models.keys import unasked
 from fireact.models.limits import Amount, Budget, Endpoint
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute, read_trajectories
+from fireact.store import TRAJECTORIES, RunDir, absolute, read_trajectories, typed
 from fireact.tasks.order import in_order
 from fireact.types import LM, Tool, Trajectory, Usage
 
@@ -154,10 +155,11 @@ def close(lm: LM) -> None:
 
 
 def expected(config: CollectConfig) -> dict[str, Any]:
-    """What ``collect`` will take, estimated without a call."""
+    """What ``collect`` will take, estimated without a call or a key."""
     cache = CallCache(Path(CALLS), "off")
     free = replace(config, budget=None)
-    episodes = planned(free, cache)
+    with unasked():
+        episodes = planned(free, cache)
     return estimate(episodes, price=getattr(episodes[0].agent.lm, "price", None))
 
 
@@ -182,7 +184,7 @@ def run_missing(run: RunDir, episodes: Sequence[Episode], *, workers: int, progr
     if stand.faults:
         raise ProviderError(
             f"{stand.faults.total()} of {len(episodes)} episodes ended in a fault, such as: {stand.fault}. "
-            f"They are kept in {run.path} but not scored. Run again to try them again: fireact resume {run.path}"
+            f"They are kept in {run.path} but not scored. Run again to try them again: fireact resume {typed(run.path)}"
         )
     jsonl.arrange(file, {episode.key: at for at, episode in enumerate(episodes)}, episode_key)
     busy = stand.seconds - before

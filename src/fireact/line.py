@@ -20,7 +20,7 @@ from fireact.progress import SILENT, Progress
 from fireact.reporting.run import assemble
 from fireact.reporting.runs import STAGES, read_runs
 from fireact.reporting.write import write
-from fireact.store import RunDir, absolute
+from fireact.store import RunDir, absolute, typed
 from fireact.training.recipe import Recipe
 from fireact.training.run import TrainConfig, train
 from fireact.verbs import Verb
@@ -72,4 +72,4 @@ def quickstart(
 
 
 def _command(config: QuickstartConfig, out: Path) -> str:
-    return f"fireact quickstart --student {config.student} -o {out}{' --fast' if config.fast else ''}"
+    return f"fireact quickstart --student {config.student} -o {typed(out)}{' --fast' if config.fast else ''}"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import platform
+import shlex
 import shutil
 import time
 import tomllib
@@ -136,6 +137,11 @@ def shown(path: str | Path) -> str:
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
+def typed(path: str | Path) -> str:
+    """A path as it is typed in a shell: ``shown``, in quotes where a shell would read it otherwise."""
+    return shlex.quote(shown(path))
+
+
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as TOML holds them: no None, tuples as lists, paths as text."""
     return {key: _plain(value) for key, value in settings.items() if value is not None}
@@ -197,7 +203,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {path}") from error
+        raise DataError(f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {typed(path)}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path / MANIFEST}: {error}.") from error
     if not isinstance(manifest, dict):

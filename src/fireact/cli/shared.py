@@ -13,7 +13,7 @@ import typer
 
 from fireact import verbs
 from fireact.models.limits import Endpoint
-from fireact.store import plain
+from fireact.store import plain, typed
 from fireact.terminal.screen import Terminal, complain
 from fireact.terminal.training import print_manifest
 
@@ -75,7 +75,7 @@ def stoppable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        complain(f"stopped. What is finished is saved; go on with: fireact resume {out}")
+        complain(f"stopped. What is finished is saved; go on with: fireact resume {typed(out)}")
         raise typer.Exit(130) from None
 
 

@@ -99,6 +99,7 @@ class TaskComparison:
     only_before: Sequence[str]
     only_after: Sequence[str]
     faults: tuple[int, int]
+    unscored: tuple[int, int]
     scores: Mapping[str, tuple[Estimate, Estimate, Paired]]
     finished: tuple[Estimate, Estimate, Paired]
     amounts: Mapping[str, Amount]
@@ -119,6 +120,7 @@ class TaskComparison:
             "only_before": list(self.only_before),
             "only_after": list(self.only_after),
             "faults": dict(zip(sides, self.faults, strict=True)),
+            "unscored": dict(zip(sides, self.unscored, strict=True)),
             "scores": {name: _three(one, other, by.to_dict()) for name, (one, other, by) in shares.items()},
             "amounts": {name: _three(one.before, one.after, _change(one.change)) for name, one in self.amounts.items()},
             "latency": {name: _three(one, other) for name, (one, other) in self.latency.items()},
@@ -259,7 +261,8 @@ def _task(
         episodes=len(found),
         only_before=_names(keys[0], keys[1], seeds),
         only_after=_names(keys[1], keys[0], seeds),
-        faults=(len(before) - len(first), len(after) - len(second)),
+        faults=(_ended_in_a_fault(before), _ended_in_a_fault(after)),
+        unscored=(_unscored(before), _unscored(after)),
         scores={name: _score(found, name, seed) for name in names},
         finished=_share(found, lambda episode: float(episode.stop == "finish"), seed),
         amounts={name: _amount(found, name, seed) for name in COMPARED},
@@ -270,6 +273,14 @@ def _task(
         kept=_kept(found, noisy, seed),
         flips=[Flip(right(b), a, b) for a, b in found if right(a) != right(b)],
     )  # fmt: skip
+
+
+def _ended_in_a_fault(trajectories: Iterable[Trajectory]) -> int:
+    return sum(one.stop == "error" for one in trajectories)
+
+
+def _unscored(trajectories: Iterable[Trajectory]) -> int:
+    return sum(one.stop != "error" and not one.scores for one in trajectories)
 
 
 def _scored(trajectories: Iterable[Trajectory]) -> list[Trajectory]:

@@ -155,7 +155,8 @@ def _noise(one: Conditions, other: Conditions) -> Difference | None:
         return _setting("noise", one, other)
     if one.disturbed == other.disturbed:
         return None
-    return Difference("noise", *(", ".join(sorted(run.disturbed)) or "none in its episodes" for run in (one, other)))
+    kinds = (", ".join(sorted(run.disturbed)) for run in (one, other))
+    return Difference("noise", *(f"of the kind {told}" if told else "not in its episodes" for told in kinds))
 
 
 def _shown(value: Any, name: str) -> str:

@@ -18,6 +18,7 @@ from fireact.episodes import Episode, run_episode
 from fireact.errors import ConfigError
 from fireact.estimate import estimate
 from fireact.evaluation.summary import summarise
+from fireact.models.keys import unasked
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT, Progress
 from fireact.store import RunDir, absolute, read_trajectories
@@ -98,9 +99,10 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
 
 
 def expected(config: EvalConfig) -> dict[str, Any]:
-    """What ``eval`` will take, estimated without a call; raises what it would raise before the first one."""
+    """What ``eval`` will take, estimated without a call or a key; raises what else it would raise before the first one."""
     cache = CallCache(Path(CALLS), "off")
-    model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
+    with unasked():
+        model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
     tasks = _tasks(config.tasks).values()
     episodes = [episode for task in tasks for episode in _episodes(task, config, model, tools)]
     return estimate(episodes, price=getattr(model.lm, "price", None))

@@ -88,6 +88,7 @@ def bootstrap(
     Raises DataError for an empty sample, or a value that is not finite or lies outside ``bounds``.
     """
     sample = _checked(values, bounds)
+    sample.sort()  # so that the same values have the same interval, in whatever order they come
     mean = math.fsum(sample) / len(sample)
     if sample.min() == sample.max():
         mean = float(sample[0])
@@ -111,6 +112,7 @@ def quantile(values: Sequence[float], share: float, *, seed: int = 0, resamples:
     import numpy as np
 
     sample = _checked(values, (-math.inf, math.inf))
+    sample.sort()
     generator = np.random.default_rng(seed)
     size = max(1, _CELLS // len(sample))
     drawn = [

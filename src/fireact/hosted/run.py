@@ -29,7 +29,7 @@ from fireact.hosted.wire import DIALECTS, Dialect, WireProvider
 from fireact.models.limits import Amount
 from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
-from fireact.store import MANIFEST, RunDir, absolute, read_config
+from fireact.store import MANIFEST, RunDir, absolute, read_config, typed
 from fireact.training.run import learnable
 from fireact.types import Trajectory, Usage
 
@@ -114,8 +114,8 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
             job = followed(provider, job, run.path, poll=config.poll, progress=progress)
         except KeyboardInterrupt:
             progress.say(
-                f"tune: job {job.id} goes on at {provider.url}, and is paid for. Follow it again: fireact resume {out}. "
-                f"Stop it: fireact cancel {out}"
+                f"tune: job {job.id} goes on at {provider.url}, and is paid for. Follow it again: fireact resume {typed(out)}. "
+                f"Stop it: fireact cancel {typed(out)}"
             )
             raise
         if job.status != "succeeded" or not job.model:
@@ -165,7 +165,7 @@ def _refuse_to_forget(out: Path) -> None:
     if job is not None and job.status not in ENDED:
         raise ConfigError(
             f"job {job.id} of {out} is {job.status} at {provider.url}, and is paid for; --force would forget it. Follow it: "
-            f"fireact resume {out}. Stop it: fireact cancel {out}"
+            f"fireact resume {typed(out)}. Stop it: fireact cancel {typed(out)}"
         )
 
 

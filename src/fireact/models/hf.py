@@ -7,6 +7,7 @@ It does not train, and it does not batch by itself: many threads call ``complete
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 import weakref
@@ -203,7 +204,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     import peft
 
     if not (adapter / "adapter_config.json").is_file():
-        raise ProviderError(f"{adapter} holds no adapter. Train it: fireact resume {adapter.parent}")
+        raise ProviderError(f"{adapter} holds no adapter. Train it: fireact resume {shlex.quote(str(adapter.parent))}")
     return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 

@@ -1,12 +1,15 @@
 """Which variable of the environment holds the key of an address.
 
 Invariant: a key goes only to the hosts that its variable stands for; OPENAI_API_KEY, which every compatible endpoint is
-used with, to all that are not in the table. Keys are read here and kept by the client alone.
+used with, to all that are not in the table. Keys are read here and kept by the client alone. A dry run needs none.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from fireact.errors import ConfigError
@@ -21,6 +24,19 @@ OTHERS = {
 }
 """The variable, by the domain of the host."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NONE = "none"
+"""What stands for a key where none is needed."""
+_NEEDED = ContextVar("needed", default=True)
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Within it models and tools are built of which nothing will be asked, as a dry run does: without their keys."""
+    token = _NEEDED.set(False)
+    try:
+        yield
+    finally:
+        _NEEDED.reset(token)
 
 
 def variable_of(url: str) -> str:
@@ -30,11 +46,11 @@ def variable_of(url: str) -> str:
 
 
 def key_of(url: str, variable: str = "") -> str:
-    """The key of an address; "none" on loopback where none is set. Raises ConfigError elsewhere."""
+    """The key of an address; "none" where none is set on loopback or in a dry run. Raises ConfigError elsewhere."""
     variable = variable or variable_of(url)
     key = os.environ.get(variable)
     if key:
         return key
-    if urlsplit(url).hostname in LOOPBACK:
-        return "none"
+    if urlsplit(url).hostname in LOOPBACK or not _NEEDED.get():
+        return NONE
     raise ConfigError(f"{url} needs a key, and {variable} is not set. Set it in the environment; it is never stored.")

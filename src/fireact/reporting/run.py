@@ -19,7 +19,7 @@ from fireact.reporting.cases import choose
 from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source, baselines
 from fireact.reporting.runs import FILE, GATHERED, Run, labels, measuring, read_runs
 from fireact.reporting.write import PAGE, write
-from fireact.store import RunDir, absolute, read_config, read_manifest, shown
+from fireact.store import RunDir, absolute, read_config, read_manifest, shown, typed
 from fireact.types import Trajectory
 
 LARGE = 5_000_000
@@ -41,7 +41,7 @@ class ReportConfig:
 def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the report of some runs into ``out`` and return the manifest."""
     runs = list(read_runs(config.runs))
-    found = assemble(runs, commands=[f"fireact report {' '.join(map(shown, config.runs))} -o {out}"])
+    found = assemble(runs, commands=[f"fireact report {' '.join(map(typed, config.runs))} -o {typed(out)}"])
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
         write(found, run.path)  # each time: the runs may have changed since
         size = (run.path / PAGE).stat().st_size

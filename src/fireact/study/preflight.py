@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fireact.errors import ConfigError, FireactError, unknown
 from fireact.estimate import Probe
 from fireact.evaluation.run import EvalConfig
 from fireact.hosted.run import TuneConfig, from_spec
+from fireact.models.keys import unasked
 from fireact.models.weights import BUILT_IN
 from fireact.store import TRAJECTORIES
 from fireact.study.stages import PLACEHOLDER, Stage
@@ -66,7 +68,8 @@ class _Check:
             "tune": self._tune,
             "eval": self._eval,
         }
-        checks[stage.verb](stage)
+        with nullcontext() if self.whole else unasked():
+            checks[stage.verb](stage)
 
     def _collect(self, stage: Stage) -> None:
         config: CollectConfig = stage.config(self.root)
@@ -156,7 +159,7 @@ class _Check:
         """The model behind a name; weights are not looked for where there is a hub to ask."""
         probe = Model(lm=Probe(), tuned=False, description=spec)
         prefix, separator, rest = spec.partition(":")
-        if _open(spec) or (prefix == "openai" and rest and not (self.whole and config and config.calls != "replay")):
+        if _open(spec) or (config is not None and config.calls == "replay"):
             return probe
         name = rest if prefix == "hf" else spec
         if (separator and prefix != "hf") or Path(spec).is_dir():

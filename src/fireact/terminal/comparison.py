@@ -59,12 +59,15 @@ def print_comparison(found: RunComparison, *, flips: int, as_json: bool) -> None
 def _print_task(task: TaskComparison, flips: int) -> None:
     episodes = f", {task.episodes} episodes each" if task.episodes != task.n else ""
     RESULT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}")
-    for letter, names, faults in zip("AB", (task.only_before, task.only_after), task.faults, strict=True):
+    sides = zip("AB", (task.only_before, task.only_after), task.faults, task.unscored, strict=True)
+    for letter, names, faults, unscored in sides:
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             RESULT.print(escape(f"Only {letter} has {len(names)}: {', '.join(names[:8])}{more}."), soft_wrap=True)
         if faults:
             RESULT.print(f"{letter}: {faults} episodes ended in a fault and are left out.")
+        if unscored:
+            RESULT.print(f"{letter}: {unscored} episodes have no score and are left out.")
     _print_scores(task)
     _print_amounts(task)
     _print_outcomes(task)

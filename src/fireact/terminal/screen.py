@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 from rich.table import Table
 
 from fireact.progress import Progress
 
-if TYPE_CHECKING:
-    pass
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-NOTES = Console(stderr=True, highlight=False)
+class Screen(Console):
+    """A console to which no text gives orders: control characters of models, tools and files are left out of what is drawn."""
 
-RESULT = Console(highlight=False)
+    def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
+        for segment in super().render(*given, **options):
+            own = segment.control is None and _CONTROL.search(segment.text)
+            yield segment._replace(text=_CONTROL.sub("", segment.text)) if own else segment
+
+
+NOTES = Screen(stderr=True, highlight=False)
+
+RESULT = Screen(highlight=False)
 
 
 class Terminal(Progress):
@@ -95,7 +105,7 @@ def marked(spans: Sequence[tuple[str, bool]], console: Console) -> str:
 
 def complain(message: str) -> None:
     """One line that says what was wrong and what to do."""
-    print(f"fireact: {message}", file=sys.stderr)
+    print(f"fireact: {_CONTROL.sub('', message)}", file=sys.stderr)
 
 
 def wait_for_the_end() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,11 @@ def print_plan(plan: Mapping[str, Any], out: Path) -> None:
     table = Table("cell", "collect", "mix", "train", "eval", title=escape(f"{plan['title']} ({plan['size']})"))
     table.columns[0].overflow, table.columns[0].ratio = "fold", 1  # cells are told apart by the ends of their names
     for cell in plan["cells"]:
-        found = dict.fromkeys(("collect", "mix", "train", "eval"), "")
+        found: dict[str, list[Mapping[str, Any]]] = {verb: [] for verb in ("collect", "mix", "train", "eval")}
         for one in cell["stages"]:
             verb = one["stage"].partition("/")[0]
-            verb = "train" if verb == "tune" else verb
-            found[verb] = "there" if one["done"] else _to_come(one, verb)
-        table.add_row(escape(cell["cell"]), *found.values())
+            found["train" if verb == "tune" else verb].append(one)
+        table.add_row(escape(cell["cell"]), *(_to_come(stages, verb) for verb, stages in found.items()))
     RESULT.print(table)
     if plan["needs"]:
         RESULT.print(f"It needs {' '.join(f'--set {name}=...' for name in plan['needs'])}.")
@@ -57,13 +56,20 @@ def _least(amount: Mapping[str, Any]) -> str:
     return "" if amount["whole"] else "at least "
 
 
-def _to_come(stage: Mapping[str, Any], verb: str) -> str:
-    said = {"collect": f"{stage['episodes']:,}", "mix": "to do", "eval": f"{stage['episodes']:,}"}.get(verb)
-    if said is None:
-        said = "? tokens" if stage["training_tokens"] is None else f"{stage['training_tokens'] / 1000:,.0f}k tokens"
-    cost = f", ${stage['usd']:,.2f}" if stage["usd"] else ""
-    cost += (" + ?" if stage["usd"] else ", $ ?") if stage["unpriced"] else ""
-    return f"{said}{cost}, {stage['seconds']:,.0f} s" if stage["seconds"] else f"{said}{cost}"
+def _to_come(stages: Sequence[Mapping[str, Any]], verb: str) -> str:
+    """What the stages of a verb still take together."""
+    left = [one for one in stages if not one["done"]]
+    if not left:
+        return "there" if stages else ""
+    if verb == "train":
+        tokens = [one["training_tokens"] for one in left]
+        said = "? tokens" if None in tokens else f"{sum(tokens) / 1000:,.0f}k tokens"
+    else:
+        said = "to do" if verb == "mix" else f"{sum(one['episodes'] for one in left):,}"
+    usd, seconds = (sum(one[key] or 0 for one in left) for key in ("usd", "seconds"))
+    cost = f", ${usd:,.2f}" if usd else ""
+    cost += (" + ?" if usd else ", $ ?") if any(one["unpriced"] for one in left) else ""
+    return f"{said}{cost}, {seconds:,.0f} s" if seconds else f"{said}{cost}"
 
 
 def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:

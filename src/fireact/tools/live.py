@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from fireact.errors import ConfigError, ProviderError
+from fireact.models.keys import key_of
 from fireact.tools.search import nothing
 from fireact.tools.snippets import snippet
 from fireact.tools.web import Service
@@ -127,10 +128,8 @@ def _pages(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def serpapi(argument: str = "") -> SerpAPI:
     """Google by SerpAPI. Raises ConfigError without SERPAPI_API_KEY."""
     _no_argument("serpapi", argument)
-    key = os.environ.get("SERPAPI_API_KEY", "")
-    if not key:
-        raise ConfigError("serpapi needs a key. Set the environment variable SERPAPI_API_KEY, or use wikipedia.")
-    return SerpAPI(Service("SerpAPI", os.environ.get("SERPAPI_BASE_URL") or SERPAPI_URL), key)
+    url = os.environ.get("SERPAPI_BASE_URL") or SERPAPI_URL
+    return SerpAPI(Service("SerpAPI", url), key_of(url, "SERPAPI_API_KEY"))
 
 
 def wikipedia(argument: str = "") -> Wikipedia:

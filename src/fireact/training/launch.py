@@ -27,7 +27,7 @@ from fireact import errors
 from fireact.errors import ConfigError, FireactError, unknown
 from fireact.jsonl import replace_text
 from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, plain
+from fireact.store import CONFIG, plain, typed
 from fireact.training.loss import device
 from fireact.training.recipe import QUANTISED
 
@@ -149,7 +149,7 @@ def _run(command: list[str], out: Path, settings: Path) -> None:
     if process.returncode:
         raise FireactError(
             f"the launched processes ended with status {process.returncode}; what they said is above. "
-            f"What was trained is kept; go on with: fireact resume {out}"
+            f"What was trained is kept; go on with: fireact resume {typed(out)}"
         )
 
 
