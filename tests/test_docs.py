@@ -11,6 +11,10 @@ import pytest
 from fireact.data.filters import _NAMED, _NUMBERS, _TEXTS
 from fireact.data.findings import KINDS
 from fireact.data.sources import shipped
+from fireact.names import known
+from fireact.study.cells import SETTINGS
+from fireact.study.file import KEYS, PRICES, RATES
+from fireact.study.run import StudyConfig, plan
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +43,9 @@ def test_readme_names_only_what_exists() -> None:
         assert name in fireact.__all__, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/formats.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/data.md", "docs/formats.md", "docs/studies.md", "docs/training.md"]
+)
 def test_commands_on_a_page_are_known(page: str) -> None:
     """Each command is one that the page of commands has, with options that it has there."""
     parts = (ROOT / "docs" / "cli.md").read_text().split("\n## `fireact ")[1:]
@@ -50,6 +56,15 @@ def test_commands_on_a_page_are_known(page: str) -> None:
     for _, verb, *words in commands:
         used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
         assert used <= known[verb], (verb, used - known[verb])
+
+
+def test_the_page_on_studies_names_every_key_and_setting_and_its_file_can_be_run(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "studies.md").read_text()
+    for name in (*KEYS, *SETTINGS, *PRICES, *RATES, *known("renderer")):
+        assert f"`{name}`" in text or f"[[{name}]]" in text, name
+    (tmp_path / "mine.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+    found = plan(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
+    assert [len(found["cells"]), found["episodes"], found["needs"]] == [7, 160 + 7 * 100, {}]
 
 
 def test_the_page_on_data_names_every_finding_filter_and_recipe() -> None:

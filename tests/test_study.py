@@ -638,7 +638,9 @@ def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match="--set data="):
         study(StudyConfig("real-hotpotqa"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert plan(StudyConfig("real-hotpotqa"), tmp_path)["needs"] == ["data"]
+    assert list(plan(StudyConfig("real-hotpotqa"), tmp_path)["needs"]) == ["data"]
+    found = plan(StudyConfig("robustness", size="paper"), tmp_path)["needs"]
+    assert found["queries"].startswith("--set queries=..., a file of queries, one a line")
 
 
 def test_a_fine_tuned_agent_is_shown_examples_only_where_that_is_asked_for() -> None:

@@ -36,7 +36,7 @@ from fireact.errors import ConfigError, unknown
 from fireact.study.shape import fit
 
 TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices", "rates", "right")  # fmt: skip
-KEYS = ("title", "asks", "source", "notes", "sizes", *TABLES)
+KEYS = ("title", "asks", "source", "notes", "given", "sizes", *TABLES)
 CHOICES = ("random choice", "best single method", "oracle choice")
 """What a figure stands beside that is of no cell: the rows of the table of choices."""
 PRICES = ("machine_hour", "teacher_question", "search", "trained_tokens")
@@ -89,7 +89,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """What a file says at one size; ``cells`` and ``axes`` are still as written (``cells.cells`` makes the product)."""
+    """What a file says at one size; ``cells`` and ``axes`` are still as written (``cells.cells`` makes the product).
+
+    ``given`` says what each ``{NAME}`` stands for that whoever runs the study has to give.
+    """
 
     name: str
     size: str
@@ -97,6 +100,7 @@ class StudyFile:
     asks: str = ""
     source: str = ""
     notes: Sequence[str] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
     baseline: str = ""
     shared: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -112,6 +116,11 @@ class StudyFile:
     right: Mapping[str, float] = field(default_factory=dict)
     others: Sequence[StudyFile] = ()
     """The same file at its other sizes, of whose cells a figure may be."""
+
+    def to_give(self, name: str) -> str:
+        """How a ``{NAME}`` is given on the command line, and what it stands for."""
+        said = self.given.get(name, "")
+        return f"--set {name}=...{said and f', {said}'}"
 
 
 def shipped() -> list[str]:

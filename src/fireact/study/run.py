@@ -120,7 +120,7 @@ class Matrix:
     def refuse_absent(self) -> None:
         missing = absent(self.study, self.given)
         if missing:
-            wanted = " ".join(f"--set {name}=..." for name in missing)
+            wanted = "; ".join(self.study.to_give(name) for name in missing)
             raise ConfigError(f"the study {self.study.name} needs {wanted} (or FIREACT_{missing[0].upper()}).")
 
     @property
@@ -294,7 +294,7 @@ def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
         "study": matrix.study.name,
         "title": matrix.study.title,
         "size": matrix.study.size,
-        "needs": absent(matrix.study, config.values),
+        "needs": {name: matrix.study.to_give(name) for name in absent(matrix.study, config.values)},
         "cells": [
             {"cell": name, "axes": dict(cell.axes), "stages": [expected[stage.key].to_dict() for stage in chain]}
             for cell, (name, chain) in zip(matrix.cells, matrix.chains.items(), strict=True)

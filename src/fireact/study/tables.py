@@ -52,9 +52,14 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
         if any(c.against for c in cells)
         else ""
     )
+    seeds = (
+        " Neither covers what another seed of the training changes: of that the cells of several seeds tell, and of one seed nothing does."
+        if any(row["training"] for row in done)
+        else ""
+    )
     return (
         f"Size `{study.size}`, {len(done)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % intervals, bootstrap "
-        f'over questions.{compared} "paper" is the paper\'s own figure, of its models and questions; {BASES}'
+        f'over questions.{compared}{seeds} "paper" is the paper\'s own figure, of its models and questions; {BASES}'
     )
 
 

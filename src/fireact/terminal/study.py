@@ -33,7 +33,7 @@ def print_plan(plan: Mapping[str, Any], out: Path) -> None:
         table.add_row(escape(cell["cell"]), *(_to_come(stages, verb) for verb, stages in found.items()))
     RESULT.print(table)
     if plan["needs"]:
-        RESULT.print(f"It needs {' '.join(f'--set {name}=...' for name in plan['needs'])}.")
+        RESULT.print(escape(f"It needs {'; '.join(plan['needs'].values())}."), soft_wrap=True)
     tokens, usd, seconds = plan["training_tokens"], plan["usd"], plan["seconds"]
     time = f"{_least(seconds)}{seconds['known'] / 60:,.0f} min"
     searches = f"about {plan['searches']:,} paid searches, " if plan["searches"] else ""
