@@ -13,7 +13,7 @@ from fireact.study.economics import _break_even, economics
 from fireact.study.file import Figure, Price
 from fireact.study.results import Measured, behaviour, choice, differences, method_used, over_seeds
 from fireact.study.stages import Stage
-from fireact.study.tables import _difference, _relative, _theirs
+from fireact.study.tables import _difference, _relative, _seeds, _theirs
 from fireact.types import Action, Step, Trajectory, Usage
 
 SEARCH, FINISH = Action("search", {"query": "x"}), Action("finish", {"answer": "a"})
@@ -206,3 +206,13 @@ def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -
     assert _theirs(figures, rows[0], "small", rows) == "" == _theirs(figures, rows[1], "other", rows)
     twice = [*figures, Figure("Llama-2-7B, again", 20.0, cell="prompted")]
     assert _theirs(twice, rows[1], "small", rows) == ""  # which of the two is not said
+
+
+def test_how_far_apart_seeds_are_is_said() -> None:
+    rows = [{"cell": f"five, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.2, 0.26, 0.32))]
+    rows += [{"cell": f"ten, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.5, 0.5))]
+    own = [Cell(str(row["cell"]), str(row["cell"]).partition(",")[0]) for row in rows]
+    page = _seeds("small", own, rows, {})
+    assert "| five | 3 | 26.0 | 20.0 to 32.0 |" in page and "| ten | 2 | 50.0 |" in page
+    assert "a standard deviation of 4.9 points, pooled" in page  # the root of (36 + 36 + 0) / 3
+    assert _seeds("small", own[:1], rows[:1], {}) == ""

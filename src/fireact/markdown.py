@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 
-_ACTIVE = re.compile(r"([\\`*_\[\]<|&~$])")
+_ACTIVE = re.compile(r"([\\`*_\[\]|]|<(?=[A-Za-z/!?])|&(?=[#\w]))")
+_PAIRS = "$~"
+"""What begins a formula or crosses out, up to the next one."""
 _AT_START = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=:>]))(.)")
 
 
 def inline(words: str) -> str:
     """Any text as Markdown within a line or a cell of a table, line breaks as spaces."""
-    return _ACTIVE.sub(r"\\\1", " ".join(words.split()))
+    line = _ACTIVE.sub(r"\\\1", " ".join(words.split()))
+    for mark in _PAIRS:
+        line = line.replace(mark, f"\\{mark}") if line.count(mark) > 1 else line
+    return line
 
 
 def text(words: str) -> str:

@@ -5,6 +5,7 @@ Invariant: what a table says is in ``results.jsonl`` or the study file; nothing 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
         else ""
     )
     seeds = (
-        " Neither covers what another seed of the training changes: of that the cells of several seeds tell, and of one seed nothing does."
+        " Neither covers what another seed of the training would change; cells of several seeds tell of that."
         if any(row["training"] for row in done)
         else ""
     )
@@ -175,7 +176,13 @@ def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mappin
         if len(found) > 1
     ]  # fmt: skip
     heads = ["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"]
-    return f"Over seeds:\n\n{_table(heads, shown)}" if shown else ""
+    several = [found for found in ems.values() if len(found) > 1]
+    if not several:
+        return ""
+    apart = sum(statistics.variance(found) * (len(found) - 1) for found in several)
+    deviation = math.sqrt(apart / sum(len(found) - 1 for found in several))
+    said = f"Between the seeds of a recipe EM has a standard deviation of {deviation:.1f} points, pooled."
+    return f"Over seeds:\n\n{_table(heads, shown)}\n\n{said}"
 
 
 def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
