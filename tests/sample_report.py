@@ -49,7 +49,7 @@ def sample(n: int = 60) -> ReportData:
         created="2026-07-01 12:00 UTC",
         agents=(
             ReportAgent(BASE, "SmolLM2-135M-Instruct, react, 3 examples in the prompt"),
-            ReportAgent(TUNED, "the same, fine-tuned (LoRA), no examples in the prompt"),
+            ReportAgent(TUNED, "the same, fine-tuned (LoRA), no examples in the prompt", trajectories=159),
         ),
         results={
             task: {

@@ -150,7 +150,7 @@ def test_runs_of_other_questions_never_compare() -> None:
     none = "1 of small, none of them in both"
     assert [(one.setting, one.one) for one in incomparable(before, after)] == [("task", none), ("split", "test")]
     assert [one.setting for one in incomparable(before, after, ["split"])] == ["task"]
-    with pytest.raises(ConfigError, match="different split"):  # and a report does not show them under one task
+    with pytest.raises(ConfigError, match="different split"):
         require_comparable([before.conditions, after.conditions])
     shared = replace(answered(0, "a"), task="large")
     found = compare_runs(run([answered(0, "a"), shared]), run([answered(1, "a"), shared]))
@@ -300,6 +300,11 @@ def test_text_of_models_gives_a_terminal_no_orders(tmp_path: Path) -> None:
         done = fireact(*command, cwd=tmp_path)
         assert not set(done.stdout + done.stderr) & set("\x1b\x07\x9b\r"), command
         assert done.returncode == 0 or "\x1b[2Jx" in command
+    told = fireact("compare", "a.jsonl", "b.jsonl", "--json", cwd=tmp_path).stdout
+    assert (
+        not set(told) & set("\x1b\x07\x9b\x7f")
+        and "\x9bA" in json.loads(told)["tasks"]["t\x1b[31m"]["flips"][0]["before"]["answer"]
+    )
 
 
 def test_noise_in_the_episodes_counts_where_a_run_does_not_tell() -> None:

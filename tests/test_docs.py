@@ -64,7 +64,7 @@ def test_the_page_on_studies_names_every_key_and_setting_and_its_file_can_be_run
         assert f"`{name}`" in text or f"[[{name}]]" in text, name
     (tmp_path / "mine.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
     found = plan(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
-    assert [len(found["cells"]), found["episodes"], found["needs"]] == [7, 160 + 7 * 100, {}]
+    assert [len(found["cells"]), found["episodes"], found["needs"]] == [8, 160 + 8 * 100, {}]
 
 
 def test_the_page_on_data_names_every_finding_filter_and_recipe() -> None:

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 LAYERS = [
-    ["types", "errors", "jsonl", "machine", "markdown", "names", "progress", "sensitive"],
+    ["types", "controls", "errors", "jsonl", "machine", "markdown", "names", "progress", "sensitive"],
     ["world"],
     ["tasks", "tools", "models", "render", "prompts", "cache"],
     ["methods"],

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -25,6 +26,7 @@ from rich.console import Console
 import sample_report
 from fakes import trajectory
 from fireact import jsonl
+from fireact.controls import without_controls
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import compare, summarise
 from fireact.markdown import code, text
@@ -270,7 +272,7 @@ def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
 @settings(deadline=None)
 @given(st.text(alphabet=st.one_of(st.sampled_from("\\`*_[]()<>|&~$#+-.:=!1 \nah"), st.characters(codec="utf-8"))))
 def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
-    words = re.sub(r"[\x00\x01]", "", words)
+    words = without_controls(" ".join(words.split()))  # and those that are white space, as spaces
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     for line in (text(words), f"> **Thought** {text(words)}"):
         tokens = reader.parse(line)
@@ -566,16 +568,43 @@ def test_each_mixture_has_its_own_collections(tmp_path: Path) -> None:
         with RunDir(tmp_path / name, verb="collect", settings={}) as run:
             jsonl.write(tmp_path / name / "trajectories.jsonl", [])
             run.finish(teacher=f"teacher {name}", counts=dict.fromkeys(groups, count))
-    for name, sources in (("first", ["one"]), ("second", ["one", "two"])):
+    for name, sources in (("first", ["one"]), ("second", ["one", "two"]), ("third", ["second"])):
         with RunDir(tmp_path / name, verb="mix", settings={"sources": [str(tmp_path / one) for one in sources]}) as run:
             run.finish(counts={"a/react": {"n": 2}}, history=[f"made of {name}"])
-    names = ("one", "two", "first", "second")
+    names = ("one", "two", "first", "second", "third")
     own = _reported(_evaluation(tmp_path / "eval", "x", tools=["search"]), *(tmp_path / name for name in names))
     assert [(row.mixture, row.method, row.collected, row.correct, row.mixed) for row in mixture_rows(own)] == [
         ("first", "react", 5, 3, 2), ("second", "react", 10, 6, 2), ("second", "cot", 5, 3, 0),
+        ("third", "react", 10, 6, 2), ("third", "cot", 5, 3, 0),
     ]  # fmt: skip
-    assert "Fine-tuned" not in lede(own)  # of which of them is not known
+    assert "Fine-tuned" not in lede(own)  # who was evaluated was not trained on any of them
     assert "| second | a | react | 10 | 8 | 6 | 2 |" in markdown(own) and "made of second" in said(html(own))
+
+
+def test_a_report_of_an_earlier_version_is_still_printed() -> None:
+    said = machine(report())
+    older = {key: value for key, value in said.items() if key != "one_pair"}
+    older["headlines"] = [{key: value for key, value in line.items() if key != "best_of"} for line in said["headlines"]]
+    assert table(older).row_count == table(said).row_count
+
+
+def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path) -> None:
+    paths = []
+    for kind in ("none", "random"):
+        noisy: dict[str, Any] = {"tools": [f"noise:{kind}=0.5:search"], "hash": f"noise-1:{kind}=0.5:f"}
+        paths.append(_evaluation(tmp_path / kind, "x", **noisy))
+    own = _reported(*paths)
+    assert lede(own) == "Exact match: small 100.0% (x, noise none=0.5)."
+    assert "x, noise none=0.5" in str(table(machine(own)).columns[0]._cells)
+
+
+def test_control_characters_make_no_broken_plot_or_markdown(tmp_path: Path) -> None:
+    own = [replace(trajectory(index), task="t\x1b[31m", model="m\x07") for index in range(3)]
+    jsonl.write(tmp_path / "a.jsonl", [one.to_dict() for one in own])
+    found = _reported(tmp_path / "a.jsonl")
+    assert not set(markdown(found)) & set("\x1b\x07")
+    for plot in figures(found):
+        ElementTree.fromstring(svg(plot))
 
 
 def test_a_task_measured_under_noise_alone_is_told_first_too(tmp_path: Path) -> None:

@@ -758,7 +758,7 @@ def test_names_in_tables_are_text_and_nothing_else() -> None:
     name = "<img src=x> | [a](b) ~$5"
     mine = file(title=f"# {name}", cells=[{"name": name}])
     facts: dict[str, Any] = {"seeds": {}, "choice": {}, "economics": {}}
-    shown = r"\<img src=x> \| \[a\](b) ~$5"
+    shown = r"\<img src=x> \| \[a\](b) \~\$5"
     page = tables(mine, cells(mine), [{"cell": name, "error": "no\n# such <b>"}], facts)
     assert page.startswith(rf"# \# {shown}") and rf"- {shown}: no # such \<b>" in page
     assert rf"- {shown}: not run yet" in tables(mine, cells(mine), [], facts)

@@ -24,7 +24,7 @@ from fireact.cli.shared import (
 )
 from fireact.errors import ConfigError
 from fireact.terminal.data import print_conversion, print_diagnosis, print_rendering, print_sample, print_validation
-from fireact.terminal.screen import Terminal, complain
+from fireact.terminal.screen import Terminal, complain, print_json
 from fireact.terminal.steps import print_trajectory
 from fireact.terminal.training import print_conformance
 
@@ -151,7 +151,7 @@ def doctor(
         from fireact.serving.conformance import conformance
 
         held = conformance(data, tools=tuple(tool or ()), progress=Terminal())
-        print(json.dumps(asdict(held), ensure_ascii=False)) if as_json else print_conformance(held)
+        print_json(asdict(held)) if as_json else print_conformance(held)
         raise typer.Exit(0 if held.holds else 1)
     from fireact.data.doctor import DoctorConfig, diagnose
     from fireact.data.findings import KINDS
@@ -193,7 +193,7 @@ def show(
     keep = [predicate(text) for text in where or []]
     for trajectory in islice((t for t in read_trajectories(run) if all(wanted(t) for wanted in keep)), n):
         if as_json:
-            print(json.dumps(trajectory.to_dict(), ensure_ascii=False))
+            print_json(trajectory.to_dict())
         else:
             print_trajectory(trajectory)
 
@@ -236,7 +236,7 @@ def convert(
         source, out, to=to, format=source_format, fix=fix, tools=tools, trainer=trainer, skip=skip, force=force
     )  # fmt: skip
     if as_json:
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
     else:
         print_conversion(report)
 
@@ -271,7 +271,7 @@ def render(
         print(json.dumps(counts)) if as_json else print_rendering(counts, out)
         return
     for sample in islice(rendering.peek(), peek):
-        print(json.dumps(sample.to_dict(), ensure_ascii=False)) if as_json else print_sample(sample)
+        print_json(sample.to_dict()) if as_json else print_sample(sample)
 
 
 def validate(tasks: Annotated[list[str], typer.Argument(help=f"Tasks: {TASK}.")]) -> None:

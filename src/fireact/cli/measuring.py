@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +31,7 @@ from fireact.errors import ConfigError
 from fireact.progress import SILENT
 from fireact.terminal.comparison import print_comparison, print_differences
 from fireact.terminal.evaluation import print_evaluation, print_report, print_rescored
-from fireact.terminal.screen import NOTES, Terminal
+from fireact.terminal.screen import NOTES, Terminal, print_json
 from fireact.terminal.study import print_plan, print_studies, print_study
 
 
@@ -155,7 +154,7 @@ def study(
 
     if names or not file:
         found = {name: read_study(name).asks for name in shipped()}
-        print(json.dumps(found, ensure_ascii=False)) if as_json else print_studies(found)
+        print_json(found) if as_json else print_studies(found)
         return
     values = {}
     for item in given or ():
@@ -173,7 +172,7 @@ def study(
     }
     if dry_run:
         expected = plan(StudyConfig(**settings), directory)
-        print(json.dumps(expected, ensure_ascii=False)) if as_json else print_plan(expected, directory)
+        print_json(expected) if as_json else print_plan(expected, directory)
         return
     manifest = run_verb("study", settings, directory, force=force, dry_run=False)
     if manifest is not None:

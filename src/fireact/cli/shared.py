@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import typer
 from fireact import verbs
 from fireact.models.limits import Endpoint
 from fireact.store import plain, typed
-from fireact.terminal.screen import Terminal, complain
+from fireact.terminal.screen import Terminal, complain, print_json
 from fireact.terminal.training import print_manifest
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Run directory to write.")]
@@ -63,7 +62,7 @@ def run_verb(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry
         shown = {"verb": verb, "out": str(out), "settings": plain(asdict(config))}
         if (foreseen := verbs.expected(verb, config)) is not None:
             shown["expected"] = foreseen
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        print_json(shown, indent=2)
         return None
     with stoppable(out):
         return function(config, out, force=force, progress=Terminal())
@@ -83,6 +82,6 @@ def print_result(manifest: dict[str, Any] | None, out: Path, *, as_json: bool) -
     if manifest is None:
         return
     if as_json:
-        print(json.dumps(manifest, ensure_ascii=False))
+        print_json(manifest)
     else:
         print_manifest(manifest, out)

@@ -122,9 +122,10 @@ def refused(one: Conditions, other: Conditions, allow: Sequence[str] = ()) -> li
 
 
 def untold(one: Conditions, other: Conditions) -> list[str]:
-    """The settings that one of two runs does not tell."""
+    """The settings that one of two runs does not tell; not noise, where its episodes show another."""
     names = ("split", "tools", "noise", "limits")
-    return [name for name in names if getattr(one, name) is None or getattr(other, name) is None]
+    found = [name for name in names if getattr(one, name) is None or getattr(other, name) is None]
+    return found if _noise(one, other) is None else [name for name in found if name != "noise"]
 
 
 def require_comparable(runs: Sequence[Conditions]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fireact.markdown import code, inline, text
+from fireact.markdown import code, in_cell, text
 from fireact.store import MANIFEST, TRAJECTORIES, file_hash, read_manifest
 
 
@@ -47,7 +47,7 @@ def card(
         f"- tool-use\n- fireact\nsize_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n"
         "  - split: train\n    path: data/train.parquet\n---\n"
     )
-    groups = "".join(f"| {inline(group)} | {count} |\n" for group, count in counts.items())
+    groups = "".join(f"| {in_cell(group)} | {count} |\n" for group, count in counts.items())
     losses = "".join(f"- {kind}: {count}\n" for kind, count in dropped.items()) or "- nothing\n"
     return (
         f"{head}\n# {text(name)}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
@@ -61,7 +61,7 @@ def _whence(models: Mapping[str, int], origin: Origin | None) -> str:
     ]
     if origin is not None:
         lines.insert(0, f"- source {code(origin.name)}" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
-        lines += [f"- {inline(line)}" for line in origin.history]
+        lines += [f"- {text(line)}" for line in origin.history]
     return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
 
 

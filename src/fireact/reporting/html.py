@@ -78,7 +78,6 @@ def _shown(report: ReportData) -> dict[str, Any]:
     models, lines = summary.models(report), summary.headlines(report)
     return {
         "report": report,
-        "after": summary.subject(report),
         "headlines": lines,
         "one_pair": summary.one_pair(report, lines),
         "one_baseline": summary.one_baseline(report),

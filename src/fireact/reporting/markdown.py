@@ -378,6 +378,7 @@ NOTES = (
     "EM: share of answers that match the right one exactly, after normalisation. F1: overlap of their words.",
     "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal; p50 and p95 by the percentiles of resamples.",
     "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1; the interval of a difference is the inverse of its test.",
+    "The best of several agents is chosen by these very questions, so that its score and its change flatter it; another seed would change both.",
     "Finished: share of episodes that ended in an answer, right or wrong, within the limit of rounds.",
     "Tokens: read and written in all calls of an episode; those from a cache were read, but not computed again.",
     "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50 and p95: of one.",

@@ -99,7 +99,7 @@ def assemble(
         agents=[one.agent for one in measured],
         results=results,
         paired=against,
-        best=_best(measured, results),
+        best=_best(measured, results, against),
         comparisons=_by_agent([one for one in changes if not one.by_noise]),
         robustness=_by_agent([one for one in changes if one.by_noise]),
         unlike=list(dict.fromkeys(said for one in changes for said in one.unlike)),
@@ -232,13 +232,13 @@ def _by_task(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
 
 def _title(runs: Sequence[Run], measured: Sequence[Measured], results: Mapping[str, Any]) -> str:
     """The title of the studies that the runs are of; else the last agent with the tools of the first, and the tasks."""
-    if all(run.study for run in runs):
-        return "; ".join(dict.fromkeys(run.study for run in runs))
+    if studies := [run.study for run in runs if run.study]:
+        return "; ".join(dict.fromkeys(studies))
     alike = [one for one in measured if one.agent.noise == measured[0].agent.noise]
     last = alike[-1]
     if not results:
         return last.agent.name
-    everywhere = all(last.on(task) for task in results)
+    everywhere = len(alike) == 1 or all(last.on(task) for task in results)
     return f"{last.agent.name if everywhere else f'{len(alike)} agents'} on {', '.join(results)}"
 
 
@@ -258,16 +258,22 @@ def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, An
     return found
 
 
-def _best(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Of a study, which is about no one agent: task -> the best cell with the tools of the first, where there are three or more."""
-    if not all(run.study for one in measured for run in one.runs):
+def _best(
+    measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """Of studies, which are about no one agent: task -> the best agent with the tools of the first, where there are three or more.
+
+    Of those that are level, one that is compared with another goes before.
+    """
+    if not any(run.study for one in measured for run in one.runs):
         return {}
     alike = [one.agent.name for one in measured if one.agent.noise == measured[0].agent.noise]
     found = {}
     for task, own in results.items():
         here = [name for name in alike if name in own]
         if len(here) > 2:
-            found[task] = max(here, key=lambda name: float(own[name]["em"]))
+            compared = against.get(task, {})
+            found[task] = max(here, key=lambda name: (float(own[name]["em"]), name in compared))
     return found
 
 
@@ -356,20 +362,24 @@ def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source
 
 
 def _mixtures(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Mixture]:
-    """What was mixed, with what was collected for it; where that has been moved it is known by the name of its directory."""
-    collected = [run for run in runs if run.verb == "collect"]
+    """What was mixed, with what was collected for it, at one remove or several."""
     found = []
     for run in runs:
-        if run.verb != "mix":
-            continue
-        sources = list(map(Path, run.config.get("sources", ())))
-        own = [one for one in collected if one.path.resolve() in sources]
-        own = own or [one for one in collected if one.path.name in {path.name for path in sources}]
-        if own:
+        if run.verb == "mix" and (own := _collected(run, runs)):
             teacher = ", ".join(dict.fromkeys(str(one.manifest["teacher"]) for one in own))
             name = run.cell or names[run.path]
             found.append(Mixture(name, teacher, _counts(own), run.manifest["counts"], run.manifest.get("history", ())))
     return found
+
+
+def _collected(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """The collections that a mix is made of; sources that have been moved are known by the names of their directories."""
+    sources = list(map(Path, run.config.get("sources", ())))
+    known = [one for one in runs if one.verb in ("collect", "mix") and one is not run]
+    own = [one for one in known if one.path.resolve() in sources]
+    own = own or [one for one in known if one.path.name in {path.name for path in sources}]
+    found = [last for one in own for last in ([one] if one.verb == "collect" else _collected(one, runs))]
+    return list({one.path: one for one in found}.values())
 
 
 def _counts(runs: Sequence[Run]) -> dict[str, dict[str, int]]:

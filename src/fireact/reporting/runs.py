@@ -116,10 +116,12 @@ def _stages(study: Path, root: Path) -> Iterator[Run]:
     first = {stage: row for row in reversed(rows) for stage in row["stages"]}
     for stage in dict.fromkeys(stage for row in rows for stage in row["stages"]):
         row, path = first[stage], root / stage
+        more = sum(stage in one["stages"] for one in rows) - 1 if stage.startswith("mix/") else 0
+        cell = f"{row['cell']} and {more} more" if more else str(row["cell"])
         found = {task: measured[one["cell"]] for task, one in row["against"].items() if one and one["cell"] in measured}
         own = {task: other for task, other in found.items() if path == measured[row["cell"]] and other != path}
         line = ", ".join(str(value) for name, value in row["axes"].items() if name not in ("size", "seed"))
-        yield Run(path, *_read(path), study=title, cell=str(row["cell"]), line=line, against=own)
+        yield Run(path, *_read(path), study=title, cell=cell, line=line, against=own)
 
 
 def labels(paths: Sequence[Path]) -> dict[Path, str]:

@@ -173,9 +173,9 @@ def headlines(report: ReportData) -> list[Headline]:
 
 
 def one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
-    """Whether all headlines are of the only agents that there are without noise, so that each need not name its own."""
+    """Whether all headlines are of the only agents that there are but for noise, so that each need not name its own."""
     named = {name for line in lines for name in (line.baseline, line.agent) if name}
-    others = {agent.name for agent in report.agents if not agent.noise} - named
+    others = [agent for agent in report.agents if not {agent.name, agent.model} & named]
     return len({(line.baseline, line.agent) for line in lines}) < 2 and not others
 
 
@@ -193,8 +193,6 @@ def _learnt(report: ReportData, lines: Sequence[Headline]) -> int | None:
     """How many trajectories the agents of the headlines learned from, where that is one number and their teacher is known."""
     shown = {line.agent for line in lines}
     sizes = {agent.trajectories for agent in report.agents if agent.name in shown}
-    if len(report.mixtures) == 1 and sizes <= {None}:  # it has been moved, or not been evaluated
-        sizes = {sum(row.mixed for row in mixture_rows(report))}
     return next(iter(sizes)) if len(sizes) == 1 and report.mixtures else None
 
 
@@ -266,7 +264,7 @@ def machine(report: ReportData) -> dict[str, Any]:
         ],
         "against": {task: dict(found) for task, found in report.against.items()},
         "unlike": list(report.unlike),
-        "noisy": [agent.name for agent in report.agents if agent.noise],
+        "one_pair": one_pair(report, headlines(report)),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: dict(results[name]) for task, results in report.results.items() if name in results}

@@ -15,8 +15,7 @@ def table(report: Mapping[str, Any]) -> Table:
     """A row a task, an agent against its baseline: EM with interval, its change, finished, tokens, seconds."""
     lines = report["headlines"]
     pairs = [(line["before"], line["after"]) for line in lines]
-    named = {name for pair in pairs for name in pair}
-    alone = len(set(pairs)) < 2 and set(report["agents"]) - named <= set(report["noisy"])
+    alone = report.get("one_pair", len(set(pairs)) < 2)  # reports of earlier versions do not say
     title = _pair(*pairs[0]) if alone and pairs else escape(report["title"])
     shown = Table(title=title, title_justify="left", title_style="", pad_edge=False)
     names = ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question")
@@ -49,7 +48,7 @@ def _pair(before: str | None, after: str) -> str:
 
 
 def _of(line: Mapping[str, Any]) -> str:
-    return f", the best of {line['best_of']}" if line["best_of"] else ""
+    return f", the best of {line['best_of']}" if line.get("best_of") else ""
 
 
 def _both(first: Mapping[str, Any] | None, last: Mapping[str, Any], name: str, form: Any) -> str:

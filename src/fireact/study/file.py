@@ -1,6 +1,7 @@
 """A study file: what is asked, which agents are compared, and the figures of the paper that stand beside them.
 
     title, asks, source, notes      in words
+    [given]                         NAME = what ``{NAME}`` in a setting stands for
     [shared]                        settings of every cell (see ``cells.SETTINGS``)
     [collect.NAME]                  settings of ``collect``, as ``CollectConfig`` has them
     [mixtures.NAME]                 ``from`` = names of collections, or files of trajectories; the rest as ``MixConfig`` has it
@@ -15,7 +16,7 @@
                                     at a provider), in US dollars
     [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
     [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
-    [sizes.SIZE]                    any of the above but ``source``, laid over: tables are merged, all else is replaced
+    [sizes.SIZE]                    any of the above but ``source`` and [given], laid over: tables are merged, all else is replaced
 
 A price or rate of one base, or of one kind of recipe, has that after a colon: "machine_hour:full". What a machine costs
 counts where there is a price of it. ``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.

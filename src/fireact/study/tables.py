@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.markdown import inline, text
+from fireact.markdown import in_cell, text
 from fireact.study.cells import Cell
 from fireact.study.file import CHOICES, Figure, StudyFile
 
@@ -118,9 +118,7 @@ def _by_model(figures: Sequence[Figure], row: Row, task: str) -> dict[str, float
 
 def _not_compared(task: str, rows: Sequence[Row]) -> str:
     """Why cells have no difference to the one that they were to be compared with."""
-    said = [
-        f"- {text(row['cell'])}: {inline(row['not_compared'][task])}" for row in rows if task in row["not_compared"]
-    ]
+    said = [f"- {text(row['cell'])}: {text(row['not_compared'][task])}" for row in rows if task in row["not_compared"]]
     return "Not compared:\n\n" + "\n".join(said) if said else ""
 
 
@@ -176,7 +174,7 @@ def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mappin
         if len(found) > 1
     ]  # fmt: skip
     heads = ["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"]
-    several = [found for found in ems.values() if len(found) > 1]
+    several = [found for found in ems.values() if len(found) > 1 and 0 < statistics.fmean(found) < 100]
     if not several:
         return ""
     apart = sum(statistics.variance(found) * (len(found) - 1) for found in several)
@@ -340,7 +338,7 @@ def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: S
     heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
              "questions to break even", "paper"]  # fmt: skip
     prices = [
-        f"- {text(name.replace('_', ' '))}: {price.value:g} USD ({inline(price.source)})"
+        f"- {text(name.replace('_', ' '))}: {price.value:g} USD ({text(price.source)})"
         for name, price in study.prices.items()
     ]
     said = (
@@ -364,7 +362,7 @@ def _places(rows: Sequence[Row]) -> str:
 
 def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     faults = by_fault({row["cell"]: row["error"] for row in rows if "error" in row})
-    failed = [f"- {text(', '.join(names))}: {inline(said)}" for said, names in faults.items()]
+    failed = [f"- {text(', '.join(names))}: {text(said)}" for said, names in faults.items()]
     seen = {row["cell"] for row in rows}
     failed += [f"- {text(cell.name)}: not run yet" for cell in cells if cell.name not in seen]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
@@ -395,4 +393,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     kept = [at for at, head in enumerate(heads) if not head.startswith("paper") or any(row[at] for row in rows)]
     heads, rows = [heads[at] for at in kept], [[row[at] for at in kept] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(inline, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(in_cell, line))} |" for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
     from fireact.evaluation.conditions import Difference
     from fireact.evaluation.recovery import Recovery
     from fireact.evaluation.statistics import Estimate
-from fireact.terminal.screen import NOTES, RESULT, complain, new_table, percent
+from fireact.terminal.screen import NOTES, RESULT, complain, new_table, percent, print_json
 
 
 def print_differences(found: Sequence[Difference], before: str, after: str, *, as_json: bool) -> None:
     """Why two runs do not compare: each setting that differs, as it is in the one and in the other."""
     if as_json:
         rows = [{"setting": one.setting, "before": one.one, "after": one.other} for one in found]
-        print(json.dumps({"comparable": False, "differences": rows}, ensure_ascii=False))
+        print_json({"comparable": False, "differences": rows})
     complain(
         f"{before} and {after} do not compare: they differ in {' and '.join(dict.fromkeys(one.setting for one in found))}."
     )
@@ -42,7 +41,7 @@ def print_differences(found: Sequence[Difference], before: str, after: str, *, a
 def print_comparison(found: RunComparison, *, flips: int, as_json: bool) -> None:
     """Two runs side by side, task by task, with ``flips`` questions of each direction; with ``as_json`` one object."""
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print_json(found.to_dict())
         return
     for letter, run in (("A", found.before), ("B", found.after)):
         RESULT.print(f"[bold]{letter}[/]  {escape(run.agent)}  [dim]{escape(run.name)}[/]", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from fireact.training.samples import Peek
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
-from fireact.terminal.screen import NOTES, RESULT, marked
+from fireact.terminal.screen import NOTES, RESULT, marked, print_json
 
 
 def print_sample(sample: Peek) -> None:
@@ -44,7 +43,7 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
 def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None:
     """How many trajectories were scored, and which were not."""
     if as_json:
-        print(json.dumps(grades, ensure_ascii=False))
+        print_json(grades)
         return
     RESULT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {grades['em']:.1%}.")
     for what, found in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
@@ -56,7 +55,7 @@ def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None
 def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     """What is in the data on one screen, and each kind of finding with lines and fix; with ``as_json`` one object."""
     if as_json:
-        print(json.dumps(diagnosis.to_dict(), ensure_ascii=False))
+        print_json(diagnosis.to_dict())
         return
     table = Table("task/method", "episodes", "finished", "right (EM 1)", "F1")
     for name, group in diagnosis.groups.items():

@@ -15,11 +15,12 @@ from fireact.evaluation.failures import FAILURES
 from fireact.evaluation.rescore import Rescored
 from fireact.reporting.terminal import table as report_table
 from fireact.reporting.wording import number
+from fireact.store import typed
 from fireact.tasks.judge import Judge
 
 if TYPE_CHECKING:
     pass
-from fireact.terminal.screen import RESULT, new_table, percent
+from fireact.terminal.screen import RESULT, new_table, percent, print_json
 
 
 def print_rescored(result: Rescored, judge: Judge | None, *, as_json: bool) -> None:
@@ -27,7 +28,7 @@ def print_rescored(result: Rescored, judge: Judge | None, *, as_json: bool) -> N
     if as_json:
         asked = {} if judge is None else {"judge_model": judge.name, "judge_unclear": judge.unclear}
         spent = {} if judge is None else {"judge_usage": asdict(judge.usage)}
-        print(json.dumps({**result.to_dict(), **asked, **spent}, ensure_ascii=False))
+        print_json({**result.to_dict(), **asked, **spent})
         return
     table = Table("score", "mean", "95 % interval", "reported", title=escape(f"{result.task}, {result.n} questions"))
     for name, mean in result.means.items():
@@ -55,7 +56,7 @@ def print_rescored(result: Rescored, judge: Judge | None, *, as_json: bool) -> N
 def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """What each task scored, took and failed by, on tables for 80 columns; with ``as_json`` one object, which has more."""
     if as_json:
-        print(json.dumps({"agents": {manifest["agent"]: manifest["results"]}}, ensure_ascii=False))
+        print_json({"agents": {manifest["agent"]: manifest["results"]}})
         return
     results: Mapping[str, Mapping[str, Any]] = manifest["results"]
     RESULT.print(f"[bold]{escape(manifest['description'])}[/]")
@@ -71,7 +72,7 @@ def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -
     for name, result in results.items():
         if result.get("recovery"):
             RESULT.print(escape(f"{name} under noise: {_recovered(result['recovery'])}"))
-    RESULT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(str(out))}")
+    RESULT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(typed(out))}")
 
 
 def _score_cell(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -141,7 +142,7 @@ def print_report(directory: Path, *, as_json: bool) -> None:
     """The before/after table of a report, and where it lies."""
     data = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     if as_json:
-        print(json.dumps(data, ensure_ascii=False))
+        print_json(data)
         return
     RESULT.print(report_table(data))
     stages = data["timings"]["stages"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import signal
 import sys
 import threading
@@ -18,9 +18,8 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.table import Table
 
+from fireact.controls import with_controls_escaped, without_controls
 from fireact.progress import Progress
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen(Console):
@@ -28,8 +27,7 @@ class Screen(Console):
 
     def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
         for segment in super().render(*given, **options):
-            own = segment.control is None and _CONTROL.search(segment.text)
-            yield segment._replace(text=_CONTROL.sub("", segment.text)) if own else segment
+            yield segment if segment.control else segment._replace(text=without_controls(segment.text))
 
 
 NOTES = Screen(stderr=True, highlight=False)
@@ -105,7 +103,12 @@ def marked(spans: Sequence[tuple[str, bool]], console: Console) -> str:
 
 def complain(message: str) -> None:
     """One line that says what was wrong and what to do."""
-    print(f"fireact: {_CONTROL.sub('', message)}", file=sys.stderr)
+    print(f"fireact: {without_controls(message)}", file=sys.stderr)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """A value for other programs, on standard output."""
+    print(with_controls_escaped(json.dumps(value, indent=indent, ensure_ascii=False)))
 
 
 def wait_for_the_end() -> None:

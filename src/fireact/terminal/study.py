@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     pass
-from fireact.terminal.screen import RESULT, percent
+from fireact.terminal.screen import RESULT, percent, print_json
 
 
 def print_studies(found: Mapping[str, str]) -> None:
@@ -67,16 +67,17 @@ def _to_come(stages: Sequence[Mapping[str, Any]], verb: str) -> str:
     else:
         said = "to do" if verb == "mix" else f"{sum(one['episodes'] for one in left):,}"
     usd, seconds = (sum(one[key] or 0 for one in left) for key in ("usd", "seconds"))
+    least = "at least " if seconds and any(one["seconds"] is None for one in left) else ""
     cost = f", ${usd:,.2f}" if usd else ""
     cost += (" + ?" if usd else ", $ ?") if any(one["unpriced"] for one in left) else ""
-    return f"{said}{cost}, {seconds:,.0f} s" if seconds else f"{said}{cost}"
+    return f"{said}{cost}, {least}{seconds:,.0f} s" if seconds else f"{said}{cost}"
 
 
 def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """A line a cell and task, and where the tables and plots lie."""
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     if as_json:
-        print(json.dumps({**manifest, "rows": rows}, ensure_ascii=False))
+        print_json({**manifest, "rows": rows})
         return
     table = Table("cell", "task", "n", "EM", "difference", title=escape(manifest["title"]))
     for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fireact.serving.conformance import Conformance
+from fireact.store import typed
 
 if TYPE_CHECKING:
     pass
-from fireact.terminal.screen import RESULT
+from fireact.terminal.screen import RESULT, print_json
 
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
@@ -53,7 +53,7 @@ def print_conformance(held: Conformance) -> None:
 def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """What was trained, how fast, and how to ask it something."""
     if as_json:
-        print(json.dumps(manifest, ensure_ascii=False))
+        print_json(manifest)
         return
     if "machine_rank" in manifest:  # of several; the first one has the figures
         return
@@ -62,4 +62,4 @@ def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> 
         f"loss {manifest['final_loss']:.3f}, {manifest['tokens_per_second']:.0f} tokens/s, "
         f"{manifest['trained_parameters'] / 1e6:.1f} M parameters trained."
     )
-    RESULT.print(f'{escape(str(out))} is complete. Ask it: fireact ask "QUESTION" --agent {escape(str(out))}')
+    RESULT.print(f'{escape(str(out))} is complete. Ask it: fireact ask "QUESTION" --agent {escape(typed(out))}')

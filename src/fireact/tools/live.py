@@ -126,7 +126,7 @@ def _pages(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def serpapi(argument: str = "") -> SerpAPI:
-    """Google by SerpAPI. Raises ConfigError without SERPAPI_API_KEY."""
+    """Google by SerpAPI, with the key of SERPAPI_API_KEY. Raises ConfigError where that is needed and not set."""
     _no_argument("serpapi", argument)
     url = os.environ.get("SERPAPI_BASE_URL") or SERPAPI_URL
     return SerpAPI(Service("SerpAPI", url), key_of(url, "SERPAPI_API_KEY"))
