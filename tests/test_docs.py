@@ -80,3 +80,8 @@ def test_the_whole_line_in_python(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "runs" / "eval" / "manifest.json").read_text())
     assert manifest["results"]["geo-hop"]["n"] == 4 and manifest["tuned"] is True
+
+
+def test_no_figure_is_still_to_be_filled_in() -> None:
+    for page in ("README.md", "LOG.md", "studies/README.md", "CHANGELOG.md"):
+        assert not re.search(r"\b(TODO|TBD|SEED[A-Z0-9]*|XX+)\b", (ROOT / page).read_text()), page
