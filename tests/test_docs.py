@@ -83,5 +83,6 @@ def test_the_whole_line_in_python(tmp_path: Path) -> None:
 
 
 def test_no_figure_is_still_to_be_filled_in() -> None:
+    """Words that stand for a figure until it is measured; SEED and its like have stood in published pages."""
     for page in ("README.md", "LOG.md", "studies/README.md", "CHANGELOG.md"):
         assert not re.search(r"\b(TODO|TBD|SEED[A-Z0-9]*|XX+)\b", (ROOT / page).read_text()), page

@@ -72,4 +72,4 @@ def quickstart(
 
 
 def _command(config: QuickstartConfig, out: Path) -> str:
-    return f"fireact quickstart --student {typed(config.student) if Path(config.student).is_dir() else config.student} -o {typed(out)}{' --fast' if config.fast else ''}"
+    return f"fireact quickstart --student {typed(config.student)} -o {typed(out)}{' --fast' if config.fast else ''}"

@@ -18,18 +18,20 @@ _AT_START = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[#+\-=:>]))(.)")
 
 def in_cell(words: str) -> str:
     """Any text as a cell of a table, line breaks as spaces."""
-    line = _ACTIVE.sub(r"\\\1", _line(words))
-    for mark in _PAIRS:
-        line = line.replace(mark, f"\\{mark}") if line.count(mark) > 1 else line
-    return line
+    return _escaped(words, alone=1)  # one mark begins nothing, and stays legible
 
 
 def text(words: str) -> str:
     """Any text as one line of Markdown or a part of one, line breaks as spaces."""
+    return _AT_START.sub(r"\1\\\2", _escaped(words, alone=0))
+
+
+def _escaped(words: str, *, alone: int) -> str:
+    """One line in which no mark is active; of those that come in pairs so many stay as they are."""
     line = _ACTIVE.sub(r"\\\1", _line(words))
     for mark in _PAIRS:
-        line = line.replace(mark, f"\\{mark}")
-    return _AT_START.sub(r"\1\\\2", line)
+        line = line.replace(mark, f"\\{mark}") if line.count(mark) > alone else line
+    return line
 
 
 def _line(words: str) -> str:

@@ -1,6 +1,7 @@
 """What is measured of some episodes: their scores, and what a question takes in steps, searches, tokens, seconds and dollars.
 
-Invariant: a whole task and each group of its questions are measured here alone, so that their numbers have one meaning; an amount is known of all episodes or of none, so that a mean never leaves out what could not be told.
+Invariant: a whole task and each group of its questions are measured here alone, so that their numbers have one meaning; an
+amount is known of all episodes or of none, so that a mean never leaves out what could not be told.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class ReportData:
     """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
 
     ``results``: task -> agent -> ``Summary.to_dict()`` (more keys are shown where they are known); ``paired``: task ->
-    agent -> the agent that it is compared with (by default as ``baselines`` says); ``best``: task -> the agent that is
-    shown first, the best of several where none is the one that the report is about; ``comparisons``: task -> agent ->
+    agent -> the agent that it is compared with (by default as ``baselines`` says); ``of_studies``: it is about
+    the cells of studies and no one agent; ``comparisons``: task -> agent ->
     what it changed against that one; ``robustness``: the same for an agent under noise against itself without;
     ``unlike``: in what two agents that are compared differ besides themselves; ``training``: run -> rows of its log with
     ``step``, ``loss`` and ``learning_rate``; ``timings``: stage -> seconds; ``task_notes``: task -> a few words, such as
@@ -88,7 +88,7 @@ class ReportData:
     agents: Sequence[ReportAgent]
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     paired: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    best: Mapping[str, str] = field(default_factory=dict)
+    of_studies: bool = False
     comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     robustness: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     unlike: Sequence[str] = ()

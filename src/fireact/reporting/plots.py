@@ -63,7 +63,7 @@ FILE = {
 def svg(plot: Plot, colours: Mapping[str, str] = FILE) -> str:
     """The plot as an ``<svg>`` element that can stand in a page beside others: own ids, no style sheet, a title."""
     drawn = _saved(plot, _MARKS, "svg", transparent=True, metadata={"Date": None, "Creator": None}).decode()
-    drawn = without_controls(drawn[drawn.index("<svg") :])
+    drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>\s*", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r"<style.*?</style>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'\bid="', f'id="{plot.name}-', drawn)
@@ -71,8 +71,9 @@ def svg(plot: Plot, colours: Mapping[str, str] = FILE) -> str:
     drawn = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", drawn)
     drawn = re.sub("|".join(colours), lambda match: colours[match[0]], drawn)
     attributes = f'role="img" aria-labelledby="{plot.name}-title" stroke-linejoin="round"'
-    label = f'<title id="{plot.name}-title">{_escape(without_controls(plot.words))}</title>'
-    return re.sub(r"<svg([^>]*)>", lambda match: f"<svg {attributes}{match[1]}>\n {label}", drawn, count=1)
+    label = f'<title id="{plot.name}-title">{_escape(plot.words)}</title>'
+    whole = re.sub(r"<svg([^>]*)>", lambda match: f"<svg {attributes}{match[1]}>\n {label}", drawn, count=1)
+    return without_controls(whole)
 
 
 def png(plot: Plot) -> bytes:

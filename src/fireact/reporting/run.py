@@ -99,7 +99,7 @@ def assemble(
         agents=[one.agent for one in measured],
         results=results,
         paired=against,
-        best=_best(measured, results, against),
+        of_studies=any(run.study for run in evaluations),
         comparisons=_by_agent([one for one in changes if not one.by_noise]),
         robustness=_by_agent([one for one in changes if one.by_noise]),
         unlike=list(dict.fromkeys(said for one in changes for said in one.unlike)),
@@ -258,25 +258,6 @@ def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, An
     return found
 
 
-def _best(
-    measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
-    """Of studies, which are about no one agent: task -> the best agent with the tools of the first, where there are three or more.
-
-    Of those that are level, one that is compared with another goes before.
-    """
-    if not any(run.study for one in measured for run in one.runs):
-        return {}
-    alike = [one.agent.name for one in measured if one.agent.noise == measured[0].agent.noise]
-    found = {}
-    for task, own in results.items():
-        here = [name for name in alike if name in own]
-        if len(here) > 2:
-            compared = against.get(task, {})
-            found[task] = max(here, key=lambda name: (float(own[name]["em"]), name in compared))
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """An agent against another on a task: the difference, None where none can be paired, and what else differs."""
@@ -375,10 +356,10 @@ def _mixtures(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Mixture]:
 def _collected(run: Run, runs: Sequence[Run]) -> list[Run]:
     """The collections that a mix is made of; sources that have been moved are known by the names of their directories."""
     sources = list(map(Path, run.config.get("sources", ())))
-    known = [one for one in runs if one.verb in ("collect", "mix") and one is not run]
-    own = [one for one in known if one.path.resolve() in sources]
-    own = own or [one for one in known if one.path.name in {path.name for path in sources}]
-    found = [last for one in own for last in ([one] if one.verb == "collect" else _collected(one, runs))]
+    others = [one for one in runs if one.verb in ("collect", "mix") and one is not run]
+    own = [one for one in others if one.path.resolve() in sources]
+    own = own or [one for one in others if one.path.name in {path.name for path in sources}]
+    found = [last for one in own for last in ([one] if one.verb == "collect" else _collected(one, others))]
     return list({one.path: one for one in found}.values())
 
 

@@ -152,9 +152,10 @@ ALIKE = 0.9
 
 
 def headlines(report: ReportData) -> list[Headline]:
-    """Each task with the last agent measured on it, or the best, against its baseline if that was asked the same questions.
+    """Each task with the last agent measured on it, against its baseline if that was asked the same questions.
 
-    Agents with the tools of the first come before those with other ones.
+    Agents with the tools of the first come before those with other ones. Of studies, which are about no one agent, it is the best
+    of three or more; of those that are level, one that is compared with another.
     """
     alike = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
     found = []
@@ -162,8 +163,9 @@ def headlines(report: ReportData) -> list[Headline]:
         here = [name for name in alike if name in results] or list(results)
         against = report.against.get(task, {})
         last = next((name for name in reversed(here) if name in against), here[-1])
-        best_of = len(here) if task in report.best else 0
-        last = report.best.get(task, last)
+        best_of = len(here) if report.of_studies and len(here) > 2 else 0
+        if best_of:
+            last = max(here, key=lambda name: (results[name]["em"], name in against))
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
         if first and (comparison is None or comparison.em.n < ALIKE * max(first["n"], results[last]["n"])):
             first = None

@@ -33,8 +33,9 @@ def print_differences(found: Sequence[Difference], before: str, after: str, *, a
     for one in found:
         NOTES.print(escape(f"  {one.setting}\n    A  {one.one}\n    B  {one.other}"), soft_wrap=True)
     names = list(dict.fromkeys(one.setting for one in found))
-    allowing = f", or allow what differs on purpose: {' '.join(f'--allow {name}' for name in names)}"
-    allowing = "" if "task" in names else allowing  # then there is nothing to compare
+    options = " ".join(f"--allow {name}" for name in names)
+    # without a common question there is nothing to compare, whatever is allowed
+    allowing = "" if "task" in names else f", or allow what differs on purpose: {options}"
     NOTES.print(f"Evaluate one of them again under the conditions of the other{allowing}.", soft_wrap=True)
 
 
