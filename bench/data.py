@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.agents import build, load_model, load_task, load_tools
+from fireact.agents import build_agent, load_model, load_task, load_tools
 from fireact.data import MixConfig, mix
 from fireact.episodes import Episode, rollout
 from fireact.training.samples import Rendering
@@ -37,7 +37,7 @@ def samples(n: int = 240) -> list[bytes]:
     for name in ("geo-hop", "geo-yesno", "geo-choice"):
         task = load_task(name)
         for method in ("react", "cot"):
-            agent = build(model, task, method=method, tools=tools)
+            agent = build_agent(model, task, method=method, tools=tools)
             episodes += [Episode(task=task, example=one, agent=agent) for one in task.examples("train")[: n // 6]]
     return [marked(trajectory) for trajectory in rollout(episodes, workers=4)]
 

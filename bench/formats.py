@@ -16,14 +16,14 @@ from typing import Any
 
 from fireact.errors import DataError
 from fireact.formats.conversion import convert
-from fireact.formats.read import reader_of
-from fireact.formats.source import open_source
+from fireact.formats.read import find_reader
+from fireact.formats.source import open_source_file
 
 
 def measure(path: Path, folder: Path) -> dict[str, Any] | None:
     """What came of a file, or None where it is no file of episodes."""
     try:
-        name = reader_of(open_source(path)).name
+        name = find_reader(open_source_file(path)).name
     except DataError:
         return None
     own = name in ("alpaca", "gpt")

@@ -21,9 +21,9 @@ import psutil
 import torch
 import transformers
 
-from fireact.models.hf import HFModel, before
-from fireact.models.packed import pack
-from fireact.models.quiet import quiet
+from fireact.models.hf import HFModel, cut_at_stop
+from fireact.models.packed import pack_linears
+from fireact.models.quiet import silence_libraries
 from fireact.models.weights import student_directory
 from fireact.render.react import STOP
 from fireact.render.tokens import prompt_ids
@@ -104,7 +104,7 @@ def one_by_one(model: Any, tokenizer: Any, *, tokens: int) -> Ask:
                 stopping_criteria=[lambda ids, scores, **_: torch.tensor([over(ids, scores, start=start)])],
             )[0, start:]
         text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return before(text, STOP), start, 0, len(ids)
+        return cut_at_stop(text, STOP), start, 0, len(ids)
 
     return ask
 
@@ -160,7 +160,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with Stopwatch() as batch, ThreadPoolExecutor(options.threads or options.episodes) as pool:
         ours = list(pool.map(lambda index: episode(index, write, steps=options.steps), indexes))
     lm.close()
-    with quiet():
+    with silence_libraries():
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         model = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
         write = one_by_one(model, tokenizer, tokens=options.tokens)
@@ -168,7 +168,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         with Stopwatch() as single:
             theirs = [episode(index, write, steps=options.steps) for index in indexes]
         plain = forward_only(model, rows=options.slots)
-        packed = forward_only(pack(model), rows=options.slots)
+        packed = forward_only(pack_linears(model), rows=options.slots)
     mine, other = ([step for steps in side for step in steps] for side in (ours, theirs))
     our_rate, their_rate = sum(s[3] for s in mine) / batch.seconds, sum(s[3] for s in other) / single.seconds
     return {

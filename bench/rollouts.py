@@ -31,7 +31,7 @@ import psutil
 
 from fireact import jsonl
 from fireact.cache import CallCache
-from fireact.collection import run_missing
+from fireact.collection import run_missing_episodes
 from fireact.episodes import Agent, Episode, rollout
 from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
@@ -131,8 +131,8 @@ def serve(latencies: Latencies, pipe: Any) -> None:
 
 
 def episodes(latencies: Latencies, cache: CallCache, lm: LM | None = None) -> list[Episode]:
-    lm = cache.lm("fake", lambda: lm or Endpoint(latencies))
-    tools = {tool.name: tool for tool in cache.tools("search", lambda: [Snippets()])}
+    lm = cache.wrap_lm("fake", lambda: lm or Endpoint(latencies))
+    tools = {tool.name: tool for tool in cache.wrap_tools("search", lambda: [Snippets()])}
     agent, task = Agent(lm=lm, method=ReAct(), tools=tools), Questions()
     question = "Question {} asks for the population of the capital of France, as of the last census?"
     found = (Example(str(index), question.format(index), "Paris") for index in range(len(latencies.seconds)))
@@ -146,7 +146,7 @@ def ours(latencies: Latencies, concurrency: int, *, calls: str = "record", lm: L
         planned = episodes(latencies, CallCache(out / "calls.sqlite", calls), lm)
         started = time.perf_counter()
         with RunDir(out, verb="collect", settings={}) as run:
-            run_missing(run, planned, workers=concurrency, progress=SILENT)
+            run_missing_episodes(run, planned, workers=concurrency, progress=SILENT)
         return time.perf_counter() - started
 
 

@@ -26,8 +26,8 @@ from typing import Any
 import bm25s
 import numpy as np
 
-from fireact.tools.search import CANDIDATES, Search, corpus_search
-from fireact.tools.words import words
+from fireact.tools.search import CANDIDATES, Search, build_corpus_search
+from fireact.tools.words import split_words
 
 WANTED = 1.2
 WORDS_A_PASSAGE = 60
@@ -86,7 +86,7 @@ def measured(corpus: Path, folder: Path, options: argparse.Namespace) -> dict[st
 def build(options: argparse.Namespace) -> dict[str, Any]:
     memory = Memory()
     started, busy = time.perf_counter(), time.process_time()
-    search = corpus_search(options.corpus, options.cache)
+    search = build_corpus_search(options.corpus, options.cache)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     size = sum(file.stat().st_size for file in search.index.directory.iterdir())
     return {
@@ -98,10 +98,10 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
 def ask(options: argparse.Namespace) -> dict[str, Any]:
     memory = Memory()
     started = time.perf_counter()
-    search = corpus_search(options.corpus, options.cache)
+    search = build_corpus_search(options.corpus, options.cache)
     opened = time.perf_counter() - started
     texts = queries(search, options.queries, options.seed)
-    numbers = [search.index.numbers(words(text)) for text in texts]
+    numbers = [search.index.word_numbers(split_words(text)) for text in texts]
     for text in texts:
         search(query=text)  # pages in what the queries need, for both sides
     own = memory.figures("ask")  # before the other side is loaded
@@ -121,7 +121,7 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
     }
     for at in range(0, len(texts), 50):  # both sides rank the same passages
         theirs = sorted(scores_and_topk(at)[0].tolist())
-        ours = sorted(score for _, score in search.index.best(numbers[at], CANDIDATES))
+        ours = sorted(score for _, score in search.index.best_passages(numbers[at], CANDIDATES))
         assert np.allclose(ours, [score for score in theirs if score > 0]), texts[at]
     spent = interleaved(ways, len(texts))
     result: dict[str, Any] = {"open_s": round(opened, 2), **own}

@@ -28,17 +28,17 @@ from typing import Any
 
 from fireact.collection import CollectConfig, collect
 from fireact.data import MixConfig, mix
-from fireact.jsonl import read
-from fireact.models.quiet import quiet
+from fireact.jsonl import read_objects
+from fireact.models.quiet import silence_libraries
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import Chat, Sample, encode
-from fireact.training.batches import plan
-from fireact.training.loss import TargetLoss, device
-from fireact.training.memory import peak_gb
+from fireact.render.tokens import Chat, Sample, encode_chat
+from fireact.training.batches import plan_batches
+from fireact.training.loss import TargetLoss, training_device
+from fireact.training.memory import peak_training_gb
 from fireact.training.recipe import UPPERMOST, Recipe
-from fireact.training.schedule import share
-from fireact.training.student import adapt, load_student
-from fireact.training.trainer import _Run, build_trainer
+from fireact.training.schedule import learning_rate_share
+from fireact.training.student import load_student, make_trainable
+from fireact.training.trainer import _TrainingRun, build_trainer
 from fireact.types import Trajectory
 
 GOAL = 2.5
@@ -169,12 +169,12 @@ def _reached(found: dict[str, Any]) -> list[dict[str, Any]]:
 def _side(options: argparse.Namespace) -> None:
     way, _, blocks = options.side.partition(":")
     file = options.data / "trajectories.jsonl" if options.data.is_dir() else options.data
-    chats = [Chat(ReActRenderer().sample(Trajectory.from_dict(row))) for row in read(file)]
+    chats = [Chat(ReActRenderer().sample(Trajectory.from_dict(row))) for row in read_objects(file)]
     recipe = replace(Recipe(), blocks=int(blocks), epochs=options.epochs)
-    with quiet(), tempfile.TemporaryDirectory() as out:
+    with silence_libraries(), tempfile.TemporaryDirectory() as out:
         model, tokenizer, ends = load_student(options.student)
         kept_out, samples = (
-            [one for chat in part for one in encode(chat.messages, tokenizer, ends=ends)]
+            [one for chat in part for one in encode_chat(chat.messages, tokenizer, ends=ends)]
             for part in (chats[-HELD_OUT:], chats[:-HELD_OUT])
         )
         samples = samples[: options.n - options.n % recipe.batch_size]
@@ -217,7 +217,7 @@ class _Turns:
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 if logs and "loss" in logs:
                     row = {"seconds": turns.seconds, "loss": float(logs["loss"])}
-                    turns.peak = peak_gb()
+                    turns.peak = peak_training_gb()
                     if state.global_step % turns.every == 0 or state.global_step == state.max_steps:
                         row["held_out"] = turns.held_out()
                     _say(**row)
@@ -226,7 +226,7 @@ class _Turns:
 
     def held_out(self) -> float:
         self.model.eval()
-        total = sum(self.loss.measure((index,))[0] for index in range(len(self.loss.samples)))
+        total = sum(self.loss.measure_batch((index,))[0] for index in range(len(self.loss.samples)))
         self.model.train()
         return round(total / sum(sample.targets for sample in self.loss.samples), 4)
 
@@ -234,7 +234,9 @@ class _Turns:
 def _ours(model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Recipe, out: Path, **_: Any) -> Any:
     from fireact.progress import SILENT
 
-    run = _Run(model, tokenizer, samples, [], recipe=replace(recipe, save_every=10**6), out=out, progress=SILENT)
+    run = _TrainingRun(
+        model, tokenizer, samples, [], recipe=replace(recipe, save_every=10**6), out=out, progress=SILENT
+    )
     return build_trainer(run), run.loss.seconds
 
 
@@ -249,9 +251,9 @@ def _plain(
 
     datasets.disable_progress_bars()
     lengths = [len(sample.input_ids) for sample in samples]
-    batches = plan(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
+    batches = plan_batches(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
-    adapted, _ = adapt(model, recipe)
+    adapted, _ = make_trainable(model, recipe)
     row = [samples[index] for batch in batches for index in batch]
     data = datasets.Dataset.from_dict(
         {name: [list(getattr(sample, name)) for sample in row] for name in ("input_ids", "labels")}
@@ -263,7 +265,9 @@ def _plain(
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             def height(step: int) -> float:
-                return share(step, total=num_training_steps, warmup=recipe.warmup, schedule=recipe.schedule)
+                return learning_rate_share(
+                    step, total=num_training_steps, warmup=recipe.warmup, schedule=recipe.schedule
+                )
 
             if self.lr_scheduler is None:
                 self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, height)
@@ -276,7 +280,7 @@ def _plain(
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
         max_length=None,
-        use_cpu=device() == "cpu",
+        use_cpu=training_device() == "cpu",
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,

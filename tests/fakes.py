@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fireact.episodes import Agent, Episode, Heard
+from fireact.episodes import Agent, Episode, OnDelta
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.types import Completion, Example, Limits, Message, Step, Trajectory, Usage
@@ -61,12 +61,17 @@ class Slow:
     name = "slow"
 
     def complete(
-        self, messages: Sequence[Message], *, max_tokens: int | None = None, heard: Heard | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        on_delta: OnDelta | None = None,
+        **options: Any,
     ) -> Completion:
         for _ in range(0 if max_tokens == 1 else 600):
             time.sleep(0.1)
-            if heard is not None:
-                heard("on ")
+            if on_delta is not None:
+                on_delta("on ")
         return Completion("on", Usage(1, 1, 0, 1), "stop", 60.0)
 
 

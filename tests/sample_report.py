@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Sequence
 
-from fireact.evaluation.summary import compare, summarise
-from fireact.reporting.cases import choose
-from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source
+from fireact.evaluation.summary import compare_scores, summarise_trajectories
+from fireact.reporting.cases import choose_cases
+from fireact.reporting.data import EpisodeSource, Mixture, ReportAgent, ReportData
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"
@@ -53,12 +53,12 @@ def sample(n: int = 60) -> ReportData:
         ),
         results={
             task: {
-                name: summarise(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71)).to_dict()
+                name: summarise_trajectories(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71)).to_dict()
                 for name, own in found.items()
             }
             for task, found in episodes.items()
         },
-        comparisons={task: {TUNED: compare(found[BASE], found[TUNED])} for task, found in episodes.items()},
+        comparisons={task: {TUNED: compare_scores(found[BASE], found[TUNED])} for task, found in episodes.items()},
         task_notes={**NOTES, "geo-compose": "held out: shapes never trained on"},
         training={"train": [_training_row(step) for step in range(1, 45)]},
         mixtures=(_mixture(),),
@@ -72,8 +72,8 @@ def sample(n: int = 60) -> ReportData:
             "fireact quickstart -o runs/quickstart",
             f"fireact eval {BASE} -t geo-hop -t geo-compose -n 60 --json",
         ),
-        cases=choose(everything),
-        sources=[Source(name, own) for name, own in everything.items()],
+        cases=choose_cases(everything),
+        sources=[EpisodeSource(name, own) for name, own in everything.items()],
     )
 
 

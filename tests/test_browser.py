@@ -16,10 +16,10 @@ from urllib.parse import quote
 import pytest
 
 import sample_report
-from fireact.reporting.browser import identity
-from fireact.reporting.data import ReportData, Source
-from fireact.reporting.html import html
-from fireact.reporting.wording import encodable
+from fireact.reporting.browser import episode_id
+from fireact.reporting.data import EpisodeSource, ReportData
+from fireact.reporting.html import render_html
+from fireact.reporting.wording import make_encodable
 from fireact.types import Action, Step
 
 pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra dev has it)")
@@ -47,7 +47,7 @@ def report() -> ReportData:
             Step("now", Action("finish", {"answer": INJECTED}), None, ""),
         ),
     )
-    return replace(data, sources=[Source(base.name, [bad, *first[1:]]), *(source for source, _ in others)])
+    return replace(data, sources=[EpisodeSource(base.name, [bad, *first[1:]]), *(source for source, _ in others)])
 
 
 class Page:
@@ -111,7 +111,7 @@ class Page:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(encodable(html(report())), encoding="utf-8")
+    file.write_text(make_encodable(render_html(report())), encoding="utf-8")
     return file.as_uri()
 
 
@@ -230,7 +230,7 @@ def test_injected_text_stays_text(page: Page) -> None:
 
 def test_a_link_brings_back_the_episode_and_the_filters(page: Page) -> None:
     wanted = report().sources[1].trajectories[70]
-    page.open(f"#trajectories?task={wanted.task}&agent={quote(TUNED)}&q=country&e={quote(identity(TUNED, wanted))}")
+    page.open(f"#trajectories?task={wanted.task}&agent={quote(TUNED)}&q=country&e={quote(episode_id(TUNED, wanted))}")
     assert page.find("#detail h4").text == TUNED and wanted.example.id in page.find("#detail .facts-line").text
     assert (
         page.find("#f-task").get_attribute("value") == wanted.task
@@ -246,7 +246,7 @@ def test_a_link_brings_back_the_episode_and_the_filters(page: Page) -> None:
     page.open("#trajectories?task=no-such-task&agent=nobody&e=nothing&rubbish=%E0%A4%A")
     assert page.count == 0
     link = "#trajectories?" + page.run(
-        "return new URLSearchParams({e: arguments[0]}).toString()", identity(TUNED, wanted)
+        "return new URLSearchParams({e: arguments[0]}).toString()", episode_id(TUNED, wanted)
     )
     page.run("location.hash = arguments[0]", link)
     time.sleep(0.1)
@@ -402,7 +402,7 @@ def test_five_thousand_episodes_stay_fluid(chromium: Any, tmp_path: Path) -> Non
     draw = random.Random(0)
     many = [sample_report._episode("geo-hop", BASE, index, right=index % 3 == 0, draw=draw) for index in range(5000)]
     file = tmp_path / "many.html"
-    file.write_text(html(replace(report(), sources=[Source(BASE, many)], cases=())), encoding="utf-8")
+    file.write_text(render_html(replace(report(), sources=[EpisodeSource(BASE, many)], cases=())), encoding="utf-8")
     page = Page(chromium, file.as_uri())
     page.open("#trajectories")
     assert page.count == 5000 and len(page.texts(".row")) < 60

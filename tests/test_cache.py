@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fakes import Echo
-from fireact.cache import CallCache, replayed
+from fireact.cache import CallCache, load_replayed_lm
 from fireact.collection import CollectConfig, collect
 from fireact.errors import ConfigError, DataError
 from fireact.types import LM, Action, Completion, Message, Observation, Tool, Usage
@@ -38,9 +38,9 @@ class Counting:
 
 def test_a_call_is_made_once_and_comes_back_exactly(tmp_path: Path) -> None:
     lm = Counting()
-    first = CallCache(tmp_path / "c").lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
-    again = CallCache(tmp_path / "c").lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
-    alone = CallCache(tmp_path / "c", "replay").lm("spec", pytest.fail).complete(ASKED, stop=("\n",), max_tokens=5)
+    first = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
+    again = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
+    alone = CallCache(tmp_path / "c", "replay").wrap_lm("spec", pytest.fail).complete(ASKED, stop=("\n",), max_tokens=5)
     assert first == again == alone == lm.complete(ASKED, stop=("\n",), max_tokens=5, temperature=0.0, seed=0, tools=())
     assert len(lm.calls) == 2
 
@@ -52,25 +52,25 @@ def test_a_call_is_made_once_and_comes_back_exactly(tmp_path: Path) -> None:
 )
 def test_whatever_an_answer_depends_on_makes_another_call(change: dict[str, Any], tmp_path: Path) -> None:
     lm = Counting()
-    kept = CallCache(tmp_path / "c").lm("spec", lambda: lm)
+    kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
     kept.complete(ASKED)
     kept.complete(ASKED, **change)
     kept.complete([*ASKED, Message("assistant", "", calls=(Action("f", {}),))])
     kept.complete([*ASKED, Message("assistant", "", calls=(Action("f", {"x": 1}),))])
-    CallCache(tmp_path / "c").lm("other", lambda: Counting("other", lm.calls)).complete(ASKED)
+    CallCache(tmp_path / "c").wrap_lm("other", lambda: Counting("other", lm.calls)).complete(ASKED)
     assert len(lm.calls) == 5
 
 
 def test_threads_that_ask_the_same_make_one_call(tmp_path: Path) -> None:
     lm = Counting(seconds=0.05)
-    kept = CallCache(tmp_path / "c").lm("spec", lambda: lm)
+    kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
     with ThreadPoolExecutor(16) as pool:
         said = set(pool.map(lambda at: kept.complete([Message("user", str(at % 4))]).text, range(64)))
     assert len(said) == len(lm.calls) == 4
 
 
 def _ask(path: Path, start: Any) -> None:
-    kept = CallCache(path).lm("spec", Counting)
+    kept = CallCache(path).wrap_lm("spec", Counting)
     start.wait(30)
     for index in range(50):
         kept.complete([Message("user", str(index))])
@@ -92,7 +92,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 
 
 def test_a_failed_call_is_not_kept(tmp_path: Path) -> None:
-    (tool,) = CallCache(tmp_path / "c").tools("echo", lambda: [Echo()])
+    (tool,) = CallCache(tmp_path / "c").wrap_tools("echo", lambda: [Echo()])
     for _ in range(2):
         with pytest.raises(OSError, match="down"):
             tool(query="broken")
@@ -121,7 +121,7 @@ class Turns:
 def test_a_tool_with_a_state_is_kept_by_episode_and_call(tmp_path: Path) -> None:
     tool = Turns()
     for mode in ("record", "replay"):
-        (kept,) = CallCache(tmp_path / "c", mode).tools("turns", lambda: [tool])
+        (kept,) = CallCache(tmp_path / "c", mode).wrap_tools("turns", lambda: [tool])
         for key in ("a", "b"):
             own = kept.for_episode(key, 0)  # type: ignore[attr-defined]
             said = [own(query="x") for _ in range(3)]
@@ -133,22 +133,22 @@ def test_a_tool_with_a_state_is_kept_by_episode_and_call(tmp_path: Path) -> None
 def test_replay_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is recorded"):
         CallCache(tmp_path / "c", "replay")
-    CallCache(tmp_path / "c").lm("spec", Counting).complete(ASKED)
+    CallCache(tmp_path / "c").wrap_lm("spec", Counting).complete(ASKED)
     cache = CallCache(tmp_path / "c", "replay")
     with pytest.raises(ConfigError, match="cannot be replayed"):
-        cache.lm("spec", Counting).complete(ASKED, seed=7)
+        cache.wrap_lm("spec", Counting).complete(ASKED, seed=7)
     with pytest.raises(ConfigError, match=r"no calls of the model 'gpt'.*It has: spec"):
-        cache.lm("gpt", Counting)
+        cache.wrap_lm("gpt", Counting)
     with pytest.raises(ConfigError, match="Known: record, replay, off"):
         CallCache(tmp_path / "c", "maybe")
     (tmp_path / "text").write_text("this is no database, and long enough to see so " * 20)
     with pytest.raises(DataError, match="cannot keep calls"):
-        CallCache(tmp_path / "text").lm("spec", Counting).complete(ASKED)
+        CallCache(tmp_path / "text").wrap_lm("spec", Counting).complete(ASKED)
 
 
 def test_off_keeps_nothing(tmp_path: Path) -> None:
     lm: LM = Counting()
-    assert CallCache(tmp_path / "c", "off").lm("spec", lambda: lm) is lm
+    assert CallCache(tmp_path / "c", "off").wrap_lm("spec", lambda: lm) is lm
     assert not (tmp_path / "c").exists()
 
 
@@ -162,12 +162,12 @@ def test_a_whole_run_is_replayed_byte_for_byte_without_its_parts(tmp_path: Path)
     assert (tmp_path / "second" / "trajectories.jsonl").read_bytes() == rows
     collect(by_name, tmp_path / "third")
     assert (tmp_path / "third" / "trajectories.jsonl").read_bytes().count(b"\n") == 14
-    assert replayed(str(tmp_path / "first")).name == "scripted:expert"
+    assert load_replayed_lm(str(tmp_path / "first")).name == "scripted:expert"
 
 
 def test_nothing_waits_when_an_unrelated_call_is_under_way(tmp_path: Path) -> None:
     lm = Counting(seconds=0.5)
-    kept = CallCache(tmp_path / "c").lm("spec", lambda: lm)
+    kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
     slow = threading.Thread(target=lambda: kept.complete(ASKED))
     slow.start()
     lm.seconds = 0.0
@@ -184,7 +184,7 @@ def test_noise_is_replayed_too_and_pays_for_no_call_again(tmp_path: Path) -> Non
     collect(CollectConfig(plan=plan, tools=(spec,), calls="replay", cache=calls), tmp_path / "second")
     rows = (tmp_path / "first" / "trajectories.jsonl").read_text()
     assert (tmp_path / "second" / "trajectories.jsonl").read_text() == rows and '"noise":"' in rows
-    (quiet,) = CallCache(Path(calls), "replay").tools("search", pytest.fail)
+    (quiet,) = CallCache(Path(calls), "replay").wrap_tools("search", pytest.fail)
     assert quiet.name == "search"
 
 
@@ -192,4 +192,4 @@ def test_force_does_not_answer_from_calls_that_it_deletes(tmp_path: Path) -> Non
     config = CollectConfig(plan={"geo-hop/react": 2}, budget="100calls")
     collect(config, tmp_path / "run")
     collect(config, tmp_path / "run", force=True)
-    assert CallCache(tmp_path / "run" / "calls.sqlite").spent().calls > 2
+    assert CallCache(tmp_path / "run" / "calls.sqlite").total_usage().calls > 2

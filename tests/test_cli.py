@@ -133,7 +133,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 130 and "go on with: fireact resume runs/collect" in said and "Traceback" not in said
+    assert child.returncode == 130 and "resume it with: fireact resume runs/collect" in said and "Traceback" not in said
     resumed = fireact("resume", "runs/collect", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert len(file.read_bytes().splitlines()) == 5400

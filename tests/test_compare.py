@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.comparison import Measured, compare_runs, incomparable, read_measured
-from fireact.evaluation.conditions import SETTINGS, Conditions, conditions, differences, require_comparable
+from fireact.evaluation.comparison import ComparedRun, compare_runs, find_blocking_differences, read_scored_run
+from fireact.evaluation.conditions import SETTINGS, Conditions, conditions_of, find_differences, require_comparable
 from fireact.evaluation.run import EvalConfig, evaluate
-from fireact.evaluation.summary import compare
+from fireact.evaluation.summary import compare_scores
 from fireact.types import Action, Step, Trajectory
 
 SETTLED: dict[str, Any] = {
@@ -39,8 +39,8 @@ def answered(index: int, answer: str | None, *, seed: int = 0, noise: str | None
     return replace(one, steps=tuple(steps), stop=stop, seed=seed, **changes)  # type: ignore[arg-type]
 
 
-def run(found: Sequence[Trajectory], name: str = "run", **settled: Any) -> Measured:
-    return Measured(name, name, name, found, conditions(name, found, **settled))
+def run(found: Sequence[Trajectory], name: str = "run", **settled: Any) -> ComparedRun:
+    return ComparedRun(name, name, name, found, conditions_of(name, found, **settled))
 
 
 def test_scores_amounts_failures_and_flips_are_of_the_shared_questions() -> None:
@@ -90,14 +90,16 @@ def test_episodes_pair_by_question_and_seed_and_questions_count_once() -> None:
     assert [(flip.before.example.id, flip.before.seed) for flip in task.flips][:4] == [
         ("train-0", 0), ("train-0", 1), ("train-0", 2), ("train-1", 0),
     ]  # fmt: skip
-    assert compare(before, after).em == em
+    assert compare_scores(before, after).em == em
     with pytest.raises(DataError, match="answered twice"):
         compare_runs(run([*before, before[0]]), run(after))
 
 
 def test_other_seeds_do_not_pair_unless_that_is_allowed() -> None:
     before, after = run([answered(at, "b") for at in range(3)]), run([answered(at, "a", seed=5) for at in range(3)])
-    assert [(one.setting, one.one, one.other) for one in incomparable(before, after)] == [("seed", "0", "5")]
+    assert [(one.setting, one.before, one.after) for one in find_blocking_differences(before, after)] == [
+        ("seed", "0", "5")
+    ]
     assert compare_runs(before, after, allow=["seed"]).tasks[0].n == 3
 
 
@@ -115,9 +117,9 @@ def test_what_differs_is_named_and_can_be_allowed(change: dict[str, Any], settin
     episodes = [answered(at, "a") for at in range(3)]
     settled = {part: {**SETTLED[part], **change.get(part, {})} for part in SETTLED}
     before, after = run(episodes, "one", **SETTLED), run(episodes, "two", **settled)
-    assert not incomparable(before, before)
-    (found,) = incomparable(before, after)
-    assert (found.setting, found.one, found.other) == (setting, *shown)
+    assert not find_blocking_differences(before, before)
+    (found,) = find_blocking_differences(before, after)
+    assert (found.setting, found.before, found.after) == (setting, *shown)
     with pytest.raises(ConfigError, match=f"one and two do not compare: {setting}"):
         compare_runs(before, after)
     assert [one.setting for one in compare_runs(before, after, allow=[setting]).allowed] == [setting]
@@ -130,26 +132,29 @@ def test_questions_must_be_the_same_and_golds_mean_the_same() -> None:
     mine = [answered(at, "a") for at in range(3)]
     named = [replace(one, example=replace(one.example, answer="Oslo")) for one in mine]
     loud = [replace(one, example=replace(one.example, answer="OSLO.")) for one in mine]
-    assert not differences(conditions("a", named), conditions("b", loud))
+    assert not find_differences(conditions_of("a", named), conditions_of("b", loud))
     other = [replace(one, example=replace(one.example, question="Else?")) for one in named]
-    (found,) = differences(conditions("a", named), conditions("b", other))
-    assert found.other == "small/train-0 'Else?', answer 'oslo' (and 2 more)"
+    (found,) = find_differences(conditions_of("a", named), conditions_of("b", other))
+    assert found.after == "small/train-0 'Else?', answer 'oslo' (and 2 more)"
 
 
 def test_runs_without_a_common_task_never_compare() -> None:
     before, after = run([answered(0, "a")]), run([replace(answered(0, "a"), task="large")])
-    (found,) = incomparable(before, after)
-    assert (found.setting, found.one, found.other) == ("task", "small", "large")
+    (found,) = find_blocking_differences(before, after)
+    assert (found.setting, found.before, found.after) == ("task", "small", "large")
     with pytest.raises(ConfigError, match="unknown setting to allow 'task'"):
-        incomparable(before, after, ["task"])
+        find_blocking_differences(before, after, ["task"])
     require_comparable([before.conditions, after.conditions])  # a report may show both
 
 
 def test_runs_of_other_questions_never_compare() -> None:
     before, after = run([answered(0, "a")], **SETTLED), run([answered(1, "a")], config={"split": "dev"})
     none = "1 of small, none of them in both"
-    assert [(one.setting, one.one) for one in incomparable(before, after)] == [("task", none), ("split", "test")]
-    assert [one.setting for one in incomparable(before, after, ["split"])] == ["task"]
+    assert [(one.setting, one.before) for one in find_blocking_differences(before, after)] == [
+        ("task", none),
+        ("split", "test"),
+    ]
+    assert [one.setting for one in find_blocking_differences(before, after, ["split"])] == ["task"]
     with pytest.raises(ConfigError, match="different split"):
         require_comparable([before.conditions, after.conditions])
     shared = replace(answered(0, "a"), task="large")
@@ -172,13 +177,13 @@ def test_noise_is_measured_on_what_was_right_without_it() -> None:
     clean = run([answered(at, "a" if at < 6 else "b") for at in range(8)], "clean", **SETTLED)
     hit = [answered(at, "a" if at % 2 else "b", noise="none" if at < 4 else None) for at in range(8)]
     (task,) = compare_runs(clean, run(hit, "noisy", **SETTLED)).tasks
-    assert task.kept is not None and task.kept.disturbed is not None
-    assert (task.kept.noisy, task.kept.n, task.kept.all.mean) == ("noisy", 6, 0.5)
-    assert (task.kept.disturbed.n, task.kept.disturbed.mean) == (4, 0.5)
+    assert task.under_noise is not None and task.under_noise.disturbed is not None
+    assert (task.under_noise.noisy, task.under_noise.n, task.under_noise.all.mean) == ("noisy", 6, 0.5)
+    assert (task.under_noise.disturbed.n, task.under_noise.disturbed.mean) == (4, 0.5)
     assert task.recovery[0] is None and task.recovery[1] is not None and task.recovery[1].episodes == 4
     (back,) = compare_runs(run(hit, "noisy"), clean, allow=["noise"]).tasks
-    assert back.kept == task.kept
-    assert compare_runs(run(hit), run(hit)).tasks[0].kept is None
+    assert back.under_noise == task.under_noise
+    assert compare_runs(run(hit), run(hit)).tasks[0].under_noise is None
 
 
 def test_faults_and_unscored_episodes_are_left_out() -> None:
@@ -257,10 +262,10 @@ def test_compare_takes_files_and_refuses_what_has_no_scores(home: Path, tmp_path
     file = home / "clean" / "trajectories.jsonl"
     done = fireact("compare", str(file), str(home / "clean"), cwd=tmp_path)
     assert done.returncode == 0 and "not checked: split, tools, noise, limits" in done.stdout
-    rows = [{**row, "scores": {}} for row in jsonl.read(file)]
-    jsonl.write(tmp_path / "bare.jsonl", rows)
+    rows = [{**row, "scores": {}} for row in jsonl.read_objects(file)]
+    jsonl.write_objects(tmp_path / "bare.jsonl", rows)
     with pytest.raises(DataError, match=r"no episode in .* has scores"):
-        read_measured(tmp_path / "bare.jsonl")
+        read_scored_run(tmp_path / "bare.jsonl")
     for arguments, said in (
         (["nothing", str(file)], "cannot read nothing"),
         ([str(file), str(file), "--allow", "noize"], "Did you mean 'noise'?"),
@@ -273,12 +278,12 @@ def test_an_unfinished_run_is_not_compared(home: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.toml").write_bytes((home / "clean" / "config.toml").read_bytes())
     with pytest.raises(DataError, match="not complete"):
-        read_measured(tmp_path / "half")
+        read_scored_run(tmp_path / "half")
 
 
 def test_the_released_run_compares_with_itself(shared_data: Path) -> None:
     (file,) = (shared_data / "fireact" / "trajs").glob("hotpotqa_dev*.json")
-    found = read_measured(file)
+    found = read_scored_run(file)
     (task,) = compare_runs(found, found).tasks
     assert (task.n, task.right, task.flips) == (500, (131, 131), [])
     assert task.amounts["tokens_per_question"].before is None and not task.latency
@@ -287,7 +292,7 @@ def test_the_released_run_compares_with_itself(shared_data: Path) -> None:
 def test_text_of_models_is_shown_and_never_read_as_markup(tmp_path: Path) -> None:
     for name, answer in (("a", "[red]a[/red]"), ("b", "a")):
         one = replace(answered(0, answer), scores={"em": float(answer == "a"), "f1": 0.0})
-        jsonl.write(tmp_path / f"{name}.jsonl", [one.to_dict()])
+        jsonl.write_objects(tmp_path / f"{name}.jsonl", [one.to_dict()])
     done = fireact("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
     assert done.returncode == 0 and "[red]a[/red]" in done.stdout
 
@@ -295,7 +300,7 @@ def test_text_of_models_is_shown_and_never_read_as_markup(tmp_path: Path) -> Non
 def test_text_of_models_gives_a_terminal_no_orders(tmp_path: Path) -> None:
     for name, answer in (("a", "\x1b[2J\x1b]0;owned\x07\x9bA\r"), ("b", "a")):
         one = replace(answered(0, answer), scores={"em": float(answer == "a"), "f1": 0.0}, error=answer)
-        jsonl.write(tmp_path / f"{name}.jsonl", [replace(one, task=f"t\x1b[31m{name[:0]}").to_dict()])
+        jsonl.write_objects(tmp_path / f"{name}.jsonl", [replace(one, task=f"t\x1b[31m{name[:0]}").to_dict()])
     for command in (("compare", "a.jsonl", "b.jsonl"), ("show", "a.jsonl"), ("show", "\x1b[2Jx")):
         done = fireact(*command, cwd=tmp_path)
         assert not set(done.stdout + done.stderr) & set("\x1b\x07\x9b\r"), command
@@ -310,7 +315,7 @@ def test_text_of_models_gives_a_terminal_no_orders(tmp_path: Path) -> None:
 def test_noise_in_the_episodes_counts_where_a_run_does_not_tell() -> None:
     """A file knows no tools, but its steps say what was done to them."""
     clean, noisy = ([answered(at, "a", noise=noise) for at in range(4)] for noise in (None, "none"))
-    (said,) = incomparable(run(clean, **SETTLED), run(noisy, "two"))
+    (said,) = find_blocking_differences(run(clean, **SETTLED), run(noisy, "two"))
     assert str(said) == "noise: not in its episodes | of the kind none"
-    assert incomparable(run(noisy), run(noisy, "two")) == []
+    assert find_blocking_differences(run(noisy), run(noisy, "two")) == []
     assert compare_runs(run(clean, **SETTLED), run(noisy, "two"), allow=["noise"]).allowed == [said]

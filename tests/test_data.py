@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fakes import trajectory
 from fireact import jsonl
-from fireact.data import Dataset, MixConfig, mix, predicate, read_mixture, shipped, weighed
+from fireact.data import Dataset, MixConfig, list_mixtures, mix, predicate, read_mixture, weigh_bad_steps
 from fireact.errors import ConfigError, DataError
 from fireact.types import Action, Step
 
@@ -49,7 +49,9 @@ def test_sampling_depends_on_the_seed_and_never_on_the_order(order: list[int], n
 
 
 def test_asking_for_too_many_names_the_shortfall() -> None:
-    with pytest.raises(ConfigError, match=r"40 trajectories asked for, 20 there \(where correct: 30 -> 20\): 20 short"):
+    with pytest.raises(
+        ConfigError, match=r"40 trajectories requested, 20 available \(where correct: 30 -> 20\): 20 short"
+    ):
         some().where("correct").take(40, seed=0)
 
 
@@ -59,7 +61,7 @@ def test_groups_partition_the_data() -> None:
 
 
 def write(path: Path, rows: Dataset) -> Path:
-    jsonl.write(path, (one.to_dict() for one in rows))
+    jsonl.write_objects(path, (one.to_dict() for one in rows))
     return path
 
 
@@ -144,7 +146,7 @@ def test_bad_steps_lose_their_weight_and_stay() -> None:
         replace(look, action=None, observation="No action found. Write one line."),
         replace(look, action=Action("finish", {"answer": "a"}), noise=None),
     )
-    one = weighed(replace(trajectory(1), steps=steps), 0.0)
+    one = weigh_bad_steps(replace(trajectory(1), steps=steps), 0.0)
     assert [step.weight for step in one.steps] == [1.0, 0.0, 0.0, 1.0]
 
 
@@ -164,7 +166,7 @@ def test_a_mixture_is_written_with_what_it_held_out(tmp_path: Path) -> None:
     assert len((tmp_path / "mix" / "holdout.jsonl").read_text().splitlines()) == 5
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_mixtures())
 def test_every_shipped_mixture_can_be_read(name: str) -> None:
     assert MixConfig(sources=("x",), **read_mixture(name))
 

@@ -10,11 +10,11 @@ import pytest
 
 from fireact.data.filters import _NAMED, _NUMBERS, _TEXTS
 from fireact.data.findings import KINDS
-from fireact.data.sources import shipped
-from fireact.names import known
+from fireact.data.sources import list_mixtures
+from fireact.names import known_names
 from fireact.study.cells import SETTINGS
 from fireact.study.file import KEYS, PRICES, RATES
-from fireact.study.run import StudyConfig, plan
+from fireact.study.run import StudyConfig, plan_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,16 +60,16 @@ def test_commands_on_a_page_are_known(page: str) -> None:
 
 def test_the_page_on_studies_names_every_key_and_setting_and_its_file_can_be_run(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "studies.md").read_text()
-    for name in (*KEYS, *SETTINGS, *PRICES, *RATES, *known("renderer")):
+    for name in (*KEYS, *SETTINGS, *PRICES, *RATES, *known_names("renderer")):
         assert f"`{name}`" in text or f"[[{name}]]" in text, name
     (tmp_path / "mine.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
-    found = plan(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
+    found = plan_study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
     assert [len(found["cells"]), found["episodes"], found["needs"]] == [8, 160 + 8 * 100, {}]
 
 
 def test_the_page_on_data_names_every_finding_filter_and_recipe() -> None:
     text = (ROOT / "docs" / "data.md").read_text()
-    for name in (*KINDS, *(f"`{name}`" for name in (*_NAMED, *_NUMBERS, *_TEXTS, *shipped()))):
+    for name in (*KINDS, *(f"`{name}`" for name in (*_NAMED, *_NUMBERS, *_TEXTS, *list_mixtures()))):
         assert name in text, name
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st  # noqa: E402
 
 from fireact.errors import ConfigError, ProviderError  # noqa: E402
 from fireact.models import attention  # noqa: E402
-from fireact.models.engine import Engine, Request, common  # noqa: E402
-from fireact.models.packed import available, pack  # noqa: E402
+from fireact.models.engine import Engine, GenerationRequest, common_prefix_length  # noqa: E402
+from fireact.models.packed import can_pack, pack_linears  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
 LIMIT = 2048
@@ -39,7 +39,7 @@ def plain(directory: Path) -> Any:
 
 def build(directory: Path, *, slots: int, ends: Sequence[int] = (), limit: int = LIMIT) -> Engine:
     model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
-    return Engine(pack(model), slots=slots, ends=ends, limit=limit)
+    return Engine(pack_linears(model), slots=slots, ends=ends, limit=limit)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def expected(plain: Any, prompt: Sequence[int], tokens: int) -> list[int]:
     return written
 
 
-def together(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> list[Request]:
+def together(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> list[GenerationRequest]:
     with ThreadPoolExecutor(len(prompts)) as pool:
         return list(pool.map(lambda prompt: engine.generate(prompt, max_tokens=tokens), prompts))
 
@@ -89,7 +89,7 @@ def test_attention_over_slots_is_plain_attention_of_each_text(data: st.DataObjec
     reading = [(slot, *draw(stretch)) for slot in free[: draw(st.integers(0 if writing else 1, 2))]]
     reading = reading or ([] if writing else [(0, 0, 3)])
     torch.manual_seed(draw(st.integers(0, 9)))
-    kv = attention.KeyValues(6)
+    kv = attention.KeyValueCache(6)
     kv.reserve(max([0, *(position for _, position in writing), *(start + tokens for _, start, tokens in reading)]) + 1)
     tokens = len(writing) + sum(stretch[2] for stretch in reading)
     query, key, value = torch.randn(1, 4, tokens, 8), torch.randn(1, 2, tokens, 8), torch.randn(1, 2, tokens, 8)
@@ -148,7 +148,7 @@ def test_stops_at_an_end_token_and_counts_it(plain: Any, directory: Path) -> Non
 
 def test_stops_where_the_caller_says(plain: Any, engine: Engine) -> None:
     prompt = prompts_of(1, shared=10)[0]
-    request = engine.generate(prompt, max_tokens=20, finished=lambda ids: len(ids) == 5)
+    request = engine.generate(prompt, max_tokens=20, is_finished=lambda ids: len(ids) == 5)
     assert request.generated == expected(plain, prompt, 5)
 
 
@@ -199,7 +199,7 @@ def test_what_a_caller_raises_ends_its_own_text_alone(plain: Any, engine: Engine
     one, other = prompts_of(2, shared=0)
     with ThreadPoolExecutor(2) as pool:
         stays = pool.submit(engine.generate, other, max_tokens=8)
-        leaves = pool.submit(engine.generate, one, max_tokens=8, finished=leave)
+        leaves = pool.submit(engine.generate, one, max_tokens=8, is_finished=leave)
         with pytest.raises(KeyboardInterrupt):
             leaves.result(timeout=30)
         assert stays.result(timeout=30).generated == expected(plain, other, 8)
@@ -214,7 +214,7 @@ def test_closing_fails_who_waits(directory: Path) -> None:
         return False
 
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(engine.generate, [1, 2, 3], max_tokens=2000, finished=note) for _ in range(2)]
+        waiting = [pool.submit(engine.generate, [1, 2, 3], max_tokens=2000, is_finished=note) for _ in range(2)]
         assert begun.wait(30)
         engine.close()
         for one in waiting:
@@ -226,14 +226,14 @@ def test_closing_fails_who_waits(directory: Path) -> None:
 
 def test_a_text_that_nobody_waits_for_frees_its_slot(plain: Any, directory: Path) -> None:
     engine = build(directory, slots=1)
-    given_up: list[Request] = []
+    given_up: list[GenerationRequest] = []
 
     def note(ids: list[int]) -> bool:
         given_up.extend(slot.request for slot in engine._slots if slot.request is not None)
-        given_up[0].given_up = True  # what Ctrl-C in the waiting thread does
+        given_up[0].cancelled = True  # what Ctrl-C in the waiting thread does
         return False
 
-    thread = threading.Thread(target=lambda: engine.generate([5] * 20, max_tokens=2000, finished=note), daemon=True)
+    thread = threading.Thread(target=lambda: engine.generate([5] * 20, max_tokens=2000, is_finished=note), daemon=True)
     thread.start()
     prompt = prompts_of(1, shared=5)[0]
     assert engine.generate(prompt, max_tokens=5).generated == expected(plain, prompt, 5)
@@ -250,12 +250,12 @@ def test_a_model_with_other_attention_is_refused() -> None:
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
 def test_common_counts_the_ids_that_both_begin_with(beginning: list[int], one: list[int], other: list[int]) -> None:
     one, other = beginning + one, beginning + other
-    count = common(one, other)
+    count = common_prefix_length(one, other)
     assert one[:count] == other[:count]
     assert count == min(len(one), len(other)) or one[count] != other[count]
 
 
-@pytest.mark.skipif(not available(), reason="this build of torch cannot pack")
+@pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack")
 def test_packed_layers_compute_and_differentiate_as_plain_ones() -> None:
     torch.manual_seed(0)
     plain = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.GELU(), torch.nn.Linear(40, 8, bias=False))
@@ -264,7 +264,7 @@ def test_packed_layers_compute_and_differentiate_as_plain_ones() -> None:
     wanted = plain(one)
     (wanted_gradient,) = torch.autograd.grad((wanted**2).sum(), one)
     other = one.detach().clone().requires_grad_()
-    found = pack(plain)(other)
+    found = pack_linears(plain)(other)
     (gradient,) = torch.autograd.grad((found**2).sum(), other)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(gradient, wanted_gradient)

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import Echo, Small, trajectory
-from fireact.agents import Model, build, load_model, load_task
+from fireact.agents import Model, build_agent, load_model, load_task
 from fireact.collection import CollectConfig, collect
 from fireact.errors import ConfigError
-from fireact.evaluation.accuracy import accuracy, right
-from fireact.evaluation.breakdown import breakdown
-from fireact.evaluation.failures import FAILURES, counted, evidence_seen, failure, searches
-from fireact.evaluation.recovery import REACTIONS, recovery
-from fireact.evaluation.run import EvalConfig, evaluate, expected
-from fireact.evaluation.summary import summarise
+from fireact.evaluation.accuracy import accuracy, is_correct
+from fireact.evaluation.breakdown import compute_breakdown
+from fireact.evaluation.failures import FAILURES, classify_failure, count_failures, count_searches, has_seen_evidence
+from fireact.evaluation.recovery import REACTIONS, measure_recovery
+from fireact.evaluation.run import EvalConfig, estimate_evaluation, evaluate
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.formats.read import read_any
 from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
@@ -79,7 +79,7 @@ def episode(*steps: Step, em: float = 0.0, gold: str = "Oslo", **changes: Any) -
     ],
 )  # fmt: skip
 def test_each_kind_of_failure(one: Trajectory, kind: str | None) -> None:
-    assert failure(one) == kind
+    assert classify_failure(one) == kind
 
 
 STEPS = st.sampled_from(
@@ -115,15 +115,15 @@ def _holds(kind: str, one: Trajectory) -> bool:
         "format": one.answer is None and (one.stop == "format" or cannot),
         "loop": one.answer is None and last.action in earlier,
         "gave up": blank,
-        "wrong despite evidence": not blank and evidence_seen(one),
-        "wrong without evidence": not blank and not evidence_seen(one),
+        "wrong despite evidence": not blank and has_seen_evidence(one),
+        "wrong without evidence": not blank and not has_seen_evidence(one),
     }[kind]
 
 
 @given(EPISODES)
 def test_every_wrong_episode_has_exactly_one_kind_and_no_other_has_one(one: Trajectory) -> None:
-    kind = failure(one)
-    wrong = one.stop == "error" or (accuracy(one) is not None and not right(one))
+    kind = classify_failure(one)
+    wrong = one.stop == "error" or (accuracy(one) is not None and not is_correct(one))
     assert (kind is not None) == wrong
     if kind is not None:
         first = next(name for name in FAILURES if _holds(name, one))
@@ -133,8 +133,8 @@ def test_every_wrong_episode_has_exactly_one_kind_and_no_other_has_one(one: Traj
 @given(st.lists(EPISODES, max_size=12))
 def test_failures_and_right_ones_make_up_all_that_were_scored(found: list[Trajectory]) -> None:
     scored = [one for one in found if one.stop != "error" and accuracy(one) is not None]
-    assert sum(counted(scored).values()) + sum(map(right, scored)) == len(scored)
-    assert list(counted(found)) == list(FAILURES)
+    assert sum(count_failures(scored).values()) + sum(map(is_correct, scored)) == len(scored)
+    assert list(count_failures(found)) == list(FAILURES)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def test_failures_and_right_ones_make_up_all_that_were_scored(found: list[Trajec
     ],
 )  # fmt: skip
 def test_evidence_is_the_answer_word_for_word(gold: str, meta: Mapping[str, Any], said: str, seen: bool) -> None:
-    assert evidence_seen(episode(call("x", said), finish("?"), gold=gold, meta=meta)) is seen
+    assert has_seen_evidence(episode(call("x", said), finish("?"), gold=gold, meta=meta)) is seen
 
 
 def test_a_judge_decides_before_em_does() -> None:
     one = episode(finish("It is Oslo"), scores={"em": 0.0, "f1": 0.5, "judge": 1.0})
-    assert accuracy(one) == 1.0 and failure(one) is None
+    assert accuracy(one) == 1.0 and classify_failure(one) is None
     assert accuracy(replace(one, scores={"f1": 1.0})) is None
 
 
@@ -172,7 +172,7 @@ def test_recovery_counts_what_the_next_turn_does() -> None:
     def noise(query: str = "x") -> Step:
         return call(query, "None", noise="none")
 
-    found = recovery(
+    found = measure_recovery(
         [
             episode(noise(), call("x"), finish("Oslo"), em=1.0),
             episode(noise(), call("y"), finish("Bergen")),
@@ -188,7 +188,7 @@ def test_recovery_counts_what_the_next_turn_does() -> None:
     assert (found.right.mean, found.retried.mean, found.retried_and_right.mean) == (0.2, 0.4, 0.2)
     assert found.by_noise["none"] == {"episodes": 4, "right": 1}
     assert json.loads(json.dumps(found.to_dict()))["disturbed"] == 5
-    assert recovery([episode(call("x"), finish("Oslo"))]) is None
+    assert measure_recovery([episode(call("x"), finish("Oslo"))]) is None
 
 
 # -------------------------------------------------------------------------------------------------------- summary
@@ -198,7 +198,7 @@ def test_questions_are_grouped_by_what_their_task_says() -> None:
     metas: list[dict[str, Any]] = [
         {"kind": "2-hop", "hops": 2}, {"type": "bridge", "level": "hard"}, {"decomposition": ["a", "b", "c"]}, {"subject": "law"}, {},
     ]  # fmt: skip
-    found = breakdown([episode(finish("Oslo"), em=float(at < 1), meta=meta) for at, meta in enumerate(metas)])
+    found = compute_breakdown([episode(finish("Oslo"), em=float(at < 1), meta=meta) for at, meta in enumerate(metas)])
     assert {kind: {value: group["n"] for value, group in groups.items()} for kind, groups in found.items()} == {
         "type": {"2-hop": 1, "bridge": 1}, "hops": {"2": 1, "3": 1}, "level": {"hard": 1}, "subject": {"law": 1},
     }  # fmt: skip
@@ -215,13 +215,13 @@ def test_questions_are_grouped_by_what_their_task_says() -> None:
 )
 def test_a_dry_run_refuses_what_the_run_would(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        expected(EvalConfig("scripted:expert", **{"tasks": ("geo-hop",), "n": 4, **change}))
+        estimate_evaluation(EvalConfig("scripted:expert", **{"tasks": ("geo-hop",), "n": 4, **change}))
 
 
 def test_a_dry_run_counts_calls_and_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "SERPAPI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    found = expected(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5, tools=("serpapi",)))
+    found = estimate_evaluation(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5, tools=("serpapi",)))
     assert (found["episodes"], found["calls"]) == (5, 20) and found["cost_usd"] > 0
     with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):  # a run needs it
         load_model("openai:gpt-4o")
@@ -232,8 +232,8 @@ def test_a_summary_has_searches_by_tool_cost_and_failures() -> None:
     free = Usage(2, 10, 0, 5, 0.0)
     one = episode(call("x"), look, TALK, finish("Bergen"), usage=free)
     other = episode(call("x"), finish("Oslo"), em=1.0, usage=replace(free, cost=0.5), seconds=3.0)
-    found = summarise([one, replace(other, example=Example("test-1", "?", "Oslo"))]).to_dict()
-    assert searches(one) == {"search": 1, "look": 1}
+    found = summarise_trajectories([one, replace(other, example=Example("test-1", "?", "Oslo"))]).to_dict()
+    assert count_searches(one) == {"search": 1, "look": 1}
     assert (found["searches"], found["tools"]) == (1.5, {"look": 0.5, "search": 1.0})
     assert (found["cost_per_question"], found["latency_p50"]) == (0.25, 2.0)
     assert found["failures"]["wrong without evidence"] == 1 and found["accuracy"] == 0.5
@@ -241,13 +241,13 @@ def test_a_summary_has_searches_by_tool_cost_and_failures() -> None:
         low, high = found[f"{name}_interval"]
         assert low <= found[name] <= high
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    unknown = summarise([one, replace(other, usage=Usage(1, 1, 0, 1, None))]).to_dict()
+    unknown = summarise_trajectories([one, replace(other, usage=Usage(1, 1, 0, 1, None))]).to_dict()
     assert unknown["cost_per_question"] is None and unknown["cost_per_question_interval"] is None
 
 
 def test_summaries_of_the_released_run(shared_data: Path) -> None:
     (file,) = (shared_data / "fireact" / "trajs").glob("hotpotqa_dev*.json")
-    found = summarise(list(read_any(file))).to_dict()
+    found = summarise_trajectories(list(read_any(file))).to_dict()
     assert (found["em"], found["n"], found["finished"]) == (0.262, 500, 1.0)
     assert sum(found["failures"].values()) == 369 and found["failures"]["wrong despite evidence"] > 30
     assert found["cost_per_question"] is None
@@ -397,7 +397,7 @@ def test_the_tables_fit_and_the_json_has_everything(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_is_printed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fireact.terminal.evaluation import print_evaluation
 
-    old = summarise([trajectory(at) for at in range(3)]).to_dict()
+    old = summarise_trajectories([trajectory(at) for at in range(3)]).to_dict()
     for name in ("accuracy", "searches", "cost_per_question", "by", "failures", "recovery", "tools"):
         del old[name]
     print_evaluation({"description": "old", "agent": "old", "results": {"small": old}}, tmp_path, as_json=False)
@@ -441,12 +441,13 @@ def test_a_task_that_cannot_score_is_named_with_its_question(tmp_path: Path) -> 
 def test_a_fine_tuned_agent_has_the_whole_prompt_of_a_method_or_none() -> None:
     tuned, task = Model(lm=fake_lm(), tuned=True, description=""), load_task("geo-hop")
     shown, prompted = (
-        build(replace(tuned, tuned=kind), task, method="cot", tools={}, examples=3).method for kind in (True, False)
+        build_agent(replace(tuned, tuned=kind), task, method="cot", tools={}, examples=3).method
+        for kind in (True, False)
     )
     assert isinstance(shown, CoT) and isinstance(prompted, CoT) and shown.instructions
     assert (shown.instructions, shown.examples) == (prompted.instructions, prompted.examples)
-    alone = build(tuned, task, method="react", tools={}).method
+    alone = build_agent(tuned, task, method="react", tools={}).method
     assert isinstance(alone, ReAct) and not alone.instructions and not alone.examples
     for method in ("cot", "io"):
         with pytest.raises(ConfigError, match="would be ignored"):
-            build(tuned, task, method=method, tools={})
+            build_agent(tuned, task, method=method, tools={})

@@ -14,9 +14,9 @@ pytest.importorskip("peft")
 
 from fireact.agents import load_model, tuned_weights  # noqa: E402
 from fireact.errors import ConfigError  # noqa: E402
-from fireact.models.hf import merged_student  # noqa: E402
+from fireact.models.hf import load_merged_student  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
-from fireact.serving.ollama import modelfile, template  # noqa: E402
+from fireact.serving.ollama import render_modelfile, render_ollama_template  # noqa: E402
 from fireact.store import file_hash  # noqa: E402
 from fireact.types import Message  # noqa: E402
 from llama import llama_server  # noqa: E402
@@ -30,7 +30,7 @@ def trained(student: str, directory: Path, *, scale: float) -> Path:
     import peft
     import tomli_w
 
-    model, _ = merged_student(student, None)
+    model, _ = load_merged_student(student, None)
     torch.manual_seed(0)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "k_proj", "down_proj"]))
     for name, parameter in adapted.named_parameters():
@@ -78,15 +78,15 @@ def test_ollama_is_given_the_text_of_the_chat_template(preset: str, roles: list[
     tokenizer.chat_template = preset + tokenizer.chat_template
     chat = [{"role": role, "content": f"words of {role}"} for role in roles]
     wanted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert go(template(tokenizer), chat) == wanted
-    assert 'PARAMETER stop "<|im_end|>"' in modelfile(tokenizer, "m.gguf", context=4096)
+    assert go(render_ollama_template(tokenizer), chat) == wanted
+    assert 'PARAMETER stop "<|im_end|>"' in render_modelfile(tokenizer, "m.gguf", context=4096)
 
 
 def test_a_template_that_rewrites_is_refused_for_ollama() -> None:
     tokenizer: Any = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     with pytest.raises(ConfigError, match="--to gguf"):
-        template(tokenizer)
+        render_ollama_template(tokenizer)
 
 
 def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_gguf_file_has_the_weights_in_the_type_asked_for(dtype: str, run: Path
 
     export(ExportConfig(run=str(run), to="gguf", dtype=dtype), tmp_path / "out")
     tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors}
-    model, _ = merged_student(*tuned_weights(run)[:2])
+    model, _ = load_merged_student(*tuned_weights(run)[:2])
     wanted = model.state_dict()["model.layers.1.mlp.down_proj.weight"].to(getattr(torch, dtype)).float()
     found = tensors["blk.1.ffn_down.weight"]
     assert found.tensor_type.name == {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fireact.render.messages import (
-    inferred_schemas,
+    infer_schemas,
     messages_from_steps,
-    schemas,
+    normalise_schemas,
     steps_from_messages,
 )
 from fireact.types import Action, Step
@@ -99,7 +99,7 @@ def test_schemas_of_any_form_are_one_form() -> None:
         [bare], json.dumps([bare]), {"type": "function", "function": bare},
         [{"name": "f", "description": "d", "input_schema": bare["parameters"]}],
     ]  # fmt: skip
-    assert all(schemas(form) == [{"type": "function", "function": bare}] for form in forms)
-    assert schemas("nonsense") == schemas(None) == schemas(3) == []
-    made_up = inferred_schemas([Step("", Action("f", {"a": 1, "b": [True]}), None, "")])
+    assert all(normalise_schemas(form) == [{"type": "function", "function": bare}] for form in forms)
+    assert normalise_schemas("nonsense") == normalise_schemas(None) == normalise_schemas(3) == []
+    made_up = infer_schemas([Step("", Action("f", {"a": 1, "b": [True]}), None, "")])
     assert made_up[0]["function"]["parameters"]["properties"] == {"a": {"type": "integer"}, "b": {"type": "array"}}

@@ -8,8 +8,8 @@ import pytest
 
 from fakes import trajectory as native_trajectory
 from fireact.errors import DataError
-from fireact.formats.read import READERS, read_any, reader_of
-from fireact.formats.source import Damage, open_source
+from fireact.formats.read import READERS, find_reader, read_any
+from fireact.formats.source import Damage, open_source_file
 from fireact.types import Action, Trajectory
 
 GOLDEN = Path(__file__).parent / "golden" / "formats"
@@ -21,7 +21,7 @@ def rows(path: Path, *values: Any) -> Path:
 
 
 def one(path: Path, format: str) -> Trajectory:
-    assert reader_of(open_source(path)).name == format
+    assert find_reader(open_source_file(path)).name == format
     (found,) = read_any(path)
     return found
 
@@ -401,11 +401,11 @@ def test_rows_without_an_id_are_different_examples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["<search>", "<tool_call>", "<|begin_of_query|>", "<answer>"])
 def test_unclosed_tags_take_linear_time(tag: str) -> None:
-    from fireact.formats.hermes import native
-    from fireact.formats.tagged import steps_of
+    from fireact.formats.hermes import messages_from_tags
+    from fireact.formats.tagged import parse_tagged_text
 
-    assert len(steps_of(tag * 100_000)) == 1
-    assert len(native([{"role": "assistant", "content": tag * 100_000}])) == 1
+    assert len(parse_tagged_text(tag * 100_000)) == 1
+    assert len(messages_from_tags([{"role": "assistant", "content": tag * 100_000}])) == 1
 
 
 def test_langchains_actions_are_read(tmp_path: Path) -> None:

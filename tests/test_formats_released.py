@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fireact.data import MixConfig, mix, read_mixture
-from fireact.data.doctor import DoctorConfig, diagnose
-from fireact.data.repair import repair
+from fireact.data.doctor import DoctorConfig, diagnose_data
+from fireact.data.repair import write_repaired_copy
 from fireact.formats.conversion import convert
 from fireact.formats.read import read_any
 from fireact.formats.released import damage_of
@@ -125,7 +125,7 @@ def test_a_changed_step_is_not_overruled_by_what_was_kept(shared_data: Path, tmp
 
     first = next(read_any(file_of(shared_data, "alpaca_format", "hotpotqa")))
     changed = replace(first, steps=(replace(first.steps[0], thought="Something else."), *first.steps[1:]))
-    assert "Something else." in alpaca.row(changed)["output"]
+    assert "Something else." in alpaca.alpaca_row(changed)["output"]
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,16 @@ def test_the_released_evaluation_run(shared_data: Path) -> None:
 
 def test_mixtures_and_the_doctor_repair_known_damage(shared_data: Path, tmp_path: Path) -> None:
     path = file_of(shared_data, "alpaca_format", "multitask")
-    told = {finding.kind: finding.count for finding in diagnose(DoctorConfig(str(path))).findings}
+    told = {finding.kind: finding.count for finding in diagnose_data(DoctorConfig(str(path))).findings}
     assert told["options-in-output"] == 456 and told["reward-as-number"] == 844
     manifest = mix(MixConfig(sources=(str(path),), **read_mixture("paper-multitask")), tmp_path / "mix")
     assert manifest["history"][-1] == "repaired: reward-as-number 844, options-in-output 456"
-    repair(DoctorConfig(str(path), against=("geo-compose",)), tmp_path / "fixed")
+    write_repaired_copy(DoctorConfig(str(path), against=("geo-compose",)), tmp_path / "fixed")
     for made in (tmp_path / "mix", tmp_path / "fixed"):
         kept = list(read_trajectories(made))
         assert len(kept) == 1344 and not any(damage_of(one) for one in kept)
         assert not {"options-in-output", "reward-as-number"} & {
-            finding.kind for finding in diagnose(DoctorConfig(str(made))).findings
+            finding.kind for finding in diagnose_data(DoctorConfig(str(made))).findings
         }
 
 

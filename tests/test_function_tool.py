@@ -15,13 +15,13 @@ import pytest
 
 from fakes import GOOD, Echo, agent, episodes
 from fireact.agents import load_tools
-from fireact.collection import fingerprints
+from fireact.collection import tool_fingerprints
 from fireact.episodes import run_episode
 from fireact.errors import ConfigError, ToolError
-from fireact.methods.react import act
+from fireact.methods.react import execute_action
 from fireact.render.react import ReActRenderer
 from fireact.tools.function import FunctionTool
-from fireact.tools.guard import MAX_CHARS, Guarded, guarded
+from fireact.tools.guard import MAX_CHARS, GuardedTool, guard_tool
 from fireact.types import Observation, Tool
 
 
@@ -133,12 +133,12 @@ def test_functions_are_wrapped_and_factories_are_called() -> None:
     assert list(tools) == ["weather", "double", "now", "search"]
     assert tools["now"]() == "noon" and tools["search"](query="x") == "You said x."
     assert load_tools([f"{module}:Echo"])["search"](query="x") == "You said x."
-    assert len(set(fingerprints(tools).values())) == 4
+    assert len(set(tool_fingerprints(tools).values())) == 4
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("undocumented", "no docstring"), ("odd", "Annotate its parameters"), ("nothing", "which is no tool")],
+    [("undocumented", "no docstring"), ("odd", "Annotate its parameters"), ("nothing", "which is not a tool")],
 )
 def test_what_cannot_be_a_tool_says_why(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -157,7 +157,7 @@ def test_what_cannot_be_a_tool_says_why(name: str, message: str) -> None:
 )  # fmt: skip
 def test_actions_in_text_reach_the_function(text: str, observation: str) -> None:
     tools = load_tools([f"{__name__}:double", f"{__name__}:joined"])
-    assert act(ReActRenderer().parse(text), tools).observation == observation
+    assert execute_action(ReActRenderer().parse(text), tools).observation == observation
 
 
 def test_a_function_from_the_users_own_module(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_error_of_the_agent_is_an_observation_and_a_fault_of_the_tool_ends_th
     (episode,) = episodes(1)
 
     def run(does: str, **limits: Any) -> Any:
-        tools = {"search": guarded(Odd(does), **limits)}
+        tools = {"search": guard_tool(Odd(does), **limits)}
         return run_episode(replace(episode, agent=replace(agent(*GOOD), tools=tools)))
 
     refused = run("refuse")
@@ -216,16 +216,16 @@ def test_an_error_of_the_agent_is_an_observation_and_a_fault_of_the_tool_ends_th
 
 
 def test_long_observations_are_cut_with_a_note_and_keep_their_noise() -> None:
-    said = guarded(Odd("much"))(query="x")
+    said = guard_tool(Odd("much"))(query="x")
     assert said == "x" * MAX_CHARS + " [cut: 1000 more characters were left out]"
     assert isinstance(said, Observation) and said.noise == "duplicated"
-    assert guarded(Odd("fine"))(query="x") == "fine"
+    assert guard_tool(Odd("fine"))(query="x") == "fine"
 
 
 def test_a_guard_is_otherwise_the_tool() -> None:
-    tool = guarded(Odd("fine"))
+    tool = guard_tool(Odd("fine"))
     assert (tool.name, tool.parameters, tool.fingerprint) == ("search", Odd("").parameters, "odd 1")
-    assert guarded(tool, max_chars=10).fingerprint == "odd 1 30s 10 characters"
-    assert not isinstance(guarded(tool).tool, Guarded)
+    assert guard_tool(tool, max_chars=10).fingerprint == "odd 1 30s 10 characters"
+    assert not isinstance(guard_tool(tool).tool, GuardedTool)
     assert tool.for_episode("small/1", 7)(query="x") == "say small/1 7"
-    assert guarded(Echo()).fingerprint == "" and guarded(Echo()).for_episode("k", 0)(query="x") == "You said x."
+    assert guard_tool(Echo()).fingerprint == "" and guard_tool(Echo()).for_episode("k", 0)(query="x") == "You said x."

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from fireact.errors import ConfigError, ProviderError  # noqa: E402
-from fireact.models.hf import HFModel, before  # noqa: E402
+from fireact.models.hf import HFModel, cut_at_stop  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
 from fireact.types import Message  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -124,5 +124,5 @@ def test_a_prompt_beyond_the_context_is_refused(lm: HFModel) -> None:
 
 
 def test_before_cuts_at_the_first_stop_string() -> None:
-    assert before("one two three", ["three", "two"]) == "one "
-    assert before("one", ["two"]) == "one"
+    assert cut_at_stop("one two three", ["three", "two"]) == "one "
+    assert cut_at_stop("one", ["two"]) == "one"

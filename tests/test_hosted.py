@@ -17,10 +17,18 @@ from fireact import jsonl
 from fireact.agents import load_model
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.http import Http
-from fireact.hosted.provider import Order
-from fireact.hosted.run import TuneConfig, cancel, check, expected, from_spec, row_of, tune
-from fireact.hosted.wire import WireProvider
+from fireact.hosted.http import ProviderClient
+from fireact.hosted.provider import JobRequest
+from fireact.hosted.run import (
+    TuneConfig,
+    cancel_job,
+    check_training_rows,
+    estimate_job,
+    load_provider,
+    training_row,
+    tune,
+)
+from fireact.hosted.wire import OpenAICompatibleProvider
 from fireact.progress import Progress
 from fireact.types import Action, Step, Trajectory
 from fireact.verbs import resume
@@ -46,7 +54,7 @@ def samples(n: int = 12) -> list[Trajectory]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    jsonl.write(tmp_path / "data.jsonl", (one.to_dict() for one in samples()))
+    jsonl.write_objects(tmp_path / "data.jsonl", (one.to_dict() for one in samples()))
     return str(tmp_path / "data.jsonl")
 
 
@@ -180,7 +188,7 @@ def test_a_creation_whose_reply_is_lost_is_found_again(kind: str, data: str, tmp
 def test_only_new_events_are_asked_for(data: str) -> None:
     with FakeTuning(states=("queued",) * 9) as served:
         served.create("ftjob-1", {"model": "x", "suffix": "y", "seen": 8})["seen"] = 8
-        provider = WireProvider("openai", served.url)
+        provider = OpenAICompatibleProvider("openai", served.url)
         assert [name for name, _ in provider.events("ftjob-1", ())] == [f"e{n}" for n in range(9)]
         served.asked.clear()
         assert [name for name, _ in provider.events("ftjob-1", {f"e{n}" for n in range(8)})] == ["e8"]
@@ -189,10 +197,10 @@ def test_only_new_events_are_asked_for(data: str) -> None:
 
 def test_faults_that_pass_are_tried_again() -> None:
     with FakeTuning(faults=[429, 503, 429]) as served:
-        provider = WireProvider("openai", served.url, pause=0.001)
+        provider = OpenAICompatibleProvider("openai", served.url, pause=0.001)
         assert provider.find("file-1", "nobody") is None
     with FakeTuning(faults=[500] * 10) as served:
-        provider = WireProvider("openai", served.url, pause=0.001)
+        provider = OpenAICompatibleProvider("openai", served.url, pause=0.001)
         with pytest.raises(ProviderError, match="failed 6 times"):
             provider.find("file-1", "nobody")
 
@@ -235,10 +243,10 @@ def test_a_job_is_made_once_its_file_is_read(kind: str, data: str, tmp_path: Pat
 
 
 def test_a_dated_version_of_the_api_is_asked_without_methods(data: str) -> None:
-    order, bodies = Order(model="base", name="x", epochs=2, seed=5), []
+    order, bodies = JobRequest(model="base", name="x", epochs=2, seed=5), []
     with FakeTuning() as served:
         for url in (served.url, f"{served.url}?api-version=2024-10-21"):
-            WireProvider("openai", url, pause=0.001).create("file-1", order)
+            OpenAICompatibleProvider("openai", url, pause=0.001).create("file-1", order)
             bodies.append(list(served.jobs.values())[-1])
     assert (
         bodies[0]["method"]["supervised"] == {"hyperparameters": {"n_epochs": 2}} and "hyperparameters" not in bodies[0]
@@ -259,10 +267,10 @@ def test_an_address_that_is_none_is_refused_at_once() -> None:
 
 
 def test_what_is_foreseen_of_a_file_that_would_be_rejected_is_that(tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "few.jsonl", (one.to_dict() for one in samples(4)))
-    assert expected(TuneConfig(data=str(tmp_path / "few.jsonl"), model="fireworks:x"))["samples"] == 4
+    jsonl.write_objects(tmp_path / "few.jsonl", (one.to_dict() for one in samples(4)))
+    assert estimate_job(TuneConfig(data=str(tmp_path / "few.jsonl"), model="fireworks:x"))["samples"] == 4
     with pytest.raises(DataError, match="10 at least"):
-        expected(TuneConfig(data=str(tmp_path / "few.jsonl"), model="openai:x"))
+        estimate_job(TuneConfig(data=str(tmp_path / "few.jsonl"), model="openai:x"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -270,13 +278,13 @@ def test_a_job_can_be_cancelled(kind: str, data: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with FakeTuning(kind, states=STATES[kind]) as served:
         tune(config(data, served), out)
-        assert cancel(out).status == "cancelled"
+        assert cancel_job(out).status == "cancelled"
         state = json.loads((out / "job.json").read_text())
         (out / "job.json").write_text(json.dumps({key: state[key] for key in ("name", "file")}))
-        assert cancel(out).id == state["job"]  # also one that a crash left without a note
+        assert cancel_job(out).id == state["job"]  # also one that a crash left without a note
         (out / "job.json").write_text(json.dumps({"name": "fireact-x"}))
         with pytest.raises(DataError, match="no job yet"):
-            cancel(out)
+            cancel_job(out)
 
 
 def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: Path) -> None:
@@ -302,7 +310,7 @@ def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: P
 
 def test_what_a_job_will_take_is_known_before_and_kept_within_a_budget(data: str, tmp_path: Path) -> None:
     with FakeTuning("openai") as served:
-        foreseen = expected(config(data, served, price=2.0))
+        foreseen = estimate_job(config(data, served, price=2.0))
         assert foreseen["samples"] == 12 and foreseen["cost_usd"] == pytest.approx(foreseen["tokens"] * 2e-6)
         for budget, said in (("0.0001usd", "more than the budget"), ("10tokens", "more than the budget")):
             with pytest.raises(BudgetError, match=said):
@@ -324,45 +332,47 @@ def test_a_price_that_the_provider_tells_counts(data: str, tmp_path: Path) -> No
         manifest = tune(config(data, served, budget="5usd"), tmp_path / "run")
         assert manifest["estimate"]["cost_usd"] == 4.0 and manifest["estimate"]["tokens"] == 9000
     with FakeTuning("together", states=states, price=None) as served:
-        provider = WireProvider("together", served.url, pause=0.001)
+        provider = OpenAICompatibleProvider("together", served.url, pause=0.001)
         assert (
-            provider.quote("file-1", Order(model="base", name="x")).cost is None
+            provider.quote("file-1", JobRequest(model="base", name="x")).cost is None
         )  # a price that is not told stops nobody
 
 
 def test_the_file_is_checked_before_it_is_uploaded() -> None:
-    rows = [row_of(one) for one in samples()]
-    check(rows, fewest=10)
+    rows = [training_row(one) for one in samples()]
+    check_training_rows(rows, min_samples=10)
     with pytest.raises(DataError, match="10 at least"):
-        check(rows[:9], fewest=10)
+        check_training_rows(rows[:9], min_samples=10)
     open_end = [{"messages": [*row["messages"], {"role": "user", "content": "x"}]} for row in rows]
     with pytest.raises(DataError, match="sample 1 does not end"):
-        check(open_end, fewest=10)
+        check_training_rows(open_end, min_samples=10)
     with pytest.raises(DataError, match="empty message"):
-        check([{"messages": [{"role": "user", "content": " "}, *rows[0]["messages"]]}] * 12, fewest=10)
+        check_training_rows(
+            [{"messages": [{"role": "user", "content": " "}, *rows[0]["messages"]]}] * 12, min_samples=10
+        )
 
 
 def test_a_step_that_is_not_to_be_learnt_has_no_weight() -> None:
     one = samples(1)[0]
     weighed = replace(one, steps=(replace(one.steps[0], weight=0.0), one.steps[1]))
-    turns = [message for message in row_of(weighed)["messages"] if message["role"] == "assistant"]
+    turns = [message for message in training_row(weighed)["messages"] if message["role"] == "assistant"]
     assert [turn.get("weight") for turn in turns] == [0, None]
 
 
 def test_what_follows_the_last_learned_turn_is_left_out() -> None:
     one = samples(1)[0]
     weighed = replace(one, steps=(one.steps[0], replace(one.steps[1], weight=0.0)))
-    rows = [row_of(weighed)] * 10
-    assert rows[0]["messages"] == row_of(one)["messages"][:2]
-    check(rows, fewest=10)
+    rows = [training_row(weighed)] * 10
+    assert rows[0]["messages"] == training_row(one)["messages"][:2]
+    check_training_rows(rows, min_samples=10)
 
 
 def test_of_a_run_as_collected_only_what_is_right_is_learned(tmp_path: Path) -> None:
     rows = [replace(one, scores={"em": float(at < 11)}) for at, one in enumerate(samples(12))]
-    jsonl.write(tmp_path / "collect" / "trajectories.jsonl", (one.to_dict() for one in rows))
+    jsonl.write_objects(tmp_path / "collect" / "trajectories.jsonl", (one.to_dict() for one in rows))
     for verb, count in (("collect", 11), ("mix", 12)):
         (tmp_path / "collect" / "config.toml").write_text(f'verb = "{verb}"\n')
-        assert expected(TuneConfig(data=str(tmp_path / "collect"), model="openai:x"))["samples"] == count
+        assert estimate_job(TuneConfig(data=str(tmp_path / "collect"), model="openai:x"))["samples"] == count
 
 
 def test_force_does_not_forget_a_job_that_goes_on(data: str, tmp_path: Path) -> None:
@@ -379,7 +389,7 @@ def test_force_does_not_forget_a_job_that_goes_on(data: str, tmp_path: Path) -> 
         with pytest.raises(ConfigError, match=r"job ftjob-1 of .* is running .*fireact resume .*fireact cancel"):
             tune(config(data, served), out, force=True)
         assert json.loads((out / "job.json").read_text())["job"] == "ftjob-1" and len(served.jobs) == 1
-        cancel(out)
+        cancel_job(out)
         with pytest.raises(KeyboardInterrupt):
             tune(config(data, served), out, force=True, progress=Stop())
         assert list(served.jobs) == ["ftjob-1", "ftjob-2"]
@@ -391,7 +401,7 @@ def test_the_file_that_was_uploaded_is_not_written_again(data: str, tmp_path: Pa
         before = tune(config(data, served), out)
         (out / "manifest.json").unlink()
         uploaded = (out / "training.jsonl").read_bytes()
-        jsonl.write(Path(data), (one.to_dict() for one in samples(20)))
+        jsonl.write_objects(Path(data), (one.to_dict() for one in samples(20)))
         after = resume(out)
     assert (out / "training.jsonl").read_bytes() == uploaded
     assert after["estimate"]["samples"] == before["estimate"]["samples"] == 12
@@ -400,23 +410,23 @@ def test_the_file_that_was_uploaded_is_not_written_again(data: str, tmp_path: Pa
 @pytest.mark.parametrize(("kind", "variable"), [("together", "TOGETHER_API_KEY"), ("fireworks", "FIREWORKS_API_KEY")])
 def test_keys_and_specs(kind: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=variable):
-        from_spec(f"{kind}:llama")
+        load_provider(f"{kind}:llama")
     with pytest.raises(ConfigError, match="openai, together, fireworks"):
-        from_spec("acme:llama")
+        load_provider("acme:llama")
     monkeypatch.setenv(variable, "sk-secret")
-    provider, model = from_spec(f"{kind}:llama")
+    provider, model = load_provider(f"{kind}:llama")
     assert model == "llama" and "secret" not in str(vars(provider)) + str(vars(provider._http))  # type: ignore[attr-defined]
 
 
 def test_azure_is_reached_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-for-azure")
     with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY"):
-        from_spec("openai:gpt-4.1@https://mine.openai.azure.com/openai/v1")
+        load_provider("openai:gpt-4.1@https://mine.openai.azure.com/openai/v1")
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "sk-azure")
-    headers = Http("https://mine.openai.azure.com/openai/v1")._client.headers
+    headers = ProviderClient("https://mine.openai.azure.com/openai/v1")._client.headers
     assert headers["api-key"] == "sk-azure" and "authorization" not in headers
     with FakeTuning() as served:
-        WireProvider("openai", f"{served.url}?api-version=2025-04-01-preview").find("file-1", "nobody")
+        OpenAICompatibleProvider("openai", f"{served.url}?api-version=2025-04-01-preview").find("file-1", "nobody")
         assert served.asked == ["GET fine_tuning/jobs?api-version=2025-04-01-preview&limit=100"]
 
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from fake_tuning import FakeTuning
 from fireact.errors import DataError, FireactError, ProviderError
-from fireact.hosted.provider import Job, Order, Provider
-from fireact.hosted.run import cancel, from_spec, tune
-from fireact.hosted.wire import WireProvider
+from fireact.hosted.provider import Job, JobRequest, Provider
+from fireact.hosted.run import cancel_job, load_provider, tune
+from fireact.hosted.wire import OpenAICompatibleProvider
 from fireact.verbs import resume
 from test_hosted import KINDS, STATES, config, data, short  # noqa: F401
 
-ORDER = Order(model="base", name="fireact-1", epochs=2)
+ORDER = JobRequest(model="base", name="fireact-1", epochs=2)
 WORDS = st.sampled_from(
     ["id", "data", "status", "error", "has_more", "name", "state", "message", "training_file", "suffix", "jobProgress"]
 )
@@ -80,13 +80,15 @@ def account(short: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
 
 
 def provider(kind: str, said: _Says) -> Provider:
-    return from_spec(f"{kind}:base@http://127.0.0.1:{said.server.server_address[1]}/v1", pause=0.0)[0]
+    return load_provider(f"{kind}:base@http://127.0.0.1:{said.server.server_address[1]}/v1", pause=0.0)[0]
 
 
 def asked(one: Provider, file: Path) -> Iterator[Any]:
     """What each request of a run gives."""
     for request in (
-        lambda: one.upload(file, ORDER.name) if isinstance(one, WireProvider) else "",  # Fireworks' waits for readiness
+        lambda: (
+            one.upload(file, ORDER.name) if isinstance(one, OpenAICompatibleProvider) else ""
+        ),  # Fireworks' waits for readiness
         lambda: one.quote("file-1", ORDER),
         lambda: one.create("file-1", ORDER),
         lambda: one.find("file-1", ORDER.name),
@@ -138,7 +140,7 @@ def test_a_torn_note_of_the_job_is_said_and_nothing_is_ordered(left: str, data: 
         tune(config(data, served), out)
         (out / "manifest.json").unlink()
         (out / "job.json").write_text(left)
-        for again in (resume, cancel):
+        for again in (resume, cancel_job):
             with pytest.raises(DataError, match=r"cannot read .*job\.json .*Look the job up"):
                 again(out)
         assert len(served.jobs) == len(served.files) == 1

@@ -18,7 +18,7 @@ from fireact.types import Example
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.improvement import ImproveConfig, expected, improve
+from fireact.improvement import ImproveConfig, estimate_improvement, improve
 from fireact.store import read_config, read_manifest, read_trajectories
 from fireact.training.run import TrainConfig, train
 from fireact.verbs import resume
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         replace(trajectory(at), task="small", example=Example(f"train-{at}", f"train Question {at}?", "a"))
         for at in range(4)
     ]
-    jsonl.write(folder / "data.jsonl", (row.to_dict() for row in rows))
+    jsonl.write_objects(folder / "data.jsonl", (row.to_dict() for row in rows))
     student = str(tiny_model(folder / "student"))
     train(TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=RECIPE), folder / "train")
     return folder / "train"
@@ -110,12 +110,12 @@ def test_what_cannot_be_improved_is_said_before_anything_is_run(run: Path, tmp_p
 
 def test_a_merged_export_is_said_to_have_no_data(run: Path, tmp_path: Path) -> None:
     """By doctor --serve and by improve, in words."""
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
     from fireact.serving.export import ExportConfig, export
 
     export(ExportConfig(run=str(run)), tmp_path / "merged")
     with pytest.raises(ConfigError, match=f"no training data .* fireact doctor {run} --serve"):
-        conformance(str(tmp_path / "merged"))
+        check_conformance(str(tmp_path / "merged"))
     with pytest.raises(ConfigError, match="was made by export"):
         improve(settings(tmp_path / "merged"), tmp_path / "d")
 
@@ -141,7 +141,7 @@ def test_what_a_mixture_held_out_measures_every_round(run: Path, tmp_path: Path)
 
 
 def test_data_that_a_round_would_lose_are_refused(run: Path, tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "data.jsonl", (replace(trajectory(at), scores={}).to_dict() for at in range(3)))
+    jsonl.write_objects(tmp_path / "data.jsonl", (replace(trajectory(at), scores={}).to_dict() for at in range(3)))
     student = str(run.parent / "student")
     train(TrainConfig(data=str(tmp_path / "data.jsonl"), student=student, recipe=RECIPE), tmp_path / "train")
     with pytest.raises(ConfigError, match="3 of the 3 trajectories that the run was trained on"):
@@ -162,7 +162,7 @@ def test_a_round_without_a_success_trains_nothing(run: Path, tmp_path: Path) -> 
 
 
 def test_a_dry_run_counts_the_questions(run: Path) -> None:
-    found = expected(settings(run))
+    found = estimate_improvement(settings(run))
     assert {"start": 4, "questions_a_round": 2, "tries_a_round": 4, "measured_on": 2}.items() <= found.items()
 
 
@@ -175,7 +175,7 @@ def test_data_that_are_gone_or_hold_what_is_measured_are_said_at_once(run: Path,
     with pytest.raises(DataError, match=r"there is no .*data\.jsonl"):
         improve(settings(moved), tmp_path / "a")
     leaked = replace(trajectory(1), example=Example("other", "DEV question 1?", "a"))
-    jsonl.write(tmp_path / "data.jsonl", [leaked.to_dict()])
+    jsonl.write_objects(tmp_path / "data.jsonl", [leaked.to_dict()])
     with pytest.raises(ConfigError, match="trained on 1 of the 2 dev questions"):
         improve(settings(moved), tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fireact.errors import BudgetError, ConfigError
-from fireact.models.limits import Amount, Budget, RateLimit
-from fireact.models.prices import price_of
+from fireact.models.limits import Budget, BudgetAmount, RateLimit
+from fireact.models.prices import find_price
 from fireact.types import Usage
 
 
@@ -59,18 +59,18 @@ def test_what_a_call_took_takes_the_place_of_what_was_expected() -> None:
     [("5usd", 5, "usd"), ("$2.50", 2.5, "usd"), ("200_000tokens", 200000, "tokens"), (" 10 calls ", 10, "calls")],
 )
 def test_budgets_are_read(text: str, value: float, unit: str) -> None:
-    assert Amount.parse(text) == Amount(value, unit)
+    assert BudgetAmount.parse(text) == BudgetAmount(value, unit)
 
 
 @pytest.mark.parametrize("text", ["", "5", "usd", "-5usd", "5eur", "$5tokens", "1e3usd"])
 def test_a_budget_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="200000tokens"):
-        Amount.parse(text)
+        BudgetAmount.parse(text)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=60), st.integers(1, 500))
 def test_a_budget_is_never_passed(calls: list[tuple[int, int]], limit: int) -> None:
-    budget = Budget(Amount(limit, "tokens"))
+    budget = Budget(BudgetAmount(limit, "tokens"))
     for worst, used in calls:
         try:
             share = budget.reserve(Usage(1, worst, 0, 0))
@@ -81,7 +81,7 @@ def test_a_budget_is_never_passed(calls: list[tuple[int, int]], limit: int) -> N
 
 
 def test_threads_wait_for_what_is_reserved_and_use_what_is_given_back() -> None:
-    budget = Budget(Amount(100, "tokens"))
+    budget = Budget(BudgetAmount(100, "tokens"))
     gate = threading.Barrier(4)
 
     def call(_: int) -> bool:
@@ -100,17 +100,17 @@ def test_threads_wait_for_what_is_reserved_and_use_what_is_given_back() -> None:
 
 def test_known_prices_come_from_the_package_and_unknown_ones_are_said() -> None:
     usage = Usage(1, 1_000_000, 0, 0)
-    known = price_of("gpt-4o", "https://api.openai.com/v1")
-    assert known.known and 0 < (known.cost(usage) or 0) < 100
+    known = find_price("gpt-4o", "https://api.openai.com/v1")
+    assert known.is_known and 0 < (known.cost(usage) or 0) < 100
     assert (known.cost(Usage(1, 1_000_000, 1_000_000, 0)) or 0) < (known.cost(usage) or 0)
     for model, url in (("gpt-4o", "http://127.0.0.1:8000/v1"), ("no-such-model", "https://api.openai.com/v1")):
-        assert not price_of(model, url).known
+        assert not find_price(model, url).is_known
 
 
 def test_the_user_s_own_table_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.toml").write_text('[prices."gpt-4o"]\ninput_per_million = 7\noutput_per_million = 0\n')
     monkeypatch.setenv("FIREACT_PRICES", str(tmp_path / "p.toml"))
-    assert price_of("gpt-4o", "http://127.0.0.1/v1").cost(Usage(1, 1_000_000, 5, 9)) == 7.0
+    assert find_price("gpt-4o", "http://127.0.0.1/v1").cost(Usage(1, 1_000_000, 5, 9)) == 7.0
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_the_user_s_own_table_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_wrong_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(ConfigError, match="prices"):
-        price_of("m", "http://127.0.0.1/v1", table=tmp_path / "p.toml")
+        find_price("m", "http://127.0.0.1/v1", table=tmp_path / "p.toml")

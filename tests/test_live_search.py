@@ -16,8 +16,8 @@ import pytest
 
 from fireact import names
 from fireact.errors import ConfigError, FireactError, ProviderError
-from fireact.tools.live import SerpAPI, Wikipedia, extracted
-from fireact.tools.web import MAX_BYTES, Service
+from fireact.tools.live import SerpAPI, Wikipedia, extract_snippet
+from fireact.tools.web import MAX_BYTES, WebService
 
 KEY = "secret-key-123"
 ORGANIC = {
@@ -87,8 +87,8 @@ def says(value: Any) -> Reply:
     return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
-def service(url: str, **options: Any) -> Service:
-    return Service("SerpAPI", url, **{"back_off": 0.01, "seconds": 2.0, **options})
+def service(url: str, **options: Any) -> WebService:
+    return WebService("SerpAPI", url, **{"back_off": 0.01, "seconds": 2.0, **options})
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def service(url: str, **options: Any) -> Service:
     ],
 )
 def test_the_order_of_extraction_is_that_of_the_released_code(found: dict[str, Any], expected: str | None) -> None:
-    assert extracted(found) == expected
+    assert extract_snippet(found) == expected
 
 
 def test_serpapi_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_serpapi_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(answer) as (url, seen):
         monkeypatch.setenv("SERPAPI_API_KEY", KEY)
         monkeypatch.setenv("SERPAPI_BASE_URL", url)
-        tool = names.build("tool", "serpapi")
+        tool = names.build_plugin("tool", "serpapi")
         assert tool(query="capital of Norway & more") == "Oslo is the capital."
         assert tool(query="nothing") == "No results found for 'nothing'."
         assert tool(query=" ") == "No results found for ' '." and len(seen) == 2
@@ -131,12 +131,12 @@ def test_serpapi_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_missing_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SERPAPI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="SERPAPI_API_KEY"):
-        names.build("tool", "serpapi")
+        names.build_plugin("tool", "serpapi")
     monkeypatch.setenv("WIKIPEDIA_BASE_URL", "file:///etc/passwd")
     with pytest.raises(ConfigError, match="not http"):
-        names.build("tool", "wikipedia")
+        names.build_plugin("tool", "wikipedia")
     with pytest.raises(ConfigError, match="nothing after a colon"):
-        names.build("tool", "wikipedia:de")
+        names.build_plugin("tool", "wikipedia:de")
 
 
 def test_wikipedia_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_wikipedia_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with served(answer) as (url, seen):
         monkeypatch.setenv("WIKIPEDIA_BASE_URL", url)
-        tool = names.build("tool", "wikipedia")
+        tool = names.build_plugin("tool", "wikipedia")
         assert tool(query="capital of Norway") == "Oslo: It is the capital of Norway."
         assert tool(query="nothing") == "No results found for 'nothing'."
         assert tool(query="odd") == "No results found for 'odd'."

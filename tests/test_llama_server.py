@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from fireact.models.hf import merged_student
+    from fireact.models.hf import load_merged_student
     from fireact.serving.gguf import write_gguf
 
     path = tmp_path_factory.mktemp("gguf") / "smollm2.gguf"
-    model, tokenizer = merged_student("smollm2-135m", None)
+    model, tokenizer = load_merged_student("smollm2-135m", None)
     write_gguf(model, tokenizer, path, name="smollm2")
     with llama_server(path) as served:
         yield f"{served}/v1"
@@ -41,9 +41,9 @@ def test_trajectories_are_collected_from_it(url: str, tmp_path: Path) -> None:
     plan = {"geo-hop/react": 1, "geo-hop/io": 1}
     config = CollectConfig(plan=plan, teacher=f"openai:smollm2@{url}", workers=2, repairs=0)
     manifest = collect(config, tmp_path / "run")
-    rows = list(jsonl.read(tmp_path / "run" / "trajectories.jsonl"))
+    rows = list(jsonl.read_objects(tmp_path / "run" / "trajectories.jsonl"))
     assert len(rows) == 2 and all(row["steps"] and row["stop"] != "error" for row in rows)
     assert manifest["usage"]["calls"] >= 2 and manifest["usage"]["cost"] is None
     collect(CollectConfig(plan=plan, teacher=f"replay:{tmp_path / 'run'}", repairs=0), tmp_path / "again")
-    again = list(jsonl.read(tmp_path / "again" / "trajectories.jsonl"))
+    again = list(jsonl.read_objects(tmp_path / "again" / "trajectories.jsonl"))
     assert [row["steps"] for row in again] == [row["steps"] for row in rows]

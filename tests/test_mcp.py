@@ -26,7 +26,7 @@ from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.react import ReActRenderer
-from fireact.tools.mcp import MAX_LETTERS, MCPTool, connect, parse, safe_name
+from fireact.tools.mcp import MAX_CHARS, MCPTool, connect_server, parse_target, safe_name
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")
 COMMAND = shlex.join([sys.executable, str(SCRIPT)])
@@ -34,7 +34,7 @@ Tools = dict[str, MCPTool]
 
 
 def built(spec: str) -> Tools:
-    return {tool.name: tool for tool in names.build("tool", spec)}
+    return {tool.name: tool for tool in names.build_plugin("tool", spec)}
 
 
 def gone(pid: int) -> bool:
@@ -106,7 +106,7 @@ def test_what_tools_say(tools: Tools) -> None:
     assert tools["add"](a=1, b=2) == "3"
     assert tools["square_of"](number="4") == "16"
     assert tools["picture"](size=3) == "see\n[image image/png]\na note"
-    assert tools["many"](letters=MAX_LETTERS + 7) == "x" * MAX_LETTERS + " [... 7 letters more]"
+    assert tools["many"](letters=MAX_CHARS + 7) == "x" * MAX_CHARS + " [... 7 letters more]"
     assert tools["many"](letters=0) == "(no output)"
 
 
@@ -144,7 +144,7 @@ def test_the_program_is_started_once_and_ends_with_its_tools(tmp_path: Path, mon
 def test_the_program_ends_with_this_one(last: str) -> None:
     code = (
         "import sys, threading, time; from fireact import names\n"
-        "tools = {tool.name: tool for tool in names.build('tool', sys.argv[1])}\n"
+        "tools = {tool.name: tool for tool in names.build_plugin('tool', sys.argv[1])}\n"
         "def slow():\n    try: tools['slow'](seconds=9)\n    except Exception: pass\n"
         f"print(tools['now'](), flush=True)\n{last}"
     )
@@ -155,7 +155,7 @@ def test_the_program_ends_with_this_one(last: str) -> None:
 def test_a_killed_parent_takes_the_program_with_it() -> None:
     code = (
         "import sys, time; from fireact import names\n"
-        "tools = {tool.name: tool for tool in names.build('tool', sys.argv[1])}\n"
+        "tools = {tool.name: tool for tool in names.build_plugin('tool', sys.argv[1])}\n"
         "print(tools['now'](), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, f"mcp:{COMMAND}"], stdout=subprocess.PIPE, text=True) as parent:
@@ -276,13 +276,13 @@ def test_the_program_sees_the_variables_that_were_named_and_no_others(monkeypatc
 )
 def test_what_cannot_be_used_is_said(spec: str, kind: type[FireactError], said: str) -> None:
     with pytest.raises(kind) as caught:
-        names.build("tool", f"mcp:{spec}")
+        names.build_plugin("tool", f"mcp:{spec}")
     assert said in str(caught.value) and "hush-hush" not in str(caught.value)
 
 
 def test_a_wrong_path_of_a_server(port: int, http: Tools) -> None:
     with pytest.raises(ProviderError, match="Not Found"):
-        names.build("tool", f"mcp:http://127.0.0.1:{port}/wrong")
+        names.build_plugin("tool", f"mcp:http://127.0.0.1:{port}/wrong")
 
 
 CLASHING = """
@@ -301,7 +301,7 @@ def test_names_that_clash_are_refused(own: list[str], said: str, tmp_path: Path)
     script = tmp_path / "clash.py"
     script.write_text(CLASHING.format(names=own).replace("lambda x: x", "lambda: 'x'"))
     with pytest.raises(ConfigError) as caught:
-        names.build("tool", f"mcp:{shlex.join([sys.executable, str(script)])}")
+        names.build_plugin("tool", f"mcp:{shlex.join([sys.executable, str(script)])}")
     assert said in str(caught.value)
 
 
@@ -314,17 +314,17 @@ def test_every_safe_name_is_one_that_an_action_carries(name: str) -> None:
 @given(st.text(max_size=60))
 def test_every_spec_is_read_or_refused(spec: str) -> None:
     try:
-        target = parse(spec)
+        target = parse_target(spec)
     except ConfigError:
         return
     assert bool(target.command) != bool(target.url)
 
 
 def test_options_stand_before_the_command() -> None:
-    target = parse("env=PATH,env=HOME,timeout=2.5,only=add cat --env=x 'two words'")
+    target = parse_target("env=PATH,env=HOME,timeout=2.5,only=add cat --env=x 'two words'")
     assert target.env == ("PATH", "HOME") and target.timeout == 2.5 and target.only == ("add",)
     assert target.command == ("cat", "--env=x", "two words")
-    assert parse("https://host/mcp?env=x").url == "https://host/mcp?env=x"
+    assert parse_target("https://host/mcp?env=x").url == "https://host/mcp?env=x"
 
 
 def test_an_agent_uses_them_in_text(stdio: Tools) -> None:
@@ -364,7 +364,7 @@ def test_load_tools_takes_them_beside_others() -> None:
 
 
 def test_a_python_caller_has_the_same() -> None:
-    tools = connect(parse(COMMAND))
+    tools = connect_server(parse_target(COMMAND))
     assert tools[0](a=2, b=2) == "4"
     tools[0].close()
 

@@ -118,7 +118,7 @@ def test_reflexion_reflects_over_native_calls() -> None:
 
 OWN = '''
 from dataclasses import dataclass
-from fireact.methods.react import act
+from fireact.methods.react import execute_action
 from fireact.render.react import STOP, ReActRenderer
 
 
@@ -133,7 +133,7 @@ class SearchFirst:
 
     def run(self, question, lm, tools, seed):
         renderer = ReActRenderer()
-        steps = [act(renderer.parse(f"Thought: Look it up.\\\\nAction: search[{question}]"), tools)]
+        steps = [execute_action(renderer.parse(f"Thought: Look it up.\\\\nAction: search[{question}]"), tools)]
         yield steps[0]
         yield renderer.parse(lm.complete(renderer.prompt(question, steps), stop=STOP, seed=seed).text)
 '''.replace("\\\\n", "\\n")
@@ -164,8 +164,8 @@ def test_the_gold_answer_never_reaches_a_method() -> None:
 
 
 def test_several_parameters_are_shown_as_the_json_that_is_wanted() -> None:
-    from fireact.render.prompts import instructions
+    from fireact.render.prompts import method_instructions
 
     add = replace(Echo(), name="add", parameters={"properties": {"a": {}, "b": {}}})
-    shown = instructions("react", {"add": add, "search": Echo()})
+    shown = method_instructions("react", {"add": add, "search": Echo()})
     assert '- add[{"a": ..., "b": ...}]: ' in shown and "- search[query]: " in shown

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from fakes import trajectory
 from fireact import jsonl
-from fireact.data import Dataset, MixConfig, mix, predicate, read_mixture, shipped
-from fireact.data.lines import blocks, entries, in_order
-from fireact.data.selection import shares
-from fireact.data.sources import is_own
-from fireact.data.steps import weighed
+from fireact.data import Dataset, MixConfig, list_mixtures, mix, predicate, read_mixture
+from fireact.data.lines import map_in_order, read_entries, split_into_blocks
+from fireact.data.selection import apportion_rows
+from fireact.data.sources import is_trajectory_file
+from fireact.data.steps import weigh_bad_steps
 from fireact.errors import ConfigError, DataError
-from fireact.formats.read import reader_of
-from fireact.formats.source import open_source
+from fireact.formats.read import find_reader
+from fireact.formats.source import open_source_file
 from fireact.render.react import ReActRenderer
 from fireact.store import read_trajectories
 from fireact.types import Action, Step, Trajectory
@@ -45,7 +45,7 @@ def many(n: int = 60) -> list[Trajectory]:
 
 
 def write(path: Path, rows: list[Trajectory]) -> str:
-    jsonl.write(path, (row.to_dict() for row in rows))
+    jsonl.write_objects(path, (row.to_dict() for row in rows))
     return str(path)
 
 
@@ -99,9 +99,9 @@ def test_lines_are_copied_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_proportions() -> None:
-    assert shares({"a": 2, "b": 1}, {"a": 10, "b": 100}, None) == {"a": 10, "b": 5}
-    assert shares({"a": 1, "b": 1, "c": 1}, {"a": 5, "b": 5, "c": 5}, 10) == {"a": 4, "b": 3, "c": 3}
-    assert shares({"a": 1}, {}, None) == {"a": 0}
+    assert apportion_rows({"a": 2, "b": 1}, {"a": 10, "b": 100}, None) == {"a": 10, "b": 5}
+    assert apportion_rows({"a": 1, "b": 1, "c": 1}, {"a": 5, "b": 5, "c": 5}, 10) == {"a": 4, "b": 3, "c": 3}
+    assert apportion_rows({"a": 1}, {}, None) == {"a": 0}
 
 
 @given(
@@ -110,10 +110,10 @@ def test_proportions() -> None:
     st.integers(1, 200),
 )
 def test_proportions_add_up_and_fit(weights: dict[str, float], there: dict[str, int], n: int) -> None:
-    exact = shares(weights, there, n)
+    exact = apportion_rows(weights, there, n)
     assert sum(exact.values()) == n
     assert all(abs(exact[name] - n * weight / sum(weights.values())) < 1 + 1e-6 for name, weight in weights.items())
-    assert all(count <= there.get(name, 0) for name, count in shares(weights, there, None).items())
+    assert all(count <= there.get(name, 0) for name, count in apportion_rows(weights, there, None).items())
 
 
 def test_weights_sizes_balance_and_scaling(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_bad_steps_are_kept_but_not_learned(tmp_path: Path) -> None:
     assert [message.train for message in messages if message.role == "assistant"] == [0, 1, 0, 0, 0, 0, 1]
     same = ReActRenderer().sample(recovered())
     assert [message.content for message in messages] == [message.content for message in same]
-    assert Dataset((recovered(),)).weigh_bad(0).trajectories == (weighed(recovered(), 0),)
+    assert Dataset((recovered(),)).weigh_bad(0).trajectories == (weigh_bad_steps(recovered(), 0),)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_filters_compose_in_python() -> None:
 
 def test_too_few_names_every_shortfall(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"hop/react: 90 .* 16 there, 74 short; yesno/cot: 70 .*where correct: 60 -> 40"
+        ConfigError, match=r"hop/react: 90 .* 16 available, 74 short; yesno/cot: 70 .*where correct: 60 -> 40"
     ):
         mixed(tmp_path, many(), take={"hop/react": 90, "yesno/cot": 70})
-    with pytest.raises(ConfigError, match="41 trajectories asked for, 40 there"):
+    with pytest.raises(ConfigError, match="41 trajectories requested, 40 available"):
         mixed(tmp_path, many(), n=41)
     with pytest.raises(ConfigError, match=r"no trajectories of hop/io are left. There are: hop/cot"):
         mixed(tmp_path, many(), weights={"hop/io": 1})
@@ -245,20 +245,20 @@ def test_a_bad_line_is_named_and_skipped_only_on_request(bad: str, tmp_path: Pat
 
 def test_processes_change_nothing(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", many(400))
-    every = blocks(Path(source), size=5000)
-    assert len(every) > 10 and sum(len(list(entries(block))) for block in every) == 400
+    every = split_into_blocks(Path(source), size=5000)
+    assert len(every) > 10 and sum(len(list(read_entries(block))) for block in every) == 400
     work = [(block,) for block in every]
-    assert list(in_order(_names, work, workers=2)) == list(in_order(_names, work, workers=1))
-    assert [name for part in in_order(_names, work, workers=2) for name in part] == keys(Path(source))
+    assert list(map_in_order(_names, work, workers=2)) == list(map_in_order(_names, work, workers=1))
+    assert [name for part in map_in_order(_names, work, workers=2) for name in part] == keys(Path(source))
 
 
 def _names(block: Any) -> list[str]:
-    return [entry.sound.key for entry in entries(block)]
+    return [entry.sound.key for entry in read_entries(block)]
 
 
 def test_a_killed_process_is_said() -> None:
     with pytest.raises(DataError, match="was killed"):
-        list(in_order(_die, [(1,), (2,), (3,)], workers=2))
+        list(map_in_order(_die, [(1,), (2,), (3,)], workers=2))
 
 
 def _die(_: int) -> None:
@@ -272,7 +272,7 @@ def test_the_history_goes_on(tmp_path: Path) -> None:
     assert Dataset.read(tmp_path / "again").history[:-1] == tuple(again["history"])
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_mixtures())
 def test_the_papers_mixtures(name: str, tmp_path: Path) -> None:
     sizes = {
         "paper-hotpotqa": 500, "paper-react-cot": 687, "paper-react-reflexion": 547,
@@ -370,10 +370,10 @@ def test_bad_lines_among_the_first_do_not_hide_that_a_file_is_ours(tmp_path: Pat
     own = json.dumps(trajectory(1).to_dict())
     for first in ('{"hello": 1}', '{"task": "torn'):
         (tmp_path / "a.jsonl").write_text(f"{first}\n{own}\n")
-        assert is_own(tmp_path / "a.jsonl")
-        assert reader_of(open_source(tmp_path / "a.jsonl", skip=True)).name == "fireact"
+        assert is_trajectory_file(tmp_path / "a.jsonl")
+        assert find_reader(open_source_file(tmp_path / "a.jsonl", skip=True)).name == "fireact"
     (tmp_path / "b.jsonl").write_text('{"instruction": "q", "output": "Action: finish[a]"}\n')
-    assert not is_own(tmp_path / "b.jsonl")
+    assert not is_trajectory_file(tmp_path / "b.jsonl")
 
 
 def test_a_source_that_is_named_twice_is_said_to_be(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_source_that_is_named_twice_is_said_to_be(tmp_path: Path) -> None:
     [
         ("steps", "'steps' has a value: compare it"),
         ("meta.hops", "'meta.hops' has a value"),
-        ("correct=1", "'correct' holds or does not"),
+        ("correct=1", "'correct' is true or false"),
         ("corect", "there is no 'corect', but 'correct'"),
         ("step<=3", "there is no 'step', but 'steps'"),
         ("qqq", "there is no 'qqq'. Known: .*difficulty, meta.NAME"),

@@ -25,7 +25,16 @@ from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
 from fireact.store import read_trajectories
-from fireact.tools.noise import INJECTIONS, KINDS, TIMED_OUT, NoisyTool, disturb, for_episode, from_name, parse
+from fireact.tools.noise import (
+    INJECTIONS,
+    KINDS,
+    TIMED_OUT,
+    NoisyTool,
+    disturb_tool,
+    for_episode,
+    from_name,
+    parse_noise,
+)
 from fireact.types import Limits, Method, Observation, Tool, Trajectory
 
 ALL = ",".join(f"{kind}=0.1" for kind in KINDS)
@@ -47,7 +56,7 @@ def several() -> list[Tool]:
 
 
 def noisy(settings: str, tool: Tool | None = None) -> NoisyTool:
-    return disturb(tool or Library(), parse(settings))
+    return disturb_tool(tool or Library(), parse_noise(settings))
 
 
 def calls(tool: Tool, n: int, *, key: str = "small/1", seed: int = 0) -> list[str]:
@@ -213,11 +222,11 @@ def test_specs_wrap_any_tool_and_each_of_several() -> None:
     (one,) = from_name("none=0.5,seed=3:test_noise:library")
     assert isinstance(one, NoisyTool) and one.name == "search" and one.settings.seed == 3
     assert list(load_tools(["noise:none=0.5:test_noise:several"])) == ["one", "two"]
-    assert "noise" in names.known("tool")
+    assert "noise" in names.known_names("tool")
 
 
 def test_search_answers_with_its_own_pages() -> None:
-    (tool,) = names.build("tool", "noise:random=0.5,wrong_page=0.5:search")
+    (tool,) = names.build_plugin("tool", "noise:random=0.5,wrong_page=0.5:search")
     found = [for_episode(tool, str(key), 0)(query="Economy of Norway") for key in range(20)]
     assert all(": " in text and not text.startswith("Economy of Norway") for text in found)
     assert any(
@@ -273,7 +282,7 @@ def test_wrong_settings_are_said(spec: str, message: str) -> None:
 @given(st.text(max_size=40))
 def test_every_setting_is_read_or_refused(text: str) -> None:
     try:
-        settings = parse(text)
+        settings = parse_noise(text)
     except ConfigError:
         return
     assert 0 <= sum(settings.probabilities.values()) <= 1 + 1e-9
@@ -289,9 +298,10 @@ def test_a_noisy_tool_belongs_to_an_episode() -> None:
 
 
 def test_the_fingerprint_names_noise_and_tool() -> None:
-    search = names.build("tool", "search")
+    search = names.build_plugin("tool", "search")
     prints = [
-        disturb(search, parse(text)).fingerprint for text in ("none=0.5", "none=0.4", "timeout=0.5", "none=0.5,seed=1")
+        disturb_tool(search, parse_noise(text)).fingerprint
+        for text in ("none=0.5", "none=0.4", "timeout=0.5", "none=0.5,seed=1")
     ]
     assert len(set(prints)) == 4 and all(text.endswith(search.fingerprint) for text in prints)
 

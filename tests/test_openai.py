@@ -16,10 +16,10 @@ from fireact import jsonl
 from fireact.cache import CallCache
 from fireact.collection import CollectConfig, collect
 from fireact.errors import BudgetError, ConfigError, ProviderError
-from fireact.models.fake_endpoint import FakeEndpoint, Fault, Reply
-from fireact.models.keys import OTHERS
-from fireact.models.limits import Amount, Endpoint
-from fireact.models.openai import OpenAIModel, from_name, read_reply, wire
+from fireact.models.fake_endpoint import FakeEndpoint, FakeReply, Fault
+from fireact.models.keys import KEY_VARIABLES
+from fireact.models.limits import BudgetAmount, Endpoint
+from fireact.models.openai import OpenAIModel, from_name, messages_to_wire, read_reply
 from fireact.models.scripted import Expert
 from fireact.types import Action, Message
 from fireact.verbs import resume
@@ -33,7 +33,7 @@ output_per_million = 2000.0
 """
 
 
-def expert(request: Mapping[str, Any]) -> Reply:
+def expert(request: Mapping[str, Any]) -> FakeReply:
     """The scripted expert behind an endpoint."""
     messages = [Message(one["role"], one["content"]) for one in request["messages"]]
     return Expert().complete(messages).text
@@ -172,7 +172,9 @@ def test_native_calls_go_both_ways() -> None:
         offered = served.requests[0]["tools"][0]["function"]
     assert done.text == "look" and offered["name"] == "search" and offered["parameters"]["type"] == "object"
     assert done.calls == (Action("search", {"query": "é"}), Action("search", {"input": "not json"}))
-    sent = wire([*ASK, Message("assistant", "look", calls=done.calls), Message("tool", "1"), Message("tool", "2")])
+    sent = messages_to_wire(
+        [*ASK, Message("assistant", "look", calls=done.calls), Message("tool", "1"), Message("tool", "2")]
+    )
     assert (
         [one["id"] for one in sent[1]["tool_calls"]]
         == [one["tool_call_id"] for one in sent[2:]]
@@ -211,12 +213,12 @@ def test_words_are_heard_as_they_come_and_no_stop_string_among_them() -> None:
     heard: list[str] = []
     with FakeEndpoint(lambda request: "one two three STOP four") as served:
         lm = model(served)
-        done = lm.complete(ASK, heard=heard.append)
+        done = lm.complete(ASK, on_delta=heard.append)
         assert "".join(heard) == done.text == "one two three STOP four" and len(heard) > 2
         assert done.usage.completion_tokens == 5 and done.finish == "stop"
         heard.clear()
         lm._refused["stop"] = None  # a server that ignores stop strings
-        assert lm.complete(ASK, stop=("STOP four", " three ST"), heard=heard.append).text == "one two"
+        assert lm.complete(ASK, stop=("STOP four", " three ST"), on_delta=heard.append).text == "one two"
         assert "".join(heard) == "one two"
 
 
@@ -224,14 +226,14 @@ def test_a_stream_that_is_cut_is_not_told_twice() -> None:
     heard: list[str] = []
     with FakeEndpoint(lambda request: "one two three four", faults=[Fault(cut=True)]) as served:
         with pytest.raises(ProviderError, match="the stream was cut"):
-            model(served).complete(ASK, heard=heard.append)
+            model(served).complete(ASK, on_delta=heard.append)
         assert "".join(heard).startswith("one") and len(served.requests) == 1
     with FakeEndpoint(lambda request: "one two", faults=[Fault(status=500)]) as served:
-        assert model(served).complete(ASK, heard=heard.append).text == "one two"  # nothing was told: tried again
+        assert model(served).complete(ASK, on_delta=heard.append).text == "one two"  # nothing was told: tried again
 
 
 def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*OTHERS.values(), "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in (*KEY_VARIABLES.values(), "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for spec, name in (
         ("gpt-4o", "OPENAI_API_KEY"),
@@ -277,7 +279,7 @@ def test_a_run_over_http_equals_the_expert_s_own(tmp_path: Path) -> None:
     with FakeEndpoint(expert, faults=[Fault(status=500), Fault(cut=True)]) as served:
         manifest = collect(config(served), tmp_path / "http")
     collect(CollectConfig(plan={"geo-hop/react": 6}), tmp_path / "here")
-    rows, own = (list(jsonl.read(tmp_path / name / "trajectories.jsonl")) for name in ("http", "here"))
+    rows, own = (list(jsonl.read_objects(tmp_path / name / "trajectories.jsonl")) for name in ("http", "here"))
     assert [row["steps"] for row in rows] == [row["steps"] for row in own]
     assert manifest["usage"]["cost"] is None and rows[0]["model"] == "openai:fake"
 
@@ -287,14 +289,14 @@ def test_no_call_is_paid_twice(tmp_path: Path) -> None:
         settings = config(served)
         with pytest.raises(ProviderError, match="ended in a fault"):
             collect(settings, tmp_path / "run")
-    rows = list(jsonl.read(tmp_path / "run" / "trajectories.jsonl"))
+    rows = list(jsonl.read_objects(tmp_path / "run" / "trajectories.jsonl"))
     faults = [row for row in rows if row["stop"] == "error"]
     assert faults and all(row["scores"] == {} for row in faults)
     asked = {json.dumps(request["messages"]) for request in served.requests[:8]}
     with FakeEndpoint(expert, port=int(served.url.split(":")[2].split("/")[0])) as again:
         collect(config(again), tmp_path / "run")
         assert not asked & {json.dumps(request["messages"]) for request in again.requests}
-    assert len(list(jsonl.read(tmp_path / "run" / "trajectories.jsonl"))) == 6
+    assert len(list(jsonl.read_objects(tmp_path / "run" / "trajectories.jsonl"))) == 6
 
 
 @pytest.mark.parametrize("budget", ["7calls", "3000tokens", "2.5usd"])
@@ -304,12 +306,12 @@ def test_a_budget_is_never_passed_and_what_was_paid_for_is_kept(budget: str, tmp
     with FakeEndpoint(expert) as served:
         with pytest.raises(BudgetError, match="resume DIR --budget"):
             collect(config(served, budget=budget, endpoint=priced), tmp_path / "run")
-        amount, calls = Amount.parse(budget), CallCache(tmp_path / "run" / "calls.sqlite")
+        amount, calls = BudgetAmount.parse(budget), CallCache(tmp_path / "run" / "calls.sqlite")
         until = time.monotonic() + 10
-        while calls.spent().calls < len(served.requests) and time.monotonic() < until:
+        while calls.total_usage().calls < len(served.requests) and time.monotonic() < until:
             time.sleep(0.01)  # a call that was under way is finished, and kept
-        spent = calls.spent()
-        assert 0 < amount.of(spent) <= amount.value and spent.calls == len(served.requests)
+        spent = calls.total_usage()
+        assert 0 < amount.measure(spent) <= amount.value and spent.calls == len(served.requests)
         resume(tmp_path / "run", budget="100000calls")
         texts = [json.dumps(request["messages"]) for request in served.requests]
         assert len(texts) == len(set(texts))

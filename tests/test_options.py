@@ -45,7 +45,7 @@ def test_an_option_that_would_be_ignored_is_refused_with_the_reason(way: str, op
 
 
 def test_every_option_is_used_or_refused() -> None:
-    known = set(inspect.signature(cli.train).parameters) - EVERYWHERE
+    known = set(inspect.signature(cli.train_command).parameters) - EVERYWHERE
     used = {"preference", "learning_rate", "epochs", "batch_size", "micro_batch", "max_length", "seed", "report_to"} | {
         "beta"
     }

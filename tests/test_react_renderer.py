@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.render.react import ReActRenderer, turn
+from fireact.render.react import ReActRenderer, render_turn
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 RENDERER = ReActRenderer()
@@ -20,7 +20,9 @@ actions = st.one_of(
     st.builds(lambda city, days: Action("weather", {"city": city, "days": days}), plain, st.integers()),
 )
 steps = st.builds(
-    lambda thought, action, observation: Step(thought, action, observation, turn(Step(thought, action, None, ""))),
+    lambda thought, action, observation: Step(
+        thought, action, observation, render_turn(Step(thought, action, None, ""))
+    ),
     plain,
     actions,
     st.one_of(st.none(), st.text()),
@@ -47,7 +49,7 @@ def test_parser_is_total_on_near_misses(parts: list[str]) -> None:
 
 @given(steps)
 def test_parse_inverts_render(step: Step) -> None:
-    parsed = RENDERER.parse(turn(step))
+    parsed = RENDERER.parse(render_turn(step))
     assert (parsed.thought, parsed.action) == (step.thought, step.action)
 
 
@@ -57,13 +59,13 @@ def test_sample_starts_with_every_prompt(found: list[Step], data: st.DataObject)
     i = data.draw(st.integers(0, len(found) - 1))
     prompt = RENDERER.prompt("Who?", found[:i])
     assert sample[: len(prompt)] == prompt
-    assert sample[len(prompt)].train and sample[len(prompt)].content == turn(found[i])
+    assert sample[len(prompt)].train and sample[len(prompt)].content == render_turn(found[i])
 
 
 @given(st.lists(steps, min_size=1, max_size=5))
 def test_only_the_students_words_are_trained(found: list[Step]) -> None:
     sample = RENDERER.sample(trajectory(found))
-    assert [message.content for message in sample if message.train] == [turn(step) for step in found]
+    assert [message.content for message in sample if message.train] == [render_turn(step) for step in found]
     assert all(message.train == (message.role == "assistant") for message in sample)
     assert sample[-1].train
 

@@ -26,13 +26,13 @@ pytest.importorskip("starlette")
 from fireact import jsonl  # noqa: E402
 from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
-from fireact.models.prices import Price  # noqa: E402
-from fireact.recording.conversations import Book, Call, question_of  # noqa: E402
-from fireact.recording.proxy import Upstream, base_url, is_loopback  # noqa: E402
+from fireact.models.prices import TokenPrice  # noqa: E402
+from fireact.recording.conversations import Call, TurnIndex, extract_question  # noqa: E402
+from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.run import RecordConfig, conclude, recorder  # noqa: E402
-from fireact.recording.text import read  # noqa: E402
-from fireact.recording.trajectories import FINISHES, trajectory  # noqa: E402
-from fireact.recording.wire import messages_of, reply_of, streamed  # noqa: E402
+from fireact.recording.text import parse_turn  # noqa: E402
+from fireact.recording.trajectories import FINISHES, build_trajectory  # noqa: E402
+from fireact.recording.wire import read_completion, read_messages, read_stream  # noqa: E402
 from fireact.store import read_manifest, read_trajectories  # noqa: E402
 from fireact.types import FINISH, Action, Trajectory  # noqa: E402
 from fireact.verbs import resume  # noqa: E402
@@ -490,14 +490,14 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match="--upstream"):
             RecordConfig(upstream=wrong)
-    assert base_url("http://localhost:11434/") == "http://localhost:11434/v1"
-    assert base_url("https://x.org/v1beta/openai/") == "https://x.org/v1beta/openai"
+    assert parse_base_url("http://localhost:11434/") == "http://localhost:11434/v1"
+    assert parse_base_url("https://x.org/v1beta/openai/") == "https://x.org/v1beta/openai"
     upstream = Upstream("https://x.org/api/v1", 1, 1, 1)
     assert (
-        upstream.at("/v1/models") == "https://x.org/api/v1/models"
-        and upstream.at("/health") == "https://x.org/api/health"
+        upstream.url_for("/v1/models") == "https://x.org/api/v1/models"
+        and upstream.url_for("/health") == "https://x.org/api/health"
     )
-    assert upstream.at("/chat/completions") == "https://x.org/api/v1/chat/completions"
+    assert upstream.url_for("/chat/completions") == "https://x.org/api/v1/chat/completions"
     assert is_loopback("127.0.0.1") and is_loopback("::1") and not is_loopback("0.0.0.0")
     with FakeEndpoint(weather) as endpoint:
         with recorder(config(endpoint), tmp_path / "run") as address:
@@ -527,23 +527,23 @@ def test_a_missing_extra_gives_the_install_command(tmp_path: Path) -> None:
 # What follows needs no network: calls go straight into the book.
 
 
-def unpriced(model: str) -> Price:
-    return Price(lambda usage: None)
+def unpriced(model: str) -> TokenPrice:
+    return TokenPrice(lambda usage: None)
 
 
 def build(
     conversations: Sequence[tuple[Sequence[Mapping[str, Any]], Any]], episode: str | None = "e"
 ) -> list[Trajectory]:
     """Trajectories of (messages, reply) in order."""
-    book = Book()
+    book = TurnIndex()
     for at, (messages, reply) in enumerate(conversations):
         request = {"model": "m", "messages": list(messages)}
-        name = episode or book.place(messages_of(request))
+        name = episode or book.assign_episode(read_messages(request))
         status = reply if isinstance(reply, int) else 200
         message = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply or {})} if status == 200 else {}  # fmt: skip
         body = {"choices": [{"message": message, "finish_reason": "stop"}]}
         book.add(Call(name, episode is not None, float(at), 0.5, status, request, body))
-    return [trajectory(turns, task="t", finishes=FINISHES, price=unpriced) for turns in book.turns.values()]
+    return [build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced) for turns in book.turns.values()]
 
 
 def user(text: str) -> dict[str, Any]:
@@ -645,7 +645,7 @@ def test_words_without_an_action_that_are_answered_go_on() -> None:
     ],
 )  # fmt: skip
 def test_actions_in_text(text: str, coded: bool, actions: list[Action]) -> None:
-    steps = read(text, coded=coded)
+    steps = parse_turn(text, coded=coded)
     assert [step.action for step in steps if step.action] == actions
     assert steps[0].text == text and [step.joined for step in steps] == [at > 0 for at in range(len(steps))]
 
@@ -662,12 +662,12 @@ def test_a_stream_in_splinters_is_put_together() -> None:
     text += chunk(tool_calls=[part(1, "y", "go", '{"to": 2}')]) + chunk(tool_calls=[part(0, None, None, "1}")])
     counted = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
     text += f"data: {json.dumps({'choices': [], 'usage': counted})}\n\ndata: [DONE]\n\n"
-    reply, ended, failed = streamed(text)
+    reply, ended, failed = read_stream(text)
     assert reply is not None and ended and failed is None and reply.reasoning == "hm"
     assert [call.action for call in reply.calls] == [Action("look", {"at": 1}), Action("go", {"to": 2})]
     assert [call.id for call in reply.calls] == ["x", "y"]
     assert reply.usage is not None and (reply.usage.prompt_tokens, reply.usage.cached_tokens) == (9, 3)
-    cut, ended, _ = streamed(text.split("data: [DONE]")[0])
+    cut, ended, _ = read_stream(text.split("data: [DONE]")[0])
     assert cut == reply and not ended
 
 
@@ -703,8 +703,8 @@ def test_half_a_surrogate_in_an_action_can_be_written(text: str) -> None:
 
 
 def test_questions_are_found_in_prompts() -> None:
-    assert question_of("New task:\nWho?") == "Who?" and question_of("Who?") == "Who?"
-    assert question_of("Rules.\nQuestion: a?\nThought: ..\n\nQuestion: b?\nThought:") == "b?"
+    assert extract_question("New task:\nWho?") == "Who?" and extract_question("Who?") == "Who?"
+    assert extract_question("Rules.\nQuestion: a?\nThought: ..\n\nQuestion: b?\nThought:") == "b?"
 
 
 JSON = st.recursive(
@@ -717,20 +717,20 @@ JSON = st.recursive(
 @given(JSON, st.text())
 def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
     written = json.dumps(value)
-    reply_of(value)
-    reply_of({"choices": [{"message": value}]})
-    streamed(f"data: {written}\n\ndata: {json.dumps({'choices': [{'delta': value}]})}\n\n{text}")
+    read_completion(value)
+    read_completion({"choices": [{"message": value}]})
+    read_stream(f"data: {written}\n\ndata: {json.dumps({'choices': [{'delta': value}]})}\n\n{text}")
     for coded in (True, False):
-        assert read(text, coded=coded)[0].text == text
-        read(f"<code>{text}", coded=coded)
-        read(f"Action: {written}", coded=coded)
-    book = Book()
+        assert parse_turn(text, coded=coded)[0].text == text
+        parse_turn(f"<code>{text}", coded=coded)
+        parse_turn(f"Action: {written}", coded=coded)
+    book = TurnIndex()
     request = {"messages": [{"role": "user", "content": value}, value, {"role": "assistant", "content": text}]}
     for _ in range(2):
-        episode = book.place(messages_of(request))
+        episode = book.assign_episode(read_messages(request))
         book.add(Call(episode, False, 0.0, 0.0, 200, request, {"choices": [{"message": {"content": text, "tool_calls": value}}]}))  # fmt: skip
     for turns in book.turns.values():
-        found = trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
+        found = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
         assert Trajectory.from_dict(json.loads(jsonl.dumps(found.to_dict()))).to_dict() == found.to_dict() or "NaN" in str(value).replace("nan", "NaN")  # fmt: skip
 
 
@@ -751,7 +751,7 @@ def test_scores_stand_while_an_episode_does_not_change(tmp_path: Path) -> None:
         with recorder(config(endpoint), run) as address:
             native_agent(client(address, "a"), "How is Oslo?")
         scored = [one.with_scores({"em": 1.0, "f1": 1.0}).to_dict() for one in read_trajectories(run)]
-        jsonl.write(run / "trajectories.jsonl", scored)
+        jsonl.write_objects(run / "trajectories.jsonl", scored)
         with recorder(config(endpoint), run) as address:
             native_agent(client(address, "b"), "How is Lima?")
     assert {name: dict(one.scores) for name, one in recorded(run).items()} == {"a": {"em": 1.0, "f1": 1.0}, "b": {}}

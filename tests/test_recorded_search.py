@@ -8,7 +8,7 @@ import pytest
 from fireact import jsonl
 from fireact.agents import load_tools
 from fireact.errors import ConfigError, DataError
-from fireact.tools.recorded import Snippets, from_name
+from fireact.tools.recorded import RecordedSearch, from_name
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 ANSWERS = {
@@ -31,14 +31,14 @@ def trajectory(**searches: str) -> Trajectory:
 
 
 def test_a_recorded_query_gets_its_own_first_answer() -> None:
-    tool = Snippets(ANSWERS)
+    tool = RecordedSearch(ANSWERS)
     assert tool(query="Capital of  Norway") == "Oslo is the capital of Norway."
     assert tool(query="height of mount nowhere") == "None"
-    assert tool.exact("ferries from kiel") and not tool.exact("ferries")
+    assert tool.is_recorded("ferries from kiel") and not tool.is_recorded("ferries")
 
 
 def test_any_other_query_gets_what_fits_best_and_never_an_empty_answer() -> None:
-    tool = Snippets(ANSWERS)
+    tool = RecordedSearch(ANSWERS)
     assert tool(query="which ferries leave Kiel?") == ANSWERS["ferries from Kiel"]
     assert tool(query="Mount Nowhere") == "No results found for 'Mount Nowhere'."
     assert "None" not in {tool(query=f"{word} Norway") for word in ("height", "mount")}
@@ -46,12 +46,12 @@ def test_any_other_query_gets_what_fits_best_and_never_an_empty_answer() -> None
 
 def test_a_file_of_trajectories_is_a_tool_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    jsonl.write(path, [trajectory(**{"who was first": "George"}).to_dict()])
+    jsonl.write_objects(path, [trajectory(**{"who was first": "George"}).to_dict()])
     (tool,) = load_tools([f"snippets:{path}"]).values()
     assert tool.name == "search" and tool(query="Who was first") == "George"
     assert tool(query="capital") == "No results found for 'capital'."
     other = tmp_path / "other.jsonl"
-    jsonl.write(other, [trajectory(**{"who was first": "John"}).to_dict()])
+    jsonl.write_objects(other, [trajectory(**{"who was first": "John"}).to_dict()])
     assert from_name(str(other)).fingerprint != tool.fingerprint  # type: ignore[attr-defined]
 
 

@@ -16,11 +16,18 @@ from hypothesis import strategies as st
 from fireact.agents import load_renderer
 from fireact.errors import ConfigError, FormatError
 from fireact.render.alpaca import AlpacaRenderer
-from fireact.render.chat import Abilities, abilities, plain, schema, special_tokens, text_of
+from fireact.render.chat import (
+    TemplateFeatures,
+    break_special_tokens,
+    render_chat,
+    special_tokens,
+    template_features,
+    tool_schema,
+)
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Sample, encode, prompt_ids, spans
+from fireact.render.tokens import IGNORED, Sample, encode_chat, prompt_ids, text_spans
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.training.samples import Encoder, rendered
+from fireact.training.samples import Encoder, render_trajectory
 from fireact.types import Action, Completion, Example, Message, Step, Trajectory, Usage
 
 pytest.importorskip("transformers")
@@ -31,7 +38,7 @@ from small_tokenizers import FAMILIES, LLAMA, ends, tokenizer
 GOLDEN = Path(__file__).parent / "golden" / "renderers"
 RENDERERS = {name: load_renderer(name) for name in ("react", "tool_calls", "alpaca")}
 BOTH = list(product(FAMILIES, RENDERERS))
-TOOLS = [schema(Echo())]
+TOOLS = [tool_schema(Echo())]
 LOOK = Step("I look up [Chad].", Action("search", {"query": "Chad"}), "Chad lies\nin Africa.", "")
 SLIP = Step("I need no tool.", None, "No action found.", "I need no tool.", weight=0.0)
 DONE = Step("It is known.", Action("finish", {"answer": "Africa"}), None, "")
@@ -51,8 +58,8 @@ def made(family: str, renderer: str) -> Encoder:
 
 def samples(one: Trajectory, family: str, renderer: str) -> list[Sample]:
     """The samples as training makes them."""
-    how, chat = made(family, renderer), rendered(one, RENDERERS[renderer], tools=tools(renderer))
-    return how.samples(chat)
+    how, chat = made(family, renderer), render_trajectory(one, RENDERERS[renderer], tools=tools(renderer))
+    return how.encode_chat(chat)
 
 
 def tools(renderer: str) -> list[dict[str, Any]]:
@@ -145,7 +152,7 @@ def assert_only_own_words(run: list[int], step: Step, how: Encoder, renderer: st
         "▁", " "
     )  # one letter to SentencePiece
     words = RENDERERS[renderer].sample(trajectory(step))[-1]
-    said = plain(words.content, how.tokenizer, own=True).replace("▁", " ").strip()
+    said = break_special_tokens(words.content, how.tokenizer, is_own=True).replace("▁", " ").strip()
     assert said in text
     if not words.calls:
         end = "\nObservation:" if renderer == "alpaca" else how.tokenizer.decode(run[-1:])
@@ -185,9 +192,15 @@ def test_a_thought_that_a_template_cuts_beside_a_call_is_trained_whole() -> None
 @given(thought=odd.map(lambda text: text.replace("<", "").replace("{", "").strip()), query=odd)
 def test_what_is_trained_for_a_call_is_read_as_that_call(thought: str, query: str, family: str) -> None:
     """The other way round: the words a template makes of a step are parsed into the step."""
-    thought = plain(" ".join(thought.split()), tokenizer(family)).removeprefix("Thought:").replace("Observation", "")
+    thought = (
+        break_special_tokens(" ".join(thought.split()), tokenizer(family))
+        .removeprefix("Thought:")
+        .replace("Observation", "")
+    )
     thought = thought.replace("`", "").strip() or "so"
-    query = plain(query, tokenizer(family), own=True).replace("Observation:", "").replace("<tool_", "")
+    query = (
+        break_special_tokens(query, tokenizer(family), is_own=True).replace("Observation:", "").replace("<tool_", "")
+    )
     (sample,) = samples(trajectory(Step(thought, Action("search", {"query": query}), None, "")), family, "tool_calls")[
         :1
     ]
@@ -206,7 +219,7 @@ def test_golden_text_with_its_mask(family: str, renderer: str) -> None:
     """To write them anew after a wanted change: delete the file, and run this twice."""
     shown = []
     for sample in samples(trajectory(LOOK, SLIP, LOOK, DONE), family, renderer):
-        pieces = spans(sample, made(family, renderer).tokenizer)
+        pieces = text_spans(sample, made(family, renderer).tokenizer)
         shown.append("".join(f"⟦{text}⟧" if own else text for text, own in pieces))
     text = "\n--- next sample ---\n".join(shown) + "\n"
     path = GOLDEN / f"{family}.{renderer}.txt"
@@ -218,11 +231,11 @@ def test_golden_text_with_its_mask(family: str, renderer: str) -> None:
 
 
 def test_what_each_template_can_do_is_found_out() -> None:
-    found = {family: abilities(tokenizer(family)) for family in FAMILIES}
-    assert found["gemma"] == Abilities(system=False, alternating=True, schemas=False, calls="none")
-    assert found["llama3"] == Abilities(system=True, alternating=False, schemas=True, calls="alone")
+    found = {family: template_features(tokenizer(family)) for family in FAMILIES}
+    assert found["gemma"] == TemplateFeatures(system=False, alternating=True, schemas=False, calls="none")
+    assert found["llama3"] == TemplateFeatures(system=True, alternating=False, schemas=True, calls="alone")
     for family in ("qwen2_5", "qwen3", "glm"):
-        assert found[family] == Abilities(system=True, alternating=False, schemas=True, calls="beside")
+        assert found[family] == TemplateFeatures(system=True, alternating=False, schemas=True, calls="beside")
     for family in ("smollm2", "marked", "thinker"):
         assert (found[family].schemas, found[family].calls) == (False, "none")
 
@@ -230,14 +243,14 @@ def test_what_each_template_can_do_is_found_out() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_instructions_reach_every_student(family: str) -> None:
     prompt = ReActRenderer().prompt("Who?", instructions="Be brief.", examples=[("What?", (DONE,))])
-    text = text_of(prompt, tokenizer(family), ask=True)
+    text = render_chat(prompt, tokenizer(family), ask=True)
     for part in ("Be brief.", "What?", "finish[ Africa]", "Who?"):
         assert part in text
     assert text.index("Be brief.") < text.index("What?") < text.index("Who?")
 
 
 def test_a_template_without_a_system_role_begins_the_first_turn_with_the_instructions() -> None:
-    text = text_of([Message("system", "Be brief."), Message("user", "Who?")], tokenizer("gemma"), ask=True)
+    text = render_chat([Message("system", "Be brief."), Message("user", "Who?")], tokenizer("gemma"), ask=True)
     assert "<start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>" in text
 
 
@@ -255,7 +268,9 @@ def test_several_calls_in_one_turn_and_several_observations() -> None:
 def test_a_step_of_weight_0_is_read_and_not_learnt() -> None:
     for family, renderer in BOTH:
         found = samples(trajectory(LOOK, SLIP, DONE), family, renderer)
-        text = "".join(text for sample in found for text, own in spans(sample, made(family, renderer).tokenizer) if own)
+        text = "".join(
+            text for sample in found for text, own in text_spans(sample, made(family, renderer).tokenizer) if own
+        )
         read = made(family, renderer).tokenizer.decode(found[-1].input_ids)
         assert "need no tool" not in text and "It is known" in text
         assert "need no tool" in read or family == "thinker"
@@ -282,16 +297,16 @@ def test_thinking_that_a_template_drops_later_makes_one_sample_a_step() -> None:
 
 
 def test_a_student_is_not_told_another_day_than_it_was_trained_on() -> None:
-    assert "Today: 26 Jul 2024" in text_of([Message("user", "q")], tokenizer("llama3"), ask=True)
+    assert "Today: 26 Jul 2024" in render_chat([Message("user", "q")], tokenizer("llama3"), ask=True)
     other = deepcopy(tokenizer("smollm2"))
     other.chat_template = "{{ strftime_now('%Y-%m-%d') }}{{ strftime_now('%A') }}" + str(other.chat_template)
-    assert text_of([Message("user", "q")], other, ask=True).startswith("2024-07-262024-07-26<|im_start|>")
+    assert render_chat([Message("user", "q")], other, ask=True).startswith("2024-07-262024-07-26<|im_start|>")
 
 
 def test_a_chat_that_a_template_refuses_is_said() -> None:
     messages = [Message("user", "q"), Message("assistant", "a", True), Message("assistant", "b", True)]
     with pytest.raises(FormatError, match="refuses a chat of user, assistant, assistant"):
-        encode(messages, tokenizer("gemma"), ends=ends("gemma"))
+        encode_chat(messages, tokenizer("gemma"), ends=ends("gemma"))
 
 
 # --- reading ---
@@ -435,11 +450,11 @@ def test_the_prompt_is_that_of_the_released_evaluation_runs(shared_data: Path) -
     first = next(iter(json.loads(file.read_text(encoding="utf-8")).values()))
     question = first["traj_by_line"][3]
     how = made("llama3", "alpaca")
-    asked = text_of(AlpacaRenderer().prompt(question), how.tokenizer, ask=True)
+    asked = render_chat(AlpacaRenderer().prompt(question), how.tokenizer, ask=True)
     assert first["traj"].startswith(asked.removeprefix("<|begin_of_text|>"))
     step = AlpacaRenderer().parse("\n".join(first["traj_by_line"][6:8]))
     seen = first["traj_by_line"][8].removeprefix("Observation: ")
-    more = text_of(
+    more = render_chat(
         AlpacaRenderer().prompt(question, [Step(step.thought, step.action, seen, "")]), how.tokenizer, ask=True
     )
     assert first["traj"].startswith(more.removeprefix("<|begin_of_text|>"))

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fireact import jsonl
-from fireact.agents import build, load_model, load_tools
+from fireact.agents import build_agent, load_model, load_tools
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
 from fireact.progress import Progress
@@ -20,14 +20,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fakes import Echo, Small  # noqa: E402
-from fireact.episodes import Meter  # noqa: E402
-from fireact.methods.react import Finish  # noqa: E402
-from fireact.render.chat import schema  # noqa: E402
+from fireact.episodes import MeteredLM  # noqa: E402
+from fireact.methods.react import FinishTool  # noqa: E402
+from fireact.render.chat import tool_schema  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
 from fireact.training.run import TrainConfig, train  # noqa: E402
-from fireact.training.samples import Encoder, Rendering, offered, rendered  # noqa: E402  # noqa: E402
-from fireact.training.student import load_student, load_tokenizer  # noqa: E402
+from fireact.training.samples import Encoder, Rendering, load_tool_schemas, render_trajectory  # noqa: E402  # noqa: E402
+from fireact.training.student import load_student, load_student_tokenizer  # noqa: E402
 from small_tokenizers import TEMPLATES  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(folder / "rewriting")
     thinker = (TEMPLATES / "thinker.jinja").read_text().replace("<|end|>", "<|im_end|>").replace("{{- bos_token }}", "")
     (folder / "rewriting" / "chat_template.jinja").write_text(thinker)
-    jsonl.write(folder / "data.jsonl", (episode(index).to_dict() for index in range(6)))
+    jsonl.write_objects(folder / "data.jsonl", (episode(index).to_dict() for index in range(6)))
     return folder
 
 
@@ -82,13 +82,15 @@ def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, p
     assert (manifest["renderer"], manifest["rewritten"], manifest["samples"]) == (renderer, 0, 6)
     model = load_model(str(tmp_path / "train"), slots=1)
     tools = load_tools(settings.tools)
-    agent = build(model, Small(), method="react", tools=tools)
+    agent = build_agent(model, Small(), method="react", tools=tools)
     assert model.renderer == renderer and agent.method.renderer.name == renderer  # type: ignore[attr-defined]
     heard = Asked(model.lm)
-    next(iter(agent.method.run("Question 0?", Meter(replace(agent, lm=heard)), tools, 0)))
+    next(iter(agent.method.run("Question 0?", MeteredLM(replace(agent, lm=heard)), tools, 0)))
     begin = heard.prompts[0]
-    encoder, renders = Encoder(*load_tokenizer(settings.student), agent.method.renderer), agent.method.renderer  # type: ignore[attr-defined]
-    (sample,) = encoder.samples(rendered(episode(0), renders, tools=offered(renders, settings.tools)))
+    encoder, renders = Encoder(*load_student_tokenizer(settings.student), agent.method.renderer), agent.method.renderer  # type: ignore[attr-defined]
+    (sample,) = encoder.encode_chat(
+        render_trajectory(episode(0), renders, tools=load_tool_schemas(renders, settings.tools))
+    )
     assert list(sample.input_ids[: len(begin)]) == begin
     model.close()
 
@@ -97,61 +99,61 @@ def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, p
     ("renderer", "student"), [*((renderer, "student") for renderer in RENDERERS), ("react", "rewriting")]
 )
 def test_what_is_served_is_what_was_trained(renderer: str, student: str, place: Path, tmp_path: Path) -> None:
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
 
     train(config(place, renderer, student), tmp_path / "train")
-    found = conformance(str(tmp_path / "train"), prompts=2)
+    found = check_conformance(str(tmp_path / "train"), prompts=2)
     assert found.holds and (found.turns, found.prompts) == (12, 2)
     if renderer == "tool_calls":  # with other tools it is asked what it never saw
-        other = conformance(str(tmp_path / "train"), tools=("search",), prompts=1)
+        other = check_conformance(str(tmp_path / "train"), tools=("search",), prompts=1)
         assert not other.holds and other.equal == 0 and len(other.unequal) == 5
 
 
 def test_what_was_left_out_as_too_long_is_not_compared(place: Path, tmp_path: Path) -> None:
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
 
     wordy = replace(episode(7), steps=(replace(episode(7).steps[0], observation="word " * 900), episode(7).steps[1]))
-    jsonl.write(tmp_path / "data.jsonl", [one.to_dict() for one in (episode(0), wordy)])
+    jsonl.write_objects(tmp_path / "data.jsonl", [one.to_dict() for one in (episode(0), wordy)])
     manifest = train(replace(config(place, "react"), data=str(tmp_path / "data.jsonl")), tmp_path / "train")
-    found = conformance(str(tmp_path / "train"), prompts=4)
+    found = check_conformance(str(tmp_path / "train"), prompts=4)
     assert manifest["dropped"] == 1 and found.holds and (found.turns, found.prompts) == (2, 2)
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, place: Path, tmp_path: Path) -> None:
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
 
     one = episode(0)
     silent = replace(one, steps=(replace(one.steps[0], observation=None), one.steps[1]))
-    jsonl.write(tmp_path / "data.jsonl", [silent.to_dict()])
+    jsonl.write_objects(tmp_path / "data.jsonl", [silent.to_dict()])
     train(replace(config(place, renderer), data=str(tmp_path / "data.jsonl")), tmp_path / "train")
-    found = conformance(str(tmp_path / "train"), prompts=1)
+    found = check_conformance(str(tmp_path / "train"), prompts=1)
     assert found.holds and found.turns == 2
 
 
 def test_preference_and_serving_show_the_tools_that_were_trained_with(place: Path, tmp_path: Path) -> None:
     from fireact.agents import tuned_tools
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
     from fireact.training.preference import PreferConfig, prefer
 
     train(config(place, "tool_calls"), tmp_path / "train")
     tries = [replace(episode(at), scores={"em": em, "f1": em}, seed=int(em)) for at in range(4) for em in (0.0, 1.0)]
-    jsonl.write(tmp_path / "tries.jsonl", [one.to_dict() for one in tries])
+    jsonl.write_objects(tmp_path / "tries.jsonl", [one.to_dict() for one in tries])
     for name, start in (("dpo", "train"), ("dpo-of-dpo", "dpo")):
         settings = PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(tmp_path / start), epochs=1)
         prefer(settings, tmp_path / name)
         assert tuned_tools(tmp_path / name) == ("test_renderers_train:echo",)
-    found = conformance(str(tmp_path / "dpo-of-dpo"), prompts=1)
+    found = check_conformance(str(tmp_path / "dpo-of-dpo"), prompts=1)
     assert found.holds and found.turns == 16
     assert load_model(str(tmp_path / "dpo")).tools == ("test_renderers_train:echo",)
 
 
 def test_weights_without_an_adapter_have_no_answers_to_compare(place: Path, tmp_path: Path) -> None:
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
 
     full = replace(config(place, "react"), recipe=replace(RECIPE, kind="full"))
     train(full, tmp_path / "train")
-    found = conformance(str(tmp_path / "train"))
+    found = check_conformance(str(tmp_path / "train"))
     assert found.holds and (found.prompts, found.differing) == (0, 0)
 
 
@@ -164,7 +166,7 @@ class Asked:
 
     def complete(self, messages: Any, **options: Any) -> Any:
         done = self.lm.complete(messages, **{**options, "max_tokens": 4})
-        shown = [schema(tool) for tool in options["tools"]]
+        shown = [tool_schema(tool) for tool in options["tools"]]
         self.prompts.append(prompt_ids(messages, self.lm._load().tokenizer, tools=shown))
         assert done.usage.prompt_tokens == len(self.prompts[-1])
         return done
@@ -174,7 +176,7 @@ def test_native_is_refused_for_a_student_of_text(place: Path, tmp_path: Path) ->
     train(config(place, "react"), tmp_path / "train")
     model = load_model(str(tmp_path / "train"), slots=1)
     with pytest.raises(ConfigError, match="trained with the renderer react"):
-        build(model, Small(), method="react", tools={}, native=True)
+        build_agent(model, Small(), method="react", tools={}, native=True)
 
 
 def test_a_template_that_rewrites_is_said_once_and_in_the_manifest(place: Path, tmp_path: Path) -> None:
@@ -191,10 +193,10 @@ def test_a_template_that_rewrites_is_said_once_and_in_the_manifest(place: Path, 
 
 def test_the_tokenizer_alone_knows_where_turns_end(place: Path) -> None:
     _, _, ends = load_student(str(place / "student"))
-    assert load_tokenizer(str(place / "student"))[1] == ends
+    assert load_student_tokenizer(str(place / "student"))[1] == ends
     (place / "student" / "generation_config.json").rename(place / "kept.json")
     try:
-        assert load_tokenizer(str(place / "student"))[1] == ends
+        assert load_student_tokenizer(str(place / "student"))[1] == ends
     finally:
         (place / "kept.json").rename(place / "student" / "generation_config.json")
 
@@ -203,8 +205,8 @@ def test_tools_of_an_imported_episode_go_before_those_of_the_run(place: Path) ->
     from fireact.render.tool_calls import ToolCallsRenderer
 
     own = [{"type": "function", "function": {"name": "look", "description": "looks", "parameters": {}}}]
-    chat = rendered(replace(episode(0), meta={"tools": own}), ToolCallsRenderer(), tools=[schema(Echo())])
-    assert [*chat.tools] == [*own, schema(Finish())]  # as inference offers them
+    chat = render_trajectory(replace(episode(0), meta={"tools": own}), ToolCallsRenderer(), tools=[tool_schema(Echo())])
+    assert [*chat.tools] == [*own, tool_schema(FinishTool())]  # as inference offers them
 
 
 # --- the command ---
@@ -234,13 +236,13 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     for renderer in RENDERERS:
         out = tmp_path / f"{renderer}.jsonl"
         counts = json.loads(run(data, "--student", student, "--renderer", renderer, "-o", str(out), "--json"))
-        rows = list(jsonl.read(out))
+        rows = list(jsonl.read_objects(out))
         assert counts["samples"] == counts["trajectories"] == len(rows) == 6
         assert counts["tokens"] == sum(len(row["input_ids"]) for row in rows)
         assert counts["trained"] == sum(label != -100 for row in rows for label in row["labels"])
     assert "6 samples of 6 trajectories" in run(data, "--student", student, "-o", str(tmp_path / "again.jsonl"))
     run(data, "--renderer", "tool_calls", "-o", str(out), "--form", "messages", "--tool", "test_renderers_train:echo")
-    first = next(iter(jsonl.read(out)))
+    first = next(iter(jsonl.read_objects(out)))
     assert [message["train"] for message in first["messages"]] == [False, True, False, True]
     assert [tool["function"]["name"] for tool in first["tools"]] == ["search", "finish"]
     with pytest.raises(ConfigError, match="form 'text' is not known"):
@@ -251,7 +253,7 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
 def test_what_is_rendered_is_not_written_over(data: str, tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl" if data == "data.jsonl" else tmp_path / data / "trajectories.jsonl"
     file.parent.mkdir(exist_ok=True)
-    jsonl.write(file, [episode(0).to_dict()])
+    jsonl.write_objects(file, [episode(0).to_dict()])
     (tmp_path / "link").symlink_to(file)
     before = file.read_bytes()
     for out in (file, tmp_path / "link"):

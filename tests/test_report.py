@@ -23,21 +23,21 @@ from rich.console import Console
 import sample_report
 from elements import Elements, said
 from fakes import trajectory
-from fireact.controls import without_controls
+from fireact.controls import strip_controls
 from fireact.errors import ConfigError
-from fireact.evaluation.summary import compare, summarise
-from fireact.markdown import code, text
+from fireact.evaluation.summary import compare_scores, summarise_trajectories
+from fireact.markdown import code_span, escape_line
 from fireact.reporting import plots, wording
-from fireact.reporting.browser import SIZE, browser, embedded
-from fireact.reporting.cases import choose, outcome
-from fireact.reporting.data import ReportAgent, ReportData, Source
-from fireact.reporting.figures import figures
-from fireact.reporting.html import html
-from fireact.reporting.markdown import markdown
-from fireact.reporting.plots import PAGE, png, svg
-from fireact.reporting.summary import failures, lede, machine, subject
-from fireact.reporting.terminal import table
-from fireact.reporting.write import printed, write
+from fireact.reporting.browser import SIZE, browser_data, encode_for_script
+from fireact.reporting.cases import choose_cases, outcome
+from fireact.reporting.data import EpisodeSource, ReportAgent, ReportData
+from fireact.reporting.figures import build_plots
+from fireact.reporting.html import render_html
+from fireact.reporting.markdown import render_markdown
+from fireact.reporting.plots import PAGE, render_png, render_svg
+from fireact.reporting.summary import failures_by_agent, lede, report_to_dict, subject
+from fireact.reporting.terminal import headline_table
+from fireact.reporting.write import read_printable_markdown, write_report
 from fireact.types import Action, Step
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
@@ -51,25 +51,25 @@ def report() -> ReportData:
 
 @cache
 def page() -> str:
-    return html(report())
+    return render_html(report())
 
 
 def test_the_golden_report() -> None:
-    written = markdown(report(), plots={f"plots/{plot.name}.svg": plot.words for plot in figures(report())})
+    written = render_markdown(report(), plots={f"plots/{plot.name}.svg": plot.words for plot in build_plots(report())})
     if os.environ.get("FIREACT_UPDATE_GOLDEN"):
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8"), "run with FIREACT_UPDATE_GOLDEN=1 and read the difference"
 
 
 def test_every_form_is_written_and_the_json_is_the_machine_object(tmp_path: Path) -> None:
-    write(report(), tmp_path)
+    write_report(report(), tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == {
         "report.md", "report.html", "report.json", "plots/results.svg", "plots/results.png", "plots/cost.svg",
         "plots/cost.png", "plots/training.svg", "plots/training.png",
     }  # fmt: skip
     assert all((tmp_path / f"plots/{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("cost", "results"))
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert found == json.loads(json.dumps(machine(report())))
+    assert found == json.loads(json.dumps(report_to_dict(report())))
     result = found["agents"][sample_report.TUNED]["geo-hop"]
     assert {"n", "em", "f1", "finished", "tokens_per_question", "seconds_per_question"} <= set(result)
     assert {"em_interval", "f1_interval", "finished_interval"} <= set(result)
@@ -79,15 +79,15 @@ def test_every_form_is_written_and_the_json_is_the_machine_object(tmp_path: Path
 
 
 def test_pictures_of_the_printed_report_are_found_from_anywhere(tmp_path: Path) -> None:
-    write(report(), tmp_path / "my report")
-    pictures = re.findall(r"^!\[.*\]\((.+)\)$", printed(tmp_path / "my report"), re.MULTILINE)
+    write_report(report(), tmp_path / "my report")
+    pictures = re.findall(r"^!\[.*\]\((.+)\)$", read_printable_markdown(tmp_path / "my report"), re.MULTILINE)
     assert len(pictures) == 3 and all(Path(unquote(one)).is_file() for one in pictures)
 
 
 def test_a_description_does_not_say_the_model_again() -> None:
-    assert wording.about("gpt-4, not fine-tuned, react", "gpt-4 react 0-shot") == "not fine-tuned, react"
-    assert wording.about("gpt-4, not fine-tuned", "small, cot") == "gpt-4, not fine-tuned"
-    assert wording.about("gpt-4", "gpt-4") == ""
+    assert wording.description_beside("gpt-4, not fine-tuned, react", "gpt-4 react 0-shot") == "not fine-tuned, react"
+    assert wording.description_beside("gpt-4, not fine-tuned", "small, cot") == "gpt-4, not fine-tuned"
+    assert wording.description_beside("gpt-4", "gpt-4") == ""
 
 
 def test_the_page_stands_alone_and_is_well_formed() -> None:
@@ -131,7 +131,7 @@ def test_hostile_names_stay_inside_the_embedded_data_and_the_plots() -> None:
     name, task = "</script><script>alert(1)</script>", "<!--<script>"
     result = report().results["geo-hop"][sample_report.BASE]
     hostile = ReportData(title=name, created=name, agents=[ReportAgent(name, task)], results={task: {name: result}})
-    elements = Elements(html(hostile))
+    elements = Elements(render_html(hostile))
     assert not elements.open
     scripts = [words for tag, words in elements.words if tag == "script"]
     assert len(scripts) == 3 and not any("alert" in script for script in scripts[1:])
@@ -140,7 +140,7 @@ def test_hostile_names_stay_inside_the_embedded_data_and_the_plots() -> None:
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_embedded_json_is_the_same_json_and_ends_no_element(value: object) -> None:
-    written = embedded(value)
+    written = encode_for_script(value)
     assert json.loads(written) == value
     assert "<" not in written and "\u2028" not in written
 
@@ -163,7 +163,7 @@ def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
     alone = [ReportAgent("scripted:expert", "the teacher")]
     own = replace(report(), agents=alone, results={}, comparisons={}, cases=(), sources=())
     own = replace(own, results={"geo-hop": {"scripted:expert": report().results["geo-hop"][sample_report.BASE]}})
-    for shown in (markdown(own).partition("## Commands")[0], said(html(own))):
+    for shown in (render_markdown(own).partition("## Commands")[0], said(render_html(own))):
         shown = " ".join(shown.split())  # a plot has long names in several lines
         named = [shown[at.end() : at.end() + 40] for at in re.finditer("scripted:expert", shown)]
         assert len(named) >= 3
@@ -172,26 +172,26 @@ def test_a_scripted_teacher_is_called_a_script_wherever_it_stands() -> None:
 
 
 def test_plots_are_the_same_every_time_and_hold_no_fixed_colour_on_the_page() -> None:
-    plots = figures(report())
+    plots = build_plots(report())
     assert [plot.name for plot in plots] == ["results", "cost", "training"]
     for plot in plots:
-        drawn = svg(plot, PAGE)
-        assert drawn == svg(plot, PAGE) and "var(--series-1)" in drawn
+        drawn = render_svg(plot, PAGE)
+        assert drawn == render_svg(plot, PAGE) and "var(--series-1)" in drawn
         assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}\b", drawn) and "#000000" not in drawn
-        assert plot.words in drawn.replace("&lt;", "<") and png(plot).startswith(b"\x89PNG")
+        assert plot.words in drawn.replace("&lt;", "<") and render_png(plot).startswith(b"\x89PNG")
 
 
 def test_a_report_may_be_of_one_agent_on_one_task_and_nothing_more(tmp_path: Path) -> None:
     result = {"geo-hop": {sample_report.BASE: report().results["geo-hop"][sample_report.BASE]}}
     small = ReportData(title="t", created="2026-07-01", agents=[report().agents[0]], results=result)
-    write(small, tmp_path)
+    write_report(small, tmp_path)
     assert not Elements((tmp_path / "report.html").read_text(encoding="utf-8")).open
     assert "## Training" not in (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert table(machine(small)).row_count == 1
+    assert headline_table(report_to_dict(small)).row_count == 1
 
 
 def test_half_a_surrogate_pair_does_not_keep_a_report_from_being_written(tmp_path: Path) -> None:
-    write(replace(report(), title="broken \ud83d"), tmp_path)
+    write_report(replace(report(), title="broken \ud83d"), tmp_path)
     assert "broken ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -204,7 +204,7 @@ def test_a_report_that_contradicts_itself_is_refused() -> None:
 
 def test_the_terminal_shows_before_and_after() -> None:
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(table(machine(report())))
+    console.print(headline_table(report_to_dict(report())))
     shown = console.export_text()
     assert "geo-compose" in shown and wording.ARROW in shown and "points" in shown
 
@@ -220,22 +220,24 @@ def test_cases_are_one_of_each_outcome_whatever_the_order() -> None:
             (sample_report.TUNED, [True, True, False, False, True]),
         )
     }
-    cases = choose(episodes)
+    cases = choose_cases(episodes)
     assert [(case.example.id, outcome(case)) for case in cases] == [
         ("test-001", "wrong before, right after"), ("test-003", "wrong both times"),
         ("test-002", "right before, wrong after"), ("test-000", "right both times"),
     ]  # fmt: skip
-    assert choose({name: found[::-1] for name, found in episodes.items()}) == cases
-    assert len(choose(episodes, n=99)) == 5 and choose({}) == ()
-    assert len(choose({sample_report.BASE: episodes[sample_report.BASE]})) == 4  # of one agent, without an outcome
+    assert choose_cases({name: found[::-1] for name, found in episodes.items()}) == cases
+    assert len(choose_cases(episodes, n=99)) == 5 and choose_cases({}) == ()
+    assert (
+        len(choose_cases({sample_report.BASE: episodes[sample_report.BASE]})) == 4
+    )  # of one agent, without an outcome
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.one_of(st.sampled_from("\\`*_[]()<>|&~$#+-.:=!1 \nah"), st.characters(codec="utf-8"))))
 def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
-    words = without_controls(" ".join(words.split()))  # and those that are white space, as spaces
+    words = strip_controls(" ".join(words.split()))  # and those that are white space, as spaces
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    for line in (text(words), f"> **Thought** {text(words)}"):
+    for line in (escape_line(words), f"> **Thought** {escape_line(words)}"):
         tokens = reader.parse(line)
         shown = "".join(
             c.content for token in tokens for c in token.children or () if c.type in ("text", "text_special")
@@ -253,7 +255,10 @@ def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
             "list_item_open",
         }
     spans = [
-        c.content for token in reader.parse(f"x {code(words)}") for c in token.children or () if c.type == "code_inline"
+        c.content
+        for token in reader.parse(f"x {code_span(words)}")
+        for c in token.children or ()
+        if c.type == "code_inline"
     ]
     assert [span.split() for span in spans] == [words.split()]
 
@@ -329,25 +334,26 @@ def noisy_report() -> ReportData:
         title="t",
         created="2026-07-01",
         agents=agents,
-        results={"geo-hop": {name: summarise(own).to_dict() for name, own in found.items()}},
+        results={"geo-hop": {name: summarise_trajectories(own).to_dict() for name, own in found.items()}},
         robustness={
             "geo-hop": {
-                f"{m}, noise none=0.5": compare(found[m], found[f"{m}, noise none=0.5"]) for m in ("base", "s500")
+                f"{m}, noise none=0.5": compare_scores(found[m], found[f"{m}, noise none=0.5"])
+                for m in ("base", "s500")
             }
         },
-        sources=[Source(name, own) for name, own in found.items()],
+        sources=[EpisodeSource(name, own) for name, own in found.items()],
     )
 
 
 def test_noise_and_sizes_have_their_plots_and_tables() -> None:
     own = noisy_report()
-    assert [plot.name for plot in figures(own)] == ["results", "robustness", "scaling", "cost"]
+    assert [plot.name for plot in build_plots(own)] == ["results", "robustness", "scaling", "cost"]
     assert subject(own).name == "s500"
-    assert "## Under noise" in markdown(own) and "none=0.5" in said(html(own))
-    assert not Elements(html(own)).open
-    assert set(failures(own)) >= {"wrong without evidence"}
-    for plot in figures(own):
-        assert svg(plot) == svg(plot) and png(plot)
+    assert "## Under noise" in render_markdown(own) and "none=0.5" in said(render_html(own))
+    assert not Elements(render_html(own)).open
+    assert set(failures_by_agent(own)) >= {"wrong without evidence"}
+    for plot in build_plots(own):
+        assert render_svg(plot) == render_svg(plot) and render_png(plot)
 
 
 def crowded_report() -> ReportData:
@@ -366,7 +372,7 @@ def crowded_report() -> ReportData:
 
 @pytest.mark.parametrize("name", ["results", "robustness", "scaling", "cost", "training"])
 def test_plots_have_room_for_many_agents_with_long_names(name: str) -> None:
-    plot = next(plot for plot in figures(crowded_report()) if plot.name == name)
+    plot = next(plot for plot in build_plots(crowded_report()) if plot.name == name)
     with matplotlib.rc_context(plots._style(plots.PAPER)):
         figure = plot.draw(plots.PAPER)
         figure.draw_without_rendering()
@@ -380,29 +386,29 @@ def test_an_axis_of_close_amounts_has_ticks_and_one_agent_no_plot_of_costs() -> 
     data = report()
     near = {task: {name: {**one, "tokens_per_question": 260 + 30 * place} for place, (name, one) in enumerate(found.items())}
             for task, found in data.results.items()}  # fmt: skip
-    drawn = svg({plot.name: plot for plot in figures(replace(data, results=near))}["cost"])
+    drawn = render_svg({plot.name: plot for plot in build_plots(replace(data, results=near))}["cost"])
     assert all(f">{tick}</text>" in drawn for tick in (200, 300, 400))
     one = {task: {sample_report.BASE: found[sample_report.BASE]} for task, found in data.results.items()}
     alone = replace(data, agents=data.agents[:1], results=one, comparisons={}, paired={}, cases=[])
-    assert "cost" not in [plot.name for plot in figures(alone)]
+    assert "cost" not in [plot.name for plot in build_plots(alone)]
 
 
 def test_bars_name_their_agents_and_students_of_one_line_share_one() -> None:
     own = crowded_report()
-    drawn = {plot.name: svg(plot) for plot in figures(own)}
+    drawn = {plot.name: render_svg(plot) for plot in build_plots(own)}
     assert all(f"student-{index}" in drawn["results"] for index in range(8))
-    words = next(plot.words for plot in figures(own) if plot.name == "scaling")
+    words = next(plot.words for plot in build_plots(own) if plot.name == "scaling")
     assert "geo-hop, base 0: 100 " in words and words.count("geo-hop") == 2
 
 
 def test_many_long_observations_are_shortened_and_say_so() -> None:
     step = Step("t", None, "x" * 4000, "t")
     many = [replace(trajectory(index), steps=(step,) * 3) for index in range(600)]
-    data = browser([Source("a", many)], series={})
+    data = browser_data([EpisodeSource("a", many)], series={})
     assert len(json.dumps(data)) < SIZE and data["shortened"] in (2000, 1000, 500)
     first = data["episodes"][0]["steps"][0]
     assert len(first["observation"]) + first["cut"] == 4000
-    few = browser([Source("a", many[:10])], series={})
+    few = browser_data([EpisodeSource("a", many[:10])], series={})
     assert few["shortened"] is None and len(few["episodes"][0]["steps"][0]["observation"]) == 4000
 
 
@@ -417,8 +423,8 @@ def test_many_long_observations_are_shortened_and_say_so() -> None:
 )
 def test_a_page_of_500_long_trajectories_is_below_5_mb(step: Step) -> None:
     many = [replace(trajectory(index), steps=(step,) * 5) for index in range(500)]
-    data = browser([Source("a", many)], series={})
-    assert len(embedded(data).encode()) < 1.01 * SIZE and data["shortened"]
+    data = browser_data([EpisodeSource("a", many)], series={})
+    assert len(encode_for_script(data).encode()) < 1.01 * SIZE and data["shortened"]
     first = data["episodes"][0]["steps"][0]
     kept = sum(len(first.get(part, "")) for part in ("thought", "text", "observation"))
     whole = len(step.thought) + (len(step.text.strip()) if step.action is None else 0) + len(step.observation or "")

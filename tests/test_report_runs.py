@@ -15,26 +15,34 @@ from elements import said
 from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.summary import summarise
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting import wording
 from fireact.reporting.browser import SIZE
-from fireact.reporting.data import ReportData, Source
-from fireact.reporting.figures import figures
-from fireact.reporting.html import html
-from fireact.reporting.markdown import markdown
-from fireact.reporting.plots import svg
-from fireact.reporting.run import ReportConfig, assemble
+from fireact.reporting.data import EpisodeSource, ReportData
+from fireact.reporting.figures import build_plots
+from fireact.reporting.html import render_html
+from fireact.reporting.markdown import render_markdown
+from fireact.reporting.plots import render_svg
+from fireact.reporting.run import ReportConfig, assemble_report
 from fireact.reporting.run import report as write_report
-from fireact.reporting.runs import labels, read_runs
-from fireact.reporting.summary import Robust, headlines, lede, machine, mixture_rows, robustness, subject
-from fireact.reporting.terminal import table
+from fireact.reporting.runs import read_runs, short_labels
+from fireact.reporting.summary import (
+    RobustnessRow,
+    headlines,
+    lede,
+    mixture_rows,
+    report_to_dict,
+    robustness_rows,
+    subject,
+)
+from fireact.reporting.terminal import headline_table
 from fireact.store import RunDir
 from fireact.types import Action, Step, Trajectory, Usage
 
 
 def test_labels_tell_directories_apart() -> None:
     paths = [Path("/r/a/train"), Path("/r/b/train"), Path("/r/mix")]
-    assert list(labels(paths).values()) == ["a/train", "b/train", "mix"]
+    assert list(short_labels(paths).values()) == ["a/train", "b/train", "mix"]
 
 
 def _evaluation(
@@ -44,7 +52,7 @@ def _evaluation(
     own = [replace(one, usage=Usage(1, 2, 0, 3, 0.01)) for one in own]
     with RunDir(path, verb="eval", settings={"agent": agent, "tools": tools, "tasks": [task], "n": 10}) as run:
         (path / "trajectories.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in own))
-        results = {task: summarise(own).to_dict()}
+        results = {task: summarise_trajectories(own).to_dict()}
         run.finish(agent=agent, description=agent, tuned=False, tools={"search": hash}, results=results)
     return path
 
@@ -60,13 +68,13 @@ def _study(path: Path, cells: list[dict[str, Any]]) -> Path:
             )  # fmt: skip
             against = {cell["task"]: {"cell": cell["against"]}} if "against" in cell else {}
             rows.append({"cell": cell["cell"], "axes": {}, "against": against, "stages": [f"eval/{index}"]})
-        jsonl.write(path / "results.jsonl", rows)
+        jsonl.write_objects(path / "results.jsonl", rows)
         run.finish(title="A study of cells")
     return path
 
 
 def _reported(*paths: Path) -> ReportData:
-    return assemble(list(read_runs([str(path) for path in paths])))
+    return assemble_report(list(read_runs([str(path) for path in paths])))
 
 
 def test_the_cells_of_a_study_are_compared_as_it_says_on_the_task_of_each(tmp_path: Path) -> None:
@@ -88,9 +96,11 @@ def test_the_cells_of_a_study_are_compared_as_it_says_on_the_task_of_each(tmp_pa
     assert all(line.before and line.comparison for line in headlines(own))
     assert own.comparisons["other"]["react, other"].em.difference.mean == pytest.approx(0.3)
     assert {next(iter(case.trajectories)) for case in own.cases} == {"cot, small", "cot, other"}
-    shown = said(html(own))
+    shown = said(render_html(own))
     assert "to cot, other" in shown and "Before and after" in shown
-    assert "react, other against cot, other" in markdown(own) and table(machine(own)).row_count == 2
+    assert (
+        "react, other against cot, other" in render_markdown(own) and headline_table(report_to_dict(own)).row_count == 2
+    )
 
 
 def test_noise_in_a_study_is_compared_on_the_task_that_was_disturbed(tmp_path: Path) -> None:
@@ -99,7 +109,7 @@ def test_noise_in_a_study_is_compared_on_the_task_that_was_disturbed(tmp_path: P
     for task in ("small", "other"):
         cells.append({"cell": f"{task}, normal", "task": task})
         cells.append({"cell": f"{task}, None", "task": task, "wrong": 4, "against": f"{task}, normal", **noise})
-    rows = robustness(_reported(_study(tmp_path / "s", cells)))
+    rows = robustness_rows(_reported(_study(tmp_path / "s", cells)))
     assert [(row.task, row.agent.model) for row in rows] == [("small", "small, normal"), ("other", "other, normal")]
     for row in rows:
         assert row.before is not None and row.comparison is not None
@@ -119,13 +129,13 @@ def test_a_study_says_first_what_its_best_cell_reached_and_whose_that_is(tmp_pat
     (line,) = headlines(own)
     assert (line.baseline, line.agent, line.best_of) == ("prompted", "five", 3)
     assert lede(own) == "Exact match: small from 10.0% to 90.0% (prompted to five, the best of 3)."
-    assert "→ five, the best of 3" in markdown(own) and "five, the best of 3" in said(html(own))
-    rows = {row.agent.name: row for row in robustness(own)}  # each against itself, whatever the study compares
+    assert "→ five, the best of 3" in render_markdown(own) and "five, the best of 3" in said(render_html(own))
+    rows = {row.agent.name: row for row in robustness_rows(own)}  # each against itself, whatever the study compares
     assert [(rows[name].agent.model, _change(rows[name])) for name in rows] == [("five", -0.5), ("ten", -0.1)]
     assert set(own.comparisons["small"]) == {"five", "ten", "ten, None"}
 
 
-def _change(row: Robust) -> float:
+def _change(row: RobustnessRow) -> float:
     assert row.before is not None and row.comparison is not None
     return round(row.comparison.em.difference.mean, 6)
 
@@ -134,7 +144,7 @@ def test_each_mixture_has_its_own_collections(tmp_path: Path) -> None:
     count = {"n": 5, "finished": 4, "correct": 3}
     for name, groups in (("one", ["a/react"]), ("two", ["a/react", "a/cot"])):
         with RunDir(tmp_path / name, verb="collect", settings={}) as run:
-            jsonl.write(tmp_path / name / "trajectories.jsonl", [])
+            jsonl.write_objects(tmp_path / name / "trajectories.jsonl", [])
             run.finish(teacher=f"teacher {name}", counts=dict.fromkeys(groups, count))
     for name, sources in (("first", ["one"]), ("second", ["one", "two"]), ("third", ["second"])):
         with RunDir(tmp_path / name, verb="mix", settings={"sources": [str(tmp_path / one) for one in sources]}) as run:
@@ -146,14 +156,16 @@ def test_each_mixture_has_its_own_collections(tmp_path: Path) -> None:
         ("third", "react", 10, 6, 2), ("third", "cot", 5, 3, 0),
     ]  # fmt: skip
     assert "Fine-tuned" not in lede(own)  # who was evaluated was not trained on any of them
-    assert "| second | a | react | 10 | 8 | 6 | 2 |" in markdown(own) and "made of second" in said(html(own))
+    assert "| second | a | react | 10 | 8 | 6 | 2 |" in render_markdown(own) and "made of second" in said(
+        render_html(own)
+    )
 
 
 def test_a_report_of_an_earlier_version_is_still_printed() -> None:
-    said = machine(sample_report.sample())
+    said = report_to_dict(sample_report.sample())
     older = {key: value for key, value in said.items() if key != "one_pair"}
     older["headlines"] = [{key: value for key, value in line.items() if key != "best_of"} for line in said["headlines"]]
-    assert table(older).row_count == table(said).row_count
+    assert headline_table(older).row_count == headline_table(said).row_count
 
 
 def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path) -> None:
@@ -163,16 +175,16 @@ def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path
         paths.append(_evaluation(tmp_path / kind, "x", **noisy))
     own = _reported(*paths)
     assert lede(own) == "Exact match: small 100.0% (x, noise none=0.5)."
-    assert "x, noise none=0.5" in str(table(machine(own)).columns[0]._cells)
+    assert "x, noise none=0.5" in str(headline_table(report_to_dict(own)).columns[0]._cells)
 
 
 def test_control_characters_make_no_broken_plot_or_markdown(tmp_path: Path) -> None:
     own = [replace(trajectory(index), task="t\x1b[31m", model="m\x07") for index in range(3)]
-    jsonl.write(tmp_path / "a.jsonl", [one.to_dict() for one in own])
+    jsonl.write_objects(tmp_path / "a.jsonl", [one.to_dict() for one in own])
     found = _reported(tmp_path / "a.jsonl")
-    assert not set(markdown(found)) & set("\x1b\x07")
-    for plot in figures(found):
-        ElementTree.fromstring(svg(plot))
+    assert not set(render_markdown(found)) & set("\x1b\x07")
+    for plot in build_plots(found):
+        ElementTree.fromstring(render_svg(plot))
 
 
 def test_a_task_measured_under_noise_alone_is_told_first_too(tmp_path: Path) -> None:
@@ -183,15 +195,15 @@ def test_a_task_measured_under_noise_alone_is_told_first_too(tmp_path: Path) -> 
     ]
     own = _reported(*paths)
     assert [(line.task, line.agent) for line in headlines(own)] == [("small", "x"), ("other", "x, noise none=0.5")]
-    assert "(x, noise none=0.5)" in lede(own) and all("other: ." not in plot.words for plot in figures(own))
+    assert "(x, noise none=0.5)" in lede(own) and all("other: ." not in plot.words for plot in build_plots(own))
 
 
 def test_noise_on_fewer_questions_says_on_how_many(tmp_path: Path) -> None:
     clean, noisy = _file(tmp_path / "a.jsonl"), _file(tmp_path / "b.jsonl", noise="none")
     noisy.write_text("".join(noisy.read_text().splitlines(keepends=True)[:6]))
     own = _reported(clean, noisy)
-    assert [row.shared for row in robustness(own)] == [6]
-    assert ") on 6 |" in markdown(own) and "on 6 questions" in said(html(own))
+    assert [row.shared for row in robustness_rows(own)] == [6]
+    assert ") on 6 |" in render_markdown(own) and "on 6 questions" in said(render_html(own))
 
 
 def test_cells_that_differ_in_their_tools_are_shown_with_the_difference(tmp_path: Path) -> None:
@@ -199,7 +211,7 @@ def test_cells_that_differ_in_their_tools_are_shown_with_the_difference(tmp_path
     own = _reported(_study(tmp_path / "s", cells))
     assert own.comparisons["small"]["own"].em.difference.mean == pytest.approx(-0.2)
     assert own.unlike == ["own against search, tools: search (search) | search (own)"]
-    assert own.unlike[0] in said(html(own))
+    assert own.unlike[0] in said(render_html(own))
 
 
 def test_an_agent_without_noise_is_the_baseline_whatever_the_order(tmp_path: Path) -> None:
@@ -207,7 +219,7 @@ def test_an_agent_without_noise_is_the_baseline_whatever_the_order(tmp_path: Pat
     clean = _evaluation(tmp_path / "c", "a", tools=["search"])
     own = _reported(noisy, clean, clean)
     assert [agent.name for agent in own.agents] == ["a", "a, noise none=1"] and headlines(own)[0].agent == "a"
-    assert robustness(own)[0].before is not None
+    assert robustness_rows(own)[0].before is not None
 
 
 def test_a_report_over_one_of_its_runs_deletes_nothing(tmp_path: Path) -> None:
@@ -240,7 +252,7 @@ def _gathered(path: Path, verb: str, teacher: str = "teacher") -> Path:
     own = [trajectory(index, em=float(index % 2)) for index in range(10)]
     own += [replace(trajectory(index, em=1.0), method="cot") for index in range(5)]
     with RunDir(path, verb=verb, settings={}) as run:
-        jsonl.write(path / "trajectories.jsonl", [one.to_dict() for one in own])
+        jsonl.write_objects(path / "trajectories.jsonl", [one.to_dict() for one in own])
         run.finish(teacher=teacher, counts={}, history=[])
     return path
 
@@ -253,35 +265,42 @@ def test_gathered_episodes_alone_are_reported_without_before_and_after(tmp_path:
     assert (result["n"], len(found.sources), len(found.sources[0].trajectories)) == (15, 1, 15)
     assert {name: group["n"] for name, group in result["by"]["method"].items()} == {"react": 10, "cot": 5}
     (line,) = headlines(found)
-    assert line.before is None and "Before and after" not in html(found) + markdown(found)
+    assert line.before is None and "Before and after" not in render_html(found) + render_markdown(found)
 
 
 def test_a_file_of_episodes_is_reported_beside_another_and_says_no_time_that_it_does_not_know(tmp_path: Path) -> None:
     for name, wrong in (("a", 6), ("b", 1)):
         own = [replace(trajectory(index, em=float(index >= wrong)), usage=Usage(), seconds=0.0) for index in range(10)]
-        jsonl.write(tmp_path / f"{name}.jsonl", [replace(one, model=name).to_dict() for one in own])
+        jsonl.write_objects(tmp_path / f"{name}.jsonl", [replace(one, model=name).to_dict() for one in own])
     alone = _reported(tmp_path / "a.jsonl")
     assert alone.results["small"]["a"]["em"] == 0.4 and alone.results["small"]["a"]["tokens_per_question"] is None
-    assert "Seconds" not in said(html(alone)).split("How to read the numbers")[0]
-    assert "onds/question" not in markdown(alone) and "| s/question" not in markdown(alone)
-    assert [column.header for column in table(machine(alone)).columns] == ["task", "n", "EM", "finished"]
+    assert "Seconds" not in said(render_html(alone)).split("How to read the numbers")[0]
+    assert "onds/question" not in render_markdown(alone) and "| s/question" not in render_markdown(alone)
+    assert [column.header for column in headline_table(report_to_dict(alone)).columns] == [
+        "task",
+        "n",
+        "EM",
+        "finished",
+    ]
     both = _reported(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-    assert "onds/question" not in markdown(both) and "change" in [one.header for one in table(machine(both)).columns]
+    assert "onds/question" not in render_markdown(both) and "change" in [
+        one.header for one in headline_table(report_to_dict(both)).columns
+    ]
     assert both.comparisons["small"]["b"].em.wins == 5
     write_report(ReportConfig((str(tmp_path / "a.jsonl"),)), tmp_path / "out")
     assert (tmp_path / "out/report.json").exists() and (tmp_path / "a.jsonl").exists()
 
 
 def test_episodes_without_scores_are_counted(tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "a.jsonl", [replace(trajectory(index), scores={}).to_dict() for index in range(3)])
+    jsonl.write_objects(tmp_path / "a.jsonl", [replace(trajectory(index), scores={}).to_dict() for index in range(3)])
     found = _reported(tmp_path / "a.jsonl")
     assert not found.results and lede(found).startswith("3 episodes of") and lede(found).endswith("without scores.")
-    assert "All numbers" not in html(found) and "## Results" not in markdown(found)
+    assert "All numbers" not in render_html(found) and "## Results" not in render_markdown(found)
 
 
 def test_the_released_run_of_500_is_a_page_below_5_mb(shared_data: Path) -> None:
     found = _reported(*(shared_data / "fireact" / "trajs").glob("*.json"))
-    assert "26.2%" in lede(found) and len(html(found).encode()) < SIZE
+    assert "26.2%" in lede(found) and len(render_html(found).encode()) < SIZE
 
 
 def test_other_tools_are_refused(tmp_path: Path) -> None:
@@ -303,8 +322,8 @@ def test_a_report_of_500_trajectories_of_two_agents_is_below_5_mb() -> None:
         )
         return replace(trajectory(index), steps=steps)
 
-    own = [Source(agent.name, [grown(index) for index in range(500)]) for agent in sample_report.sample().agents]
-    assert len(html(replace(sample_report.sample(), sources=own, cases=())).encode()) < 5_000_000
+    own = [EpisodeSource(agent.name, [grown(index) for index in range(500)]) for agent in sample_report.sample().agents]
+    assert len(render_html(replace(sample_report.sample(), sources=own, cases=())).encode()) < 5_000_000
 
 
 def test_scores_of_other_questions_do_not_stand_side_by_side() -> None:
@@ -320,17 +339,17 @@ def test_scores_of_other_questions_do_not_stand_side_by_side() -> None:
 def _file(path: Path, *, model: str = "m", wrong: int = 2, noise: str | None = None, seed: int = 0) -> Path:
     look = Step("", Action("search", {"query": "x"}), "None", "", noise=noise)
     own = [replace(trajectory(index, em=float(index >= wrong)), model=model, seed=seed) for index in range(10)]
-    jsonl.write(path, [replace(one, steps=(look, *one.steps)).to_dict() for one in own])
+    jsonl.write_objects(path, [replace(one, steps=(look, *one.steps)).to_dict() for one in own])
     return path
 
 
 def test_noise_in_a_file_is_noise_and_is_marked_in_markdown(tmp_path: Path) -> None:
     found = _reported(_file(tmp_path / "a.jsonl"), _file(tmp_path / "b.jsonl", wrong=7, noise="none"))
     assert [agent.noise for agent in found.agents] == ["", "none"] and not found.comparisons
-    (row,) = robustness(found)
+    (row,) = robustness_rows(found)
     assert row.agent.noise == "none" and row.comparison is not None and row.comparison.em.difference.mean == -0.5
     noisy = _reported(_file(tmp_path / "c.jsonl", noise="<b>none"))
-    assert r"**Observation (noise: \<b>none)** None" in markdown(noisy)
+    assert r"**Observation (noise: \<b>none)** None" in render_markdown(noisy)
 
 
 def test_agents_with_other_seeds_are_paired_by_question_and_that_is_said(tmp_path: Path) -> None:
@@ -346,11 +365,11 @@ def test_cases_of_one_agent_are_of_both_outcomes(tmp_path: Path) -> None:
 
 def test_amounts_have_columns_and_intervals(tmp_path: Path) -> None:
     found = _reported(_evaluation(tmp_path / "a", "one", tools=["search"]))
-    head = next(line for line in markdown(found).splitlines() if line.startswith("| Task | Agent | n |"))
+    head = next(line for line in render_markdown(found).splitlines() if line.startswith("| Task | Agent | n |"))
     assert "| Steps | Searches |" in head and head.endswith("| $/question |")
-    page = said(html(found))
+    page = said(render_html(found))
     assert all(word in page for word in ("Searches", "p95", "Dollars"))
     result = found.results["small"]["one"]
-    own = dict(zip(head.split(" | "), markdown(found).split(head)[1].splitlines()[2].split(" | "), strict=True))
+    own = dict(zip(head.split(" | "), render_markdown(found).split(head)[1].splitlines()[2].split(" | "), strict=True))
     assert own["Steps"].startswith(f"{wording.number(result['steps'])} (") and " to " in own["Searches"]
     assert "Accuracy" not in head

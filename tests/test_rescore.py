@@ -12,13 +12,13 @@ import pytest
 
 from fakes import Small, trajectory
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.rescore import read_run, rescore
+from fireact.evaluation.rescore import read_run_trajectories, rescore
 from fireact.jsonl import dumps
 from fireact.models.replies import Replies
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import hotpotqa, mmlu, strategyqa
 from fireact.tasks.released import read_released_run
-from fireact.tasks.scoring import normalise
+from fireact.tasks.scoring import normalise_answer
 from fireact.types import Action, Example, Step, Trajectory
 
 NAME = "hotpotqa_dev_0_3_llama_models_tiny_0.7_2023-09-19-00-49-36.json"
@@ -73,7 +73,7 @@ def test_the_steps_of_the_released_run_are_whole(run: Path) -> None:
     assert len(trajectories) == 500 and sum(len(t.steps) for t in trajectories) == 1778  # as many as "Action:" lines
     for one in trajectories:
         assert one.stop == "finish" and one.task == "hotpotqa" and one.model == "llama_models_lora_llama-2-7b-d_1000"
-        assert normalise(one.answer or "") == one.meta["released"]["pred"]
+        assert normalise_answer(one.answer or "") == one.meta["released"]["pred"]
         before = [(step.action.name if step.action else None, bool(step.observation)) for step in one.steps[:-1]]
         assert set(before) <= {("search", True), ("reflect", True)}  # no such tool: 26 episodes try it, and are told so
         assert one.steps[-1].observation is None and Trajectory.from_dict(one.to_dict()) == one
@@ -116,7 +116,7 @@ def test_yes_no_and_choice_runs(tmp_path: Path) -> None:
         {"reward": 0, "em": 0, "gt": True, "pred": "(yes)", "traj": body.format("(yes)")},
         name=f"strategyqa_dev_0_2_{stamp}",
     )
-    found = rescore(read_run(path), strategyqa())  # type: ignore[arg-type]
+    found = rescore(read_run_trajectories(path), strategyqa())  # type: ignore[arg-type]
     assert found.reported == {"em": 0.5} and found.means["em"].mean == 0.5 and not found.disagreements
     path = released(
         tmp_path,
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_run_is_refused(text: str, said: str, tmp_path: Path) 
 
 def test_a_renamed_file_takes_the_task_that_is_given(tmp_path: Path) -> None:
     path = released(tmp_path, entry(), name="mine.json")
-    one = next(read_run(path, task="hotpotqa"))
+    one = next(read_run_trajectories(path, task="hotpotqa"))
     assert (one.task, one.example.id, one.model) == ("hotpotqa", "0", "mine")
 
 
@@ -170,11 +170,11 @@ def test_disagreements_are_listed_with_what_each_side_says(tmp_path: Path) -> No
 
 def test_questions_without_an_episode_count_as_wrong(tmp_path: Path) -> None:
     path = released(tmp_path, entry(), entry())
-    found = rescore(read_run(path), hotpotqa(), n=8)  # type: ignore[arg-type]
+    found = rescore(read_run_trajectories(path), hotpotqa(), n=8)  # type: ignore[arg-type]
     assert (found.n, found.missing, found.means["em"].mean, found.reported["em"]) == (8, 6, 0.25, 0.25)
-    assert rescore(read_run(path), hotpotqa(), n=1).n == 1  # type: ignore[arg-type]
+    assert rescore(read_run_trajectories(path), hotpotqa(), n=1).n == 1  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="1 at least"):
-        rescore(read_run(path), hotpotqa(), n=0)  # type: ignore[arg-type]
+        rescore(read_run_trajectories(path), hotpotqa(), n=0)  # type: ignore[arg-type]
 
 
 def finished(index: int, answer: str, em: float) -> Trajectory:
@@ -206,7 +206,7 @@ def test_aliases_that_were_added_to_a_file_count(tmp_path: Path) -> None:
     run.write_text("".join(dumps(finished(1, "b", 0).to_dict()) + "\n"))
     found = json.loads(fireact("rescore", run, "-t", "small.jsonl", "-o", "new.jsonl", "--json", cwd=tmp_path).stdout)
     assert found["em"] == 1.0 and found["reported"]["em"] == 0.0 and len(found["disagreements"]) == 2
-    kept = next(read_run(tmp_path / "new.jsonl"))
+    kept = next(read_run_trajectories(tmp_path / "new.jsonl"))
     assert kept.scores == {"em": 1.0, "f1": 1.0} and kept.example.meta == {"aliases": ["b"]}
     again = fireact("rescore", run, "-t", "small.jsonl", "-o", "new.jsonl", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr

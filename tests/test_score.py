@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fireact import jsonl
-from fireact.collection import tally
+from fireact.collection import summarise_episodes
 from fireact.errors import ConfigError, DataError
 from fireact.recording.run import RecordConfig
 from fireact.recording.scores import score
@@ -30,8 +30,8 @@ EPISODES = [one("a", "The Oslo"), one("b", "Lima"), one("c", None, stop="max_ste
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     with RunDir(tmp_path / "run", verb="record", settings={"upstream": "http://x/v1", "task": "mine"}) as held:
-        jsonl.write(held.path / "trajectories.jsonl", (episode.to_dict() for episode in EPISODES))
-        held.finish(**tally(read_trajectories(held.path)))
+        jsonl.write_objects(held.path / "trajectories.jsonl", (episode.to_dict() for episode in EPISODES))
+        held.finish(**summarise_episodes(read_trajectories(held.path)))
     return tmp_path / "run"
 
 
@@ -42,7 +42,7 @@ def scores(path: Path) -> dict[str, dict[str, float]]:
 def test_by_answers(run: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     rows = [("What is a?", ["Bergen", "oslo"]), ("What is  c", 3), ("What is d?", "x")]
-    jsonl.write(answers, [{"question": question, "answer": answer} for question, answer in rows])
+    jsonl.write_objects(answers, [{"question": question, "answer": answer} for question, answer in rows])
     grades = score(run, answers=answers)
     assert (grades.scored, grades.em, grades.unmatched, grades.faults) == (2, 0.5, ["b"], ["d"])
     assert scores(run) == {"a": {"em": 1.0, "f1": 1.0}, "b": {}, "c": {"em": 0.0, "f1": 0.0}, "d": {}}
@@ -66,7 +66,7 @@ def test_by_answers(run: Path, tmp_path: Path) -> None:
 def test_by_the_scoring_of_a_task(run: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.csv"
     answers.write_text("id,answer\na,yes\nb,green tea\n")
-    jsonl.write(run / "trajectories.jsonl", [one("a", "Yes, since it is so").to_dict()])
+    jsonl.write_objects(run / "trajectories.jsonl", [one("a", "Yes, since it is so").to_dict()])
     assert score(run, answers=answers).em == 0.0
     assert score(run, answers=answers, task="geo-yesno").em == 1.0
 
@@ -129,7 +129,7 @@ def test_columns_by_name_and_questions_within_an_agent_s_words(run: Path, tmp_pa
     file = tmp_path / "answers.csv"
     file.write_text("uid,q,a\nx,capital of Peru,Cuzco\ny,the capital of Peru,Lima\na,?,Oslo\n")
     wrapped = replace(EPISODES[1], example=Example("b", "Please answer: the capital of Peru, now", ""))
-    jsonl.write(run / "trajectories.jsonl", [EPISODES[0].to_dict(), wrapped.to_dict(), EPISODES[2].to_dict()])
+    jsonl.write_objects(run / "trajectories.jsonl", [EPISODES[0].to_dict(), wrapped.to_dict(), EPISODES[2].to_dict()])
     grades = score(run, answers=f"{file}:q,a,id=uid")
     assert grades.unmatched == ["c"] and grades.em == 1.0  # the longest question fits, and "?" fits none
 
@@ -142,7 +142,7 @@ def test_other_directories_are_refused_and_files_are_taken(run: Path, tmp_path: 
     with RunDir(run, verb="record", settings={"upstream": "http://x/v1", "task": "mine"}), pytest.raises(DataError, match="another process"):  # fmt: skip
         score(run, by=wrong(1))
     file = tmp_path / "some.jsonl"
-    jsonl.write(file, (replace(episode, seed=1).to_dict() for episode in EPISODES))
+    jsonl.write_objects(file, (replace(episode, seed=1).to_dict() for episode in EPISODES))
     assert score(file, by=wrong(1)).scored == 3
 
 

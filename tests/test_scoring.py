@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.tasks.scoring import best, choice, free_form, normalise, prefix, yes_no
+from fireact.tasks.scoring import (
+    best_scores,
+    normalise_answer,
+    score_choice,
+    score_free_form,
+    score_prefix,
+    score_yes_no,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,14 +35,14 @@ from fireact.tasks.scoring import best, choice, free_form, normalise, prefix, ye
     ],
 )
 def test_free_form(gold: str, answer: str, em: float, f1: float) -> None:
-    assert free_form(gold, answer) == {"em": em, "f1": pytest.approx(f1)}
+    assert score_free_form(gold, answer) == {"em": em, "f1": pytest.approx(f1)}
 
 
 @pytest.mark.parametrize(
     ("answer", "em"), [("yes", 1), ("Yes, it is.", 1), ("no", 0), ("not yes", 0), ("yesterday", 0), ("", 0), (None, 0)]
 )
 def test_yes_no(answer: str | None, em: float) -> None:
-    assert yes_no("yes", answer) == {"em": em, "f1": em}
+    assert score_yes_no("yes", answer) == {"em": em, "f1": em}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def test_yes_no(answer: str | None, em: float) -> None:
     ],
 )
 def test_choice_counts_the_letter_only(answer: str | None, em: float) -> None:
-    assert choice("B", answer) == {"em": em, "f1": em}
+    assert score_choice("B", answer) == {"em": em, "f1": em}
 
 
 @pytest.mark.parametrize(
@@ -63,16 +70,16 @@ def test_choice_counts_the_letter_only(answer: str | None, em: float) -> None:
     ],
 )
 def test_prefix_is_the_released_rule(gold: str, answer: str | None, em: float) -> None:
-    assert prefix(gold, answer) == {"em": em, "f1": em}
+    assert score_prefix(gold, answer) == {"em": em, "f1": em}
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.none() | st.text(max_size=20))
 def test_an_alias_never_lowers_a_score(right: list[str], answer: str | None) -> None:
-    found = best(free_form, right, answer)
-    assert found == {name: max(free_form(gold, answer)[name] for gold in right) for name in ("em", "f1")}
+    found = best_scores(score_free_form, right, answer)
+    assert found == {name: max(score_free_form(gold, answer)[name] for gold in right) for name in ("em", "f1")}
 
 
-@pytest.mark.parametrize("score", [free_form, prefix, yes_no, choice])
+@pytest.mark.parametrize("score", [score_free_form, score_prefix, score_yes_no, score_choice])
 @given(answer=st.none() | st.text(max_size=40))
 def test_scores_lie_between_0_and_1_and_nothing_scores_0(score, answer) -> None:  # type: ignore[no-untyped-def]
     for gold in ("yes", "B", "Sana'a"):
@@ -82,5 +89,5 @@ def test_scores_lie_between_0_and_1_and_nothing_scores_0(score, answer) -> None:
 
 @given(st.text(max_size=60))
 def test_normalising_again_changes_nothing(text: str) -> None:
-    assert normalise(text) == normalise(normalise(text))
-    assert free_form(text, text)["em"] == float(bool(text.strip()))
+    assert normalise_answer(text) == normalise_answer(normalise_answer(text))
+    assert score_free_form(text, text)["em"] == float(bool(text.strip()))

@@ -24,17 +24,17 @@ from fireact.models.scripted import (
     WRONG_ANSWER_SHARE,
     WRONG_RECALL_SHARE,
     Expert,
-    few_shot,
     from_name,
-    queries,
-    shows,
+    list_queries,
+    observation_holds,
+    write_few_shot,
 )
 from fireact.render.react import ReActRenderer
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
-from fireact.tools.search import geo_search
+from fireact.tools.search import build_geo_search
 from fireact.types import Message, Method, Tool, Trajectory
 
-SEARCH = geo_search()
+SEARCH = build_geo_search()
 TOOLS: Mapping[str, Tool] = {"search": SEARCH}
 TASKS = {task.name: task for task in (geo_hop(), geo_yesno(), geo_choice(), geo_compose())}
 METHODS: Mapping[str, Method] = {
@@ -76,7 +76,7 @@ def test_it_searches_badly_as_often_as_it_says_and_recovers(task: str) -> None:
 def test_it_uses_only_what_was_observed(task: str) -> None:
     for one in episodes(task, "react"):
         seen = [step.observation or "" for step in one.steps]
-        assert all(any(shows(text, fact) for text in seen) for fact in one.example.meta["facts"])
+        assert all(any(observation_holds(text, fact) for text in seen) for fact in one.example.meta["facts"])
 
 
 def test_a_reflection_changes_what_follows() -> None:
@@ -105,7 +105,7 @@ def test_thoughts_are_short_and_trajectories_fit_the_budget() -> None:
 
 def test_it_varies_its_words() -> None:
     fact = geo_hop().examples("train")[0].meta["facts"][0]
-    assert len(set(queries(fact))) >= 3
+    assert len(set(list_queries(fact))) >= 3
     first = {one.steps[0].thought.split(" the ")[0] for one in episodes("geo-hop", "react")}
     assert len(first) >= 3
 
@@ -145,7 +145,7 @@ def test_the_few_shot_examples_are_what_the_expert_does_today(task: str, form: s
     """After a change of the world, write them again: ``python tests/test_scripted.py``."""
     text = files("fireact").joinpath("prompts", f"{task}.{form}.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
-    assert rows == few_shot(task, form, SEARCH) and len(rows) == 3
+    assert rows == write_few_shot(task, form, SEARCH) and len(rows) == 3
     train = {
         example.question
         for name in ("geo-hop", task)
@@ -164,4 +164,4 @@ if __name__ == "__main__":
     for name in TASKS:
         for kind in ("react", "cot"):
             path = Path(str(files("fireact").joinpath("prompts", f"{name}.{kind}.jsonl")))
-            path.write_text("".join(f"{dumps(row)}\n" for row in few_shot(name, kind, SEARCH)), encoding="utf-8")
+            path.write_text("".join(f"{dumps(row)}\n" for row in write_few_shot(name, kind, SEARCH)), encoding="utf-8")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.tools.search import MAX_WORDS, geo_search
-from fireact.tools.words import words
+from fireact.tools.search import MAX_WORDS, build_geo_search
+from fireact.tools.words import split_words
 from fireact.world.facts import countries
 
-SEARCH = geo_search()
+SEARCH = build_geo_search()
 QUERIES = [f"{country.name} {noun}" for country in countries() for noun in ("currency", "area", "internet domain")]
 
 
@@ -53,7 +53,7 @@ def test_snippets_are_short() -> None:
 
 def test_threads_that_open_one_index_get_the_same_and_build_it_once(tmp_path: Path) -> None:
     def ask(_: int) -> list[str]:
-        kept = geo_search(tmp_path)
+        kept = build_geo_search(tmp_path)
         return [kept(query=query) for query in QUERIES]
 
     with ThreadPoolExecutor(4) as pool:
@@ -61,17 +61,17 @@ def test_threads_that_open_one_index_get_the_same_and_build_it_once(tmp_path: Pa
     assert answers == [[SEARCH(query=query) for query in QUERIES]] * 4
     (directory,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     written = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
-    geo_search(tmp_path)
+    build_geo_search(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == written
 
 
 def test_a_half_built_index_is_built_anew(tmp_path: Path) -> None:
-    whole = geo_search(tmp_path / "whole")
+    whole = build_geo_search(tmp_path / "whole")
     (directory,) = [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
     half = tmp_path / "torn" / f"{directory.name}.part"
     half.mkdir(parents=True)
     (half / "texts.bin").write_text("Nor")
-    assert geo_search(tmp_path / "torn")(query=QUERIES[0]) == whole(query=QUERIES[0])
+    assert build_geo_search(tmp_path / "torn")(query=QUERIES[0]) == whole(query=QUERIES[0])
     assert not half.exists()
 
 
@@ -81,7 +81,7 @@ def test_threads_share_one_search() -> None:
 
 
 def test_words_keep_domains_and_codes_and_drop_accents() -> None:
-    assert words("The domain .is of Bogotá, code +354.") == ["domain", ".is", "bogota", "code", "+354"]
+    assert split_words("The domain .is of Bogotá, code +354.") == ["domain", ".is", "bogota", "code", "+354"]
 
 
 def test_a_query_takes_well_under_a_millisecond() -> None:

@@ -26,7 +26,7 @@ pytest.importorskip("starlette")
 from fakes import GOOD, agent  # noqa: E402
 from fireact.agents import load_model  # noqa: E402
 from fireact.errors import ConfigError, FormatError  # noqa: E402
-from fireact.serving.server import service  # noqa: E402
+from fireact.serving.server import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
 from fireact.types import Completion, Message, Usage  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -173,14 +173,14 @@ def test_any_body_is_read_totally(body: bytes) -> None:
 def test_a_key_is_asked_for_and_needed_beyond_loopback(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FIREACT_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="FIREACT_API_KEY"):
-        service("x", agent(*GOOD), host="0.0.0.0")
+        make_served_agent("x", agent(*GOOD), host="0.0.0.0")
     running = Running(str(student), FIREACT_API_KEY="secret-word")
     with pytest.raises(openai.AuthenticationError):
         running.client("wrong").chat.completions.create(model="fireact", messages=ASK)
     reply = running.client("secret-word").chat.completions.create(model="fireact", messages=ASK, max_tokens=2)
     assert reply.choices
     monkeypatch.setenv("FIREACT_API_KEY", "secret-word")
-    assert "secret-word" not in repr(service("x", agent(*GOOD), host="0.0.0.0"))
+    assert "secret-word" not in repr(make_served_agent("x", agent(*GOOD), host="0.0.0.0"))
     running.stop()
 
 
@@ -268,9 +268,9 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
 
 def test_an_address_of_ipv6_stands_in_brackets() -> None:
-    from fireact.serving.server import address
+    from fireact.serving.server import host_and_port
 
-    assert address("::1", 80) == "[::1]:80" and address("127.0.0.1", 80) == "127.0.0.1:80"
+    assert host_and_port("::1", 80) == "[::1]:80" and host_and_port("127.0.0.1", 80) == "127.0.0.1:80"
 
 
 def test_a_body_of_no_stated_length_is_cut_off(server: Running) -> None:
@@ -304,14 +304,14 @@ def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:
 def test_the_server_feeds_the_tokens_that_were_trained_on(student: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     from fireact import jsonl
-    from fireact.serving.conformance import conformance
+    from fireact.serving.conformance import check_conformance
     from fireact.training.run import TrainConfig, train
     from test_train import RECIPE
     from test_train_more import trajectories
 
-    jsonl.write(tmp_path / "data.jsonl", (one.to_dict() for one in trajectories(8)))
+    jsonl.write_objects(tmp_path / "data.jsonl", (one.to_dict() for one in trajectories(8)))
     train(TrainConfig(data=str(tmp_path / "data.jsonl"), student=str(student), recipe=RECIPE), tmp_path / "train")
-    found = conformance(str(tmp_path / "train"), prompts=4)
+    found = check_conformance(str(tmp_path / "train"), prompts=4)
     assert found.holds and found.turns == 16 and found.prompts == 4 and 0 <= found.differing <= 4
 
 
@@ -357,8 +357,8 @@ def test_a_turn_of_the_assistant_without_words_is_taken_as_empty() -> None:
 
 
 def test_a_stream_ends_whatever_fails() -> None:
-    from fireact.serving.server import Asking, Service, _stream
-    from fireact.serving.wire import Reply
+    from fireact.serving.server import ServedAgent, ServedRequest, _stream_events
+    from fireact.serving.wire import ChatReply
 
     class Broken:
         name = "broken"
@@ -366,13 +366,15 @@ def test_a_stream_ends_whatever_fails() -> None:
         def complete(self, messages: Any, **_: Any) -> Any:
             raise RuntimeError("out of luck")
 
-    async def events(served: Service) -> bytes:
+    async def events(served: ServedAgent) -> bytes:
         asked = read_request(b'{"model": "s", "stream": true, "messages": [{"role": "user", "content": "a"}]}')
         watch = asyncio.create_task(asyncio.sleep(60))
         with ThreadPoolExecutor(1) as threads:
-            return b"".join([one async for one in _stream(Asking(served, asked), Reply("s"), threads, watch)])
+            return b"".join(
+                [one async for one in _stream_events(ServedRequest(served, asked), ChatReply("s"), threads, watch)]
+            )
 
-    served = Service("s", replace(agent(GOOD), lm=Broken()))
+    served = ServedAgent("s", replace(agent(GOOD), lm=Broken()))
     assert b"RuntimeError: out of luck" in asyncio.run(asyncio.wait_for(events(served), 10))
 
 
@@ -384,12 +386,12 @@ class Endless:
     def __init__(self) -> None:
         self.begun, self.ended, self.calls = threading.Event(), threading.Event(), 0
 
-    def complete(self, messages: Any, *, heard: Any = None, **options: Any) -> Completion:
+    def complete(self, messages: Any, *, on_delta: Any = None, **options: Any) -> Completion:
         self.calls += 1
         self.begun.set()
         try:
-            while heard is not None:
-                heard("on ")
+            while on_delta is not None:
+                on_delta("on ")
                 time.sleep(0.01)
             return Completion("Thought: look\nAction: search[x]", Usage(1, 1, 0, 1), "stop", 0.0)
         finally:
@@ -401,11 +403,11 @@ def listening(lm: Any, **settings: Any) -> Iterator[int]:
     """The port of the service of an agent with this LM, in this process."""
     import uvicorn
 
-    from fireact.serving.server import Service, application, bound
+    from fireact.serving.server import ServedAgent, bind_socket, build_serving_app
 
-    made = bound("127.0.0.1", 0)
-    served = Service("s", replace(agent(*GOOD), lm=lm), **settings)
-    running = uvicorn.Server(uvicorn.Config(application(served), log_level="warning"))
+    made = bind_socket("127.0.0.1", 0)
+    served = ServedAgent("s", replace(agent(*GOOD), lm=lm), **settings)
+    running = uvicorn.Server(uvicorn.Config(build_serving_app(served), log_level="warning"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [made]})
     thread.start()
     yield made.getsockname()[1]
@@ -460,17 +462,17 @@ def test_an_agents_steps_are_streamed_before_its_answer() -> None:
 def test_a_student_of_native_calls_is_served_as_its_agent_alone() -> None:
     from fireact.methods.react import ReAct
     from fireact.render.tool_calls import ToolCallsRenderer
-    from fireact.serving.server import Service
+    from fireact.serving.server import ServedAgent
 
     native = replace(agent(GOOD), method=ReAct(renderer=ToolCallsRenderer()))
-    assert Service("s", native).names == ("s-agent",) and Service("s", agent(GOOD)).names == ("s", "s-agent")
+    assert ServedAgent("s", native).names == ("s-agent",) and ServedAgent("s", agent(GOOD)).names == ("s", "s-agent")
 
 
 def test_a_port_that_there_is_not_is_refused_in_words() -> None:
-    from fireact.serving.server import bound
+    from fireact.serving.server import bind_socket
 
     with pytest.raises(ConfigError, match="99999"):
-        bound("127.0.0.1", 99999)
+        bind_socket("127.0.0.1", 99999)
 
 
 def test_a_key_of_any_letters_is_known_again(student: Path) -> None:

@@ -10,9 +10,9 @@ from fakes import trajectory
 from fireact import jsonl
 from fireact.data import MixConfig
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.hosted.run import row_of
+from fireact.hosted.run import training_row
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Sample, encode
+from fireact.render.tokens import IGNORED, Sample, encode_chat
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.store import parse_trajectory
 from fireact.training.samples import Rendering
@@ -53,7 +53,7 @@ def test_calls_of_one_turn_have_the_least_of_their_weights() -> None:
 
 
 def encoded(*weights: float) -> Sample:
-    (sample,) = encode(ReActRenderer().sample(weighing(*weights)), tiny_tokenizer())
+    (sample,) = encode_chat(ReActRenderer().sample(weighing(*weights)), tiny_tokenizer())
     return sample
 
 
@@ -76,31 +76,32 @@ def test_the_loss_of_a_token_counts_with_its_weight(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "tiny", layers=1, hidden=32))
     loss = TargetLoss(model, [encoded(1, 0), encoded(0, 1), encoded(0.5, 1), encoded(1, 1)], frozen=0)
     loss.bfloat16 = False
-    first, second, weighed, plain = (loss.total((at,)) for at in range(4))
+    first, second, weighed, plain = (loss.sum_loss((at,)) for at in range(4))
     torch.testing.assert_close(first + second, plain)
     torch.testing.assert_close(first / 2 + second, weighed)
     both = loss((2, 3))
-    torch.testing.assert_close(both, (weighed + plain) / (loss.weight((2,)) + loss.targets((3,))))
+    torch.testing.assert_close(both, (weighed + plain) / (loss.total_weight((2,)) + loss.count_targets((3,))))
     head = model.model.embed_tokens.weight
     found, wanted = (
-        torch.autograd.grad(one, head)[0] for one in (loss.total((2,)), loss.total((0,)) / 2 + loss.total((1,)))
+        torch.autograd.grad(one, head)[0]
+        for one in (loss.sum_loss((2,)), loss.sum_loss((0,)) / 2 + loss.sum_loss((1,)))
     )
     torch.testing.assert_close(found, wanted)
 
 
 def test_weights_are_written_for_other_trainers(tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny", layers=1, hidden=32)
-    jsonl.write(tmp_path / "a.jsonl", [weighing(0.5, 1).to_dict(), replace(weighing(1, 1), seed=1).to_dict()])
+    jsonl.write_objects(tmp_path / "a.jsonl", [weighing(0.5, 1).to_dict(), replace(weighing(1, 1), seed=1).to_dict()])
     rendering = Rendering(tmp_path / "a.jsonl", student=str(tmp_path / "tiny"))
     rendering.write(tmp_path / "tokens.jsonl")
-    weighed, plain = jsonl.read(tmp_path / "tokens.jsonl")
+    weighed, plain = jsonl.read_objects(tmp_path / "tokens.jsonl")
     assert weighed["weights"] == list(encoded(0.5, 1).weights) and "weights" not in plain
     assert len(weighed["weights"]) == sum(label != IGNORED for label in weighed["labels"])
     rendering.write(tmp_path / "messages.jsonl", "messages")
-    row, _ = jsonl.read(tmp_path / "messages.jsonl")
+    row, _ = jsonl.read_objects(tmp_path / "messages.jsonl")
     assert [message.get("weight") for message in row["messages"] if message["role"] == "assistant"] == [0.5, None]
 
 
 def test_hosted_training_refuses_fractions() -> None:
     with pytest.raises(DataError, match="providers know 0 and 1"):
-        row_of(weighing(0.5, 1))
+        training_row(weighing(0.5, 1))

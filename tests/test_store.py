@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.machine import need_disk, need_memory
+from fireact.machine import require_disk, require_memory
 from fireact.store import RunDir, read_config, read_manifest, read_trajectories
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
@@ -43,7 +43,7 @@ stored = st.builds(
 @given(stored)
 def test_a_trajectory_survives_json(tmp_path_factory: pytest.TempPathFactory, value: Trajectory) -> None:
     file = tmp_path_factory.mktemp("jsonl") / "t.jsonl"
-    jsonl.write(file, [value.to_dict()])
+    jsonl.write_objects(file, [value.to_dict()])
     assert list(read_trajectories(file)) == [value]
 
 
@@ -51,10 +51,10 @@ def test_a_torn_line_is_named_when_read_and_cut_when_appended(tmp_path: Path) ->
     file = tmp_path / "t.jsonl"
     file.write_bytes(b'{"a":1}\n{"a":2')
     with pytest.raises(DataError, match="line 2: not JSON"):
-        list(jsonl.read(file))
+        list(jsonl.read_objects(file))
     with jsonl.Appender(file) as appender:
         appender.append({"a": 3})
-    assert [row["a"] for row in jsonl.read(file)] == [1, 3]
+    assert [row["a"] for row in jsonl.read_objects(file)] == [1, 3]
 
 
 @pytest.mark.parametrize("line", [b"[1]", b"\xff\xfe", b"nul"])
@@ -62,24 +62,24 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "t.jsonl"
     file.write_bytes(b'{"a":1}\n' + line + b"\n")
     with pytest.raises(DataError, match="line 2"):
-        list(jsonl.read(file))
+        list(jsonl.read_objects(file))
 
 
 def test_a_row_that_is_no_trajectory_is_named(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
-    jsonl.write(file, [trajectory().to_dict(), {"question": "?"}])
+    jsonl.write_objects(file, [trajectory().to_dict(), {"question": "?"}])
     with pytest.raises(DataError, match="line 2: not a trajectory"):
         list(read_trajectories(file))
 
 
 def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
-        list(jsonl.read(tmp_path / "absent.jsonl"))
+        list(jsonl.read_objects(tmp_path / "absent.jsonl"))
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with RunDir(tmp_path / "r", verb="collect", settings={"n": 1, "x": None}) as run:
-        jsonl.write(run.path / "trajectories.jsonl", [])
+        jsonl.write_objects(run.path / "trajectories.jsonl", [])
     with RunDir(tmp_path / "r", verb="collect", settings={"n": 1}) as run:
         assert not run.complete
     with pytest.raises(DataError, match="n: 1 there, 2 now"), RunDir(tmp_path / "r", verb="collect", settings={"n": 2}):
@@ -126,7 +126,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
     out = tmp_path / "r"
     with RunDir(out, verb="mix", settings={}) as run:
         (out / "inner").mkdir()
-        jsonl.write(out / "trajectories.jsonl", [trajectory().to_dict()])
+        jsonl.write_objects(out / "trajectories.jsonl", [trajectory().to_dict()])
         run.finish()
     (tmp_path / "link").symlink_to(out)
     for place in (out / read, tmp_path / "link" / read):
@@ -139,7 +139,7 @@ def test_force_deletes_nothing_that_is_yet_to_be_read(tmp_path: Path, read: str)
 
 
 def test_a_file_where_a_run_is_asked_for_is_said_to_be_one(tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "t.jsonl", [trajectory().to_dict()])
+    jsonl.write_objects(tmp_path / "t.jsonl", [trajectory().to_dict()])
     with pytest.raises(DataError, match=r"is a file\. Give the directory of a run"):
         read_config(tmp_path / "t.jsonl")
 
@@ -153,7 +153,7 @@ def test_a_manifest_means_complete(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fireact resume"):
         read_manifest(tmp_path)
     with RunDir(tmp_path, verb="mix", settings={}) as run:
-        jsonl.write(tmp_path / "trajectories.jsonl", [trajectory().to_dict()])
+        jsonl.write_objects(tmp_path / "trajectories.jsonl", [trajectory().to_dict()])
         manifest = run.finish(count=1)
     assert read_manifest(tmp_path) == manifest
     assert (
@@ -172,9 +172,9 @@ def test_seconds_add_up_over_interrupted_runs(tmp_path: Path) -> None:
 
 def test_too_little_disk_or_memory_is_said_before_work_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="GB of free disk"):
-        need_disk(tmp_path / "not" / "yet", gigabytes=1e9)
+        require_disk(tmp_path / "not" / "yet", gigabytes=1e9)
     with pytest.raises(ConfigError, match=r"1.0 GB of memory are available; this needs about 2.0 GB"):
-        need_memory(gigabytes=2.0, available=lambda: 1.0)
+        require_memory(gigabytes=2.0, available=lambda: 1.0)
 
 
 def test_a_command_to_go_on_can_be_pasted_into_a_shell(tmp_path: Path) -> None:

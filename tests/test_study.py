@@ -15,7 +15,7 @@ from fireact.errors import FireactError
 from fireact.progress import Progress
 from fireact.reporting.run import ReportConfig, report
 from fireact.store import LOCK
-from fireact.study.run import Matrix, StudyConfig, plan, study
+from fireact.study.run import StudyConfig, StudyMatrix, plan_study, run_study
 from fireact.verbs import resume
 from small_study import SMALL
 
@@ -112,7 +112,7 @@ def written(folder: Path, base: str, text: str = STUDY, **changes: str) -> Study
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    return list(jsonl.read(out / "results.jsonl"))
+    return list(jsonl.read_objects(out / "results.jsonl"))
 
 
 def directories(out: Path) -> dict[str, list[str]]:
@@ -125,10 +125,10 @@ def done(base: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stu
     home = tmp_path_factory.mktemp("study")
     config, notes = written(home, base), Notes()
     with pytest.raises(KeyboardInterrupt):
-        study(config, home / "out", progress=Notes("train", 2))
+        run_study(config, home / "out", progress=Notes("train", 2))
     assert [row["cell"] for row in rows(home / "out")] == ["prompted", "4 trajectories"]
     assert "8 trajectories: not run yet" in (home / "out" / "tables.md").read_text()
-    return home / "out", config, study(config, home / "out", progress=notes), notes
+    return home / "out", config, run_study(config, home / "out", progress=notes), notes
 
 
 Done = tuple[Path, StudyConfig, dict[str, Any], Notes]
@@ -190,7 +190,7 @@ def test_no_place_of_the_machine_stands_in_a_row(tmp_path: Path, monkeypatch: py
     from fireact.tasks.geo import geo_hop
 
     asked = [{"question": one.question, "answer": one.answer} for one in geo_hop().examples("test")[:4]]
-    jsonl.write(tmp_path / "own.jsonl", asked)
+    jsonl.write_objects(tmp_path / "own.jsonl", asked)
     text = (
         SMALL.partition("[axes]")[0]
         .replace("geo-hop", "{data}/own.jsonl:question,answer,split=all")
@@ -198,7 +198,7 @@ def test_no_place_of_the_machine_stands_in_a_row(tmp_path: Path, monkeypatch: py
     )
     (tmp_path / "mine.toml").write_text(text + '[[cells]]\nname = "asked"\n')
     monkeypatch.setenv("FIREACT_DATA", str(tmp_path))
-    study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
+    run_study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
     assert str(tmp_path) not in (tmp_path / "out" / "results.jsonl").read_text()
     assert rows(tmp_path / "out")[0]["settings"]["tasks"] == ["{data}/own.jsonl:question,answer,split=all"]
 
@@ -236,7 +236,7 @@ def test_a_report_shows_the_cells_of_a_study_by_their_names(done: Done, tmp_path
 def test_a_second_run_does_nothing_and_says_the_same(done: Done) -> None:
     out, config, _, _ = done
     before, notes = (out / "results.jsonl").read_bytes(), Notes()
-    study(config, out, progress=notes)
+    run_study(config, out, progress=notes)
     assert notes.started == [] and (out / "results.jsonl").read_bytes() == before
     assert resume(out)["cells"] == 3
 
@@ -248,11 +248,11 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     broken = '\n[[cells]]\nname = "broken"\nmixture = "hop"\nsize = 14\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
     config = written(tmp_path, base, STUDY + broken)
     shared, notes = StudyConfig(config.study, stages=str(first)), Notes()
-    with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*14 trajectories asked for"):
-        study(shared, tmp_path / "out", progress=notes)
+    with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*14 trajectories requested"):
+        run_study(shared, tmp_path / "out", progress=notes)
     assert notes.started == ["mix", "train", "eval"]  # the broken mixture, and what the longer one needs
     found = {row["cell"]: row for row in rows(tmp_path / "out")}
-    assert "14 trajectories asked for" in found["broken"]["error"] and "results" in found["longer"]
+    assert "14 trajectories requested" in found["broken"]["error"] and "results" in found["longer"]
     assert "- broken: " in (tmp_path / "out" / "tables.md").read_text()
     assert not (tmp_path / "out" / "manifest.json").exists()
     command = [
@@ -275,7 +275,7 @@ def test_a_study_waits_for_what_another_one_is_making(tmp_path: Path) -> None:
     text = SMALL.partition("[axes]")[0] + '[[cells]]\nname = "held"\n[[cells]]\nname = "free"\nn = 6\n'
     (tmp_path / "mine.toml").write_text(text)
     config = StudyConfig(str(tmp_path / "mine.toml"), stages=str(tmp_path / "stages"))
-    held = Matrix.read(config).chains["held"][-1].path(tmp_path / "stages")
+    held = StudyMatrix.read(config).chains["held"][-1].path(tmp_path / "stages")
     held.mkdir(parents=True)
     lock = filelock.FileLock(held / LOCK)
     lock.acquire()
@@ -287,13 +287,13 @@ def test_a_study_waits_for_what_another_one_is_making(tmp_path: Path) -> None:
                 lock.release()
 
     notes = Releasing()
-    manifest = study(config, tmp_path / "out", progress=notes)
+    manifest = run_study(config, tmp_path / "out", progress=notes)
     assert manifest["cells"] == 2 and [row["cell"] for row in rows(tmp_path / "out")] == ["held", "free"]
     said = [line.split()[1:3] for line in notes.said if line.startswith("study: ")]
     assert said == [["cell", "1"], ["cell", "2"], ["waiting", "for"], ["cell", "1"]]
     again = Notes()
-    study(config, tmp_path / "out", progress=again)
-    assert again.said[0] == "study: cell 1 of 2, held: all of it is there"  # and not that a minute is left
+    run_study(config, tmp_path / "out", progress=again)
+    assert again.said[0] == "study: cell 1 of 2, held: all stages are complete"  # and not that a minute is left
 
 
 def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: str, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: st
     block = '[axes]\nepochs = [1, 2]\n[[cells]]\nname = "{epochs}"\naxes = ["epochs"]\nmixture = "hop"\nsize = 14\n'
     config, notes = written(tmp_path, base, text + block), Notes()
     with pytest.raises(FireactError, match=r"^2 of 2 cells failed: 1, 2: mix/\w+: 14 trajectories") as failed:
-        study(StudyConfig(config.study, stages=str(first)), tmp_path / "out", progress=notes)
+        run_study(StudyConfig(config.study, stages=str(first)), tmp_path / "out", progress=notes)
     assert str(failed.value).count("14 trajectories") == 1 and "the others" not in str(failed.value)
     assert (tmp_path / "out" / "tables.md").read_text().count("14 trajectories") == 1
     assert any("2, failed: for the same reason" in line for line in notes.said)
@@ -313,13 +313,13 @@ def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: st
 
 def test_a_dry_run_writes_nothing_and_knows_what_is_there(done: Done, base: str, tmp_path: Path) -> None:
     out, config, _, _ = done
-    fresh = plan(config, tmp_path / "none")
+    fresh = plan_study(config, tmp_path / "none")
     assert not (tmp_path / "none").exists() and fresh["there"] == 0 and fresh["episodes"] == 14 + 3 * 3
     assert fresh["training_tokens"] == {"known": 12 * 250, "whole": True} and fresh["usd"]["known"] == 0
     assert not fresh["seconds"]["whole"]  # nothing was measured yet
-    there = plan(config, out)
+    there = plan_study(config, out)
     assert there["there"] == there["stages"] == 8 and there["episodes"] == 0
-    more = plan(written(tmp_path, base, STUDY.replace("size = [4, 8]", "size = [4, 8, 6]")), out)
+    more = plan_study(written(tmp_path, base, STUDY.replace("size = [4, 8]", "size = [4, 8, 6]")), out)
     assert more["stages"] - more["there"] == 3 and more["seconds"]["whole"] and more["seconds"]["known"] >= 0
 
 
@@ -363,7 +363,7 @@ def hosted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str,
         assert before in text
         text = text.replace(before, after)
     (tmp_path / "hosted.toml").write_text(text)
-    return plan(StudyConfig(str(tmp_path / "hosted.toml")), tmp_path / "none")
+    return plan_study(StudyConfig(str(tmp_path / "hosted.toml")), tmp_path / "none")
 
 
 def test_a_dry_run_counts_searches_machines_and_what_a_teacher_gets_right(
@@ -380,7 +380,7 @@ def test_a_dry_run_counts_searches_machines_and_what_a_teacher_gets_right(
 
 def test_what_is_not_known_is_named_and_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unsearched = hosted(tmp_path, monkeypatch, ("[prices.search]", "[prices.teacher_question]"))
-    assert unsearched["usd"]["unknown"] == ["what a search costs"]
+    assert unsearched["usd"]["unknown"] == ["the price of a search"]
     slow = hosted(tmp_path, monkeypatch, ("train_examples = 5.0", '"train_examples:full" = 5.0'))
     assert slow["usd"]["unknown"] == ["the machine for training meta-llama/Llama-2-7b-chat-hf"]
     full = hosted(
@@ -399,4 +399,4 @@ def test_what_is_not_known_is_named_and_not_guessed(tmp_path: Path, monkeypatch:
 def test_another_study_does_not_write_over_one(done: Done, base: str, tmp_path: Path) -> None:
     out, *_ = done
     with pytest.raises(FireactError, match="other settings"):
-        study(written(tmp_path, base), out)
+        run_study(written(tmp_path, base), out)

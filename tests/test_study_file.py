@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fireact.errors import ConfigError, FireactError
-from fireact.study.cells import cells
-from fireact.study.file import CHOICES, Figure, StudyFile, read_study, shipped
-from fireact.study.run import Matrix, StudyConfig, _named, plan, study
-from fireact.study.stages import Resolver
-from fireact.study.tables import tables
-from fireact.terminal.study import _to_come
+from fireact.study.cells import build_cells
+from fireact.study.file import CHOICES, PaperFigure, StudyFile, list_shipped_studies, read_study
+from fireact.study.run import StudyConfig, StudyMatrix, _restore_placeholders, plan_study, run_study
+from fireact.study.stages import StageResolver
+from fireact.study.tables import format_tables
+from fireact.terminal.study import _remaining_work
 from small_study import SMALL
 
 pytest.importorskip("torch")
@@ -33,7 +33,7 @@ def file(**changes: Any) -> StudyFile:
 
 
 def test_cells_are_the_product_of_axes_by_their_labels() -> None:
-    found = {cell.name: cell for cell in cells(file())}
+    found = {cell.name: cell for cell in build_cells(file())}
     assert len(found) == 1 + 2 * 2 * 2
     noisy = found["5, None, seed 1"]
     assert noisy.group == "5, None" and noisy.settings["noise"] == "none=0.5" and noisy.seed == 1
@@ -43,7 +43,7 @@ def test_cells_are_the_product_of_axes_by_their_labels() -> None:
 
 def test_cells_can_be_left_out() -> None:
     block = {"name": "{size} {seed}", "axes": ["size", "seed"], "mixture": "hop", "exclude": [{"size": 5, "seed": 1}]}
-    assert [cell.name for cell in cells(file(cells=[block]))] == ["5 0", "10 0", "10 1"]
+    assert [cell.name for cell in build_cells(file(cells=[block]))] == ["5 0", "10 0", "10 1"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_cells_can_be_left_out() -> None:
         ({"cells": [{"name": "a", "axes": ["length"]}]}, "axis .*'length'"),
         ({"cells": [{"name": "a", "epoch": 3}]}, "Did you mean 'epochs'"),
         ({"cells": [{"name": "a", "mixture": "hops"}]}, "Did you mean 'hop'"),
-        ({"cells": [{"name": "a", "against": "b"}]}, "compared with"),
+        ({"cells": [{"name": "a", "against": "b"}]}, "the baseline of a"),
         ({"choice": ["io"]}, "choice"),
         ({"chooser": "io"}, "chooser"),
         ({"axes": {"size": [{"n": 3}], "noise": [""], "seed": [0]}}, "label"),
@@ -61,7 +61,7 @@ def test_cells_can_be_left_out() -> None:
 )
 def test_a_name_that_nothing_stands_behind_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        cells(file(**changes))
+        build_cells(file(**changes))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ("n = 5", "n = 5\nblocks = [1]", r"shared.blocks is \[1\]; it must be a whole number"),
         ("n = 5", 'n = 5\ntemperature = "x"', "shared.temperature is 'x'; it must be a number"),
         ("n = 5", 'n = 5\nseed = "x"', "shared.seed"),
-        ('["geo-hop"]', '"geo-hop"', "shared.tasks is 'geo-hop'; it must be a list, each of it a text"),
+        ('["geo-hop"]', '"geo-hop"', "shared.tasks is 'geo-hop'; it must be a list, each item a text"),
         ("n = 5", 'n = 5\ntools = "search"', "shared.tools is 'search'"),
         ("size = [4, 8]", "size = 100", "axes.size is 100; it must be a list"),
         ("size = [4, 8]", 'size = "abc"', "axes.size is 'abc'"),
@@ -151,7 +151,7 @@ def test_what_cannot_run_is_refused_before_anything_is_run(before: str, after: s
     assert before in SMALL
     (tmp_path / "mine.toml").write_text(SMALL.replace(before, after))
     config = StudyConfig(str(tmp_path / "mine.toml"))
-    for refusing in (plan, study):
+    for refusing in (plan_study, run_study):
         with pytest.raises(FireactError, match=said):
             refusing(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -165,19 +165,19 @@ def test_a_sound_file_is_planned_without_keys_and_run_with_them_only(
     sound = SMALL.replace("n = 5", 'n = 5\ntools = ["noise:none=0.5:serpapi"]')
     (tmp_path / "mine.toml").write_text(sound)
     config = StudyConfig(str(tmp_path / "mine.toml"))
-    assert plan(config, tmp_path / "out")["there"] == 0
+    assert plan_study(config, tmp_path / "out")["there"] == 0
     with pytest.raises(FireactError, match="SERPAPI_API_KEY"):
-        study(config, tmp_path / "out")
+        run_study(config, tmp_path / "out")
 
 
 def test_what_nothing_uses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(SMALL)
     with pytest.raises(ConfigError, match=r"'foo'.*Known: none"):
-        plan(StudyConfig(str(tmp_path / "mine.toml"), values={"foo": "1"}), tmp_path / "out")
+        plan_study(StudyConfig(str(tmp_path / "mine.toml"), values={"foo": "1"}), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"size .*'big'.*Known: small"):
         read_study(str(tmp_path / "mine.toml"), size="big")
     with pytest.raises(ConfigError, match="Did you mean 'data'"):
-        plan(StudyConfig("real-hotpotqa", values={"dat": "1"}), tmp_path / "out")
+        plan_study(StudyConfig("real-hotpotqa", values={"dat": "1"}), tmp_path / "out")
 
 
 def test_a_size_may_ask_another_question() -> None:
@@ -196,7 +196,9 @@ def test_a_size_that_there_is_not_is_refused() -> None:
 
 
 def key(study: StudyFile, name: str, **given: str) -> str:
-    return Resolver(study, given).evaluation(next(cell for cell in cells(study) if cell.name == name)).key
+    return (
+        StageResolver(study, given).evaluation_stage(next(cell for cell in build_cells(study) if cell.name == name)).key
+    )
 
 
 def test_a_key_covers_what_the_result_depends_on_and_nothing_else() -> None:
@@ -205,7 +207,7 @@ def test_a_key_covers_what_the_result_depends_on_and_nothing_else() -> None:
     assert first == key(file(shared={"epochs": 3}), "5, None, seed 1")  # the default
     assert first != key(file(shared={"epochs": 4}), "5, None, seed 1")
     assert first != key(file(collect={"hop": {"plan": {"geo-hop/react": 21}}}), "5, None, seed 1")
-    assert len({key(file(), cell.name) for cell in cells(file())}) == 9
+    assert len({key(file(), cell.name) for cell in build_cells(file())}) == 9
 
 
 def test_a_foreign_file_counts_by_what_it_holds_and_not_by_where_it_lies(tmp_path: Path) -> None:
@@ -226,21 +228,21 @@ def test_a_foreign_file_counts_by_what_it_holds_and_not_by_where_it_lies(tmp_pat
 def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FIREACT_DATA", raising=False)
     with pytest.raises(ConfigError, match="--set data="):
-        study(StudyConfig("real-hotpotqa"), tmp_path / "out")
+        run_study(StudyConfig("real-hotpotqa"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert list(plan(StudyConfig("real-hotpotqa"), tmp_path)["needs"]) == ["data"]
-    found = plan(StudyConfig("robustness", size="paper"), tmp_path)["needs"]
+    assert list(plan_study(StudyConfig("real-hotpotqa"), tmp_path)["needs"]) == ["data"]
+    found = plan_study(StudyConfig("robustness", size="paper"), tmp_path)["needs"]
     assert found["queries"].startswith("--set queries=..., a file of queries, one a line")
 
 
 def test_a_fine_tuned_agent_is_shown_examples_only_where_that_is_asked_for() -> None:
     block = {"name": "tuned", "mixture": "hop", "examples": 3, "method": "react"}
     shown = file(cells=[block, {**block, "name": "shown", "few_shot": 3}])
-    found = {cell.name: Resolver(shown).evaluation(cell).config(Path()) for cell in cells(shown)}
+    found = {cell.name: StageResolver(shown).evaluation_stage(cell).config(Path()) for cell in build_cells(shown)}
     assert found["tuned"].examples is None and found["shown"].examples == 3
     assert key(shown, "tuned") == key(file(cells=[{"name": "tuned", "mixture": "hop"}]), "tuned")
     ways = file(cells=[{**block, "name": way, "few_shot": 3, "method": way} for way in ("io", "cot", "react")])
-    asked = [Resolver(ways).evaluation(cell).config(Path()).method for cell in cells(ways)]
+    asked = [StageResolver(ways).evaluation_stage(cell).config(Path()).method for cell in build_cells(ways)]
     assert asked == ["io", "cot", "react"] and len({key(ways, way) for way in asked}) == 3
 
 
@@ -249,19 +251,19 @@ def test_a_figure_may_be_of_another_size_and_of_any_task_of_the_users_own_code(t
     own = '[[cells]]\nname = "own"\ntasks = ["my.module:task"]\n[sizes.small]\n[sizes.paper]\ncells = [{ name = "big" }]\n'
     (tmp_path / "mine.toml").write_text(SMALL.replace('title = "Small"', f'title = "Small"\npaper = {figures}') + own)
     for size in ("small", "paper"):
-        assert cells(read_study(str(tmp_path / "mine.toml"), size=size))
+        assert build_cells(read_study(str(tmp_path / "mine.toml"), size=size))
 
 
 # --- what is shipped ---
 
 
 @pytest.mark.parametrize("size", ["small", "paper"])
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_shipped_studies())
 def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OPENAI_API_KEY", "SERPAPI_API_KEY", "FIREACT_DATA"):
         monkeypatch.delenv(variable, raising=False)
     config = StudyConfig(name, size=size)
-    expected = plan(config, tmp_path / "none")
+    expected = plan_study(config, tmp_path / "none")
     found = read_study(name, size=size)
     assert expected["stages"] >= len(expected["cells"]) > 1
     assert "?" in found.asks and found.source and not expected["short"]
@@ -278,8 +280,8 @@ def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monk
 
 def test_studies_of_the_paper_buy_no_question_twice() -> None:
     bought: dict[tuple[str, str, tuple[str, ...]], dict[int, str]] = {}
-    for name in shipped():
-        for stage in Matrix.read(StudyConfig(name, size="paper")).stages:
+    for name in list_shipped_studies():
+        for stage in StudyMatrix.read(StudyConfig(name, size="paper")).stages:
             for part, count in stage.values["plan"].items() if stage.verb == "collect" else ():
                 keys = bought.setdefault((stage.values["teacher"], part, tuple(stage.values["tools"])), {})
                 start = stage.values.get("start", 0)
@@ -290,7 +292,7 @@ def test_studies_of_the_paper_buy_no_question_twice() -> None:
 
 def test_what_is_trained_alike_is_one_stage_in_all_studies() -> None:
     def trained(study: str, cell: str, size: str) -> str:
-        chain = Matrix.read(StudyConfig(study, size=size)).chains[cell]
+        chain = StudyMatrix.read(StudyConfig(study, size=size)).chains[cell]
         return next(stage.key for stage in chain if stage.verb in ("train", "tune"))
 
     assert trained("lora", "LoRA, upper 10 blocks", "small") == trained(
@@ -304,24 +306,24 @@ def test_what_is_trained_alike_is_one_stage_in_all_studies() -> None:
         assert trained(*one, "paper") == trained(*other, "paper")
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_shipped_studies())
 def test_every_figure_stands_beside_a_cell_that_there_is(name: str) -> None:
     names = [
         n
         for size in ("small", "paper")
-        for c in Matrix.read(StudyConfig(name, size=size)).cells
+        for c in StudyMatrix.read(StudyConfig(name, size=size)).cells
         for n in (c.name, c.group)
     ]
     names += CHOICES if read_study(name).choice else ()
     for figure in read_study(name).paper:
-        assert not figure.cell or figure.beside(*names), figure
+        assert not figure.cell or figure.matches(*names), figure
 
 
 def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "fireact", "study", "--list", "--json"], capture_output=True, text=True
     )
-    assert set(json.loads(listed.stdout)) == set(shipped())
+    assert set(json.loads(listed.stdout)) == set(list_shipped_studies())
     command = [sys.executable, "-m", "fireact", "study", "scaling", "--dry-run"]
     planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert planned.returncode == 0 and "Nothing was spent" in planned.stdout and not list(tmp_path.iterdir())
@@ -330,17 +332,17 @@ def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) 
 def test_a_plan_counts_all_stages_of_a_cell() -> None:
     left = {"done": False, "episodes": 700, "usd": 40.0, "seconds": None, "unpriced": False}
     assert (
-        _to_come([left, {**left, "episodes": 1600, "usd": 90.05}, {**left, "done": True}], "collect")
+        _remaining_work([left, {**left, "episodes": 1600, "usd": 90.05}, {**left, "done": True}], "collect")
         == "2,300, $130.05"
     )
-    assert _to_come([{**left, "done": True}] * 2, "collect") == "there" and _to_come([], "mix") == ""
+    assert _remaining_work([{**left, "done": True}] * 2, "collect") == "done" and _remaining_work([], "mix") == ""
     trained = {**left, "training_tokens": None, "unpriced": True, "usd": 0, "seconds": 60}
-    assert _to_come([trained], "train") == "? tokens, $ ?, 60 s"
+    assert _remaining_work([trained], "train") == "? tokens, $ ?, 60 s"
 
 
 def test_given_values_that_are_no_folders_stay_as_they_are() -> None:
     row = {"cell": "0.5 of /data/x", "results": {"em": 0.5}, "axes": {"noise": "none=0.5"}, "stages": ["eval/hop"]}
-    named = _named(row, {"p": "0.5", "kind": "hop", "data": "/data"})
+    named = _restore_placeholders(row, {"p": "0.5", "kind": "hop", "data": "/data"})
     assert named == {**row, "cell": "0.5 of {data}/x"}
 
 
@@ -349,11 +351,13 @@ def test_names_in_tables_are_text_and_nothing_else() -> None:
     mine = file(title=f"# {name}", cells=[{"name": name}])
     facts: dict[str, Any] = {"seeds": {}, "choice": {}, "economics": {}}
     shown = r"\<img src=x> \| \[a\](b) \~\$5"
-    page = tables(mine, cells(mine), [{"cell": name, "error": "no\n# such <b>"}], facts)
+    page = format_tables(mine, build_cells(mine), [{"cell": name, "error": "no\n# such <b>"}], facts)
     assert page.startswith(rf"# \# {shown}") and rf"- {shown}: no # such \<b>" in page
-    assert rf"- {shown}: not run yet" in tables(mine, cells(mine), [], facts)
+    assert rf"- {shown}: not run yet" in format_tables(mine, build_cells(mine), [], facts)
 
 
 def test_a_figure_stands_beside_the_first_task_of_a_cell_unless_it_names_one() -> None:
-    assert Figure("a", 1.0).about("one", ["one", "two"]) and not Figure("a", 1.0).about("two", ["one", "two"])
-    assert Figure("a", 1.0, task="two").about("two", ["one", "two"])
+    assert PaperFigure("a", 1.0).is_about("one", ["one", "two"]) and not PaperFigure("a", 1.0).is_about(
+        "two", ["one", "two"]
+    )
+    assert PaperFigure("a", 1.0, task="two").is_about("two", ["one", "two"])

@@ -9,8 +9,8 @@ import pytest
 from fake_tuning import Answer, FakeTuning
 from fireact import jsonl
 from fireact.errors import ConfigError, FireactError
-from fireact.study.run import StudyConfig, plan, study
-from fireact.study.spending import Purse
+from fireact.study.run import StudyConfig, plan_study, run_study
+from fireact.study.spending import StudyBudget
 from fireact.verbs import resume
 
 STUDY = """
@@ -75,18 +75,18 @@ def config(tmp_path: Path, url: str, text: str = STUDY, **options: Any) -> Study
 
 
 def test_a_hosted_student_is_forecast_without_a_call(tmp_path: Path) -> None:
-    found = plan(config(tmp_path, "http://127.0.0.1:9/v1"), tmp_path / "none")
+    found = plan_study(config(tmp_path, "http://127.0.0.1:9/v1"), tmp_path / "none")
     stages = {one["stage"].partition("/")[0]: one for one in found["cells"][1]["stages"]}
     assert list(stages) == ["collect", "mix", "tune", "eval"] and found["usd"]["whole"]
     assert stages["tune"]["training_tokens"] == 3 * 10 * 250 and stages["tune"]["usd"] == pytest.approx(0.06)
     prompted = found["cells"][0]["stages"][0]["usd"]
     assert 0 < stages["eval"]["usd"] < prompted  # no instructions, no examples
-    unpriced = plan(
+    unpriced = plan_study(
         config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("trained_tokens", "search")), tmp_path / "none"
     )
-    assert unpriced["usd"]["unknown"][0].endswith("takes a trained token")
+    assert unpriced["usd"]["unknown"][0].startswith("the price of a trained token of ")
     assert (
-        plan(
+        plan_study(
             config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("size = 10", "size = 10\nepochs = 1")),
             tmp_path / "none",
         )["training_tokens"]["known"]
@@ -96,10 +96,10 @@ def test_a_hosted_student_is_forecast_without_a_call(tmp_path: Path) -> None:
 
 def test_a_hosted_student_is_trained_asked_and_compared(tmp_path: Path) -> None:
     with Served() as served:
-        manifest = study(config(tmp_path, served.url), tmp_path / "out")
-        again = study(config(tmp_path, served.url), tmp_path / "out")
+        manifest = run_study(config(tmp_path, served.url), tmp_path / "out")
+        again = run_study(config(tmp_path, served.url), tmp_path / "out")
     assert len(served.jobs) == 1 and again["cells"] == manifest["cells"] == 2 and len(served.prompts) == 4
-    prompted, tuned = jsonl.read(tmp_path / "out" / "results.jsonl")
+    prompted, tuned = jsonl.read_objects(tmp_path / "out" / "results.jsonl")
     assert tuned["tuned"] and tuned["settings"]["recipe"] == {"epochs": 3} and tuned["versions"]["tune"]
     assert tuned["against"]["geo-hop"]["cell"] == "prompted" and prompted["settings"]["recipe"] is None
     costs = manifest["economics"]["tuned"]
@@ -110,26 +110,26 @@ def test_a_few_shot_cell_is_prompted_as_an_untuned_model_is(tmp_path: Path) -> N
     text = STUDY.replace('name = "prompted"', 'name = "prompted"\nmethod = "cot"')
     text = text.replace("size = 10", 'size = 10\nfew_shot = 3\nmethod = "cot"')
     with Served() as served:
-        study(config(tmp_path, served.url, text), tmp_path / "out")
+        run_study(config(tmp_path, served.url, text), tmp_path / "out")
     untuned, tuned = served.prompts[:2], served.prompts[2:]
     asked = [sorted(json.dumps(one["messages"]) for one in found) for found in (untuned, tuned)]
     assert len(tuned) == 2 and asked[0] == asked[1]  # instructions and examples of CoT in both
-    assert list(jsonl.read(tmp_path / "out" / "results.jsonl"))[1]["settings"]["method"] == "cot"
+    assert list(jsonl.read_objects(tmp_path / "out" / "results.jsonl"))[1]["settings"]["method"] == "cot"
 
 
 def test_a_key_is_asked_for_before_anything_is_bought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        study(config(tmp_path, "https://api.openai.com/v1"), tmp_path / "out")
+        run_study(config(tmp_path, "https://api.openai.com/v1"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_all_stages_together_stay_within_the_budget(tmp_path: Path) -> None:
     with Served() as served:
         with pytest.raises(FireactError, match="budget"):
-            study(config(tmp_path, served.url, budget="0.25usd"), tmp_path / "out")
+            run_study(config(tmp_path, served.url, budget="0.25usd"), tmp_path / "out")
         assert len(served.prompts) == 2 and len(served.jobs) == 1  # 0.20 for the prompted one, some cents for the job
-        prompted, tuned = jsonl.read(tmp_path / "out" / "results.jsonl")
+        prompted, tuned = jsonl.read_objects(tmp_path / "out" / "results.jsonl")
         assert "results" in prompted and "budget" in tuned["error"]
         manifest = resume(tmp_path / "out", budget="5usd")
     assert manifest["cells"] == 2 and len(served.prompts) == 4 and len(served.jobs) == 1
@@ -142,14 +142,17 @@ def test_a_budget_of_a_study_is_in_dollars() -> None:
 
 def test_searches_count_at_the_price_of_the_file(tmp_path: Path) -> None:
     from fireact.errors import BudgetError
-    from fireact.study.run import Matrix, rates
-    from fireact.study.spending import dollars
+    from fireact.study.run import StudyMatrix, load_rates
+    from fireact.study.spending import parse_usd_budget
 
     text = STUDY.replace("n = 2", 'n = 2\ntools = ["serpapi"]').replace("trained_tokens", "search")
-    matrix = Matrix.read(config(tmp_path, "http://127.0.0.1:9/v1", text))
+    matrix = StudyMatrix.read(config(tmp_path, "http://127.0.0.1:9/v1", text))
     (asked,) = matrix.chains["prompted"]
-    known = rates(matrix, tmp_path)
+    known = load_rates(matrix, tmp_path)
     with pytest.raises(BudgetError, match=r"searches of eval/\w+ are expected to take \$48.00"):
-        Purse(dollars("40usd"), matrix.stages, tmp_path, known).config(asked)
-    assert Purse(dollars("50usd"), matrix.stages, tmp_path, known).config(asked).budget == "2.000000usd"
-    assert Purse(None, matrix.stages, tmp_path, known).config(asked).budget is None
+        StudyBudget(parse_usd_budget("40usd"), matrix.stages, tmp_path, known).config_within_budget(asked)
+    assert (
+        StudyBudget(parse_usd_budget("50usd"), matrix.stages, tmp_path, known).config_within_budget(asked).budget
+        == "2.000000usd"
+    )
+    assert StudyBudget(None, matrix.stages, tmp_path, known).config_within_budget(asked).budget is None

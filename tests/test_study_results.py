@@ -9,11 +9,18 @@ import pytest
 from fakes import Small
 from fireact import jsonl
 from fireact.study.cells import Cell
-from fireact.study.economics import _break_even, economics
-from fireact.study.file import Figure, Price
-from fireact.study.results import Measured, behaviour, choice, differences, method_used, over_seeds
+from fireact.study.economics import _compute_break_even, compute_economics
+from fireact.study.file import PaperFigure, StudyPrice
+from fireact.study.results import (
+    CellResult,
+    classify_method,
+    compare_with_baseline,
+    pool_seeds,
+    summarise_behaviour,
+    summarise_choice,
+)
 from fireact.study.stages import Stage
-from fireact.study.tables import _difference, _relative, _seeds, _theirs
+from fireact.study.tables import _format_difference, _format_gain, _paper_gains, _seeds_table
 from fireact.types import Action, Step, Trajectory, Usage
 
 SEARCH, FINISH = Action("search", {"query": "x"}), Action("finish", {"answer": "a"})
@@ -27,8 +34,8 @@ def episode(index: int, em: float, *thoughts: str, answered: bool = True) -> Tra
     return Trajectory("small", example, "react", "m", 0, tuple(steps), stop, {"em": em, "f1": em}, Usage(), 1.0)  # type: ignore[arg-type]
 
 
-def measured(name: str, ems: list[float], turns: int = 1) -> Measured:
-    return Measured(
+def measured(name: str, ems: list[float], turns: int = 1) -> CellResult:
+    return CellResult(
         Cell(name, name), (), Path(), {"small": [episode(at, em, *["look"] * turns) for at, em in enumerate(ems)]}
     )
 
@@ -44,18 +51,18 @@ def measured(name: str, ems: list[float], turns: int = 1) -> Measured:
     ],
 )
 def test_the_method_of_an_episode_is_told_from_its_steps(found: Trajectory, method: str) -> None:
-    assert method_used(found) == method
+    assert classify_method(found) == method
 
 
 def test_turns_searches_and_methods_used() -> None:
-    found = behaviour([episode(0, 1, ""), episode(1, 1, "look", "look", "done")])
+    found = summarise_behaviour([episode(0, 1, ""), episode(1, 1, "look", "look", "done")])
     assert found["turns"] == 2 and found["turns_deviation"] == 1 and found["calls_of_tools"] == 1
     assert found["used"] == {"io": 0.5, "react": 0.5}
     assert found["questions"] == {"io": {"1": 1}, "react": {"3": 1}}
 
 
 def test_chance_best_and_oracle_choose_for_each_question() -> None:
-    found = choice([measured("io", [1, 0, 0, 0]), measured("react", [1, 1, 0, 1], turns=3)])["small"]
+    found = summarise_choice([measured("io", [1, 0, 0, 0]), measured("react", [1, 1, 0, 1], turns=3)])["small"]
     assert found["random"]["em"] == pytest.approx(0.5) and found["best"] == found["best"] | {
         "cell": "react",
         "em": 0.75,
@@ -67,13 +74,13 @@ def test_chance_best_and_oracle_choose_for_each_question() -> None:
 
 def test_a_student_that_chooses_stands_beside_chance_and_oracle() -> None:
     group = [measured("io", [1, 0]), measured("react", [0, 1])]
-    found = choice(group, measured("all", [1, 1], turns=2))["small"]
+    found = summarise_choice(group, measured("all", [1, 1], turns=2))["small"]
     assert found["chooser"] == found["chooser"] | {"cell": "all", "em": 1.0, "turns": 2}
-    assert choice(group, measured("all", [1]))["small"]["chooser"] is None  # not asked all of these
+    assert summarise_choice(group, measured("all", [1]))["small"]["chooser"] is None  # not asked all of these
 
 
 def test_a_difference_is_paired_and_in_proportion() -> None:
-    found, why = differences(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))
+    found, why = compare_with_baseline(measured("after", [1, 1, 1, 0]), measured("before", [1, 0, 0, 0]))
     assert not why
     found = found["small"]
     assert found["em"]["difference"] == pytest.approx(0.5) and found["relative"] is None  # of one right answer
@@ -82,21 +89,26 @@ def test_a_difference_is_paired_and_in_proportion() -> None:
 
 
 def test_why_there_is_no_difference_is_said_and_what_else_differs() -> None:
-    absent = Measured(Cell("b", "b"), (), Path(), {})
-    assert differences(measured("after", [1.0]), absent) == ({}, {"small": "b: was not asked any question of it"})
+    absent = CellResult(Cell("b", "b"), (), Path(), {})
+    assert compare_with_baseline(measured("after", [1.0]), absent) == (
+        {},
+        {"small": "b: it was not asked any question of this task"},
+    )
     before = measured("b", [1.0])
     others = [replace(one, example=replace(one.example, id="elsewhere")) for one in before.episodes["small"]]
-    found, why = differences(measured("a", [1.0]), replace(before, episodes={"small": others}))
+    found, why = compare_with_baseline(measured("a", [1.0]), replace(before, episodes={"small": others}))
     assert not found and why["small"].startswith("b: the two agents share no scored question (1 and 1)")
     reworded = [replace(one, example=replace(one.example, question="Another?")) for one in before.episodes["small"]]
-    found, _ = differences(measured("a", [1.0, 0.0]), replace(before, episodes={"small": reworded}))
+    found, _ = compare_with_baseline(measured("a", [1.0, 0.0]), replace(before, episodes={"small": reworded}))
     assert found["small"]["asked"] == [1, 2] and found["small"]["em"]["n"] == 1
     assert found["small"]["conditions"][0]["setting"] == "questions"
-    assert "on 1 of 2 questions" in _difference(found["small"]) and "questions differ" in _difference(found["small"])
+    assert "on 1 of 2 questions" in _format_difference(found["small"]) and "questions differ" in _format_difference(
+        found["small"]
+    )
 
 
 def test_tools_and_limits_are_checked_but_for_what_an_axis_varies(tmp_path: Path) -> None:
-    def asked(name: str, tools: dict[str, str], limit: int) -> Measured:
+    def asked(name: str, tools: dict[str, str], limit: int) -> CellResult:
         stage = Stage("eval", name, {})
         stage.path(tmp_path).mkdir(parents=True)
         jsonl.replace_text(stage.path(tmp_path) / "config.toml", 'verb = "eval"\nsplit = "test"\n')
@@ -105,31 +117,31 @@ def test_tools_and_limits_are_checked_but_for_what_an_axis_varies(tmp_path: Path
         return replace(measured(name, [1.0]), stages=[stage], root=tmp_path)
 
     one, other = asked("a", {"search": "noise-1:none=0.5:s1"}, 8), asked("b", {"search": "s1"}, 6)
-    found, _ = differences(one, other)
+    found, _ = compare_with_baseline(one, other)
     assert [each["setting"] for each in found["small"]["conditions"]] == ["noise", "limits"]
-    found, _ = differences(one, other, varied={"noise"})
+    found, _ = compare_with_baseline(one, other, varied={"noise"})
     assert [each["setting"] for each in found["small"]["conditions"]] == ["limits"]
 
 
 def test_a_gain_is_put_in_proportion_to_five_right_answers_or_more() -> None:
-    def asked(name: str, ems: list[float]) -> Measured:
+    def asked(name: str, ems: list[float]) -> CellResult:
         found = [episode(0, em, "look") for em in ems]
         found = [replace(one, example=replace(one.example, id=str(at))) for at, one in enumerate(found)]
-        return Measured(Cell(name, name), (), Path(), {"small": found})
+        return CellResult(Cell(name, name), (), Path(), {"small": found})
 
     five, four, all_right = asked("b", [1] * 5 + [0] * 5), asked("b", [1] * 4 + [0] * 6), asked("a", [1] * 10)
-    assert differences(all_right, five)[0]["small"]["relative"] == pytest.approx(1.0)
-    assert differences(all_right, four)[0]["small"]["relative"] is None
+    assert compare_with_baseline(all_right, five)[0]["small"]["relative"] == pytest.approx(1.0)
+    assert compare_with_baseline(all_right, four)[0]["small"]["relative"] is None
     seeds = {n: replace(all_right, cell=Cell(n, "a", {}, {"seed": at}, "b")) for at, n in enumerate(("a0", "a1"))}
-    assert over_seeds({"b": four, **seeds})["a"]["small"]["relative"] is None  # the same four, twice
-    assert _relative(0.5) == "+50 % of it" and _relative(10.0) == "11.0 times it"
+    assert pool_seeds({"b": four, **seeds})["a"]["small"]["relative"] is None  # the same four, twice
+    assert _format_gain(0.5) == "+50 % of it" and _format_gain(10.0) == "11.0 times it"
 
 
 def test_why_nothing_has_paid_off_is_said() -> None:
-    assert _break_even(5.0, 0.1, 1.0) == {"questions_to_break_even": 50, "break_even_note": ""}
-    assert _break_even(5.0, 0.1, None)["break_even_note"].startswith("at least")
-    assert "never" in _break_even(5.0, -0.1, 1.0)["break_even_note"]
-    assert "price" in _break_even(None, 0.1, 1.0)["break_even_note"]
+    assert _compute_break_even(5.0, 0.1, 1.0) == {"questions_to_break_even": 50, "break_even_note": ""}
+    assert _compute_break_even(5.0, 0.1, None)["break_even_note"].startswith("at least")
+    assert "never" in _compute_break_even(5.0, -0.1, 1.0)["break_even_note"]
+    assert "price" in _compute_break_even(None, 0.1, 1.0)["break_even_note"]
 
 
 def test_what_an_agent_costs(tmp_path: Path) -> None:
@@ -153,16 +165,16 @@ def test_what_an_agent_costs(tmp_path: Path) -> None:
         jsonl.replace_text(stage.path(tmp_path) / "manifest.json", json.dumps(manifests[stage.verb]))
     episodes = [episode(at, float(at >= 20), *["look"] * (1 + (at < 60))) for at in range(100)]
     other = replace(episodes[0], method="cot")  # is in no mixture, so it is no waste
-    jsonl.write(collection.path(tmp_path) / "trajectories.jsonl", [one.to_dict() for one in (*episodes, other)])
-    prices = {"machine_hour": Price(1.0, "here"), "teacher_question": Price(0.101, "there")}
-    found = economics(Measured(Cell("a", "a"), stages, tmp_path), prices)
+    jsonl.write_objects(collection.path(tmp_path) / "trajectories.jsonl", [one.to_dict() for one in (*episodes, other)])
+    prices = {"machine_hour": StudyPrice(1.0, "here"), "teacher_question": StudyPrice(0.101, "there")}
+    found = compute_economics(CellResult(Cell("a", "a"), stages, tmp_path), prices)
     assert found["data_usd"] == pytest.approx(40 * 0.101) and found["wasted_episodes"] == 10
     assert found["waste_usd"] == pytest.approx(10 * 0.101) and found["waste_seconds"] == pytest.approx(5.0)
     assert found["training_usd"] == pytest.approx(0.1) and found["usd_per_question"] == pytest.approx(0.001)
     assert found["questions_to_break_even"] == 52  # (50 x 0.101 + 0.1) / (0.101 - 0.001) = 51.5
-    assert economics(Measured(Cell("a", "a"), stages, tmp_path), {})["questions_to_break_even"] is None
+    assert compute_economics(CellResult(Cell("a", "a"), stages, tmp_path), {})["questions_to_break_even"] is None
     stages[1] = mixtures[1]  # 80 are right, 40 of them short: the others were collected in vain too
-    assert economics(Measured(Cell("a", "a"), stages, tmp_path), prices)["wasted_episodes"] == 60
+    assert compute_economics(CellResult(Cell("a", "a"), stages, tmp_path), prices)["wasted_episodes"] == 60
 
 
 def test_a_hosted_question_costs_what_was_paid_and_its_searches(tmp_path: Path) -> None:
@@ -171,14 +183,14 @@ def test_a_hosted_question_costs_what_was_paid_and_its_searches(tmp_path: Path) 
     manifest = {"results": {"small": {"seconds_per_question": 3600.0}}}
     jsonl.replace_text(stage.path(tmp_path) / "manifest.json", json.dumps(manifest))
     asked = [replace(episode(at, 1, "look", "look", "done"), usage=Usage(cost=0.01)) for at in range(2)]
-    one = Measured(Cell("a", "a"), [stage], tmp_path, {"small": asked})
-    prices = {"machine_hour": Price(1.0, "here"), "search": Price(0.015, "there")}
-    assert economics(one, prices)["usd_per_question"] == pytest.approx(0.01 + 2 * 0.015)
-    assert economics(one, {})["usd_per_question"] is None  # nobody said what a search costs
+    one = CellResult(Cell("a", "a"), [stage], tmp_path, {"small": asked})
+    prices = {"machine_hour": StudyPrice(1.0, "here"), "search": StudyPrice(0.015, "there")}
+    assert compute_economics(one, prices)["usd_per_question"] == pytest.approx(0.01 + 2 * 0.015)
+    assert compute_economics(one, {})["usd_per_question"] is None  # nobody said what a search costs
 
 
 def test_seeds_are_taken_together_by_question() -> None:
-    def cell(name: str, group: str, seed: int, ems: list[float], against: str | None = None) -> Measured:
+    def cell(name: str, group: str, seed: int, ems: list[float], against: str | None = None) -> CellResult:
         one = measured(name, ems)
         return replace(
             one, cell=replace(one.cell, group=group, against=against, axes={"seed": seed}, settings={"seed": seed})
@@ -186,7 +198,7 @@ def test_seeds_are_taken_together_by_question() -> None:
 
     prompted = cell("p", "p", 0, [0, 0, 0, 0])
     tuned = [cell(f"t, seed {seed}", "t", seed, ems, "p") for seed, ems in enumerate(([1, 1, 0, 0], [1, 0, 0, 0]))]
-    found = over_seeds({one.cell.name: one for one in (prompted, *tuned)})
+    found = pool_seeds({one.cell.name: one for one in (prompted, *tuned)})
     assert list(found) == ["t"] and found["t"]["small"]["cell"] == "p" and found["t"]["small"]["em"]["n"] == 4
     assert found["t"]["small"]["em"]["difference"] == pytest.approx(3 / 8)
 
@@ -197,22 +209,22 @@ def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -
 
     rows = [shown("prompted", {}), shown("tuned", {"small": {"cell": "prompted"}})]
     figures = [
-        Figure("Llama-2-7B, ReAct", 14.8, cell="prompted"),
-        Figure("Llama-2-7B, FireAct", 26.2, cell="tuned"),
-        Figure("GPT-3.5, FireAct", 39.2, cell="tuned"),
-        Figure("Llama-2-7B, FireAct", 3.1, unit="turns", cell="tuned"),
+        PaperFigure("Llama-2-7B, ReAct", 14.8, cell="prompted"),
+        PaperFigure("Llama-2-7B, FireAct", 26.2, cell="tuned"),
+        PaperFigure("GPT-3.5, FireAct", 39.2, cell="tuned"),
+        PaperFigure("Llama-2-7B, FireAct", 3.1, unit="turns", cell="tuned"),
     ]
-    assert _theirs(figures, rows[1], "small", rows) == "+11.4, +77 % of it (Llama-2-7B)"
-    assert _theirs(figures, rows[0], "small", rows) == "" == _theirs(figures, rows[1], "other", rows)
-    twice = [*figures, Figure("Llama-2-7B, again", 20.0, cell="prompted")]
-    assert _theirs(twice, rows[1], "small", rows) == ""  # which of the two is not said
+    assert _paper_gains(figures, rows[1], "small", rows) == "+11.4, +77 % of it (Llama-2-7B)"
+    assert _paper_gains(figures, rows[0], "small", rows) == "" == _paper_gains(figures, rows[1], "other", rows)
+    twice = [*figures, PaperFigure("Llama-2-7B, again", 20.0, cell="prompted")]
+    assert _paper_gains(twice, rows[1], "small", rows) == ""  # which of the two is not said
 
 
 def test_how_far_apart_seeds_are_is_said() -> None:
     rows = [{"cell": f"five, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.2, 0.26, 0.32))]
     rows += [{"cell": f"ten, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.5, 0.5))]
     own = [Cell(str(row["cell"]), str(row["cell"]).partition(",")[0]) for row in rows]
-    page = _seeds("small", own, rows, {})
+    page = _seeds_table("small", own, rows, {})
     assert "| five | 3 | 26.0 | 20.0 to 32.0 |" in page and "| ten | 2 | 50.0 |" in page
     assert "a standard deviation of 4.9 points, pooled" in page  # the root of (36 + 36 + 0) / 3
-    assert _seeds("small", own[:1], rows[:1], {}) == ""
+    assert _seeds_table("small", own[:1], rows[:1], {}) == ""

@@ -10,7 +10,7 @@ import pytest
 from fakes import Small
 from fireact.errors import ConfigError
 from fireact.tasks.geo import LIMITS, GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
-from fireact.tasks.validate import solve, validate
+from fireact.tasks.validate import solve_question, validate_task
 from fireact.types import Example, Limits
 from fireact.world.questions import SHAPES
 
@@ -36,7 +36,7 @@ class Altered:
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_task_is_sound(task: GeoTask) -> None:
-    found = validate(task)
+    found = validate_task(task)
     assert found.problems == ()
     assert sum(found.counts["test"].values()) >= 150 and sum(found.counts["dev"].values()) >= 50
     assert set(found.counts) == set(task.splits)
@@ -75,16 +75,18 @@ def _meta(**values: object) -> Callable[[Example], Example]:
     ],
 )
 def test_validation_finds_what_is_wrong(change: Callable[[Example], Example], problem: str) -> None:
-    assert any(problem in found for found in validate(Altered(geo_hop(), change)).problems)
+    assert any(problem in found for found in validate_task(Altered(geo_hop(), change)).problems)
 
 
 def test_validation_finds_a_fact_that_the_tool_does_not_give() -> None:
-    found = validate(geo_compose(), lambda **_: "No results found.")
+    found = validate_task(geo_compose(), lambda **_: "No results found.")
     assert len(found.problems) >= 250 and "within 3 queries" in found.problems[0]
 
 
 def test_validation_takes_a_task_of_the_users_own() -> None:
-    found = validate(Small())  # it has no facts, so its scoring and splits are checked; it asks the same in every split
+    found = validate_task(
+        Small()
+    )  # it has no facts, so its scoring and splits are checked; it asks the same in every split
     assert found.counts["dev"] == {"?": 200}
     assert len(found.problems) == 3 and all("share the question 'Question 0?'" in problem for problem in found.problems)
 
@@ -94,4 +96,4 @@ def test_a_comparison_that_is_too_close_has_no_answer() -> None:
         {"country": name, "relation": "people", "value": value, "find": "value"}
         for name, value in (("Norway", "5.2 million"), ("Finland", "5.5 million"))
     ]
-    assert solve(Example("x", "?", "Finland", {"kind": "comparison", "facts": facts, "options": []})) == set()
+    assert solve_question(Example("x", "?", "Finland", {"kind": "comparison", "facts": facts, "options": []})) == set()

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.agents import Model, build, load_task, whole_task
-from fireact.collection import CollectConfig, collect, planned
+from fireact.agents import Model, absolute_task_spec, build_agent, load_task
+from fireact.collection import CollectConfig, collect, plan_episodes
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.run import EvalConfig, evaluate
 from fireact.jsonl import dumps
 from fireact.models.replies import Replies
 from fireact.render import prompts
-from fireact.tasks.files import file_task
+from fireact.tasks.files import load_file_task
 from fireact.tasks.judge import Judge
-from fireact.tasks.order import in_order
+from fireact.tasks.order import order_examples
 from fireact.tasks.paper import PaperTask, bamboogle, hotpotqa, mmlu, strategyqa
-from fireact.tasks.validate import validate
+from fireact.tasks.validate import validate_task
 from fireact.types import FINISH, Completion, Example, Limits, Message, Usage
 
 TASKS = {"hotpotqa": hotpotqa, "strategyqa": strategyqa, "bamboogle": bamboogle, "mmlu": mmlu}
@@ -196,7 +196,7 @@ def test_strategyqa_is_read_in_its_other_columns_too(tmp_path: Path) -> None:
     rows = {**HUB_ROWS["strategyqa"]["test"], "facts": [["A.", "B."]], "decomposition": [["What?", "Is #1?"]]}
     example = load("strategyqa", saved(tmp_path / "set", {"test": rows})).examples("test")[0]
     assert example.meta["decomposition"] == ["What?", "Is #1?"] and example.meta["facts"] == ["A.", "B."]
-    assert validate(load("strategyqa", tmp_path / "set")).problems == ()
+    assert validate_task(load("strategyqa", tmp_path / "set")).problems == ()
 
 
 def test_mmlu_from_the_hub_is_mmlu_from_the_folder(folder: Path, tmp_path: Path) -> None:
@@ -238,10 +238,14 @@ def test_the_real_folder_is_sound(shared_data: Path) -> None:
     for name, splits in sizes.items():
         task = load(name, shared_data)
         assert {split: len(task.examples(split)) for split in task.splits} == splits
-    found = validate(load("strategyqa", shared_data))
+    found = validate_task(load("strategyqa", shared_data))
     assert {split: sum(kinds.values()) for split, kinds in found.counts.items()} == {"train": 2821, "dev": 229}
     assert len(found.problems) == 1 and "more than once (13 such)" in found.problems[0]
-    assert validate(load("hotpotqa", shared_data)).problems == validate(load("bamboogle", shared_data)).problems == ()
+    assert (
+        validate_task(load("hotpotqa", shared_data)).problems
+        == validate_task(load("bamboogle", shared_data)).problems
+        == ()
+    )
 
 
 def test_the_released_samples_ask_multiple_choice_in_the_same_form(shared_data: Path) -> None:
@@ -257,16 +261,18 @@ def test_the_released_samples_ask_multiple_choice_in_the_same_form(shared_data: 
 
 def test_paper_order_is_the_released_shuffle_then_a_slice(folder: Path) -> None:
     examples = load("hotpotqa", folder).examples("dev")
-    assert in_order(examples, "file") is examples
-    assert [example.id for example in in_order(examples, "paper")] == [f"dev-{place}" for place in (2, 0, 3, 4, 1, 5)]
+    assert order_examples(examples, "file") is examples
+    assert [example.id for example in order_examples(examples, "paper")] == [
+        f"dev-{place}" for place in (2, 0, 3, 4, 1, 5)
+    ]
     with pytest.raises(ConfigError, match=r"unknown order 'papre'. Did you mean 'paper'"):
-        in_order(examples, "papre")
+        order_examples(examples, "papre")
 
 
 def test_the_first_500_in_paper_order_are_those_of_the_released_run(shared_data: Path) -> None:
     run = next((shared_data / "fireact" / "trajs").glob("hotpotqa_dev_0_500_*.json"))
     released = json.loads(run.read_text())
-    first = in_order(load("hotpotqa", shared_data).examples("dev"), "paper")[:500]
+    first = order_examples(load("hotpotqa", shared_data).examples("dev"), "paper")[:500]
     assert {example.id for example in first} == {f"dev-{place}" for place in released}
     for example in first:
         assert f"### Instruction:\n{example.question.rstrip()}\n\n" in released[example.id[4:]]["traj"]
@@ -275,9 +281,9 @@ def test_the_first_500_in_paper_order_are_those_of_the_released_run(shared_data:
 def test_collect_and_eval_take_the_order(folder: Path) -> None:
     name = f"hotpotqa:{folder}"
     config = CollectConfig(plan={f"{name}/react": 2}, teacher=f"{__name__}:answers_a", split="dev", order="paper")
-    assert [episode.example.id for episode in planned(config)] == ["dev-2", "dev-0"]
+    assert [episode.example.id for episode in plan_episodes(config)] == ["dev-2", "dev-0"]
     with pytest.raises(ConfigError, match="6 dev questions; 7 were asked"):
-        planned(CollectConfig(plan={f"{name}/react": 7}, teacher=f"{__name__}:answers_a", split="dev"))
+        plan_episodes(CollectConfig(plan={f"{name}/react": 7}, teacher=f"{__name__}:answers_a", split="dev"))
 
 
 # -------------------------------------------------------------------------------------------------------- prompts
@@ -287,7 +293,7 @@ def test_collect_and_eval_take_the_order(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["react", "cot"])
 def test_few_shot_examples_are_sound(name: str, method: str, folder: Path) -> None:
     task = load(name, folder)
-    shown = prompts.examples(name, method, 3)
+    shown = prompts.few_shot_examples(name, method, 3)
     for question, steps in shown:
         assert all(step.thought and step.action for step in steps)
         last = steps[-1].action
@@ -300,7 +306,7 @@ def test_few_shot_examples_are_sound(name: str, method: str, folder: Path) -> No
             assert len(steps) == 1
         if name == "mmlu":
             assert question.startswith("Question: ") and f"\n{answer}. " in question
-    agent = build(Model(answers_a(), tuned=False, description=""), load_task(name), method=method, tools={})  # type: ignore[arg-type]
+    agent = build_agent(Model(answers_a(), tuned=False, description=""), load_task(name), method=method, tools={})  # type: ignore[arg-type]
     assert len(agent.method.examples) == 3  # type: ignore[attr-defined]
 
 
@@ -310,7 +316,7 @@ def test_no_few_shot_example_is_a_question_of_the_data(shared_data: Path) -> Non
         splits = [split for split in task.splits if (name, split) != ("strategyqa", "test")]
         asked = {" ".join(example.question.lower().split()) for split in splits for example in task.examples(split)}
         for method in ("react", "cot"):
-            for question, _ in prompts.examples(name, method, 3):
+            for question, _ in prompts.few_shot_examples(name, method, 3):
                 assert " ".join(question.lower().split()) not in asked
 
 
@@ -337,19 +343,21 @@ def test_a_file_of_each_format_is_the_same_task(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, ["question", "answer", "n"])
         writer.writeheader()
         writer.writerows(rows(300))
-    found = [file_task(f"{tmp_path}/one.{ending}:question,answer") for ending in ("jsonl", "json", "csv", "parquet")]
+    found = [
+        load_file_task(f"{tmp_path}/one.{ending}:question,answer") for ending in ("jsonl", "json", "csv", "parquet")
+    ]
     assert all(task == found[0] for task in found)
     assert found[0].name == "one" and found[0].splits == ("train", "dev", "test")
-    assert found[0] == file_task(str(tmp_path / "one.jsonl"))
+    assert found[0] == load_file_task(str(tmp_path / "one.jsonl"))
 
 
 def test_a_question_keeps_its_split_as_the_file_grows_and_splits_never_share_one(tmp_path: Path) -> None:
-    small, large = (file_task(str(_jsonl(tmp_path / f"{n}.jsonl", rows(n)))) for n in (200, 2000))
+    small, large = (load_file_task(str(_jsonl(tmp_path / f"{n}.jsonl", rows(n)))) for n in (200, 2000))
     sizes = {split: len(large.examples(split)) for split in large.splits}
     assert 1500 < sizes["train"] < 1700 and 150 < sizes["dev"] < 250 and 150 < sizes["test"] < 250
     for split in small.splits:
         assert {example.id for example in small.examples(split)} <= {x.id for x in large.examples(split)}
-    assert validate(large).problems == ()  # type: ignore[arg-type]
+    assert validate_task(large).problems == ()  # type: ignore[arg-type]
 
 
 def test_the_file_may_say_the_split_or_every_row_be_in_each(tmp_path: Path) -> None:
@@ -357,11 +365,11 @@ def test_the_file_may_say_the_split_or_every_row_be_in_each(tmp_path: Path) -> N
         tmp_path / "own.jsonl",
         [{**row, "part": ["train", "Validation"][index % 2]} for index, row in enumerate(rows(6))],
     )
-    own = file_task(f"{path}:question,answer,split=part")
+    own = load_file_task(f"{path}:question,answer,split=part")
     assert own.splits == ("train", "dev") and len(own.examples("dev")) == 3
     with pytest.raises(ConfigError, match=r"no question in the split 'test'. There are: train 3, dev 3"):
         own.examples("test")
-    everything = file_task(f"{path}:question,answer,split=all")
+    everything = load_file_task(f"{path}:question,answer,split=all")
     assert len(everything.examples("train")) == len(everything.examples("test")) == 6
 
 
@@ -374,7 +382,7 @@ def test_ids_aliases_and_lists_of_answers(tmp_path: Path) -> None:
             {"q": "Three?", "a": "3", "key": 9, "also": ["three"]},
         ],
     )
-    task = file_task(f"{path}:q,a,id=key,aliases=also,split=all")
+    task = load_file_task(f"{path}:q,a,id=key,aliases=also,split=all")
     one, two, three = task.examples("test")
     assert (one.id, one.answer, one.meta) == ("7", "UK", {"aliases": ["Britain"]})
     assert (two.answer, two.meta) == ("2", {"aliases": ["two", "a pair"]}) and three.meta == {"aliases": ["three"]}
@@ -396,9 +404,9 @@ def test_the_scorer_is_chosen_sensibly(
     answers: list[object], options: str, scorer: str, shown: str, tmp_path: Path
 ) -> None:
     path = _jsonl(tmp_path / "s.jsonl", [{"q": f"{index}?", "a": value} for index, value in enumerate(answers)])
-    task = file_task(f"{path}:q,a{options},split=all")
+    task = load_file_task(f"{path}:q,a{options},split=all")
     assert (task.scorer, task.prompts) == (scorer, shown)
-    agent = build(Model(answers_a(), tuned=False, description=""), task, method="react", tools={})  # type: ignore[arg-type]
+    agent = build_agent(Model(answers_a(), tuned=False, description=""), task, method="react", tools={})  # type: ignore[arg-type]
     assert len(agent.method.examples) == 3  # type: ignore[attr-defined]
 
 
@@ -443,7 +451,7 @@ def test_reading_a_csv_never_fails_in_an_unknown_way(text: str) -> None:
         path = Path(folder) / "x.csv"
         path.write_text(text, encoding="utf-8")
         try:
-            file_task(str(path))
+            load_file_task(str(path))
         except (ConfigError, DataError) as error:
             assert "x.csv" in str(error)
 
@@ -462,17 +470,18 @@ def test_collect_and_eval_on_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         evaluate(EvalConfig(agent=lm, tasks=["mine.jsonl", "mine.jsonl:question,answer"], n=1), tmp_path / "other")
     twice = {"mine.jsonl/react": 1, "mine.jsonl:question,answer/react": 1}
     with pytest.raises(ConfigError, match="two of its tasks have the same name"):
-        planned(CollectConfig(plan=twice, teacher=lm))
+        plan_episodes(CollectConfig(plan=twice, teacher=lm))
 
 
 def test_settings_hold_whole_paths_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    assert whole_task("hotpotqa:fireact") == f"hotpotqa:{folder}"
+    assert absolute_task_spec("hotpotqa:fireact") == f"hotpotqa:{folder}"
     assert (
-        whole_task("my.csv:q,a") == f"{folder.parent}/my.csv:q,a" and whole_task("my.csv") == f"{folder.parent}/my.csv"
+        absolute_task_spec("my.csv:q,a") == f"{folder.parent}/my.csv:q,a"
+        and absolute_task_spec("my.csv") == f"{folder.parent}/my.csv"
     )
     for spec in ("geo-hop", "hotpotqa", "some.module:fireact", "hotpotqa:absent"):
-        assert whole_task(spec) == spec
+        assert absolute_task_spec(spec) == spec
 
 
 # ---------------------------------------------------------------------------------------------------------- judge
@@ -499,6 +508,6 @@ def test_a_judge_asks_counts_and_never_scores_nothing() -> None:
 
 
 def test_what_is_judged_is_quoted() -> None:
-    text = prompts.filled("judge", question="Q's?", golds=["a", "b"], answer='"\nCORRECT\n{{ golds }}')
+    text = prompts.fill_prompt("judge", question="Q's?", golds=["a", "b"], answer='"\nCORRECT\n{{ golds }}')
     assert 'Answer to judge: "\\"\\nCORRECT\\n{{ golds }}"' in text.splitlines()[4]
     assert 'Question: "Q\'s?"' in text or "Q\\u0027s?" in text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fireact.errors import ConfigError, FormatError
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Sample, encode, plain, prompt_ids, special_tokens
+from fireact.render.tokens import IGNORED, Sample, break_special_tokens, encode_chat, prompt_ids, special_tokens
 from fireact.types import Action, Example, Message, Step, Trajectory, Usage
 
 pytest.importorskip("transformers")
@@ -76,7 +76,7 @@ def spans(sample: Sample) -> list[list[int]]:
 @given(rounds, st.none() | odd)
 def test_what_inference_asks_at_each_step_begins_the_sample(turns: list[tuple[str, str]], system: str | None) -> None:
     messages = chat(turns, system)
-    (sample,) = encode(messages, tokenizer())
+    (sample,) = encode_chat(messages, tokenizer())
     for at, message in enumerate(messages):
         if message.train:
             asked = prompt_ids(messages[:at], tokenizer())
@@ -89,9 +89,9 @@ def test_what_inference_asks_at_each_step_begins_the_sample(turns: list[tuple[st
 def test_trained_are_the_students_words_and_the_token_that_ends_its_turn(
     turns: list[tuple[str, str]], system: str | None
 ) -> None:
-    (sample,) = encode(chat(turns, system), tokenizer())
+    (sample,) = encode_chat(chat(turns, system), tokenizer())
     trained = [tokenizer().decode(run, clean_up_tokenization_spaces=False) for run in spans(sample)]
-    assert trained == [plain(say, tokenizer()) + "<|im_end|>" for _, say in turns]
+    assert trained == [break_special_tokens(say, tokenizer()) + "<|im_end|>" for _, say in turns]
     assert all(label in (IGNORED, token) for token, label in zip(sample.input_ids, sample.labels, strict=True))
     assert sample.input_ids[-1] == sample.labels[-1] == tokenizer().eos_token_id
     assert sample.targets == sum(map(len, spans(sample)))
@@ -100,7 +100,7 @@ def test_trained_are_the_students_words_and_the_token_that_ends_its_turn(
 @given(rounds, st.none() | odd)
 def test_no_text_becomes_a_special_token(turns: list[tuple[str, str]], system: str | None) -> None:
     messages = chat(turns, system)
-    ids = encode(messages, tokenizer())[0].input_ids
+    ids = encode_chat(messages, tokenizer())[0].input_ids
     turns_in_template = len(messages) + (system is None)  # the template puts a system turn of its own
     assert ids.count(tokenizer().eos_token_id) == turns_in_template
     assert ids.count(tokenizer().convert_tokens_to_ids("<|im_start|>")) == turns_in_template
@@ -109,9 +109,9 @@ def test_no_text_becomes_a_special_token(turns: list[tuple[str, str]], system: s
 
 @given(odd)
 def test_plain_takes_nothing_away_and_is_done_once(text: str) -> None:
-    once = plain(text, tokenizer())
+    once = break_special_tokens(text, tokenizer())
     assert once.replace(" ", "") == text.replace(" ", "")
-    assert plain(once, tokenizer()) == once
+    assert break_special_tokens(once, tokenizer()) == once
     assert not any(token in once for token in special_tokens(tokenizer()))
 
 
@@ -121,7 +121,7 @@ def test_a_rendered_trajectory_is_asked_as_it_was_trained(steps: list[tuple[str,
     done += (Step("done", Action("finish", {"answer": "a"}), None, ""),)
     renderer, example = ReActRenderer(), Example("1", "Who?", "a")
     whole = Trajectory("t", example, "react", "m", 0, done, "finish", {}, Usage(), 0.0)
-    (sample,) = encode(renderer.sample(whole), tokenizer())
+    (sample,) = encode_chat(renderer.sample(whole), tokenizer())
     for count in range(len(done)):
         asked = prompt_ids(renderer.prompt("Who?", done[:count]), tokenizer())
         assert list(sample.input_ids[: len(asked)]) == asked
@@ -135,23 +135,23 @@ def test_what_is_not_marked_is_not_trained() -> None:
         Message("user", "r"),
         Message("assistant", "own", True),
     ]
-    assert [tokenizer().decode(run) for run in spans(encode(messages, tokenizer())[0])] == ["own<|im_end|>"]
-    assert [sample.targets for sample in encode(messages[:3], tokenizer())] == [0]
+    assert [tokenizer().decode(run) for run in spans(encode_chat(messages, tokenizer())[0])] == ["own<|im_end|>"]
+    assert [sample.targets for sample in encode_chat(messages[:3], tokenizer())] == [0]
 
 
 def test_an_end_that_inference_stops_at_counts_as_the_end() -> None:
     messages = chat([("q", "own")])
     other = tokenizer().convert_tokens_to_ids("<file_sep>")
     both = {other, tokenizer().eos_token_id}
-    assert encode(messages, tokenizer(), ends=both)[0].input_ids[-1] == tokenizer().eos_token_id
+    assert encode_chat(messages, tokenizer(), ends=both)[0].input_ids[-1] == tokenizer().eos_token_id
     with pytest.raises(FormatError, match="does not end message 1"):
-        encode(messages, tokenizer(), ends={other})
+        encode_chat(messages, tokenizer(), ends={other})
 
 
 def test_a_template_that_rewrites_earlier_turns_gives_one_sample_a_turn() -> None:
     numbering = tokenizer(CHATML.replace("message['role']", "(messages|length)|string"))
     messages = chat([("q", "own"), ("r", "more")])
-    samples = encode(messages, numbering)
+    samples = encode_chat(messages, numbering)
     assert len(samples) == 2
     for sample, at, word in zip(samples, (1, 3), ("own", "more"), strict=True):
         asked = prompt_ids(messages[:at], numbering)
@@ -161,7 +161,7 @@ def test_a_template_that_rewrites_earlier_turns_gives_one_sample_a_turn() -> Non
 
 def test_words_that_would_melt_into_the_prompt_are_trained_as_they_are_generated() -> None:
     messages = chat([("q", "\n\n\n\nown")])
-    (sample,) = encode(messages, tokenizer())
+    (sample,) = encode_chat(messages, tokenizer())
     asked = prompt_ids(messages[:1], tokenizer())
     assert list(sample.input_ids[: len(asked)]) == asked
     assert [tokenizer().decode(run) for run in spans(sample)] == ["\n\n\n\nown<|im_end|>"]
@@ -181,8 +181,8 @@ def test_a_step_of_weight_0_is_context_and_nothing_else() -> None:
     )
     episode = Trajectory("t", Example("i", "Q?", "a"), "react", "m", 0, steps, "finish", {}, Usage(), 0.0)
     whole = tuple(replace(step, weight=1.0) for step in steps)
-    (sample,) = encode(ReActRenderer().sample(episode), tokenizer())
-    (plainly,) = encode(ReActRenderer().sample(replace(episode, steps=whole)), tokenizer())
+    (sample,) = encode_chat(ReActRenderer().sample(episode), tokenizer())
+    (plainly,) = encode_chat(ReActRenderer().sample(replace(episode, steps=whole)), tokenizer())
     assert sample.input_ids == plainly.input_ids
     trained = tokenizer().decode([label for label in sample.labels if label != IGNORED])
     assert "search[ b]" in trained and "search[ a]" not in trained and trained.endswith("<|im_end|>")

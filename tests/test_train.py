@@ -17,11 +17,18 @@ from hypothesis import strategies as st
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError, FireactError
 from fireact.progress import Progress
-from fireact.render.tokens import IGNORED, Chat, Sample, encode
-from fireact.training.batches import MOST_PADDING, computed, padding, pieces, plan, widest
-from fireact.training.checkpoints import PICKLES, is_whole, last_whole
+from fireact.render.tokens import IGNORED, Chat, Sample, encode_chat
+from fireact.training.batches import (
+    MOST_PADDING,
+    choose_padding_limit,
+    measure_padding,
+    plan_batches,
+    split_all_batches,
+    split_by_length,
+)
+from fireact.training.checkpoints import PICKLES, find_last_checkpoint, is_complete_checkpoint
 from fireact.training.recipe import Recipe
-from fireact.training.schedule import SCHEDULES, share
+from fireact.training.schedule import SCHEDULES, learning_rate_share
 from fireact.types import Message
 
 torch = pytest.importorskip("torch")
@@ -29,8 +36,8 @@ pytest.importorskip("trl")
 
 from fireact.training.fitting import refuse_empty  # noqa: E402
 from fireact.training.loss import TargetLoss  # noqa: E402
-from fireact.training.memory import need_room  # noqa: E402
-from fireact.training.student import adapt, load_student  # noqa: E402
+from fireact.training.memory import require_memory_for_training  # noqa: E402
+from fireact.training.student import load_student, make_trainable  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -68,11 +75,11 @@ def chats(n: int = 12) -> list[Chat]:
 
 def samples(n: int = 12) -> list[Sample]:
     words = tiny_tokenizer()
-    return [sample for chat in chats(n) for sample in encode(chat.messages, words)]
+    return [sample for chat in chats(n) for sample in encode_chat(chat.messages, words)]
 
 
 def losses(out: Path) -> list[float]:
-    return [row["loss"] for row in jsonl.read(out / "log.jsonl")]
+    return [row["loss"] for row in jsonl.read_objects(out / "log.jsonl")]
 
 
 class Stop(Progress):
@@ -93,19 +100,21 @@ class Stop(Progress):
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_the_loss_is_that_of_full_logits(student: str, blocks: int) -> None:
     model, _, _ = load_student(student)
-    adapted, frozen = adapt(model, replace(RECIPE, blocks=blocks))
+    adapted, frozen = make_trainable(model, replace(RECIPE, blocks=blocks))
     shake(adapted)
     chosen = samples(6)
     loss = TargetLoss(adapted, chosen, frozen=frozen)
     loss.bfloat16 = False
-    loss.kept = dict(loss.halves.keep([sample.input_ids for sample in chosen])) if frozen else {}
-    assert bool(loss.kept) == (blocks > 0)
+    loss.cached_hidden_states = (
+        dict(loss.frozen_blocks.iterate_hidden_states([sample.input_ids for sample in chosen])) if frozen else {}
+    )
+    assert bool(loss.cached_hidden_states) == (blocks > 0)
     assert loss((0, 3, 4)).item() == pytest.approx(full_loss(adapted, [chosen[i] for i in (0, 3, 4)]), abs=1e-5)
 
 
 def test_bfloat16_products_change_the_loss_by_less_than_a_hundredth(student: str) -> None:
     model, _, _ = load_student(student)
-    adapted, frozen = adapt(model, RECIPE)
+    adapted, frozen = make_trainable(model, RECIPE)
     chosen = samples(6)
     loss = TargetLoss(adapted, chosen, frozen=frozen)
     loss.bfloat16 = True
@@ -115,12 +124,12 @@ def test_bfloat16_products_change_the_loss_by_less_than_a_hundredth(student: str
 
 def test_gradients_are_those_of_the_whole_model_and_none_reach_the_frozen_half(student: str) -> None:
     model, _, _ = load_student(student)
-    adapted, frozen = adapt(model, RECIPE)
+    adapted, frozen = make_trainable(model, RECIPE)
     shake(adapted)
     chosen = samples(5)
     loss = TargetLoss(adapted, chosen, frozen=frozen)
     loss.bfloat16 = False
-    loss.kept = dict(loss.halves.keep([sample.input_ids for sample in chosen]))
+    loss.cached_hidden_states = dict(loss.frozen_blocks.iterate_hidden_states([sample.input_ids for sample in chosen]))
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     assert {int(name.split(".layers.")[1].split(".")[0]) for name in trained} == {2, 3}
     ours = torch.autograd.grad(loss((0, 1, 2, 3, 4)), list(trained.values()))
@@ -132,11 +141,11 @@ def test_gradients_are_those_of_the_whole_model_and_none_reach_the_frozen_half(s
 def test_a_body_that_does_not_split_is_trained_whole(student: str) -> None:
     """Architectures differ in what they do around their blocks: where halves do not add up, none are used."""
     model, _, _ = load_student(student)
-    adapted, frozen = adapt(model, RECIPE)
+    adapted, frozen = make_trainable(model, RECIPE)
     body = adapted.get_base_model().get_decoder()
     body.norm.register_forward_pre_hook(lambda _, args: (args[0] * len(body.layers) + 1.0,))
     loss = TargetLoss(adapted, samples(4), frozen=frozen)
-    assert not loss.kept
+    assert not loss.cached_hidden_states
     assert loss((0, 1)).item() == pytest.approx(full_loss(adapted, samples(2)), rel=0.02)
 
 
@@ -170,7 +179,7 @@ def test_a_run_learns_writes_its_curve_and_an_adapter_that_peft_loads(
 ) -> None:
     stats = fine_tune(chats(), student=student, recipe=replace(RECIPE, epochs=6), out=tmp_path)
     assert capfd.readouterr() == ("", "")
-    rows = list(jsonl.read(tmp_path / "log.jsonl"))
+    rows = list(jsonl.read_objects(tmp_path / "log.jsonl"))
     assert [row["step"] for row in rows] == list(range(1, 19))
     assert rows[-1]["epoch"] == 6.0
     assert all(row["seconds"] > 0 and 0 < row["learning_rate"] <= 0.02 for row in rows)
@@ -242,7 +251,7 @@ def test_a_run_killed_after_its_last_step_only_writes_the_adapter(
 def same_end(out: Path, other: Path) -> None:
     from safetensors.torch import load_file
 
-    assert [row["step"] for row in jsonl.read(out / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in jsonl.read_objects(out / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert losses(out) == pytest.approx(losses(other), abs=1e-4)
     mine, theirs = (load_file(where / "adapter" / "adapter_model.safetensors") for where in (out, other))
     for name, weight in theirs.items():
@@ -258,13 +267,13 @@ def test_a_checkpoint_with_a_file_missing_or_cut_is_not_whole(
     copy.mkdir()
     for file in (uninterrupted / "checkpoints" / "checkpoint-6").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    assert last_whole(tmp_path) == (copy, 6)
+    assert find_last_checkpoint(tmp_path) == (copy, 6)
     data = (copy / name).read_bytes()
     (copy / name).unlink()
     if share_kept is not None:
         (copy / name).write_bytes(data[: int(share_kept * len(data))])
-    assert not is_whole(copy, 6)
-    assert last_whole(tmp_path) == (None, 0)
+    assert not is_complete_checkpoint(copy, 6)
+    assert find_last_checkpoint(tmp_path) == (None, 0)
 
 
 KILLED = """
@@ -298,10 +307,10 @@ def test_kill_9_at_any_moment_loses_at_most_what_came_after_the_last_checkpoint(
         finally:
             process.kill()  # SIGKILL: nothing in it can catch that
         assert process.wait() == -signal.SIGKILL
-        written = len(list(jsonl.read(out / "log.jsonl")))
-        assert written - last_whole(out / "checkpoints")[1] <= 2 * RECIPE.save_every
+        written = len(list(jsonl.read_objects(out / "log.jsonl")))
+        assert written - find_last_checkpoint(out / "checkpoints")[1] <= 2 * RECIPE.save_every
     assert fine_tune(chats(), student=student, recipe=recipe, out=out).resumed_from_step >= 28
-    assert [row["step"] for row in jsonl.read(out / "log.jsonl")] == list(range(1, 61))
+    assert [row["step"] for row in jsonl.read_objects(out / "log.jsonl")] == list(range(1, 61))
     assert losses(out) == pytest.approx(losses(whole), rel=1e-3, abs=1e-4)
     mine, theirs = (weights(where, kind) for where in (out, whole))
     for name, weight in theirs.items():
@@ -343,21 +352,21 @@ def test_samples_over_the_limit_are_counted_and_said_never_cut(student: str, tmp
 
 
 def test_a_sample_without_a_trained_token_is_refused() -> None:
-    with pytest.raises(DataError, match="no token that is trained"):
+    with pytest.raises(DataError, match="no token to train on"):
         refuse_empty([Sample((1, 2), (IGNORED, IGNORED))], 1, RECIPE)
 
 
 def test_more_blocks_than_there_are_is_refused(student: str) -> None:
     with pytest.raises(ConfigError, match="blocks is 9, but the student has 4"):
-        adapt(load_student(student)[0], replace(RECIPE, blocks=9))
+        make_trainable(load_student(student)[0], replace(RECIPE, blocks=9))
 
 
 def test_a_batch_that_cannot_fit_is_refused(student: str) -> None:
     model, _, _ = load_student(student)
-    need_room(model, samples(2), [(0, 1)], frozen=2, half=False)
+    require_memory_for_training(model, samples(2), [(0, 1)], frozen=2, half=False)
     model.config.hidden_size = 10**12
     with pytest.raises(ConfigError, match="smaller micro_batch"):
-        need_room(model, samples(2), [(0, 1)], frozen=2, half=False)
+        require_memory_for_training(model, samples(2), [(0, 1)], frozen=2, half=False)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(student: str, tmp_path: Path) -> None:
@@ -389,20 +398,22 @@ def test_a_senseless_recipe_is_refused(name: str, value: Any) -> None:
 
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 9), st.integers(0, 5))
 def test_each_sample_stands_once_in_every_epoch(lengths: list[int], epochs: int, size: int, seed: int) -> None:
-    batches = plan(lengths, epochs=epochs, batch_size=size, seed=seed)
-    assert batches == plan(lengths, epochs=epochs, batch_size=size, seed=seed)
+    batches = plan_batches(lengths, epochs=epochs, batch_size=size, seed=seed)
+    assert batches == plan_batches(lengths, epochs=epochs, batch_size=size, seed=seed)
     assert all(1 <= len(batch) <= size for batch in batches)
     steps = len(batches) // epochs
     for epoch in range(epochs):
         indices = [index for batch in batches[epoch * steps : (epoch + 1) * steps] for index in batch]
         assert sorted(indices) == list(range(len(lengths)))
-    assert 0 <= padding(batches, lengths) < 1
+    assert 0 <= measure_padding(batches, lengths) < 1
 
 
 def test_batches_of_like_length_are_padded_less_than_drawn_ones() -> None:
     lengths = [20 + 7 * (index * 37 % 50) for index in range(128)]
     drawn = [tuple(range(start, start + 8)) for start in range(0, 128, 8)]
-    assert padding(plan(lengths, epochs=1, batch_size=8, seed=0), lengths) < 0.4 * padding(drawn, lengths)
+    assert measure_padding(plan_batches(lengths, epochs=1, batch_size=8, seed=0), lengths) < 0.4 * measure_padding(
+        drawn, lengths
+    )
 
 
 @given(LENGTHS, st.integers(1, 16), st.integers(0, 5), st.integers(1, 4))
@@ -410,19 +421,19 @@ def test_padding_stays_under_a_twentieth_of_the_tokens(
     lengths: list[int], size: int, micro: int, processes: int
 ) -> None:
     """Whatever the lengths: a batch is computed in pieces of like length, and all of it is computed."""
-    batches = plan(lengths, epochs=2, batch_size=size, seed=0)
-    limit = widest(batches, lengths, size=micro, processes=processes)
-    made = computed(batches, lengths, size=micro, limit=limit, processes=processes)
+    batches = plan_batches(lengths, epochs=2, batch_size=size, seed=0)
+    limit = choose_padding_limit(batches, lengths, size=micro, processes=processes)
+    made = split_all_batches(batches, lengths, size=micro, limit=limit, processes=processes)
     assert sorted(index for piece in made for index in piece) == sorted(index for batch in batches for index in batch)
     assert all(piece and (not micro or len(piece) <= micro) for piece in made)
-    assert padding(made, lengths) <= MOST_PADDING
+    assert measure_padding(made, lengths) <= MOST_PADDING
 
 
 def test_batches_that_are_padded_little_stay_whole() -> None:
     lengths = [100 + index for index in range(16)]
-    batches = plan(lengths, epochs=1, batch_size=4, seed=0)
-    limit = widest(batches, lengths)
-    assert all(len(pieces(batch, lengths, limit=limit)) == 1 for batch in batches)
+    batches = plan_batches(lengths, epochs=1, batch_size=4, seed=0)
+    limit = choose_padding_limit(batches, lengths)
+    assert all(len(split_by_length(batch, lengths, limit=limit)) == 1 for batch in batches)
 
 
 @pytest.mark.slow
@@ -435,16 +446,16 @@ def test_the_released_mixtures_are_padded_under_a_twentieth(shared_data: Path, n
     file = shared_data / "fireact" / "finetune" / "alpaca_format" / f"{name}.json"
     lengths = [sum(len(m.content) for m in ReActRenderer().sample(one)) for one in read_any(file)]
     for size, micro in ((4, 0), (16, 0), (16, 4)):
-        batches = plan(lengths, epochs=1, batch_size=size, seed=0)
-        limit = widest(batches, lengths, size=micro)
-        made = [piece for batch in batches for piece in pieces(batch, lengths, size=micro, limit=limit)]
-        assert padding(made, lengths) <= MOST_PADDING < padding(batches, lengths)
+        batches = plan_batches(lengths, epochs=1, batch_size=size, seed=0)
+        limit = choose_padding_limit(batches, lengths, size=micro)
+        made = [piece for batch in batches for piece in split_by_length(batch, lengths, size=micro, limit=limit)]
+        assert measure_padding(made, lengths) <= MOST_PADDING < measure_padding(batches, lengths)
         assert len(made) < 0.75 * len(lengths)
 
 
 @given(st.integers(1, 400), st.floats(0, 0.99), st.sampled_from(SCHEDULES))
 def test_no_step_is_without_a_rate(total: int, warmup: float, schedule: str) -> None:
-    rates = [share(step, total=total, warmup=warmup, schedule=schedule) for step in range(total)]
+    rates = [learning_rate_share(step, total=total, warmup=warmup, schedule=schedule) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     assert max(rates) == 1
     top = rates.index(1)

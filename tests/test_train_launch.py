@@ -16,16 +16,23 @@ import pytest
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.store import plain
+from fireact.store import to_toml_table
 from fireact.training.batches import MOST_PADDING
-from fireact.training.curve import cut
-from fireact.training.launch import command, configuration, machine_rank, parse, refuse_launch, shipped
+from fireact.training.curve import truncate_log
+from fireact.training.launch import (
+    build_launch_command,
+    launch_config_path,
+    list_launch_configs,
+    machine_rank,
+    parse_launch,
+    validate_launch,
+)
 from fireact.training.run import TrainConfig, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.training.checkpoints import last_whole  # noqa: E402
+from fireact.training.checkpoints import find_last_checkpoint  # noqa: E402
 from test_train import RECIPE, losses  # noqa: E402
 from test_train_more import trajectories  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -43,31 +50,33 @@ def one_thread() -> Iterator[None]:
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("launch")
     student = str(tiny_model(folder / "student"))
-    jsonl.write(folder / "data.jsonl", (one.to_dict() for one in trajectories()))
+    jsonl.write_objects(folder / "data.jsonl", (one.to_dict() for one in trajectories()))
     recipe = replace(RECIPE, batch_size=5, validation=0.25, patience=5)
     return TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=recipe)
 
 
 def test_what_is_launched_with() -> None:
-    assert parse("4") == {"processes": 4}
-    assert parse("fsdp") == {"accelerate": "fsdp"}
-    assert parse("fsdp:2") == {"accelerate": "fsdp", "processes": 2}
-    assert parse("fsdp:1") == {"accelerate": "fsdp", "processes": 1}
+    assert parse_launch("4") == {"processes": 4}
+    assert parse_launch("fsdp") == {"accelerate": "fsdp"}
+    assert parse_launch("fsdp:2") == {"accelerate": "fsdp", "processes": 2}
+    assert parse_launch("fsdp:1") == {"accelerate": "fsdp", "processes": 1}
     with pytest.raises(ConfigError, match="ddp, fsdp, two-machines"):
-        parse("fdsp")
+        parse_launch("fdsp")
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_launch_configs())
 def test_shipped_configurations_are_accelerate_s(name: str, tmp_path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    loaded: Any = load_config_from_file(configuration(name))
+    loaded: Any = load_config_from_file(launch_config_path(name))
     assert loaded.num_processes >= 4
     assert machine_rank(name) == 0
-    words = command(tmp_path, tmp_path, processes=2, accelerate=name)
+    words = build_launch_command(tmp_path, tmp_path, processes=2, accelerate=name)
     assert words[words.index("--config_file") + 1].endswith(f"{name}.yaml")
     assert words[words.index("--num_processes") + 1] == "2"
-    one, as_written = (command(tmp_path, tmp_path, processes=count, accelerate=name) for count in (1, None))
+    one, as_written = (
+        build_launch_command(tmp_path, tmp_path, processes=count, accelerate=name) for count in (1, None)
+    )
     assert one[one.index("--num_processes") + 1] == "1" and "--num_processes" not in as_written
 
 
@@ -98,7 +107,7 @@ def test_spread_weights_give_the_curve_and_the_weights_of_one_process(
     same(tmp_path, alone[kind], kind)
     (tmp_path / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
-    assert last_whole(tmp_path / "checkpoints")[1] == 2
+    assert find_last_checkpoint(tmp_path / "checkpoints")[1] == 2
     assert train(settings, tmp_path)["resumed_from_step"] == 2
     same(tmp_path, alone[kind], kind)
 
@@ -120,7 +129,7 @@ def same(out: Path, other: Path, kind: str) -> None:
     from safetensors.torch import load_file
 
     assert losses(out) == pytest.approx(losses(other), rel=0.01)
-    mine, theirs = (list(jsonl.read(where / "validation.jsonl")) for where in (out, other))
+    mine, theirs = (list(jsonl.read_objects(where / "validation.jsonl")) for where in (out, other))
     for row, wanted in zip(mine, theirs, strict=True):
         assert row["validation_loss"] == pytest.approx(wanted["validation_loss"], rel=0.01)
     name = "adapter/adapter_model.safetensors" if kind == "lora" else "model/model.safetensors"
@@ -132,28 +141,28 @@ def same(out: Path, other: Path, kind: str) -> None:
 
 
 def test_a_worker_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fireact.training.loss import device
+    from fireact.training.loss import training_device
 
     monkeypatch.setitem(os.environ, "LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device() == "cuda:3"
+    assert training_device() == "cuda:3"
     monkeypatch.setitem(os.environ, "ACCELERATE_USE_CPU", "true")
-    assert device() == "cpu"
+    assert training_device() == "cpu"
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    refuse_launch(processes=2, accelerate=None, kind="lora")
-    refuse_launch(processes=2, accelerate="ddp", kind="qlora")
+    validate_launch(processes=2, accelerate=None, kind="lora")
+    validate_launch(processes=2, accelerate="ddp", kind="qlora")
     with pytest.raises(ConfigError, match=r"means 3 processes .* 2 GPUs. Give --launch 2"):
-        refuse_launch(processes=3, accelerate=None, kind="lora")
+        validate_launch(processes=3, accelerate=None, kind="lora")
     with pytest.raises(ConfigError, match=r"--launch ddp means 4 processes .* 2 GPUs. Give --launch ddp:2"):
-        refuse_launch(processes=None, accelerate="ddp", kind="lora")
-    refuse_launch(processes=None, accelerate=machine(tmp_path, 0, 1), kind="lora")  # one on each of two machines
-    with pytest.raises(ConfigError, match="qlora keeps whole quantised weights"):
-        refuse_launch(processes=2, accelerate="fsdp", kind="qlora")
+        validate_launch(processes=None, accelerate="ddp", kind="lora")
+    validate_launch(processes=None, accelerate=machine(tmp_path, 0, 1), kind="lora")  # one on each of two machines
+    with pytest.raises(ConfigError, match="qlora keeps all quantised weights"):
+        validate_launch(processes=2, accelerate="fsdp", kind="qlora")
 
 
 @pytest.mark.parametrize("lacks", ["patience", "length"])
@@ -177,7 +186,7 @@ def test_an_error_of_a_worker_is_the_launcher_s(
 
 def test_a_worker_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    program = f"from fireact.training.worker import end_with; import time; end_with({launcher.pid}, every=0.05); time.sleep(60)"
+    program = f"from fireact.training.worker import exit_with_launcher; import time; exit_with_launcher({launcher.pid}, every=0.05); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", program])
     time.sleep(1.0)
     assert worker.poll() is None
@@ -190,8 +199,11 @@ def test_only_one_process_cuts_what_was_logged(tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
     path.write_text('{"step":1}\n{"step":2}\n{"step":3}\n{"st')
     logged = path.read_bytes()
-    assert cut(path, done=2, write=False) == [{"step": 1}, {"step": 2}] and path.read_bytes() == logged
-    assert cut(path, done=2) == cut(path, done=2, write=False) and path.read_text() == '{"step":1}\n{"step":2}\n'
+    assert truncate_log(path, done_steps=2, write=False) == [{"step": 1}, {"step": 2}] and path.read_bytes() == logged
+    assert (
+        truncate_log(path, done_steps=2) == truncate_log(path, done_steps=2, write=False)
+        and path.read_text() == '{"step":1}\n{"step":2}\n'
+    )
 
 
 # --- several machines ---
@@ -216,11 +228,11 @@ def machine(folder: Path, rank: int, port: int) -> str:
 def started(config: TrainConfig, out: Path) -> subprocess.Popen[str]:
     """A launch in a process of its own."""
     program = (
-        "import json, sys; from fireact.verbs import load; from fireact.store import settings_from; "
-        "from pathlib import Path; kind, train = load('train'); out = Path(sys.argv[2]); "
-        "print('MADE', json.dumps(train(settings_from(kind, json.loads(sys.argv[1]), out), out)))"
+        "import json, sys; from fireact.verbs import load_verb; from fireact.store import build_settings; "
+        "from pathlib import Path; kind, train = load_verb('train'); out = Path(sys.argv[2]); "
+        "print('MADE', json.dumps(train(build_settings(kind, json.loads(sys.argv[1]), out), out)))"
     )
-    words = [sys.executable, "-c", program, json.dumps(plain(asdict(config))), str(out)]
+    words = [sys.executable, "-c", program, json.dumps(to_toml_table(asdict(config))), str(out)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

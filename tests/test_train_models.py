@@ -22,11 +22,17 @@ from test_train import RECIPE, chats, full_loss, losses, samples, shake
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.machine import need_memory  # noqa: E402
-from fireact.models.weights import from_gguf, student_directory  # noqa: E402
+from fireact.machine import require_memory  # noqa: E402
+from fireact.models.weights import convert_gguf, student_directory  # noqa: E402
 from fireact.training.loss import TargetLoss, has_bfloat16  # noqa: E402
-from fireact.training.memory import cuda_gb, need_room, need_weights, peak_gb, room  # noqa: E402
-from fireact.training.student import adapt, linear_names, load_shape, load_student  # noqa: E402
+from fireact.training.memory import (  # noqa: E402
+    estimate_training_gb,
+    free_gpu_gb,
+    peak_training_gb,
+    require_memory_for_training,
+    require_memory_for_weights,
+)
+from fireact.training.student import find_linear_names, load_model_shape, load_student, make_trainable  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
 from small_tokenizers import tokenizer  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -77,15 +83,19 @@ def test_the_loss_of_any_family_is_that_of_full_logits(family: tuple[str, str], 
     """Caps and scales of logits included, and whatever else lies between the blocks and the logits."""
     name, place = family
     model, _, _ = load_student(place)
-    assert FAMILIES[name][1] <= set(linear_names(model))
-    adapted, frozen = adapt(model, replace(RECIPE, blocks=blocks))
+    assert FAMILIES[name][1] <= set(find_linear_names(model))
+    adapted, frozen = make_trainable(model, replace(RECIPE, blocks=blocks))
     shake(adapted)
     adapted.eval()
     chosen = samples(5)
     loss = TargetLoss(adapted, chosen, frozen=frozen)
     loss.bfloat16 = False
-    loss.kept = dict(loss.halves.keep([one.input_ids for one in chosen])) if loss.halves.frozen else {}
-    assert bool(loss.kept) == (bool(blocks) and FAMILIES[name][2])
+    loss.cached_hidden_states = (
+        dict(loss.frozen_blocks.iterate_hidden_states([one.input_ids for one in chosen]))
+        if loss.frozen_blocks.frozen
+        else {}
+    )
+    assert bool(loss.cached_hidden_states) == (bool(blocks) and FAMILIES[name][2])
     assert loss((0, 1, 4)).item() == pytest.approx(full_loss(adapted, [chosen[i] for i in (0, 1, 4)]), abs=1e-4)
     trained = [parameter for parameter, one in adapted.named_parameters() if one.requires_grad]
     assert trained and all("lora_" in parameter for parameter in trained)
@@ -125,7 +135,7 @@ def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert full_loss(again, samples(3)) == pytest.approx(full_loss(model, samples(3)), abs=1e-3)
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + b"\0" * 40)
     with pytest.raises(ConfigError, match=r"cannot read .*torn\.gguf"):
-        from_gguf(tmp_path / "torn.gguf", tmp_path / "cache")
+        convert_gguf(tmp_path / "torn.gguf", tmp_path / "cache")
 
 
 # --- memory ---
@@ -139,15 +149,15 @@ torch.set_num_threads(1)
 from fireact.progress import SILENT
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.loss import has_bfloat16
-from fireact.training.memory import room
+from fireact.training.memory import estimate_training_gb
 from fireact.training.recipe import Recipe
 from fireact.training.student import load_student
-from fireact.training.trainer import _Run, build_trainer
+from fireact.training.trainer import _TrainingRun, build_trainer
 
 model, words, _ = load_student(sys.argv[1])
 rows = [Sample((5,) * 400, (IGNORED,) * 200 + (5,) * 200)] * 8
 recipe = Recipe(kind=sys.argv[2], blocks=int(sys.argv[3]), epochs=1, batch_size=8, max_length=2048)
-run = _Run(model, words, rows, [], recipe=recipe, out=Path(sys.argv[4]), progress=SILENT)
+run = _TrainingRun(model, words, rows, [], recipe=recipe, out=Path(sys.argv[4]), progress=SILENT)
 held = lambda: psutil.Process().memory_info().rss / 1e9
 before, peak, going = held(), [0.0], [True]
 def watch():
@@ -157,7 +167,7 @@ def watch():
 threading.Thread(target=watch).start()
 build_trainer(run).train()
 going[0] = False
-estimate = room(run.model, rows, [tuple(range(8))], frozen=run.loss.halves.frozen, half=has_bfloat16())
+estimate = estimate_training_gb(run.model, rows, [tuple(range(8))], frozen=run.loss.frozen_blocks.frozen, half=has_bfloat16())
 print(json.dumps([peak[0] - before, estimate]))
 """
 
@@ -174,25 +184,25 @@ def test_the_estimate_of_memory_is_near_what_training_takes(kind: str, blocks: i
 
 def test_more_memory_than_a_gpu_has_is_refused_before_the_first_step(tmp_path: Path) -> None:
     """What a GPU needs holds the weights too; spread over four, a quarter of them."""
-    model, _ = adapt(
+    model, _ = make_trainable(
         load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0],
         replace(RECIPE, kind="full", blocks=0),
     )
     shape: dict[str, Any] = {"frozen": 0, "half": True}
-    alone, spread = (room(model, samples(2), [(0, 1)], gpu=True, processes=n, **shape) for n in (1, 4))
+    alone, spread = (estimate_training_gb(model, samples(2), [(0, 1)], gpu=True, processes=n, **shape) for n in (1, 4))
     weights = sum(one.numel() for one in model.parameters()) * 4 / 1e9
     assert alone - spread == pytest.approx(0.75 * 4 * weights, rel=0.01)  # weights, gradients, two moments
-    need_room(model, samples(2), [(0, 1)], available=lambda: alone + 0.01, **shape)
+    require_memory_for_training(model, samples(2), [(0, 1)], available=lambda: alone + 0.01, **shape)
     with pytest.raises(ConfigError, match="smaller micro_batch"):
-        need_room(model, samples(2), [(0, 1)], available=lambda: alone - 0.01, **shape)
+        require_memory_for_training(model, samples(2), [(0, 1)], available=lambda: alone - 0.01, **shape)
 
 
 def test_a_model_that_makes_activations_again_needs_less(tmp_path: Path) -> None:
-    model, _ = adapt(load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0], RECIPE)
+    model, _ = make_trainable(load_student(str(tiny_model(tmp_path / "student", layers=8, hidden=384)))[0], RECIPE)
     rows = [Sample((5,) * 2000, (IGNORED,) * 1990 + (5,) * 10)] * 8
-    all_kept = room(model, rows, [tuple(range(8))], frozen=0, half=True)
+    all_kept = estimate_training_gb(model, rows, [tuple(range(8))], frozen=0, half=True)
     model.get_base_model().gradient_checkpointing_enable()
-    assert room(model, rows, [tuple(range(8))], frozen=0, half=True) < 0.4 * all_kept
+    assert estimate_training_gb(model, rows, [tuple(range(8))], frozen=0, half=True) < 0.4 * all_kept
 
 
 def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -208,7 +218,7 @@ def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Pat
     words.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"this needs about 2[0-9]{2}\.[0-9] GB.*smaller student"):
-        need_weights(load_shape(str(tmp_path)), str(tmp_path), "lora")
+        require_memory_for_weights(load_model_shape(str(tmp_path)), str(tmp_path), "lora")
     with pytest.raises(ConfigError, match="smaller student"):
         load_student(str(tmp_path))
 
@@ -216,14 +226,14 @@ def test_a_student_larger_than_memory_is_refused_before_it_is_read(tmp_path: Pat
 def test_main_memory_is_asked_for_all_processes_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the weights by the launcher, of what a step adds by each process; a GPU is a process's own."""
     model, rows = load_student(str(tiny_model(tmp_path)))[0], samples(2)
-    one = room(model, rows, [(0, 1)], frozen=0, half=False)
+    one = estimate_training_gb(model, rows, [(0, 1)], frozen=0, half=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
     with pytest.raises(ConfigError, match=f"this needs about {100000 * one:.1f} GB"):
-        need_room(model, rows, [(0, 1)], frozen=0, half=False)
-    need_room(model, rows, [(0, 1)], frozen=0, half=False, available=lambda: 10.0)
+        require_memory_for_training(model, rows, [(0, 1)], frozen=0, half=False)
+    require_memory_for_training(model, rows, [(0, 1)], frozen=0, half=False, available=lambda: 10.0)
     with pytest.raises(ConfigError, match="smaller student"):
-        need_weights(model, "here", "lora", copies=10**7)
-    need_weights(model, "here", "lora", copies=2)
+        require_memory_for_weights(model, "here", "lora", copies=10**7)
+    require_memory_for_weights(model, "here", "lora", copies=2)
 
 
 def test_a_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,12 +243,12 @@ def test_a_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert cuda_gb() == 3.0 and peak_gb() == 13.0 and not has_bfloat16()
+    assert free_gpu_gb() == 3.0 and peak_training_gb() == 13.0 and not has_bfloat16()
 
 
 def test_need_is_said_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"1\.5 GB of memory are available; this needs about 2\.0 GB"):
-        need_memory(gigabytes=2, available=lambda: 1.5)
+        require_memory(gigabytes=2, available=lambda: 1.5)
 
 
 # --- what cannot be loaded, and what is small ---
@@ -252,20 +262,20 @@ def test_need_is_said_with_what_there_is() -> None:
     ],
 )  # fmt: skip
 def test_a_place_that_cannot_be_loaded_is_one_clear_error(file: str, content: bytes | None, tmp_path: Path) -> None:
-    from fireact.models.hf import merged_student
+    from fireact.models.hf import load_merged_student
 
     place = tiny_model(tmp_path / "student")
     (place / file).unlink()
     if content is not None:
         (place / file).write_bytes(content)
-    for load in (load_student, lambda name: merged_student(name, None)):
+    for load in (load_student, lambda name: load_merged_student(name, None)):
         with pytest.raises(ProviderError, match=r"transformers cannot load '.*student' \(.*\)\. Give a directory"):
             load(str(place))
 
 
 def test_a_hub_id_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
-    jsonl.write(tmp_path / "data.jsonl", [trajectory(1, steps=1).to_dict()])
+    jsonl.write_objects(tmp_path / "data.jsonl", [trajectory(1, steps=1).to_dict()])
     command = [sys.executable, "-m", "fireact", "train", "data.jsonl", "--student", "no/such", "-o", "run"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "1000", "HF_HOME": str(tmp_path / "hub")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=offline, timeout=120)
@@ -306,6 +316,11 @@ def test_the_default_recipe_trains_the_upper_ten_blocks_or_all_of_fewer(
 
 
 def test_how_many_blocks_are_trained() -> None:
-    assert [Recipe(blocks=n).trained(4) for n in (None, 0, 3, 4)] == [4, 4, 3, 4] and Recipe().trained(30) == 10
+    assert [Recipe(blocks=n).count_trained_blocks(4) for n in (None, 0, 3, 4)] == [
+        4,
+        4,
+        3,
+        4,
+    ] and Recipe().count_trained_blocks(30) == 10
     with pytest.raises(ConfigError, match="blocks is 10, but the student has 4"):
-        Recipe(blocks=10).trained(4)
+        Recipe(blocks=10).count_trained_blocks(4)

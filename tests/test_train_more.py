@@ -13,16 +13,16 @@ from fireact import jsonl
 from fireact.agents import load_model
 from fireact.errors import ConfigError, DataError, FireactError, FormatError
 from fireact.render.react import ReActRenderer
-from fireact.training.recipe import Recipe, read_recipe, shipped
-from fireact.training.run import TrainConfig, held_out, train
-from fireact.training.samples import rendered
+from fireact.training.recipe import Recipe, list_recipes, read_recipe
+from fireact.training.run import TrainConfig, choose_held_out, train
+from fireact.training.samples import render_trajectory
 from fireact.types import Action, Message, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.training.student import adapt, load_student  # noqa: E402
-from fireact.training.trainer import _Run, fine_tune  # noqa: E402
+from fireact.training.student import load_student, make_trainable  # noqa: E402
+from fireact.training.trainer import _TrainingRun, fine_tune  # noqa: E402
 from test_train import RECIPE, chats, losses, samples  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -43,7 +43,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "trajectories.jsonl"
-    jsonl.write(path, (one.to_dict() for one in trajectories()))
+    jsonl.write_objects(path, (one.to_dict() for one in trajectories()))
     return path
 
 
@@ -59,7 +59,7 @@ def trajectories(n: int = 12) -> list[Trajectory]:
 # --- recipes ---
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_recipe_can_be_read(name: str) -> None:
     recipe = read_recipe(name, seed=3)
     assert isinstance(recipe, Recipe) and recipe.seed == 3
@@ -93,8 +93,8 @@ def test_patience_needs_something_to_measure_on(student: str, data: Path, tmp_pa
 
 
 def test_what_a_mixture_held_out_is_measured_on(student: str, tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in trajectories(8)))
-    jsonl.write(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in trajectories(12)[8:]))
+    jsonl.write_objects(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in trajectories(8)))
+    jsonl.write_objects(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in trajectories(12)[8:]))
     recipe = replace(RECIPE, epochs=1)
     manifest = train(TrainConfig(data=str(tmp_path / "mix"), student=student, recipe=recipe), tmp_path / "run")
     assert manifest["samples"] == 8 and manifest["validation_loss"] > 0
@@ -115,14 +115,14 @@ def test_what_is_held_out_is_left_out_where_nothing_in_it_is_learnt_or_it_is_too
     found = trajectories(12)
     empty = replace(found[8], steps=tuple(replace(step, weight=0.0) for step in found[8].steps))
     long = replace(found[9], steps=(replace(found[9].steps[0], observation="long " * 300), *found[9].steps[1:]))
-    jsonl.write(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in found[:8]))
-    jsonl.write(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in (empty, long, *found[10:])))
+    jsonl.write_objects(tmp_path / "mix" / "trajectories.jsonl", (one.to_dict() for one in found[:8]))
+    jsonl.write_objects(tmp_path / "mix" / "holdout.jsonl", (one.to_dict() for one in (empty, long, *found[10:])))
     config = TrainConfig(data=str(tmp_path / "mix"), student=student, recipe=replace(RECIPE, epochs=1))
     manifest = train(config, tmp_path / "run", progress=Listen())
     assert manifest["validation_loss"] > 0 and manifest["validation_dropped"] == 1 and manifest["dropped"] == 0
     assert any("1 of 4 trajectories are without a step to learn" in line for line in said)
     assert any("1 validation samples of over 1024 tokens" in line for line in said)
-    jsonl.write(tmp_path / "mix" / "holdout.jsonl", [long.to_dict()])
+    jsonl.write_objects(tmp_path / "mix" / "holdout.jsonl", [long.to_dict()])
     with pytest.raises(ConfigError, match="patience needs samples to measure on, and none of 1"):
         train(replace(config, recipe=replace(RECIPE, patience=1)), tmp_path / "patient")
 
@@ -134,17 +134,17 @@ def test_data_that_are_not_there_are_said_before_anything_is_written(student: st
 
 
 def test_a_dry_run_counts_what_training_then_does(student: str, data: Path, tmp_path: Path) -> None:
-    from fireact.training.forecast import expected
+    from fireact.training.forecast import estimate_training
 
     config = TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, validation=0.25))
-    foreseen, done = expected(config), train(config, tmp_path / "run")
+    foreseen, done = estimate_training(config), train(config, tmp_path / "run")
     for name in ("samples", "dropped", "rewritten", "tokens", "padding", "steps"):
         assert foreseen[name] == done[name], name
     assert foreseen["validation_samples"] == 3 and 0 < foreseen["weights_gb"] < foreseen["memory_gb"] < 1
-    launched = expected(replace(config, processes=2))
+    launched = estimate_training(replace(config, processes=2))
     assert "fireact.training.worker" in launched["launch"] and launched["steps"] == done["steps"]
     with pytest.raises(DataError, match="none of 9 samples fits"):
-        expected(replace(config, recipe=replace(config.recipe, max_length=5)))
+        estimate_training(replace(config, recipe=replace(config.recipe, max_length=5)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -158,11 +158,11 @@ def test_quantised_kinds_say_that_they_need_a_gpu(student: str, kind: str) -> No
 
 
 def test_targets_choose_the_layers(student: str) -> None:
-    model, _ = adapt(load_student(student)[0], replace(RECIPE, targets=("q_proj", "v_proj"), blocks=0))
+    model, _ = make_trainable(load_student(student)[0], replace(RECIPE, targets=("q_proj", "v_proj"), blocks=0))
     names = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
     assert names == {"q_proj", "v_proj"}
     with pytest.raises(ConfigError, match="no layers named c_attn"):
-        adapt(load_student(student)[0], replace(RECIPE, targets=("c_attn",)))
+        make_trainable(load_student(student)[0], replace(RECIPE, targets=("c_attn",)))
 
 
 @pytest.mark.parametrize("blocks", [0, 2])
@@ -190,13 +190,13 @@ def test_pieces_of_a_batch_give_the_whole_batch_s_curve(student: str, tmp_path: 
 
 def test_out_of_memory_is_answered_with_the_setting_to_change(student: str, tmp_path: Path) -> None:
     model, words, _ = load_student(student)
-    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    run = _TrainingRun(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
 
     def no_room(loss: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     with pytest.raises(ConfigError, match=r"at step 7: 4 samples .* Set micro_batch = 2"):
-        run.step((0, 1, 2, 3), number=7, backward=no_room)
+        run.compute_gradients((0, 1, 2, 3), number=7, backward=no_room)
 
 
 def _silent() -> Any:
@@ -217,16 +217,16 @@ def test_a_micro_batch_may_change_when_a_run_goes_on(student: str, data: Path, t
 
 def test_questions_are_kept_out_whole() -> None:
     found = trajectories() + [replace(one, method="cot") for one in trajectories()]
-    kept = held_out(found, Recipe(validation=0.25))
+    kept = choose_held_out(found, Recipe(validation=0.25))
     assert len(kept) == 3
     with pytest.raises(ConfigError, match="nothing on one side"):
-        held_out(found[:2], Recipe(validation=0.01))
+        choose_held_out(found[:2], Recipe(validation=0.01))
 
 
 def test_training_stops_when_validation_gets_worse_and_keeps_the_best(student: str, data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, learning_rate=0.2, epochs=12, validation=0.25, patience=2, schedule="constant")
     manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
-    rows = list(jsonl.read(tmp_path / "run" / "validation.jsonl"))
+    rows = list(jsonl.read_objects(tmp_path / "run" / "validation.jsonl"))
     best = min(rows, key=lambda row: row["validation_loss"])
     assert len(rows) == rows.index(best) + 1 + 2 < 12
     assert manifest["validation_loss"] == best["validation_loss"]
@@ -238,7 +238,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(student: str, data: Path, 
     recipe = replace(RECIPE, learning_rate=0.1, epochs=12, validation=0.25, patience=2, schedule="constant", warmup=0.0)
     config = TrainConfig(data=str(data), student=student, recipe=recipe)
     train(config, tmp_path / "run")
-    rows = list(jsonl.read(tmp_path / "run" / "validation.jsonl"))
+    rows = list(jsonl.read_objects(tmp_path / "run" / "validation.jsonl"))
     epochs = min(rows, key=lambda row: row["validation_loss"])["epoch"]
     shorter = replace(recipe, epochs=epochs, patience=0)
     train(replace(config, recipe=shorter), tmp_path / "short")
@@ -259,7 +259,7 @@ def test_two_processes_give_the_curve_of_one(student: str, data: Path, tmp_path:
     manifest = train(replace(config, processes=2), tmp_path / "two")
     assert manifest["processes"] == 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
-    assert [row["step"] for row in jsonl.read(tmp_path / "two" / "log.jsonl")] == list(range(1, 7))
+    assert [row["step"] for row in jsonl.read_objects(tmp_path / "two" / "log.jsonl")] == list(range(1, 7))
 
 
 # --- before the first step ---
@@ -283,8 +283,8 @@ def test_a_sample_that_inference_would_not_ask_for_is_refused() -> None:
         def prompt(self, question: str, *rest: Any, **options: Any) -> list[Message]:
             return super().prompt(f"{question} Please.", *rest, **options)
 
-    with pytest.raises(FormatError, match="asked what it was not trained on"):
-        rendered(trajectories(1)[0], Other())
+    with pytest.raises(FormatError, match="prompts that it was not trained on"):
+        render_trajectory(trajectories(1)[0], Other())
 
 
 def test_a_sample_is_shown_before_training(student: str, tmp_path: Path) -> None:
@@ -305,8 +305,8 @@ def test_a_sample_is_shown_before_training(student: str, tmp_path: Path) -> None
 
 def test_the_batch_of_a_loss_that_is_no_number_is_written_down(student: str, tmp_path: Path) -> None:
     model, words, _ = load_student(student)
-    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
-    error = run.no_number((1, 2), "the loss is nan", 3)
+    run = _TrainingRun(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    error = run.bad_batch_error((1, 2), "the loss is nan", 3)
     assert "bad-batch.json" in str(error)
     assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
 
@@ -315,23 +315,23 @@ def test_a_bad_batch_is_named_by_its_episodes(student: str, tmp_path: Path) -> N
     from fireact.training.samples import Encoder
 
     model, words, ends = load_student(student)
-    found, _ = Encoder(words, ends).all(rendered(one, ReActRenderer()) for one in trajectories(3))
-    run = _Run(model, words, found, [], recipe=RECIPE, out=tmp_path, progress=_silent())
-    run.no_number((2, 0), "the loss is nan", 3)
+    found, _ = Encoder(words, ends).encode_chats(render_trajectory(one, ReActRenderer()) for one in trajectories(3))
+    run = _TrainingRun(model, words, found, [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    run.bad_batch_error((2, 0), "the loss is nan", 3)
     told = json.loads((tmp_path / "bad-batch.json").read_text())
     assert told["episodes"] == [trajectories(3)[at].key for at in (2, 0)]
 
 
 def test_a_gradient_that_is_no_number_names_its_own_batch(student: str, tmp_path: Path) -> None:
     model, words, _ = load_student(student)
-    run = _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    run = _TrainingRun(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
 
     def poisoned(loss: Any) -> None:
         loss.backward()
         next(one for one in run.model.parameters() if one.grad is not None).grad[0] = float("nan")
 
     with pytest.raises(FireactError, match="gradient is no number at step 2"):
-        run.step((1, 2), number=2, backward=poisoned)
+        run.compute_gradients((1, 2), number=2, backward=poisoned)
     assert json.loads((tmp_path / "bad-batch.json").read_text())["samples"] == [1, 2]
 
 
@@ -344,7 +344,7 @@ def test_loss_over_all_tokens_labels_whatever_the_student_reads(student: str) ->
 
     words, ends = tiny_tokenizer(), {tiny_tokenizer().eos_token_id}
     (own,), (everything,) = (
-        Encoder(words, ends, everything=wide).samples(chat) for wide in (False, True) for chat in chats(1)
+        Encoder(words, ends, everything=wide).encode_chat(chat) for wide in (False, True) for chat in chats(1)
     )
     assert own.input_ids == everything.input_ids
     assert everything.labels == (IGNORED, *everything.input_ids[1:]) and everything.targets > own.targets
@@ -363,7 +363,7 @@ def test_a_recipe_says_what_the_loss_is_over(student: str, data: Path, tmp_path:
 
 
 def test_runs_as_collected_are_learned_where_they_are_right(tmp_path: Path) -> None:
-    from fireact.training.run import learnable
+    from fireact.training.run import load_learnable
 
     out = tmp_path / "collect"
     (out).mkdir()
@@ -373,51 +373,51 @@ def test_runs_as_collected_are_learned_where_they_are_right(tmp_path: Path) -> N
         trajectory(2, em=0.0),
         replace(trajectory(3), steps=(replace(trajectory(3).steps[0], weight=0.0),)),
     ]
-    jsonl.write(out / "trajectories.jsonl", (one.to_dict() for one in rows))
-    assert [one.key for one in learnable(out)] == [trajectory(1).key]
+    jsonl.write_objects(out / "trajectories.jsonl", (one.to_dict() for one in rows))
+    assert [one.key for one in load_learnable(out)] == [trajectory(1).key]
     (out / "config.toml").write_text('verb = "mix"\n')
-    assert len(learnable(out)) == 2
-    jsonl.write(out / "trajectories.jsonl", (one.to_dict() for one in rows[2:]))
+    assert len(load_learnable(out)) == 2
+    jsonl.write_objects(out / "trajectories.jsonl", (one.to_dict() for one in rows[2:]))
     with pytest.raises(DataError, match="none to learn from"):
-        learnable(out)
+        load_learnable(out)
 
 
 def test_the_best_weights_survive_a_kill_after_they_were_put_in_place(tmp_path: Path) -> None:
-    from fireact.training.validation import BEST, Validation
+    from fireact.training.validation import BEST, EpochValidation
 
-    validation = object.__new__(Validation)
+    validation = object.__new__(EpochValidation)
     validation.out, validation.patience = tmp_path, 1
     validation.rows = [{"validation_loss": 1.0}, {"validation_loss": 2.0}]
     for name in (BEST, "adapter"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
     for _ in range(2):  # the second time is the resumed run
-        validation.keep_best(tmp_path / "adapter")
-        assert (tmp_path / "adapter" / "weights").read_text() == BEST and validation.stopped
+        validation.restore_best_weights(tmp_path / "adapter")
+        assert (tmp_path / "adapter" / "weights").read_text() == BEST and validation.should_stop
         (tmp_path / "adapter" / "weights").write_text("last")
     validation.patience = 0
-    assert validation.kept == {"validation_loss": 2.0} and not validation.stopped
+    assert validation.final_row == {"validation_loss": 2.0} and not validation.should_stop
 
 
 def test_memory_that_runs_out_beside_the_steps_is_answered_too() -> None:
-    from fireact.training.memory import memory_kept_in_bounds
-    from fireact.training.trainer import BESIDE
+    from fireact.training.memory import catch_out_of_memory
+    from fireact.training.trainer import OUT_OF_MEMORY_ADVICE
 
     on_a_cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried")
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), on_a_cpu):
-        with pytest.raises(ConfigError, match="micro_batch = 1"), memory_kept_in_bounds(BESIDE):
+        with pytest.raises(ConfigError, match="micro_batch = 1"), catch_out_of_memory(OUT_OF_MEMORY_ADVICE):
             raise error
-    with pytest.raises(RuntimeError, match="memory format"), memory_kept_in_bounds(BESIDE):
+    with pytest.raises(RuntimeError, match="memory format"), catch_out_of_memory(OUT_OF_MEMORY_ADVICE):
         raise RuntimeError("a memory format that is not known")
 
 
 def test_what_is_kept_is_computed_as_many_samples_at_a_time_as_the_recipe_allows(student: str) -> None:
     from fireact.training.loss import TargetLoss
 
-    model, _ = adapt(load_student(student)[0], RECIPE)
+    model, _ = make_trainable(load_student(student)[0], RECIPE)
     seen: list[int] = []
     model.get_base_model().get_decoder().layers[0].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    kept = [TargetLoss(model, samples(), frozen=2, at_a_time=size).kept for size in (16, 2)]
+    kept = [TargetLoss(model, samples(), frozen=2, cache_batch_size=size).cached_hidden_states for size in (16, 2)]
     assert max(seen) == 12 and seen[-6:] == [2] * 6
     for index in kept[0]:
         assert (kept[0][index] - kept[1][index]).norm() < 0.02 * kept[0][index].norm()  # products are bfloat16
@@ -425,14 +425,14 @@ def test_what_is_kept_is_computed_as_many_samples_at_a_time_as_the_recipe_allows
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_the_disk_that_a_run_takes_is_known_before(student: str, data: Path, tmp_path: Path, kind: str) -> None:
-    from fireact.training.checkpoints import disk_gb, taken_gb
+    from fireact.training.checkpoints import estimate_disk_gb, used_disk_gb
 
     recipe = replace(RECIPE, kind=kind, blocks=0, rank=64, alpha=64)
     manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
     trained = manifest["trained_parameters"]
     saved = trained if kind == "lora" else sum(one.numel() for one in load_student(student)[0].parameters())
-    checkpoints = taken_gb(tmp_path / "run" / "checkpoints")
-    assert checkpoints < disk_gb(saved=saved, trained=trained) < 2.2 * checkpoints
+    checkpoints = used_disk_gb(tmp_path / "run" / "checkpoints")
+    assert checkpoints < estimate_disk_gb(saved=saved, trained=trained) < 2.2 * checkpoints
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_first_step(
@@ -445,10 +445,10 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_step(
 
     model, words, _ = load_student(student)
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    _Run(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
+    _TrainingRun(model, words, samples(), [], recipe=RECIPE, out=tmp_path, progress=_silent())
     model.add_module("wide", torch.nn.Linear(4000, 4000))
     with pytest.raises(ConfigError, match=r"0\.6 GB of free disk; this needs 0\.7 GB"):
-        _Run(
+        _TrainingRun(
             model, words, samples(), [], recipe=replace(RECIPE, kind="full", blocks=0), out=tmp_path, progress=_silent()
         )
 

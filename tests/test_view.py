@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from fakes import trajectory
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.summary import summarise
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.jsonl import Appender, dumps
-from fireact.reporting.watch import look, watched
-from fireact.reporting.wording import who
+from fireact.reporting.watch import find_watched_runs, read_updates
+from fireact.reporting.wording import display_name
 from fireact.store import RunDir
 
 pytest.importorskip("starlette")
-from fireact.reporting.view import _page, _permitted, view
+from fireact.reporting.view import _is_authorised, _render_page, serve_view
 
 
 def run_dir(path: Path, verb: str = "eval", **settings: Any) -> Path:
@@ -51,39 +51,39 @@ def ids(update: dict[str, Any]) -> list[str]:
 def test_each_line_comes_once_and_a_torn_one_when_it_is_whole(tmp_path: Path) -> None:
     path = run_dir(tmp_path / "eval")
     append(path, 0, 1)
-    runs = watched([path])
-    first = look(runs, {})
+    runs = find_watched_runs([path])
+    first = read_updates(runs, {})
     assert ids(first) == ["train-0", "train-1"] and first["runs"][0]["total"] == 4 and not first["runs"][0]["complete"]
     line = dumps(trajectory(2).to_dict()).encode() + b"\n"
     with (path / "trajectories.jsonl").open("ab") as file:
         file.write(line[:40])
-    second = look(runs, first["seen"])
+    second = read_updates(runs, first["seen"])
     assert ids(second) == [] and not second["dropped"]
     with (path / "trajectories.jsonl").open("ab") as file:
         file.write(line[40:])
-    third = look(runs, second["seen"])
-    assert ids(third) == ["train-2"] and ids(look(runs, third["seen"])) == []
+    third = read_updates(runs, second["seen"])
+    assert ids(third) == ["train-2"] and ids(read_updates(runs, third["seen"])) == []
 
 
 def test_a_file_that_was_put_in_order_is_read_again(tmp_path: Path) -> None:
     path = run_dir(tmp_path / "eval")
     append(path, 1, 0)
-    runs = watched([path])
-    seen = look(runs, {})["seen"]
+    runs = find_watched_runs([path])
+    seen = read_updates(runs, {})["seen"]
     file = path / "trajectories.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     (path / "new").write_bytes(b"".join(reversed(lines)))
     (path / "new").replace(file)
-    again = look(runs, seen)
+    again = read_updates(runs, seen)
     assert again["dropped"] == ["eval"] and ids(again) == ["train-0", "train-1"]
 
 
 def test_what_is_no_trajectory_is_counted_and_passed_over(tmp_path: Path) -> None:
     path = run_dir(tmp_path / "eval")
     (path / "trajectories.jsonl").write_text('{"task": 3}\nnonsense\n' + dumps(trajectory(0).to_dict()) + "\n")
-    update = look(watched([path]), {})
+    update = read_updates(find_watched_runs([path]), {})
     assert ids(update) == ["train-0"] and update["runs"][0]["unreadable"] == 2
-    assert look(watched([path]), update["seen"])["runs"][0]["unreadable"] == 2
+    assert read_updates(find_watched_runs([path]), update["seen"])["runs"][0]["unreadable"] == 2
 
 
 def test_much_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_much_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found: list[str] = []
     update: dict[str, Any] = {"seen": {}, "more": True}
     while update["more"]:
-        update = look(watched([path]), update["seen"])
+        update = read_updates(find_watched_runs([path]), update["seen"])
         assert len(update["episodes"]) < 20
         found += ids(update)
     assert found == [f"train-{index}" for index in range(20)]
@@ -110,7 +110,7 @@ def test_whatever_is_said_to_be_seen_is_taken(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = run_dir(Path(folder) / "eval")
         append(path, 0)
-        assert len(look(watched([path]), {"eval": value})["episodes"]) <= 1
+        assert len(read_updates(find_watched_runs([path]), {"eval": value})["episodes"]) <= 1
 
 
 def test_runs_are_found_below_a_directory_and_named_apart(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_runs_are_found_below_a_directory_and_named_apart(tmp_path: Path) -> Non
         append(tmp_path / name, 0)
     (tmp_path / "b/train/trajectories.jsonl").rename(tmp_path / "b/train/log.jsonl")
     (tmp_path / "b/train/log.jsonl").write_text('{"step": 7, "loss": 0.5}\n{"st')
-    assert {run.name for run in watched([tmp_path])} == {"a/eval", "b/eval", "b/train"}
-    assert {run.name for run in watched([tmp_path / "a", tmp_path / "b"])} == {"a/eval", "b/eval", "b/train"}
-    states = {run["name"]: run for run in look(watched([tmp_path]), {})["runs"]}
+    assert {run.name for run in find_watched_runs([tmp_path])} == {"a/eval", "b/eval", "b/train"}
+    assert {run.name for run in find_watched_runs([tmp_path / "a", tmp_path / "b"])} == {"a/eval", "b/eval", "b/train"}
+    states = {run["name"]: run for run in read_updates(find_watched_runs([tmp_path]), {})["runs"]}
     assert states["b/train"]["steps"] == 7 and states["b/train"]["loss"] == 0.5
-    assert watched([run_dir(tmp_path / "new")]) == []  # begun, and nothing written yet
+    assert find_watched_runs([run_dir(tmp_path / "new")]) == []  # begun, and nothing written yet
     with pytest.raises(DataError, match="no run directory"):
-        watched([tmp_path / "nothing"])
+        find_watched_runs([tmp_path / "nothing"])
 
 
 class Viewing:
@@ -176,7 +176,7 @@ def test_the_page_is_served_and_follows_the_run(growing: tuple[Path, Viewing]) -
     assert ids(first) == ["train-0"] and ids(second) == ["train-1", "train-2"]
     own = [trajectory(index) for index in range(3)]
     with RunDir(path, verb="eval", settings={"agent": "m", "tasks": ["small"], "n": 4, "tools": ["search"]}) as run:
-        results = {"small": summarise(own).to_dict()}
+        results = {"small": summarise_trajectories(own).to_dict()}
         run.finish(agent="m", description="a model", tuned=False, tools={"search": "x"}, results=results)
     assert json.loads(viewing.ask("updates", {"seen": second["seen"]})[1])["runs"][0]["complete"]
     assert 'id="report"' in viewing.ask()[1]
@@ -193,7 +193,7 @@ def complete(path: Path, *, tools: str = "x", wrong: int = 0) -> Path:
         for one in own:
             file.append(one.to_dict())
     with RunDir(path, verb="eval", settings={"agent": "m", "tasks": ["small"], "n": 4, "tools": ["search"]}) as run:
-        results = {"small": summarise(own).to_dict()}
+        results = {"small": summarise_trajectories(own).to_dict()}
         run.finish(agent="scripted:expert", description="m", tuned=False, tools={"search": tools}, results=results)
     return path
 
@@ -203,15 +203,17 @@ def embedded_in(page: str) -> Any:
 
 
 def test_a_run_of_the_report_has_the_name_of_its_agent_and_no_section_is_empty(tmp_path: Path) -> None:
-    page = _page([complete(tmp_path / "one", wrong=1), run_dir(tmp_path / "two")])
+    page = _render_page([complete(tmp_path / "one", wrong=1), run_dir(tmp_path / "two")])
     data = embedded_in(page)
     assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one"]
-    assert data["browser"]["runs"] == [{"name": "scripted:expert", "label": who("scripted:expert"), "series": 0}]
+    assert data["browser"]["runs"] == [
+        {"name": "scripted:expert", "label": display_name("scripted:expert"), "series": 0}
+    ]
     assert "agent=scripted%3Aexpert" in page and 'id="cases"' not in page and 'href="#cases"' not in page
 
 
 def test_runs_that_do_not_compare_are_said_and_the_others_reported(tmp_path: Path) -> None:
-    page = _page([complete(tmp_path / "one"), complete(tmp_path / "two", tools="other")])
+    page = _render_page([complete(tmp_path / "one"), complete(tmp_path / "two", tools="other")])
     assert 'id="report"' in page and "different tools" in page.partition("</main>")[0]
     data = embedded_in(page)
     assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one", "two"]
@@ -224,18 +226,18 @@ def test_a_study_that_is_complete_is_seen_as_its_cells(tmp_path: Path) -> None:
         rows = [{"cell": f"cell {name}", "axes": {}, "against": {}, "stages": [f"eval/{name}"]} for name in ("a", "b")]
         (tmp_path / "results.jsonl").write_text("".join(dumps(row) + "\n" for row in rows))
         run.finish(title="Two cells")
-    assert embedded_in(_page([tmp_path]))["measures"] == {"eval/a": "cell a", "eval/b": "cell b"}
+    assert embedded_in(_render_page([tmp_path]))["measures"] == {"eval/a": "cell a", "eval/b": "cell b"}
 
 
 def test_a_file_of_episodes_is_read_once_and_again_where_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "scored.jsonl"
-    jsonl.write(file, [trajectory(index).to_dict() for index in range(2)])
-    (run,) = watched([file])
-    first = look([run], {})
+    jsonl.write_objects(file, [trajectory(index).to_dict() for index in range(2)])
+    (run,) = find_watched_runs([file])
+    first = read_updates([run], {})
     assert len(ids(first)) == 2 and first["runs"] == [{"name": "scored.jsonl", "complete": True}]
-    assert not look([run], first["seen"])["episodes"]
-    jsonl.write(file, [trajectory(index).to_dict() for index in range(3)])
-    again = look([run], first["seen"])
+    assert not read_updates([run], first["seen"])["episodes"]
+    jsonl.write_objects(file, [trajectory(index).to_dict() for index in range(3)])
+    again = read_updates([run], first["seen"])
     assert len(ids(again)) == 3 and again["dropped"] == ["scored.jsonl"]
 
 
@@ -250,7 +252,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
     append(path, 0)
     monkeypatch.delenv("FIREACT_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="FIREACT_API_KEY"):
-        view([path], host="0.0.0.0", port=0, started=print)
+        serve_view([path], host="0.0.0.0", port=0, on_started=print)
     viewing = Viewing(str(path), "--host", "0.0.0.0", FIREACT_API_KEY="öpen")
     viewing.url = viewing.url.replace("0.0.0.0", "127.0.0.1")
     try:
@@ -265,7 +267,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
 
 @given(st.text())
 def test_no_header_but_the_key_is_let_in(header: str) -> None:
-    assert not _permitted(header, "a key that nobody guesses")
+    assert not _is_authorised(header, "a key that nobody guesses")
 
 
 def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing], chromium: Any) -> None:

@@ -19,7 +19,7 @@ import transformers
 from fireact.agents import load_renderer
 from fireact.errors import ConfigError, ProviderError
 from fireact.render.tokens import prompt_ids
-from fireact.serving.vllm import _rank, arguments, served
+from fireact.serving.vllm import _adapter_rank, run_vllm, vllm_arguments
 from fireact.types import Message
 from test_serve import ASK, Running
 from tiny import tiny_model
@@ -136,36 +136,36 @@ def test_what_is_in_flight_is_finished_and_vllm_ends_too(behind: Running, tmp_pa
 
 def test_what_keeps_vllm_from_starting_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="Run: pip install vllm"), served(str(run), name="x", slots=1, say=print):
+    with pytest.raises(ConfigError, match="Run: pip install vllm"), run_vllm(str(run), name="x", slots=1, say=print):
         pass
     monkeypatch.setenv("PATH", str(stand_in(tmp_path / "bin", fails=True)))
     with (
         pytest.raises(ProviderError, match=r"(?s)vllm ended with 1.*CUDA out of memory"),
-        served(str(run), name="x", slots=1, say=print),
+        run_vllm(str(run), name="x", slots=1, say=print),
     ):
         pass
-    with pytest.raises(ConfigError, match="Start vLLM yourself"), served("org/model", name="x", slots=1, say=print):
+    with pytest.raises(ConfigError, match="Start vLLM yourself"), run_vllm("org/model", name="x", slots=1, say=print):
         pass
 
 
 def test_vllm_is_asked_for_what_the_student_needs(run: Path, student: Path) -> None:
     for rank, needed in ((1, 8), (16, 16), (17, 32), (300, 320)):
         (run / "adapter" / "adapter_config.json").write_text(json.dumps({"r": rank, "rank_pattern": {}}))
-        assert _rank(run / "adapter") == needed
+        assert _adapter_rank(run / "adapter") == needed
     for config, said in (({"r": 600}, "at most 512"), ({"r": 8, "modules_to_save": ["x"]}, "--to merged")):
         (run / "adapter" / "adapter_config.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=said):
-            arguments(run, name="x", port=1, slots=1)
+            vllm_arguments(run, name="x", port=1, slots=1)
     (run / "model").mkdir()
     (run / "model" / "config.json").write_text((student / "config.json").read_text())
     for file in student.glob("token*"):
         (run / "model" / file.name).write_bytes(file.read_bytes())
-    assert arguments(run, name="whole", port=1, slots=1)[-2:] == ["--served-model-name", "whole"]
+    assert vllm_arguments(run, name="whole", port=1, slots=1)[-2:] == ["--served-model-name", "whole"]
     (run / "manifest.json").write_text(
         json.dumps({"student": "x", "adapter_sha256": "0" * 64, "renderer": "tool_calls"})
     )
     with pytest.raises(ConfigError, match="native calls"):
-        arguments(run, name="x", port=1, slots=1)
+        vllm_arguments(run, name="x", port=1, slots=1)
 
 
 DATED = (
@@ -187,15 +187,17 @@ def test_the_template_makes_the_tokens_that_were_trained_on(
     tokenizer.save_pretrained(tmp_path / "dated")
     facts = {"student": str(tmp_path / "dated"), "adapter_sha256": "0" * 64, "renderer": renderer}
     (run / "manifest.json").write_text(json.dumps(facts))
-    command = arguments(run, name="x", port=1, slots=1)
+    command = vllm_arguments(run, name="x", port=1, slots=1)
     template = Path(command[command.index("--chat-template") + 1]).read_text()
     chosen = load_renderer(renderer)
     chat: list[Message] = chosen.prompt("What is it?")
-    from fireact.render.chat import dress
+    from fireact.render.chat import apply_renderer_template
 
     plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "dated")
     text = plain.apply_chat_template(
         [{"role": one.role, "content": one.content} for one in chat],
         chat_template=template, tokenize=False, add_generation_prompt=True,
     )  # fmt: skip
-    assert plain(text, add_special_tokens=False)["input_ids"] == prompt_ids(chat, dress(tokenizer, chosen))
+    assert plain(text, add_special_tokens=False)["input_ids"] == prompt_ids(
+        chat, apply_renderer_template(tokenizer, chosen)
+    )

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from fakes import GOOD, Echo, agent
 from fireact.cli import app
-from fireact.episodes import Cancelled, Heard, Meter
+from fireact.episodes import Cancelled, MeteredLM, OnDelta
 from fireact.errors import ConfigError, ProviderError
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.serving.voice import Voice, ask, told, walk
-from fireact.terminal.steps import Speech
+from fireact.serving.voice import EpisodeStream, ask_agent, iterate_steps, render_step
+from fireact.terminal.steps import StreamPrinter
 from fireact.types import Action, Completion, Message
 
 
@@ -29,11 +29,11 @@ class Spelling:
     replies: Replies
     name: str = "spelling"
 
-    def complete(self, messages: Sequence[Message], *, heard: Heard | None = None, **options: Any) -> Completion:
+    def complete(self, messages: Sequence[Message], *, on_delta: OnDelta | None = None, **options: Any) -> Completion:
         done = self.replies.complete(messages, **options)
         for letter in done.text:
-            if heard is not None:
-                heard(letter)
+            if on_delta is not None:
+                on_delta(letter)
         return done
 
 
@@ -51,7 +51,9 @@ def test_a_turn_is_told_letter_by_letter_before_its_tool_runs() -> None:
             before.append("".join(pieces))
             return super().__call__(**arguments)
 
-    steps = ask(replace(agent(), lm=Spelling(Replies(GOOD)), tools={"search": Listening()}), "What?", pieces.append)
+    steps = ask_agent(
+        replace(agent(), lm=Spelling(Replies(GOOD)), tools={"search": Listening()}), "What?", pieces.append
+    )
     assert before == ["Thought: look\nAction: search[x]"] and pieces[:3] == ["T", "h", "o"]
     assert "".join(pieces) == f"{GOOD[0]}\nObservation: You said x.\n{GOOD[1]}\n"
     assert [step.text for step in steps] == list(GOOD)
@@ -59,7 +61,7 @@ def test_a_turn_is_told_letter_by_letter_before_its_tool_runs() -> None:
 
 def test_an_lm_that_knows_no_listening_is_told_turn_by_turn() -> None:
     pieces: list[str] = []
-    ask(agent(), "What?", pieces.append)
+    ask_agent(agent(), "What?", pieces.append)
     assert pieces == [GOOD[0], "\nObservation: You said x.\n", GOOD[1], "\n"]
 
 
@@ -67,8 +69,8 @@ def test_native_calls_are_told_in_their_text_form() -> None:
     replies = Replies([("look", (Action("search", {"query": "x"}),)), ("so", (Action("finish", {"answer": "a"}),))])
     pieces: list[str] = []
     native = replace(agent(), lm=Spelling(replies), method=ReAct(renderer=ToolCallsRenderer()))
-    steps = ask(native, "What?", pieces.append)
-    assert pieces == [told(step) for step in steps] and "Action: search[ x]" in pieces[0]
+    steps = ask_agent(native, "What?", pieces.append)
+    assert pieces == [render_step(step) for step in steps] and "Action: search[ x]" in pieces[0]
 
 
 def test_a_listener_that_leaves_ends_a_turn_in_its_middle() -> None:
@@ -80,23 +82,23 @@ def test_a_listener_that_leaves_ends_a_turn_in_its_middle() -> None:
 
     who = replace(agent(), lm=Spelling(Replies(GOOD)))
     with pytest.raises(Cancelled):
-        list(walk(who, "What?", Meter(who, gone, heard=Voice(tell).heard)))
+        list(iterate_steps(who, "What?", MeteredLM(who, gone, on_delta=EpisodeStream(tell).on_delta)))
     assert pieces == ["T"]
 
 
 def test_a_tool_that_fails_ends_a_question_in_words() -> None:
     with pytest.raises(ProviderError, match="OSError: the tool is down"):
-        ask(agent("Thought: look\nAction: search[broken]"), "What?", print)
+        ask_agent(agent("Thought: look\nAction: search[broken]"), "What?", print)
 
 
 def test_a_question_without_words_is_refused() -> None:
     with pytest.raises(ConfigError, match="question is empty"):
-        ask(agent(), " ", print)
+        ask_agent(agent(), " ", print)
 
 
 def shown(text: str, **options: Any) -> str:
     file = io.StringIO()
-    speech = Speech(Console(file=file, highlight=False, width=20, **options))
+    speech = StreamPrinter(Console(file=file, highlight=False, width=20, **options))
     for letter in text:
         speech(letter)
     return file.getvalue()

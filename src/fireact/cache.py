@@ -1,13 +1,13 @@
 """Every LM and tool call by its content, in one SQLite file: recorded once, replayed for ever.
 
-    record    a call that is known is answered from the file; any other is made, then kept
-    replay    nothing is called: neither the LM nor the tools are even built; an unknown call is an error
-    off       every call is made, none is kept
+    record    a call that is in the file is answered from it; any other is made, then stored
+    replay    no call is made: neither the LM nor the tools are built, and a call that is not stored is an error
+    off       every call is made, none is stored
 
 Invariant: a call is identified by all that its answer depends on (the model's or tool's name and fingerprint, the
-messages or arguments, every option), and its answer comes back exactly, with its usage and seconds; so a replayed run
-gives the same trajectories byte for byte. What is kept survives a kill. Safe under threads and several processes:
-threads that ask the same at a time make one call. Calls that failed are not kept. It holds no keys and no requests.
+messages or arguments, every option). Its answer comes back exactly, with its usage and seconds, so a replayed run
+gives the same trajectories byte for byte. Stored calls survive a kill. The cache is safe under threads and several
+processes: threads that make the same call at a time make it once. Failed calls are not stored, nor are API keys.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fireact.types import LM, Action, Completion, Message, Observation, Tool, Us
 Mode = Literal["record", "replay", "off"]
 MODES: tuple[Mode, ...] = ("record", "replay", "off")
 FILE = "calls.sqlite"
-"""Its name within a run directory."""
+"""The name of the file in a run directory."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, kind TEXT NOT NULL, answer TEXT NOT NULL) WITHOUT ROWID;
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS parts (kind TEXT, spec TEXT, facts TEXT NOT NULL, PRI
 
 
 class CallCache:
-    """The calls of one file. Raises ConfigError for an unknown mode, DataError for a file that is not one of its own."""
+    """The calls of one file. Raises ConfigError for an unknown mode, DataError for a file that is no call cache."""
 
     def __init__(self, path: Path, mode: str = "record") -> None:
         if mode not in MODES:
@@ -51,60 +51,60 @@ class CallCache:
         self._lock = threading.Lock()
         self._flights: dict[bytes, list[Any]] = {}
         self._connection: sqlite3.Connection | None = None
-        self._noted: list[tuple[str, str, str]] = []
+        self._unwritten_facts: list[tuple[str, str, str]] = []
 
-    def lm(self, spec: str, load: Callable[[], LM]) -> LM:
-        """The LM that ``load`` builds, its calls kept; when replaying, one that only remembers."""
+    def wrap_lm(self, spec: str, load: Callable[[], LM]) -> LM:
+        """The LM that ``load`` builds, with its calls stored; in replay mode an LM that only reads stored calls."""
         if self.mode == "off":
             return load()
         if self.mode == "replay":
-            return CachedLM(name=str(self._facts("lm", spec)), cache=self, lm=None)
+            return CachedLM(name=str(self._read_facts("lm", spec)), cache=self, lm=None)
         lm = load()
-        self._note("lm", spec, lm.name)
+        self._note_facts("lm", spec, lm.name)
         return CachedLM(name=lm.name, cache=self, lm=lm)
 
-    def tools(self, spec: str, load: Callable[[], Sequence[Tool]]) -> list[Tool]:
-        """The tools that ``load`` builds, their calls kept; when replaying, ones that only remember."""
+    def wrap_tools(self, spec: str, load: Callable[[], Sequence[Tool]]) -> list[Tool]:
+        """The tools that ``load`` builds, with their calls stored; in replay mode they only read stored calls."""
         if self.mode == "off":
             return list(load())
         if self.mode == "replay":
-            return [CachedTool(**facts, cache=self, tool=None) for facts in self._facts("tools", spec)]
+            return [CachedTool(**facts, cache=self, tool=None) for facts in self._read_facts("tools", spec)]
         tools = load()
-        self._note("tools", spec, [_facts(tool) for tool in tools])
-        return [CachedTool(**_facts(tool), cache=self, tool=tool) for tool in tools]
+        self._note_facts("tools", spec, [_tool_facts(tool) for tool in tools])
+        return [CachedTool(**_tool_facts(tool), cache=self, tool=tool) for tool in tools]
 
-    def models(self) -> list[str]:
-        """The models that the file has calls of, as they were asked for."""
-        return [str(row[0]) for row in self._sql("SELECT spec FROM parts WHERE kind = 'lm' ORDER BY spec")]
+    def model_specs(self) -> list[str]:
+        """The specs of the models whose calls the file holds."""
+        return [str(row[0]) for row in self._execute("SELECT spec FROM parts WHERE kind = 'lm' ORDER BY spec")]
 
-    def spent(self) -> Usage:
-        """What all LM calls in the file took together."""
+    def total_usage(self) -> Usage:
+        """The usage of all LM calls in the file together."""
         if self.mode == "off" or not self.path.is_file():
             return Usage()
-        found = self._sql("SELECT answer FROM calls WHERE kind = 'lm'")
-        return sum((Usage(**json.loads(row[0])["usage"]) for row in found), Usage())
+        answer_rows = self._execute("SELECT answer FROM calls WHERE kind = 'lm'")
+        return sum((Usage(**json.loads(row[0])["usage"]) for row in answer_rows), Usage())
 
-    def once(self, call: Sequence[Any], make: Callable[[], str]) -> str:
-        """The answer of a call: the kept one, or what ``make`` returns, which is then kept."""
+    def get_or_make(self, call: Sequence[Any], make: Callable[[], str]) -> str:
+        """The stored answer of a call, or what ``make`` returns, which is then stored."""
         key = hashlib.sha256(dumps(call).encode("utf-8", "surrogatepass")).digest()
-        found = self._get(key)
-        if found is not None:
-            return found
+        answer = self._read_answer(key)
+        if answer is not None:
+            return answer
         if self.mode == "replay":
             raise ConfigError(
                 f"{self.path} holds no answer of {call[1]} to this call, so it cannot be replayed. "
                 "The settings, prompts or questions differ from the recorded run's."
             )
-        with self._alone(key):
-            found = self._get(key)  # another thread asked the same meanwhile
-            if found is None:
-                found = make()
-                self._sql("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, call[0], found))
-            return found
+        with self._hold_key(key):
+            answer = self._read_answer(key)  # another thread may have made the call meanwhile
+            if answer is None:
+                answer = make()
+                self._execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, call[0], answer))
+            return answer
 
     @contextmanager
-    def _alone(self, key: bytes) -> Iterator[None]:
-        """Hold the one place for calls of this key; the place is forgotten when nobody waits for it."""
+    def _hold_key(self, key: bytes) -> Iterator[None]:
+        """Hold the lock of this key, so that one thread at a time makes the call; unused locks are dropped."""
         with self._lock:
             flight = self._flights.setdefault(key, [threading.Lock(), 0])
             flight[1] += 1
@@ -117,34 +117,34 @@ class CallCache:
                 if not flight[1]:
                     del self._flights[key]
 
-    def _get(self, key: bytes) -> str | None:
-        rows = self._sql("SELECT answer FROM calls WHERE key = ?", (key,))
+    def _read_answer(self, key: bytes) -> str | None:
+        rows = self._execute("SELECT answer FROM calls WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
-    def _note(self, kind: str, spec: str, facts: Any) -> None:
-        """Remember what a spec means; it is written with the first call, so that building an agent makes no file."""
-        self._noted.append((kind, spec, dumps(facts)))
+    def _note_facts(self, kind: str, spec: str, facts: Any) -> None:
+        """Remember the facts of a spec; the first call writes them, so that building an agent creates no file."""
+        self._unwritten_facts.append((kind, spec, dumps(facts)))
 
-    def _facts(self, kind: str, spec: str) -> Any:
-        rows = self._sql("SELECT facts FROM parts WHERE kind = ? AND spec = ?", (kind, spec))
+    def _read_facts(self, kind: str, spec: str) -> Any:
+        rows = self._execute("SELECT facts FROM parts WHERE kind = ? AND spec = ?", (kind, spec))
         if not rows:
-            known = [str(row[0]) for row in self._sql("SELECT spec FROM parts WHERE kind = ?", (kind,))]
-            what = "model" if kind == "lm" else "tool"
+            known_specs = [str(row[0]) for row in self._execute("SELECT spec FROM parts WHERE kind = ?", (kind,))]
+            kind_name = "model" if kind == "lm" else "tool"
             raise ConfigError(
-                f"{self.path} holds no calls of the {what} {spec!r}. It has: {', '.join(known) or 'none'}."
+                f"{self.path} holds no calls of the {kind_name} {spec!r}. It has: {', '.join(known_specs) or 'none'}."
             )
         return json.loads(rows[0][0])
 
-    def _sql(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
             if self._connection is None:
-                self._connection = _connect(self.path)
+                self._connection = _open_database(self.path)
                 weakref.finalize(self, self._connection.close)
-                self._connection.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", self._noted)
+                self._connection.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", self._unwritten_facts)
             return self._connection.execute(statement, values).fetchall()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -156,21 +156,21 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def replayed(directory: str, *, slots: int = 16) -> LM:
-    """The LM behind ``replay:DIR``: the one model whose calls a run directory (or a file of calls) holds."""
+def load_replayed_lm(directory: str, *, slots: int = 16) -> LM:
+    """The LM behind ``replay:DIR``: the one model whose calls are in a run directory (or a file of calls)."""
     path = Path(directory) / FILE if Path(directory).is_dir() else Path(directory)
     cache = CallCache(path, "replay")
-    models = cache.models()
-    if len(models) != 1:
+    model_specs = cache.model_specs()
+    if len(model_specs) != 1:
         raise ConfigError(
-            f"replay:{directory} must hold the calls of one model; it has: {', '.join(models) or 'none'}."
+            f"replay:{directory} must hold the calls of one model; it has: {', '.join(model_specs) or 'none'}."
         )
-    return cache.lm(models[0], lambda: replayed(directory))
+    return cache.wrap_lm(model_specs[0], lambda: load_replayed_lm(directory))
 
 
 @dataclass(frozen=True, slots=True)
 class CachedLM:
-    """An LM whose calls are kept; without ``lm`` it only remembers."""
+    """An LM whose calls are stored; without ``lm`` it only reads stored calls."""
 
     name: str
     cache: CallCache
@@ -186,26 +186,27 @@ class CachedLM:
         seed: int = 0,
         tools: Sequence[Tool] = (),
     ) -> Completion:
-        """The kept completion, or a new one."""
+        """The stored completion, or a new one."""
         offered = [[tool.name, tool.description, tool.parameters] for tool in tools]
-        said = [
-            [one.role, one.content, [[call.name, call.arguments] for call in one.calls], one.name] for one in messages
+        sent_messages = [
+            [message.role, message.content, [[call.name, call.arguments] for call in message.calls], message.name]
+            for message in messages
         ]
-        call = ["lm", self.name, said, list(stop), max_tokens, temperature, seed, offered]
+        call = ["lm", self.name, sent_messages, list(stop), max_tokens, temperature, seed, offered]
 
         def make() -> str:
-            assert self.lm is not None  # when replaying, ``once`` does not come to this
-            made = self.lm.complete(
+            assert self.lm is not None  # in replay mode ``get_or_make`` never calls this
+            completion = self.lm.complete(
                 messages, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed, tools=tools
             )
-            return dumps(asdict(made))
+            return dumps(asdict(completion))
 
-        values = json.loads(self.cache.once(call, make))
+        values = json.loads(self.cache.get_or_make(call, make))
         calls = tuple(Action(**call) for call in values["calls"])
         return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
 
     def close(self) -> None:
-        """Free what the LM holds, where it holds something."""
+        """Free what the LM holds, if it can be closed."""
         close = getattr(self.lm, "close", None)
         if close is not None:
             close()
@@ -213,7 +214,7 @@ class CachedLM:
 
 @dataclass(frozen=True, slots=True)
 class CachedTool:
-    """A tool whose calls are kept; a tool with a state of its own in each episode is kept by episode and call."""
+    """A tool whose calls are stored. Those of a tool with state are stored by episode and number of the call."""
 
     name: str
     description: str
@@ -226,7 +227,7 @@ class CachedTool:
     count: list[int] = field(default_factory=lambda: [0])
 
     def __call__(self, **arguments: Any) -> str:
-        """The kept observation, or a new one; the seconds are those that it took when it was made."""
+        """The stored observation, or a new one; the seconds are those of the original call."""
         call = ["tool", self.name, self.fingerprint, arguments, *self.scope]
         if self.scope:
             self.count[0] += 1
@@ -235,27 +236,27 @@ class CachedTool:
         def make() -> str:
             assert self.tool is not None
             started = time.perf_counter()
-            said = self.tool(**arguments)
-            return dumps([str(said), getattr(said, "noise", None), time.perf_counter() - started])
+            observation = self.tool(**arguments)
+            return dumps([str(observation), getattr(observation, "noise", None), time.perf_counter() - started])
 
-        text, noise, seconds = json.loads(self.cache.once(call, make))
+        text, noise, seconds = json.loads(self.cache.get_or_make(call, make))
         return Observation(text, noise=noise, seconds=seconds)
 
     def __getattr__(self, name: str) -> Any:
-        """The queries that noise draws others from, where the tool has some."""
+        """Passes on ``sample_queries``, from which noise draws other queries."""
         if name == "sample_queries" and self.tool is not None:
             return getattr(self.tool, name)
         raise AttributeError(name)
 
     def for_episode(self, key: str, seed: int) -> Tool:
-        """The tool of one episode: itself, unless the tool keeps a state."""
+        """The tool of one episode: itself, unless the tool has state."""
         if not self.stateful:
             return self
-        own = None if self.tool is None else self.tool.for_episode(key, seed)  # type: ignore[attr-defined]
-        return replace(self, tool=own, scope=(key, seed), count=[0])
+        episode_tool = None if self.tool is None else self.tool.for_episode(key, seed)  # type: ignore[attr-defined]
+        return replace(self, tool=episode_tool, scope=(key, seed), count=[0])
 
 
-def _facts(tool: Tool) -> dict[str, Any]:
+def _tool_facts(tool: Tool) -> dict[str, Any]:
     return {
         "name": tool.name,
         "description": tool.description,

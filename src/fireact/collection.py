@@ -1,7 +1,7 @@
-"""The verb ``collect``: a teacher solves questions of several tasks with several methods; every episode is kept.
+"""The verb ``collect``: a teacher solves questions of several tasks with several methods; every episode is stored.
 
-Invariant: each finished episode is on disk before the next is counted; a fault of the infrastructure is tried again
-when the verb is run again, and the manifest is written only when no episode is missing. Filtering is not done here.
+Invariant: each finished episode is on disk before the next is counted. An episode that an infrastructure fault ended
+runs again when the verb runs again, and the manifest is written once no episode is missing. Nothing is filtered here.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.agents import build, load_model, load_task, load_tools, whole_task
+from fireact.agents import absolute_task_spec, build_agent, load_model, load_task, load_tools
 from fireact.cache import FILE as CALLS
 from fireact.cache import CallCache
 from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, ProviderError
-from fireact.estimate import estimate
-from fireact.models.keys import unasked
-from fireact.models.limits import Amount, Budget, Endpoint
+from fireact.estimate import estimate_episodes
+from fireact.models.keys import without_keys
+from fireact.models.limits import Budget, BudgetAmount, Endpoint
 from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute, read_trajectories, typed
-from fireact.tasks.order import in_order
+from fireact.store import TRAJECTORIES, RunDir, absolute_path, read_trajectories, shell_path
+from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
 
 PLAN = {
@@ -35,10 +35,10 @@ PLAN = {
     "geo-choice/react": 44,
     "geo-choice/cot": 5,
 }
-"""Episodes a task and method that ``collect`` runs when it is told nothing: three tasks, three methods (paper, 3.1)."""
+"""The default plan, episodes by task and method: three tasks, three methods (paper, 3.1)."""
 
 
-FREE = (
+NEUTRAL_SETTINGS = (
     "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
 )  # fmt: skip
 """Settings that do not change what is collected."""
@@ -48,9 +48,9 @@ FREE = (
 class CollectConfig:
     """Settings of ``collect``; ``plan`` maps "task/method" to a number of questions of ``split``, from ``start`` on.
 
-    ``calls`` is record, replay or off; ``cache`` is the file of calls, by default one in the run directory. ``native``
-    asks the teacher for tool calls instead of text actions. ``budget`` (5usd, 200000tokens, 1000calls) is what the run
-    directory may take in all; ``endpoint`` is how a hosted teacher is used.
+    ``calls`` is record, replay or off; ``cache`` is the file of calls, by default one in the run directory. With
+    ``native`` the teacher makes tool calls instead of text actions. ``budget`` (5usd, 200000tokens, 1000calls) limits
+    the whole run directory; ``endpoint`` is how a hosted teacher is used.
     """
 
     plan: Mapping[str, int] = field(default_factory=lambda: dict(PLAN))
@@ -71,31 +71,33 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         parts = ((name.rpartition("/"), count) for name, count in self.plan.items())
-        plan = {f"{whole_task(task)}/{method}": count for (task, _, method), count in parts}
+        plan = {f"{absolute_task_spec(task)}/{method}": count for (task, _, method), count in parts}
         object.__setattr__(self, "plan", plan)
         if self.cache is not None:
-            object.__setattr__(self, "cache", absolute(self.cache))
+            object.__setattr__(self, "cache", absolute_path(self.cache))
 
 
 def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Collect trajectories into ``out`` and return the manifest; an interrupted run goes on where it stopped."""
+    """Collect trajectories into ``out`` and return the manifest; an interrupted run is resumed."""
     cache = CallCache(Path(config.cache or out / CALLS), config.calls)
-    episodes = planned(config, cache, spent=Usage() if force else cache.spent())
-    with RunDir(out, verb="collect", settings=asdict(config), force=force, free=FREE) as run:
+    episodes = plan_episodes(config, cache, spent=Usage() if force else cache.total_usage())
+    with RunDir(out, verb="collect", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         try:
-            run_missing(run, episodes, workers=config.workers, progress=progress)
+            run_missing_episodes(run, episodes, workers=config.workers, progress=progress)
         finally:
-            close(episodes[0].agent.lm)
+            close_lm(episodes[0].agent.lm)
         return run.finish(
             teacher=config.teacher,
-            tools=fingerprints(episodes[0].agent.tools),
-            **tally(read_trajectories(run.path)),
+            tools=tool_fingerprints(episodes[0].agent.tools),
+            **summarise_episodes(read_trajectories(run.path)),
         )
 
 
-def planned(config: CollectConfig, cache: CallCache | None = None, *, spent: Usage | None = None) -> list[Episode]:
+def plan_episodes(
+    config: CollectConfig, cache: CallCache | None = None, *, spent: Usage | None = None
+) -> list[Episode]:
     """The episodes of a plan; ``spent`` counts against its budget.
 
     Raises ConfigError where a name is unknown or a task has too few questions.
@@ -105,14 +107,14 @@ def planned(config: CollectConfig, cache: CallCache | None = None, *, spent: Usa
         slots=config.workers,
         cache=cache,
         endpoint=config.endpoint,
-        budget=budget_of(config.budget, spent or Usage()),
+        budget=parse_budget(config.budget, spent or Usage()),
     )
     tools = load_tools(config.tools, cache)
     episodes: list[Episode] = []
     for name, count in config.plan.items():
         task_name, _, method = name.rpartition("/")
         task = load_task(task_name)
-        agent = build(
+        agent = build_agent(
             model,
             task,
             method=method,
@@ -121,79 +123,82 @@ def planned(config: CollectConfig, cache: CallCache | None = None, *, spent: Usa
             repairs=config.repairs,
             native=config.native,
         )
-        examples = in_order(task.examples(config.split), config.order)
+        examples = order_examples(task.examples(config.split), config.order)
         chosen = examples[config.start : config.start + count]
         if count > len(chosen):
             raise ConfigError(
-                f"{task_name} has {len(examples)} {config.split} questions; {count} were asked for, from {config.start} on "
-                f"({name})."
+                f"{task_name} has {len(examples)} {config.split} questions; {count} were asked for, "
+                f"from {config.start} on ({name})."
             )
         episodes += [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in chosen]
-    twice = [key for key, count in Counter(episode.key for episode in episodes).items() if count > 1]
-    if twice:
+    repeated_keys = [key for key, count in Counter(episode.key for episode in episodes).items() if count > 1]
+    if repeated_keys:
         raise ConfigError(
-            f"the plan has the episode {twice[0]} twice: two of its tasks have the same name. Rename a file."
+            f"the plan has the episode {repeated_keys[0]} twice: two of its tasks have the same name. Rename a file."
         )
     if not episodes:
         raise ConfigError("the plan has no episodes. Give --task and -n, or --plan TASK/METHOD=N.")
     return episodes
 
 
-def budget_of(text: str | None, spent: Usage) -> Budget | None:
-    """The budget that a text means, some of it spent already."""
+def parse_budget(text: str | None, spent: Usage) -> Budget | None:
+    """The budget of a text such as 5usd, with what is spent already; None without a text."""
     if text is None:
         return None
-    amount = Amount.parse(text)
-    return Budget(amount, spent=amount.of(spent))
+    amount = BudgetAmount.parse(text)
+    return Budget(amount, spent=amount.measure(spent))
 
 
-def close(lm: LM) -> None:
-    """Let an LM go: threads that wait to try a call again give up."""
+def close_lm(lm: LM) -> None:
+    """Close an LM, where it can be closed: threads that wait to retry a call then give up."""
     closing = getattr(lm, "close", None)
     if closing is not None:
         closing()
 
 
-def expected(config: CollectConfig) -> dict[str, Any]:
-    """What ``collect`` will take, estimated without a call or a key."""
+def estimate_collection(config: CollectConfig) -> dict[str, Any]:
+    """The cost estimate of ``collect``, made without a call or an API key."""
     cache = CallCache(Path(CALLS), "off")
-    free = replace(config, budget=None)
-    with unasked():
-        episodes = planned(free, cache)
-    return estimate(episodes, price=getattr(episodes[0].agent.lm, "price", None))
+    unbudgeted_config = replace(config, budget=None)
+    with without_keys():
+        episodes = plan_episodes(unbudgeted_config, cache)
+    return estimate_episodes(episodes, price=getattr(episodes[0].agent.lm, "price", None))
 
 
-def run_missing(run: RunDir, episodes: Sequence[Episode], *, workers: int, progress: Progress) -> float:
-    """Run the episodes that the directory lacks, saving each as it ends, and put the file into the episodes' order.
+def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: int, progress: Progress) -> float:
+    """Run the episodes that the directory lacks, save each as it ends, then sort the file into the episodes' order.
 
-    Returns the wall time as a share of the episodes' own seconds, which overlap where episodes run side by side. Raises
+    Returns the wall time divided by the sum of the episodes' seconds (below 1 where episodes run in parallel). Raises
     ProviderError if any episode ended in a fault.
     """
-    file, stand = run.path / TRAJECTORIES, Standing(total=len(episodes))
-    done = {trajectory.key for trajectory in map(stand.count, _keep_sound(file))}
-    started, before = time.perf_counter(), stand.seconds
-    progress.start(str(run.config["verb"]), total=len(episodes), done=stand.ended)
+    file, run_progress = run.path / TRAJECTORIES, RunProgress(total=len(episodes))
+    finished_keys = {trajectory.key for trajectory in map(run_progress.count, _keep_sound_episodes(file))}
+    started, earlier_seconds = time.perf_counter(), run_progress.seconds
+    progress.start(str(run.config["verb"]), total=len(episodes), done=run_progress.ended)
     try:
         with jsonl.Appender(file) as appender:
-            for trajectory in rollout((one for one in episodes if one.key not in done), workers=workers):
+            for trajectory in rollout(
+                (episode for episode in episodes if episode.key not in finished_keys), workers=workers
+            ):
                 appender.append(trajectory.to_dict())
-                stand.count(trajectory)
-                progress.advance(stand.note())
+                run_progress.count(trajectory)
+                progress.advance(run_progress.note())
     finally:
         progress.end()
-    if stand.faults:
+    if run_progress.faults:
         raise ProviderError(
-            f"{stand.faults.total()} of {len(episodes)} episodes ended in a fault, such as: {stand.fault}. "
-            f"They are kept in {run.path} but not scored. Run again to try them again: fireact resume {typed(run.path)}"
+            f"{run_progress.faults.total()} of {len(episodes)} episodes ended in a fault, such as: "
+            f"{run_progress.fault}. They are kept in {run.path} but not scored. Run again to try them again: "
+            f"fireact resume {shell_path(run.path)}"
         )
-    jsonl.arrange(file, {episode.key: at for at, episode in enumerate(episodes)}, episode_key)
-    busy = stand.seconds - before
+    jsonl.sort_lines(file, {episode.key: position for position, episode in enumerate(episodes)}, episode_key)
+    busy = run_progress.seconds - earlier_seconds
     return (time.perf_counter() - started) / busy if busy else 1 / workers
 
 
 @dataclass
-class Standing:
-    """How a run stands: episodes ended and right, usage so far, faults by kind."""
+class RunProgress:
+    """The state of a run: episodes that ended, how many are correct, usage so far, faults by kind."""
 
     total: int
     ended: int = 0
@@ -205,7 +210,7 @@ class Standing:
     fault: str = ""
 
     def count(self, trajectory: Trajectory) -> Trajectory:
-        """Count one more episode, and hand it on."""
+        """Count one more episode and return it."""
         self.ended += 1
         self.usage += trajectory.usage
         self.seconds += trajectory.seconds
@@ -218,47 +223,49 @@ class Standing:
         return trajectory
 
     def note(self) -> str:
-        """A few words: EM so far, tokens, cost, faults by kind."""
+        """A short text for the progress line: EM so far, tokens, cost, faults by kind."""
         tokens = self.usage.prompt_tokens + self.usage.completion_tokens
-        said = [f"EM {self.correct / self.scored:.0%}"] if self.scored else []
-        said.append(f"{tokens / 1000:,.0f}k tokens")
+        phrases = [f"EM {self.correct / self.scored:.0%}"] if self.scored else []
+        phrases.append(f"{tokens / 1000:,.0f}k tokens")
         if self.usage.cost is None:
-            said.append("price not known")
+            phrases.append("price not known")
         elif self.usage.cost:
-            said.append(f"${self.usage.cost:,.2f}")
-        return ", ".join(said + [f"{count} {kind}" for kind, count in self.faults.items()])
+            phrases.append(f"${self.usage.cost:,.2f}")
+        return ", ".join(phrases + [f"{count} {kind}" for kind, count in self.faults.items()])
 
 
-def _keep_sound(file: Path) -> Iterator[Trajectory]:
-    """The episodes that stand; those that ended in a fault are taken out of the file first, to be tried again."""
+def _keep_sound_episodes(file: Path) -> Iterator[Trajectory]:
+    """The sound episodes of a file. Those that ended in a fault are removed from it first, so that they run again."""
     if not file.exists():
         return
     jsonl.cut_torn_tail(file)
     if any(trajectory.stop == "error" for trajectory in read_trajectories(file)):
-        jsonl.write(file, (one.to_dict() for one in read_trajectories(file) if one.stop != "error"))
+        jsonl.write_objects(
+            file, (trajectory.to_dict() for trajectory in read_trajectories(file) if trajectory.stop != "error")
+        )
     yield from read_trajectories(file)
 
 
 def episode_key(row: Mapping[str, Any]) -> str:
-    """The key of the trajectory that a line holds (``Trajectory.key``), without building it."""
+    """The key of the trajectory in a row (``Trajectory.key``), without building the trajectory."""
     return f"{row['task']}/{row['example']['id']}/{row['method']}/{row['seed']}"
 
 
-def tally(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
-    """What a manifest says of the episodes: ``counts`` by "task/method", ``repairs`` and ``usage`` in all."""
+def summarise_episodes(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+    """The part of a manifest about episodes: ``counts`` by "task/method", total ``repairs`` and ``usage``."""
     usage, repairs = Usage(), 0
 
-    def watched() -> Iterator[Trajectory]:
+    def add_to_totals() -> Iterator[Trajectory]:
         nonlocal usage, repairs
         for trajectory in trajectories:
             usage += trajectory.usage
             repairs += sum(step.repairs for step in trajectory.steps)
             yield trajectory
 
-    return {"counts": counts(watched()), "repairs": repairs, "usage": asdict(usage)}
+    return {"counts": count_episodes(add_to_totals()), "repairs": repairs, "usage": asdict(usage)}
 
 
-def counts(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
+def count_episodes(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
     """By "task/method": how many episodes there are, how many finished and how many are right (EM 1)."""
     total, finished, correct = Counter[str](), Counter[str](), Counter[str]()
     for trajectory in trajectories:
@@ -269,6 +276,6 @@ def counts(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
     return {name: {"n": total[name], "finished": finished[name], "correct": correct[name]} for name in total}
 
 
-def fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
-    """What identifies each tool's behaviour, where it says so; numbers made with different tools do not compare."""
+def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
+    """The fingerprint of each tool, empty where it has none; results made with different tools do not compare."""
     return {name: str(getattr(tool, "fingerprint", "")) for name, tool in tools.items()}

@@ -1,8 +1,8 @@
 """Runs episodes: the one place of concurrency, limits, metering, scoring and the handling of faults.
 
-Invariant: every episode that starts becomes one Trajectory, whatever happens in it; a fault of the infrastructure has
-the stop ``error`` and no scores. Each episode advances on its own thread and carries only what it needs; the caller
-alone saves. An episode's seconds are those of its LM and tool calls. Methods know nothing of this module.
+Invariant: every episode that starts becomes one Trajectory, whatever happens in it; an infrastructure fault gives the
+stop ``error`` and no scores. Each episode runs on its own thread and carries only what it needs; only the caller
+saves. The seconds of an episode are those of its LM and tool calls. Methods know nothing of this module.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from itertools import islice
 from typing import Any
 
 from fireact.errors import BudgetError, ConfigError
-from fireact.methods.react import finished
-from fireact.tasks.scoring import scores_of
+from fireact.methods.react import is_finished
+from fireact.tasks.scoring import score_answer
 from fireact.tools.noise import for_episode
 from fireact.types import LM, Completion, Example, Limits, Message, Method, Step, Stop, Task, Tool, Trajectory, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Who acts: a method that prompts an LM, with tools, within limits."""
+    """A method that prompts an LM, with tools, within limits."""
 
     lm: LM
     method: Method
@@ -36,7 +36,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One question for one agent; ``seed`` feeds every draw in it."""
+    """One example for one agent; ``seed`` seeds every random choice in it."""
 
     task: Task
     example: Example
@@ -53,23 +53,25 @@ class Cancelled(BaseException):
     """Ends an episode from inside because the run is being stopped; never stored."""
 
 
-Heard = Callable[[str], None]
-"""Takes the words of an LM piece by piece; what it raises ends the text."""
+OnDelta = Callable[[str], None]
+"""Takes the text of an LM in deltas; an exception that it raises ends the text."""
 
 
-class Meter:
-    """An LM for one episode: fills in its limits, counts its usage and seconds, and refuses to go on once cancelled.
+class MeteredLM:
+    """An LM for one episode: fills in its limits, counts its usage and seconds, and raises once cancelled.
 
-    Where somebody listens, ``heard`` is given the words of each turn as they are written; native calls are no words.
+    ``on_delta``, where given, receives the text of each turn as it is written; native tool calls are not streamed.
     """
 
-    def __init__(self, agent: Agent, cancelled: threading.Event | None = None, *, heard: Heard | None = None) -> None:
+    def __init__(
+        self, agent: Agent, cancelled: threading.Event | None = None, *, on_delta: OnDelta | None = None
+    ) -> None:
         self.name = agent.lm.name
         self.usage = Usage()
         self.seconds = 0.0
         self._agent = agent
         self._cancelled = cancelled or threading.Event()
-        self._heard = heard
+        self._on_delta = on_delta
 
     def complete(
         self,
@@ -83,8 +85,8 @@ class Meter:
     ) -> Completion:
         if self._cancelled.is_set():
             raise Cancelled
-        silent = self._heard is None or bool(tools)
-        completion = (self._agent.lm.complete if silent else self._aloud)(
+        without_stream = self._on_delta is None or bool(tools)
+        completion = (self._agent.lm.complete if without_stream else self._complete_streaming)(
             messages,
             stop=stop,
             max_tokens=self._agent.limits.max_tokens if max_tokens is None else max_tokens,
@@ -96,43 +98,43 @@ class Meter:
         self.seconds += completion.seconds
         return completion
 
-    def _aloud(self, messages: Sequence[Message], **options: Any) -> Completion:
-        def hear(piece: str) -> None:
+    def _complete_streaming(self, messages: Sequence[Message], **options: Any) -> Completion:
+        def forward_delta(delta: str) -> None:
             if self._cancelled.is_set():
                 raise Cancelled
-            if self._heard is not None:
-                self._heard(piece)
+            if self._on_delta is not None:
+                self._on_delta(delta)
 
-        return aloud(self._agent.lm, messages, hear, **options)
+        return complete_streaming(self._agent.lm, messages, forward_delta, **options)
 
-    def tools(self, key: str, seed: int) -> dict[str, Tool]:
-        """The agent's tools as this episode uses them, their seconds counted."""
-        return {name: _Timed(for_episode(tool, key, seed), self) for name, tool in self._agent.tools.items()}
+    def timed_tools(self, key: str, seed: int) -> dict[str, Tool]:
+        """The agent's tools as this episode uses them, with their seconds counted."""
+        return {name: _TimedTool(for_episode(tool, key, seed), self) for name, tool in self._agent.tools.items()}
 
 
-def aloud(lm: LM, messages: Sequence[Message], heard: Heard, **options: Any) -> Completion:
-    """Complete a chat; its words go to ``heard`` as they are written, or at once where the LM knows no such thing."""
-    told = 0
+def complete_streaming(lm: LM, messages: Sequence[Message], on_delta: OnDelta, **options: Any) -> Completion:
+    """Complete a chat; its text goes to ``on_delta`` as it is written, or at once where the LM cannot stream."""
+    streamed_chars = 0
 
-    def hear(piece: str) -> None:
-        nonlocal told
-        told += len(piece)
-        heard(piece)
+    def forward_delta(delta: str) -> None:
+        nonlocal streamed_chars
+        streamed_chars += len(delta)
+        on_delta(delta)
 
     complete: Callable[..., Completion] = lm.complete
-    listens = {"heard": hear} if "heard" in inspect.signature(complete).parameters else {}
-    completion = complete(messages, **options, **listens)
-    if rest := completion.text[told:]:
-        heard(rest)
+    stream_options = {"on_delta": forward_delta} if "on_delta" in inspect.signature(complete).parameters else {}
+    completion = complete(messages, **options, **stream_options)
+    if remaining_text := completion.text[streamed_chars:]:
+        on_delta(remaining_text)
     return completion
 
 
 @dataclass(frozen=True, slots=True)
-class _Timed:
-    """A tool that adds its seconds to an episode's; those of a replayed call are the recorded ones."""
+class _TimedTool:
+    """A tool that adds its seconds to the episode's; a replayed call counts its recorded seconds."""
 
     tool: Tool
-    meter: Meter
+    meter: MeteredLM
 
     @property
     def name(self) -> str:
@@ -148,26 +150,26 @@ class _Timed:
 
     def __call__(self, **arguments: Any) -> str:
         started = time.perf_counter()
-        said = self.tool(**arguments)
-        recorded: float | None = getattr(said, "seconds", None)
+        observation = self.tool(**arguments)
+        recorded: float | None = getattr(observation, "seconds", None)
         self.meter.seconds += time.perf_counter() - started if recorded is None else recorded
-        return said
+        return observation
 
 
 def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Trajectory]:
-    """Run episodes, ``workers`` at a time, and yield each Trajectory as it ends; closing the iterator stops them all."""
+    """Run ``workers`` episodes at a time and yield each Trajectory as it ends; closing the iterator stops them all."""
     waiting = iter(episodes)
     cancelled = threading.Event()
     running: set[Future[Trajectory]] = set()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="episode")
     try:
         while True:
-            fresh = islice(waiting, workers - len(running))
-            running |= {pool.submit(run_episode, episode, cancelled) for episode in fresh}
+            next_episodes = islice(waiting, workers - len(running))
+            running |= {pool.submit(run_episode, episode, cancelled) for episode in next_episodes}
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            finished_futures, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished_futures:
                 yield future.result()
     finally:
         cancelled.set()
@@ -177,18 +179,17 @@ def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Traje
 def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> Trajectory:
     """Run one episode to its end and score it.
 
-    Raises ConfigError (a task that cannot score its question, too) and BudgetError, which would end every episode in the same
-    way; anything else that a tool, an
-    endpoint or a user's method does is kept as data.
+    Raises ConfigError (also where a task cannot score its question) and BudgetError: both would end every episode in
+    the same way. Any other error of a tool, an endpoint or a user's method is stored in the trajectory.
     """
     agent, seed = episode.agent, episode.seed
-    meter = Meter(agent, cancelled)
+    meter = MeteredLM(agent, cancelled)
     steps: list[Step] = []
     error = None
     try:
-        tools = meter.tools(f"{episode.task.name}/{episode.example.id}", seed)
-        found = agent.method.run(episode.example.question, meter, tools, seed)  # never the gold answer
-        for step in islice(found, agent.limits.max_steps):
+        tools = meter.timed_tools(f"{episode.task.name}/{episode.example.id}", seed)
+        new_steps = agent.method.run(episode.example.question, meter, tools, seed)  # never the gold answer
+        for step in islice(new_steps, agent.limits.max_steps):
             steps.append(step)
     except (ConfigError, BudgetError):
         raise
@@ -201,18 +202,20 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         model=agent.lm.name,
         seed=seed,
         steps=tuple(steps),
-        stop=_stop(steps, agent.limits, error),
+        stop=_stop_reason(steps, agent.limits, error),
         scores={},
         usage=meter.usage,
         seconds=meter.seconds,
         error=error,
     )
-    return trajectory if error else trajectory.with_scores(scores_of(episode.task, episode.example, trajectory.answer))
+    return (
+        trajectory if error else trajectory.with_scores(score_answer(episode.task, episode.example, trajectory.answer))
+    )
 
 
-def _stop(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:
+def _stop_reason(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:
     if error:
         return "error"
-    if steps and finished(steps[-1]):
+    if steps and is_finished(steps[-1]):
         return "finish"
     return "max_steps" if len(steps) >= limits.max_steps else "format"

@@ -4,7 +4,7 @@ FireactError
 ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
 ├── ProviderError   an LM endpoint, a web service, a tool server, a package index or a weight file failed
 │   └── ContextError   a prompt is longer than the model's context
-├── BudgetError     the next call would pass the budget; the run stops, and can be gone on with
+├── BudgetError     the next call would pass the budget; the run stops and can be resumed
 ├── ToolError       a tool cannot do what the agent asked; the agent reads the message as its observation
 ├── FormatError     text that is not in the format it claims to be in
 └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
@@ -34,7 +34,7 @@ class ContextError(ProviderError):
 
 
 class BudgetError(FireactError):
-    """The next call would pass the budget; the run stops, and can be gone on with."""
+    """The next call would pass the budget; the run stops and can be resumed."""
 
 
 class ToolError(FireactError):
@@ -53,14 +53,14 @@ class BusyError(DataError):
     """A run directory that another process is writing."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown_name_error(kind: str, name: str, known_names: Iterable[str]) -> ConfigError:
     """A ConfigError for a name that is not known: lists the known ones and says which is closest."""
-    names = sorted(known)
+    names = sorted(known_names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 
-def missing_extra(package: str, extra: str) -> ConfigError:
+def missing_extra_error(package: str, extra: str) -> ConfigError:
     """A ConfigError for a package that an extra brings, with the exact install command."""
     return ConfigError(f"{package} is not installed; this needs it. Run: pip install 'fireact[{extra}]'")

@@ -1,6 +1,6 @@
-"""What a collection will take, before anything is spent: calls, tokens and dollars, and what is assumed of each.
+"""The cost estimate of a collection before anything is spent: calls, tokens, dollars, and the assumptions behind them.
 
-Prompts are the real ones of the first questions; how long an episode goes on is assumed, and said.
+Prompt lengths are measured on the first questions; the number of steps of an episode is assumed.
 """
 
 from __future__ import annotations
@@ -11,73 +11,79 @@ from itertools import groupby, islice
 from typing import Any
 
 from fireact.episodes import Episode, run_episode
-from fireact.models.limits import letters_in
-from fireact.models.prices import Price
+from fireact.models.limits import count_prompt_chars
+from fireact.models.prices import TokenPrice
 from fireact.types import Completion, Message, Tool, Usage
 
-ROUNDS = 4
-"""Rounds of an episode that searches; the paper's fine-tuned agents take 3.0 to 3.8 (Table 10)."""
-TURN, OBSERVATION = 60, 80
+STEPS_PER_EPISODE = 4
+"""Steps of an episode that searches; the paper's fine-tuned agents take 3.0 to 3.8 (Table 10)."""
+COMPLETION_TOKENS, OBSERVATION_TOKENS = 60, 80
 """Tokens of a thought with its action, and of an observation."""
-LETTERS = 4
-"""Letters a token."""
-ALONE = ("io", "cot")
+CHARS_PER_TOKEN = 4
+"""Characters a token, roughly."""
+SINGLE_STEP_METHODS = ("io", "cot")
 """Methods of one completion without tools."""
 
 
 @dataclass
-class Probe:
-    """An LM that notes how long its prompt is, and ends the episode."""
+class PromptProbe:
+    """An LM that notes the length of its prompt and ends the episode."""
 
     name: str = "probe"
-    letters: list[int] = field(default_factory=list)
+    prompt_chars: list[int] = field(default_factory=list)
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), **_: Any) -> Completion:
-        self.letters.append(letters_in(messages, tools))
+        self.prompt_chars.append(count_prompt_chars(messages, tools))
         return Completion("Action: finish[ x]", Usage(), "stop", 0.0)
 
 
-def estimate(episodes: Sequence[Episode], *, price: Price | None) -> dict[str, Any]:
-    """Calls, tokens and cost of the episodes, by "task/method" and in all; a cost of None means an unknown price."""
-    named = sorted(episodes, key=_name)
-    parts = {name: _part(list(group)) for name, group in groupby(named, key=_name)}
+def estimate_episodes(episodes: Sequence[Episode], *, price: TokenPrice | None) -> dict[str, Any]:
+    """Calls, tokens and cost of the episodes, by "task/method" and in total; a cost of None means an unknown price."""
+    sorted_episodes = sorted(episodes, key=_group_name)
+    parts = {name: _estimate_group(list(group)) for name, group in groupby(sorted_episodes, key=_group_name)}
     total = sum(parts.values(), Usage())
     cost = price.cost(total) if price is not None else 0.0
     return {
         "episodes": len(episodes),
         **{key: value for key, value in asdict(total).items() if key not in ("cached_tokens", "cost")},
         "cost_usd": None if cost is None else round(cost, 4),
-        "by_task_and_method": {name: _shown(part) for name, part in parts.items()},
+        "by_task_and_method": {name: _usage_row(usage) for name, usage in parts.items()},
         "assumed": {
-            "rounds": {"io, cot": 1, "others": ROUNDS},
-            "tokens_a_turn": TURN,
-            "tokens_an_observation": OBSERVATION,
-            "letters_a_token": LETTERS,
+            "rounds": {"io, cot": 1, "others": STEPS_PER_EPISODE},
+            "tokens_a_turn": COMPLETION_TOKENS,
+            "tokens_an_observation": OBSERVATION_TOKENS,
+            "letters_a_token": CHARS_PER_TOKEN,
             "cached_tokens": 0,
         },
     }
 
 
-def _name(episode: Episode) -> str:
+def _group_name(episode: Episode) -> str:
     return f"{episode.task.name}/{episode.agent.method.name}"
 
 
-def _shown(part: Usage) -> Mapping[str, int]:
-    return {"calls": part.calls, "prompt_tokens": part.prompt_tokens, "completion_tokens": part.completion_tokens}
+def _usage_row(usage: Usage) -> Mapping[str, int]:
+    return {"calls": usage.calls, "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 
 
-def _part(episodes: Sequence[Episode]) -> Usage:
-    """What all episodes of one task and method take, by the prompts of the first three."""
-    first = _prompt(islice(episodes, 3))
-    rounds = 1 if episodes[0].agent.method.name in ALONE else min(ROUNDS, episodes[0].agent.limits.max_steps)
-    read = sum(first + turn * (TURN + OBSERVATION) for turn in range(rounds))
+def _estimate_group(episodes: Sequence[Episode]) -> Usage:
+    """The usage of all episodes of one task and method, estimated from the prompts of the first three."""
+    first_prompt_tokens = _mean_prompt_tokens(islice(episodes, 3))
+    steps_per_episode = (
+        1
+        if episodes[0].agent.method.name in SINGLE_STEP_METHODS
+        else min(STEPS_PER_EPISODE, episodes[0].agent.limits.max_steps)
+    )
+    read = sum(
+        first_prompt_tokens + turn * (COMPLETION_TOKENS + OBSERVATION_TOKENS) for turn in range(steps_per_episode)
+    )
     count = len(episodes)
-    return Usage(count * rounds, count * read, 0, count * rounds * TURN)
+    return Usage(count * steps_per_episode, count * read, 0, count * steps_per_episode * COMPLETION_TOKENS)
 
 
-def _prompt(episodes: Iterable[Episode]) -> int:
-    """Tokens of the first prompt, on average."""
-    probe = Probe()
+def _mean_prompt_tokens(episodes: Iterable[Episode]) -> int:
+    """The mean number of tokens of the first prompt."""
+    probe = PromptProbe()
     for episode in episodes:
         run_episode(replace(episode, agent=replace(episode.agent, lm=probe)))
-    return round(sum(probe.letters) / max(1, len(probe.letters)) / LETTERS)
+    return round(sum(probe.prompt_chars) / max(1, len(probe.prompt_chars)) / CHARS_PER_TOKEN)

@@ -1,6 +1,6 @@
 """JSON Lines on disk: appended as work is done, torn only in the last line, read with line numbers.
 
-Invariant: a line that ``append`` returned from is on disk whole; a kill can tear only what follows it.
+Invariant: once ``append`` returns, its line is on disk whole; a kill can tear only a later line.
 This module knows nothing of what the lines mean.
 """
 
@@ -45,7 +45,7 @@ class Appender:
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Drop a last line that a kill tore (it does not end in a newline), so that appending can go on."""
+    """Drop a torn last line (one without a newline), so that appending can continue."""
     if not path.exists():
         return
     with path.open("rb+") as file:
@@ -62,14 +62,14 @@ def cut_torn_tail(path: Path) -> None:
             file.truncate(end)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file in order. Raises DataError naming the file and line that cannot be read."""
-    for number, line in numbered(path):
-        yield _parse(path, number, line)
+    for number, line in read_numbered_lines(path):
+        yield _parse_object(path, number, line)
 
 
-def numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers from 1. Raises DataError for one that cannot be read."""
+def read_numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The non-blank lines of a file, numbered from 1. Raises DataError for a file that cannot be read."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -81,7 +81,7 @@ def numbered(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -93,38 +93,38 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole JSONL file: it is there complete or not at all."""
-    with replacing(path) as file:
+def write_objects(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole JSONL file: it appears complete or not at all."""
+    with open_replacement(path) as file:
         for value in values:
             file.write(dumps(value).encode() + b"\n")
 
 
-def arrange(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str, Any]], str]) -> None:
-    """Put a file's lines into a given order, by the place of each line's key, without reading it into memory."""
+def sort_lines(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str, Any]], str]) -> None:
+    """Sort the lines of a file by the position that ``order`` gives each key, without reading the file into memory."""
     places = []
     with path.open("rb") as file:
         start = 0
         for number, line in enumerate(file, 1):
-            places.append((order[key(_parse(path, number, line))], start, len(line)))
+            places.append((order[key(_parse_object(path, number, line))], start, len(line)))
             start += len(line)
         if places == sorted(places):
             return
-        with replacing(path) as arranged:
+        with open_replacement(path) as arranged:
             for _, start, length in sorted(places):
                 file.seek(start)
                 arranged.write(file.read(length))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader or a kill sees the old one or the new one, never half."""
-    with replacing(path) as file:
+    """Write a text file atomically: a reader or a kill sees the old text or the new one, never half."""
+    with open_replacement(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of ``path`` when it is whole; an error leaves the old one."""
+def open_replacement(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that replaces ``path`` once it is complete; after an error the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb", buffering=1 << 20) as file:

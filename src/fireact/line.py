@@ -1,7 +1,7 @@
 """The verb ``quickstart``: every stage in turn, each in its own directory, with the defaults of its own verb.
 
-collect/        trajectories of the scripted expert      mix/   those that are right, mixed
-train/          the adapter and its learning curve       eval-base/, eval-fireact/   the same questions
+collect/        trajectories of the scripted expert      mix/   the correct ones, mixed
+train/          the adapter and its learning curve       eval-base/, eval-fireact/   the same questions twice
 report.html     report.md, report.json, plots/
 """
 
@@ -15,12 +15,12 @@ from typing import Any
 from fireact.collection import PLAN, CollectConfig, collect
 from fireact.data import MixConfig, mix
 from fireact.evaluation.run import EvalConfig, evaluate
-from fireact.machine import need_disk, need_memory, peak_memory_gb
+from fireact.machine import peak_memory_gb, require_disk, require_memory
 from fireact.progress import SILENT, Progress
-from fireact.reporting.run import assemble
+from fireact.reporting.run import assemble_report
 from fireact.reporting.runs import STAGES, read_runs
-from fireact.reporting.write import write
-from fireact.store import RunDir, absolute, typed
+from fireact.reporting.write import write_report
+from fireact.store import RunDir, absolute_path, shell_path
 from fireact.training.recipe import Recipe
 from fireact.training.run import TrainConfig, train
 from fireact.verbs import Verb
@@ -35,20 +35,20 @@ class QuickstartConfig:
 
     def __post_init__(self) -> None:
         if Path(self.student).is_dir():
-            object.__setattr__(self, "student", absolute(self.student))
+            object.__setattr__(self, "student", absolute_path(self.student))
 
 
-def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any]]:
+def quickstart_stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any]]:
     """Each stage's name, verb and settings, in order."""
     plan = {name: max(2, count // 8) for name, count in PLAN.items()} if config.fast else dict(PLAN)
-    n = 4 if config.fast else EvalConfig(agent="").n
+    question_count = 4 if config.fast else EvalConfig(agent="").n
     recipe = Recipe(epochs=1) if config.fast else Recipe()
     settings: tuple[tuple[Verb, Any], ...] = (
         (collect, CollectConfig(plan=plan)),
-        (mix, MixConfig(sources=(absolute(out / "collect"),))),
-        (train, TrainConfig(data=absolute(out / "mix"), student=config.student, recipe=recipe)),
-        (evaluate, EvalConfig(agent=config.student, n=n)),
-        (evaluate, EvalConfig(agent=absolute(out / "train"), n=n)),
+        (mix, MixConfig(sources=(absolute_path(out / "collect"),))),
+        (train, TrainConfig(data=absolute_path(out / "mix"), student=config.student, recipe=recipe)),
+        (evaluate, EvalConfig(agent=config.student, n=question_count)),
+        (evaluate, EvalConfig(agent=absolute_path(out / "train"), n=question_count)),
     )
     yield from ((name, verb, stage) for name, (verb, stage) in zip(STAGES, settings, strict=True))
 
@@ -56,20 +56,27 @@ def stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any
 def quickstart(
     config: QuickstartConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Run what is missing of every stage and return the manifest; ``out`` then holds the report too."""
-    need_disk(out, gigabytes=2.0)
-    need_memory(gigabytes=3.0)
+    """Run every stage that is not complete and return the manifest; ``out`` then holds the report too."""
+    require_disk(out, gigabytes=2.0)
+    require_memory(gigabytes=3.0)
     with RunDir(out, verb="quickstart", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
         seconds = {
-            name: verb(stage, out / name, progress=progress)["seconds"] for name, verb, stage in stages(config, out)
+            name: verb(stage, out / name, progress=progress)["seconds"]
+            for name, verb, stage in quickstart_stages(config, out)
         }
         memory = peak_memory_gb()
         runs = list(read_runs([str(out / name) for name in STAGES]))
-        write(assemble(runs, title="FireAct quickstart", commands=[_command(config, out)], peak_memory_gb=memory), out)
+        write_report(
+            assemble_report(
+                runs, title="FireAct quickstart", commands=[_shell_command(config, out)], peak_memory_gb=memory
+            ),
+            out,
+        )
         return run.finish(stage_seconds=seconds, peak_memory_gb=memory)
 
 
-def _command(config: QuickstartConfig, out: Path) -> str:
-    return f"fireact quickstart --student {typed(config.student)} -o {typed(out)}{' --fast' if config.fast else ''}"
+def _shell_command(config: QuickstartConfig, out: Path) -> str:
+    fast = " --fast" if config.fast else ""
+    return f"fireact quickstart --student {shell_path(config.student)} -o {shell_path(out)}{fast}"

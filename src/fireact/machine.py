@@ -1,4 +1,4 @@
-"""What the machine has to spare, asked before work starts that would only fail hours later."""
+"""Checks of free disk and memory, made before work starts that would fail only hours later."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 from fireact.errors import ConfigError
 
 
-def need_disk(path: Path, *, gigabytes: float) -> None:
-    """Raise ConfigError when the disk under ``path`` has less room than that."""
-    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(there).free / 1e9
-    if free < gigabytes:
+def require_disk(path: Path, *, gigabytes: float) -> None:
+    """Raise ConfigError when the disk under ``path`` has less free space than that."""
+    existing_parent = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    free_gigabytes = shutil.disk_usage(existing_parent).free / 1e9
+    if free_gigabytes < gigabytes:
         raise ConfigError(
-            f"{there} has {free:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or choose -o."
+            f"{existing_parent} has {free_gigabytes:.1f} GB of free disk; this needs {gigabytes:.1f} GB. Free some, or "
+            "choose -o."
         )
 
 
-def need_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
+def require_memory(*, gigabytes: float, available: Callable[[], float] | None = None) -> None:
     """Raise ConfigError when less memory than that is available."""
     import psutil
 
-    free = available() if available else psutil.virtual_memory().available / 1e9
-    if free < gigabytes:
+    free_gigabytes = available() if available else psutil.virtual_memory().available / 1e9
+    if free_gigabytes < gigabytes:
         raise ConfigError(
-            f"{free:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something."
+            f"{free_gigabytes:.1f} GB of memory are available; this needs about {gigabytes:.1f} GB. Close something."
         )
 
 
@@ -41,9 +42,9 @@ def peak_memory_gb() -> float:
 
 
 def release_memory() -> None:
-    """Give what is no longer used back to the system; the C allocator keeps freed tensors to itself otherwise."""
+    """Return unused memory to the system; the C allocator would keep freed tensors otherwise."""
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # another C library: nothing to ask for
+    except (OSError, AttributeError):  # another C library has no malloc_trim
         return

@@ -1,46 +1,46 @@
 """Text in Markdown files.
 
-Invariant: it shows as it is, but for control characters; nothing in it becomes a heading, a picture, a formula, HTML, or a link
-other than to an address that it shows.
+Invariant: the text shows as it is, except for control characters. Nothing in it becomes a heading, a picture, a
+formula or HTML; a link leads only to an address that is visible in the text.
 """
 
 from __future__ import annotations
 
 import re
 
-from fireact.controls import without_controls
+from fireact.controls import strip_controls
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|]|<(?=[A-Za-z/!?])|&(?=[#\w]))")
 _PAIRS = "$~"
-"""What begins a formula or crosses out, up to the next one."""
+"""Marks that work in pairs: ``$`` encloses a formula, ``~`` text that is crossed out."""
 _AT_START = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[#+\-=:>]))(.)")
 
 
-def in_cell(words: str) -> str:
-    """Any text as a cell of a table, line breaks as spaces."""
-    return _escaped(words, alone=1)  # one mark begins nothing, and stays legible
+def escape_cell(text: str) -> str:
+    """Any text as a table cell, with line breaks as spaces."""
+    return _escape_marks(text, allowed_marks=1)  # a single mark has no effect, so it can stay
 
 
-def text(words: str) -> str:
-    """Any text as one line of Markdown or a part of one, line breaks as spaces."""
-    return _AT_START.sub(r"\1\\\2", _escaped(words, alone=0))
+def escape_line(line_text: str) -> str:
+    """Any text as one line of Markdown or a part of one, with line breaks as spaces."""
+    return _AT_START.sub(r"\1\\\2", _escape_marks(line_text, allowed_marks=0))
 
 
-def _escaped(words: str, *, alone: int) -> str:
-    """One line in which no mark is active; of those that come in pairs so many stay as they are."""
-    line = _ACTIVE.sub(r"\\\1", _line(words))
+def _escape_marks(line_text: str, *, allowed_marks: int) -> str:
+    """One line in which no mark is active; up to ``allowed_marks`` of a paired mark stay unescaped."""
+    line = _ACTIVE.sub(r"\\\1", _single_line(line_text))
     for mark in _PAIRS:
-        line = line.replace(mark, f"\\{mark}") if line.count(mark) > alone else line
+        line = line.replace(mark, f"\\{mark}") if line.count(mark) > allowed_marks else line
     return line
 
 
-def _line(words: str) -> str:
-    return without_controls(" ".join(words.split()))
+def _single_line(text: str) -> str:
+    return strip_controls(" ".join(text.split()))
 
 
-def code(words: str) -> str:
+def code_span(text: str) -> str:
     """Any text as a code span on one line."""
-    line = _line(words) or " "
+    line = _single_line(text) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     space = " " if line[0] == "`" or line[-1] == "`" else ""
     return f"{fence}{space}{line}{space}{fence}"

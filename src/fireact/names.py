@@ -1,7 +1,8 @@
-"""How a name becomes an object: one table of entry points, and dotted paths of the user's own wherever a name does.
+"""How a name becomes an object: by a table of entry points, or by a ``module:attribute`` path of the user's own.
 
-Built-in names stand in ``pyproject.toml`` under the groups ``fireact.tasks``, ``fireact.tools``, ``fireact.models``,
-``fireact.methods`` and ``fireact.renderers``; other packages add theirs in the same way. Nothing is imported before it is asked for.
+The built-in names are entry points in ``pyproject.toml``, in the groups ``fireact.tasks``, ``fireact.tools``,
+``fireact.models``, ``fireact.methods`` and ``fireact.renderers``; other packages add theirs in the same way. A plug-in
+is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -11,55 +12,56 @@ import sys
 from importlib.metadata import entry_points
 from typing import Any
 
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError, unknown_name_error
 
 
-def known(kind: str) -> list[str]:
+def known_names(kind: str) -> list[str]:
     """The names of a kind ("task", "tool", "model", "method", "renderer"), sorted."""
     return sorted(point.name for point in entry_points(group=f"fireact.{kind}s"))
 
 
-def resolve(kind: str, name: str) -> Any:
-    """The object behind a name or a ``module:attribute`` path. Raises ConfigError that lists the known names."""
+def resolve_plugin(kind: str, name: str) -> Any:
+    """The object behind a name or a ``module:attribute`` path. Raises ConfigError with the list of known names."""
     for point in entry_points(group=f"fireact.{kind}s"):
         if point.name == name:
             return point.load()
     if ":" in name:
-        return _imported(kind, name)
-    raise unknown(kind, name, known(kind))
+        return _import_attribute(kind, name)
+    raise unknown_name_error(kind, name, known_names(kind))
 
 
-def build(kind: str, spec: str, **options: Any) -> Any:
-    """What the factory behind ``NAME``, ``NAME:ARGUMENT`` or ``module:attribute`` builds; ARGUMENT is handed to it.
+def build_plugin(kind: str, spec: str, **options: Any) -> Any:
+    """The object that the factory behind ``NAME``, ``NAME:ARGUMENT`` or ``module:attribute`` builds from ARGUMENT.
 
-    A ``module:attribute`` that cannot be called is no factory but the thing itself.
+    A ``module:attribute`` that is not callable is returned as it is.
     """
     name, separator, argument = spec.partition(":")
-    if separator and name in known(kind):
-        return resolve(kind, name)(argument, **options)
-    found = resolve(kind, spec)
-    return found(**options) if callable(found) else found
+    if separator and name in known_names(kind):
+        return resolve_plugin(kind, name)(argument, **options)
+    plugin = resolve_plugin(kind, spec)
+    return plugin(**options) if callable(plugin) else plugin
 
 
-def require(kind: str, spec: str, built: Any, *parts: str) -> None:
-    """Raise ConfigError for something that a user gave as a task or a model and that lacks a part of one."""
-    if lacking := [part for part in parts if not hasattr(built, part)]:
+def require_attributes(kind: str, spec: str, built: Any, *parts: str) -> None:
+    """Raise ConfigError where a user's task or model lacks one of the attributes ``parts``."""
+    if lacking := [attribute for attribute in parts if not hasattr(built, attribute)]:
         raise ConfigError(
             f"{kind} {spec!r} is a {type(built).__name__} without {', '.join(lacking)}, which is no {kind}. "
             f"Give something with {', '.join(parts)}, or a function or class that builds it when it is called."
         )
 
 
-def _imported(kind: str, path: str) -> Any:
+def _import_attribute(kind: str, path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a user's own module next to where they stand
+        sys.path.insert(0, "")  # a user's own module in the working directory
     try:
         value: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            value = getattr(value, part)
+        for attribute_name in attribute.split("."):
+            value = getattr(value, attribute_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{kind} {path!r} cannot be imported ({error}). Give module:attribute, or one of: {', '.join(known(kind))}."
+            f"{kind} {path!r} cannot be imported ({error}). Give module:attribute, or one of: "
+            f"{', '.join(known_names(kind))}."
         ) from error
     return value

@@ -1,6 +1,6 @@
-"""What long work tells whoever watches; the default watches nothing.
+"""The progress of long work; the default shows nothing.
 
-Verbs call it, the command line draws it. It never decides anything.
+Verbs report to it, the command line draws it. It never decides anything.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ class Progress:
     """Receives the progress of one stage at a time; subclass to draw it."""
 
     def start(self, stage: str, *, total: int, done: int = 0) -> None:
-        """A stage of ``total`` pieces begins, ``done`` of them finished by an earlier run."""
+        """A stage of ``total`` units of work begins; an earlier run finished ``done`` of them."""
 
     def advance(self, note: str = "") -> None:
-        """One more piece is done; ``note`` is a few words on how it stands."""
+        """One more unit is done; ``note`` is a short text about the state."""
 
     def end(self) -> None:
         """The stage is over, finished or not."""
 
     def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
-        """One training sample to look at: pieces of text, each with whether it is trained on."""
+        """One training sample to look at: spans of text, each with whether it is trained on."""
 
     def say(self, line: str) -> None:
         """A line for the user to read."""
 
 
-class Lines(Progress):
-    """Tells it in plain lines on standard error: for a process whose output goes through another program."""
+class LineProgress(Progress):
+    """Prints plain lines on standard error, for a process whose output another program reads."""
 
     def start(self, stage: str, *, total: int, done: int = 0) -> None:
         self._stage, self._total, self._done = stage, total, done

@@ -1,7 +1,7 @@
-"""Keys, tokens and e-mail addresses in texts: found, blotted out, and kept out of what is said of a text.
+"""Finds and redacts keys, tokens and e-mail addresses in texts.
 
-Invariant: what ``sensitive`` says of a find is too little to use it, and ``excerpt`` blots before it cuts, since a key that
-was cut in two is no longer recognised. It knows nothing of where a text stands.
+Invariant: what ``find_sensitive`` returns is too short to be used as a key. ``excerpt`` redacts before it cuts, since
+a key that is cut in two is no longer recognised. This module knows nothing of where a text comes from.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-Found = tuple[str, str]
-"""A kind, and what in particular."""
+SensitiveMatch = tuple[str, str]
+"""The kind of a sensitive string, and a short excerpt of it."""
 
 _KEYS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{40,}"
@@ -27,42 +27,42 @@ _MARKS = (
     "sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "AIza", "xox", "glpat-", "PRIVATE KEY",
     "earer ", "k_live_", "npm_", "eyJ", "hooks.slack.com", "aws_secret_access_key",
 )  # fmt: skip
-"""One of these stands in every key: looking for them first is far faster than the expression."""
-BLOTTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
+"""Every key contains one of these: a search for them is far faster than the regular expression."""
+REDACTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Every text within parsed JSON, keys too."""
+def iterate_strings(value: Any) -> Iterator[str]:
+    """Every string within parsed JSON, keys too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield key
-            yield from strings(item)
+            yield from iterate_strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from strings(item)
+            yield from iterate_strings(item)
 
 
-def sensitive(text: str) -> Iterator[Found]:
-    """Kinds of sensitive strings in a text, with so little of each that it can be found but not used."""
+def find_sensitive(text: str) -> Iterator[SensitiveMatch]:
+    """The sensitive strings in a text: kind and excerpt, too short to be used but long enough to find the string."""
     if any(mark in text for mark in _MARKS):
         yield from (("secret", f"{match[0][:4]}...") for match in _KEYS.finditer(text))
     if "@" in text:
         yield from (("e-mail address", f"...@{match[0].rpartition('@')[2]}") for match in _MAIL.finditer(text))
 
 
-def blotted(value: Any) -> Any:
-    """Parsed JSON with every sensitive string replaced by a note."""
+def redact(value: Any) -> Any:
+    """Parsed JSON with every sensitive string replaced by a note such as ``[key removed]``."""
     if isinstance(value, str):
-        kept = _KEYS.sub(BLOTTED["secret"], value) if any(mark in value for mark in _MARKS) else value
-        return _MAIL.sub(BLOTTED["e-mail address"], kept) if "@" in kept else kept
+        without_keys = _KEYS.sub(REDACTED["secret"], value) if any(mark in value for mark in _MARKS) else value
+        return _MAIL.sub(REDACTED["e-mail address"], without_keys) if "@" in without_keys else without_keys
     if isinstance(value, Mapping):
-        return {blotted(key): blotted(item) for key, item in value.items()}
-    return [blotted(item) for item in value] if isinstance(value, list | tuple) else value
+        return {redact(key): redact(item) for key, item in value.items()}
+    return [redact(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def excerpt(text: str | bytes, length: int) -> str:
-    """The first characters of a text as a message may quote them."""
-    whole = text.decode(errors="replace") if isinstance(text, bytes) else text
-    return str(blotted(whole))[:length]
+    """The first characters of a text, redacted so that a message may quote them."""
+    decoded = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return str(redact(decoded))[:length]

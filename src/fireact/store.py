@@ -1,7 +1,7 @@
 """Run directories: ``config.toml`` first, ``*.jsonl`` as work is done, ``manifest.json`` last.
 
-Invariant: a directory with a manifest is complete; one without can be gone on with by the settings in its config; one
-made with other settings is refused, never overwritten without ``force``. One process at a time writes a directory.
+Invariant: a directory with a manifest is complete; one without can be resumed from the settings in its config. A
+directory made with other settings is refused, and overwritten only with ``force``. One process at a time writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tomli_w
 
 from fireact import jsonl
 from fireact.errors import BusyError, DataError, FormatError
-from fireact.sensitive import blotted, excerpt
+from fireact.sensitive import excerpt, redact
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -37,18 +37,18 @@ _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "count
 class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
-    Raises DataError when what lies there was made with other settings, BusyError when another process holds it. Settings named
-    in ``free`` do not change the result (how many workers, say), so a run may be gone on with under other ones. ``force``
-    empties what the same verb made before, but never what the settings say is read.
+    Raises DataError when the directory was made with other settings, BusyError when another process holds it. Settings
+    named in ``neutral`` do not change the result (the number of workers, say), so a run may be resumed with other
+    values of them. ``force`` deletes what the same verb made before, but never a path that the settings name as input.
     """
 
     def __init__(
-        self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False, free: Sequence[str] = ()
+        self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False, neutral: Sequence[str] = ()
     ) -> None:
         self.path = path
-        self.config = {"verb": verb, **plain(settings)}
+        self.config = {"verb": verb, **to_toml_table(settings)}
         self.force = force
-        self.free = tuple(free)
+        self.neutral = tuple(neutral)
         self._lock = filelock.FileLock(path / LOCK, timeout=0)
         self._started = time.perf_counter()
 
@@ -75,27 +75,27 @@ class RunDir:
     @property
     def seconds(self) -> float:
         """Wall time spent on this directory, earlier interrupted runs included (but not one that was killed)."""
-        before = self.path / CLOCK
-        earlier = float(before.read_text()) if before.exists() else 0.0
+        clock_file = self.path / CLOCK
+        earlier = float(clock_file.read_text()) if clock_file.exists() else 0.0
         return earlier + time.perf_counter() - self._started
 
     def _open(self) -> None:
-        made_by = _made_by(self.path)
-        if self._begun and made_by not in (None, self.config["verb"]):
+        made_by = _verb_of(self.path)
+        if self._has_begun and made_by not in (None, self.config["verb"]):
             raise DataError(f"{self.path} is a run of 'fireact {made_by}'. Choose another -o.")
         if self.force:
-            _refuse_what_is_read(self.path, self.config)
-            empty(self.path)
-        if not self._begun:
+            _refuse_to_delete_inputs(self.path, self.config)
+            empty_run_directory(self.path)
+        if not self._has_begun:
             jsonl.replace_text(self.path / CONFIG, tomli_w.dumps(self.config))
         elif (self.path / CONFIG).exists():
-            _refuse_other_settings(self.path, read_config(self.path), self.config, self.free)
+            _refuse_other_settings(self.path, read_config(self.path), self.config, self.neutral)
         else:
             raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
 
     @property
-    def _begun(self) -> bool:
-        """Whether anything was written; a run that was refused before it did leaves its settings, which bind nobody."""
+    def _has_begun(self) -> bool:
+        """Whether the run wrote anything. The settings of a run that was refused before that do not count."""
         return any(entry.name not in (CONFIG, LOCK, CLOCK) for entry in self.path.iterdir())
 
     @property
@@ -107,56 +107,56 @@ class RunDir:
         return read_manifest(self.path)
 
     def finish(self, **facts: Any) -> dict[str, Any]:
-        """Write the manifest: the facts of the run, the versions it ran with and the hashes of what it wrote."""
+        """Write the manifest: the facts of the run, the package versions, and the hashes of its JSONL files."""
         hashes = {file.name: file_hash(file) for file in sorted(self.path.glob("*.jsonl"))}
         manifest = {
             "verb": self.config["verb"],
             "seconds": round(self.seconds, 3),
             **facts,
             "sha256": hashes,
-            "versions": versions(),
+            "versions": package_versions(),
         }
         jsonl.replace_text(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
 
 
 def wait_until_free(path: Path) -> None:
-    """Return when no other process writes a run directory."""
+    """Block until no other process writes a run directory."""
     with filelock.FileLock(path / LOCK, poll_interval=0.5):
         pass
 
 
-def absolute(path: str | Path) -> str:
-    """A path as settings hold it: whole, so that a run can be gone on with from any working directory."""
+def absolute_path(path: str | Path) -> str:
+    """A path as settings hold it: absolute, so that a run can be resumed from any working directory."""
     return str(Path(path).absolute())
 
 
-def shown(path: str | Path) -> str:
-    """A path as a person reads it: relative where it lies below the working directory."""
-    whole = Path(path).absolute()
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+def relative_path(path: str | Path) -> str:
+    """A path for people to read: relative where it is below the working directory."""
+    full_path = Path(path).absolute()
+    return str(full_path.relative_to(Path.cwd())) if full_path.is_relative_to(Path.cwd()) else str(full_path)
 
 
-def typed(path: str | Path) -> str:
-    """A path as it is typed in a shell: ``shown``, in quotes where a shell would read it otherwise."""
-    return shlex.quote(shown(path))
+def shell_path(path: str | Path) -> str:
+    """``relative_path`` as one types it in a shell, quoted where it needs to be."""
+    return shlex.quote(relative_path(path))
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def to_toml_table(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as TOML holds them: no None, tuples as lists, paths as text."""
-    return {key: _plain(value) for key, value in settings.items() if value is not None}
+    return {key: _to_toml_value(value) for key, value in settings.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def _to_toml_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return plain(value)
+        return to_toml_table(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_toml_value(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def empty(path: Path) -> None:
-    """Delete what a run left in its directory. Refuses a directory that is not a run's."""
+def empty_run_directory(path: Path) -> None:
+    """Delete all that a run wrote in its directory. Raises DataError for a directory that is not a run's."""
     entries = [entry for entry in path.iterdir() if entry.name != LOCK]
     if entries and not (path / CONFIG).exists():
         raise DataError(f"{path} is no run directory; --force does not delete it. Choose another -o.")
@@ -168,7 +168,7 @@ def empty(path: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings that a run directory was made with. Raises DataError when there are none or they cannot be read."""
+    """The settings of a run directory. Raises DataError when there are none or they cannot be read."""
     try:
         return tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -179,8 +179,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or make the run anew.") from error
 
 
-def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
-    """Settings read from TOML as the dataclass they were written from."""
+def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
+    """The settings dataclass from the values that its TOML file holds."""
     hints = get_type_hints(config_class)
     unknown = set(settings) - {field.name for field in fields(config_class)}
     if unknown:
@@ -188,13 +188,13 @@ def settings_from(config_class: type[Any], settings: Mapping[str, Any], out: Pat
             f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}."
         )
     values = {
-        name: settings_from(hints[name], value, out) if is_dataclass(hints[name]) else _frozen(value)
+        name: build_settings(hints[name], value, out) if is_dataclass(hints[name]) else _lists_to_tuples(value)
         for name, value in settings.items()
     }
     return config_class(**values)
 
 
-def _frozen(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -203,7 +203,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {typed(path)}") from error
+        raise DataError(
+            f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {shell_path(path)}"
+        ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path / MANIFEST}: {error}.") from error
     if not isinstance(manifest, dict):
@@ -212,9 +214,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a run directory or of a JSONL file. Raises DataError with the line that is not one."""
+    """The trajectories of a run directory or a JSONL file. Raises DataError with the number of a bad line."""
     file = trajectory_file(path)
-    for number, line in jsonl.numbered(file):
+    for number, line in jsonl.read_numbered_lines(file):
         try:
             yield parse_trajectory(line)
         except FormatError as error:
@@ -222,12 +224,12 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
 
 
 def trajectory_file(path: Path) -> Path:
-    """The JSONL file that a path means: the one of a run directory, or the path itself."""
+    """The JSONL file behind a path: the one in a run directory, or the path itself."""
     return path / TRAJECTORIES if path.is_dir() else path
 
 
 def parse_trajectory(line: bytes) -> Trajectory:
-    """One line of a JSONL file. Raises FormatError that says what it is instead, for whatever the line holds."""
+    """The trajectory in one line of a JSONL file. Raises FormatError for any line that holds none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -236,14 +238,14 @@ def parse_trajectory(line: bytes) -> Trajectory:
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
         trajectory = Trajectory.from_dict(value)
-        _check(trajectory)
+        _check_types(trajectory)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"not a trajectory ({blotted(repr(error))})") from error
+        raise FormatError(f"not a trajectory ({redact(repr(error))})") from error
     return trajectory
 
 
-def _check(trajectory: Trajectory) -> None:
-    """Raise TypeError or ValueError where a field that others compute with is not of its type."""
+def _check_types(trajectory: Trajectory) -> None:
+    """Raise TypeError or ValueError where a field has the wrong type, since others compute with it."""
     example = trajectory.example
     for text in (trajectory.task, trajectory.method, trajectory.model, example.id, example.question, example.answer):
         if not isinstance(text, str):
@@ -272,47 +274,59 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on; packages that are not installed are left out."""
+    versions_by_package = {"python": platform.python_version()}
     for package in _VERSIONED:
         try:
-            found[package] = version(package)
+            versions_by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions_by_package
 
 
-def _refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]) -> None:
-    old, new = _flat(before), _flat(now)
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key not in free]
+def _refuse_other_settings(
+    path: Path, stored_settings: Mapping[str, Any], new_settings: Mapping[str, Any], neutral: Sequence[str]
+) -> None:
+    stored_values, new_values = _flatten_settings(stored_settings), _flatten_settings(new_settings)
+    differing = [
+        key
+        for key in sorted({*stored_values, *new_values})
+        if stored_values.get(key) != new_values.get(key) and key not in neutral
+    ]
     if differing:
-        which = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
+        differences = "; ".join(
+            f"{key}: {stored_values.get(key)!r} there, {new_values.get(key)!r} now" for key in differing
+        )
         raise DataError(
-            f"{path} was made with other settings ({which}). Choose another -o, or --force to start it anew."
+            f"{path} was made with other settings ({differences}). Choose another -o, or --force to start it anew."
         )
 
 
-def _made_by(path: Path) -> str | None:
+def _verb_of(path: Path) -> str | None:
     """The verb that made a run directory; None where there is no run or its settings cannot be read."""
     try:
         verb = read_config(path).get("verb")
-    except DataError:  # said when the settings are compared; --force may start it anew
+    except DataError:  # the comparison of settings reports it; --force may start anew
         return None
     return None if verb is None else str(verb)
 
 
-def _refuse_what_is_read(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise DataError where a setting names the directory itself or something in it: emptying would delete it unread."""
-    values = [one for value in _flat(settings).values() for one in (value if isinstance(value, list) else [value])]
+def _refuse_to_delete_inputs(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise DataError where a setting names the directory itself or a path in it: ``force`` would delete an input."""
+    values = [
+        item
+        for value in _flatten_settings(settings).values()
+        for item in (value if isinstance(value, list) else [value])
+    ]
     for value in values:
         if isinstance(value, str) and Path(value).resolve().is_relative_to(path.resolve()) and Path(value).exists():
-            raise DataError(f"--force would delete {shown(value)} before it is read. Choose another -o.")
+            raise DataError(f"--force would delete {relative_path(value)} before it is read. Choose another -o.")
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted name."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= _flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -1,4 +1,4 @@
-"""The nouns every other module speaks of: frozen data, and Protocols for what acts.
+"""The nouns of every other module: frozen data, and Protocols for tasks, tools, models, methods and renderers.
 
 Invariant: nothing here does I/O, and every dataclass survives ``to_dict`` -> JSON -> ``from_dict`` unchanged.
 This module does not parse LM text (``render``), score (``tasks``) or save (``store``).
@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 FINISH = "finish"
-"""The action every agent has: it ends the episode and carries the answer."""
+"""The action that every agent has: it ends the episode and carries the answer."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Stop = Literal["finish", "max_steps", "format", "error"]
-"""Why an episode ended: it answered; ran out of rounds; never wrote an action; a fault that is not its own."""
+"""Why an episode ended: it answered, ran out of steps, wrote no action, or an infrastructure fault ended it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question of a task; ``meta`` says what is known of it (kind, hops, entities, ...)."""
+    """One question of a task; ``meta`` holds further facts about it (kind, hops, entities, ...)."""
 
     id: str
     question: str
@@ -38,7 +38,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One round: what the LM thought and did, what came back, and the LM's own words (``text``)."""
+    """One step: the LM's thought and action, the observation, and the text as the LM wrote it."""
 
     thought: str
     action: Action | None
@@ -47,7 +47,7 @@ class Step:
     noise: str | None = None
     """What a ``noise:`` tool did to the observation, or None where it came through as it was."""
     repairs: int = 0
-    """How often the LM had to be asked again before it wrote an action."""
+    """How often the LM was called again before it wrote an action."""
     joined: bool = False
     """Written in the same turn as the step before it: one of several calls that the LM made at once."""
     weight: float = 1.0
@@ -80,9 +80,9 @@ class Step:
 
 
 class Observation(str):
-    """What a tool said, with what is known of the call: the ``noise`` done to it, and the ``seconds`` that it took.
+    """The text that a tool returned, with the ``noise`` that changed it and the ``seconds`` that the call took.
 
-    A tool may return a plain ``str`` as well; then there was no noise, and whoever calls it takes the time.
+    A tool may return a plain ``str`` as well; then there was no noise, and the caller measures the time.
     """
 
     noise: str | None
@@ -98,7 +98,7 @@ class Observation(str):
 class Usage:
     """Tokens read and written in a number of LM calls; ``cached_tokens`` of the prompt were not encoded again.
 
-    ``cost`` is in US dollars: 0 for a model of one's own, None where the price of a call is not known.
+    ``cost`` is in US dollars: 0 for a local model, None where the price of a call is not known.
     """
 
     calls: int = 0
@@ -107,13 +107,13 @@ class Usage:
     completion_tokens: int = 0
     cost: float | None = 0.0
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, added: Usage) -> Usage:
         return Usage(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            None if self.cost is None or other.cost is None else self.cost + other.cost,
+            self.calls + added.calls,
+            self.prompt_tokens + added.prompt_tokens,
+            self.cached_tokens + added.cached_tokens,
+            self.completion_tokens + added.completion_tokens,
+            None if self.cost is None or added.cost is None else self.cost + added.cost,
         )
 
 
@@ -135,7 +135,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an LM wrote in one call; ``finish`` says whether it ended by itself or was cut; ``seconds`` is wall time.
+    """The answer of an LM to one call. ``finish``: it stopped by itself or was cut; ``seconds`` is wall time.
 
     ``calls`` are the native tool calls that it made, where ``tools`` were offered to it.
     """
@@ -149,7 +149,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an episode may spend: rounds, tokens a completion, and the rounds at which Reflexion reflects (paper, 3.2)."""
+    """Limits of an episode: steps, tokens a completion, and the steps at which Reflexion reflects (paper, 3.2)."""
 
     max_steps: int = 11
     max_tokens: int = 256
@@ -158,9 +158,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One whole episode, failed ones too; ``scores`` is empty when a fault of the infrastructure ended it.
+    """A stored episode, also a failed one; ``scores`` is empty where an infrastructure fault ended it.
 
-    ``meta`` is what is known of it besides: the system prompt and tool schemas of an imported episode, say.
+    ``meta`` holds further facts: the system prompt and tool schemas of an imported episode, say.
     """
 
     task: str
@@ -178,7 +178,7 @@ class Trajectory:
 
     @property
     def key(self) -> str:
-        """Names the episode within a run directory: a resumed run skips the keys it finds."""
+        """Identifies the episode in a run directory: a resumed run skips the keys that are stored."""
         return f"{self.task}/{self.example.id}/{self.method}/{self.seed}"
 
     @property
@@ -224,17 +224,17 @@ class Trajectory:
 
 def answer_of(steps: Sequence[Step]) -> str | None:
     """The argument of the finish action that the steps end in, or None where they do not."""
-    last = steps[-1].action if steps else None
-    if last is None or last.name != FINISH:
+    last_action = steps[-1].action if steps else None
+    if last_action is None or last_action.name != FINISH:
         return None
-    return str(last.arguments.get("answer", ""))
+    return str(last_action.arguments.get("answer", ""))
 
 
 class Task(Protocol):
     """A named set of Examples in splits, and how an answer is scored (``em`` and ``f1`` at least, in [0, 1]).
 
-    It may have ``splits``, the names of those that there are, and ``prompts``, the name of the task whose few-shot
-    examples are shown for it.
+    It may have ``splits``, the names of its splits, and ``prompts``, the name of the task whose few-shot examples are
+    used for it.
     """
 
     @property
@@ -251,8 +251,8 @@ class Task(Protocol):
 class Tool(Protocol):
     """Something an agent may call: JSON-schema ``parameters`` in, text out.
 
-    It may have ``fingerprint``, which names all that its answers depend on, and ``for_episode(key, seed)``, which returns
-    the tool that one episode uses (``key`` names the task and question).
+    It may have ``fingerprint``, which identifies all that its answers depend on, and ``for_episode(key, seed)``, which
+    returns the tool for one episode (``key`` identifies the task and question).
     """
 
     @property
@@ -268,10 +268,10 @@ class Tool(Protocol):
 
 
 class LM(Protocol):
-    """A chat language model. ``stop`` strings are not part of the text that comes back. Safe to call from many threads.
+    """A chat language model. The returned text does not include ``stop`` strings. Safe to call from many threads.
 
-    ``tools`` are offered for native tool calling; the calls come back in ``Completion.calls``. An LM without it raises
-    ConfigError when it is offered some.
+    ``tools`` are offered for native tool calling; the calls come back in ``Completion.calls``. An LM that
+    does not support them raises ConfigError.
     """
 
     @property
@@ -292,7 +292,7 @@ class LM(Protocol):
 class Renderer(Protocol):
     """Turns structure into messages and LM text into structure; inference and training share it.
 
-    A ``native`` one works with tool calls instead of text actions. ``read`` gives the steps of a completion: one, or
+    A ``native`` renderer uses tool calls instead of text actions. ``read`` returns the steps of a completion: one, or
     several (all but the first ``joined``) where the LM made several calls at once; never none.
     """
 
@@ -319,7 +319,7 @@ class Renderer(Protocol):
 
 
 class Method(Protocol):
-    """A prompting method: yields the Steps of one episode. It is given the question only, never the gold answer."""
+    """A prompting method: yields the Steps of one episode. It gets the question, never the gold answer."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""The table of verbs: for each its settings and its function, so that a run directory can be gone on with by its path.
+"""The table of verbs with the settings class and function of each, so that a run directory can be resumed by its path.
 
 Every function has one shape: ``verb(config, out, *, force, progress) -> manifest``.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from fireact.errors import DataError
 from fireact.progress import SILENT, Progress
-from fireact.store import read_config, settings_from
+from fireact.store import build_settings, read_config
 
 Verb = Callable[..., dict[str, Any]]
 
@@ -20,7 +20,7 @@ VERBS = {
     "collect": "fireact.collection:CollectConfig:collect",
     "record": "fireact.recording.run:RecordConfig:conclude",
     "mix": "fireact.data:MixConfig:mix",
-    "doctor": "fireact.data.repair:DoctorConfig:repair",
+    "doctor": "fireact.data.repair:DoctorConfig:write_repaired_copy",
     "train": "fireact.training.run:TrainConfig:train",
     "tune": "fireact.hosted.run:TuneConfig:tune",
     "prefer": "fireact.training.preference:PreferConfig:prefer",
@@ -28,32 +28,32 @@ VERBS = {
     "eval": "fireact.evaluation.run:EvalConfig:evaluate",
     "report": "fireact.reporting.run:ReportConfig:report",
     "export": "fireact.serving.export:ExportConfig:export",
-    "study": "fireact.study.run:StudyConfig:study",
+    "study": "fireact.study.run:StudyConfig:run_study",
     "quickstart": "fireact.line:QuickstartConfig:quickstart",
 }
 
 
-EXPECTED = {
-    "collect": "fireact.collection:expected",
-    "eval": "fireact.evaluation.run:expected",
-    "tune": "fireact.hosted.run:expected",
-    "train": "fireact.training.forecast:expected",
-    "prefer": "fireact.training.forecast:expected_preference",
-    "improve": "fireact.improvement:expected",
+ESTIMATORS = {
+    "collect": "fireact.collection:estimate_collection",
+    "eval": "fireact.evaluation.run:estimate_evaluation",
+    "tune": "fireact.hosted.run:estimate_job",
+    "train": "fireact.training.forecast:estimate_training",
+    "prefer": "fireact.training.forecast:estimate_preference",
+    "improve": "fireact.improvement:estimate_improvement",
 }
-"""For a dry run: what a verb would take."""
+"""The function of each verb that estimates its cost for a dry run."""
 
 
-def expected(verb: str, config: Any) -> dict[str, Any] | None:
-    """What a verb would take with these settings; None where it does not say."""
-    if verb not in EXPECTED:
+def estimate_verb(verb: str, config: Any) -> dict[str, Any] | None:
+    """The cost estimate of a verb with these settings; None where the verb has none."""
+    if verb not in ESTIMATORS:
         return None
-    module_name, _, function = EXPECTED[verb].partition(":")
-    found: dict[str, Any] = getattr(importlib.import_module(module_name), function)(config)
-    return found
+    module_name, _, function = ESTIMATORS[verb].partition(":")
+    estimate: dict[str, Any] = getattr(importlib.import_module(module_name), function)(config)
+    return estimate
 
 
-def load(verb: str) -> tuple[type[Any], Verb]:
+def load_verb(verb: str) -> tuple[type[Any], Verb]:
     """The settings class and the function of a verb."""
     module_name, config, function = VERBS[verb].split(":")
     module = importlib.import_module(module_name)
@@ -61,13 +61,13 @@ def load(verb: str) -> tuple[type[Any], Verb]:
 
 
 def resume(out: Path, *, budget: str | None = None, progress: Progress = SILENT) -> dict[str, Any]:
-    """Go on with a run directory by nothing but its path, with another ``budget`` where it was spent.
+    """Resume a run directory by its path alone, with a new ``budget`` where the old one was spent.
 
-    Raises DataError when it is none, or its settings are odd.
+    Raises DataError when the path is no run directory or its settings cannot be used.
     """
     settings = read_config(out) | ({} if budget is None else {"budget": budget})
     verb = str(settings.pop("verb", ""))
     if verb not in VERBS:
         raise DataError(f"{out / 'config.toml'} names the verb {verb!r}. Known: {', '.join(VERBS)}.")
-    config_class, function = load(verb)
-    return function(settings_from(config_class, settings, out), out, progress=progress)
+    config_class, function = load_verb(verb)
+    return function(build_settings(config_class, settings, out), out, progress=progress)

@@ -1,4 +1,4 @@
-"""Commands that make trajectories: of a teacher, or of an agent that exists already."""
+"""Commands that collect trajectories: from a teacher, or from an agent that exists already."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fireact.cli.shared import (
-    BudgetOf,
+    BudgetLimit,
     Cache,
     Calls,
     DryRun,
@@ -25,18 +25,18 @@ from fireact.cli.shared import (
     Timeout,
     Tools,
     Tpm,
-    endpoint,
+    build_endpoint,
+    explain_interrupt,
     print_result,
     run_verb,
-    stoppable,
 )
 from fireact.errors import ConfigError
 from fireact.store import read_manifest
 from fireact.terminal.data import print_grades
-from fireact.terminal.screen import NOTES, Terminal, wait_for_the_end
+from fireact.terminal.screen import STDERR, TerminalProgress, wait_for_signal
 
 
-def collect(
+def collect_command(
     tasks: Tasks = None,
     method: Annotated[
         list[str] | None,
@@ -59,7 +59,7 @@ def collect(
     native: Native = False,
     calls: Calls = "record",
     cache: Cache = None,
-    budget: BudgetOf = None,
+    budget: BudgetLimit = None,
     rpm: Rpm = 0,
     tpm: Tpm = 0,
     timeout: Timeout = 120.0,
@@ -75,9 +75,10 @@ def collect(
     Example: `fireact collect -t geo-hop -m react -m reflexion -n 50 -o runs/collect`
     """
     settings: dict[str, Any] = {
-        "teacher": teacher, "split": split, "order": order, "start": start, "seed": seed, "temperature": temperature, "workers": workers,
-        "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
-        "budget": budget, "endpoint": endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
+        "teacher": teacher, "split": split, "order": order, "start": start, "seed": seed, "temperature": temperature,
+        "workers": workers, "repairs": repairs, "native": native, "calls": calls,
+        "cache": None if cache is None else str(cache), "budget": budget,
+        "endpoint": build_endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
         **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     if tasks or method or n is not None:
@@ -87,7 +88,7 @@ def collect(
     print_result(run_verb("collect", settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
 
 
-def record(
+def record_command(
     upstream: Annotated[
         str, typer.Option("--upstream", "-u", help="Base URL of the endpoint that the agent uses now.")
     ],
@@ -109,23 +110,24 @@ def record(
 ) -> None:
     """Record an agent that exists already: point its base URL here; its calls become trajectories until Ctrl-C.
 
-    Example: `fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then base_url="http://127.0.0.1:8100/v1",
-    or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode
+    Example: `fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then
+    base_url="http://127.0.0.1:8100/v1", or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode
     """
     from fireact.recording.run import RecordConfig, recorder
 
     config = RecordConfig(
         upstream=upstream, task=task, host=host, port=port, idle=idle, timeout=timeout, concurrency=concurrency,
-        max_body=max_body, prices=None if prices is None else str(prices), **({"finish": tuple(finish)} if finish else {}),
+        max_body=max_body, prices=None if prices is None else str(prices),
+        **({"finish": tuple(finish)} if finish else {}),
     )  # fmt: skip
-    with stoppable(out):
-        with recorder(config, out, force=force, progress=Terminal()) as address:
-            NOTES.print(f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it).")
-            wait_for_the_end()
+    with explain_interrupt(out):
+        with recorder(config, out, force=force, progress=TerminalProgress()) as address:
+            STDERR.print(f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it).")
+            wait_for_signal()
         print_result(read_manifest(out), out, as_json=as_json)
 
 
-def score(
+def score_command(
     run: Annotated[Path, typer.Argument(help="A directory of record or collect, or a JSONL file of trajectories.")],
     by: Annotated[
         str | None,

@@ -24,12 +24,12 @@ from fireact.cli.shared import (
 )
 from fireact.errors import ConfigError
 from fireact.terminal.data import print_conversion, print_diagnosis, print_rendering, print_sample, print_validation
-from fireact.terminal.screen import Terminal, complain, print_json
+from fireact.terminal.screen import TerminalProgress, print_error, print_json
 from fireact.terminal.steps import print_trajectory
 from fireact.terminal.training import print_conformance
 
 
-def mix(
+def mix_command(
     sources: Annotated[list[str], typer.Argument(help="Run directories, or files in any format that 'convert' reads.")],
     recipe: Annotated[
         str | None,
@@ -79,15 +79,15 @@ def mix(
     """
     from fireact.data import read_mixture
 
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "where": tuple(where) if where else None, "best_of": best_of, "balance": balance, "n": n, "holdout": holdout,
         "weigh_bad": weigh_bad, "seed": seed, "skip_bad": skip_bad or None, "workers": workers or None,
-        "take": {name: int(value) for name, value in map(_pair, take)} if take else None,
-        "weights": dict(_share(item) for item in weight) if weight else None,
+        "take": {name: int(value) for name, value in map(_parse_take, take)} if take else None,
+        "weights": dict(_parse_weight(item) for item in weight) if weight else None,
     }  # fmt: skip
     settings = {
         **(read_mixture(recipe) if recipe else {}),
-        **{key: one for key, one in given.items() if one is not None},
+        **{key: value for key, value in options.items() if value is not None},
     }
     print_result(
         run_verb("mix", {"sources": tuple(sources), **settings}, out, force=force, dry_run=dry_run),
@@ -96,14 +96,14 @@ def mix(
     )
 
 
-def _pair(item: str) -> tuple[str, int]:
+def _parse_take(item: str) -> tuple[str, int]:
     name, separator, count = item.rpartition("=")
     if not separator or not count.isdigit() or "/" not in name:
         raise ConfigError(f"--take {item!r} is not of the form TASK/METHOD=N, such as geo-hop/react=60.")
     return name, int(count)
 
 
-def _share(item: str) -> tuple[str, float]:
+def _parse_weight(item: str) -> tuple[str, float]:
     name, separator, share = item.rpartition("=")
     try:
         return (name, float(share)) if separator and "/" in name else (name, float("none"))
@@ -113,7 +113,7 @@ def _share(item: str) -> tuple[str, float]:
         ) from None
 
 
-def doctor(
+def doctor_command(
     data: Annotated[
         str,
         typer.Argument(help="Training data in any format that 'convert' reads; with --serve a directory of 'train'."),
@@ -127,7 +127,8 @@ def doctor(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Task, TASK:SPLIT or file whose questions must not be in the data; repeatable. Default: held-out splits."
+            help="Task, TASK:SPLIT or file whose questions must not be in the data; repeatable. Default: held-out "
+            "splits."
         ),
     ] = None,
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Name of a tool that exists; repeatable.")] = None,
@@ -143,17 +144,17 @@ def doctor(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is in a set of trajectories and what is wrong with it, with line numbers. Exit 1 when there are errors.
+    """Describe a set of trajectories and report what is wrong with it, with line numbers. Exit 1 on errors.
 
     Example: `fireact doctor runs/mix --against geo-compose`, then `fireact doctor runs/mix --fix -o runs/fixed`
     """
     if serve:
-        from fireact.serving.conformance import conformance
+        from fireact.serving.conformance import check_conformance
 
-        held = conformance(data, tools=tuple(tool or ()), progress=Terminal())
-        print_json(asdict(held)) if as_json else print_conformance(held)
-        raise typer.Exit(0 if held.holds else 1)
-    from fireact.data.doctor import DoctorConfig, diagnose
+        result = check_conformance(data, tools=tuple(tool or ()), progress=TerminalProgress())
+        print_json(asdict(result)) if as_json else print_conformance(result)
+        raise typer.Exit(0 if result.holds else 1)
+    from fireact.data.doctor import DoctorConfig, diagnose_data
     from fireact.data.findings import KINDS
 
     settings: dict[str, Any] = {
@@ -163,18 +164,18 @@ def doctor(
     if fix:
         manifest = run_verb("doctor", settings, out, force=force, dry_run=False)
         print_result(manifest, out, as_json=as_json)
-        left = [kind for kind in (manifest or {}).get("remaining", ()) if KINDS[kind].level == "error"]
-        if left:
-            complain(f"errors are left that --fix does not mend: {', '.join(left)}.")
+        remaining_errors = [kind for kind in (manifest or {}).get("remaining", ()) if KINDS[kind].level == "error"]
+        if remaining_errors:
+            print_error(f"errors are left that --fix does not mend: {', '.join(remaining_errors)}.")
             raise typer.Exit(1)
         return
-    diagnosis = diagnose(DoctorConfig(**settings), progress=Terminal())
+    diagnosis = diagnose_data(DoctorConfig(**settings), progress=TerminalProgress())
     print_diagnosis(diagnosis, as_json=as_json)
     if not diagnosis.sound:
         raise typer.Exit(1)
 
 
-def show(
+def show_command(
     run: Annotated[Path, typer.Argument(help="A directory of collect, mix or eval, or a JSONL file.")],
     where: Annotated[
         list[str] | None,
@@ -191,19 +192,22 @@ def show(
     from fireact.store import read_trajectories
 
     keep = [predicate(text) for text in where or []]
-    for trajectory in islice((t for t in read_trajectories(run) if all(wanted(t) for wanted in keep)), n):
+    for trajectory in islice(
+        (trajectory for trajectory in read_trajectories(run) if all(matches(trajectory) for matches in keep)), n
+    ):
         if as_json:
             print_json(trajectory.to_dict())
         else:
             print_trajectory(trajectory)
 
 
-def convert(
+def convert_command(
     source: Annotated[Path, typer.Argument(help="A file of episodes in any known format, or a run directory.")],
     to: Annotated[
         str,
         typer.Option(
-            help="alpaca, gpt, sharegpt, messages, openai, prompt-completion, parquet, dataset (a directory) or fireact."
+            help="alpaca, gpt, sharegpt, messages, openai, prompt-completion, parquet, dataset (a directory) or "
+            "fireact."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write (a directory for dataset).")],
@@ -241,7 +245,7 @@ def convert(
         print_conversion(report)
 
 
-def render(
+def render_command(
     data: Annotated[Path, typer.Argument(help="Trajectories in any format that 'convert' reads, or a run directory.")],
     student: Student = "smollm2-135m",
     renderer: RendererName = "react",
@@ -267,22 +271,22 @@ def render(
         data, renderer=renderer, student=student, tools=tuple(tool or ("search",)), workers=workers, skip_bad=skip_bad
     )
     if out is not None:
-        counts = rendering.write(out, form, progress=Terminal())
+        counts = rendering.write(out, form, progress=TerminalProgress())
         print(json.dumps(counts)) if as_json else print_rendering(counts, out)
         return
-    for sample in islice(rendering.peek(), peek):
+    for sample in islice(rendering.preview_samples(), peek):
         print_json(sample.to_dict()) if as_json else print_sample(sample)
 
 
-def validate(tasks: Annotated[list[str], typer.Argument(help=f"Tasks: {TASK}.")]) -> None:
+def validate_command(tasks: Annotated[list[str], typer.Argument(help=f"Tasks: {TASK}.")]) -> None:
     """Prove that a task is sound: gold scores 1, empty scores 0, the corpus holds every answer, splits do not leak.
 
-    What a task has no corpus for is not checked.
+    Without a corpus, answers are not looked up.
 
     Example: `fireact validate geo-hop geo-compose`
     """
     from fireact.agents import load_task
-    from fireact.tasks.validate import validate as check
+    from fireact.tasks.validate import validate_task as check
 
     findings = [check(load_task(name)) for name in tasks]
     for finding in findings:

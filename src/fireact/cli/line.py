@@ -1,4 +1,4 @@
-"""Commands for the whole line: from nothing to a measured agent, and going on with a run by its directory."""
+"""Commands for all stages together: from nothing to a measured agent, and resuming a run by its directory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import typer
 
 from fireact import verbs
 from fireact.cli.shared import (
-    BudgetOf,
+    BudgetLimit,
     DryRun,
     Force,
     Json,
     Out,
     Student,
+    explain_interrupt,
     run_verb,
-    stoppable,
 )
 from fireact.terminal.evaluation import print_report
-from fireact.terminal.screen import NOTES, Terminal
+from fireact.terminal.screen import STDERR, TerminalProgress
 
 
-def quickstart(
+def quickstart_command(
     out: Out = Path("runs/quickstart"),
     student: Student = "smollm2-135m",
     fast: Annotated[bool, typer.Option("--fast", help="A real but small run: about a minute.")] = False,
@@ -40,13 +40,13 @@ def quickstart(
         print_report(out, as_json=as_json)
 
 
-def resume(
-    directory: Annotated[Path, typer.Argument(help="A run directory that is not complete.")], budget: BudgetOf = None
+def resume_command(
+    directory: Annotated[Path, typer.Argument(help="A run directory that is not complete.")], budget: BudgetLimit = None
 ) -> None:
-    """Go on with an interrupted run by nothing but its directory.
+    """Resume an interrupted run by its directory alone.
 
-    Example: `fireact resume runs/quickstart`, or `fireact resume runs/collect --budget 10usd` where the first was spent
+    Example: `fireact resume runs/quickstart`, or `fireact resume runs/collect --budget 10usd` after the first is spent
     """
-    with stoppable(directory):
-        verbs.resume(directory, budget=budget, progress=Terminal())
-    NOTES.print(f"{directory} is complete.")
+    with explain_interrupt(directory):
+        verbs.resume(directory, budget=budget, progress=TerminalProgress())
+    STDERR.print(f"{directory} is complete.")

@@ -9,7 +9,7 @@ import typer
 
 from fireact.cli.shared import (
     TASK,
-    BudgetOf,
+    BudgetLimit,
     Cache,
     Calls,
     DryRun,
@@ -24,22 +24,23 @@ from fireact.cli.shared import (
     Timeout,
     Tools,
     Tpm,
-    endpoint,
+    build_endpoint,
     run_verb,
 )
 from fireact.errors import ConfigError
 from fireact.progress import SILENT
 from fireact.terminal.comparison import print_comparison, print_differences
 from fireact.terminal.evaluation import print_evaluation, print_report, print_rescored
-from fireact.terminal.screen import NOTES, Terminal, print_json
+from fireact.terminal.screen import STDERR, TerminalProgress, print_json
 from fireact.terminal.study import print_plan, print_studies, print_study
 
 
-def evaluate(
+def evaluate_command(
     agent: Annotated[
         str,
         typer.Argument(
-            help="A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."
+            help="A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, "
+            "scripted:expert."
         ),
     ],
     tasks: Tasks = None,
@@ -59,7 +60,7 @@ def evaluate(
     native: Native = False,
     calls: Calls = "record",
     cache: Cache = None,
-    budget: BudgetOf = None,
+    budget: BudgetLimit = None,
     rpm: Rpm = 0,
     tpm: Tpm = 0,
     timeout: Timeout = 120.0,
@@ -72,7 +73,7 @@ def evaluate(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure an agent on held-out questions: scores with intervals, by type of question, what they took, why they failed.
+    """Measure an agent on held-out questions: scores with intervals, by type of question, cost, reasons for failures.
 
     Example: `fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`
     """
@@ -80,7 +81,7 @@ def evaluate(
         "agent": agent, "n": n, "method": method, "examples": examples, "split": split, "order": order, "seed": seed,
         "temperature": temperature, "workers": workers,
         "repairs": repairs, "native": native, "calls": calls, "cache": None if cache is None else str(cache),
-        "budget": budget, "endpoint": endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
+        "budget": budget, "endpoint": build_endpoint(rpm=rpm, tpm=tpm, timeout=timeout, prices=prices),
         **({"tasks": tuple(tasks)} if tasks else {}), **({"tools": tuple(tool)} if tool else {}),
     }  # fmt: skip
     directory = out or Path("runs") / f"eval-{agent.strip('/').replace('/', '-').replace(':', '-')}"
@@ -89,7 +90,7 @@ def evaluate(
         print_evaluation(manifest, directory, as_json=as_json)
 
 
-def compare(
+def compare_command(
     before: Annotated[
         Path, typer.Argument(metavar="RUN_A", help="A directory of 'fireact eval', or a file of scored episodes.")
     ],
@@ -97,34 +98,35 @@ def compare(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            help="What may differ on purpose: noise, tools, limits, split, questions or seed; repeatable. Default: nothing."
+            help="What may differ on purpose: noise, tools, limits, split, questions or seed; repeatable. Default: "
+            "nothing."
         ),
     ] = None,
     flips: Annotated[int, typer.Option(help="Questions to show that one run has right and the other wrong.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs question by question: what changed and how certain that is, what it took, which questions flipped.
+    """Compare two runs question by question: what changed, how certain that is, its cost, and flipped questions.
 
     Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says what differs.
 
     Example: `fireact compare runs/eval-base runs/eval-fireact --flips 10`, or with `--allow noise` for a noisy run
     """
-    from fireact.evaluation.comparison import compare_runs, incomparable, read_measured
+    from fireact.evaluation.comparison import compare_runs, find_blocking_differences, read_scored_run
 
-    one, other = read_measured(before), read_measured(after)
-    wrong = incomparable(one, other, allow or ())
+    first_run, second_run = read_scored_run(before), read_scored_run(after)
+    wrong = find_blocking_differences(first_run, second_run, allow or ())
     if wrong:
-        print_differences(wrong, one.name, other.name, as_json=as_json)
+        print_differences(wrong, first_run.name, second_run.name, as_json=as_json)
         raise typer.Exit(1)
-    print_comparison(compare_runs(one, other, allow=allow or ()), flips=flips, as_json=as_json)
+    print_comparison(compare_runs(first_run, second_run, allow=allow or ()), flips=flips, as_json=as_json)
 
 
-def study(
+def study_command(
     file: Annotated[str, typer.Argument(help="A study that ships (see --list), or the path of a TOML file.")] = "",
     size: Annotated[
         str, typer.Option(help="small, for two cores; paper, for GPUs and hosted models; or what FILE has.")
     ] = "small",
-    given: Annotated[
+    assignments: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE for {NAME} in the file, such as data=DIR; repeatable.")
     ] = None,
     stages: Annotated[
@@ -145,19 +147,19 @@ def study(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run a matrix of agents, what is missing of it, and compare them with each other and with the paper's figures.
+    """Run the missing stages of a matrix of agents; compare the agents with each other and with the paper's figures.
 
     Example: `fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/mine`
     """
-    from fireact.study.file import read_study, shipped
-    from fireact.study.run import StudyConfig, plan
+    from fireact.study.file import list_shipped_studies, read_study
+    from fireact.study.run import StudyConfig, plan_study
 
     if names or not file:
-        found = {name: read_study(name).asks for name in shipped()}
-        print_json(found) if as_json else print_studies(found)
+        questions_by_study = {name: read_study(name).asks for name in list_shipped_studies()}
+        print_json(questions_by_study) if as_json else print_studies(questions_by_study)
         return
     values = {}
-    for item in given or ():
+    for item in assignments or ():
         name, separator, value = item.partition("=")
         if not separator:
             raise ConfigError(f"--set {item!r} is not of the form NAME=VALUE, such as data=DIR.")
@@ -171,7 +173,7 @@ def study(
         "budget": budget,
     }
     if dry_run:
-        expected = plan(StudyConfig(**settings), directory)
+        expected = plan_study(StudyConfig(**settings), directory)
         print_json(expected) if as_json else print_plan(expected, directory)
         return
     manifest = run_verb("study", settings, directory, force=force, dry_run=False)
@@ -179,7 +181,7 @@ def study(
         print_study(manifest, directory, as_json=as_json)
 
 
-def rescore(
+def rescore_command(
     run: Annotated[
         Path, typer.Argument(help="A directory of collect or eval, a JSONL file, or a released evaluation (.json).")
     ],
@@ -202,21 +204,21 @@ def rescore(
     """
     from fireact import jsonl
     from fireact.agents import load_model, load_task
-    from fireact.evaluation.rescore import read_run
+    from fireact.evaluation.rescore import read_run_trajectories
     from fireact.evaluation.rescore import rescore as score_again
     from fireact.tasks.judge import Judge
 
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already. Choose another -o.")
     chosen, referee = load_task(task), Judge(load_model(judge).lm) if judge else None
-    progress = Terminal() if referee else SILENT
-    result = score_again(read_run(run, task=chosen.name), chosen, n=n, judge=referee, progress=progress)
+    progress = TerminalProgress() if referee else SILENT
+    result = score_again(read_run_trajectories(run, task=chosen.name), chosen, n=n, judge=referee, progress=progress)
     if out is not None:
-        jsonl.write(out, (trajectory.to_dict() for trajectory in result.trajectories))
+        jsonl.write_objects(out, (trajectory.to_dict() for trajectory in result.trajectories))
     print_rescored(result, referee, as_json=as_json)
 
 
-def report(
+def report_command(
     runs: Annotated[
         list[str],
         typer.Argument(
@@ -236,14 +238,14 @@ def report(
     """
     run_verb("report", {"runs": tuple(runs)}, out, force=force, dry_run=False)
     if markdown:
-        from fireact.reporting.write import printed
+        from fireact.reporting.write import read_printable_markdown
 
-        print(printed(out), end="")
+        print(read_printable_markdown(out), end="")
     else:
         print_report(out, as_json=as_json)
 
 
-def view(
+def view_command(
     runs: Annotated[
         list[Path],
         typer.Argument(help="Run directories, complete or going on, directories that hold some, or files of episodes."),
@@ -257,9 +259,9 @@ def view(
 
     Example: `fireact view runs/quickstart`
     """
-    from fireact.reporting.view import view as listen
+    from fireact.reporting.view import serve_view
 
     def started(url: str) -> None:
-        NOTES.print(f"Reading {', '.join(map(str, runs))} at {url} (Ctrl-C ends it).", soft_wrap=True)
+        STDERR.print(f"Reading {', '.join(map(str, runs))} at {url} (Ctrl-C ends it).", soft_wrap=True)
 
-    listen([run.absolute() for run in runs], host=host, port=port, started=started)
+    serve_view([run.absolute() for run in runs], host=host, port=port, on_started=started)

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how a verb is run, shown and stopped."""
+"""Shared by the commands: options, and functions that run a verb and print its result."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 
 from fireact import verbs
 from fireact.models.limits import Endpoint
-from fireact.store import plain, typed
-from fireact.terminal.screen import Terminal, complain, print_json
+from fireact.store import shell_path, to_toml_table
+from fireact.terminal.screen import TerminalProgress, print_error, print_json
 from fireact.terminal.training import print_manifest
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Run directory to write.")]
@@ -24,14 +24,14 @@ TASK = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
 Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help=f"Task: {TASK}; repeatable.")]
 Tools = Annotated[list[str] | None, typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.")]
 AgentName = Annotated[str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.")]
-LimitsOf = Annotated[str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")]
-Repairs = Annotated[int, typer.Option(help="How often a completion without an action is asked for again; 0 is never.")]
+LimitsTask = Annotated[str, typer.Option("--task", "-t", help="Whose limits, and examples where the agent needs some.")]
+Repairs = Annotated[int, typer.Option(help="How often a completion without an action is requested again; 0 is never.")]
 Native = Annotated[bool, typer.Option("--native", help="Native tool calls instead of actions in text.")]
 Calls = Annotated[
-    str, typer.Option(help="record, replay or off: keep LM and tool calls, answer from them alone, or neither.")
+    str, typer.Option(help="record, replay or off: store LM and tool calls, answer only from stored calls, or neither.")
 ]
-Cache = Annotated[Path | None, typer.Option(help="File of kept calls. Default: calls.sqlite in the run directory.")]
-BudgetOf = Annotated[
+Cache = Annotated[Path | None, typer.Option(help="File of stored calls. Default: calls.sqlite in the run directory.")]
+BudgetLimit = Annotated[
     str | None, typer.Option("--budget", help="5usd, 200000tokens or 1000calls: the run stops before it is passed.")
 ]
 Rpm = Annotated[int, typer.Option(help="Requests a minute at a hosted model; 0 is no limit.")]
@@ -49,32 +49,32 @@ Order = Annotated[
 Student = Annotated[str, typer.Option("--student", help="smollm2-135m, a hub id, or a directory with a model.")]
 
 
-def endpoint(*, rpm: int, tpm: int, timeout: float, prices: Path | None) -> Endpoint:
-    """How a hosted model is asked, as options give it."""
+def build_endpoint(*, rpm: int, tpm: int, timeout: float, prices: Path | None) -> Endpoint:
+    """The settings of a hosted model from its options."""
     return Endpoint(rpm, tpm, timeout, None if prices is None else str(prices.absolute()))
 
 
 def run_verb(verb: str, settings: dict[str, Any], out: Path, *, force: bool, dry_run: bool) -> dict[str, Any] | None:
     """Run a verb, or only show its resolved settings (then the result is None)."""
-    config_class, function = verbs.load(verb)
+    config_class, function = verbs.load_verb(verb)
     config = config_class(**settings)
     if dry_run:
-        shown = {"verb": verb, "out": str(out), "settings": plain(asdict(config))}
-        if (foreseen := verbs.expected(verb, config)) is not None:
-            shown["expected"] = foreseen
-        print_json(shown, indent=2)
+        preview = {"verb": verb, "out": str(out), "settings": to_toml_table(asdict(config))}
+        if (foreseen := verbs.estimate_verb(verb, config)) is not None:
+            preview["expected"] = foreseen
+        print_json(preview, indent=2)
         return None
-    with stoppable(out):
-        return function(config, out, force=force, progress=Terminal())
+    with explain_interrupt(out):
+        return function(config, out, force=force, progress=TerminalProgress())
 
 
 @contextmanager
-def stoppable(out: Path) -> Iterator[None]:
-    """Ctrl-C ends a run with one line that says how to go on."""
+def explain_interrupt(out: Path) -> Iterator[None]:
+    """On Ctrl-C, print one line that says how to resume the run, and exit."""
     try:
         yield
     except KeyboardInterrupt:
-        complain(f"stopped. What is finished is saved; go on with: fireact resume {typed(out)}")
+        print_error(f"stopped. What is finished is saved; resume it with: fireact resume {shell_path(out)}")
         raise typer.Exit(130) from None
 
 

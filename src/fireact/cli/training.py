@@ -22,13 +22,13 @@ from fireact.cli.shared import (
     run_verb,
 )
 from fireact.cli.unused import HOSTED, IMITATION, PREFERENCE, refuse_unused
-from fireact.terminal.screen import NOTES
+from fireact.terminal.screen import STDERR
 from fireact.terminal.training import print_training
-from fireact.training.launch import parse
+from fireact.training.launch import parse_launch
 from fireact.training.recipe import read_recipe
 
 
-def train(
+def train_command(
     context: typer.Context,
     data: Annotated[
         Path, typer.Argument(help="A directory of 'fireact mix' or 'collect', or a JSONL file of trajectories.")
@@ -48,7 +48,9 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Trajectories in an optimizer step.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Of these, computed at a time; 0 is all.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Trajectories computed at a time; 0 is the whole step.")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Longest sample in tokens; longer ones are left out and counted.")
     ] = None,
@@ -63,13 +65,16 @@ def train(
     preference: Annotated[
         str | None,
         typer.Option(
-            help="A run of 'fireact train' to go on from, by DPO on successes and failures in DATA. --beta, --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to count."
+            help="A run of 'fireact train' to continue, by DPO on the successes and failures in DATA. Usable options: "
+            "--beta, --lr, --epochs, --batch-size, --micro-batch, --max-length, --seed and --report-to."
         ),
     ] = None,
     hosted: Annotated[
         str | None,
         typer.Option(
-            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. --epochs, --seed, --price and --budget count, and what the provider takes of --lr, --rank and --batch-size."
+            help="Train at a provider instead: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL. Usable "
+            "options: --epochs, --seed, --price, --budget, and those of --lr, --rank and --batch-size that the "
+            "provider accepts."
         ),
     ] = None,
     budget: Annotated[
@@ -94,19 +99,20 @@ def train(
     """
     if hosted is not None:
         refuse_unused(context, "--hosted", HOSTED)
-        order = {
+        tune_settings = {
             "data": str(data), "model": hosted, "seed": seed or 0, "learning_rate": learning_rate, "rank": rank,
-            "batch_size": batch_size, "price": price, "budget": budget, **({} if epochs is None else {"epochs": epochs}),
+            "batch_size": batch_size, "price": price, "budget": budget,
+            **({} if epochs is None else {"epochs": epochs}),
         }  # fmt: skip
-        print_result(run_verb("tune", order, out, force=force, dry_run=dry_run), out, as_json=as_json)
+        print_result(run_verb("tune", tune_settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
         return
     if preference is not None:
         refuse_unused(context, "--preference", PREFERENCE)
-        given = {
+        options = {
             "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
             "max_length": max_length, "seed": seed, "report_to": tuple(report_to) if report_to else None, "beta": beta,
         }  # fmt: skip
-        dpo = {name: value for name, value in given.items() if value is not None}
+        dpo = {name: value for name, value in options.items() if value is not None}
         preferred = run_verb(
             "prefer", {"data": str(data), "start": preference, **dpo}, out, force=force, dry_run=dry_run
         )
@@ -122,21 +128,21 @@ def train(
     settings = {
         "data": str(data), "student": student, "recipe": chosen, "renderer": renderer,
         **({"tools": tuple(tool)} if tool else {}), "report_to": tuple(report_to or ()),
-        **parse(launch),
+        **parse_launch(launch),
     }  # fmt: skip
     manifest = run_verb("train", settings, out, force=force, dry_run=dry_run)
     if manifest is not None:
         print_training(manifest, out, as_json=as_json)
 
 
-def improve(
+def improve_command(
     run: Annotated[str, typer.Argument(help="A directory of 'fireact train' or 'fireact quickstart' to begin with.")],
     tasks: Tasks = None,
     tool: Tools = None,
     start: Annotated[
         int | None,
         typer.Option(
-            help="First train question that is tried. Default: the first from which on none is in the run's data."
+            help="First train question to try. Default: the first after which no question is in the run's data."
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="New questions of each task, each round.")] = 100,
@@ -152,7 +158,7 @@ def improve(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Rounds of rejection sampling: the student learns from its own successes, until a round brings nothing.
+    """Rounds of rejection sampling: the student learns from its own successes, until a round gains nothing.
 
     Example: `fireact improve runs/quickstart -t geo-hop -n 100 -o runs/improve`
     """
@@ -164,7 +170,7 @@ def improve(
     print_result(run_verb("improve", settings, out, force=force, dry_run=dry_run), out, as_json=as_json)
 
 
-def export(
+def export_command(
     run: Annotated[str, typer.Argument(help="A directory of 'fireact train' or 'fireact quickstart'.")],
     to: Annotated[
         str, typer.Option(help="merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile).")
@@ -180,24 +186,25 @@ def export(
 ) -> None:
     """Export a fine-tuned student for transformers and vLLM, llama.cpp or Ollama.
 
-    Example: `fireact export runs/quickstart --to ollama -o runs/ollama && ollama create my-agent -f runs/ollama/Modelfile`
+    Example: `fireact export runs/quickstart --to ollama -o runs/ollama`, then
+    `ollama create my-agent -f runs/ollama/Modelfile`
     """
     directory = out or Path("runs") / f"export-{to}"
     manifest = run_verb("export", {"run": run, "to": to, "dtype": dtype}, directory, force=force, dry_run=dry_run)
     print_result(manifest, directory, as_json=as_json)
 
 
-def cancel(
+def cancel_command(
     directory: Annotated[Path, typer.Argument(help="A directory of 'fireact train --hosted'.")], as_json: Json = False
 ) -> None:
-    """Stop the job of a run at a provider; what it has cost so far is paid.
+    """Stop the job of a run at a provider; its cost so far is still charged.
 
     Example: `fireact cancel runs/train`
     """
-    from fireact.hosted.run import cancel as stop
+    from fireact.hosted.run import cancel_job as stop
 
     job = stop(directory)
     if as_json:
         print(json.dumps(asdict(job)))
     else:
-        NOTES.print(f"Job {job.id}: {job.status if job.status == 'cancelled' else 'asked to stop'}.")
+        STDERR.print(f"Job {job.id}: {job.status if job.status == 'cancelled' else 'asked to stop'}.")

@@ -1,7 +1,7 @@
-"""The options of ``fireact train`` that mean nothing for a way of training, and why.
+"""The options of ``fireact train`` that a way of training does not use, and why.
 
-Invariant: an option that is given is used or refused, never ignored. Python users need none of this: the settings of each
-verb have no field that is not used.
+Invariant: an option that a user gives is used or refused, never ignored. Python users need none of this: the settings
+of a verb have no unused field.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 
 from fireact.errors import ConfigError
 
-_THE_RUN = "what goes on being trained is the adapter of that run, as its recipe made it"
+_THE_RUN = "training continues with the adapter of that run, as its recipe made it"
 _RENDERED = "trajectories are rendered as that run rendered them"
 _MEASURED = "no questions are kept out; measure the result with: fireact eval"
 _PROVIDER = "the provider chooses it"
@@ -25,7 +25,8 @@ PREFERENCE = {
 }  # fmt: skip
 HOSTED = {
     "student": "the base model stands in --hosted", "recipe": _PROVIDER, "kind": _PROVIDER, "blocks": _PROVIDER,
-    "micro_batch": _PROVIDER, "max_length": _PROVIDER, "renderer": "the file has actions as text, as the renderer react writes them",
+    "micro_batch": _PROVIDER, "max_length": _PROVIDER,
+    "renderer": "the file has actions as text, as the renderer react writes them",
     "tool": "the file has actions as text, which needs no schemas", "launch": "nothing runs here",
     "validation": "the whole file is trained on; mix with --holdout to keep questions out",
     "patience": "the whole file is trained on for all epochs",

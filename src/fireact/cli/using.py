@@ -12,22 +12,22 @@ import typer
 from fireact.cli.shared import (
     AgentName,
     Json,
-    LimitsOf,
+    LimitsTask,
     Tools,
 )
-from fireact.errors import unknown
-from fireact.terminal.screen import NOTES, Terminal, read_line
-from fireact.terminal.steps import Speech
+from fireact.errors import unknown_name_error
+from fireact.terminal.screen import STDERR, TerminalProgress, read_line
+from fireact.terminal.steps import StreamPrinter
 from fireact.types import answer_of
 
 ENGINES = ("transformers", "vllm")
 
 
-def ask(
+def ask_command(
     question: Annotated[str, typer.Argument(help="The question.")],
     agent: AgentName = "runs/quickstart",
     tool: Tools = None,
-    task: LimitsOf = "geo-hop",
+    task: LimitsTask = "geo-hop",
     as_json: Json = False,
 ) -> None:
     """Ask an agent one question, and watch each thought and action as it is written, and each observation as it comes.
@@ -36,28 +36,28 @@ def ask(
     """
     from fireact.serving import voice
 
-    chosen = _agent(agent, task, tool)
-    steps = voice.ask(chosen, question, (lambda piece: None) if as_json else Speech())
+    chosen = _load_agent(agent, task, tool)
+    steps = voice.ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
     answer = answer_of(steps)
     if as_json:
         print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
     elif answer is None:
-        NOTES.print(f"No answer within {chosen.limits.max_steps} steps.")
+        STDERR.print(f"No answer within {chosen.limits.max_steps} steps.")
 
 
-def chat(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsOf = "geo-hop") -> None:
+def chat_command(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsTask = "geo-hop") -> None:
     """Ask an agent one question after the other; each is answered on its own. End with Ctrl-D or an empty line.
 
     Example: `fireact chat -a runs/quickstart`
     """
     from fireact.serving import voice
 
-    chosen = _agent(agent, task, tool)
+    chosen = _load_agent(agent, task, tool)
     while question := read_line("Question: "):
-        voice.ask(chosen, question, Speech())
+        voice.ask_agent(chosen, question, StreamPrinter())
 
 
-def serve(
+def serve_command(
     agent: Annotated[str, typer.Argument(help="A directory of 'fireact train', or a model.")] = "runs/quickstart",
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback FIREACT_API_KEY must be set.")
@@ -65,7 +65,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="Name of the model; NAME-agent is the agent with its tools.")] = "fireact",
     tool: Tools = None,
-    task: LimitsOf = "geo-hop",
+    task: LimitsTask = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
     engine: Annotated[
         str, typer.Option(help="transformers, in this process; or vllm, started beside it (for GPUs).")
@@ -76,51 +76,52 @@ def serve(
 ) -> None:
     """Serve a fine-tuned student, and the agent around it, to OpenAI clients (or the agent to MCP clients).
 
-    Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1", model="fireact-agent"
+    Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
+    model="fireact-agent"
     """
-    from fireact.serving.server import key_for, service
-    from fireact.serving.server import serve as listen
+    from fireact.serving.server import make_served_agent, required_key
+    from fireact.serving.server import run_server as listen
 
     if not mcp:
-        key_for(host)  # before a model is loaded
-    with _engine(engine, agent, name=name, slots=slots) as model:
-        chosen = _around(model, task, tool)
+        required_key(host)  # before a model is loaded
+    with _open_engine(engine, agent, name=name, slots=slots) as model:
+        chosen = _build_agent(model, task, tool)
         if mcp:
-            from fireact.serving.mcp import mcp_server
+            from fireact.serving.mcp import build_mcp_server
 
-            mcp_server(name, chosen).run()
+            build_mcp_server(name, chosen).run()
             return
-        served = service(name, chosen, host=host)
+        served = make_served_agent(name, chosen, host=host)
 
         def started(url: str) -> None:
-            NOTES.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
+            STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
 
         listen(served, host=host, port=port, started=started)
 
 
 @contextmanager
-def _engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
+def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
     """The student of an agent, in this process or behind vLLM."""
     from fireact.agents import load_model
 
     if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+        raise unknown_name_error("engine", engine, ENGINES)
     if engine == "transformers":
         yield load_model(agent, slots=slots)
         return
-    from fireact.serving.vllm import served
+    from fireact.serving.vllm import run_vllm
 
-    with served(agent, name=name, slots=slots, say=Terminal().say) as model:
+    with run_vllm(agent, name=name, slots=slots, say=TerminalProgress().say) as model:
         yield model
 
 
-def _agent(model: str, task: str, tools: list[str] | None) -> Any:
+def _load_agent(model: str, task: str, tools: list[str] | None) -> Any:
     from fireact.agents import load_model
 
-    return _around(load_model(model, slots=1), task, tools)
+    return _build_agent(load_model(model, slots=1), task, tools)
 
 
-def _around(model: Any, task: str, tools: list[str] | None) -> Any:
-    from fireact.agents import build, load_task, load_tools
+def _build_agent(model: Any, task: str, tools: list[str] | None) -> Any:
+    from fireact.agents import build_agent, load_task, load_tools
 
-    return build(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))
+    return build_agent(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from fireact.data import selection
 from fireact.data.filters import Filter, Predicate, predicate
-from fireact.data.sources import is_own
-from fireact.data.steps import weighed
-from fireact.errors import ConfigError, DataError, unknown
+from fireact.data.sources import is_trajectory_file
+from fireact.data.steps import weigh_bad_steps
+from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.read import read_any
-from fireact.formats.released import repaired
-from fireact.store import MANIFEST, read_manifest, read_trajectories, shown
+from fireact.formats.released import repair_trajectory
+from fireact.store import MANIFEST, read_manifest, read_trajectories, relative_path
 from fireact.types import Trajectory
 
 
@@ -31,13 +31,13 @@ class Dataset:
 
     @classmethod
     def read(cls, path: Path) -> Dataset:
-        """Read a run directory, or a file in any known format. Raises DataError where two lines are the same episode."""
-        found = read_trajectories(path) if is_own(path) else read_any(path)
-        read = sorted(map(repaired, found), key=selection.identity)
-        for one, other in pairwise(read):
-            if selection.identity(one) == selection.identity(other):
-                raise DataError(f"{path} holds the episode {one.key} twice. Delete one of the two lines.")
-        return cls(tuple(read), (*past(path), f"{shown(path)}: {len(read)}"))
+        """Read a run directory, or a file in any known format. Raises DataError if two lines are the same episode."""
+        trajectories = read_trajectories(path) if is_trajectory_file(path) else read_any(path)
+        ordered = sorted(map(repair_trajectory, trajectories), key=selection.episode_identity)
+        for previous, current in pairwise(ordered):
+            if selection.episode_identity(previous) == selection.episode_identity(current):
+                raise DataError(f"{path} holds the episode {previous.key} twice. Delete one of the two lines.")
+        return cls(tuple(ordered), (*read_history(path), f"{relative_path(path)}: {len(ordered)}"))
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -45,63 +45,68 @@ class Dataset:
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)
 
-    def where(self, wanted: str | Predicate) -> Dataset:
-        """Those that a filter keeps, given by text (see ``predicate``) or as a function."""
-        keep = predicate(wanted) if isinstance(wanted, str) else wanted
-        kept = tuple(trajectory for trajectory in self.trajectories if keep(trajectory))
+    def where(self, condition: str | Predicate) -> Dataset:
+        """The trajectories that pass a filter: a text (see ``predicate``) or a function."""
+        keep = predicate(condition) if isinstance(condition, str) else condition
+        matching = tuple(trajectory for trajectory in self.trajectories if keep(trajectory))
         name = keep.name if isinstance(keep, Filter) else getattr(keep, "__name__", "function")
-        return Dataset(kept, (*self.history, f"where {name}: {len(self)} -> {len(kept)}"))
+        return Dataset(matching, (*self.history, f"where {name}: {len(self)} -> {len(matching)}"))
 
     def take(self, n: int, *, seed: int) -> Dataset:
-        """``n`` of them in random order, without replacement. Raises ConfigError naming the shortfall."""
+        """``n`` trajectories in random order, without replacement. Raises ConfigError that names the shortfall."""
         if n < 0:
-            raise ConfigError(f"{n} trajectories asked for; give a number from 0 to {len(self)}.")
+            raise ConfigError(f"{n} trajectories requested; give a number from 0 to {len(self)}.")
         if n > len(self):
             raise ConfigError(
-                f"{n} trajectories asked for, {len(self)} there ({'; '.join(self.history)}): {n - len(self)} short."
+                f"{n} trajectories requested, {len(self)} available ({'; '.join(self.history)}): {n - len(self)} short."
             )
-        table = self._table()
-        drawn = table[selection.sample(table, selection.shuffled(table, seed), n, seed)]
-        return self._chosen(drawn[selection.shuffled(drawn, seed)], f"take {n}, seed {seed}")
+        table = self._build_table()
+        drawn = table[selection.sample_rows(table, selection.shuffle_rows(table, seed), n, seed)]
+        return self._select_rows(drawn[selection.shuffle_rows(drawn, seed)], f"take {n}, seed {seed}")
 
     def best_of(self, n: int = 1) -> Dataset:
         """The ``n`` best of each question: successes first, then the shortest, then the least repaired."""
         if n < 1:
             raise ConfigError(f"best_of is {n}; it must be at least 1.")
-        table = self._table()
-        return self._chosen(table[selection.best(table, n)], f"best {n} of each question")
+        table = self._build_table()
+        return self._select_rows(table[selection.select_best_rows(table, n)], f"best {n} of each question")
 
     def balance(self, by: str, *, seed: int, n: int | None = None) -> Dataset:
-        """As many of each task, method or difficulty: those of the scarcest, or ``n`` in all. Raises ConfigError."""
+        """Equally many of each task, method or difficulty: as many as the scarcest has, or ``n`` in all.
+
+        Raises ConfigError for an unknown ``by`` or where there are too few.
+        """
         if by not in selection.BALANCED:
-            raise unknown("balance", by, selection.BALANCED)
-        table = self._table()
-        there = {name: len(index) for name, index in table.members(by).items()}
-        wanted = selection.shares(dict.fromkeys(there, 1.0), there, n)
-        drawn = table[selection.draw(table, wanted, by=by, seed=seed, history=self.history)]
-        return self._chosen(drawn[selection.shuffled(drawn, seed)], f"balance {by}, seed {seed}")
+            raise unknown_name_error("balance", by, selection.BALANCED)
+        table = self._build_table()
+        available = {name: len(index) for name, index in table.members(by).items()}
+        counts = selection.apportion_rows(dict.fromkeys(available, 1.0), available, n)
+        drawn = table[selection.draw_rows(table, counts, by=by, seed=seed, history=self.history)]
+        return self._select_rows(drawn[selection.shuffle_rows(drawn, seed)], f"balance {by}, seed {seed}")
 
     def hold_out(self, share: float, *, seed: int) -> tuple[Dataset, Dataset]:
-        """What is left, and what is held out: all trajectories of that share of each task's questions."""
+        """Two sets, rest and held out: the second has all trajectories of that share of each task's questions."""
         if not 0 <= share < 1:
             raise ConfigError(f"the share to hold out is {share}; it must be from 0 to below 1.")
-        table = self._table()
-        held = selection.held_out(table, share, seed)
-        what = f"hold out {share:g} of the questions, seed {seed}"
-        return self._chosen(table[~held], f"{what}, rest"), self._chosen(table[held], f"{what}, held out")
+        table = self._build_table()
+        is_held_out = selection.select_held_out_rows(table, share, seed)
+        description = f"hold out {share:g} of the questions, seed {seed}"
+        return self._select_rows(table[~is_held_out], f"{description}, rest"), self._select_rows(
+            table[is_held_out], f"{description}, held out"
+        )
 
     def weigh_bad(self, weight: float) -> Dataset:
-        """The same with that weight on disturbed, faulty and repeated steps; 0 keeps them as context only."""
+        """The same with this weight on disturbed, faulty and repeated steps; 0 keeps them as context only."""
         if not 0 <= weight <= 1:
             raise ConfigError(f"the weight of bad steps is {weight}; it must be from 0 to 1.")
-        found = tuple(weighed(trajectory, weight) for trajectory in self.trajectories)
-        changed = sum(one != other for one, other in zip(found, self.trajectories, strict=True))
-        return Dataset(found, (*self.history, f"bad steps weigh {weight:g}: {changed} of {len(self)} trajectories"))
+        weighted = tuple(weigh_bad_steps(trajectory, weight) for trajectory in self.trajectories)
+        changed = sum(new != old for new, old in zip(weighted, self.trajectories, strict=True))
+        return Dataset(weighted, (*self.history, f"bad steps weigh {weight:g}: {changed} of {len(self)} trajectories"))
 
     def shuffled(self, seed: int) -> Dataset:
         """The same trajectories in an order that depends on the seed alone."""
-        table = self._table()
-        return Dataset(self._chosen(table[selection.shuffled(table, seed)], "").trajectories, self.history)
+        table = self._build_table()
+        return Dataset(self._select_rows(table[selection.shuffle_rows(table, seed)], "").trajectories, self.history)
 
     def group(self, key: Callable[[Trajectory], str]) -> dict[str, Dataset]:
         """One Dataset for each value of ``key``, in order of the values."""
@@ -114,22 +119,22 @@ class Dataset:
         }
 
     @staticmethod
-    def concatenate(parts: Iterable[Dataset]) -> Dataset:
-        """All parts in one, their histories after each other."""
-        parts = list(parts)
-        lines = tuple(dict.fromkeys(line for part in parts for line in part.history))
-        return Dataset(tuple(trajectory for part in parts for trajectory in part), lines)
+    def concatenate(datasets: Iterable[Dataset]) -> Dataset:
+        """All datasets in one, their histories one after another."""
+        datasets = list(datasets)
+        lines = tuple(dict.fromkeys(line for dataset in datasets for line in dataset.history))
+        return Dataset(tuple(trajectory for dataset in datasets for trajectory in dataset), lines)
 
-    def _table(self) -> selection.Table:
-        return selection.table((trajectory, at, 0, 0) for at, trajectory in enumerate(self.trajectories))
+    def _build_table(self) -> selection.Table:
+        return selection.build_table((trajectory, index, 0, 0) for index, trajectory in enumerate(self.trajectories))
 
-    def _chosen(self, table: selection.Table, what: str) -> Dataset:
-        found = tuple(self.trajectories[at] for at in table.rows["line"].tolist())
-        return Dataset(found, (*self.history, f"{what}: {len(self)} -> {len(found)}"))
+    def _select_rows(self, table: selection.Table, description: str) -> Dataset:
+        trajectories = tuple(self.trajectories[index] for index in table.rows["line"].tolist())
+        return Dataset(trajectories, (*self.history, f"{description}: {len(self)} -> {len(trajectories)}"))
 
 
-def past(path: Path) -> tuple[str, ...]:
-    """The history that a run directory carries, or nothing."""
+def read_history(path: Path) -> tuple[str, ...]:
+    """The history in the manifest of a run directory; empty where there is none."""
     if not (path / MANIFEST).is_file():
         return ()
     return tuple(map(str, read_manifest(path).get("history", ())))

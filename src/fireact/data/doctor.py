@@ -1,7 +1,7 @@
-"""What is in a set of trajectories and what is wrong with it, in one pass over the file and one over its questions.
+"""What a set of trajectories holds and what is wrong with it: one pass over the file and one over its questions.
 
-Invariant: every line is looked at, in blocks, so that a large file needs little memory; nothing is changed (``repair``
-does that). Findings carry line numbers; of each kind the first ones are kept, all are counted.
+Invariant: every line is checked, in blocks, so that a large file needs little memory; nothing is changed (``repair``
+does that). Findings carry line numbers: all findings of a kind are counted, the first ones are listed.
 """
 
 from __future__ import annotations
@@ -15,34 +15,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fireact.data.contamination import UNKNOWN, EvaluationSet, held_out_of, not_compared, sets_against
-from fireact.data.duplicates import HASHES, near, signature
-from fireact.data.filters import is_right
-from fireact.data.findings import KINDS, Bounds, check, known_tools
-from fireact.data.lines import Block, blocks, entries, in_order, processes, raw_lines
-from fireact.data.measure import lengths, load_tokenizer
-from fireact.data.selection import content, digest, identity, question, written
-from fireact.data.sources import Own, own_files
+from fireact.data.contamination import (
+    UNKNOWN,
+    EvaluationSet,
+    find_uncompared_tasks,
+    load_evaluation_sets,
+    load_held_out_sets,
+)
+from fireact.data.duplicates import HASHES, compute_minhash, find_near_duplicates
+from fireact.data.filters import has_full_score
+from fireact.data.findings import KINDS, Bounds, check_trajectory, known_tools
+from fireact.data.lines import Block, choose_worker_count, map_in_order, read_entries, read_raw_lines, split_into_blocks
+from fireact.data.measure import load_counting_tokenizer, measure_lengths
+from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
+from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError
 from fireact.progress import SILENT, Progress
-from fireact.sensitive import blotted, sensitive
-from fireact.store import MANIFEST, absolute, parse_trajectory, read_manifest
+from fireact.sensitive import find_sensitive, redact
+from fireact.store import MANIFEST, absolute_path, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
-SHOWN = 20
-"""Lines that are kept of each kind of finding."""
+MAX_LINES = 20
+"""Line numbers that are listed for each kind of finding."""
 EVALUATION_ONLY = ("geo-compose",)
-"""Tasks that no data may overlap, whether it is of them or not."""
+"""Tasks that no data may overlap, even data of other tasks."""
 DROPPED = ("unreadable", "fault", "nothing to learn", "repeated episode", "exact duplicate", "contaminated")
-"""Kinds for which a repaired copy leaves the line out."""
+"""Kinds of finding whose lines a repaired copy leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorConfig:
-    """Settings of ``doctor``: whose tokenizer counts (empty: an estimate), what is allowed, and what must not overlap.
+    """Settings of ``doctor``: the student whose tokenizer counts (empty: an estimate), limits, and evaluation sets.
 
-    ``renderer`` is the one that the data will be trained with.
-    ``against`` are tasks and files of questions; empty means the held-out splits of the tasks in the data.
+    ``renderer`` is the one that training will use. ``against`` are tasks and files of questions that the data must not
+    overlap; empty means the held-out splits of the tasks in the data.
     """
 
     data: str
@@ -55,7 +61,7 @@ class DoctorConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", absolute(self.data))
+        object.__setattr__(self, "data", absolute_path(self.data))
         for name, least in (("max_length", 1), ("max_observation", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"doctor: {name} is {getattr(self, name)}; it must be at least {least}.")
@@ -63,12 +69,12 @@ class DoctorConfig:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of thing that is wrong: how often, in which lines (the first ones), for example what, and the fix."""
+    """One kind of problem: its count, the first lines that have it, an example and the fix."""
 
     kind: str
     level: str
     count: int
-    says: str
+    message: str
     lines: tuple[int, ...]
     example: str
     fix: str
@@ -76,7 +82,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is in the data and what is wrong with it; ``drops`` names each line that a repair leaves out, and why."""
+    """What the data holds and what is wrong with it; ``drops`` are the lines that a repair leaves out, with reasons."""
 
     data: str
     n: int
@@ -95,15 +101,15 @@ class Diagnosis:
         return not any(finding.level == "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; the lines to drop are left to the log of a repair."""
+        """The diagnosis as JSON, without ``drops``: the log of a repair lists those lines."""
         names = ("data", "n", "groups", "stops", "steps", "tokens", "tokenizer", "notes")
-        found = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
         findings = [
             {name: getattr(finding, name) for name in ("kind", "level", "count", "lines", "example", "fix")}
             for finding in self.findings
         ]
         return {
-            **found,
+            **values,
             "steps": {str(n): count for n, count in self.steps.items()},
             "findings": findings,
             "sound": self.sound,
@@ -111,25 +117,25 @@ class Diagnosis:
 
 
 @dataclass(slots=True)
-class Part:
-    """What one block showed."""
+class BlockReport:
+    """The counts and findings of one block."""
 
     end: int
     groups: dict[str, Counter[str]]
     stops: Counter[str]
     steps: Counter[int]
-    found: list[tuple[int, str, str]]
+    findings: list[tuple[int, str, str]]
     lines: npt.NDArray[np.int64]
     digests: npt.NDArray[np.uint64]
     offsets: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
     signatures: npt.NDArray[np.uint32]
-    untold: int = 0
-    """Episodes of which nobody says what tools there were."""
+    without_tools: int = 0
+    """Episodes whose tools are unknown."""
 
 
-def bounds_of(config: DoctorConfig) -> Bounds:
-    """What is allowed; the tools are those given, or those that the run was made with."""
+def load_bounds(config: DoctorConfig) -> Bounds:
+    """The limits; the tools are those of the config, else those of the run's manifest."""
     tools = tuple(config.tools)
     if not tools and (Path(config.data) / MANIFEST).is_file():
         made_with = read_manifest(Path(config.data)).get("tools")
@@ -137,165 +143,195 @@ def bounds_of(config: DoctorConfig) -> Bounds:
     return Bounds(tools, config.max_observation, config.max_length)
 
 
-def examine(block: Block, config: DoctorConfig, bounds: Bounds) -> Part:
-    """Look at every line of a block on its own."""
-    part = Part(len(raw_lines(block)), {}, Counter(), Counter(), [], *([np.empty(0)] * 5))  # type: ignore[arg-type]
+def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockReport:
+    """Check every line of a block on its own."""
+    report = BlockReport(len(read_raw_lines(block)), {}, Counter(), Counter(), [], *([np.empty(0)] * 5))  # type: ignore[arg-type]
     lines, digests, offsets, tokens, signatures = [], [], [], [], [np.empty((0, HASHES), np.uint32)]
-    for entry in entries(block):
+    for entry in read_entries(block):
         if entry.trajectory is None:
-            part.found.append((entry.line, "unreadable", entry.reason))
-            part.found += [(entry.line, *one) for one in sensitive(entry.raw.decode(errors="replace"))]
+            report.findings.append((entry.line, "unreadable", entry.reason))
+            report.findings += [
+                (entry.line, *finding) for finding in find_sensitive(entry.raw.decode(errors="replace"))
+            ]
             continue
-        one = entry.trajectory
-        length = lengths(one, config.student, renderer=config.renderer, tools=config.tools)
-        part.untold += not known_tools(one, bounds.tools) and any(step.action for step in one.steps)
-        _count(part, one)
-        part.found += [(entry.line, kind, what) for kind, what in check(one, bounds)]
+        trajectory = entry.trajectory
+        length = measure_lengths(trajectory, config.student, renderer=config.renderer, tools=config.tools)
+        report.without_tools += not known_tools(trajectory, bounds.tools) and any(
+            step.action for step in trajectory.steps
+        )
+        _count_episode(report, trajectory)
+        report.findings += [(entry.line, kind, detail) for kind, detail in check_trajectory(trajectory, bounds)]
         if length[2] > bounds.max_length:
-            part.found.append((entry.line, "too long", f"{length[2]:,} tokens"))
+            report.findings.append((entry.line, "too long", f"{length[2]:,} tokens"))
         lines.append(entry.line)
         offsets.append((entry.offset, len(entry.raw)))
-        digests.append((digest(identity(one)), content(one), digest(question(one)), digest(one.method)))
+        digests.append(
+            (
+                hash_text(episode_identity(trajectory)),
+                hash_content(trajectory),
+                hash_text(question_key(trajectory)),
+                hash_text(trajectory.method),
+            )
+        )
         tokens.append(length)
-        signatures.append(signature(written(one))[None])
-    part.lines, part.digests = np.array(lines, np.int64), np.array(digests, np.uint64).reshape(-1, 4)
-    part.offsets, part.tokens = np.array(offsets, np.int64).reshape(-1, 2), np.array(tokens, np.int64).reshape(-1, 3)
-    part.signatures = np.concatenate(signatures)
-    return part
+        signatures.append(compute_minhash(agent_text(trajectory))[None])
+    report.lines, report.digests = np.array(lines, np.int64), np.array(digests, np.uint64).reshape(-1, 4)
+    report.offsets, report.tokens = (
+        np.array(offsets, np.int64).reshape(-1, 2),
+        np.array(tokens, np.int64).reshape(-1, 3),
+    )
+    report.signatures = np.concatenate(signatures)
+    return report
 
 
-def _count(part: Part, one: Trajectory) -> None:
-    group = part.groups.setdefault(f"{one.task}/{one.method}", Counter())
-    group.update({"n": 1, "finished": int(one.stop == "finish"), "correct": int(is_right(one))})
-    if "f1" in one.scores:
+def _count_episode(report: BlockReport, trajectory: Trajectory) -> None:
+    group = report.groups.setdefault(f"{trajectory.task}/{trajectory.method}", Counter())
+    group.update({"n": 1, "finished": int(trajectory.stop == "finish"), "correct": int(has_full_score(trajectory))})
+    if "f1" in trajectory.scores:
         group["scored"] += 1
-        group["f1"] += one.scores["f1"]  # type: ignore[assignment]
-    part.stops[one.stop] += 1
-    part.steps[len(one.steps)] += 1
+        group["f1"] += trajectory.scores["f1"]  # type: ignore[assignment]
+    report.stops[trajectory.stop] += 1
+    report.steps[len(trajectory.steps)] += 1
 
 
-def overlaps(block: Block, against: tuple[str, ...], tasks: tuple[str, ...]) -> list[tuple[int, str]]:
+def find_overlaps(block: Block, against: tuple[str, ...], tasks: tuple[str, ...]) -> list[tuple[int, str]]:
     """Lines of a block whose question overlaps an evaluation set, with the name of the set."""
-    sets = evaluation_sets(against, tasks)
-    known: dict[str, str] = {}
-    found = []
-    for entry in entries(block):
+    sets = choose_evaluation_sets(against, tasks)
+    set_by_question: dict[str, str] = {}
+    overlapping_lines = []
+    for entry in read_entries(block):
         if entry.trajectory is not None:
-            asked = entry.trajectory.example.question
-            if asked not in known:
-                known[asked] = next((one.name for one in sets if one.overlaps(asked)), "")
-            if known[asked]:
-                found.append((entry.line, known[asked]))
-    return found
+            question = entry.trajectory.example.question
+            if question not in set_by_question:
+                set_by_question[question] = next(
+                    (evaluation_set.name for evaluation_set in sets if evaluation_set.overlaps(question)), ""
+                )
+            if set_by_question[question]:
+                overlapping_lines.append((entry.line, set_by_question[question]))
+    return overlapping_lines
 
 
-def evaluation_sets(against: tuple[str, ...], tasks: tuple[str, ...]) -> list[EvaluationSet]:
-    """The sets given, or the held-out splits of the tasks. Raises ConfigError for one that is given and unknown."""
+def choose_evaluation_sets(against: tuple[str, ...], tasks: tuple[str, ...]) -> list[EvaluationSet]:
+    """The sets in ``against``, else the held-out splits of the tasks. Raises ConfigError for an unknown set."""
     if against:
-        return [one for name in against for one in sets_against(name)]
-    return [one for task in dict.fromkeys((*tasks, *EVALUATION_ONLY)) for one in held_out_of(task)[0]]
+        return [evaluation_set for name in against for evaluation_set in load_evaluation_sets(name)]
+    return [
+        evaluation_set
+        for task in dict.fromkeys((*tasks, *EVALUATION_ONLY))
+        for evaluation_set in load_held_out_sets(task)[0]
+    ]
 
 
-def diagnose(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
-    """Look at everything. Raises DataError when the file cannot be read or is empty."""
-    with own_files([Path(config.data)], skip=True) as (own,):
-        return diagnose_file(config, own, progress=progress)
+def diagnose_data(config: DoctorConfig, *, progress: Progress = SILENT) -> Diagnosis:
+    """Check all data. Raises DataError when the file cannot be read or is empty."""
+    with open_trajectory_files([Path(config.data)], skip=True) as (source,):
+        return diagnose_file(config, source, progress=progress)
 
 
-def diagnose_file(config: DoctorConfig, own: Own, *, progress: Progress = SILENT) -> Diagnosis:
-    """Look at everything in the lines that hold the data."""
-    file = own.file
-    evaluation_sets(tuple(config.against), ())  # a wrong name is said before anything is read
+def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Progress = SILENT) -> Diagnosis:
+    """Check all lines of an opened file."""
+    file = source.file
+    choose_evaluation_sets(tuple(config.against), ())  # a wrong name fails before the file is read
     if config.student:
-        load_tokenizer(config.student)
-    parts, found = _examined(config, file, progress)
-    n = sum(len(part.lines) for part in parts)
-    if not n and not found and not own.bad:
+        load_counting_tokenizer(config.student)
+    reports, findings = _examine_blocks(config, file, progress)
+    n = sum(len(report.lines) for report in reports)
+    if not n and not findings and not source.bad:
         raise DataError(f"{config.data} holds no trajectories.")
     lines, digests, offsets, tokens, signatures = (
-        np.concatenate([getattr(part, name) for part in parts])
+        np.concatenate([getattr(report, name) for report in reports])
         for name in ("lines", "digests", "offsets", "tokens", "signatures")
     )
-    groups = _summed(parts)
+    groups = _sum_groups(reports)
     tasks = tuple(sorted({name.rpartition("/")[0] for name in groups}))
-    found += _contaminated(config, file, tasks, progress)
-    kept = ~np.isin(lines, list(_drops(found)))  # what is left out anyway makes nothing a repeat
-    found += _repeated(lines[kept], digests[kept], offsets[kept], file)
-    found += _near(lines[kept], digests[kept], offsets[kept], signatures[kept], file)
-    absent = {} if config.against else not_compared(tasks)
-    bad = [(damage.number, damage.kind, blotted(damage.detail)) for damage in own.damage]
+    findings += _find_contaminated(config, file, tasks, progress)
+    is_remaining = ~np.isin(lines, list(_lines_to_drop(findings)))  # a dropped line must not make another one a repeat
+    findings += _find_repeats(lines[is_remaining], digests[is_remaining], offsets[is_remaining], file)
+    findings += _find_near_duplicates(
+        lines[is_remaining], digests[is_remaining], offsets[is_remaining], signatures[is_remaining], file
+    )
+    absent = {} if config.against else find_uncompared_tasks(tasks)
+    bad = [(damage.number, damage.kind, redact(damage.detail)) for damage in source.damage]
     silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
     return Diagnosis(
         data=config.data,
         n=n,
         groups=groups,
-        stops=dict(sum((part.stops for part in parts), Counter[str]())),
-        steps=dict(sorted(sum((part.steps for part in parts), Counter[int]()).items())),
-        tokens=_token_facts(tokens),
+        stops=dict(sum((report.stops for report in reports), Counter[str]())),
+        steps=dict(sorted(sum((report.steps for report in reports), Counter[int]()).items())),
+        tokens=_summarise_tokens(tokens),
         tokenizer=config.student or "an estimate: a token is 4 characters",
-        findings=_findings([*found, *bad, *silent]),
-        notes=_notes(config, own, tasks, absent, untold=sum(part.untold for part in parts)),
-        drops=_drops(found),
+        findings=_group_findings([*findings, *bad, *silent]),
+        notes=_notes(config, source, tasks, absent, without_tools=sum(report.without_tools for report in reports)),
+        drops=_lines_to_drop(findings),
     )
 
 
 def _notes(
-    config: DoctorConfig, own: Own, tasks: tuple[str, ...], absent: Mapping[str, str], *, untold: int
+    config: DoctorConfig,
+    source: TrajectoryFile,
+    tasks: tuple[str, ...],
+    absent: Mapping[str, str],
+    *,
+    without_tools: int,
 ) -> tuple[str, ...]:
-    """What was not looked at, and how the numbers of lines are meant."""
-    sets = [one.name for one in evaluation_sets(tuple(config.against), tasks)]
+    """What was not checked, and what the line numbers mean."""
+    sets = [evaluation_set.name for evaluation_set in choose_evaluation_sets(tuple(config.against), tasks)]
     notes = [
         f"questions compared with: {', '.join(sets)}" if sets else "no evaluation set to compare with; give --against"
     ]
     unknown = [task for task, why in absent.items() if why == UNKNOWN]
     if unknown:
         notes.append(f"not compared: {', '.join(unknown)}: {UNKNOWN}; give --against")
-    if untold:
+    if without_tools:
         counted = ", and tokens counted as with search" if config.student and config.renderer == "tool_calls" else ""
         notes.append(
-            f"tools not known in {untold:,} episodes, so names of calls were not checked there{counted}; give --tool"
+            f"tools not known in {without_tools:,} episodes, so names of calls were not checked there{counted}; "
+            "give --tool"
         )
-    if own.damage:
+    if source.damage:
         notes.append(
             "rows that cannot be read whole are named by their row, all others by the episode's number among those read"
         )
     return tuple(notes)
 
 
-def _examined(config: DoctorConfig, file: Path, progress: Progress) -> tuple[list[Part], list[tuple[int, str, str]]]:
-    """All blocks, with line numbers of the file, and what each line showed on its own."""
-    bounds, parts, found, before = bounds_of(config), [], [], 0
-    jobs = [(block, config, bounds) for block in blocks(file)]
+def _examine_blocks(
+    config: DoctorConfig, file: Path, progress: Progress
+) -> tuple[list[BlockReport], list[tuple[int, str, str]]]:
+    """The reports of all blocks, with the file's line numbers, and the findings of single lines."""
+    bounds, reports, findings, lines_before = load_bounds(config), [], [], 0
+    jobs = [(block, config, bounds) for block in split_into_blocks(file)]
     progress.start("doctor", total=len(jobs))
-    for part in in_order(examine, jobs, workers=processes(config.workers, [file])):
-        found += [(before + line, kind, what) for line, kind, what in part.found]
-        part.found = []
-        part.lines += before
-        before += part.end
-        parts.append(part)
+    for report in map_in_order(examine_block, jobs, workers=choose_worker_count(config.workers, [file])):
+        findings += [(lines_before + line, kind, detail) for line, kind, detail in report.findings]
+        report.findings = []
+        report.lines += lines_before
+        lines_before += report.end
+        reports.append(report)
         progress.advance()
     progress.end()
-    return parts, found
+    return reports, findings
 
 
-def _summed(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
+def _sum_groups(reports: Sequence[BlockReport]) -> dict[str, dict[str, float]]:
     groups: dict[str, Counter[str]] = {}
-    for part in parts:
-        for name, counts in part.groups.items():
+    for report in reports:
+        for name, counts in report.groups.items():
             groups.setdefault(name, Counter()).update(counts)
     return {
         name: {
-            "n": c["n"],
-            "finished": c["finished"],
-            "correct": c["correct"],
-            "em": c["correct"] / c["n"],
-            **({"f1": c["f1"] / c["scored"]} if c["scored"] else {}),
+            "n": sums["n"],
+            "finished": sums["finished"],
+            "correct": sums["correct"],
+            "em": sums["correct"] / sums["n"],
+            **({"f1": sums["f1"] / sums["scored"]} if sums["scored"] else {}),
         }
-        for name, c in sorted(groups.items())
+        for name, sums in sorted(groups.items())
     }
 
 
-def _token_facts(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
+def _summarise_tokens(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
     total, trained = tokens[:, 0], int(tokens[:, 1].sum())
     if not len(total):
         return {}
@@ -309,93 +345,95 @@ def _token_facts(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _repeated(
+def _find_repeats(
     lines: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64], path: Path
 ) -> Iterator[tuple[int, str, str]]:
-    """Lines that are an earlier episode again, or say the same under another key; likeness of digests is checked."""
-    for column, kind, same in ((0, "repeated episode", identity), (1, "exact duplicate", written)):
+    """Lines that repeat an earlier episode, or its text under another key; equal hashes are confirmed by the texts."""
+    for column, kind, same in ((0, "repeated episode", episode_identity), (1, "exact duplicate", agent_text)):
         order = np.argsort(digests[:, column], kind="stable")
         first = 0
-        for at in range(1, len(order)):
-            if digests[order[at], column] != digests[order[first], column]:
-                first = at
+        for current in range(1, len(order)):
+            if digests[order[current], column] != digests[order[first], column]:
+                first = current
                 continue
-            one, other = (_read(path, offsets[order[place]]) for place in (first, at))
-            if same(one) == same(other) and (column == 0 or identity(one) != identity(other)):
-                yield int(lines[order[at]]), kind, f"as line {lines[order[first]]}"
+            earlier, later = (_read_at(path, offsets[order[index]]) for index in (first, current))
+            if same(earlier) == same(later) and (column == 0 or episode_identity(earlier) != episode_identity(later)):
+                yield int(lines[order[current]]), kind, f"as line {lines[order[first]]}"
 
 
-def _near(
+def _find_near_duplicates(
     lines: npt.NDArray[np.int64],
     digests: npt.NDArray[np.uint64],
     offsets: npt.NDArray[np.int64],
     signatures: npt.NDArray[np.uint32],
     path: Path,
 ) -> Iterator[tuple[int, str, str]]:
-    """Lines that are almost an earlier one; the same question by another method is meant to be alike."""
+    """Lines that almost equal an earlier one; the same question by another method may be similar."""
 
-    def differ(one: Any, other: Any) -> Any:
-        method = (digests[one, 2] != digests[other, 2]) | (digests[one, 3] == digests[other, 3])
-        return method & (digests[one, 1] != digests[other, 1]) & (digests[one, 0] != digests[other, 0])
+    def differ(first: Any, second: Any) -> Any:
+        method = (digests[first, 2] != digests[second, 2]) | (digests[first, 3] == digests[second, 3])
+        return method & (digests[first, 1] != digests[second, 1]) & (digests[first, 0] != digests[second, 0])
 
-    for one, other, alike in near(signatures, lambda at: written(_read(path, offsets[at])), differ):
-        yield int(lines[other]), "near duplicate", f"{alike:.0%} of line {lines[one]}"
+    for earlier, later, similarity in find_near_duplicates(
+        signatures, lambda index: agent_text(_read_at(path, offsets[index])), differ
+    ):
+        yield int(lines[later]), "near duplicate", f"{similarity:.0%} of line {lines[earlier]}"
 
 
-def _read(path: Path, place: npt.NDArray[np.int64]) -> Trajectory:
+def _read_at(path: Path, location: npt.NDArray[np.int64]) -> Trajectory:
     with path.open("rb") as file:
-        file.seek(int(place[0]))
-        return parse_trajectory(file.read(int(place[1])))
+        file.seek(int(location[0]))
+        return parse_trajectory(file.read(int(location[1])))
 
 
-def _contaminated(
+def _find_contaminated(
     config: DoctorConfig, file: Path, tasks: tuple[str, ...], progress: Progress
 ) -> list[tuple[int, str, str]]:
     against = tuple(config.against)
-    if not evaluation_sets(against, tasks):  # read here, so that processes that are forked off have them
+    if not choose_evaluation_sets(against, tasks):  # loaded here, so that forked processes inherit the sets
         return []
-    every = blocks(file)
-    found, before = [], 0
-    workers = processes(config.workers, [file])
-    ends = (len(raw_lines(block)) for block in every)
-    jobs = [(block, against, tasks) for block in every]
+    all_blocks = split_into_blocks(file)
+    findings, lines_before = [], 0
+    workers = choose_worker_count(config.workers, [file])
+    ends = (len(read_raw_lines(block)) for block in all_blocks)
+    jobs = [(block, against, tasks) for block in all_blocks]
     progress.start("doctor: questions", total=len(jobs))
-    for lines, end in zip(in_order(overlaps, jobs, workers=workers), ends, strict=True):
-        found += [(before + line, "contaminated", name) for line, name in lines]
-        before += end
+    for lines, end in zip(map_in_order(find_overlaps, jobs, workers=workers), ends, strict=True):
+        findings += [(lines_before + line, "contaminated", name) for line, name in lines]
+        lines_before += end
         progress.advance()
     progress.end()
-    return found
+    return findings
 
 
-def _findings(found: Sequence[tuple[int, str, str]]) -> tuple[Finding, ...]:
+def _group_findings(findings: Sequence[tuple[int, str, str]]) -> tuple[Finding, ...]:
     by_kind: dict[str, list[tuple[int, str]]] = {}
-    for line, kind, what in found:
-        by_kind.setdefault(kind, []).append((line, what))
+    for line, kind, detail in findings:
+        by_kind.setdefault(kind, []).append((line, detail))
     return tuple(
         Finding(
             kind,
-            about.level,
+            kind_facts.level,
             len(by_kind[kind]),
-            about.says,
-            tuple(sorted({line for line, _ in by_kind[kind] if line})[:SHOWN]),
-            _example(by_kind[kind]),
-            about.fix,
+            kind_facts.message,
+            tuple(sorted({line for line, _ in by_kind[kind] if line})[:MAX_LINES]),
+            _example_detail(by_kind[kind]),
+            kind_facts.fix,
         )
-        for kind, about in KINDS.items()
+        for kind, kind_facts in KINDS.items()
         if kind in by_kind
     )
 
 
-def _example(found: Sequence[tuple[int, str]]) -> str:
-    """What the first line has; of what stands in no line, everything."""
-    line, what = min(found)
-    return what if line else "; ".join(sorted(one for _, one in found))
+def _example_detail(details: Sequence[tuple[int, str]]) -> str:
+    """The detail of the first line; findings without a line (0) give all their details."""
+    line, detail = min(details)
+    return detail if line else "; ".join(sorted(text for _, text in details))
 
 
-def _drops(found: Sequence[tuple[int, str, str]]) -> dict[int, str]:
+def _lines_to_drop(findings: Sequence[tuple[int, str, str]]) -> dict[int, str]:
     drops: dict[int, str] = {}
-    for line, kind, what in found:
+    for line, kind, detail in findings:
         if kind in DROPPED:
-            drops.setdefault(line, f"{kind} ({what})")
+            drops.setdefault(line, f"{kind} ({detail})")
     return drops

@@ -1,8 +1,8 @@
-"""Filters: which trajectories are wanted, written as text or composed in Python.
+"""Filters: which trajectories pass, written as text or composed in Python.
 
     correct    steps<=6    method in {react,cot}    f1>=0.5 and not no_repairs    meta.hops=2    (a or b) and c
 
-Invariant: a filter looks at one trajectory and at nothing else, and its name is text that gives the same filter again.
+Invariant: a filter reads one trajectory and nothing else, and its name is text that parses to the same filter.
 The text is parsed, never evaluated.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.data.steps import faults, learnable
+from fireact.data.steps import find_faults, is_learnable
 from fireact.errors import ConfigError
 from fireact.types import Trajectory
 
@@ -30,20 +30,20 @@ _META, _SCORE = "meta.", "scores."
 
 
 def difficulty(trajectory: Trajectory) -> str:
-    """How hard the question is: what its task says (``level``, or ``hops``), else how many steps it took."""
+    """How hard the question is: its task's ``level`` or ``hops``, else the number of steps."""
     meta = trajectory.example.meta
     if "level" in meta:
         return str(meta["level"])
     return f"{meta['hops']} hops" if "hops" in meta else f"{len(trajectory.steps)} steps"
 
 
-def _no_repeats(trajectory: Trajectory) -> bool:
+def _has_no_repeats(trajectory: Trajectory) -> bool:
     thoughts = [step.thought for step in trajectory.steps if step.thought]
-    return len(set(thoughts)) == len(thoughts) and "repeated action" not in faults(trajectory.steps)
+    return len(set(thoughts)) == len(thoughts) and "repeated action" not in find_faults(trajectory.steps)
 
 
-def is_right(trajectory: Trajectory) -> bool:
-    """Whether the answer is right: exact match, or where there is none the full reward."""
+def has_full_score(trajectory: Trajectory) -> bool:
+    """Whether the answer has full score: exact match, or a reward of 1 where that was not scored."""
     scores = trajectory.scores
     return scores.get("em", scores.get("reward")) == 1.0
 
@@ -66,12 +66,12 @@ _TEXTS: dict[str, Callable[[Trajectory], str]] = {
     "difficulty": difficulty,
 }
 _NAMED: dict[str, Predicate] = {
-    "correct": is_right,
+    "correct": has_full_score,
     "finished": lambda trajectory: trajectory.stop == "finish",
-    "no_repeats": _no_repeats,
+    "no_repeats": _has_no_repeats,
     "no_repairs": lambda trajectory: not any(step.repairs for step in trajectory.steps),
     "undisturbed": lambda trajectory: all(step.noise is None for step in trajectory.steps),
-    "learnable": learnable,
+    "learnable": is_learnable,
 }
 
 
@@ -86,24 +86,30 @@ class Filter:
         return self.test(trajectory)
 
     def __and__(self, other: Filter) -> Filter:
-        return Filter(f"{_whole(self)} and {_whole(other)}", lambda trajectory: self(trajectory) and other(trajectory))
+        return Filter(
+            f"{_name_in_brackets(self)} and {_name_in_brackets(other)}",
+            lambda trajectory: self(trajectory) and other(trajectory),
+        )
 
     def __or__(self, other: Filter) -> Filter:
-        return Filter(f"{_whole(self)} or {_whole(other)}", lambda trajectory: self(trajectory) or other(trajectory))
+        return Filter(
+            f"{_name_in_brackets(self)} or {_name_in_brackets(other)}",
+            lambda trajectory: self(trajectory) or other(trajectory),
+        )
 
     def __invert__(self) -> Filter:
-        return Filter(f"not {_whole(self)}", lambda trajectory: not self(trajectory))
+        return Filter(f"not {_name_in_brackets(self)}", lambda trajectory: not self(trajectory))
 
 
-def _whole(part: Filter) -> str:
-    """The name of a part within a larger one: in brackets where it has parts of its own."""
-    return f"({part.name})" if re.search(r"\b(and|or)\b", part.name) else part.name
+def _name_in_brackets(operand: Filter) -> str:
+    """A filter's name as an operand of a larger one: in brackets if it is composed itself."""
+    return f"({operand.name})" if re.search(r"\b(and|or)\b", operand.name) else operand.name
 
 
 def predicate(text: str) -> Filter:
-    """The filter that a text names, compares or composes (see the module). Raises ConfigError that lists what there is."""
+    """The filter that a text describes (see the module). Raises ConfigError that lists the known names."""
     try:
-        return Filter(text, _Parser(text).whole())
+        return Filter(text, _Parser(text).parse_filter())
     except RecursionError as error:
         raise ConfigError(f"filter {text[:60]!r}...: too many brackets.") from error
 
@@ -112,135 +118,140 @@ class _Parser:
     """Recursive descent over the tokens of one filter."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.at = text, 0
+        self.text, self.position = text, 0
         self.tokens: list[tuple[str, str]] = []
         position, end = 0, len(text.rstrip())
         while position < end:
             match = _TOKEN.match(text, position)
             if match is None:
-                raise self.wrong(f"{text[position : position + 10]!r} is out of place")
+                raise self.error(f"{text[position : position + 10]!r} is out of place")
             position = match.end()
             kind = ("compare", "mark", "quoted", "quoted", "word")[(match.lastindex or 1) - 1]
             self.tokens.append((kind, match[match.lastindex or 0]))
 
-    def wrong(self, why: str) -> ConfigError:
-        known = f"Known: {', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])}, meta.NAME or scores.NAME with =, !=, <=, in {{a,b}}"
-        return ConfigError(f"unknown filter {self.text!r}: {why}. {known}; and, or, not and brackets join them.")
+    def error(self, why: str) -> ConfigError:
+        names = f"{', '.join(_NAMED)}; {', '.join([*_NUMBERS, *_TEXTS])}, meta.NAME or scores.NAME"
+        return ConfigError(
+            f"unknown filter {self.text!r}: {why}. Known: {names} with =, !=, <=, in {{a,b}}; "
+            "and, or, not and brackets join them."
+        )
 
-    def no(self, word: str) -> ConfigError:
-        """The error for a word that is no name, or not in this place."""
+    def word_error(self, word: str) -> ConfigError:
+        """The error for a word that is not a name, or is not allowed here."""
         if word in _NAMED:
-            return self.wrong(f"{word!r} holds or does not, and has nothing to compare: write it alone")
+            return self.error(f"{word!r} is true or false: write it alone, without a comparison")
         if word in (*_NUMBERS, *_TEXTS) or word.startswith((_META, _SCORE)):
-            return self.wrong(f"{word!r} has a value: compare it, as in steps<=6 or method=react")
+            return self.error(f"{word!r} has a value: compare it, as in steps<=6 or method=react")
         close = difflib.get_close_matches(word, [*_NAMED, *_NUMBERS, *_TEXTS], n=1, cutoff=0.5)
-        return self.wrong(f"there is no {word!r}{f', but {close[0]!r}' if close else ''}")
+        return self.error(f"there is no {word!r}{f', but {close[0]!r}' if close else ''}")
 
-    def peek(self) -> tuple[str, str]:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+    def peek_token(self) -> tuple[str, str]:
+        return self.tokens[self.position] if self.position < len(self.tokens) else ("end", "")
 
-    def next(self) -> tuple[str, str]:
-        token = self.peek()
-        self.at += 1
+    def next_token(self) -> tuple[str, str]:
+        token = self.peek_token()
+        self.position += 1
         return token
 
-    def expect(self, *marks: str) -> str:
-        kind, found = self.next()
-        if kind != "mark" or found not in marks:
-            raise self.wrong(f"{' or '.join(marks)} is missing")
-        return found
+    def expect_mark(self, *marks: str) -> str:
+        kind, mark = self.next_token()
+        if kind != "mark" or mark not in marks:
+            raise self.error(f"{' or '.join(marks)} is missing")
+        return mark
 
-    def whole(self) -> Predicate:
-        found = self.either()
-        if self.peek()[0] != "end":
-            raise self.wrong(f"{self.peek()[1]!r} is out of place")
-        return found
+    def parse_filter(self) -> Predicate:
+        condition = self.parse_or()
+        if self.peek_token()[0] != "end":
+            raise self.error(f"{self.peek_token()[1]!r} is out of place")
+        return condition
 
-    def either(self) -> Predicate:
-        found = self.both()
-        while self.peek() == ("word", "or"):
-            self.next()
-            found = _or(found, self.both())
-        return found
+    def parse_or(self) -> Predicate:
+        condition = self.parse_and()
+        while self.peek_token() == ("word", "or"):
+            self.next_token()
+            condition = _either_holds(condition, self.parse_and())
+        return condition
 
-    def both(self) -> Predicate:
-        found = self.one()
-        while self.peek() == ("word", "and"):
-            self.next()
-            found = _and(found, self.one())
-        return found
+    def parse_and(self) -> Predicate:
+        condition = self.parse_term()
+        while self.peek_token() == ("word", "and"):
+            self.next_token()
+            condition = _both_hold(condition, self.parse_term())
+        return condition
 
-    def one(self) -> Predicate:
-        kind, word = self.next()
+    def parse_term(self) -> Predicate:
+        kind, word = self.next_token()
         if (kind, word) == ("word", "not"):
-            refused = self.one()
-            return lambda trajectory: not refused(trajectory)
+            negated = self.parse_term()
+            return lambda trajectory: not negated(trajectory)
         if (kind, word) == ("mark", "("):
-            found = self.either()
-            self.expect(")")
-            return found
+            condition = self.parse_or()
+            self.expect_mark(")")
+            return condition
         if kind != "word":
-            raise self.wrong("a name is missing")
-        if self.peek()[0] == "compare":
-            return self.comparison(word, self.next()[1])
-        if self.peek() == ("word", "in"):
-            self.next()
-            return self.membership(word)
+            raise self.error("a name is missing")
+        if self.peek_token()[0] == "compare":
+            return self.parse_comparison(word, self.next_token()[1])
+        if self.peek_token() == ("word", "in"):
+            self.next_token()
+            return self.parse_membership(word)
         if word not in _NAMED:
-            raise self.no(word)
+            raise self.word_error(word)
         return _NAMED[word]
 
-    def comparison(self, name: str, sign: str) -> Predicate:
-        read, wanted, compare = self.reader(name), self.value(name), _COMPARE[sign]
-        return lambda trajectory: _compared(compare, read(trajectory), wanted)
+    def parse_comparison(self, name: str, sign: str) -> Predicate:
+        read_value, expected, compare = self.find_value_reader(name), self.parse_value(name), _COMPARE[sign]
+        return lambda trajectory: _compare_value(compare, read_value(trajectory), expected)
 
-    def membership(self, name: str) -> Predicate:
-        read = self.reader(name)
-        self.expect("{")
-        wanted = [self.value(name)]
-        while self.expect(",", "}") == ",":
-            wanted.append(self.value(name))
-        return lambda trajectory: any(_compared(operator.eq, read(trajectory), one) for one in wanted)
+    def parse_membership(self, name: str) -> Predicate:
+        read_value = self.find_value_reader(name)
+        self.expect_mark("{")
+        expected_values = [self.parse_value(name)]
+        while self.expect_mark(",", "}") == ",":
+            expected_values.append(self.parse_value(name))
+        return lambda trajectory: any(
+            _compare_value(operator.eq, read_value(trajectory), expected) for expected in expected_values
+        )
 
-    def reader(self, name: str) -> Callable[[Trajectory], Any]:
+    def find_value_reader(self, name: str) -> Callable[[Trajectory], Any]:
         if name in _NUMBERS or name in _TEXTS:
             return _NUMBERS.get(name) or _TEXTS[name]
         if name.startswith(_SCORE):
             score = name.removeprefix(_SCORE)
             return lambda trajectory: trajectory.scores.get(score)
         if not name.startswith(_META):
-            raise self.no(name)
+            raise self.word_error(name)
         key = name.removeprefix(_META)
         return lambda trajectory: trajectory.example.meta.get(key)
 
-    def value(self, name: str) -> float | str:
-        kind, word = self.next()
+    def parse_value(self, name: str) -> float | str:
+        kind, word = self.next_token()
         if kind not in ("word", "quoted"):
-            raise self.wrong(f"a value for {name} is missing")
+            raise self.error(f"a value for {name} is missing")
         if name in _TEXTS or kind == "quoted":
             return word
         try:
             if math.isfinite(number := float(word)):
                 return number
-            raise self.wrong(f"{word!r} is no number to compare with")
+            raise self.error(f"{word!r} is not a finite number")
         except ValueError:
             if name.startswith(_META):
                 return word
-            raise self.wrong(f"{word!r} is not a number") from None
+            raise self.error(f"{word!r} is not a number") from None
 
 
-def _and(one: Predicate, other: Predicate) -> Predicate:
-    return lambda trajectory: one(trajectory) and other(trajectory)
+def _both_hold(first: Predicate, second: Predicate) -> Predicate:
+    return lambda trajectory: first(trajectory) and second(trajectory)
 
 
-def _or(one: Predicate, other: Predicate) -> Predicate:
-    return lambda trajectory: one(trajectory) or other(trajectory)
+def _either_holds(first: Predicate, second: Predicate) -> Predicate:
+    return lambda trajectory: first(trajectory) or second(trajectory)
 
 
-def _compared(compare: Callable[[Any, Any], bool], value: Any, wanted: float | str) -> bool:
-    """Numbers compare with numbers; anything else as text; what a question does not say fits nothing."""
+def _compare_value(compare: Callable[[Any, Any], bool], value: Any, expected: float | str) -> bool:
+    """Compare numbers as numbers and anything else as text; a missing value never matches."""
     if value is None:
         return False
-    if isinstance(wanted, float) and isinstance(value, int | float):
-        return compare(value, wanted)
-    return compare(str(value), f"{wanted:g}" if isinstance(wanted, float) else wanted)
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return compare(value, expected)
+    return compare(str(value), f"{expected:g}" if isinstance(expected, float) else expected)

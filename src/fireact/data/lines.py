@@ -1,7 +1,7 @@
-"""Large JSONL files in blocks of whole lines, worked on by several processes, results in the order of the file.
+"""Large JSONL files in blocks of whole lines, processed in parallel, with results in the order of the file.
 
-Invariant: at most a few blocks a process are in memory, whatever the size of the file; the result does not depend on
-the number of processes. A line that is no trajectory is reported by its number and never passed over in silence.
+Invariant: each process holds at most a few blocks in memory, whatever the size of the file; the result does not depend
+on the number of processes. A line that is not a trajectory is reported by its number and never skipped silently.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from fireact.store import parse_trajectory
 from fireact.types import Trajectory
 
 Result = TypeVar("Result")
-BLOCK = 4 << 20
-"""Bytes of a block: some thousand trajectories, enough to outweigh handing it over."""
-ALONE = 48 << 20
-"""Bytes below which more processes do not pay for their start."""
+BLOCK_BYTES = 4 << 20
+"""Bytes of a block: some thousand trajectories, which outweigh the cost of passing it to a process."""
+SINGLE_PROCESS_BYTES = 48 << 20
+"""Bytes below which more processes cost more than they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line that is not blank: its number within the block (from 1), where it lies, and what it holds."""
+    """One line that is not blank: its number within the block (from 1), its byte offset, and its trajectory.
+
+    ``reason`` says why there is no trajectory.
+    """
 
     line: int
     offset: int
@@ -55,29 +58,29 @@ class Entry:
         return self.trajectory
 
 
-def blocks(path: Path, size: int = BLOCK) -> list[Block]:
+def split_into_blocks(path: Path, size: int = BLOCK_BYTES) -> list[Block]:
     """The blocks of a file, cut at the ends of lines. Raises DataError when it cannot be read."""
-    found, start = [], 0
+    file_blocks, start = [], 0
     try:
         with path.open("rb") as file:
-            whole = file.seek(0, os.SEEK_END)
-            while start < whole:
-                file.seek(min(start + size, whole))
+            file_size = file.seek(0, os.SEEK_END)
+            while start < file_size:
+                file.seek(min(start + size, file_size))
                 file.readline()
                 end = file.tell()
-                found.append(Block(path, start, end))
+                file_blocks.append(Block(path, start, end))
                 start = end
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
         ) from error
-    return found
+    return file_blocks
 
 
-def entries(block: Block, lines: Sequence[bytes] | None = None) -> Iterator[Entry]:
-    """The lines of a block (where they are read already, ``lines``), parsed; what is no trajectory comes with the reason."""
+def read_entries(block: Block, lines: Sequence[bytes] | None = None) -> Iterator[Entry]:
+    """The parsed lines of a block; an entry without a trajectory has the reason. ``lines`` saves reading them again."""
     offset = block.start
-    for number, raw in enumerate(raw_lines(block) if lines is None else lines, 1):
+    for number, raw in enumerate(read_raw_lines(block) if lines is None else lines, 1):
         if raw.strip():
             try:
                 yield Entry(number, offset, raw, parse_trajectory(raw))
@@ -86,7 +89,7 @@ def entries(block: Block, lines: Sequence[bytes] | None = None) -> Iterator[Entr
         offset += len(raw) + 1
 
 
-def raw_lines(block: Block) -> list[bytes]:
+def read_raw_lines(block: Block) -> list[bytes]:
     """The lines of a block without their ends."""
     with block.path.open("rb") as file:
         file.seek(block.start)
@@ -94,17 +97,17 @@ def raw_lines(block: Block) -> list[bytes]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def processes(wanted: int, files: Iterable[Path], *, alone: int = ALONE) -> int:
-    """How many processes to use: as many as asked for, or where that is 0 one below ``alone`` bytes, else one a core."""
-    if wanted:
-        return wanted
-    if sum(path.stat().st_size for path in files if path.is_file()) < alone:
+def choose_worker_count(requested: int, files: Iterable[Path], *, single_below: int = SINGLE_PROCESS_BYTES) -> int:
+    """The number of processes: ``requested``; where that is 0, one below ``single_below`` bytes, else one per core."""
+    if requested:
+        return requested
+    if sum(path.stat().st_size for path in files if path.is_file()) < single_below:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> Iterator[Result]:
-    """``work(*job)`` for every job, in order, by so many processes; at most two results a process wait to be taken.
+def map_in_order(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> Iterator[Result]:
+    """Yield ``work(*job)`` for every job, in order; at most two results per process wait for the caller.
 
     Raises what the work raises, and DataError when a process was killed.
     """
@@ -113,7 +116,7 @@ def in_order(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, wo
         return
     # A fork needs no guard in the user's script; elsewhere than on Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker)
     try:
         waiting: deque[Future[Result]] = deque()
         for job in jobs:
@@ -130,6 +133,6 @@ def in_order(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, wo
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that was started
+def _init_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent process alone
     gc.freeze()

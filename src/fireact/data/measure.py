@@ -1,6 +1,6 @@
-"""How long a sample is, in tokens: by a student's own tokenizer and chat template, or as an estimate that is called one.
+"""The length of a sample in tokens: by a student's tokenizer and chat template, or as an estimate.
 
-Invariant: with a student the lengths are those of the samples that ``train`` would make by the same renderer.
+Invariant: with a student the lengths are those of the samples that ``train`` makes with the same renderer.
 """
 
 from __future__ import annotations
@@ -11,82 +11,88 @@ from functools import cache
 from typing import Any
 
 from fireact.agents import load_renderer, load_tools
-from fireact.errors import missing_extra
-from fireact.methods.react import schemas_shown, tools_shown
-from fireact.names import known
-from fireact.render.chat import Schema, dress, schema
-from fireact.render.react import call
+from fireact.errors import missing_extra_error
+from fireact.methods.react import offered_schemas, offered_tools
+from fireact.names import known_names
+from fireact.render.chat import Schema, apply_renderer_template, tool_schema
+from fireact.render.react import render_call
 from fireact.types import Message, Renderer, Trajectory
 
 CHARACTERS = 4
-"""Characters of English in a token, about."""
+"""Characters of English in a token, roughly."""
 
 
-def lengths(
+def measure_lengths(
     trajectory: Trajectory, student: str, *, renderer: str = "react", tools: Sequence[str] = ()
 ) -> tuple[int, int, int]:
-    """Tokens of the trajectory's samples, how many are trained on, and the longest sample; estimates without ``student``."""
-    messages = _renderer(renderer).sample(trajectory)
+    """Tokens of all samples, of the trained parts, and of the longest sample; without a ``student``, estimates."""
+    messages = _load_renderer(renderer).sample(trajectory)
     if not student:
-        whole = _estimate(messages)
-        return whole, _estimate([message for message in messages if message.train]), whole
-    from fireact.render.tokens import encode
+        total = _estimate_tokens(messages)
+        return total, _estimate_tokens([message for message in messages if message.train]), total
+    from fireact.render.tokens import encode_chat
 
     if not any(message.train for message in messages):
-        return (whole := _estimate(messages)), 0, whole
-    tokenizer, ends = _dressed(student, renderer)
-    samples = encode(messages, tokenizer, ends=ends, tools=_shown(trajectory, renderer, tuple(tools)))
+        return (total := _estimate_tokens(messages)), 0, total
+    tokenizer, ends = _load_tokenizer_for(student, renderer)
+    samples = encode_chat(messages, tokenizer, ends=ends, tools=_tools_in_prompt(trajectory, renderer, tuple(tools)))
     sizes = [len(sample.input_ids) for sample in samples]
     return sum(sizes), sum(sample.targets for sample in samples), max(sizes)
 
 
-def _estimate(messages: Sequence[Message]) -> int:
-    texts = [text for message in messages for text in (message.content, *map(call, message.calls))]
+def _estimate_tokens(messages: Sequence[Message]) -> int:
+    texts = [text for message in messages for text in (message.content, *map(render_call, message.calls))]
     return sum(-(-len(text) // CHARACTERS) for text in texts)
 
 
-def _shown(trajectory: Trajectory, renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
-    """The tools that a native renderer's template shows: the episode's own, or else those named and loadable."""
-    own = trajectory.meta.get("tools") if _renderer(renderer).native else None
-    return schemas_shown(own) if isinstance(own, list) and own else _offered(renderer, tools)
+def _tools_in_prompt(trajectory: Trajectory, renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
+    """The tools in a native renderer's prompt: those of the episode, else the named ones that can be loaded."""
+    episode_tools = trajectory.meta.get("tools") if _load_renderer(renderer).native else None
+    return (
+        offered_schemas(episode_tools)
+        if isinstance(episode_tools, list) and episode_tools
+        else _load_named_tools(renderer, tools)
+    )
 
 
 @cache
-def _offered(renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
-    if not _renderer(renderer).native:
+def _load_named_tools(renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
+    if not _load_renderer(renderer).native:
         return ()
-    names = [name for name in tools if name in known("tool")] or ["search"]
-    return tuple(schema(tool) for tool in tools_shown(_renderer(renderer), load_tools(names)))
+    names = [name for name in tools if name in known_names("tool")] or ["search"]
+    return tuple(tool_schema(tool) for tool in offered_tools(_load_renderer(renderer), load_tools(names)))
 
 
 @cache
-def _renderer(name: str) -> Renderer:
+def _load_renderer(name: str) -> Renderer:
     return load_renderer(name)
 
 
 @cache
-def _dressed(student: str, renderer: str) -> tuple[Any, frozenset[int | str]]:
-    tokenizer, ends = load_tokenizer(student)
-    own = _renderer(renderer)
-    return dress(deepcopy(tokenizer), own), ends | frozenset(getattr(own, "ends", ()))
+def _load_tokenizer_for(student: str, renderer: str) -> tuple[Any, frozenset[int | str]]:
+    tokenizer, ends = load_counting_tokenizer(student)
+    loaded_renderer = _load_renderer(renderer)
+    return apply_renderer_template(deepcopy(tokenizer), loaded_renderer), ends | frozenset(
+        getattr(loaded_renderer, "ends", ())
+    )
 
 
 @cache
-def load_tokenizer(student: str) -> tuple[Any, frozenset[int]]:
+def load_counting_tokenizer(student: str) -> tuple[Any, frozenset[int]]:
     """The tokenizer of a student and the ids that end its turn. Raises ConfigError for an unknown student."""
     try:
         import transformers
     except ImportError as error:
-        raise missing_extra("transformers", "train") from error
-    from fireact.models.quiet import quiet
+        raise missing_extra_error("transformers", "train") from error
+    from fireact.models.quiet import silence_libraries
     from fireact.models.weights import student_directory
 
-    with quiet():
-        place = student_directory(student)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    with silence_libraries():
+        directory = student_directory(student)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         try:
-            ends = transformers.GenerationConfig.from_pretrained(place).eos_token_id
-        except OSError:  # a model need not have one
+            ends = transformers.GenerationConfig.from_pretrained(directory).eos_token_id
+        except OSError:  # a model may have no generation config
             ends = None
     ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     return tokenizer, frozenset(ids)

@@ -1,7 +1,7 @@
-"""Where data comes from: our own lines as they are, anything else turned into them first.
+"""Where data comes from: trajectory files as they are, other formats converted to them first.
 
-Invariant: what is downstream sees JSONL of trajectories alone, so large files of our own stream and other formats need
-no second way. Recipes of mixtures, which are read from the package or from a TOML file, stand here too.
+Invariant: later code reads JSONL of trajectories only, so large trajectory files stream and other formats need no code
+of their own. Mixtures are read here too, from the package or from a TOML file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.errors import ConfigError, DataError, unknown
+from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage
@@ -27,46 +27,50 @@ from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """A source as JSONL of trajectories: where it came from, the file to read, and the damage that does not stand in the
+class TrajectoryFile:
+    """A source as JSONL of trajectories: the path that the user named, and the file to read.
 
-    trajectories themselves: rows, and tool calls, that could not be read.
+    ``damage`` lists rows and tool calls that could not be read, which the trajectories themselves cannot show.
+    ``converted`` says whether ``file`` is a temporary file.
     """
 
-    source: Path
+    named_path: Path
     file: Path
     damage: tuple[Damage, ...] = ()
-    turned: bool = False
+    converted: bool = False
 
     @property
     def bad(self) -> list[Damage]:
         """The rows that could not be read."""
-        return [one for one in self.damage if one.kind == UNREADABLE]
+        return [damage for damage in self.damage if damage.kind == UNREADABLE]
 
     @property
     def digest(self) -> str:
-        """The hash of what the user named: of a file, of the trajectories of a run, or of all files of a directory."""
-        if self.source.is_file():
-            return file_hash(self.source)
-        if not self.turned:
+        """The hash of the named path: of a file, of a run's trajectories, or of all files of another directory."""
+        if self.named_path.is_file():
+            return file_hash(self.named_path)
+        if not self.converted:
             return file_hash(self.file)
-        files = sorted(path for path in self.source.rglob("*") if path.is_file())
-        named = "".join(f"{path.relative_to(self.source)} {file_hash(path)}\n" for path in files)
-        return sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
+        files = sorted(path for path in self.named_path.rglob("*") if path.is_file())
+        listing = "".join(f"{path.relative_to(self.named_path)} {file_hash(path)}\n" for path in files)
+        return sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def place(self, number: int) -> str:
-        """How a line of the file is named to the user."""
-        return f"{self.source}, {'episode' if self.turned else 'line'} {number}"
+    def describe_line(self, number: int) -> str:
+        """The place of a line, for messages."""
+        return f"{self.named_path}, {'episode' if self.converted else 'line'} {number}"
 
 
-def is_own(path: Path) -> bool:
-    """Whether a path is a run directory or JSONL of trajectories, by its first lines; torn ones count where it is JSONL."""
+def is_trajectory_file(path: Path) -> bool:
+    """Whether a path is a run directory or JSONL of trajectories, by its first lines.
+
+    A .jsonl file without a readable line counts as one, so that its bad lines are reported.
+    """
     if path.is_dir():
         return (path / TRAJECTORIES).exists()
     rows = []
     try:
-        for _, line in islice(jsonl.numbered(path), HEAD):
-            with suppress(ValueError, RecursionError):  # whoever reads the lines says what is wrong with them
+        for _, line in islice(jsonl.read_numbered_lines(path), HEAD):
+            with suppress(ValueError, RecursionError):  # reading the whole file reports bad lines
                 rows.append(json.loads(line))
     except DataError:
         return not path.exists()
@@ -74,38 +78,38 @@ def is_own(path: Path) -> bool:
 
 
 @contextmanager
-def own_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[Own]]:
-    """Each path as JSONL of trajectories: as it is, or as a temporary file that it was turned into.
+def open_trajectory_files(paths: Sequence[Path], *, skip: bool = False) -> Iterator[list[TrajectoryFile]]:
+    """Each path as JSONL of trajectories: the file itself, or a converted temporary file.
 
     Raises DataError for a row of another format that cannot be read, unless ``skip`` leaves such rows out.
     """
     with tempfile.TemporaryDirectory(prefix="fireact-") as folder:
-        found = []
+        opened = []
         for number, path in enumerate(paths):
-            if is_own(path):
-                found.append(Own(path, trajectory_file(path)))
+            if is_trajectory_file(path):
+                opened.append(TrajectoryFile(path, trajectory_file(path)))
                 continue
-            file, heard = Path(folder) / f"{number}.jsonl", list[Damage]()
-            episodes = read_any(path, notice=heard.append, skip=skip)
-            jsonl.write(file, (trajectory.to_dict() for trajectory in episodes))
-            damage = tuple(one for one in heard if one.kind in (UNREADABLE, UNREAD_CALL))
-            found.append(Own(path, file, damage, turned=True))
-        yield found
+            file, damages = Path(folder) / f"{number}.jsonl", list[Damage]()
+            episodes = read_any(path, notice=damages.append, skip=skip)
+            jsonl.write_objects(file, (trajectory.to_dict() for trajectory in episodes))
+            damage = tuple(report for report in damages if report.kind in (UNREADABLE, UNREAD_CALL))
+            opened.append(TrajectoryFile(path, file, damage, converted=True))
+        yield opened
 
 
-def shipped() -> list[str]:
-    """The mixtures that come with the package, by name."""
+def list_mixtures() -> list[str]:
+    """The names of the mixtures that come with the package."""
     return sorted(file.name.removesuffix(".toml") for file in files("fireact").joinpath("mixtures").iterdir())
 
 
-def mixture_values(name: str | Path) -> dict[str, Any]:
-    """What a shipped mixture, or a TOML file, holds. Raises ConfigError when there is none or it cannot be read."""
+def load_mixture_values(name: str | Path) -> dict[str, Any]:
+    """The values of a shipped mixture or a TOML file. Raises ConfigError where it is missing or cannot be read."""
     path = Path(name)
     try:
-        if str(name) in shipped():
+        if str(name) in list_mixtures():
             return tomllib.loads(files("fireact").joinpath("mixtures", f"{name}.toml").read_text(encoding="utf-8"))
         if path.suffix == ".toml" or path.is_file():
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the mixture {path}: {error}.") from error
-    raise unknown("mixture (a name, or a TOML file)", str(name), shipped())
+    raise unknown_name_error("mixture (a name, or a TOML file)", str(name), list_mixtures())

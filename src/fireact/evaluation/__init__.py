@@ -1,1 +1,1 @@
-"""Evaluation: the rollout of held-out questions, and what it says with how much certainty."""
+"""Evaluation: an agent answers held-out questions, and statistics say how certain its scores are."""

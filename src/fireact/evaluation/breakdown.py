@@ -1,10 +1,10 @@
-"""Scores and amounts by what is known of the questions: their type, number of hops, level and subject.
+"""Scores and amounts by properties of the questions: their type, number of hops, level and subject.
 
     type     ``meta["kind"]`` of the embedded world, ``meta["type"]`` of HotpotQA (bridge, comparison)
     hops     ``meta["hops"]``, or the number of questions in StrategyQA's ``decomposition``
     level    ``meta["level"]`` of HotpotQA        subject  ``meta["subject"]`` of MMLU
 
-Invariant: a question stands in one group of each at most; one whose meta does not say is in none.
+Invariant: a question is in at most one group of each kind, and in none where its meta has no value for that kind.
 """
 
 from __future__ import annotations
@@ -12,45 +12,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fireact.evaluation.measures import measures, plain
+from fireact.evaluation.measures import compute_measures, measures_to_dict
 from fireact.types import Trajectory
 
 
-def _named(*keys: str) -> Callable[[Mapping[str, Any]], str]:
-    def read(meta: Mapping[str, Any]) -> str:
-        found = (meta.get(key) for key in keys)
-        return next((str(value) for value in found if isinstance(value, str | int) and value != ""), "")
+def _meta_reader(*keys: str) -> Callable[[Mapping[str, Any]], str]:
+    def read_value(meta: Mapping[str, Any]) -> str:
+        values = (meta.get(key) for key in keys)
+        return next((str(value) for value in values if isinstance(value, str | int) and value != ""), "")
 
-    return read
+    return read_value
 
 
-def _hops(meta: Mapping[str, Any]) -> str:
+def _read_hops(meta: Mapping[str, Any]) -> str:
     questions = meta.get("decomposition")
-    return _named("hops")(meta) or (str(len(questions)) if isinstance(questions, list | tuple) and questions else "")
+    return _meta_reader("hops")(meta) or (
+        str(len(questions)) if isinstance(questions, list | tuple) and questions else ""
+    )
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "type": _named("kind", "type"),
-    "hops": _hops,
-    "level": _named("level"),
-    "subject": _named("subject"),
+    "type": _meta_reader("kind", "type"),
+    "hops": _read_hops,
+    "level": _meta_reader("level"),
+    "subject": _meta_reader("subject"),
 }
 
 
-def breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
-    """Kind -> value -> what ``group`` says of its episodes; faults are left out."""
-    scored = [one for one in trajectories if one.stop != "error"]
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for kind, read in KINDS.items():
-        groups: dict[str, list[Trajectory]] = {}
-        for one in scored:
-            if value := read(one.example.meta):
-                groups.setdefault(value, []).append(one)
-        if groups:
-            found[kind] = {value: group(groups[value], seed) for value in sorted(groups)}
-    return found
+def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Kind -> value -> ``summarise_group`` of its episodes, without those that ended in a fault."""
+    scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
+    groups_by_kind: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, read_value in KINDS.items():
+        trajectories_by_value: dict[str, list[Trajectory]] = {}
+        for trajectory in scored:
+            if meta_value := read_value(trajectory.example.meta):
+                trajectories_by_value.setdefault(meta_value, []).append(trajectory)
+        if trajectories_by_value:
+            groups_by_kind[kind] = {
+                meta_value: summarise_group(trajectories_by_value[meta_value], seed)
+                for meta_value in sorted(trajectories_by_value)
+            }
+    return groups_by_kind
 
 
-def group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
+def summarise_group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
     """``n`` and the ``measures`` of some episodes, with intervals."""
-    return {"n": len(trajectories), **plain(measures(trajectories, seed=seed))}
+    return {"n": len(trajectories), **measures_to_dict(compute_measures(trajectories, seed=seed))}

@@ -1,8 +1,8 @@
-"""Two runs on the same questions, side by side: what each scored and took, what changed, and which questions flipped.
+"""Two runs on the same questions, side by side: their scores and costs, what changed, and which questions flipped.
 
-Invariant: everything is of the questions that both runs were scored on, so before and after are of the same ones; what
-only one run has is counted and named. Differences are after minus before, with intervals over questions. Nothing is
-compared whose conditions differ, unless that was allowed by name.
+Invariant: all numbers are over the questions that both runs were scored on, so that before and after have the same
+questions; questions of one run alone are counted and named. Differences are after minus before, with intervals over
+questions. Runs with different conditions are not compared, unless the difference is allowed by name.
 """
 
 from __future__ import annotations
@@ -13,25 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.accuracy import right
-from fireact.evaluation.conditions import Conditions, Difference, common, conditions, differences, refused, untold
-from fireact.evaluation.failures import counted, failure
-from fireact.evaluation.measures import AMOUNTS, score
-from fireact.evaluation.pairing import Pair, by_question, keyed, pairs
-from fireact.evaluation.recovery import Recovery, disturbed, recovery
-from fireact.evaluation.statistics import Estimate, Paired, amount, bootstrap, change, paired, quantile
+from fireact.evaluation.accuracy import is_correct
+from fireact.evaluation.conditions import (
+    Conditions,
+    Difference,
+    common_tasks,
+    conditions_of,
+    find_differences,
+    find_disallowed,
+    find_unrecorded,
+)
+from fireact.evaluation.failures import classify_failure, count_failures
+from fireact.evaluation.measures import AMOUNTS, get_score
+from fireact.evaluation.pairing import Pair, average_by_question, index_trajectories, pair_trajectories
+from fireact.evaluation.recovery import Recovery, is_disturbed, measure_recovery
+from fireact.evaluation.statistics import (
+    Estimate,
+    PairedDifference,
+    bootstrap_mean,
+    compare_paired,
+    estimate_amount,
+    estimate_change,
+    estimate_quantile,
+)
 from fireact.formats.read import read_any
-from fireact.store import CONFIG, read_config, read_manifest, read_trajectories, shown
+from fireact.store import CONFIG, read_config, read_manifest, read_trajectories, relative_path
 from fireact.types import Trajectory
 
 COMPARED = ("steps", "searches", "tokens_per_question", "latency_mean", "cost_per_question")
-"""The amounts that are put side by side."""
+"""The amounts that a comparison contains."""
 _FIRST = ("em", "f1")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A run that can be compared: its episodes, who acted in them and under which conditions."""
+class ComparedRun:
+    """A run to compare: its episodes, their agent and their conditions."""
 
     name: str
     agent: str
@@ -41,8 +57,8 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """What a question takes before and after, and the change; None where a run does not tell."""
+class AmountComparison:
+    """What a question takes before and after, and the change; None where a run does not record it."""
 
     before: Estimate | None
     after: Estimate | None
@@ -51,7 +67,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A question that one run has right and the other wrong; ``gained`` is wrong before, right after."""
+    """A question that one run answers right and the other wrong; ``gained`` means wrong before, right after."""
 
     gained: bool
     before: Trajectory
@@ -66,15 +82,23 @@ class Flip:
             "gained": self.gained,
             "question": example.question,
             "gold": example.answer,
-            **{side: {"answer": one.answer, "failure": failure(one), "scores": dict(one.scores)} for side, one in sides.items()},
-        }  # fmt: skip
+            **{side: _flip_side_to_dict(trajectory) for side, trajectory in sides.items()},
+        }
+
+
+def _flip_side_to_dict(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "answer": trajectory.answer,
+        "failure": classify_failure(trajectory),
+        "scores": dict(trajectory.scores),
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Of the ``n`` questions that the run without noise has right: the share that the one with noise has right too.
+class AccuracyUnderNoise:
+    """Accuracy of the run with noise on the ``n`` questions that the run without noise answers right.
 
-    ``disturbed`` is the same of those whose calls noise did disturb; None where there are none.
+    ``disturbed`` is the accuracy on those questions whose calls were disturbed; None where there are none.
     """
 
     noisy: str
@@ -83,8 +107,10 @@ class Kept:
     disturbed: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        def plain(found: Estimate | None) -> dict[str, Any] | None:
-            return None if found is None else {"share": found.mean, "interval": found.interval, "n": found.n}
+        def plain(estimate: Estimate | None) -> dict[str, Any] | None:
+            return (
+                None if estimate is None else {"share": estimate.mean, "interval": estimate.interval, "n": estimate.n}
+            )
 
         return {"noisy": self.noisy, "n": self.n, "all": plain(self.all), "disturbed": plain(self.disturbed)}
 
@@ -100,14 +126,14 @@ class TaskComparison:
     only_after: Sequence[str]
     faults: tuple[int, int]
     unscored: tuple[int, int]
-    scores: Mapping[str, tuple[Estimate, Estimate, Paired]]
-    finished: tuple[Estimate, Estimate, Paired]
-    amounts: Mapping[str, Amount]
+    scores: Mapping[str, tuple[Estimate, Estimate, PairedDifference]]
+    finished: tuple[Estimate, Estimate, PairedDifference]
+    amounts: Mapping[str, AmountComparison]
     latency: Mapping[str, tuple[Estimate, Estimate]]
     failures: tuple[Mapping[str, int], Mapping[str, int]]
     right: tuple[int, int]
     recovery: tuple[Recovery | None, Recovery | None]
-    kept: Kept | None
+    under_noise: AccuracyUnderNoise | None
     flips: Sequence[Flip]
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,26 +147,32 @@ class TaskComparison:
             "only_after": list(self.only_after),
             "faults": dict(zip(sides, self.faults, strict=True)),
             "unscored": dict(zip(sides, self.unscored, strict=True)),
-            "scores": {name: _three(one, other, by.to_dict()) for name, (one, other, by) in shares.items()},
-            "amounts": {name: _three(one.before, one.after, _change(one.change)) for name, one in self.amounts.items()},
-            "latency": {name: _three(one, other) for name, (one, other) in self.latency.items()},
-            "right": dict(zip(sides, self.right, strict=True)),
-            "failures": {side: dict(found) for side, found in zip(sides, self.failures, strict=True)},
-            "recovery": {
-                side: None if found is None else found.to_dict()
-                for side, found in zip(sides, self.recovery, strict=True)
+            "scores": {
+                name: _sides_to_dict(before, after, change.to_dict())
+                for name, (before, after, change) in shares.items()
             },
-            "kept_under_noise": None if self.kept is None else self.kept.to_dict(),
+            "amounts": {
+                name: _sides_to_dict(amount.before, amount.after, _change_to_dict(amount.change))
+                for name, amount in self.amounts.items()
+            },
+            "latency": {name: _sides_to_dict(before, after) for name, (before, after) in self.latency.items()},
+            "right": dict(zip(sides, self.right, strict=True)),
+            "failures": {side: dict(counts) for side, counts in zip(sides, self.failures, strict=True)},
+            "recovery": {
+                side: None if recovery is None else recovery.to_dict()
+                for side, recovery in zip(sides, self.recovery, strict=True)
+            },
+            "kept_under_noise": None if self.under_noise is None else self.under_noise.to_dict(),
             "flips": [flip.to_dict() for flip in self.flips],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """Two runs on every task that they share; ``allowed`` are the differences that were let pass."""
+    """Two runs on every task that they share; ``allowed`` are the differences in conditions that were allowed."""
 
-    before: Measured
-    after: Measured
+    before: ComparedRun
+    after: ComparedRun
     tasks: Sequence[TaskComparison]
     allowed: Sequence[Difference]
     notes: Sequence[str]
@@ -150,23 +182,29 @@ class RunComparison:
         sides = {"before": self.before, "after": self.after}
         return {
             "comparable": True,
-            **{side: {"run": one.name, "agent": one.agent, "description": one.description} for side, one in sides.items()},
-            "allowed": [{"setting": one.setting, "before": one.one, "after": one.other} for one in self.allowed],
+            **{
+                side: {"run": run.name, "agent": run.agent, "description": run.description}
+                for side, run in sides.items()
+            },
+            "allowed": [
+                {"setting": difference.setting, "before": difference.before, "after": difference.after}
+                for difference in self.allowed
+            ],
             "notes": list(self.notes),
             "tasks": {task.task: task.to_dict() for task in self.tasks},
-        }  # fmt: skip
+        }
 
 
-def read_measured(path: Path) -> Measured:
-    """A run to compare. Raises DataError where ``read_episodes`` does, or where no episode has scores."""
-    found = read_episodes(path)
-    if not any(one.scores for one in found.trajectories):
+def read_scored_run(path: Path) -> ComparedRun:
+    """Read a run to compare. Raises DataError where ``read_compared_run`` does, or where no episode has scores."""
+    run = read_compared_run(path)
+    if not any(trajectory.scores for trajectory in run.trajectories):
         raise DataError(f"no episode in {path} has scores, so there is nothing to compare. Score it: fireact score.")
-    return found
+    return run
 
 
-def read_episodes(path: Path) -> Measured:
-    """The episodes of a directory of ``eval`` (or ``collect``), or of any file that ``convert`` reads, scored or not.
+def read_compared_run(path: Path) -> ComparedRun:
+    """Read a directory of ``eval`` or ``collect``, or any file that ``convert`` reads, with or without scores.
 
     Raises DataError where it cannot be read or is not complete.
     """
@@ -175,73 +213,82 @@ def read_episodes(path: Path) -> Measured:
         raise ConfigError(f"{path} is a directory of quickstart. Compare {path}/eval-base with {path}/eval-fireact.")
     if config.get("verb") in ("study", "report"):
         raise ConfigError(
-            f"{path} is a directory of {config['verb']}, of several runs. Give two of them, or see it whole: fireact report."
+            f"{path} is a directory of {config['verb']} and contains several runs. "
+            "Give two of them, or see all: fireact report."
         )
-    found = list(read_trajectories(path) if config else read_any(path))
-    models = ", ".join(dict.fromkeys(one.model or "unnamed" for one in found))
-    return Measured(
-        name=shown(path),
+    trajectories = list(read_trajectories(path) if config else read_any(path))
+    models = ", ".join(dict.fromkeys(trajectory.model or "unnamed" for trajectory in trajectories))
+    return ComparedRun(
+        name=relative_path(path),
         agent=str(manifest.get("agent", models)),
         description=str(manifest.get("description", models)),
-        trajectories=found,
-        conditions=conditions(shown(path), found, config=config, manifest=manifest),
+        trajectories=trajectories,
+        conditions=conditions_of(relative_path(path), trajectories, config=config, manifest=manifest),
     )
 
 
-def incomparable(before: Measured, after: Measured, allow: Sequence[str] = ()) -> list[Difference]:
-    """The differences in conditions that keep two runs from being compared. Raises ConfigError for an unknown ``allow``."""
-    return refused(before.conditions, after.conditions, allow)
+def find_blocking_differences(before: ComparedRun, after: ComparedRun, allow: Sequence[str] = ()) -> list[Difference]:
+    """The differences in conditions that forbid a comparison. Raises ConfigError for an unknown ``allow``."""
+    return find_disallowed(before.conditions, after.conditions, allow)
 
 
-def compare_runs(before: Measured, after: Measured, *, allow: Sequence[str] = (), seed: int = 0) -> RunComparison:
+def compare_runs(before: ComparedRun, after: ComparedRun, *, allow: Sequence[str] = (), seed: int = 0) -> RunComparison:
     """Compare two runs on the questions that both were scored on, paired by question and seed.
 
-    ``allow`` names conditions that may differ, as the very thing that is studied; with ``seed`` allowed, questions are
-    paired whatever their seeds. Raises ConfigError where others differ, DataError where no scored question is shared.
+    ``allow`` names conditions that may differ because they are what is studied; with ``seed`` allowed, episodes are
+    paired by question alone. Raises ConfigError where other conditions differ, DataError where no scored question is
+    shared.
     """
-    wrong = incomparable(before, after, allow)
-    if wrong:
+    blocking = find_blocking_differences(before, after, allow)
+    if blocking:
         raise ConfigError(
-            f"{before.name} and {after.name} do not compare: {'; '.join(map(str, wrong))}. Evaluate one of them again"
-            " under the conditions of the other, or allow what differs on purpose."
+            f"{before.name} and {after.name} do not compare: {'; '.join(map(str, blocking))}. "
+            "Evaluate one of them again under the conditions of the other, or allow what differs on purpose."
         )
-    passed = differences(before.conditions, after.conditions)
-    seeds = not any(difference.setting == "seed" for difference in passed)
-    tasks = common(before.conditions, after.conditions)
+    allowed_differences = find_differences(before.conditions, after.conditions)
+    pairs_by_seed = not any(difference.setting == "seed" for difference in allowed_differences)
+    tasks = common_tasks(before.conditions, after.conditions)
     return RunComparison(
         before=before,
         after=after,
         tasks=[
-            _task(task, _of(before, task), _of(after, task), seeds=seeds, noisy=(before.name, after.name), seed=seed)
+            _compare_task(
+                task,
+                _trajectories_of_task(before, task),
+                _trajectories_of_task(after, task),
+                seeds=pairs_by_seed,
+                noisy=(before.name, after.name),
+                seed=seed,
+            )
             for task in tasks
         ],
-        allowed=passed,
-        notes=_notes(before.conditions, after.conditions, tasks),
+        allowed=allowed_differences,
+        notes=_build_notes(before.conditions, after.conditions, tasks),
     )
 
 
-def _of(run: Measured, task: str) -> list[Trajectory]:
-    return [one for one in run.trajectories if one.task == task]
+def _trajectories_of_task(run: ComparedRun, task: str) -> list[Trajectory]:
+    return [trajectory for trajectory in run.trajectories if trajectory.task == task]
 
 
-def _notes(one: Conditions, other: Conditions, tasks: Sequence[str]) -> list[str]:
+def _build_notes(before: Conditions, after: Conditions, tasks: Sequence[str]) -> list[str]:
     notes = [
         f"only {run.name} has the task {task}"
-        for run, beside in ((one, other), (other, one))
+        for run, other_run in ((before, after), (after, before))
         for task in run.questions
-        if task not in beside.questions
+        if task not in other_run.questions
     ]
     notes += [
         f"the two have no question of {task} in common"
-        for task in one.questions
-        if task in other.questions and task not in tasks
+        for task in before.questions
+        if task in after.questions and task not in tasks
     ]
-    if unsaid := untold(one, other):
-        notes.append(f"not recorded by both runs, so not checked: {', '.join(unsaid)}")
+    if unrecorded := find_unrecorded(before, after):
+        notes.append(f"not recorded by both runs, so not checked: {', '.join(unrecorded)}")
     return notes
 
 
-def _task(
+def _compare_task(
     task: str,
     before: Sequence[Trajectory],
     after: Sequence[Trajectory],
@@ -250,128 +297,161 @@ def _task(
     noisy: tuple[str, str],
     seed: int,
 ) -> TaskComparison:
-    first, second = (_scored(run) for run in (before, after))
-    names = _score_names([*first, *second])
-    found = [(_only(one, names), _only(other, names)) for one, other in pairs(first, second, seeds=seeds)]
-    one, other = [pair[0] for pair in found], [pair[1] for pair in found]
-    keys = [keyed(run, seeds=seeds) for run in (first, second)]
+    before_scored, after_scored = (_scored_trajectories(run) for run in (before, after))
+    names = _shared_score_names([*before_scored, *after_scored])
+    pairs = [
+        (_restrict_scores(before_trajectory, names), _restrict_scores(after_trajectory, names))
+        for before_trajectory, after_trajectory in pair_trajectories(before_scored, after_scored, seeds=seeds)
+    ]
+    before_paired, after_paired = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    keys = [index_trajectories(run, seeds=seeds) for run in (before_scored, after_scored)]
     return TaskComparison(
         task=task,
-        n=len({pair[0].example.id for pair in found}),
-        episodes=len(found),
-        only_before=_names(keys[0], keys[1], seeds),
-        only_after=_names(keys[1], keys[0], seeds),
-        faults=(_ended_in_a_fault(before), _ended_in_a_fault(after)),
-        unscored=(_unscored(before), _unscored(after)),
-        scores={name: _score(found, name, seed) for name in names},
-        finished=_share(found, lambda episode: float(episode.stop == "finish"), seed),
-        amounts={name: _amount(found, name, seed) for name in COMPARED},
-        latency={name: _latency(one, other, share, seed) for name, share in (("p50", 0.5), ("p95", 0.95)) if _timed(found)},
-        failures=(counted(one), counted(other)),
-        right=(sum(map(right, one)), sum(map(right, other))),
-        recovery=(recovery(one, seed=seed), recovery(other, seed=seed)),
-        kept=_kept(found, noisy, seed),
-        flips=[Flip(right(b), a, b) for a, b in found if right(a) != right(b)],
-    )  # fmt: skip
+        n=len({pair[0].example.id for pair in pairs}),
+        episodes=len(pairs),
+        only_before=_names_missing_from(keys[0], keys[1], seeds),
+        only_after=_names_missing_from(keys[1], keys[0], seeds),
+        faults=(_count_faults(before), _count_faults(after)),
+        unscored=(_count_unscored(before), _count_unscored(after)),
+        scores={name: _compare_score(pairs, name, seed) for name in names},
+        finished=_compare_share(pairs, lambda episode: float(episode.stop == "finish"), seed),
+        amounts={name: _compare_amount(pairs, name, seed) for name in COMPARED},
+        latency={
+            name: _compare_latency(before_paired, after_paired, share, seed)
+            for name, share in (("p50", 0.5), ("p95", 0.95))
+            if _has_timings(pairs)
+        },
+        failures=(count_failures(before_paired), count_failures(after_paired)),
+        right=(sum(map(is_correct, before_paired)), sum(map(is_correct, after_paired))),
+        recovery=(measure_recovery(before_paired, seed=seed), measure_recovery(after_paired, seed=seed)),
+        under_noise=_measure_under_noise(pairs, noisy, seed),
+        flips=[
+            Flip(is_correct(after_trajectory), before_trajectory, after_trajectory)
+            for before_trajectory, after_trajectory in pairs
+            if is_correct(before_trajectory) != is_correct(after_trajectory)
+        ],
+    )
 
 
-def _ended_in_a_fault(trajectories: Iterable[Trajectory]) -> int:
-    return sum(one.stop == "error" for one in trajectories)
+def _count_faults(trajectories: Iterable[Trajectory]) -> int:
+    return sum(trajectory.stop == "error" for trajectory in trajectories)
 
 
-def _unscored(trajectories: Iterable[Trajectory]) -> int:
-    return sum(one.stop != "error" and not one.scores for one in trajectories)
+def _count_unscored(trajectories: Iterable[Trajectory]) -> int:
+    return sum(trajectory.stop != "error" and not trajectory.scores for trajectory in trajectories)
 
 
-def _scored(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    return [one for one in trajectories if one.stop != "error" and one.scores]
+def _scored_trajectories(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    return [trajectory for trajectory in trajectories if trajectory.stop != "error" and trajectory.scores]
 
 
-def _score_names(trajectories: Sequence[Trajectory]) -> list[str]:
+def _shared_score_names(trajectories: Sequence[Trajectory]) -> list[str]:
     """The scores that every episode of both runs has; EM and F1 first."""
-    shared = set.intersection(*(set(one.scores) for one in trajectories)) if trajectories else set()
+    shared = set.intersection(*(set(trajectory.scores) for trajectory in trajectories)) if trajectories else set()
     if not shared:
-        known = sorted({name for one in trajectories for name in one.scores})
+        score_names = sorted({name for trajectory in trajectories for name in trajectory.scores})
         raise DataError(
-            f"the two runs share no score that every episode has (there are {', '.join(known) or 'none'}). "
+            f"the two runs share no score that every episode has (there are {', '.join(score_names) or 'none'}). "
             "Score both in the same way: fireact rescore RUN --task TASK -o FILE."
         )
     return [*(name for name in _FIRST if name in shared), *sorted(shared - set(_FIRST))]
 
 
-def _only(trajectory: Trajectory, names: Sequence[str]) -> Trajectory:
-    """The episode with the shared scores alone, so that both runs are right or wrong by the same one."""
+def _restrict_scores(trajectory: Trajectory, names: Sequence[str]) -> Trajectory:
+    """The episode with the shared scores alone, so that the same score decides for both runs who is right."""
     return replace(trajectory, scores={name: trajectory.scores[name] for name in names})
 
 
-def _names(own: Mapping[Any, Trajectory], other: Mapping[Any, Trajectory], seeds: bool) -> list[str]:
-    several = seeds and len({one.seed for one in (*own.values(), *other.values())}) > 1
+def _names_missing_from(
+    trajectories: Mapping[Any, Trajectory], other_trajectories: Mapping[Any, Trajectory], seeds: bool
+) -> list[str]:
+    has_several_seeds = (
+        seeds and len({trajectory.seed for trajectory in (*trajectories.values(), *other_trajectories.values())}) > 1
+    )
     return [
-        f"{one.example.id}/{one.seed}" if several else one.example.id for key, one in own.items() if key not in other
+        f"{trajectory.example.id}/{trajectory.seed}" if has_several_seeds else trajectory.example.id
+        for key, trajectory in trajectories.items()
+        if key not in other_trajectories
     ]
 
 
-def _score(found: Sequence[Pair], name: str, seed: int) -> tuple[Estimate, Estimate, Paired]:
-    return _share(found, lambda episode: score(episode, name), seed)
+def _compare_score(pairs: Sequence[Pair], name: str, seed: int) -> tuple[Estimate, Estimate, PairedDifference]:
+    return _compare_share(pairs, lambda episode: get_score(episode, name), seed)
 
 
-def _share(found: Sequence[Pair], value: Callable[[Trajectory], float], seed: int) -> tuple[Estimate, Estimate, Paired]:
-    one, other = by_question(found, value)
-    return bootstrap(one, seed=seed), bootstrap(other, seed=seed), paired(one, other, seed=seed)
+def _compare_share(
+    pairs: Sequence[Pair], value: Callable[[Trajectory], float], seed: int
+) -> tuple[Estimate, Estimate, PairedDifference]:
+    before_values, after_values = average_by_question(pairs, value)
+    return (
+        bootstrap_mean(before_values, seed=seed),
+        bootstrap_mean(after_values, seed=seed),
+        compare_paired(before_values, after_values, seed=seed),
+    )
 
 
-def _timed(found: Sequence[Pair]) -> bool:
-    """Whether both runs recorded what their episodes took; files of other tools often do not."""
-    return all(any(one.usage.calls for one in side) for side in zip(*found, strict=True))
+def _has_timings(pairs: Sequence[Pair]) -> bool:
+    """Whether both runs recorded the usage of their episodes; files of other tools often do not."""
+    return all(any(trajectory.usage.calls for trajectory in side) for side in zip(*pairs, strict=True))
 
 
-def _latency(
-    one: Sequence[Trajectory], other: Sequence[Trajectory], share: float, seed: int
+def _compare_latency(
+    before: Sequence[Trajectory], after: Sequence[Trajectory], share: float, seed: int
 ) -> tuple[Estimate, Estimate]:
-    first, second = ([episode.seconds for episode in side] for side in (one, other))
-    return quantile(first, share, seed=seed), quantile(second, share, seed=seed)
+    before_seconds, after_seconds = ([episode.seconds for episode in side] for side in (before, after))
+    return estimate_quantile(before_seconds, share, seed=seed), estimate_quantile(after_seconds, share, seed=seed)
 
 
-def _amount(found: Sequence[Pair], name: str, seed: int) -> Amount:
+def _compare_amount(pairs: Sequence[Pair], name: str, seed: int) -> AmountComparison:
     value = AMOUNTS[name]
-    spent = name not in ("steps", "searches")
-    told = [
-        all(value(one) is not None for one in side) and (not spent or any(one.usage.calls for one in side))
-        for side in zip(*found, strict=True)
+    needs_usage = name not in ("steps", "searches")
+    is_recorded = [
+        all(value(trajectory) is not None for trajectory in side)
+        and (not needs_usage or any(trajectory.usage.calls for trajectory in side))
+        for side in zip(*pairs, strict=True)
     ]
-    one, other = by_question(found, lambda episode: value(episode) or 0.0)
-    return Amount(
-        before=amount(one, seed=seed) if told[0] else None,
-        after=amount(other, seed=seed) if told[1] else None,
-        change=change(one, other, seed=seed) if all(told) else None,
+    before_values, after_values = average_by_question(pairs, lambda episode: value(episode) or 0.0)
+    return AmountComparison(
+        before=estimate_amount(before_values, seed=seed) if is_recorded[0] else None,
+        after=estimate_amount(after_values, seed=seed) if is_recorded[1] else None,
+        change=estimate_change(before_values, after_values, seed=seed) if all(is_recorded) else None,
     )
 
 
-def _kept(found: Sequence[Pair], names: tuple[str, str], seed: int) -> Kept | None:
-    """What noise leaves of the questions that are right without; None unless exactly one run has noise."""
-    noisy = [any(map(disturbed, side)) for side in zip(*found, strict=True)]
-    if noisy[0] == noisy[1]:
+def _measure_under_noise(pairs: Sequence[Pair], names: tuple[str, str], seed: int) -> AccuracyUnderNoise | None:
+    """Accuracy under noise on the questions that are right without it; None unless exactly one run has noise."""
+    has_noise = [any(map(is_disturbed, side)) for side in zip(*pairs, strict=True)]
+    if has_noise[0] == has_noise[1]:
         return None
-    turned = [(b, a) if noisy[0] else (a, b) for a, b in found]
-    sound = [hit for clean, hit in turned if right(clean)]
-    if not sound:
+    clean_and_noisy = [
+        (before_trajectory, after_trajectory) if has_noise[0] else (after_trajectory, before_trajectory)
+        for after_trajectory, before_trajectory in pairs
+    ]
+    noisy_trajectories = [
+        noisy_trajectory for clean_trajectory, noisy_trajectory in clean_and_noisy if is_correct(clean_trajectory)
+    ]
+    if not noisy_trajectories:
         return None
-    met = [float(right(hit)) for hit in sound if disturbed(hit)]
-    return Kept(
-        noisy=names[0] if noisy[0] else names[1],
-        n=len(sound),
-        all=bootstrap([float(right(hit)) for hit in sound], seed=seed),
-        disturbed=bootstrap(met, seed=seed) if met else None,
+    disturbed_shares = [
+        float(is_correct(noisy_trajectory)) for noisy_trajectory in noisy_trajectories if is_disturbed(noisy_trajectory)
+    ]
+    return AccuracyUnderNoise(
+        noisy=names[0] if has_noise[0] else names[1],
+        n=len(noisy_trajectories),
+        all=bootstrap_mean([float(is_correct(noisy_trajectory)) for noisy_trajectory in noisy_trajectories], seed=seed),
+        disturbed=bootstrap_mean(disturbed_shares, seed=seed) if disturbed_shares else None,
     )
 
 
-def _three(one: Estimate | None, other: Estimate | None, by: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _sides_to_dict(
+    before: Estimate | None, after: Estimate | None, change: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     sides = {
-        side: None if found is None else {"mean": found.mean, "interval": found.interval}
-        for side, found in (("before", one), ("after", other))
+        side: None if estimate is None else {"mean": estimate.mean, "interval": estimate.interval}
+        for side, estimate in (("before", before), ("after", after))
     }
-    return {**sides, **({"change": by} if by is not None else {})}
+    return {**sides, **({"change": change} if change is not None else {})}
 
 
-def _change(estimate: Estimate | None) -> dict[str, Any] | None:
+def _change_to_dict(estimate: Estimate | None) -> dict[str, Any] | None:
     return None if estimate is None else {"difference": estimate.mean, "interval": estimate.interval}

@@ -1,7 +1,7 @@
-"""What is measured of some episodes: their scores, and what a question takes in steps, searches, tokens, seconds and dollars.
+"""Measures of some episodes: their scores, and what a question takes in steps, searches, tokens, seconds and dollars.
 
-Invariant: a whole task and each group of its questions are measured here alone, so that their numbers have one meaning; an
-amount is known of all episodes or of none, so that a mean never leaves out what could not be told.
+Invariant: a whole task and each group of its questions are measured here alone, so that their numbers have one meaning.
+An amount is known for all episodes or for none, so that no mean leaves out the episodes with unknown amounts.
 """
 
 from __future__ import annotations
@@ -11,63 +11,74 @@ from typing import Any
 
 from fireact.errors import DataError
 from fireact.evaluation.accuracy import accuracy
-from fireact.evaluation.failures import searches
-from fireact.evaluation.statistics import Estimate, amount, bootstrap, quantile
+from fireact.evaluation.failures import count_searches
+from fireact.evaluation.statistics import Estimate, bootstrap_mean, estimate_amount, estimate_quantile
 from fireact.types import Trajectory
 
 AMOUNTS: Mapping[str, Callable[[Trajectory], float | None]] = {
-    "steps": lambda one: len(one.steps),
-    "searches": lambda one: searches(one).total(),
-    "calls": lambda one: one.usage.calls,
-    "tokens_per_question": lambda one: one.usage.prompt_tokens + one.usage.completion_tokens,
-    "prompt_tokens": lambda one: one.usage.prompt_tokens,
-    "cached_tokens": lambda one: one.usage.cached_tokens,
-    "completion_tokens": lambda one: one.usage.completion_tokens,
-    "latency_mean": lambda one: one.seconds,
-    "cost_per_question": lambda one: one.usage.cost,
+    "steps": lambda trajectory: len(trajectory.steps),
+    "searches": lambda trajectory: count_searches(trajectory).total(),
+    "calls": lambda trajectory: trajectory.usage.calls,
+    "tokens_per_question": lambda trajectory: trajectory.usage.prompt_tokens + trajectory.usage.completion_tokens,
+    "prompt_tokens": lambda trajectory: trajectory.usage.prompt_tokens,
+    "cached_tokens": lambda trajectory: trajectory.usage.cached_tokens,
+    "completion_tokens": lambda trajectory: trajectory.usage.completion_tokens,
+    "latency_mean": lambda trajectory: trajectory.seconds,
+    "cost_per_question": lambda trajectory: trajectory.usage.cost,
 }
 """What a question takes: ``calls`` are of the LM and ``searches`` of tools, ``latency_mean`` is an episode's seconds,
-``cost_per_question`` US dollars (None: a price is not known). Tokens that a cache spared are among the tokens."""
+``cost_per_question`` US dollars (None: a price is not known). Tokens that a cache answered are included."""
 
 
 SCORES: Mapping[str, Callable[[Trajectory], float]] = {
-    "em": lambda one: score(one, "em"),
-    "f1": lambda one: score(one, "f1"),
-    "accuracy": lambda one: accuracy(one) or 0.0,
-    "finished": lambda one: float(one.stop == "finish"),
+    "em": lambda trajectory: get_score(trajectory, "em"),
+    "f1": lambda trajectory: get_score(trajectory, "f1"),
+    "accuracy": lambda trajectory: accuracy(trajectory) or 0.0,
+    "finished": lambda trajectory: float(trajectory.stop == "finish"),
 }
 """Shares, from 0 to 1."""
 
 Measures = Mapping[str, Estimate | None]
-"""``SCORES``, ``AMOUNTS``, and ``latency_p50`` and ``latency_p95`` of an episode's seconds, by name; None is not known."""
+"""By name: ``SCORES``, ``AMOUNTS``, and the quantiles ``latency_p50`` and ``latency_p95`` of an episode's seconds.
+
+None means that an amount is not known.
+"""
 
 
-def measures(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Measures:
-    """Everything that is measured of episodes which no fault ended. Raises DataError where one has no EM or F1."""
-    seconds = [one.seconds for one in trajectories]
+def compute_measures(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Measures:
+    """All measures of episodes that did not end in a fault. Raises DataError where one has no EM or F1."""
+    seconds = [trajectory.seconds for trajectory in trajectories]
     return {
-        **{name: bootstrap([value(one) for one in trajectories], seed=seed) for name, value in SCORES.items()},
-        **{name: _amount([value(one) for one in trajectories], seed) for name, value in AMOUNTS.items()},
-        **{f"latency_p{share}": quantile(seconds, share / 100, seed=seed) for share in (50, 95)},
+        **{
+            name: bootstrap_mean([value(trajectory) for trajectory in trajectories], seed=seed)
+            for name, value in SCORES.items()
+        },
+        **{
+            name: _estimate_if_known([value(trajectory) for trajectory in trajectories], seed)
+            for name, value in AMOUNTS.items()
+        },
+        **{f"latency_p{share}": estimate_quantile(seconds, share / 100, seed=seed) for share in (50, 95)},
     }
 
 
-def plain(found: Measures) -> dict[str, Any]:
+def measures_to_dict(estimates: Measures) -> dict[str, Any]:
     """Measures for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
-    shown: dict[str, Any] = {}
-    for name, one in found.items():
-        shown |= {name: one and one.mean, f"{name}_interval": one and one.interval}
-    return shown
+    fields: dict[str, Any] = {}
+    for name, estimate in estimates.items():
+        fields |= {name: estimate and estimate.mean, f"{name}_interval": estimate and estimate.interval}
+    return fields
 
 
-def score(trajectory: Trajectory, name: str) -> float:
+def get_score(trajectory: Trajectory, name: str) -> float:
     """A score of an episode. Raises DataError where it has none of that name."""
     if name not in trajectory.scores:
-        known = ", ".join(trajectory.scores) or "none"
-        raise DataError(f"episode {trajectory.key} has no score {name!r} (only {known}). A task must give em and f1.")
+        score_names = ", ".join(trajectory.scores) or "none"
+        raise DataError(
+            f"episode {trajectory.key} has no score {name!r} (only {score_names}). A task must give em and f1."
+        )
     return trajectory.scores[name]
 
 
-def _amount(values: Sequence[float | None], seed: int) -> Estimate | None:
-    known = [value for value in values if value is not None]
-    return amount(known, seed=seed) if len(known) == len(values) else None
+def _estimate_if_known(values: Sequence[float | None], seed: int) -> Estimate | None:
+    known_values = [value for value in values if value is not None]
+    return estimate_amount(known_values, seed=seed) if len(known_values) == len(values) else None

@@ -1,8 +1,8 @@
 """What an agent does after noise disturbed a call: whether it asks again, and whether it still ends right.
 
-Invariant: only episodes that were scored and have a disturbed step (``Step.noise``) count; each disturbed call has exactly
-one reaction, the agent's next turn. Calls for the next fact look like retries with another query, so ``retried`` is an
-upper limit. Two runs, with noise and without, are compared by ``comparison``.
+Invariant: only scored episodes with a disturbed step (``Step.noise``) count; each disturbed call has exactly one
+reaction, the agent's next turn. A call for the next fact looks like a retry with another query, so ``retried`` is an
+upper bound. ``comparison`` compares a run with noise and a run without.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.evaluation.accuracy import right
-from fireact.evaluation.statistics import Estimate, bootstrap
+from fireact.evaluation.accuracy import is_correct
+from fireact.evaluation.statistics import Estimate, bootstrap_mean
 from fireact.types import FINISH, Trajectory
 
 REACTIONS: Mapping[str, str] = {
@@ -27,7 +27,11 @@ REACTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """``episodes`` with a disturbed call, of ``all``; shares of them that end right, that asked again and went on to an answer, and that did both."""
+    """How agents react to noise, over the ``episodes`` of ``all`` that have a disturbed call.
+
+    The shares are of these episodes: those that end right, those that call a tool again and reach an answer
+    (``retried``), and those that do both.
+    """
 
     all: int
     episodes: int
@@ -51,60 +55,75 @@ class Recovery:
             "retried_and_right": self.retried_and_right.mean,
             "retried_and_right_interval": self.retried_and_right.interval,
             "reactions": dict(self.reactions),
-            "by_noise": {name: dict(found) for name, found in self.by_noise.items()},
+            "by_noise": {name: dict(counts) for name, counts in self.by_noise.items()},
         }
 
 
-def recovery(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Recovery | None:
-    """How the episodes that noise disturbed went on; None where there is none."""
-    scored = [one for one in trajectories if one.stop != "error"]
-    hit = [one for one in scored if disturbed(one)]
-    if not hit:
+def measure_recovery(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Recovery | None:
+    """Summarise how disturbed episodes continue; None where there are none."""
+    scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
+    disturbed = [trajectory for trajectory in scored if is_disturbed(trajectory)]
+    if not disturbed:
         return None
-    reactions = [_reactions(one) for one in hit]
-    again = [_retried(one, found) for one, found in zip(hit, reactions, strict=True)]
-    count = Counter(reaction for found in reactions for reaction in found)
+    reactions_by_trajectory = [_classify_reactions(trajectory) for trajectory in disturbed]
+    retried = [
+        _has_retried(trajectory, reactions)
+        for trajectory, reactions in zip(disturbed, reactions_by_trajectory, strict=True)
+    ]
+    counts = Counter(reaction for reactions in reactions_by_trajectory for reaction in reactions)
     return Recovery(
         all=len(scored),
-        episodes=len(hit),
-        calls=count.total(),
-        right=bootstrap([float(right(one)) for one in hit], seed=seed),
-        retried=bootstrap([float(one) for one in again], seed=seed),
-        retried_and_right=bootstrap([float(a and right(one)) for one, a in zip(hit, again, strict=True)], seed=seed),
-        reactions={name: count[name] for name in REACTIONS},
-        by_noise=_by_noise(hit),
+        episodes=len(disturbed),
+        calls=counts.total(),
+        right=bootstrap_mean([float(is_correct(trajectory)) for trajectory in disturbed], seed=seed),
+        retried=bootstrap_mean([float(has_retried) for has_retried in retried], seed=seed),
+        retried_and_right=bootstrap_mean(
+            [
+                float(has_retried and is_correct(trajectory))
+                for trajectory, has_retried in zip(disturbed, retried, strict=True)
+            ],
+            seed=seed,
+        ),
+        reactions={name: counts[name] for name in REACTIONS},
+        by_noise=_count_by_noise(disturbed),
     )
 
 
-def disturbed(trajectory: Trajectory) -> bool:
-    """Whether noise disturbed one of its calls at least."""
+def is_disturbed(trajectory: Trajectory) -> bool:
+    """Whether noise disturbed at least one call of an episode."""
     return any(step.noise is not None for step in trajectory.steps)
 
 
-def _retried(trajectory: Trajectory, reactions: Sequence[str]) -> bool:
+def _has_retried(trajectory: Trajectory, reactions: Sequence[str]) -> bool:
     return trajectory.stop == "finish" and ("same call" in reactions or "other call" in reactions)
 
 
-def _reactions(trajectory: Trajectory) -> list[str]:
+def _classify_reactions(trajectory: Trajectory) -> list[str]:
     """What the agent's next turn was, for each disturbed call."""
-    steps, found = trajectory.steps, []
-    for at, step in enumerate(steps):
+    steps, reactions = trajectory.steps, []
+    for index, step in enumerate(steps):
         if step.noise is None:
             continue
-        following = next((later for later in steps[at + 1 :] if not later.joined), None)
+        following = next((later for later in steps[index + 1 :] if not later.joined), None)
         if following is None:
-            found.append("ended")
+            reactions.append("ended")
         elif following.action is None:
-            found.append("no action")
+            reactions.append("no action")
         elif following.action.name == FINISH:
-            found.append("answered")
+            reactions.append("answered")
         else:
-            found.append("same call" if following.action == step.action else "other call")
-    return found
+            reactions.append("same call" if following.action == step.action else "other call")
+    return reactions
 
 
-def _by_noise(hit: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
+def _count_by_noise(disturbed: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
     """For each kind of noise: the episodes that met it, and how many of them are right."""
-    kinds = sorted({step.noise for one in hit for step in one.steps if step.noise is not None})
-    met = {kind: [one for one in hit if any(step.noise == kind for step in one.steps)] for kind in kinds}
-    return {kind: {"episodes": len(found), "right": sum(map(right, found))} for kind, found in met.items()}
+    kinds = sorted({step.noise for trajectory in disturbed for step in trajectory.steps if step.noise is not None})
+    trajectories_by_kind = {
+        kind: [trajectory for trajectory in disturbed if any(step.noise == kind for step in trajectory.steps)]
+        for kind in kinds
+    }
+    return {
+        kind: {"episodes": len(trajectories), "right": sum(map(is_correct, trajectories))}
+        for kind, trajectories in trajectories_by_kind.items()
+    }

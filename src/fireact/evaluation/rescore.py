@@ -1,8 +1,8 @@
-"""Scores a stored run again by the rule of a task, and compares with the scores that the run itself reported.
+"""Scores a stored run again by the rule of a task, and compares the result with the scores that the run reported.
 
-Invariant: no model is run (a judge apart, where one is given); every difference from a reported score is listed, none is
-decided. Questions that were asked for and have no episode count as wrong, as in the released code; episodes that a fault
-of the infrastructure ended are left out and counted.
+Invariant: no model runs, except a judge where one is given. Every difference from a reported score is listed, and none
+is resolved. Requested questions without an episode count as wrong, as in the released code; episodes that ended in a
+fault of the infrastructure are left out and counted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.statistics import Estimate, bootstrap
+from fireact.evaluation.statistics import Estimate, bootstrap_mean
 from fireact.progress import SILENT, Progress
 from fireact.store import read_trajectories
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import PaperTask
 from fireact.tasks.released import read_released_run
-from fireact.tasks.scoring import scores_of
+from fireact.tasks.scoring import score_answer
 from fireact.types import Example, Task, Trajectory
 
 TOLERANCE = 1e-9
@@ -30,7 +30,7 @@ _SPLITS = ("train", "dev", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One score of one episode that is not what the run reported."""
+    """One score of one episode that differs from the reported one."""
 
     id: str
     question: str
@@ -42,8 +42,8 @@ class Disagreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
-    """What scoring again gave; ``n`` questions count, ``missing`` of which have no episode."""
+class RescoreResult:
+    """The scores of a run that was scored again, over ``n`` questions; ``missing`` of them have no episode."""
 
     task: str
     n: int
@@ -51,7 +51,7 @@ class Rescored:
     faults: int
     finished: int
     golds: Mapping[str, int]
-    """How many gold answers are the task's, and how many the run's own (the task has no such question at hand)."""
+    """How many gold answers come from the task, and how many from the run (where the task lacks the question)."""
     means: Mapping[str, Estimate]
     reported: Mapping[str, float]
     disagreements: tuple[Disagreement, ...]
@@ -74,7 +74,7 @@ class Rescored:
         }
 
 
-def read_run(path: Path, *, task: str = "") -> Iterator[Trajectory]:
+def read_run_trajectories(path: Path, *, task: str = "") -> Iterator[Trajectory]:
     """The trajectories of a run directory, a JSONL file, or a ``.json`` file of the released code."""
     return read_released_run(path, task=task) if path.suffix.lower() == ".json" else read_trajectories(path)
 
@@ -86,103 +86,110 @@ def rescore(
     n: int | None = None,
     judge: Judge | None = None,
     progress: Progress = SILENT,
-) -> Rescored:
+) -> RescoreResult:
     """Score the first ``n`` episodes of a task again (all by default); the mean is over ``n``.
 
-    Gold answers are the task's where its questions are at hand, found by the question's text, else those in the run.
+    A gold answer comes from the task where it has a question with the same text, else from the run.
     Raises ConfigError where the run has no episode of the task, DataError where none is left to score.
     """
-    kept = _of_task(trajectories, task.name, n)
-    sound = [trajectory for trajectory in kept if trajectory.stop != "error"]
-    missing = 0 if n is None else n - len(kept)
-    if not sound:
-        raise DataError(f"all {len(kept)} episodes ended in a fault: none is left to score.")
-    known = _known(task)
+    task_trajectories = _select_task(trajectories, task.name, n)
+    scorable = [trajectory for trajectory in task_trajectories if trajectory.stop != "error"]
+    missing = 0 if n is None else n - len(task_trajectories)
+    if not scorable:
+        raise DataError(f"all {len(task_trajectories)} episodes ended in a fault: none is left to score.")
+    examples_by_question = _index_examples(task)
     scored = []
-    progress.start("rescore", total=len(sound))
+    progress.start("rescore", total=len(scorable))
     try:
-        for trajectory in sound:
-            scored.append(_again(trajectory, task, known, judge))
+        for trajectory in scorable:
+            scored.append(_score_again(trajectory, task, examples_by_question, judge))
             progress.advance()
     finally:
         progress.end()
-    pairs = list(zip(sound, scored, strict=True))
-    count = len(sound) + missing
-    golds = Counter("task" if _own(trajectory.example, known) else "run" for trajectory in sound)
-    return Rescored(
+    pairs = list(zip(scorable, scored, strict=True))
+    count = len(scorable) + missing
+    golds = Counter(
+        "task" if _find_example(trajectory.example, examples_by_question) else "run" for trajectory in scorable
+    )
+    return RescoreResult(
         task=task.name,
         n=count,
         missing=missing,
-        faults=len(kept) - len(sound),
-        finished=sum(trajectory.stop == "finish" for trajectory in sound),
+        faults=len(task_trajectories) - len(scorable),
+        finished=sum(trajectory.stop == "finish" for trajectory in scorable),
         golds={"task": golds["task"], "run": golds["run"]},
-        means={name: bootstrap([t.scores[name] for t in scored] + [0.0] * missing) for name in scored[0].scores},
-        reported=_reported(sound, count),
-        disagreements=tuple(item for before, after in pairs for item in _differences(before, after)),
+        means={
+            name: bootstrap_mean([trajectory.scores[name] for trajectory in scored] + [0.0] * missing)
+            for name in scored[0].scores
+        },
+        reported=_average_reported(scorable, count),
+        disagreements=tuple(item for before, after in pairs for item in _find_disagreements(before, after)),
         trajectories=tuple(scored),
     )
 
 
-def _of_task(trajectories: Iterable[Trajectory], name: str, n: int | None) -> list[Trajectory]:
+def _select_task(trajectories: Iterable[Trajectory], name: str, n: int | None) -> list[Trajectory]:
     if n is not None and n < 1:
         raise ConfigError(f"-n {n} questions cannot be scored; it is 1 at least.")
-    others: Counter[str] = Counter()
+    counts_by_task: Counter[str] = Counter()
 
-    def own() -> Iterator[Trajectory]:
+    def iterate_matching() -> Iterator[Trajectory]:
         for trajectory in trajectories:
-            others[trajectory.task] += 1
+            counts_by_task[trajectory.task] += 1
             if trajectory.task == name:
                 yield trajectory
 
-    kept = list(islice(own(), n))
-    if not kept:
-        there = ", ".join(f"{task} {count}" for task, count in others.items()) or "none"
-        raise ConfigError(f"the run has no episode of the task {name}. There are: {there}. Give another --task.")
-    return kept
+    task_trajectories = list(islice(iterate_matching(), n))
+    if not task_trajectories:
+        task_counts = ", ".join(f"{task} {count}" for task, count in counts_by_task.items()) or "none"
+        raise ConfigError(f"the run has no episode of the task {name}. There are: {task_counts}. Give another --task.")
+    return task_trajectories
 
 
-def _again(
-    trajectory: Trajectory, task: Task, known: Mapping[str, Sequence[Example]], judge: Judge | None
+def _score_again(
+    trajectory: Trajectory, task: Task, examples_by_question: Mapping[str, Sequence[Example]], judge: Judge | None
 ) -> Trajectory:
-    example = _own(trajectory.example, known) or trajectory.example
-    scores = scores_of(task, example, trajectory.answer)
+    example = _find_example(trajectory.example, examples_by_question) or trajectory.example
+    scores = score_answer(task, example, trajectory.answer)
     if judge is not None:
         scores["judge"] = judge(example, trajectory.answer)
     return replace(trajectory, example=example, scores=scores)
 
 
-def _known(task: Task) -> Mapping[str, Sequence[Example]]:
-    """The task's examples by question. A set that would have to be fetched is not: the run holds its gold answers."""
+def _index_examples(task: Task) -> Mapping[str, Sequence[Example]]:
+    """The task's examples by question. Nothing is downloaded: without the set, the run's own gold answers are used."""
     if isinstance(task, PaperTask) and task.folder is None:
         return {}
-    found: dict[str, list[Example]] = {}
+    examples_by_question: dict[str, list[Example]] = {}
     for split in getattr(task, "splits", _SPLITS):
         try:
             examples = task.examples(split)
         except ConfigError:  # a split that is not there, or has no answers
             continue
         for example in examples:
-            found.setdefault(_words(example.question), []).append(example)
-    return found
+            examples_by_question.setdefault(_join_words(example.question), []).append(example)
+    return examples_by_question
 
 
-def _own(example: Example, known: Mapping[str, Sequence[Example]]) -> Example | None:
-    """The task's example with the same question; where a question is repeated, that with the same id if there is one."""
-    found = known.get(_words(example.question), ())
-    return next((one for one in found if one.id == example.id), found[0] if found else None)
+def _find_example(example: Example, examples_by_question: Mapping[str, Sequence[Example]]) -> Example | None:
+    """The task's example with the same question; among several, the one with the same id, else the first."""
+    candidates = examples_by_question.get(_join_words(example.question), ())
+    return next(
+        (candidate for candidate in candidates if candidate.id == example.id), candidates[0] if candidates else None
+    )
 
 
-def _words(question: str) -> str:
+def _join_words(question: str) -> str:
     return " ".join(question.split())
 
 
-def _reported(trajectories: Sequence[Trajectory], n: int) -> dict[str, float]:
-    """The run's own means over ``n``, of the scores that each of its episodes has."""
-    names = [name for name in trajectories[0].scores if all(name in t.scores for t in trajectories)]
+def _average_reported(trajectories: Sequence[Trajectory], n: int) -> dict[str, float]:
+    """The reported means over ``n``, for the scores that every episode has."""
+    names = [name for name in trajectories[0].scores if all(name in trajectory.scores for trajectory in trajectories)]
     return {name: sum(trajectory.scores[name] for trajectory in trajectories) / n for name in names}
 
 
-def _differences(before: Trajectory, after: Trajectory) -> Iterator[Disagreement]:
+def _find_disagreements(before: Trajectory, after: Trajectory) -> Iterator[Disagreement]:
     for name, ours in after.scores.items():
         theirs = before.scores.get(name)
         if theirs is not None and abs(theirs - ours) > TOLERANCE:

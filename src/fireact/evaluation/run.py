@@ -1,6 +1,6 @@
-"""The verb ``eval``: an agent answers held-out questions; each episode is kept, each task is summarised with intervals.
+"""The verb ``eval``: an agent answers held-out questions. Each episode is stored, each task summarised with intervals.
 
-It is the very rollout that trajectories are collected with; only the agent and the split differ.
+The rollout is the one of ``collect``; only the agent and the split differ.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import Model, build, load_model, load_task, load_tools, whole_task
+from fireact.agents import Model, absolute_task_spec, build_agent, load_model, load_task, load_tools
 from fireact.cache import FILE as CALLS
 from fireact.cache import CallCache
-from fireact.collection import FREE, budget_of, fingerprints, run_missing
+from fireact.collection import NEUTRAL_SETTINGS, parse_budget, run_missing_episodes, tool_fingerprints
 from fireact.episodes import Episode, run_episode
 from fireact.errors import ConfigError
-from fireact.estimate import estimate
-from fireact.evaluation.summary import summarise
-from fireact.models.keys import unasked
+from fireact.estimate import estimate_episodes
+from fireact.evaluation.summary import summarise_trajectories
+from fireact.models.keys import without_keys
 from fireact.models.limits import Endpoint
 from fireact.progress import SILENT, Progress
-from fireact.store import RunDir, absolute, read_trajectories
-from fireact.tasks.order import in_order
+from fireact.store import RunDir, absolute_path, read_trajectories
+from fireact.tasks.order import order_examples
 from fireact.types import Completion, Message, Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Settings of ``eval``; ``examples`` in the prompt: None means 3 for a prompted LM and 0 for a fine-tuned one.
+    """Settings of ``eval``. ``examples`` is their number in the prompt: None is 3 for a prompted LM, 0 for a tuned one.
 
-    The others are as in ``collect``, but an agent is measured as it is: nothing is repaired unless ``repairs`` says so.
+    The other settings are those of ``collect``, but answers are not repaired unless ``repairs`` is set.
     """
 
     agent: str
@@ -53,10 +53,10 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if Path(self.agent).is_dir():
-            object.__setattr__(self, "agent", absolute(self.agent))
-        object.__setattr__(self, "tasks", tuple(map(whole_task, self.tasks)))
+            object.__setattr__(self, "agent", absolute_path(self.agent))
+        object.__setattr__(self, "tasks", tuple(map(absolute_task_spec, self.tasks)))
         if self.cache is not None:
-            object.__setattr__(self, "cache", absolute(self.cache))
+            object.__setattr__(self, "cache", absolute_path(self.cache))
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -67,60 +67,64 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         slots=config.workers,
         cache=cache,
         endpoint=config.endpoint,
-        budget=budget_of(config.budget, Usage() if force else cache.spent()),
+        budget=parse_budget(config.budget, Usage() if force else cache.total_usage()),
     )
     tools = load_tools(config.tools, cache)
-    episodes = {name: _episodes(task, config, model, tools) for name, task in _tasks(config.tasks).items()}
-    with RunDir(out, verb="eval", settings=asdict(config), force=force, free=FREE) as run:
+    episodes = {name: _build_episodes(task, config, model, tools) for name, task in _load_tasks(config.tasks).items()}
+    with RunDir(out, verb="eval", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
-        everything = [episode for part in episodes.values() for episode in part]
+        all_episodes = [episode for task_episodes in episodes.values() for episode in task_episodes]
         try:
-            wall_share = run_missing(run, everything, workers=config.workers, progress=progress)
+            wall_share = run_missing_episodes(run, all_episodes, workers=config.workers, progress=progress)
         finally:
             model.close()
-        kept = list(read_trajectories(run.path))
+        trajectories = list(read_trajectories(run.path))
         results = {}
         for name in episodes:
-            own = [trajectory for trajectory in kept if trajectory.task == name]
-            wall_seconds = wall_share * sum(trajectory.seconds for trajectory in own)
-            results[name] = summarise(own, wall_seconds=wall_seconds).to_dict()
-        shots = max(map(_shots, (part[0] for part in episodes.values() if part)), default=0)
+            task_trajectories = [trajectory for trajectory in trajectories if trajectory.task == name]
+            wall_seconds = wall_share * sum(trajectory.seconds for trajectory in task_trajectories)
+            results[name] = summarise_trajectories(task_trajectories, wall_seconds=wall_seconds).to_dict()
+        shots = max(
+            map(_count_shots, (task_episodes[0] for task_episodes in episodes.values() if task_episodes)), default=0
+        )
         return run.finish(
-            agent=_label(model, config, shots),
-            description=_description(model, config, shots),
+            agent=_label_agent(model, config, shots),
+            description=_describe_agent(model, config, shots),
             tuned=model.tuned,
             examples=shots,
-            tools=fingerprints(tools),
-            limits={name: asdict(part[0].agent.limits) for name, part in episodes.items() if part},
+            tools=tool_fingerprints(tools),
+            limits={
+                name: asdict(task_episodes[0].agent.limits) for name, task_episodes in episodes.items() if task_episodes
+            },
             results=results,
-            usage=asdict(sum((trajectory.usage for trajectory in kept), Usage())),
+            usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
         )
 
 
-def expected(config: EvalConfig) -> dict[str, Any]:
-    """What ``eval`` will take, estimated without a call or a key; raises what else it would raise before the first one."""
+def estimate_evaluation(config: EvalConfig) -> dict[str, Any]:
+    """Estimate what ``eval`` takes, without a call or a key. Raises what ``eval`` raises before its first call."""
     cache = CallCache(Path(CALLS), "off")
-    with unasked():
+    with without_keys():
         model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
-    tasks = _tasks(config.tasks).values()
-    episodes = [episode for task in tasks for episode in _episodes(task, config, model, tools)]
-    return estimate(episodes, price=getattr(model.lm, "price", None))
+    tasks = _load_tasks(config.tasks).values()
+    episodes = [episode for task in tasks for episode in _build_episodes(task, config, model, tools)]
+    return estimate_episodes(episodes, price=getattr(model.lm, "price", None))
 
 
-def _tasks(specs: Sequence[str]) -> dict[str, Task]:
-    """The tasks by their own names, which may be shorter than what was typed."""
-    found: dict[str, Task] = {}
+def _load_tasks(specs: Sequence[str]) -> dict[str, Task]:
+    """The tasks by name, which may be shorter than the typed specification."""
+    tasks_by_name: dict[str, Task] = {}
     for spec in specs:
         task = load_task(spec)
-        if task.name in found:
+        if task.name in tasks_by_name:
             raise ConfigError(f"two tasks are named {task.name!r}; results tell tasks apart by name. Leave one out.")
-        found[task.name] = task
-    return found
+        tasks_by_name[task.name] = task
+    return tasks_by_name
 
 
-def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
-    agent = build(
+def _build_episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
+    agent = build_agent(
         model,
         task,
         method=config.method,
@@ -130,7 +134,7 @@ def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[
         repairs=config.repairs,
         native=config.native,
     )
-    examples = in_order(task.examples(config.split), config.order)
+    examples = order_examples(task.examples(config.split), config.order)
     if config.n < 1:
         raise ConfigError(f"-n is {config.n}; at least one question must be asked.")
     if config.n > len(examples):
@@ -141,12 +145,12 @@ def _episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[
 
 
 class _PromptSeenError(Exception):
-    """Ends an episode at its first prompt."""
+    """Ends an episode at its first prompt, once the prompt is recorded."""
 
 
 @dataclass
-class _Prompt:
-    """An LM that keeps the first prompt that it is given, and refuses to answer."""
+class _PromptRecorder:
+    """An LM that records its first prompt and does not answer."""
 
     name: str = "prompt"
     text: str = ""
@@ -156,21 +160,21 @@ class _Prompt:
         raise _PromptSeenError
 
 
-def _shots(episode: Episode) -> int:
-    """How many of the examples that its method was given stand in the first prompt of an episode."""
-    given = getattr(episode.agent.method, "examples", ())
-    prompt = _Prompt()
-    if given:
+def _count_shots(episode: Episode) -> int:
+    """How many examples of the method are in the first prompt of an episode."""
+    method_examples = getattr(episode.agent.method, "examples", ())
+    prompt = _PromptRecorder()
+    if method_examples:
         run_episode(replace(episode, agent=replace(episode.agent, lm=prompt)))
-    return sum(question in prompt.text for question, _ in given)
+    return sum(question in prompt.text for question, _ in method_examples)
 
 
-def _label(model: Model, config: EvalConfig, shots: int) -> str:
-    """The agent's name in results: the model's, and how it is prompted where it is."""
+def _label_agent(model: Model, config: EvalConfig, shots: int) -> str:
+    """The agent's name in results: the model's name and, where it is prompted, the method and number of examples."""
     return model.lm.name if model.tuned and not shots else f"{model.lm.name} {config.method} {shots}-shot"
 
 
-def _description(model: Model, config: EvalConfig, shots: int) -> str:
+def _describe_agent(model: Model, config: EvalConfig, shots: int) -> str:
     count = {0: "no examples", 1: "1 example"}.get(shots, f"{shots} examples")
-    said = f", {config.method}" if shots or not model.tuned else ""
-    return f"{model.description}{'' if model.tuned else ', not fine-tuned'}{said}, {count} in the prompt"
+    method_text = f", {config.method}" if shots or not model.tuned else ""
+    return f"{model.description}{'' if model.tuned else ', not fine-tuned'}{method_text}, {count} in the prompt"

@@ -1,7 +1,7 @@
-"""What the episodes of one agent on one task say in numbers, and how two agents compare on the same questions.
+"""A summary in numbers of one agent's episodes on one task, and a comparison of two agents on the same questions.
 
-Invariant: an episode that a fault of the infrastructure ended is counted in ``faults`` and in nothing else, so the kinds of
-``failures`` and the episodes that are right make up ``n``. Nothing is run or read here.
+Invariant: an episode that ended in a fault of the infrastructure counts in ``faults`` and nowhere else, so ``n`` is the
+number of right episodes plus all ``failures``. This module runs and reads nothing.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import DataError
-from fireact.evaluation.breakdown import breakdown
-from fireact.evaluation.failures import counted, searches
-from fireact.evaluation.measures import Measures, measures, plain, score
-from fireact.evaluation.pairing import by_question, pairs
-from fireact.evaluation.recovery import Recovery, recovery
-from fireact.evaluation.statistics import Paired, paired
+from fireact.evaluation.breakdown import compute_breakdown
+from fireact.evaluation.failures import count_failures, count_searches
+from fireact.evaluation.measures import Measures, compute_measures, get_score, measures_to_dict
+from fireact.evaluation.pairing import average_by_question, pair_trajectories
+from fireact.evaluation.recovery import Recovery, measure_recovery
+from fireact.evaluation.statistics import PairedDifference, compare_paired
 from fireact.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One agent on one task; amounts are means a question, ``latency`` is of single episodes.
+    """One agent on one task. Amounts are means per question; ``latency`` is over single episodes.
 
-    ``tools`` are the calls a question by tool, ``by`` the ``measures`` by type of question.
-    ``seconds_per_question`` is the time that all took together, divided among them.
+    ``tools`` are the calls per question by tool, ``by`` the ``measures`` by type of question.
+    ``seconds_per_question`` is the wall time of all episodes divided by their number.
     """
 
     n: int
@@ -43,7 +43,7 @@ class Summary:
         """Plain values for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
         return {
             "n": self.n,
-            **plain(self.measures),
+            **measures_to_dict(self.measures),
             "seconds_per_question": self.seconds_per_question,
             "tools": dict(self.tools),
             "stops": dict(self.stops),
@@ -55,54 +55,56 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two agents on the questions of one task that both were scored on: what changed in EM and in F1."""
+class ScoreComparison:
+    """The change in EM and F1 between two agents, over the questions of one task that both were scored on."""
 
-    em: Paired
-    f1: Paired
+    em: PairedDifference
+    f1: PairedDifference
 
     def to_dict(self) -> dict[str, Any]:
         return {"em": self.em.to_dict(), "f1": self.f1.to_dict()}
 
 
-def summarise(trajectories: Sequence[Trajectory], *, wall_seconds: float | None = None, seed: int = 0) -> Summary:
+def summarise_trajectories(
+    trajectories: Sequence[Trajectory], *, wall_seconds: float | None = None, seed: int = 0
+) -> Summary:
     """Summarise one agent's episodes on one task.
 
-    ``wall_seconds``, the time that all of them took together, makes ``seconds_per_question`` a throughput; without it,
-    it is the mean time of an episode, which is longer where episodes run side by side. Raises DataError when none is
-    scored.
+    ``wall_seconds`` is the time that all episodes took together; it makes ``seconds_per_question`` a throughput.
+    Without it, ``seconds_per_question`` is the mean time of an episode, which is longer where episodes run in parallel.
+    Raises DataError when no episode is scored.
     """
     scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
     n, faults = len(scored), len(trajectories) - len(scored)
     if not n:
         raise DataError(f"of {len(trajectories)} episodes {faults} ended in a fault: none is left to score. Run again.")
-    called = sum(map(searches, scored), Counter[str]())
+    calls_by_tool = sum(map(count_searches, scored), Counter[str]())
     return Summary(
         n=n,
-        measures=measures(scored, seed=seed),
+        measures=compute_measures(scored, seed=seed),
         seconds_per_question=sum(trajectory.seconds for trajectory in scored) / n
         if wall_seconds is None
         else wall_seconds / n,
-        tools={name: count / n for name, count in sorted(called.items())},
+        tools={name: count / n for name, count in sorted(calls_by_tool.items())},
         stops=dict(sorted(Counter(trajectory.stop for trajectory in scored).items())),
-        failures=counted(scored),
+        failures=count_failures(scored),
         faults=faults,
-        by=breakdown(scored, seed=seed),
-        recovery=recovery(scored, seed=seed),
+        by=compute_breakdown(scored, seed=seed),
+        recovery=measure_recovery(scored, seed=seed),
     )
 
 
-def compare(
+def compare_scores(
     before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True, seed: int = 0
-) -> Comparison:
-    """Compare two agents' episodes on one task, paired by question and (with ``seeds``) seed; a question with a fault is left out.
+) -> ScoreComparison:
+    """Compare two agents on one task, paired by question and (with ``seeds``) seed; episodes with a fault are left out.
 
     A question that was answered with several seeds counts once, with the mean of its scores. Raises DataError where an
     agent answered a question twice, or where they share none.
     """
-    found = pairs(before, after, seeds=seeds)
+    pairs = pair_trajectories(before, after, seeds=seeds)
 
-    def metric(name: str) -> Paired:
-        return paired(*by_question(found, lambda trajectory: score(trajectory, name)), seed=seed)
+    def metric(name: str) -> PairedDifference:
+        return compare_paired(*average_by_question(pairs, lambda trajectory: get_score(trajectory, name)), seed=seed)
 
-    return Comparison(em=metric("em"), f1=metric("f1"))
+    return ScoreComparison(em=metric("em"), f1=metric("f1"))

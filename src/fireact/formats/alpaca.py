@@ -1,7 +1,7 @@
-"""The alpaca form: instruction, input, output in one JSON array; of the released code, and of anyone.
+"""The alpaca format: instruction, input, output in one JSON array, as the released code and others write it.
 
-Invariant: a released file that is read and written again is the same bytes; any other trajectory is written as the
-released code would have written it, closing line and all.
+Invariant: a released file that is read and written again keeps its bytes; any other trajectory is written as the
+released code writes it, with its closing line.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.formats.react_text import read_episode
-from fireact.formats.released import Findings, closes_episodes, facts, sample
-from fireact.formats.source import RELEASED, Source, finish, imported
+from fireact.formats.react_text import parse_episode
+from fireact.formats.released import RowDamage, build_released_trajectory, has_closing_lines, released_facts
+from fireact.formats.source import RELEASED, SourceFile, finish_step, import_trajectory
 from fireact.render.alpaca import AlpacaRenderer
 from fireact.types import Step, Trajectory
 
@@ -23,57 +23,64 @@ def sniff(rows: Sequence[Any]) -> bool:
     return bool(rows) and all(isinstance(row, dict) and {"instruction", "output"} <= row.keys() for row in rows)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The samples of an alpaca file; an output without ``Action:`` is an answer."""
-    closes = closes_episodes(source)
-    return source.each(lambda number, row: [_read(source, number, row, closes=closes)])
+    closes = has_closing_lines(source)
+    return source.build_each(lambda number, row: [_read_row(source, number, row, closes=closes)])
 
 
-def row(trajectory: Trajectory) -> dict[str, Any]:
+def alpaca_row(trajectory: Trajectory) -> dict[str, Any]:
     """A trajectory as an alpaca sample."""
-    kept = facts(trajectory)
-    if kept.get("form") == "alpaca":
-        again = kept.get("raw") or _rebuilt(trajectory.example.question, trajectory.steps, kept)
-        if _same(_read(_NOWHERE, 0, again), trajectory):
-            return dict(again)
+    released = released_facts(trajectory)
+    if released.get("form") == "alpaca":
+        rebuilt_row = released.get("raw") or _rebuild_row(trajectory.example.question, trajectory.steps, released)
+        if _is_same(_read_row(_NOWHERE, 0, rebuilt_row), trajectory):
+            return dict(rebuilt_row)
     return AlpacaRenderer().export(trajectory)
 
 
-_NOWHERE = Source(path=Path("alpaca"), kind="json", head=())
+_NOWHERE = SourceFile(path=Path("alpaca"), kind="json", head=())
 
 
-def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
+def _read_row(source: SourceFile, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
     instruction, output = (str(row[key] or "") for key in ("instruction", "output"))
-    given = str(row.get("input") or "")
-    question = f"{instruction}\n{given}" if given else instruction
+    input_text = str(row.get("input") or "")
+    question = f"{instruction}\n{input_text}" if input_text else instruction
     system = str(row.get("system") or "")
-    episode = read_episode(output)
+    episode = parse_episode(output)
     if not episode.steps:
-        kept: dict[str, Any] = {"form": "alpaca", "raw": dict(row)}
-        return imported(question, [finish(output)], task=source.name, meta={"system": system, RELEASED: kept})
-    findings = Findings()
+        sample_facts: dict[str, Any] = {"form": "alpaca", "raw": dict(row)}
+        return import_trajectory(
+            question, [finish_step(output)], task=source.name, meta={"system": system, RELEASED: sample_facts}
+        )
+    row_damage = RowDamage()
     if episode.closing is not None and not output.endswith("\n"):
-        findings.add("no-final-newline", output[-60:])
-    kept = {"form": "alpaca", "closing": episode.closing, "end": "\n" if output.endswith("\n") else ""}
-    trajectory = sample(
-        source, number, question=question, episode=episode, findings=findings, facts=kept, closes=closes, system=system
+        row_damage.add("no-final-newline", output[-60:])
+    sample_facts = {"form": "alpaca", "closing": episode.closing, "end": "\n" if output.endswith("\n") else ""}
+    trajectory = build_released_trajectory(
+        source, number, question=question, episode=episode, row_damage=row_damage, facts=sample_facts,
+        closes=closes, system=system,
     )  # fmt: skip
-    if _rebuilt(trajectory.example.question, trajectory.steps, facts(trajectory)) == row:
+    if _rebuild_row(trajectory.example.question, trajectory.steps, released_facts(trajectory)) == row:
         return trajectory
-    return replace(trajectory, meta={**trajectory.meta, RELEASED: {**facts(trajectory), "raw": dict(row)}})
+    return replace(trajectory, meta={**trajectory.meta, RELEASED: {**released_facts(trajectory), "raw": dict(row)}})
 
 
-def _rebuilt(question: str, steps: Sequence[Step], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The sample as it was, from its steps: options back in the output, turns in their own words."""
-    options = int(kept.get("options", 0))
+def _rebuild_row(question: str, steps: Sequence[Step], released: Mapping[str, Any]) -> dict[str, Any]:
+    """The original row from the steps: options go back into the output, turns keep their exact text."""
+    options = int(released.get("options", 0))
     instruction = question[: -options - 1] if options else question
     output = f"{question[-options:]}\n" if options else ""
     for step in steps:
         output += f"{step.text}\n" + ("" if step.observation is None else f"Observation: {step.observation}\n")
-    if kept.get("closing") is not None:
-        output += f"Observation: {kept['closing']}\n"
-    return {"instruction": instruction, "input": "", "output": output.removesuffix("\n") + str(kept.get("end", "\n"))}
+    if released.get("closing") is not None:
+        output += f"Observation: {released['closing']}\n"
+    return {
+        "instruction": instruction,
+        "input": "",
+        "output": output.removesuffix("\n") + str(released.get("end", "\n")),
+    }
 
 
-def _same(again: Trajectory, trajectory: Trajectory) -> bool:
-    return again.example.question == trajectory.example.question and again.steps == trajectory.steps
+def _is_same(reread: Trajectory, trajectory: Trajectory) -> bool:
+    return reread.example.question == trajectory.example.question and reread.steps == trajectory.steps

@@ -1,7 +1,7 @@
 """ATIF, the Agent Trajectory Interchange Format of Harbor (versions 1.0 to 1.7): one document, or one a line.
 
-Invariant: a step of the agent is one turn, with all its calls and results; results without a call are what the user side
-says next. Sub-agents' trajectories are not followed.
+Invariant: a step of the agent is one turn with all its calls and results; results without a call become a message of
+the user. Sub-agents' trajectories are not read.
 """
 
 from __future__ import annotations
@@ -9,34 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.formats.source import Source, imported
-from fireact.render.messages import schemas, steps_from_messages, text_of
+from fireact.formats.source import SourceFile, import_trajectory
+from fireact.render.messages import content_text, normalise_schemas, steps_from_messages
 from fireact.types import Trajectory, Usage
 
 
 def sniff(rows: Sequence[Any]) -> bool:
-    """Whether the first rows say that they are ATIF, or have its agent and steps with sources."""
+    """Whether the first rows name ATIF as their schema, or have an agent and steps with sources."""
     return bool(rows) and all(isinstance(row, dict) and _is_atif(row) for row in rows)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The trajectories of a file."""
-    return source.each(lambda number, row: [_read(source, row)])
+    return source.build_each(lambda number, row: [_read_row(source, row)])
 
 
 def _is_atif(row: Mapping[str, Any]) -> bool:
     steps = row.get("steps")
     if not isinstance(steps, list) or "agent" not in row:
         return False
-    named = str(row.get("schema_version", "")).startswith("ATIF")
-    return named or all(isinstance(step, dict) and "source" in step for step in steps)
+    has_version = str(row.get("schema_version", "")).startswith("ATIF")
+    return has_version or all(isinstance(step, dict) and "source" in step for step in steps)
 
 
-def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
-    question, system, steps = steps_from_messages([message for step in row["steps"] for message in _messages(step)])
+def _read_row(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
+    question, system, steps = steps_from_messages(
+        [message for step in row["steps"] for message in _messages_of_step(step)]
+    )
     agent, final = row["agent"], row.get("final_metrics") or {}
     cost = final.get("total_cost_usd")
-    return imported(
+    return import_trajectory(
         question,
         steps,
         task=source.name,
@@ -51,15 +53,15 @@ def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
         ),
         meta={
             "system": system,
-            "tools": schemas(agent.get("tool_definitions")),
+            "tools": normalise_schemas(agent.get("tool_definitions")),
             "agent": {key: agent[key] for key in ("name", "version") if key in agent},
         },
     )
 
 
-def _messages(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     role = {"agent": "assistant", "system": "system"}.get(str(step.get("source")), "user")
-    content = text_of(step.get("message"))
+    content = content_text(step.get("message"))
     if role != "assistant":
         return [{"role": role, "content": content}]
     calls = [
@@ -73,12 +75,12 @@ def _messages(step: Mapping[str, Any]) -> list[dict[str, Any]]:
         "tool_calls": calls,
     }
     results = (step.get("observation") or {}).get("results") or []
-    heard = [
+    result_messages = [
         {
             "role": "tool" if calls else "user",
-            "content": text_of(result.get("content")),
+            "content": content_text(result.get("content")),
             "tool_call_id": result.get("source_call_id"),
         }
         for result in results
     ]
-    return [message, *heard]
+    return [message, *result_messages]

@@ -1,6 +1,6 @@
-"""The data card of a written dataset: what is in it, whence, how it is loaded, what was dropped. Markdown after YAML.
+"""The data card of a written dataset: its content, its origin, how to load it, what was dropped. YAML, then Markdown.
 
-It states what is known and says where nothing is: a licence is never guessed.
+It states what is known and marks what is unknown: a licence is never guessed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fireact.markdown import code, in_cell, text
+from fireact.markdown import code_span, escape_cell, escape_line
 from fireact.store import MANIFEST, TRAJECTORIES, file_hash, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a dataset was made of: the name of a file or run, the hash of its content, and how it came to be."""
+    """Where a dataset comes from: the name of a file or run, the hash of its content, and its history."""
 
     name: str
     sha256: str
@@ -24,14 +24,14 @@ class Origin:
 
 
 def origin_of(source: Path) -> Origin:
-    """The origin of a source; a run's history is the one in its manifest, a directory of other files has no hash."""
+    """The origin of a path: a run's history is in its manifest; a directory of other files has no hash."""
     file = source / TRAJECTORIES if source.is_dir() else source
-    told = read_manifest(source) if (source / MANIFEST).is_file() else {}
+    manifest = read_manifest(source) if (source / MANIFEST).is_file() else {}
     digest = file_hash(file) if file.is_file() else ""
-    return Origin(source.resolve().name, digest, tuple(map(str, told.get("history", ()))))
+    return Origin(source.resolve().name, digest, tuple(map(str, manifest.get("history", ()))))
 
 
-def card(
+def build_card(
     name: str,
     *,
     counts: Mapping[str, int],
@@ -47,34 +47,40 @@ def card(
         f"- tool-use\n- fireact\nsize_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n"
         "  - split: train\n    path: data/train.parquet\n---\n"
     )
-    groups = "".join(f"| {in_cell(group)} | {count} |\n" for group, count in counts.items())
+    groups = "".join(f"| {escape_cell(group)} | {count} |\n" for group, count in counts.items())
     losses = "".join(f"- {kind}: {count}\n" for kind, count in dropped.items()) or "- nothing\n"
     return (
-        f"{head}\n# {text(name)}\n\n{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
-        f"{_whence(models, origin)}{_USE}{losses}"
+        f"{head}\n# {escape_line(name)}\n\n"
+        f"{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
+        f"{_origin_section(models, origin)}{_USE}{losses}"
     )
 
 
-def _whence(models: Mapping[str, int], origin: Origin | None) -> str:
+def _origin_section(models: Mapping[str, int], origin: Origin | None) -> str:
     lines = [
-        f"- model {code(name)}: {count}" if name else f"- model not named: {count}" for name, count in models.items()
+        f"- model {code_span(name)}: {count}" if name else f"- model not named: {count}"
+        for name, count in models.items()
     ]
     if origin is not None:
-        lines.insert(0, f"- source {code(origin.name)}" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else ""))
-        lines += [f"- {text(line)}" for line in origin.history]
+        lines.insert(
+            0, f"- source {code_span(origin.name)}" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else "")
+        )
+        lines += [f"- {escape_line(line)}" for line in origin.history]
     return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
 
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _TABLE = "| task / method | episodes |\n|---|---|\n"
 _LICENCE = """
-The licence is that of the source, and the terms of the models that wrote the turns hold; name it above, in place of
-`unknown`, before this is shared.
+The licence is that of the source, and the terms of the models that wrote the turns apply. Before you share this, name
+the licence above in place of `unknown`.
 
 """
 _USE = """## Columns
 
-`messages` are chat messages with native tool calls. They, `tools`, `scores` and `extra` are columns of JSON (`datasets` 5 or newer): each row keeps its own keys, with no nulls for those of others, and arguments are objects, as chat templates take them:
+`messages` are chat messages with native tool calls. They, `tools`, `scores` and `extra` are columns of JSON (`datasets`
+5 or newer): each row keeps its own keys, without nulls for the keys of other rows, and arguments are objects, as chat
+templates take them:
 
 ```python
 from datasets import load_dataset
@@ -88,6 +94,6 @@ text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokeni
 
 ## Not in here
 
-What these columns cannot hold of the episodes, and of how many of them, and what was left out:
+What these columns cannot hold and what was left out, each with its number of episodes:
 
 """

@@ -1,7 +1,8 @@
-"""Chat messages with native tool calls: ``{"messages": [...], "tools": [...]}`` a row, and what is known of them.
+"""Chat messages with native tool calls: ``{"messages": [...], "tools": [...]}`` in each row, and facts about them.
 
-Invariant: ``row`` holds schemas, arguments and facts as JSON text, so Arrow cannot mix the keys of one tool into another;
-``arrow_row`` is for columns of JSON, which are objects again where they are loaded; ``api_row`` holds the fields of OpenAI's fine-tuning API and no other. Both read back.
+Invariant: ``messages_row`` holds schemas, arguments and facts as JSON text, so that Arrow cannot mix the keys of one
+tool into another. ``arrow_row`` is for columns of JSON, which load as objects. ``api_row`` holds the fields of OpenAI's
+fine-tuning API and no others. All of them can be read back.
 """
 
 from __future__ import annotations
@@ -11,56 +12,58 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fireact.formats.source import UNREAD_CALL, Damage, Source, imported, needed
+from fireact.formats.source import UNREAD_CALL, Damage, SourceFile, import_trajectory, require_field
 from fireact.render.messages import (
     FINISH_SCHEMA,
-    inferred_schemas,
+    find_unreadable_calls,
+    infer_schemas,
     messages_from_steps,
-    role_of,
-    schemas,
+    normalise_role,
+    normalise_schemas,
     steps_from_messages,
-    unread_calls,
 )
 from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory, Usage
 
 KEYS = ("messages", "traj")
-_OWN = ("id", "task", "method", "model", "seed", "stop", "answer", "scores", "extra")
+_OWN_KEYS = ("id", "task", "method", "model", "seed", "stop", "answer", "scores", "extra")
 
 
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first rows have messages with roles."""
-    return bool(rows) and all(isinstance(row, dict) and _conversation(row) is not None for row in rows)
+    return bool(rows) and all(isinstance(row, dict) and _find_messages(row) is not None for row in rows)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
-    """The conversations of a file; where the row tells id, task, reward or trial, they are kept."""
-    return source.each(lambda number, row: [conversation(source, number, row, needed(_conversation(row), "messages"))])
+def read(source: SourceFile) -> Iterator[Trajectory]:
+    """The conversations of a file; a row's id, task, reward and trial are kept."""
+    return source.build_each(
+        lambda number, row: [read_conversation(source, number, row, require_field(_find_messages(row), "messages"))]
+    )
 
 
-def row(trajectory: Trajectory) -> dict[str, Any]:
-    """A conversation with what is known of it, safe in Arrow: a weight is the only key that some messages lack."""
+def messages_row(trajectory: Trajectory) -> dict[str, Any]:
+    """A conversation with its facts, safe in Arrow: only the key ``weight`` is missing in some messages."""
     example = trajectory.example
-    rest = {key: value for key, value in trajectory.meta.items() if key not in ("system", "tools", "released")}
+    other_meta = {key: value for key, value in trajectory.meta.items() if key not in ("system", "tools", "released")}
     extra = {
         "example": dict(example.meta), "usage": asdict(trajectory.usage), "seconds": trajectory.seconds,
-        "error": trajectory.error, "meta": rest,
+        "error": trajectory.error, "meta": other_meta,
     }  # fmt: skip
     return {
-        "messages": _written(trajectory), "tools": json.dumps(tools_of(trajectory), ensure_ascii=False), "id": example.id,
-        "task": trajectory.task, "method": trajectory.method, "model": trajectory.model, "seed": trajectory.seed,
-        "stop": trajectory.stop, "answer": example.answer, "scores": json.dumps(dict(trajectory.scores)),
-        "extra": json.dumps(extra, ensure_ascii=False),
+        "messages": _chat_messages(trajectory), "tools": json.dumps(tools_of(trajectory), ensure_ascii=False),
+        "id": example.id, "task": trajectory.task, "method": trajectory.method, "model": trajectory.model,
+        "seed": trajectory.seed, "stop": trajectory.stop, "answer": example.answer,
+        "scores": json.dumps(dict(trajectory.scores)), "extra": json.dumps(extra, ensure_ascii=False),
     }  # fmt: skip
 
 
 def arrow_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The same with every message as one JSON text, its arguments as objects: for columns of JSON, which mix no keys."""
-    messages = [_native(message) for message in _written(trajectory)]
-    return {**row(trajectory), "messages": [json.dumps(message, ensure_ascii=False) for message in messages]}
+    """The same for columns of JSON: every message is one JSON text, and its arguments are objects."""
+    messages = [_parse_arguments(message) for message in _chat_messages(trajectory)]
+    return {**messages_row(trajectory), "messages": [json.dumps(message, ensure_ascii=False) for message in messages]}
 
 
-def _native(message: dict[str, Any]) -> dict[str, Any]:
+def _parse_arguments(message: dict[str, Any]) -> dict[str, Any]:
     """The message with arguments as objects, as chat templates take them."""
     calls = [
         {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
@@ -70,9 +73,9 @@ def _native(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def api_row(trajectory: Trajectory) -> dict[str, Any]:
-    """A conversation for OpenAI's fine-tuning API: tools as objects, reasoning as words, weights 0 or 1."""
+    """A conversation for OpenAI's fine-tuning API: tools as objects, reasoning in the content, weights 0 or 1."""
     messages = []
-    for message in _written(trajectory):
+    for message in _chat_messages(trajectory):
         reasoning = message.pop("reasoning_content", "")
         if reasoning:
             message["content"] = "\n\n".join(filter(None, (reasoning, message["content"])))
@@ -81,43 +84,45 @@ def api_row(trajectory: Trajectory) -> dict[str, Any]:
         if message["role"] == "tool":
             message.pop("name")
         messages.append(message)
-    while messages and messages[-1]["role"] != "assistant":  # the API refuses what the student does not end
+    while messages and messages[-1]["role"] != "assistant":  # the API refuses a row that does not end with the student
         messages.pop()
     tools = tools_of(trajectory)
     return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
 def tools_of(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """The tool schemas of an episode: those that it came with, else such as fit its calls; with finish where it is called."""
-    known = schemas(trajectory.meta.get("tools"))
-    names = {tool["function"]["name"] for tool in known}
-    missing = [tool for tool in inferred_schemas(trajectory.steps) if tool["function"]["name"] not in names]
+    """The tool schemas of an episode: its own, plus schemas inferred from its calls; finish only where it is called."""
+    known_tools = normalise_schemas(trajectory.meta.get("tools"))
+    names = {tool["function"]["name"] for tool in known_tools}
+    missing = [tool for tool in infer_schemas(trajectory.steps) if tool["function"]["name"] not in names]
     ends_in_call = any(
-        call["function"]["name"] == FINISH for message in _written(trajectory) for call in message.get("tool_calls", ())
+        call["function"]["name"] == FINISH
+        for message in _chat_messages(trajectory)
+        for call in message.get("tool_calls", ())
     )
-    return known + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
+    return known_tools + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
 
 
-def conversation(
-    source: Source, number: int, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+def read_conversation(
+    source: SourceFile, number: int, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
 ) -> Trajectory:
-    """The Trajectory of a row whose messages were found; own facts are read back, others by their usual names.
+    """The Trajectory of a row with these messages: facts that FireAct wrote are read back, others by their usual names.
 
     A turn whose call cannot be read is reported, and gets weight 0: it acted, but its action is lost.
     """
-    if not set(_OWN) <= row.keys():
-        messages = [_heeded(source, number, message) for message in messages]
+    if not set(_OWN_KEYS) <= row.keys():
+        messages = [_report_unread_calls(source, number, message) for message in messages]
     question, system, steps = steps_from_messages(messages)
-    tools = schemas(row.get("tools") or row.get("functions"))
+    tools = normalise_schemas(row.get("tools") or row.get("functions"))
     meta = {"system": str(row.get("system") or system), "tools": tools}
-    if set(_OWN) <= row.keys():
-        return _own(row, question, steps, meta)
+    if set(_OWN_KEYS) <= row.keys():
+        return _read_own_row(row, question, steps, meta)
     reward = row.get("reward")
-    return imported(
+    return import_trajectory(
         question,
         steps,
         task=str(row.get("task") or source.name) if isinstance(row.get("task", ""), str) else source.name,
-        id=id_of(row, "id", "task_id"),
+        id=find_id(row, "id", "task_id"),
         model=str(row.get("model") or ""),
         seed=int(row.get("trial") or 0),
         scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
@@ -125,36 +130,38 @@ def conversation(
     )
 
 
-def _heeded(source: Source, number: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    if role_of(message.get("role", message.get("from"))) != "assistant" or not (lost := unread_calls(message)):
+def _report_unread_calls(source: SourceFile, number: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if normalise_role(message.get("role", message.get("from"))) != "assistant" or not (
+        unread := find_unreadable_calls(message)
+    ):
         return message
-    for text in lost:
+    for text in unread:
         source.notice(Damage(UNREAD_CALL, number, excerpt(text, 120)))
     return {**message, "weight": 0}
 
 
-def id_of(row: Mapping[str, Any], *keys: str) -> str:
-    """The first id that a row tells; empty where it tells none."""
+def find_id(row: Mapping[str, Any], *keys: str) -> str:
+    """The first id that a row has under these keys; empty where there is none."""
     return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
 
 
-def _own(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
+def _read_own_row(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
     extra, scores = (json.loads(row[key]) if isinstance(row[key], str) else row[key] for key in ("extra", "scores"))
-    return imported(
+    return import_trajectory(
         question, steps, task=row["task"], id=row["id"], answer=row["answer"], method=row["method"], model=row["model"],
         seed=int(row["seed"]), stop=row["stop"], scores=scores, usage=Usage(**extra["usage"]),
         seconds=extra["seconds"], error=extra["error"], about=extra["example"], meta={**meta, **extra["meta"]},
     )  # fmt: skip
 
 
-def _written(trajectory: Trajectory) -> list[dict[str, Any]]:
+def _chat_messages(trajectory: Trajectory) -> list[dict[str, Any]]:
     system = str(trajectory.meta.get("system") or "")
     return messages_from_steps(trajectory.example.question, trajectory.steps, system=system)
 
 
-def _conversation(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+def _find_messages(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     for key in KEYS:
         messages = row.get(key)
         if isinstance(messages, list) and messages and all(isinstance(item, Mapping) for item in messages):
-            return messages if all("role" in item and role_of(item["role"]) for item in messages) else None
+            return messages if all("role" in item and normalise_role(item["role"]) for item in messages) else None
     return None

@@ -1,7 +1,7 @@
 """The verb ``convert``: episodes from one format to another, and a report of damage, repairs and losses.
 
-Invariant: without ``fix``, a released file comes out as the same bytes; with it, no damage is left that is known. It
-reads and writes in one pass.
+Invariant: without ``fix``, a released file keeps its bytes; with it, no known damage is left. Reading and writing are
+one pass.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from fireact.formats.card import origin_of
-from fireact.formats.read import read_any, reader_of
-from fireact.formats.released import repaired, reparable
-from fireact.formats.source import Damage, open_source
-from fireact.formats.trainers import recipe
-from fireact.formats.write import write, writer_of
+from fireact.formats.read import find_reader, read_any
+from fireact.formats.released import repair_trajectory, repairable_damage
+from fireact.formats.source import Damage, open_source_file
+from fireact.formats.trainers import build_trainer_config
+from fireact.formats.write import find_writer, write_episodes
 from fireact.types import Tool, Trajectory
 
-SHOWN = 3
-"""Rows named for each kind of damage."""
+MAX_ROWS = 3
+"""Rows that the report lists for each kind of damage."""
 
 
 @dataclass(slots=True)
-class _Heard:
-    """Damage by kind: how often, and the first rows."""
+class _DamageLog:
+    """Damage by kind: its count, and the first rows that have it."""
 
     count: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    first_rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def __call__(self, damage: Damage) -> None:
         self.count[damage.kind] += 1
-        rows = self.first.setdefault(damage.kind, [])
-        if len(rows) < SHOWN:
+        rows = self.first_rows.setdefault(damage.kind, [])
+        if len(rows) < MAX_ROWS:
             rows.append({"row": damage.number, "detail": damage.detail})
 
 
@@ -51,13 +51,13 @@ def convert(
     force: bool = False,
 ) -> dict[str, Any]:
     """Convert a file and return the report. Raises DataError and ConfigError as ``read_any`` and ``write`` do."""
-    writer_of(to)
-    stanza = recipe(trainer, to, out) if trainer else None
-    heard, fixed = _Heard(), Counter[str]()
-    name = reader_of(open_source(source), format).name
-    episodes = read_any(source, name, notice=heard, skip=skip)
-    episodes = _fixed(episodes, fixed) if fix else episodes
-    written = write(
+    find_writer(to)
+    stanza = build_trainer_config(trainer, to, out) if trainer else None
+    damages, repairs = _DamageLog(), Counter[str]()
+    name = find_reader(open_source_file(source), format).name
+    episodes = read_any(source, name, notice=damages, skip=skip)
+    episodes = _repair_each(episodes, repairs) if fix else episodes
+    summary = write_episodes(
         episodes,
         out,
         to,
@@ -70,17 +70,19 @@ def convert(
         "from": name,
         "to": to,
         "out": str(out),
-        "trajectories": written.trajectories,
-        "rows": written.rows,
-        "counts": written.counts,
-        "damage": {kind: {"n": count, "first": heard.first[kind]} for kind, count in heard.count.most_common()},
-        "fixed": dict(fixed.most_common()),
-        "dropped": written.dropped,
+        "trajectories": summary.trajectories,
+        "rows": summary.rows,
+        "counts": summary.counts,
+        "damage": {
+            kind: {"n": count, "first": damages.first_rows[kind]} for kind, count in damages.count.most_common()
+        },
+        "fixed": dict(repairs.most_common()),
+        "dropped": summary.dropped,
     }
     return report if stanza is None else {**report, "trainer": stanza}
 
 
-def _fixed(episodes: Iterator[Trajectory], fixed: Counter[str]) -> Iterator[Trajectory]:
+def _repair_each(episodes: Iterator[Trajectory], repairs: Counter[str]) -> Iterator[Trajectory]:
     for trajectory in episodes:
-        fixed.update(reparable(trajectory))
-        yield repaired(trajectory)
+        repairs.update(repairable_damage(trajectory))
+        yield repair_trajectory(trajectory)

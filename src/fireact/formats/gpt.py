@@ -1,7 +1,7 @@
-"""The gpt form: chat messages whose turns are ReAct text, one JSON object a line; of the released files, and of anyone.
+"""The gpt format: chat messages with ReAct text, one JSON object a line, as the released files and others have it.
 
-Invariant: a released file that is read and written again is the same bytes. What a turn says is an action only where it
-says so in text; native tool calls are another format.
+Invariant: a released file that is read and written again keeps its bytes. A turn has an action only where its text
+says ``Action:``; native tool calls are another format.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.formats.react_text import CLOSING, Episode, read_turn
-from fireact.formats.released import Findings, closes_episodes, facts, sample
-from fireact.formats.source import RELEASED, Source
-from fireact.render.alpaca import closing_of, turn
-from fireact.render.messages import role_of, text_of, weight_of
+from fireact.formats.react_text import CLOSING, EpisodeText, parse_react_turn
+from fireact.formats.released import RowDamage, build_released_trajectory, has_closing_lines, released_facts
+from fireact.formats.source import RELEASED, SourceFile
+from fireact.render.alpaca import closing_line, render_alpaca_turn
+from fireact.render.messages import content_text, message_weight, normalise_role
 from fireact.types import Step, Trajectory
 
 _OBSERVATION = "Observation:"
@@ -24,137 +24,138 @@ _ACTION = re.compile(r"^Action(?: ?\d+)?:", re.MULTILINE)
 
 
 def sniff(rows: Sequence[Any]) -> bool:
-    """Whether the first rows are chats in text, some of which have a line that begins with ``Action:``."""
+    """Whether the first rows are chats in text, and some have a line that begins with ``Action:``."""
     chats = [row.get("messages") if isinstance(row, dict) else None for row in rows]
     return bool(rows) and all(map(_is_text, chats)) and any(_is_react(chat) for chat in chats if chat)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The samples of a file of ReAct chats."""
-    closes = closes_episodes(source)
-    return source.each(lambda number, row: [_read(source, number, row, closes=closes)])
+    closes = has_closing_lines(source)
+    return source.build_each(lambda number, row: [_read_row(source, number, row, closes=closes)])
 
 
-def row(trajectory: Trajectory) -> dict[str, Any]:
-    """A trajectory as ReAct chat: what the tool says is a message of the user, as is the closing line."""
-    kept = facts(trajectory)
-    if kept.get("form") == "gpt":
-        again = kept.get("raw") or _rebuilt(trajectory, kept)
-        back = _read(_NOWHERE, 0, again)
+def gpt_row(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as a ReAct chat: observations and the closing line are messages of the user."""
+    released = released_facts(trajectory)
+    if released.get("form") == "gpt":
+        rebuilt_row = released.get("raw") or _rebuild_row(trajectory, released)
+        back = _read_row(_NOWHERE, 0, rebuilt_row)
         if back.example.question == trajectory.example.question and back.steps == trajectory.steps:
-            return dict(again)
-    messages = [_weighed(message, step) for message, step in chat_turns(trajectory)]
-    closing = closing_of(trajectory)
-    return {"messages": messages if closing is None else [*messages, _heard(closing)]}
+            return dict(rebuilt_row)
+    messages = [_with_weight(message, step) for message, step in chat_turns(trajectory)]
+    closing = closing_line(trajectory)
+    return {"messages": messages if closing is None else [*messages, _observation_message(closing)]}
 
 
-def open_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The same for trainers that want the student to have the last word: no closing line, no last observation."""
+def gpt_open_row(trajectory: Trajectory) -> dict[str, Any]:
+    """The same for trainers that need the student's turn last: no closing line, no last observation."""
     messages = [message for message, _ in chat_turns(trajectory)]
     while len(messages) > 1 and messages[-1]["role"] != "assistant":
         messages.pop()
     return {"messages": messages}
 
 
-def flaw(row: Mapping[str, Any]) -> str:
-    """What LLaMA-Factory would leave a row out for, or nothing: user and student take turns, and the student ends."""
+def find_gpt_flaw(row: Mapping[str, Any]) -> str:
+    """Why LLaMA-Factory would leave a row out, or nothing: user and student must alternate, and the student ends."""
     turns = [message["role"] for message in row["messages"] if message["role"] != "system"]
-    right = bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
-    return "" if right else "row whose turns LLaMA-Factory refuses"
+    is_alternating = bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
+    return "" if is_alternating else "row whose turns LLaMA-Factory refuses"
 
 
 def chat_turns(trajectory: Trajectory) -> list[tuple[dict[str, Any], Step | None]]:
-    """The messages of a trajectory as ReAct text; beside each of the student's turns, the step that it is."""
-    return _messages(trajectory, [turn(step) for step in trajectory.steps])
+    """The messages of a trajectory as ReAct text, each of the student's turns with its step."""
+    return _build_messages(trajectory, [render_alpaca_turn(step) for step in trajectory.steps])
 
 
-_NOWHERE = Source(path=Path("gpt"), kind="jsonl", head=())
+_NOWHERE = SourceFile(path=Path("gpt"), kind="jsonl", head=())
 
 
 def _is_text(messages: Any) -> bool:
     """Whether these are messages without native calls."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
-    return not any(message.get("tool_calls") or role_of(message.get("role")) == "tool" for message in messages)
+    return not any(message.get("tool_calls") or normalise_role(message.get("role")) == "tool" for message in messages)
 
 
 def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
-    said = [message.get("content") for message in messages if role_of(message.get("role")) == "assistant"]
-    return any(isinstance(text, str) and _ACTION.search(text) for text in said)
+    replies = [message.get("content") for message in messages if normalise_role(message.get("role")) == "assistant"]
+    return any(isinstance(text, str) and _ACTION.search(text) for text in replies)
 
 
-def _read(source: Source, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
-    findings = Findings()
-    system, question, episode = _taken_apart(row["messages"], findings)
-    kept = {"form": "gpt", "closing": episode.closing}
-    trajectory = sample(
-        source, number, question=question, episode=episode, findings=findings, facts=kept, closes=closes, system=system
+def _read_row(source: SourceFile, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
+    row_damage = RowDamage()
+    system, question, episode = _split_messages(row["messages"], row_damage)
+    sample_facts = {"form": "gpt", "closing": episode.closing}
+    trajectory = build_released_trajectory(
+        source, number, question=question, episode=episode, row_damage=row_damage, facts=sample_facts,
+        closes=closes, system=system,
     )  # fmt: skip
-    if _rebuilt(trajectory, kept) == row:
+    if _rebuild_row(trajectory, sample_facts) == row:
         return trajectory
-    return replace(trajectory, meta={**trajectory.meta, RELEASED: {**facts(trajectory), "raw": dict(row)}})
+    return replace(trajectory, meta={**trajectory.meta, RELEASED: {**released_facts(trajectory), "raw": dict(row)}})
 
 
-def _taken_apart(messages: Sequence[Mapping[str, Any]], findings: Findings) -> tuple[str, str, Episode]:
+def _split_messages(messages: Sequence[Mapping[str, Any]], row_damage: RowDamage) -> tuple[str, str, EpisodeText]:
     system: list[str] = []
     question: list[str] = []
     steps: list[Step] = []
     closings: list[str] = []
     for message in messages:
-        role, text = role_of(message.get("role")), text_of(message.get("content"))
-        heard = text.removeprefix(_OBSERVATION).removeprefix(" ")
-        if text.startswith(_OBSERVATION) and CLOSING.match(heard):
-            closings.append(heard)
+        role, text = normalise_role(message.get("role")), content_text(message.get("content"))
+        observation = text.removeprefix(_OBSERVATION).removeprefix(" ")
+        if text.startswith(_OBSERVATION) and CLOSING.match(observation):
+            closings.append(observation)
         elif role == "system":
             system.append(text)
         elif role == "assistant":
-            spoken = _turn(text, question, steps, findings)
-            steps.append(replace(spoken, weight=weight_of(message)))
+            step = _read_turn(text, question, steps, row_damage)
+            steps.append(replace(step, weight=message_weight(message)))
         elif not steps:
             question.append(text)
         else:
-            _observe(steps, heard)
+            _add_observation(steps, observation)
     closing = closings[-1] if closings else None
-    return "\n\n".join(system), "\n\n".join(question), Episode("", tuple(steps), closing, len(closings))
+    return "\n\n".join(system), "\n\n".join(question), EpisodeText("", tuple(steps), closing, len(closings))
 
 
-def _turn(text: str, question: list[str], steps: list[Step], findings: Findings) -> Step:
-    """A turn; without a question before it, its first line is the question where it is none of ReAct's."""
+def _read_turn(text: str, question: list[str], steps: list[Step], row_damage: RowDamage) -> Step:
+    """A turn as a step; where no question came before, a first line without a ReAct mark is the question."""
     if not question and not steps and not text.startswith(("Thought", "Action")):
-        asked, _, text = text.partition("\n")
-        findings.add("question-in-turn", asked)
-        question.append(asked)
-    return read_turn(text)
+        question_line, _, text = text.partition("\n")
+        row_damage.add("question-in-turn", question_line)
+        question.append(question_line)
+    return parse_react_turn(text)
 
 
-def _observe(steps: list[Step], text: str) -> None:
+def _add_observation(steps: list[Step], text: str) -> None:
     last = steps[-1]
     steps[-1] = replace(last, observation=text if last.observation is None else f"{last.observation}\n{text}")
 
 
-def _rebuilt(trajectory: Trajectory, kept: Mapping[str, Any]) -> dict[str, Any]:
-    messages = [message for message, _ in _messages(trajectory, [step.text for step in trajectory.steps])]
-    closing = kept.get("closing")
-    return {"messages": messages if closing is None else [*messages, _heard(closing)]}
+def _rebuild_row(trajectory: Trajectory, released: Mapping[str, Any]) -> dict[str, Any]:
+    messages = [message for message, _ in _build_messages(trajectory, [step.text for step in trajectory.steps])]
+    closing = released.get("closing")
+    return {"messages": messages if closing is None else [*messages, _observation_message(closing)]}
 
 
-def _messages(trajectory: Trajectory, said: Sequence[str]) -> list[tuple[dict[str, Any], Step | None]]:
+def _build_messages(trajectory: Trajectory, turn_texts: Sequence[str]) -> list[tuple[dict[str, Any], Step | None]]:
     system = trajectory.meta.get("system")
     messages: list[tuple[dict[str, Any], Step | None]] = []
     if system:
         messages.append(({"role": "system", "content": str(system)}, None))
     messages.append(({"role": "user", "content": trajectory.example.question}, None))
-    for text, step in zip(said, trajectory.steps, strict=True):
+    for text, step in zip(turn_texts, trajectory.steps, strict=True):
         if text or step.observation is None:
             messages.append(({"role": "assistant", "content": text}, step))
         if step.observation is not None:
-            messages.append((_heard(step.observation), None))
+            messages.append((_observation_message(step.observation), None))
     return messages
 
 
-def _heard(text: str) -> dict[str, Any]:
+def _observation_message(text: str) -> dict[str, Any]:
     return {"role": "user", "content": f"{_OBSERVATION} {text}"}
 
 
-def _weighed(message: dict[str, Any], step: Step | None) -> dict[str, Any]:
+def _with_weight(message: dict[str, Any], step: Step | None) -> dict[str, Any]:
     return message if step is None or step.weight == 1.0 else {**message, "weight": step.weight}

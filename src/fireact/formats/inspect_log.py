@@ -1,8 +1,8 @@
 """inspect_ai's logs in JSON (``log_format="json"``): one document with the samples of an evaluation.
 
-Invariant: every sample is an episode, failed ones too; a scorer's C and I are 1 and 0 under the scorer's name, and
-what ``react()`` submitted is the answer, whatever was said beside it. The binary
-``.eval`` logs are not read: ``inspect log convert --to json`` makes JSON of them.
+Invariant: every sample is an episode, failed ones too. A scorer's C and I are 1 and 0 under the scorer's name, and the
+submission of ``react()`` is the answer. Binary ``.eval`` logs are not read: ``inspect log convert --to json`` converts
+them to JSON.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fireact.formats.source import Source, imported
-from fireact.render.messages import schemas, steps_from_messages
+from fireact.formats.source import SourceFile, import_trajectory
+from fireact.render.messages import normalise_schemas, steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
 
 _ATTACHMENT = "attachment://"
@@ -24,21 +24,21 @@ def sniff(rows: Sequence[Any]) -> bool:
     return len(rows) == 1 and isinstance(rows[0], dict) and {"eval", "samples", "status"} <= rows[0].keys()
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The samples of a log."""
-    return source.each(lambda number, row: [_read(row["eval"], sample) for sample in row["samples"]])
+    return source.build_each(lambda number, row: [_read_sample(row["eval"], sample) for sample in row["samples"]])
 
 
-def _read(evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajectory:
-    sample = {**sample, "events": _attached(sample.get("events") or [], sample.get("attachments") or {})}
+def _read_sample(evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajectory:
+    sample = {**sample, "events": _resolve_attachments(sample.get("events") or [], sample.get("attachments") or {})}
     question, system, steps = steps_from_messages(sample["messages"])
-    submission = _submission(sample)
-    steps = steps if submission is None else _submitted(steps, submission)
+    submission = _find_submission(sample)
+    steps = steps if submission is None else _with_submission(steps, submission)
     finisher = "" if submission is None else submission["tool_calls"][0].get("function")
     target = sample.get("target") or ""
     error = sample.get("error")
     message = error.get("message") if isinstance(error, Mapping) else error
-    return imported(
+    return import_trajectory(
         question,
         steps,
         task=str(evaluation["task"]),
@@ -52,33 +52,40 @@ def _read(evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajector
         seconds=float(sample.get("total_time") or 0.0),
         error=str(message) if message else None,
         about=sample.get("metadata") or {},
-        meta={"system": system, "tools": [tool for tool in _tools(sample) if tool["function"]["name"] != finisher]},
+        meta={
+            "system": system,
+            "tools": [tool for tool in _tool_schemas(sample) if tool["function"]["name"] != finisher],
+        },
     )
 
 
 def _scores(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Each scorer's value under its name; of a scorer with several values, each under both names."""
+    """Each scorer's value under its name; several values of one scorer as SCORER/NAME."""
     for name, score in scores.items():
         value = score.get("value")
-        parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
-        for key, part in parts.items():
-            number = _VALUES.get(part) if isinstance(part, str) else part
+        parts = (
+            {f"{name}/{key}": part_value for key, part_value in value.items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
+        for key, part_value in parts.items():
+            number = _VALUES.get(part_value) if isinstance(part_value, str) else part_value
             if isinstance(number, int | float):
                 yield key, float(number)
 
 
-def _submission(sample: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The last message as the model wrote it, with the call that submits: ``react()`` takes that out of what it leaves."""
-    said = {_output(event).get("id"): _output(event) for event in sample["events"] if event.get("event") == "model"}
+def _find_submission(sample: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model's last message with the call that submits, which ``react()`` removes from ``messages``."""
+    outputs = {_output(event).get("id"): _output(event) for event in sample["events"] if event.get("event") == "model"}
     last = sample["messages"][-1] if sample["messages"] else {}
-    wrote = said.get(last.get("id")) if last.get("role") == "assistant" and not last.get("tool_calls") else None
-    calls = (wrote or {}).get("tool_calls") or []
-    return wrote if len(calls) == 1 and len(calls[0].get("arguments") or {}) == 1 else None
+    submitted = outputs.get(last.get("id")) if last.get("role") == "assistant" and not last.get("tool_calls") else None
+    calls = (submitted or {}).get("tool_calls") or []
+    return submitted if len(calls) == 1 and len(calls[0].get("arguments") or {}) == 1 else None
 
 
-def _submitted(steps: Sequence[Step], wrote: Mapping[str, Any]) -> tuple[Step, ...]:
-    _, _, (turn,) = steps_from_messages([wrote])
-    answer = next(iter(wrote["tool_calls"][0]["arguments"].values()))
+def _with_submission(steps: Sequence[Step], submitted: Mapping[str, Any]) -> tuple[Step, ...]:
+    _, _, (turn,) = steps_from_messages([submitted])
+    answer = next(iter(submitted["tool_calls"][0]["arguments"].values()))
     return (*steps[:-1], replace(turn, action=Action(FINISH, {"answer": str(answer)})))
 
 
@@ -87,25 +94,25 @@ def _output(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return choices[0].get("message") or {}
 
 
-def _attached(value: Any, attachments: Mapping[str, str]) -> Any:
-    """A value with the long texts that the log keeps apart in their places."""
+def _resolve_attachments(value: Any, attachments: Mapping[str, str]) -> Any:
+    """A value with the log's attachments put back in their places."""
     if isinstance(value, str):
         return attachments.get(value.removeprefix(_ATTACHMENT), value) if value.startswith(_ATTACHMENT) else value
     if isinstance(value, Mapping):
-        return {key: _attached(item, attachments) for key, item in value.items()}
-    return [_attached(item, attachments) for item in value] if isinstance(value, list) else value
+        return {key: _resolve_attachments(item, attachments) for key, item in value.items()}
+    return [_resolve_attachments(item, attachments) for item in value] if isinstance(value, list) else value
 
 
 def _usage(sample: Mapping[str, Any]) -> Usage:
-    told = list((sample.get("model_usage") or {}).values())
+    usages = list((sample.get("model_usage") or {}).values())
     return Usage(
         calls=sum(message.get("role") == "assistant" for message in sample["messages"]),
-        prompt_tokens=sum(int(usage.get("input_tokens") or 0) for usage in told),
-        completion_tokens=sum(int(usage.get("output_tokens") or 0) for usage in told),
+        prompt_tokens=sum(int(usage.get("input_tokens") or 0) for usage in usages),
+        completion_tokens=sum(int(usage.get("output_tokens") or 0) for usage in usages),
         cost=None,
     )
 
 
-def _tools(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tool_schemas(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     offered = [event.get("tools") for event in sample.get("events") or [] if event.get("event") == "model"]
-    return schemas(next((tools for tools in offered if tools), []))
+    return normalise_schemas(next((tools for tools in offered if tools), []))

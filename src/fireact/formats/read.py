@@ -1,7 +1,7 @@
-"""Reads episodes from any known format, recognised from what is in the file and not from its name.
+"""Reads episodes from any known format, which is recognised by the content of the file and not by its name.
 
-Invariant: JSONL and Parquet stream; two rows that would be the same episode are told apart by their seed (the same
-question twice in one file), so that nothing downstream takes one for the other.
+Invariant: JSONL and Parquet stream. Two rows that would be the same episode (the same question twice in one file) get
+different seeds, so that later code never confuses them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import DataError, unknown
+from fireact.errors import DataError, unknown_name_error
 from fireact.formats import (
     alpaca,
     atif,
@@ -28,19 +28,19 @@ from fireact.formats import (
     toolbench,
     verifiers,
 )
-from fireact.formats.repeats import Repeats
-from fireact.formats.source import Notice, Source, open_source, unheard
+from fireact.formats.repeats import RepeatSeeds
+from fireact.formats.source import Notice, SourceFile, ignore_damage, open_source_file
 from fireact.sensitive import excerpt
 from fireact.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A format that can be read: its name, how it is recognised, and what reads it."""
+    """A format that can be read: its name, the test that recognises it, and its reader."""
 
     name: str
     sniff: Callable[[Sequence[Any]], bool]
-    read: Callable[[Source], Iterator[Trajectory]]
+    read: Callable[[SourceFile], Iterator[Trajectory]]
 
 
 READERS = (
@@ -59,41 +59,47 @@ READERS = (
     Reader("tagged", tagged.sniff, tagged.read),
     Reader("react-log", text_log.sniff, text_log.read),
 )
-"""In the order in which they are tried: the more telling come first."""
+"""In the order in which they are tried: the more specific formats first."""
 
 
-_WRITTEN_AS = {"openai": "messages", "parquet": "messages", "dataset": "messages"}
-"""Formats that are written under a name of their own and read as another."""
+_READ_AS = {"openai": "messages", "parquet": "messages", "dataset": "messages"}
+"""Formats that are written under a name of their own and read under another."""
 
 
 def read_any(
-    path: Path | str, format: str | None = None, *, notice: Notice = unheard, skip: bool = False
+    path: Path | str, format: str | None = None, *, notice: Notice = ignore_damage, skip: bool = False
 ) -> Iterator[Trajectory]:
     """The episodes of a file or directory in any known format, which is recognised where it is not named.
 
-    ``notice`` hears of each Damage. Raises DataError where the format is not recognised, or with the number of the row
-    that cannot be read (``skip`` leaves such rows out), ConfigError for an unknown name.
+    ``notice`` is called with each Damage. Raises DataError for an unrecognised format or, with its number, for a row
+    that cannot be read (``skip`` leaves such rows out). Raises ConfigError for an unknown format name.
     """
-    source = open_source(Path(path), notice=notice, skip=skip)
-    reader = reader_of(source, format)
-    found = reader.read(source)
-    return found if reader.name == "fireact" else map(Repeats(), found)  # our own episodes have names of their own
+    source = open_source_file(Path(path), notice=notice, skip=skip)
+    reader = find_reader(source, format)
+    episodes = reader.read(source)
+    return (
+        episodes if reader.name == "fireact" else map(RepeatSeeds(), episodes)
+    )  # our own episodes already have distinct keys
 
 
-def reader_of(source: Source, format: str | None = None) -> Reader:
+def find_reader(source: SourceFile, format: str | None = None) -> Reader:
     """The reader of a source: the named one, or the first that recognises it."""
     if format is not None:
-        format = _WRITTEN_AS.get(format, format)
+        format = _READ_AS.get(format, format)
         for reader in READERS:
             if reader.name == format:
                 return reader
-        raise unknown("format", format, [reader.name for reader in READERS])
+        raise unknown_name_error("format", format, [reader.name for reader in READERS])
     for reader in READERS:
         if reader.sniff(source.head):
             return reader
-    seen = source.head[0] if source.head else "nothing"
-    shown = f"keys {excerpt(', '.join(map(str, seen)), 100)}" if isinstance(seen, dict) else excerpt(repr(seen), 100)
+    first_row = source.head[0] if source.head else "nothing"
+    beginning = (
+        f"keys {excerpt(', '.join(map(str, first_row)), 100)}"
+        if isinstance(first_row, dict)
+        else excerpt(repr(first_row), 100)
+    )
     raise DataError(
-        f"{source.path}: the format is not recognised (it begins with {shown}). Name it with --from: "
+        f"{source.path}: the format is not recognised (it begins with {beginning}). Name it with --from: "
         f"{', '.join(reader.name for reader in READERS)}."
     )

@@ -1,11 +1,11 @@
-"""The released evaluation runs: recognised here, read by ``tasks.released``, as ``rescore`` reads them."""
+"""The released evaluation runs: recognised here, and read by ``tasks.released``, as in ``rescore``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fireact.formats.source import Source
+from fireact.formats.source import SourceFile
 from fireact.tasks.released import read_released_run
 from fireact.types import Trajectory
 
@@ -17,6 +17,6 @@ def sniff(rows: Sequence[Any]) -> bool:
     return all(isinstance(value, dict) and {"traj", "gt"} <= value.keys() for value in rows[0].values())
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a run, in the order of the file."""
     return read_released_run(source.path)

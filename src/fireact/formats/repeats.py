@@ -1,6 +1,6 @@
-"""Tells episodes apart that would be the same one: the same question twice in a file is two seeds of it.
+"""Gives different seeds to episodes with the same key: the same question twice in a file becomes two seeds of it.
 
-Invariant: what is read and what is written are told apart alike, so a row that is read back is the episode it was.
+Invariant: reading and writing assign the same seeds, so a row that is read back is the same episode.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import replace
 from fireact.types import Trajectory
 
 
-class Repeats:
-    """Called with the episodes of one file in their order; a repeated key and model gets the next seed."""
+class RepeatSeeds:
+    """Called with the episodes of one file in order; a repeated key and model gets the next seed."""
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}

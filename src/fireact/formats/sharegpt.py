@@ -1,7 +1,7 @@
 """ShareGPT: ``conversations`` of from/value (or role/content), with function_call and observation turns.
 
-Invariant: what is written keeps LLaMA-Factory's order of turns; words beside a call stand before it in ``<think>`` tags,
-where its formatter takes them out and puts them back; the results of several calls are one observation turn.
+Invariant: a written row has LLaMA-Factory's order of turns. Text beside a call comes before it in ``<think>`` tags,
+which LLaMA-Factory's formatter removes and restores. The results of several calls are one observation turn.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.formats.chats import conversation, tools_of
-from fireact.formats.source import Source, needed
-from fireact.render.messages import messages_from_steps, role_of, text_of
+from fireact.formats.chats import read_conversation, tools_of
+from fireact.formats.source import SourceFile, require_field
+from fireact.render.messages import content_text, messages_from_steps, normalise_role
 from fireact.types import Trajectory
 
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
@@ -23,17 +23,21 @@ _THINK = re.compile(r"\A<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first rows have conversations, or messages of from/value."""
-    return bool(rows) and all(isinstance(row, dict) and _turns(row) is not None for row in rows)
+    return bool(rows) and all(isinstance(row, dict) and _find_turns(row) is not None for row in rows)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
-    """The conversations of a file, as the tool-call messages that they stand for."""
-    return source.each(
-        lambda number, row: [conversation(source, number, row, native(needed(_turns(row), "conversations")))]
+def read(source: SourceFile) -> Iterator[Trajectory]:
+    """The conversations of a file, as messages with tool calls."""
+    return source.build_each(
+        lambda number, row: [
+            read_conversation(
+                source, number, row, messages_from_sharegpt(require_field(_find_turns(row), "conversations"))
+            )
+        ]
     )
 
 
-def row(trajectory: Trajectory) -> dict[str, Any]:
+def sharegpt_row(trajectory: Trajectory) -> dict[str, Any]:
     """A trajectory as a ShareGPT sample with tools."""
     system = str(trajectory.meta.get("system") or "")
     turns: list[dict[str, str]] = []
@@ -45,41 +49,43 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
         if results:
             turns.append({"from": "observation", "value": BETWEEN_RESULTS.join(results)})
             results = []
-        turns.append(_turn(message))
-    while turns and turns[-1]["from"] == "human" and len(turns) > 1:  # nobody answers what comes last
+        turns.append(_build_turn(message))
+    while turns and turns[-1]["from"] == "human" and len(turns) > 1:  # a last user turn has no answer to learn
         turns.pop()
     tools = [tool["function"] for tool in tools_of(trajectory)]
     return {"conversations": turns, "tools": json.dumps(tools, ensure_ascii=False) if tools else ""}
 
 
-def flaw(row: Mapping[str, Any]) -> str:
-    """What LLaMA-Factory would leave a row out for, or nothing: turns of user and student take turns, from first to last."""
+def find_sharegpt_flaw(row: Mapping[str, Any]) -> str:
+    """Why LLaMA-Factory would leave a row out, or nothing: user and student must alternate, and the student ends."""
     turns = [turn["from"] for turn in row["conversations"] if turn["from"] != "system"]
-    wanted = (("human", "observation"), ("gpt", "function_call"))
-    right = bool(turns) and len(turns) % 2 == 0 and all(turn in wanted[at % 2] for at, turn in enumerate(turns))
-    return "" if right else "row whose turns LLaMA-Factory refuses"
+    allowed = (("human", "observation"), ("gpt", "function_call"))
+    is_alternating = (
+        bool(turns) and len(turns) % 2 == 0 and all(turn in allowed[index % 2] for index, turn in enumerate(turns))
+    )
+    return "" if is_alternating else "row whose turns LLaMA-Factory refuses"
 
 
-def native(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def messages_from_sharegpt(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """ShareGPT's turns as messages with tool calls."""
     messages: list[dict[str, Any]] = []
-    waiting = 0
+    call_count = 0
     for turn in turns:
         name, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if name == "function_call":
-            message = _called(text_of(value))
-            waiting = len(message.get("tool_calls", ()))
+            message = _parse_call_message(content_text(value))
+            call_count = len(message.get("tool_calls", ()))
             messages.append(message)
-        elif role_of(name) == "tool":
-            parts = text_of(value).split(BETWEEN_RESULTS)
-            parts = parts if len(parts) == waiting else [text_of(value)]
-            messages += [{"role": "tool", "content": part} for part in parts]
+        elif normalise_role(name) == "tool":
+            results = content_text(value).split(BETWEEN_RESULTS)
+            results = results if len(results) == call_count else [content_text(value)]
+            messages += [{"role": "tool", "content": result} for result in results]
         else:
-            messages.append({**turn, "role": role_of(name), "content": value})
+            messages.append({**turn, "role": normalise_role(name), "content": value})
     return messages
 
 
-def _turn(message: Mapping[str, Any]) -> dict[str, str]:
+def _build_turn(message: Mapping[str, Any]) -> dict[str, str]:
     if message["role"] != "assistant":
         return {"from": "human" if message["role"] == "user" else "system", "value": message["content"]}
     reasoning, content = message.get("reasoning_content", ""), message["content"]
@@ -92,7 +98,7 @@ def _turn(message: Mapping[str, Any]) -> dict[str, str]:
     return {"from": "function_call", "value": f"<think>\n{thought}\n</think>\n\n{value}" if thought else value}
 
 
-def _called(value: str) -> dict[str, Any]:
+def _parse_call_message(value: str) -> dict[str, Any]:
     match = _THINK.match(value)
     thought = match[1] if match else ""
     text = value[match.end() :] if match else value
@@ -106,9 +112,9 @@ def _called(value: str) -> dict[str, Any]:
     return {"role": "assistant", "content": thought, "tool_calls": [{"function": call} for call in calls]}
 
 
-def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+def _find_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     turns = row.get("conversations", row.get("messages"))
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
         return None
-    named = "role" if "conversations" in row else "from"
-    return turns if all("from" in turn or named in turn for turn in turns) else None
+    role_key = "role" if "conversations" in row else "from"
+    return turns if all("from" in turn or role_key in turn for turn in turns) else None

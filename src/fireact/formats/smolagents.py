@@ -1,7 +1,7 @@
 """smolagents' memory: what ``agent.memory.get_full_steps()`` (or ``get_succinct_steps()``) gives, as JSON.
 
-Invariant: each task in it is an episode. ``final_answer`` is the finish action. A memory keeps one text for the results
-of all calls of a step: it is cut at its lines where there are as many, else it is the last call's.
+Invariant: each task in a memory is an episode. ``final_answer`` is the finish action. A memory keeps one text for the
+results of all calls of a step: it is split at its lines if there is one for each call, else it goes to the last call.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.formats.source import Source, finish, imported
-from fireact.render.messages import steps_from_messages, text_of
+from fireact.formats.source import SourceFile, finish_step, import_trajectory
+from fireact.render.messages import content_text, steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
 
 _CODE = re.compile(r"(?:\n?Code:)?\s*(?:<code>|```).*\Z", re.DOTALL)
@@ -19,24 +19,24 @@ _CODE = re.compile(r"(?:\n?Code:)?\s*(?:<code>|```).*\Z", re.DOTALL)
 
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the rows are steps of a memory, or hold such in ``steps``."""
-    return bool(rows) and all(isinstance(row, dict) for row in rows) and _is_memory(_memory(rows[0]) or rows)
+    return bool(rows) and all(isinstance(row, dict) for row in rows) and _is_memory(_find_memory(rows[0]) or rows)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a memory, or of one memory a row."""
-    bare: list[Mapping[str, Any]] = []
+    steps: list[Mapping[str, Any]] = []
     for number, row in source.rows():
-        memory = _memory(row) if isinstance(row, Mapping) else None
+        memory = _find_memory(row) if isinstance(row, Mapping) else None
         if memory is not None:
-            yield from _episodes(source, memory)
+            yield from _read_memory(source, memory)
         elif isinstance(row, Mapping):
-            bare.append(row)
+            steps.append(row)
         else:
-            source.unreadable(number, f"a step is an object, not {type(row).__name__}")
-    yield from _episodes(source, bare)
+            source.report_unreadable(number, f"a step is an object, not {type(row).__name__}")
+    yield from _read_memory(source, steps)
 
 
-def _memory(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+def _find_memory(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     steps = row.get("steps")
     return steps if isinstance(steps, list) and "task" not in row and _is_memory(steps) else None
 
@@ -47,24 +47,24 @@ def _is_memory(steps: Sequence[Any]) -> bool:
     )
 
 
-def _episodes(source: Source, memory: Sequence[Mapping[str, Any]]) -> Iterator[Trajectory]:
-    starts = [at for at, step in enumerate(memory) if "task" in step]
+def _read_memory(source: SourceFile, memory: Sequence[Mapping[str, Any]]) -> Iterator[Trajectory]:
+    starts = [index for index, step in enumerate(memory) if "task" in step]
     for start, end in zip(starts, [*starts, len(memory)][1:], strict=True):
-        yield _episode(source, str(memory[start]["task"]), memory[start + 1 : end])
+        yield _read_episode(source, str(memory[start]["task"]), memory[start + 1 : end])
 
 
-def _episode(source: Source, task: str, memory: Sequence[Mapping[str, Any]]) -> Trajectory:
-    done = [step for step in memory if "step_number" in step]
-    told = [step.get("token_usage") or {} for step in memory]
-    system = next((text for step in done for text in _system(step)), "")
-    return imported(
+def _read_episode(source: SourceFile, task: str, memory: Sequence[Mapping[str, Any]]) -> Trajectory:
+    action_steps = [step for step in memory if "step_number" in step]
+    usages = [step.get("token_usage") or {} for step in memory]
+    system = next((text for step in action_steps for text in _system_prompts(step)), "")
+    return import_trajectory(
         task,
-        [step for taken in memory for step in _steps(taken)],
+        [step for memory_step in memory for step in _read_step(memory_step)],
         task=source.name,
         usage=Usage(
-            calls=len(told),
-            prompt_tokens=sum(int(usage.get("input_tokens") or 0) for usage in told),
-            completion_tokens=sum(int(usage.get("output_tokens") or 0) for usage in told),
+            calls=len(usages),
+            prompt_tokens=sum(int(usage.get("input_tokens") or 0) for usage in usages),
+            completion_tokens=sum(int(usage.get("output_tokens") or 0) for usage in usages),
             cost=None,
         ),
         seconds=sum(float((step.get("timing") or {}).get("duration") or 0.0) for step in memory),
@@ -72,33 +72,33 @@ def _episode(source: Source, task: str, memory: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def _system(step: Mapping[str, Any]) -> Iterator[str]:
+def _system_prompts(step: Mapping[str, Any]) -> Iterator[str]:
     for message in step.get("model_input_messages") or []:
         if message.get("role") == "system":
-            yield text_of(message.get("content"))
+            yield content_text(message.get("content"))
 
 
-def _steps(taken: Mapping[str, Any]) -> list[Step]:
-    if "plan" in taken:
-        return [Step(str(taken["plan"]), None, None, str(taken["plan"]))]
-    words = text_of(taken.get("model_output"))
-    refused = taken.get("model_output_message") or {}  # calls that were refused stand there alone
-    calls = taken.get("tool_calls") or refused.get("tool_calls") or []
+def _read_step(memory_step: Mapping[str, Any]) -> list[Step]:
+    if "plan" in memory_step:
+        return [Step(str(memory_step["plan"]), None, None, str(memory_step["plan"]))]
+    words = content_text(memory_step.get("model_output"))
+    refused_message = memory_step.get("model_output_message") or {}  # calls that were refused are only there
+    calls = memory_step.get("tool_calls") or refused_message.get("tool_calls") or []
     message = {"role": "assistant", "content": words, "tool_calls": calls}
-    _, _, read = steps_from_messages([message])
-    steps = [_named(step) for step in read]
-    error = taken.get("error")
-    heard = taken.get("observations")
+    _, _, parsed_steps = steps_from_messages([message])
+    steps = [_normalise_step(step) for step in parsed_steps]
+    error = memory_step.get("error")
+    observations = memory_step.get("observations")
     if error:
-        heard = f"{heard or ''}\nError: {error.get('message', error)}".strip()
-    steps = _heard(steps, heard)
-    final = taken.get("action_output")
-    if taken.get("is_final_answer") and not any(step.action and step.action.name == FINISH for step in steps):
-        steps.append(finish(str(final), joined=True, text=""))
+        observations = f"{observations or ''}\nError: {error.get('message', error)}".strip()
+    steps = _with_observations(steps, observations)
+    final = memory_step.get("action_output")
+    if memory_step.get("is_final_answer") and not any(step.action and step.action.name == FINISH for step in steps):
+        steps.append(finish_step(str(final), joined=True, text=""))
     return steps
 
 
-def _named(step: Step) -> Step:
+def _normalise_step(step: Step) -> Step:
     action = step.action
     if action is None:
         return step
@@ -111,13 +111,14 @@ def _named(step: Step) -> Step:
     return Step(thought, action, None, step.text, joined=step.joined)
 
 
-def _heard(steps: list[Step], heard: str | None) -> list[Step]:
-    asked = [at for at, step in enumerate(steps) if step.action is None or step.action.name != FINISH]
-    if heard is None or not asked:
+def _with_observations(steps: list[Step], observations: str | None) -> list[Step]:
+    call_indices = [index for index, step in enumerate(steps) if step.action is None or step.action.name != FINISH]
+    if observations is None or not call_indices:
         return steps
-    lines = heard.split("\n")
-    parts = lines if len(lines) == len(asked) else [None] * (len(asked) - 1) + [heard]
-    found = dict(zip(asked, parts, strict=True))
+    lines = observations.split("\n")
+    texts = lines if len(lines) == len(call_indices) else [None] * (len(call_indices) - 1) + [observations]
+    observation_by_index = dict(zip(call_indices, texts, strict=True))
     return [
-        Step(step.thought, step.action, found.get(at), step.text, joined=step.joined) for at, step in enumerate(steps)
+        Step(step.thought, step.action, observation_by_index.get(index), step.text, joined=step.joined)
+        for index, step in enumerate(steps)
     ]

@@ -1,7 +1,7 @@
-"""A file of episodes in some format: its rows with their numbers, and what was found wrong with them.
+"""A file of episodes in some format: its rows with their numbers, and the damage in them.
 
-Invariant: rows of JSONL and Parquet stream, one at a time; a row that cannot be read is an error that names its number,
-or is reported and left out where that was asked for. It does not know what the rows mean: the readers do.
+Invariant: rows of JSONL and Parquet stream, one at a time. A row that cannot be read is an error that names its number;
+with ``skip`` it is reported and left out. This module does not know what the rows mean: the readers do.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fireact.errors import DataError, missing_extra
+from fireact.errors import DataError, missing_extra_error
 from fireact.store import TRAJECTORIES
 from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage, answer_of
 
 HEAD = 50
-"""Rows (or lines of text) that a format is recognised from."""
+"""Rows (or lines of text) that are read to recognise a format."""
 TRACES = "traces.jsonl"
 """The file of episodes in a directory that verifiers wrote."""
 UNREADABLE = "unreadable"
@@ -27,12 +27,12 @@ UNREADABLE = "unreadable"
 UNREAD_CALL = "unread-tool-call"
 """The kind of Damage of a turn whose tool call could not be read; its words are kept, with weight 0."""
 RELEASED = "released"
-"""The one key of ``Trajectory.meta`` under which stands what the byte-faithful round trip of a file needs."""
+"""The key of ``Trajectory.meta`` for what the byte-faithful round trip of a released file needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something wrong in a source: a kind, the row or line (from 1), and what it reads."""
+    """A problem in a source file: its kind, the row or line (from 1), and an excerpt or reason."""
 
     kind: str
     number: int
@@ -43,52 +43,52 @@ Notice = Callable[[Damage], None]
 T = TypeVar("T")
 
 
-def unheard(damage: Damage) -> None:
-    """Takes a report of damage and keeps it to itself."""
+def ignore_damage(damage: Damage) -> None:
+    """Ignore a report of damage."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A file (or the files of a directory) that is read; ``head`` are its first rows, or lines where it is text."""
+class SourceFile:
+    """A file, or the files of a directory, to read; ``head`` are its first rows, or the first lines of a text."""
 
     path: Path
     kind: Literal["jsonl", "json", "text", "parquet"]
     head: tuple[Any, ...]
     document: Any = None
-    notice: Notice = unheard
+    notice: Notice = ignore_damage
     skip: bool = False
 
     @property
     def name(self) -> str:
-        """The name of the task where the rows name none."""
+        """The task's name for rows that name no task."""
         return self.path.stem or "imported"
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Rows and their numbers: lines of JSONL, items of a JSON array (a whole JSON object is one row)."""
         if self.kind == "jsonl":
-            yield from self._lines()
+            yield from self._json_lines()
         elif self.kind == "parquet":
-            yield from enumerate(_parquet(self.path), 1)
+            yield from enumerate(_read_parquet(self.path), 1)
         else:
             yield from enumerate(self.document if isinstance(self.document, list) else [self.document], 1)
 
     def lines(self) -> Iterator[str]:
         """The lines of a text, without their ends."""
-        with _opened(self.path) as file:
+        with _open_text(self.path) as file:
             for line in file:
                 yield line.rstrip("\r\n")
 
-    def each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
-        """What ``build`` makes of each row; a row of another shape is unreadable."""
+    def build_each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
+        """The trajectories that ``build`` makes of each row; a row of another shape is unreadable."""
         for number, row in self.rows():
             try:
-                made = build(number, row)
+                trajectories = build(number, row)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                self.unreadable(number, f"{type(error).__name__}: {error}")
+                self.report_unreadable(number, f"{type(error).__name__}: {error}")
                 continue
-            yield from made
+            yield from trajectories
 
-    def unreadable(self, number: int, why: str) -> None:
+    def report_unreadable(self, number: int, why: str) -> None:
         """Report a row that cannot be read. Raises DataError unless such rows are to be skipped."""
         if not self.skip:
             raise DataError(
@@ -97,44 +97,44 @@ class Source:
             )
         self.notice(Damage(UNREADABLE, number, why))
 
-    def _lines(self) -> Iterator[tuple[int, Any]]:
+    def _json_lines(self) -> Iterator[tuple[int, Any]]:
         path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
-        with _opened(path) as file:
+        with _open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    self.unreadable(number, f"not JSON: {error}")
+                    self.report_unreadable(number, f"not JSON: {error}")
                     continue
                 yield number, row
 
 
-def open_source(path: Path, *, notice: Notice = unheard, skip: bool = False) -> Source:
-    """Look at a path and say what it is. Raises DataError where it is missing, empty or torn."""
+def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool = False) -> SourceFile:
+    """Find out the kind of file at a path and read its head. Raises DataError where it is missing, empty or broken."""
     if path.is_dir() and (path / TRACES).is_file():
         path = path / TRACES
     if path.is_dir() and not (path / TRAJECTORIES).is_file():
-        return _parquet_source(path, notice, skip)
-    if path.is_file() and _begins(path) == b"PAR1":
-        return _parquet_source(path, notice, skip)
+        return _open_parquet(path, notice, skip)
+    if path.is_file() and _read_magic(path) == b"PAR1":
+        return _open_parquet(path, notice, skip)
     file = path / TRAJECTORIES if path.is_dir() else path
-    with _opened(file) as opened:
+    with _open_text(file) as opened:
         starts = list(islice((line for line in opened if line.strip()), HEAD if skip else 1))
     if not starts:
         raise DataError(f"{file} is empty. Give a file that holds episodes.")
     first = starts[0].lstrip()[0]
     if first == "{" and any(map(_is_json, starts)):
-        return _jsonl(path, notice, skip)
+        return _open_jsonl(path, notice, skip)
     if first in "{[" and path.suffix != ".txt":
-        return _whole(file, notice, skip)
-    with _opened(file) as opened:
+        return _open_json(file, notice, skip)
+    with _open_text(file) as opened:
         head = tuple(line.rstrip("\r\n") for line in islice(opened, HEAD))
-    return Source(file, "text", head, notice=notice, skip=skip)
+    return SourceFile(file, "text", head, notice=notice, skip=skip)
 
 
-def imported(
+def import_trajectory(
     question: str,
     steps: Sequence[Step],
     *,
@@ -152,18 +152,18 @@ def imported(
     about: Mapping[str, Any] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Trajectory:
-    """A Trajectory of what a format tells; what it does not tell is told from the steps, or left empty.
+    """A Trajectory of what a format holds; the rest is inferred from the steps, or left empty.
 
-    Without an id the example is named by its question, so that it is the same example in every file.
+    Without an id the example is identified by its question, so that it is the same example in every file.
     """
     return Trajectory(
         task=task,
         example=Example(id or question_id(question), question, answer, dict(about or {})),
-        method=method or method_of(steps),
+        method=method or infer_method(steps),
         model=model,
         seed=seed,
         steps=tuple(steps),
-        stop=stop or stop_of(steps),
+        stop=stop or infer_stop(steps),
         scores=dict(scores or {}),
         usage=usage or Usage(cost=None),
         seconds=seconds,
@@ -172,43 +172,43 @@ def imported(
     )
 
 
-def needed(value: T | None, what: str) -> T:
-    """A part that every row of a format has. Raises ValueError, which makes the row unreadable, where it is missing."""
+def require_field(value: T | None, field_name: str) -> T:
+    """A value that every row of a format has. Raises ValueError where it is missing, so that the row is unreadable."""
     if value is None:
-        raise ValueError(f"it has no {what}")
+        raise ValueError(f"it has no {field_name}")
     return value
 
 
 def question_id(question: str) -> str:
-    """Names a question by its text."""
+    """An id for a question, derived from its text."""
     return hashlib.sha256(question.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def method_of(steps: Sequence[Step]) -> str:
-    """The method that the steps show: one step without a tool is ``cot``, or ``io`` without a thought; else ``react``."""
+def infer_method(steps: Sequence[Step]) -> str:
+    """The method of the steps: one step without a tool is ``cot``, or ``io`` without a thought; else ``react``."""
     if len(steps) == 1 and answer_of(steps) is not None:
         return "cot" if steps[0].thought else "io"
     return "react"
 
 
-def stop_of(steps: Sequence[Step]) -> Stop:
-    """Why an episode ended as far as its steps tell."""
+def infer_stop(steps: Sequence[Step]) -> Stop:
+    """Why an episode ended, as far as its steps show."""
     if answer_of(steps) is not None:
         return "finish"
     return "max_steps" if steps and steps[-1].action is not None else "format"
 
 
-def finish(answer: str, *, thought: str = "", text: str | None = None, joined: bool = False) -> Step:
+def finish_step(answer: str, *, thought: str = "", text: str | None = None, joined: bool = False) -> Step:
     """A last step that gives an answer."""
     return Step(thought, Action(FINISH, {"answer": answer}), None, answer if text is None else text, joined=joined)
 
 
-def _begins(path: Path) -> bytes:
+def _read_magic(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(4)
 
 
-def _opened(path: Path) -> Any:
+def _open_text(path: Path) -> Any:
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     except OSError as error:
@@ -223,29 +223,29 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _jsonl(path: Path, notice: Notice, skip: bool) -> Source:
-    probe = Source(path, "jsonl", (), skip=True)
-    return Source(path, "jsonl", tuple(row for _, row in islice(probe.rows(), HEAD)), notice=notice, skip=skip)
+def _open_jsonl(path: Path, notice: Notice, skip: bool) -> SourceFile:
+    probe = SourceFile(path, "jsonl", (), skip=True)
+    return SourceFile(path, "jsonl", tuple(row for _, row in islice(probe.rows(), HEAD)), notice=notice, skip=skip)
 
 
-def _whole(path: Path, notice: Notice, skip: bool) -> Source:
+def _open_json(path: Path, notice: Notice, skip: bool) -> SourceFile:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip-bad.") from error
     head = tuple(document[:HEAD]) if isinstance(document, list) else (document,)
-    return Source(path, "json", head, document, notice=notice, skip=skip)
+    return SourceFile(path, "json", head, document, notice=notice, skip=skip)
 
 
-def _parquet_source(path: Path, notice: Notice, skip: bool) -> Source:
-    return Source(path, "parquet", tuple(islice(_parquet(path), HEAD)), notice=notice, skip=skip)
+def _open_parquet(path: Path, notice: Notice, skip: bool) -> SourceFile:
+    return SourceFile(path, "parquet", tuple(islice(_read_parquet(path), HEAD)), notice=notice, skip=skip)
 
 
-def _parquet(path: Path) -> Iterator[Any]:
+def _read_parquet(path: Path) -> Iterator[Any]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise missing_extra("pyarrow", "train") from error
+        raise missing_extra_error("pyarrow", "train") from error
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path} holds neither {TRAJECTORIES} nor Parquet files. Give a file, or a run directory.")
@@ -256,7 +256,7 @@ def _parquet(path: Path) -> Iterator[Any]:
             for batch in opened.iter_batches(batch_size=500):
                 for row in batch.to_pylist():
                     yield {
-                        name: _parsed(value) if name in is_json else _without_nulls(value)
+                        name: _parse_json_cell(value) if name in is_json else _drop_nulls(value)
                         for name, value in row.items()
                         if value is not None
                     }
@@ -266,13 +266,13 @@ def _parquet(path: Path) -> Iterator[Any]:
             raise DataError(f"{file} is not Parquet: {error}.") from error
 
 
-def _parsed(value: Any) -> Any:
-    """What stands in a column of JSON: a text, or a list of texts."""
+def _parse_json_cell(value: Any) -> Any:
+    """The value of a cell of JSON: a text, or a list of texts."""
     return [json.loads(item) for item in value] if isinstance(value, list) else json.loads(value)
 
 
-def _without_nulls(value: Any) -> Any:
-    """What Arrow fills up where a key is absent is taken away again."""
+def _drop_nulls(value: Any) -> Any:
+    """Remove the nulls that Arrow adds for absent keys."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _drop_nulls(item) for key, item in value.items() if item is not None}
+    return [_drop_nulls(item) for item in value] if isinstance(value, list) else value

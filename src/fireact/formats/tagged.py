@@ -1,9 +1,9 @@
-"""R1-style transcripts: one text in which thinking, searches, results and the answer stand in tags.
+"""R1-style transcripts: one text that holds thinking, searches, results and the answer in tags.
 
-Tags of Search-R1 (``<search>``, ``<information>``), R1-Searcher (``<|begin_of_query|>``, ``<|begin_of_documents|>``) and
-Search-o1 (``<|begin_search_query|>``, ``<|begin_search_result|>``) are known; ``<answer>`` ends an episode. Total: what
-stands in no tag is thought. A text may begin with the prompt that names the tags; it is not read as an episode.
-Invariant: what stands in a result is never a search.
+The tags are those of Search-R1 (``<search>``, ``<information>``), R1-Searcher (``<|begin_of_query|>``,
+``<|begin_of_documents|>``) and Search-o1 (``<|begin_search_query|>``, ``<|begin_search_result|>``); ``<answer>`` ends
+an episode. Total: text outside tags is thought. A text may begin with the prompt, which names the tags; the prompt is
+not read as an episode. Invariant: text inside a result is never a search.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.formats.source import Source, imported, needed
-from fireact.tasks.scoring import free_form
+from fireact.formats.source import SourceFile, import_trajectory, require_field
+from fireact.tasks.scoring import score_free_form
 from fireact.types import FINISH, Action, Step, Trajectory
 
 _TEXTS = (
-    "gen_text_store", "response", "output", "completion", "generation", "generated_text", "sequence", "trajectory", "text",
+    "gen_text_store", "response", "output", "completion", "generation", "generated_text", "sequence",
+    "trajectory", "text",
 )  # fmt: skip
 _RESULTS = ("information", "result", "results", "documents", "observation", "tool_response")
 _PAIRS = {
@@ -29,7 +30,7 @@ _PAIRS = {
     "<answer>": ("</answer>", "answer"),
     **{f"<{name}>": (f"</{name}>", "found") for name in _RESULTS},
 }
-"""For each opening tag the closing one, and what stands between them."""
+"""For each opening tag the closing tag, and the kind of text between them."""
 _OPENING = re.compile("|".join(map(re.escape, _PAIRS)))
 _HEADER = re.compile(
     r"<\|im_start\|>assistant\n?|<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|assistant\|>\n?"
@@ -44,64 +45,65 @@ _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers
 
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first rows hold a tagged text, some with a search or an answer."""
-    texts = [_text(row) for row in rows if isinstance(row, dict)]
-    return bool(rows) and len(texts) == len(rows) and any(text and any(_blocks(text)) for text in texts)
+    texts = [_find_text(row) for row in rows if isinstance(row, dict)]
+    return bool(rows) and len(texts) == len(rows) and any(text and any(_find_blocks(text)) for text in texts)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The transcripts of a file, scored where the gold answer is known; a judge's verdict is the score ``judge``."""
-    return source.each(lambda number, row: [_read(source, row)])
+    return source.build_each(lambda number, row: [_read_row(source, row)])
 
 
-def steps_of(text: str) -> tuple[Step, ...]:
-    """The steps of a tagged text: thought and search, then what was found; words after the last tag are a last thought."""
+def parse_tagged_text(text: str) -> tuple[Step, ...]:
+    """The steps of a tagged text: thought and search, then results; text after the last tag is a last thought."""
     steps: list[Step] = []
     start = 0
-    for opened, closed, kind, inside in _blocks(text):
+    for opened, closed, kind, inside in _find_blocks(text):
         before, words = text[start:opened], text[start:closed].strip()
-        if kind == "found" and steps and steps[-1].observation is None and not _thought(before):
+        if kind == "found" and steps and steps[-1].observation is None and not _strip_tags(before):
             last = steps[-1]
             steps[-1] = Step(last.thought, last.action, inside.strip(), last.text)
         elif kind == "found":
-            steps.append(Step(_thought(before), None, inside.strip(), before.strip()))
+            steps.append(Step(_strip_tags(before), None, inside.strip(), before.strip()))
         else:
             name, argument = (FINISH, "answer") if kind == "answer" else ("search", "query")
-            steps.append(Step(_thought(before), Action(name, {argument: inside.strip()}), None, words))
+            steps.append(Step(_strip_tags(before), Action(name, {argument: inside.strip()}), None, words))
             if kind == "answer":
                 return tuple(steps)
         start = closed
-    rest = text[start:].strip()
-    return (*steps, Step(_thought(rest), None, None, rest)) if rest else tuple(steps)
+    remaining_text = text[start:].strip()
+    return (*steps, Step(_strip_tags(remaining_text), None, None, remaining_text)) if remaining_text else tuple(steps)
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """Start, end, kind and content of each tagged block; in time linear in the text, closed or not."""
+def _find_blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Start, end, kind and content of each tagged block, in linear time."""
+    # The last closing tag of each kind is found once: many unclosed tags would else be searched to the end each time.
     last = {opening: text.rfind(closing) for opening, (closing, _) in _PAIRS.items()}
-    at = 0
-    while match := _OPENING.search(text, at):
+    position = 0
+    while match := _OPENING.search(text, position):
         closing, kind = _PAIRS[match[0]]
-        at = match.end()
-        if at <= last[match[0]]:
-            end = text.index(closing, at)
-            yield match.start(), end + len(closing), kind, text[at:end]
-            at = end + len(closing)
+        position = match.end()
+        if position <= last[match[0]]:
+            end = text.index(closing, position)
+            yield match.start(), end + len(closing), kind, text[position:end]
+            position = end + len(closing)
 
 
-def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
-    prompt, text = _without_prompt(needed(_text(row), "text in tags"))
-    question = str(next((row[key] for key in _QUESTIONS if row.get(key)), "")) or _asked(prompt)
+def _read_row(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
+    prompt, text = _split_prompt(require_field(_find_text(row), "text in tags"))
+    question = str(next((row[key] for key in _QUESTIONS if row.get(key)), "")) or _find_question(prompt)
     gold = next((row[key] for key in _GOLDS if row.get(key)), "")
     gold = str(gold[0]) if isinstance(gold, list) and gold else str(gold)
-    steps = steps_of(text)
-    trajectory = imported(question, steps, task=source.name, id=str(row.get("id") or ""), answer=gold)
-    scores = free_form(gold, trajectory.answer) if gold else {}
+    steps = parse_tagged_text(text)
+    trajectory = import_trajectory(question, steps, task=source.name, id=str(row.get("id") or ""), answer=gold)
+    scores = score_free_form(gold, trajectory.answer) if gold else {}
     if str(row.get("gpt4o_output")) in ("True", "False"):
         scores["judge"] = float(row["gpt4o_output"] == "True")
     return trajectory.with_scores(scores)
 
 
-def _without_prompt(text: str) -> tuple[str, str]:
-    """The prompt that a text begins with, which names the tags, and what the LM wrote and was told after it.
+def _split_prompt(text: str) -> tuple[str, str]:
+    """The prompt at the start of a text, which names the tags, and the transcript after it.
 
     A chat ends its prompt with the first header of the assistant; Search-R1's plain prompt ends with its question.
     """
@@ -109,14 +111,14 @@ def _without_prompt(text: str) -> tuple[str, str]:
     return (text[: end.end()], text[end.end() :]) if end else ("", text)
 
 
-def _asked(prompt: str) -> str:
+def _find_question(prompt: str) -> str:
     return next((match[1].strip() for match in _ASKED.finditer(prompt)), "")
 
 
-def _text(row: Mapping[str, Any]) -> str | None:
+def _find_text(row: Mapping[str, Any]) -> str | None:
     texts = [row[key] for key in _TEXTS if isinstance(row.get(key), str)]
-    return next((text for text in texts if "<answer>" in text or any(_blocks(text))), texts[0] if texts else None)
+    return next((text for text in texts if "<answer>" in text or any(_find_blocks(text))), texts[0] if texts else None)
 
 
-def _thought(text: str) -> str:
+def _strip_tags(text: str) -> str:
     return _END.sub("", _THINK.sub("", text)).strip()

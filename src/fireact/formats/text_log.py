@@ -1,6 +1,6 @@
-"""Plain ReAct logs: episodes as text, each begun by ``Question:``, their marks numbered or not, in trials or not.
+"""Plain ReAct logs: episodes as text, each begun by ``Question:``, with or without numbered marks and trials.
 
-Invariant: streams, one episode at a time. What the environment says after the answer ("Answer is CORRECT") is the score,
+Invariant: streams, one episode at a time. The environment's text after the answer ("Answer is CORRECT") is the score,
 and ``Correct answer:`` the gold answer; neither is an observation.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fireact.formats.react_text import MARK, read_episode, reward_of
-from fireact.formats.source import Source, imported
+from fireact.formats.react_text import MARK, parse_episode, reward_of
+from fireact.formats.source import SourceFile, import_trajectory
 from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory
 
@@ -26,21 +26,21 @@ _VERDICT = re.compile(r"Answer is (CORRECT|INCORRECT)")
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first lines are text with a question and a marked thought or action."""
     lines = [row for row in rows if isinstance(row, str)]
-    asked = any(line.startswith("Question:") for line in lines)
-    return asked and len(lines) == len(rows) and any(MARK.match(line) for line in lines)
+    has_question = any(line.startswith("Question:") for line in lines)
+    return has_question and len(lines) == len(rows) and any(MARK.match(line) for line in lines)
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a log; the trial is the seed."""
-    for trial, number, text in _episodes(source):
-        trajectory = _read(source, trial, text)
+    for trial, number, text in _split_episodes(source):
+        trajectory = _read_episode(source, trial, text)
         if trajectory is None:
-            source.unreadable(number, f"no Thought or Action after {excerpt(text, 60)!r}")
+            source.report_unreadable(number, f"no Thought or Action after {excerpt(text, 60)!r}")
         else:
             yield trajectory
 
 
-def _episodes(source: Source) -> Iterator[tuple[int, int, str]]:
+def _split_episodes(source: SourceFile) -> Iterator[tuple[int, int, str]]:
     trial, start = 0, 0
     block: list[str] = []
     for number, line in enumerate(source.lines(), 1):
@@ -56,10 +56,10 @@ def _episodes(source: Source) -> Iterator[tuple[int, int, str]]:
         yield trial, start, "\n".join(block)
 
 
-def _read(source: Source, trial: int, text: str) -> Trajectory | None:
+def _read_episode(source: SourceFile, trial: int, text: str) -> Trajectory | None:
     match = _GOLD.search(text)
     gold = match[1].strip() if match else ""
-    episode = read_episode(text[: match.start()] if match else text.rstrip("\n"))
+    episode = parse_episode(text[: match.start()] if match else text.rstrip("\n"))
     if not episode.steps:
         return None
     question = episode.before.removeprefix("Question:").strip()
@@ -70,15 +70,15 @@ def _read(source: Source, trial: int, text: str) -> Trajectory | None:
         verdict = _VERDICT.match(last.observation or "")
         reward = float(verdict[1] == "CORRECT") if verdict else reward
         steps[-1] = replace(last, observation=None)
-    question, reflections = _without_reflections(question)
+    question, reflections = _split_reflections(question)
     method = "reflexion" if reflections else ""
-    return imported(
+    return import_trajectory(
         question, steps, task=source.name, answer=gold, method=method, seed=trial,
         scores={} if reward is None else {"em": reward}, meta={"system": reflections},
     )  # fmt: skip
 
 
-def _without_reflections(question: str) -> tuple[str, str]:
-    """The question alone, and what Reflexion's prompt adds to it from earlier trials."""
+def _split_reflections(question: str) -> tuple[str, str]:
+    """The question alone, and the reflections on earlier trials that Reflexion's prompt adds to it."""
     match = _REFLECTIONS.search(question)
     return (question[: match.start()].strip(), question[match.start() :].strip()) if match else (question, "")

@@ -1,6 +1,6 @@
-"""ToolBench's answers: a document with a search tree, of which the last path that it gives to train on is read.
+"""ToolBench's answers: a document with a search tree, whose last training path is read.
 
-Invariant: ``Finish`` with an answer is the finish action; giving up is not. Branches that were left are not followed.
+Invariant: ``Finish`` with an answer is the finish action; giving up is not. Abandoned branches are not read.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fireact.formats.source import Source, imported
-from fireact.render.messages import schemas, steps_from_messages
+from fireact.formats.source import SourceFile, import_trajectory
+from fireact.render.messages import normalise_schemas, steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory
 
 
@@ -22,31 +22,31 @@ def sniff(rows: Sequence[Any]) -> bool:
     )
 
 
-def read(source: Source) -> Iterator[Trajectory]:
+def read(source: SourceFile) -> Iterator[Trajectory]:
     """The answers of a file."""
-    return source.each(lambda number, row: [_read(source, row)])
+    return source.build_each(lambda number, row: [_read_row(source, row)])
 
 
-def _read(source: Source, row: Mapping[str, Any]) -> Trajectory:
+def _read_row(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
     generation = row["answer_generation"]
     paths = generation["train_messages"]
     question, system, steps = steps_from_messages(paths[-1] if paths else [])
-    return imported(
+    return import_trajectory(
         str(generation.get("query") or question),
-        [_named(step) for step in steps],
+        [_normalise_finish(step) for step in steps],
         task="toolbench",
         id=source.name if source.kind == "json" else "",
         scores={"win": float(bool(row.get("win")))},
-        meta={"system": system, "tools": schemas(_plain(generation.get("function")))},
+        meta={"system": system, "tools": normalise_schemas(_parse_functions(generation.get("function")))},
     )
 
 
-def _named(step: Step) -> Step:
+def _normalise_finish(step: Step) -> Step:
     action = step.action
     if action is None or action.name != "Finish" or "final_answer" not in action.arguments:
         return step
     return replace(step, action=Action(FINISH, {"answer": str(action.arguments["final_answer"])}))
 
 
-def _plain(functions: Any) -> Any:
+def _parse_functions(functions: Any) -> Any:
     return json.loads(functions) if isinstance(functions, str) and functions.startswith('[{"') else functions

@@ -1,7 +1,7 @@
-"""How other trainers are told of a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML, TRL's lines.
+"""How other trainers load a written file: LLaMA-Factory's entry in dataset_info.json, axolotl's YAML, TRL's code.
 
-Invariant: a combination that the trainer is known to get wrong is refused with the one that it gets right; and it is
-known which trainers learn turns of weight 0 (axolotl takes the weight as its mark of what is trained).
+Invariant: a format that a trainer is known to mishandle is refused, and the error names one that it handles. It is also
+known which trainers learn turns of weight 0 (axolotl reads the weight as its mark of what to train).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError, unknown_name_error
 
 _CHATS = ("gpt", "messages", "openai", "parquet", "dataset")
-"""Formats that axolotl reads as chats, by the weight of each turn."""
-_HEEDED = {
+"""Formats that axolotl reads as chats, with the weight of each turn."""
+_SKIPS_WEIGHT_0 = {
     *(("axolotl", format) for format in _CHATS),
     ("trl", "prompt-completion"),
 }
-"""Trainers and the formats in which they learn nothing of a turn of weight 0."""
+"""Pairs of trainer and format in which a turn of weight 0 is not learned."""
 _REFUSED = {
     "llama-factory": (
         "sharegpt (tool calls), or gpt or alpaca (actions in text)",
         {
-            **dict.fromkeys(("messages", "openai", "parquet", "dataset"), "it drops the words beside a tool call"),
+            **dict.fromkeys(("messages", "openai", "parquet", "dataset"), "it drops the text beside a tool call"),
             "prompt-completion": "it takes a prompt and its completion as text, not as messages",
         },
     ),
@@ -44,46 +44,47 @@ _REFUSED = {
         },
     ),
 }
-"""Of each trainer, what it takes, and why it does not take the rest (beside our own form, which none knows)."""
+"""For each trainer the formats that it takes, and why it does not take the others (none knows our own format)."""
 _TAGS = {
-    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
+    "role_tag": "role", "content_tag": "content",
+    "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
 }  # fmt: skip
 
 
-def recipe(trainer: str, format: str, path: Path) -> str:
-    """What to paste into a trainer's configuration for a file. Raises ConfigError where the trainer cannot take it."""
+def build_trainer_config(trainer: str, format: str, path: Path) -> str:
+    """The text to paste into a trainer's configuration for a file. Raises ConfigError for a format it cannot take."""
     if trainer not in _TRAINERS:
-        raise unknown("trainer", trainer, _TRAINERS)
+        raise unknown_name_error("trainer", trainer, _TRAINERS)
     return _TRAINERS[trainer](format, path)
 
 
 def learns_all(trainer: str, format: str) -> bool:
-    """Whether a trainer learns every turn of the student in a format, those of weight 0 too."""
-    return (trainer, format) not in _HEEDED
+    """Whether a trainer learns every turn of the student in a format, even turns of weight 0."""
+    return (trainer, format) not in _SKIPS_WEIGHT_0
 
 
-def _llama_factory(format: str, path: Path) -> str:
+def _llama_factory_config(format: str, path: Path) -> str:
     entries: dict[str, dict[str, Any]] = {
         "alpaca": {},
         "gpt": {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _TAGS},
         "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}},
     }
     if format not in entries:
-        raise _refusal("llama-factory", format)
+        raise _refuse_format("llama-factory", format)
     if path.suffix not in (".json", ".jsonl"):
         raise ConfigError(
-            f"LLaMA-Factory tells what a file is by its name, and {path.name!r} ends in neither .json nor .jsonl. "
+            f"LLaMA-Factory recognises a file by its name, and {path.name!r} ends in neither .json nor .jsonl. "
             "Choose another -o."
         )
     return json.dumps({path.stem: {"file_name": path.name, **entries[format]}}, indent=2)
 
 
-def _axolotl(format: str, path: Path) -> str:
+def _axolotl_config(format: str, path: Path) -> str:
     head = f"datasets:\n  - path: {json.dumps(str(path))}\n"
     if format == "alpaca":
         return f"{head}    ds_type: json\n    type: alpaca"
     if format not in _CHATS:
-        raise _refusal("axolotl", format)
+        raise _refuse_format("axolotl", format)
     kind = {"parquet": "    ds_type: parquet\n", "dataset": ""}.get(format, "    ds_type: json\n")
     since = "" if format == "openai" else "  # JSON text, which axolotl reads from version 0.17 on"
     tools = "" if format == "gpt" else f"    field_tools: tools{since}\n"
@@ -94,14 +95,14 @@ def _axolotl(format: str, path: Path) -> str:
     )
 
 
-def _trl(format: str, path: Path) -> str:
+def _trl_config(format: str, path: Path) -> str:
     if format in ("dataset", "parquet"):
         loaded = f"{str(path)!r}" if format == "dataset" else f"'parquet', data_files={str(path)!r}"
         keep = ".select_columns(['messages', 'tools'])"
     elif format in ("gpt", "prompt-completion"):
         loaded, keep = f"'json', data_files={str(path)!r}", ""
     else:
-        raise _refusal("trl", format)
+        raise _refuse_format("trl", format)
     only = "" if format == "prompt-completion" else ", assistant_only_loss=True"
     return (
         f"from datasets import load_dataset\nfrom trl import SFTConfig, SFTTrainer\n\n"
@@ -110,11 +111,15 @@ def _trl(format: str, path: Path) -> str:
     )
 
 
-def _refusal(trainer: str, format: str) -> ConfigError:
+def _refuse_format(trainer: str, format: str) -> ConfigError:
     takes, reasons = _REFUSED[trainer]
     return ConfigError(
         f"{trainer} does not take {format!r}: {reasons.get(format, 'it is our own form')}. Write {takes}."
     )
 
 
-_TRAINERS: dict[str, Callable[[str, Path], str]] = {"axolotl": _axolotl, "llama-factory": _llama_factory, "trl": _trl}
+_TRAINERS: dict[str, Callable[[str, Path], str]] = {
+    "axolotl": _axolotl_config,
+    "llama-factory": _llama_factory_config,
+    "trl": _trl_config,
+}

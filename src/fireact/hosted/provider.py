@@ -1,4 +1,4 @@
-"""What a provider of fine-tuning is asked for, and what a job looks like to us, whoever runs it."""
+"""Requests to a fine-tuning provider and its jobs, in one form for all providers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Status = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
+ENDED_STATUSES: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it stands; ``model`` is the result's name, ``tokens`` what was trained on and is paid for.
+    """The state of a job; ``model`` is the name of the result, ``tokens`` the trained tokens, which are paid for.
 
-    ``cost`` is in US dollars, where the provider says it.
+    ``cost`` is in US dollars, where the provider reports it.
     """
 
     id: str
@@ -27,8 +27,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is asked for; ``name`` marks the job, its file and its model, so that they are found again after a crash."""
+class JobRequest:
+    """The settings of a job; ``name`` marks the job, its file and its model, so that a crash does not lose them."""
 
     model: str
     name: str
@@ -40,8 +40,8 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
-    """What a job will take, by the provider's own reckoning; None is not known."""
+class JobQuote:
+    """The provider's own estimate of a job; None where it is not known."""
 
     tokens: int | None = None
     cost: float | None = None
@@ -54,32 +54,32 @@ class Provider(Protocol):
     def url(self) -> str: ...
 
     @property
-    def fewest(self) -> int:
-        """The samples that a file must have at least."""
+    def min_samples(self) -> int:
+        """The smallest number of samples in a file."""
         ...
 
     def agent(self, model: str) -> str:
-        """A result as ``--agent`` and ``--teacher`` take it."""
+        """The spec of a result for ``--agent`` and ``--teacher``."""
         ...
 
     def upload(self, file: Path, name: str) -> str:
         """Upload a training file; returns its id."""
         ...
 
-    def quote(self, file: str, order: Order) -> Quote: ...
+    def quote(self, file: str, job_request: JobRequest) -> JobQuote: ...
 
-    def create(self, file: str, order: Order) -> Job:
-        """Create a job, once: after a fault it is looked for before another is made."""
+    def create(self, file: str, job_request: JobRequest) -> Job:
+        """Create a job once: after a fault the provider is searched for it before another is created."""
         ...
 
     def find(self, file: str, name: str) -> Job | None:
-        """The job that was made of a file under a name, if there is one."""
+        """The job of a file and a name, if there is one."""
         ...
 
     def job(self, id: str) -> Job: ...
 
-    def events(self, id: str, known: Collection[str]) -> Sequence[tuple[str, str]]:
-        """(id, message) of what has happened, oldest first; those that are ``known`` may be left out."""
+    def events(self, id: str, known_ids: Collection[str]) -> Sequence[tuple[str, str]]:
+        """The events as (id, message), oldest first; those in ``known_ids`` may be left out."""
         ...
 
     def cancel(self, id: str) -> Job: ...

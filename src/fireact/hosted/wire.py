@@ -1,9 +1,9 @@
-"""Providers that speak the OpenAI wire for fine-tuning (files, jobs), told apart by a table of their differences.
+"""Providers with OpenAI's API for fine-tuning (files, jobs), and a table of their differences.
 
-    openai:MODEL[@BASE_URL]      OpenAI, Azure (https://NAME.openai.azure.com/openai/v1), and whoever keeps the API
-    together:MODEL[@BASE_URL]    files/upload and fine-tunes; prices are asked for; the key is TOGETHER_API_KEY
+    openai:MODEL[@BASE_URL]      OpenAI, Azure (https://NAME.openai.azure.com/openai/v1), or any compatible API
+    together:MODEL[@BASE_URL]    files/upload and fine-tunes; it quotes prices; the key is TOGETHER_API_KEY
 
-A job is known again by its suffix, or, where the provider does not give it back, by its file, which no other job has.
+A job is recognised by its suffix, or by its file where the provider does not return the suffix; each file has one job.
 """
 
 from __future__ import annotations
@@ -16,64 +16,70 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, DataError, ProviderError
-from fireact.hosted.http import Http, PassingError
-from fireact.hosted.provider import Job, Order, Quote, Status
+from fireact.hosted.http import ProviderClient, TransientError
+from fireact.hosted.provider import Job, JobQuote, JobRequest, Status
 
 PAGE = 100
-LOOKS = 600
-"""How often a file is looked at until the provider has read it."""
-_READING = ("uploaded", "pending", "running", "notrunning")
-_REJECTED = ("error", "failed", "deleted")
+MAX_POLLS = 600
+"""The maximum number of polls until the provider has read a file."""
+_READING_STATUSES = ("uploaded", "pending", "running", "notrunning")
+_REJECTED_STATUSES = ("error", "failed", "deleted")
 """Statuses of a file, OpenAI's and Azure's; any other counts as read."""
 NANODOLLARS = 1e9
 """Together's unit of prices, by its own client."""
 _STATUS: dict[str, Status] = {
     "validating_files": "waiting", "queued": "waiting", "pending": "waiting", "running": "running", "paused": "waiting",
     "compressing": "running", "uploading": "running", "succeeded": "succeeded", "completed": "succeeded",
-    "failed": "failed", "error": "failed", "user_error": "failed", "cancelled": "cancelled", "cancel_requested": "running",
+    "failed": "failed", "error": "failed", "user_error": "failed", "cancelled": "cancelled",
+    "cancel_requested": "running",
 }  # fmt: skip
-"""A status that is not known counts as running: the job is followed until it says more."""
+"""An unknown status counts as running: the job is followed until it reports another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What providers of this wire differ in: addresses, the key, whether lists come in pages, what prices are."""
+    """The differences between these providers: addresses, the key, pages of lists, prices."""
 
     url: str
     files: str
     jobs: str
-    fewest: int
-    takes: tuple[str, ...]
-    """Settings of an Order that may be chosen (OpenAI takes a factor in place of a learning rate)."""
+    min_samples: int
+    accepted_settings: tuple[str, ...]
+    """The settings of a JobRequest that may be chosen (OpenAI takes a factor in place of a learning rate)."""
     variable: str = ""
-    """Holds the key; empty: by the host of the address."""
+    """The environment variable with the key; empty means the one for the host of the address."""
     paged: bool = False
     priced: bool = False
-    """Says what a job will cost, and what it did."""
+    """Whether the provider reports the cost of a job, before and after it."""
 
 
 DIALECTS = {
     "openai": Dialect(
-        "https://api.openai.com/v1", "files", "fine_tuning/jobs", fewest=10, takes=("seed", "batch_size"), paged=True
+        "https://api.openai.com/v1",
+        "files",
+        "fine_tuning/jobs",
+        min_samples=10,
+        accepted_settings=("seed", "batch_size"),
+        paged=True,
     ),
     "together": Dialect(
         "https://api.together.ai/v1",
         "files/upload",
         "fine-tunes",
-        fewest=1,
+        min_samples=1,
         variable="TOGETHER_API_KEY",
         priced=True,
-        takes=("learning_rate", "rank", "batch_size"),
+        accepted_settings=("learning_rate", "rank", "batch_size"),
     ),
 }
 
 
-class WireProvider:
+class OpenAICompatibleProvider:
     """One provider of the table. Raises ConfigError when its key is not in the environment."""
 
     def __init__(self, kind: str, url: str = "", *, pause: float = 1.0) -> None:
         self._kind, self._dialect = kind, DIALECTS[kind]
-        self._http = Http(url or self._dialect.url, variable=self._dialect.variable, pause=pause)
+        self._http = ProviderClient(url or self._dialect.url, variable=self._dialect.variable, pause=pause)
         self._pause = pause
 
     @property
@@ -81,108 +87,118 @@ class WireProvider:
         return self._http.url
 
     @property
-    def fewest(self) -> int:
-        return self._dialect.fewest
+    def min_samples(self) -> int:
+        return self._dialect.min_samples
 
     def agent(self, model: str) -> str:
-        """The model at the address that trained it (at Azure the name is that of its deployment)."""
+        """The model at the address that trained it (at Azure the name is that of the deployment)."""
         return f"openai:{model}@{self.url}"
 
     def upload(self, file: Path, name: str) -> str:
         """Upload a training file; returns its id."""
-        named = f"{name}.jsonl"
-        data = {"purpose": "fine-tune"} | ({"file_name": named, "file_type": "jsonl"} if self._dialect.priced else {})
+        file_name = f"{name}.jsonl"
+        data = {"purpose": "fine-tune"} | (
+            {"file_name": file_name, "file_type": "jsonl"} if self._dialect.priced else {}
+        )
 
         def send() -> Any:
             with file.open("rb") as body:
-                files = {"file": (named, body, "application/jsonl")}
+                files = {"file": (file_name, body, "application/jsonl")}
                 return self._http.send("POST", self._dialect.files, data=data, files=files)
 
-        return str(_field(self._http.patiently(send), "id"))
+        return str(_require_field(self._http.retry(send), "id"))
 
-    def quote(self, file: str, order: Order) -> Quote:
-        """What the provider says the job will cost; nothing where it says nothing."""
+    def quote(self, file: str, job_request: JobRequest) -> JobQuote:
+        """The provider's estimate of the cost; empty where it gives none."""
         if not self._dialect.priced:
-            return Quote()
-        body = {"training_file": file, "model": order.model, **({"n_epochs": order.epochs} if order.epochs else {})}
+            return JobQuote()
+        body = {
+            "training_file": file,
+            "model": job_request.model,
+            **({"n_epochs": job_request.epochs} if job_request.epochs else {}),
+        }
         try:
-            said = self._http.post(f"{self._dialect.jobs}/estimate-price", body)
-        except (ConfigError, ProviderError):  # a job must not fail because its price is not told
-            return Quote()
-        if not isinstance(said, dict):
-            return Quote()
-        if said.get("allowed_to_proceed") is False:
+            price_reply = self._http.post(f"{self._dialect.jobs}/estimate-price", body)
+        except (ConfigError, ProviderError):  # a job must not fail because its price is unknown
+            return JobQuote()
+        if not isinstance(price_reply, dict):
+            return JobQuote()
+        if price_reply.get("allowed_to_proceed") is False:
             raise ConfigError(
-                f"{self.url} does not allow the job: the limit of the account is ${said.get('user_limit')}."
+                f"{self.url} does not allow the job: the limit of the account is ${price_reply.get('user_limit')}."
             )
-        return Quote(_number(said.get("estimated_train_token_count")), _dollars(said.get("estimated_total_price")))
+        return JobQuote(
+            _positive_int(price_reply.get("estimated_train_token_count")),
+            _parse_dollars(price_reply.get("estimated_total_price")),
+        )
 
-    def create(self, file: str, order: Order) -> Job:
-        """Create a job of a file, once that is read: after a fault it is looked for before another is made."""
+    def create(self, file: str, job_request: JobRequest) -> Job:
+        """Create a job of a file that the provider has read; after a fault it is searched for before a new try."""
         self._wait(file)
-        body = self._body(file, order)
+        body = self._body(file, job_request)
 
-        def once() -> Job:
-            return _job(self._http.send("POST", self._dialect.jobs, json=body))
+        def create_once() -> Job:
+            return _parse_job(self._http.send("POST", self._dialect.jobs, json=body))
 
         try:
-            return once()
-        except PassingError:
-            return self._http.patiently(lambda: self.find(file, order.name) or once())
+            return create_once()
+        except TransientError:
+            return self._http.retry(lambda: self.find(file, job_request.name) or create_once())
 
     def find(self, file: str, name: str) -> Job | None:
-        """The job that was made of a file under a name, if there is one."""
-        return next((_job(row) for row in self._rows(self._dialect.jobs) if _is_ours(row, file, name)), None)
+        """The job of a file and a name, if there is one."""
+        return next((_parse_job(row) for row in self._rows(self._dialect.jobs) if _is_ours(row, file, name)), None)
 
     def job(self, id: str) -> Job:
-        """A job as it stands."""
-        return _job(self._http.get(f"{self._dialect.jobs}/{id}"))
+        """The current state of a job."""
+        return _parse_job(self._http.get(f"{self._dialect.jobs}/{id}"))
 
-    def events(self, id: str, known: Collection[str]) -> Sequence[tuple[str, str]]:
-        """(id, message) of what has happened, oldest first; where there are pages, those that are known are not asked for."""
-        found: list[tuple[str, str, str]] = []
+    def events(self, id: str, known_ids: Collection[str]) -> Sequence[tuple[str, str]]:
+        """The events as (id, message), oldest first; pages with only known events are not fetched."""
+        events: list[tuple[str, str, str]] = []
         for row in self._rows(f"{self._dialect.jobs}/{id}/events"):
             name = _event_name(row)
-            if self._dialect.paged and name in known:  # the newest come first
+            if self._dialect.paged and name in known_ids:  # the newest come first
                 break
-            found.append((str(row.get("created_at", "")), name, str(row.get("message", ""))))
-        newest_first = found[::-1] if self._dialect.paged else found
+            events.append((str(row.get("created_at", "")), name, str(row.get("message", ""))))
+        newest_first = events[::-1] if self._dialect.paged else events
         return [(name, message) for _, name, message in sorted(newest_first, key=lambda event: event[0])]
 
     def cancel(self, id: str) -> Job:
         """Ask for a job to be stopped."""
-        return _job(self._http.post(f"{self._dialect.jobs}/{id}/cancel"))
+        return _parse_job(self._http.post(f"{self._dialect.jobs}/{id}/cancel"))
 
     def _wait(self, file: str) -> None:
-        """Wait until the provider has read a file: Azure refuses jobs before. Raises DataError where it rejects it.
+        """Wait until the provider has read a file: Azure refuses earlier jobs. Raises DataError for a rejected file.
 
-        A provider that tells nothing of its files, or never that one is read, is asked for the job all the same.
+        Where a provider has no status of files, or never reports a file as read, the job is created all the same.
         """
-        for _ in range(LOOKS):
+        for _ in range(MAX_POLLS):
             try:
                 row = self._http.get(f"files/{file}")
-            except ConfigError:  # no such address there
+            except ConfigError:  # the provider has no such address
                 return
             status = str(row.get("status", "") if isinstance(row, dict) else "").lower()
-            if status in _REJECTED:
+            if status in _REJECTED_STATUSES:
                 error = row.get("error")
-                said = error.get("message") if isinstance(error, Mapping) else row.get("status_details")
-                raise DataError(f"{self.url} rejected the file {file}: {said or status}")
-            if status not in _READING:
+                reason = error.get("message") if isinstance(error, Mapping) else row.get("status_details")
+                raise DataError(f"{self.url} rejected the file {file}: {reason or status}")
+            if status not in _READING_STATUSES:
                 return
             time.sleep(self._pause)
 
-    def _body(self, file: str, order: Order) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": order.model, "training_file": file, "suffix": order.name}
+    def _body(self, file: str, job_request: JobRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": job_request.model, "training_file": file, "suffix": job_request.name}
         if self._kind == "openai":
-            batch = {"batch_size": order.batch_size} if order.batch_size else {}
-            chosen = {"hyperparameters": {"n_epochs": order.epochs or "auto", **batch}}
-            if "api-version=" in self.url:  # dated versions of Azure's know no methods
-                return body | {"seed": order.seed, **chosen}
-            return body | {"seed": order.seed, "method": {"type": "supervised", "supervised": chosen}}
+            batch = {"batch_size": job_request.batch_size} if job_request.batch_size else {}
+            chosen = {"hyperparameters": {"n_epochs": job_request.epochs or "auto", **batch}}
+            if "api-version=" in self.url:  # Azure's dated API versions do not know the field method
+                return body | {"seed": job_request.seed, **chosen}
+            return body | {"seed": job_request.seed, "method": {"type": "supervised", "supervised": chosen}}
         settings = {
-            "n_epochs": order.epochs, "learning_rate": order.learning_rate, "batch_size": order.batch_size,
-            "training_type": _lora(order.rank) if order.rank else None,
+            "n_epochs": job_request.epochs, "learning_rate": job_request.learning_rate,
+            "batch_size": job_request.batch_size,
+            "training_type": _lora_settings(job_request.rank) if job_request.rank else None,
         }  # fmt: skip
         return body | {name: value for name, value in settings.items() if value}
 
@@ -192,17 +208,17 @@ class WireProvider:
         while True:
             listed = self._http.get(path, **query)
             page = listed if isinstance(listed, dict) else {"data": listed}
-            found = page.get("data")
-            rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+            page_rows = page.get("data")
+            rows = [row for row in page_rows if isinstance(row, dict)] if isinstance(page_rows, list) else []
             yield from rows
-            last = str(rows[-1].get("id")) if rows else None
-            if last is None or not self._dialect.paged or not page.get("has_more") or last == query.get("after"):
+            last_id = str(rows[-1].get("id")) if rows else None
+            if last_id is None or not self._dialect.paged or not page.get("has_more") or last_id == query.get("after"):
                 return
-            query["after"] = last
+            query["after"] = last_id
 
 
-def _lora(rank: int) -> dict[str, Any]:
-    """Together's LoRA of a rank, with the alpha that training here has."""
+def _lora_settings(rank: int) -> dict[str, Any]:
+    """Together's settings for LoRA of a rank, with the same alpha as local training."""
     return {"type": "Lora", "lora_r": rank, "lora_alpha": 2 * rank, "lora_trainable_modules": "all-linear"}
 
 
@@ -212,34 +228,34 @@ def _is_ours(row: Mapping[str, Any], file: str, name: str) -> bool:
 
 
 def _event_name(row: Mapping[str, Any]) -> str:
-    parts = (row.get(part) for part in ("created_at", "type", "step", "message"))
-    return str(row.get("id") or row.get("hash") or " ".join(str(part) for part in parts if part is not None))
+    parts = (row.get(key) for key in ("created_at", "type", "step", "message"))
+    return str(row.get("id") or row.get("hash") or " ".join(str(value) for value in parts if value is not None))
 
 
-def _job(row: Any) -> Job:
+def _parse_job(row: Any) -> Job:
     error = row.get("error") if isinstance(row, dict) else None
-    said = error.get("message") if isinstance(error, Mapping) else error
-    name, price = str(_field(row, "id")), _dollars(row.get("total_price"))
+    message = error.get("message") if isinstance(error, Mapping) else error
+    name, price = str(_require_field(row, "id")), _parse_dollars(row.get("total_price"))
     model = row.get("fine_tuned_model") or row.get("model_output_name") or row.get("output_name")
     return Job(
         id=name,
         status=_STATUS.get(str(row.get("status", "")).lower(), "running"),
         model=str(model) if model else None,
-        tokens=_number(row.get("trained_tokens") or row.get("token_count")),
+        tokens=_positive_int(row.get("trained_tokens") or row.get("token_count")),
         cost=price / NANODOLLARS if price else None,
-        error=str(said or ""),
+        error=str(message or ""),
     )
 
 
-def _field(data: Any, name: str) -> Any:
+def _require_field(data: Any, name: str) -> Any:
     if not isinstance(data, dict) or not data.get(name):
         raise ProviderError(f"the provider's reply has no {name}: {str(data)[:200]}")
     return data[name]
 
 
-def _number(value: Any) -> int | None:
+def _positive_int(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
-def _dollars(value: Any) -> float | None:
+def _parse_dollars(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fireact.methods.react import EpisodeExample, ask
+from fireact.methods.react import EpisodeExample, request_steps
 from fireact.render.react import ReActRenderer
 from fireact.types import LM, Renderer, Step, Tool
 
@@ -25,4 +25,4 @@ class CoT:
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
         messages = self.renderer.prompt(question, instructions=self.instructions, examples=self.examples)
-        yield ask(lm, messages, renderer=self.renderer, tools={}, seed=seed, repairs=self.repairs)[0]
+        yield request_steps(lm, messages, renderer=self.renderer, tools={}, seed=seed, repairs=self.repairs)[0]

@@ -1,7 +1,7 @@
 """ReAct (Yao et al. 2022; paper, section 2): thought, action, observation, until the finish action.
 
-Invariant: ``run`` yields a step as soon as its observation is known, and stops after a finish action. It counts nothing,
-limits nothing and scores nothing: ``rollout`` does. ``ask`` and ``act`` are what the other methods share.
+Invariant: ``run`` yields a step as soon as its observation is known, and stops after a finish action. It counts,
+limits and scores nothing: ``rollout`` does. The other methods share ``request_steps`` and ``execute_action``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fireact.render.chat import Schema, schema
-from fireact.render.messages import FINISH_SCHEMA, schemas
+from fireact.render.chat import Schema, tool_schema
+from fireact.render.messages import FINISH_SCHEMA, normalise_schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
 
 EpisodeExample = tuple[str, Sequence[Step]]
 
 REPAIR_TEMPERATURE = 0.7
-"""An LM at temperature 0 would only say the same again."""
+"""At temperature 0 an LM would only repeat its completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class ReAct:
     """Thoughts and actions, in text or as native tool calls (the renderer decides).
 
     ``instructions`` and ``examples`` are empty for a fine-tuned student. ``repairs`` is how often a completion without
-    an action is asked for again.
+    an action is requested again.
     """
 
     instructions: str = ""
@@ -38,22 +38,27 @@ class ReAct:
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
         steps: list[Step] = []
-        while not (steps and finished(steps[-1])):
-            for step in ask(
-                lm, self.asked(question, steps), renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs
+        while not (steps and is_finished(steps[-1])):
+            for step in request_steps(
+                lm,
+                self.prompt_messages(question, steps),
+                renderer=self.renderer,
+                tools=tools,
+                seed=seed,
+                repairs=self.repairs,
             ):
-                steps.append(act(step, tools))
+                steps.append(execute_action(step, tools))
                 yield steps[-1]
-                if finished(step):
+                if is_finished(step):
                     return
 
-    def asked(self, question: str, steps: Sequence[Step]) -> list[Message]:
-        """The messages that ask for what follows ``steps``."""
+    def prompt_messages(self, question: str, steps: Sequence[Step]) -> list[Message]:
+        """The prompt for the step after ``steps``."""
         return self.renderer.prompt(question, steps, instructions=self.instructions, examples=self.examples)
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class FinishTool:
     """The finish action as a tool, for native tool calling; calling it ends the episode, so it never runs."""
 
     name: str = FINISH
@@ -64,67 +69,67 @@ class Finish:
         return ""
 
 
-def ask(
+def request_steps(
     lm: LM, messages: Sequence[Message], *, renderer: Renderer, tools: Mapping[str, Tool], seed: int, repairs: int
 ) -> list[Step]:
-    """The step that the LM writes next (several where it makes several native calls at once), with no observation yet.
+    """The LM's next step, without its observation; several steps where it makes several native calls at once.
 
-    A completion without an action is asked for up to ``repairs`` times more, then for its action alone, as in the
-    paper's released code; the step says how often.
+    A completion without an action is requested up to ``repairs`` times more. Then the LM is asked for the action
+    alone, as in the paper's released code. The step stores the number of repairs.
     """
-    shown = tools_shown(renderer, tools)
-    steps = renderer.read(lm.complete(messages, stop=stops(renderer), seed=seed, tools=shown))
+    offered = offered_tools(renderer, tools)
+    steps = renderer.read(lm.complete(messages, stop=stop_strings(renderer), seed=seed, tools=offered))
     if steps[0].action is not None or not repairs:
         return steps
     for attempt in range(1, repairs + 1):
         completion = lm.complete(
-            messages, stop=stops(renderer), seed=seed + attempt, tools=shown, temperature=REPAIR_TEMPERATURE
+            messages, stop=stop_strings(renderer), seed=seed + attempt, tools=offered, temperature=REPAIR_TEMPERATURE
         )
-        again = renderer.read(completion)
-        if again[0].action is not None:
-            return [replace(again[0], repairs=attempt), *again[1:]]
-    return [replace(_action_alone(lm, messages, step=steps[0], renderer=renderer, seed=seed), repairs=repairs + 1)]
+        repaired_steps = renderer.read(completion)
+        if repaired_steps[0].action is not None:
+            return [replace(repaired_steps[0], repairs=attempt), *repaired_steps[1:]]
+    return [replace(_request_action(lm, messages, step=steps[0], renderer=renderer, seed=seed), repairs=repairs + 1)]
 
 
-def tools_shown(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]:
-    """What the LM is shown where its actions are native calls, finish among them; nothing where they are text."""
-    return (*tools.values(), Finish()) if renderer.native else ()
+def offered_tools(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]:
+    """The tools for native tool calls, finish among them; none where actions are text."""
+    return (*tools.values(), FinishTool()) if renderer.native else ()
 
 
-def schemas_shown(own: Sequence[Schema]) -> tuple[Schema, ...]:
-    """Schemas that an episode brings, as the LM is shown them where its actions are native calls: finish among them."""
-    ends = any(one["function"]["name"].lower() == FINISH for one in schemas(own))
-    return tuple(own) if ends else (*own, schema(Finish()))
+def offered_schemas(own_schemas: Sequence[Schema]) -> tuple[Schema, ...]:
+    """The schemas of an episode for native tool calls, with finish added where it is missing."""
+    ends = any(own_schema["function"]["name"].lower() == FINISH for own_schema in normalise_schemas(own_schemas))
+    return tuple(own_schemas) if ends else (*own_schemas, tool_schema(FinishTool()))
 
 
-def stops(renderer: Renderer) -> Sequence[str]:
-    """The strings at which the LM is stopped: an action in text ends where the observation would begin."""
+def stop_strings(renderer: Renderer) -> Sequence[str]:
+    """The stop strings of a call: a text action ends where the observation would begin."""
     return () if renderer.native else STOP
 
 
-def _action_alone(lm: LM, messages: Sequence[Message], *, step: Step, renderer: Renderer, seed: int) -> Step:
-    """The step with the action that the LM names when it is shown its thought and asked for nothing else."""
+def _request_action(lm: LM, messages: Sequence[Message], *, step: Step, renderer: Renderer, seed: int) -> Step:
+    """The step with an action from a second call, which shows the LM its thought and asks for the action alone."""
     thought = step.thought.split("\n", 1)[0].strip()
     request = f"Write the action for this thought and nothing else, on one line that begins with {ACTION}"
-    asked = [*messages, Message("assistant", f"Thought: {thought}"), Message("user", request)]
-    text = lm.complete(asked, stop=("\n",), seed=seed).text.strip()
+    action_prompt = [*messages, Message("assistant", f"Thought: {thought}"), Message("user", request)]
+    text = lm.complete(action_prompt, stop=("\n",), seed=seed).text.strip()
     action = renderer.parse(text if text.startswith(ACTION) else f"{ACTION} {text}").action
     return step if action is None else replace(step, thought=thought, action=action, text=f"Thought: {thought}\n{text}")
 
 
-def finished(step: Step) -> bool:
+def is_finished(step: Step) -> bool:
     return step.action is not None and step.action.name == FINISH
 
 
-def act(step: Step, tools: Mapping[str, Tool]) -> Step:
-    """The step with its observation: of the tool, or of what was wrong with the action; none after finish."""
-    if finished(step):
+def execute_action(step: Step, tools: Mapping[str, Tool]) -> Step:
+    """The step with its observation: the tool's answer, or what is wrong with the action; none after finish."""
+    if is_finished(step):
         return step
-    said = _observe(step.action, tools)
-    return replace(step, observation=str(said), noise=getattr(said, "noise", None))
+    observation = _call_tool(step.action, tools)
+    return replace(step, observation=str(observation), noise=getattr(observation, "noise", None))
 
 
-def _observe(action: Action | None, tools: Mapping[str, Tool]) -> str:
+def _call_tool(action: Action | None, tools: Mapping[str, Tool]) -> str:
     allowed = ", ".join(f"{name}[...]" for name in [*tools, FINISH])
     if action is None:
         return f"No action found. Write one line that begins with {ACTION} and is one of {allowed}."
@@ -133,16 +138,18 @@ def _observe(action: Action | None, tools: Mapping[str, Tool]) -> str:
         return f"Unknown action {action.name}. Use one of {allowed}."
     names = list(tool.parameters.get("properties", {}))
     required = list(tool.parameters.get("required", ()))
-    arguments = _named(action.arguments, names, required)
+    arguments = _name_arguments(action.arguments, names, required)
     if not set(arguments) <= set(names) or not set(required) <= set(arguments):
-        said = f"{tool.name} takes {', '.join(names) or 'nothing'}; it was given {', '.join(arguments) or 'nothing'}."
+        mistake = (
+            f"{tool.name} takes {', '.join(names) or 'nothing'}; it was given {', '.join(arguments) or 'nothing'}."
+        )
         several = json.dumps(dict.fromkeys(required or names, "..."), ensure_ascii=False)
-        return f"{said} Write {tool.name}[{several}]." if len(names) > 1 else said
+        return f"{mistake} Write {tool.name}[{several}]." if len(names) > 1 else mistake
     return tool(**arguments)
 
 
-def _named(arguments: Mapping[str, Any], names: Sequence[str], required: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a call; a text without a name goes to the only parameter, or to the only one that must be given."""
+def _name_arguments(arguments: Mapping[str, Any], names: Sequence[str], required: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a call; a text without a name goes to the only parameter, or to the only required one."""
     unnamed = [name for name in arguments if name in ("input", "query") and name not in names]
     sole = names if len(names) == 1 else required
     if len(arguments) != 1 or not unnamed:

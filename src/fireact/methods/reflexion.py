@@ -1,4 +1,4 @@
-"""Reflexion as the paper simplifies it (section 3.2): ReAct in which the LM is asked to reflect at set rounds.
+"""Reflexion as the paper simplifies it (section 3.2): ReAct in which the LM is asked to reflect at set steps.
 
 The reflection becomes part of the next thought, so a trajectory has ReAct's form. The LM never learns whether an
 answer was right; it reflects on an episode that has not finished.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fireact.methods.react import EpisodeExample, act, ask, finished
+from fireact.methods.react import EpisodeExample, execute_action, is_finished, request_steps
 from fireact.render.react import REFLECT, REFLECTION, ReActRenderer
 from fireact.types import LM, Limits, Message, Renderer, Step, Tool
 
 
 @dataclass(frozen=True, slots=True)
 class Reflexion:
-    """ReAct with a reflection before each round of ``reflect_at`` (rounds count from 1)."""
+    """ReAct with a reflection before each step of ``reflect_at`` (steps count from 1)."""
 
     instructions: str = ""
     examples: Sequence[EpisodeExample] = ()
@@ -27,28 +27,30 @@ class Reflexion:
 
     def run(self, question: str, lm: LM, tools: Mapping[str, Tool], seed: int) -> Iterator[Step]:
         steps: list[Step] = []
-        while not (steps and finished(steps[-1])):
+        while not (steps and is_finished(steps[-1])):
             messages = self.renderer.prompt(question, steps, instructions=self.instructions, examples=self.examples)
             reflection = self._reflect(messages, lm, seed) if steps and len(steps) + 1 in self.reflect_at else ""
             if reflection:
-                messages = _with(messages, f"{REFLECTION} {reflection}")
-            found = ask(lm, messages, renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs)
-            found[0] = replace(found[0], thought=f"{reflection} {found[0].thought}".strip())
-            for step in found:
-                steps.append(act(step, tools))
+                messages = _with_paragraph(messages, f"{REFLECTION} {reflection}")
+            next_steps = request_steps(
+                lm, messages, renderer=self.renderer, tools=tools, seed=seed, repairs=self.repairs
+            )
+            next_steps[0] = replace(next_steps[0], thought=f"{reflection} {next_steps[0].thought}".strip())
+            for step in next_steps:
+                steps.append(execute_action(step, tools))
                 yield steps[-1]
-                if finished(step):
+                if is_finished(step):
                     return
 
     def _reflect(self, messages: Sequence[Message], lm: LM, seed: int) -> str:
         request = f"{REFLECT} the question is still open. Say in one sentence what went wrong and what to try next."
-        text = lm.complete(_with(messages, request), stop=("\n",), seed=seed).text
+        text = lm.complete(_with_paragraph(messages, request), stop=("\n",), seed=seed).text
         return text.strip().removeprefix(REFLECTION).strip()
 
 
-def _with(messages: Sequence[Message], paragraph: str) -> list[Message]:
-    """The messages with a paragraph more at the end of the user's last one; a tool's message is left as it is."""
-    *rest, last = messages
-    if last.role != "user":
+def _with_paragraph(messages: Sequence[Message], paragraph: str) -> list[Message]:
+    """The messages with a paragraph added to the last user message; after a tool's message it is a new one."""
+    *earlier_messages, last_message = messages
+    if last_message.role != "user":
         return [*messages, Message("user", paragraph)]
-    return [*rest, replace(last, content=f"{last.content}\n\n{paragraph}")]
+    return [*earlier_messages, replace(last_message, content=f"{last_message.content}\n\n{paragraph}")]

@@ -1,9 +1,9 @@
-"""Generates text for many requests at once: one forward pass a step serves every text that is being written or read.
+"""Generates text for many requests at once: each step runs one forward pass for all texts in progress.
 
-Requests come from many threads; one thread of the engine's own runs the steps. Each slot keeps the keys and values of
-the text it last held, so the next request of the same episode encodes only what is new, and a prompt that begins like
-another (few-shot examples) copies that beginning. Invariant: what a request gets depends on its own tokens, temperature
-and seed; the other requests change it by rounding alone. Messages, templates and tools are not its business.
+Requests come from many threads, and the engine's own thread runs the steps. Each slot keeps the keys and values of its
+last text, so the next request of the same episode encodes only new tokens. A prompt that shares a prefix with another
+(few-shot examples) copies that prefix. Invariant: a result depends on the request's own tokens, temperature and seed;
+other requests change it only by rounding. The engine knows nothing of messages, templates and tools.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from typing import Any
 import torch
 
 from fireact.errors import ConfigError, ContextError, FireactError, ProviderError
-from fireact.models.attention import NAME, KeyValues, attend, plan_pass
+from fireact.models.attention import ATTENTION_NAME, KeyValueCache, attend, plan_pass
 
-CHUNK = 512
-"""Most prompt tokens that a step reads: enough to keep the processor busy, few enough that writing goes on."""
-WORTH = 16
-"""Tokens in common from which a copied or awaited beginning is worth it."""
+CHUNK_TOKENS = 512
+"""Most prompt tokens in a step: enough to keep the processor busy, few enough not to delay the texts being written."""
+MIN_SHARED_TOKENS = 16
+"""Fewest shared tokens for which copying or awaiting a prefix is worth it."""
 
 
 @dataclass(eq=False, slots=True)
-class Request:
-    """What a caller wants, and what it has got so far; ``done`` is set when ``generated`` or ``error`` is final."""
+class GenerationRequest:
+    """A caller's request and its result so far; ``done`` is set when ``generated`` or ``error`` is final."""
 
     prompt: list[int]
     max_tokens: int
     temperature: float
-    finished: Callable[[list[int]], bool]
-    """Whether the text is over, given all generated ids; what it raises ends this text alone."""
-    draw: torch.Generator
+    is_finished: Callable[[list[int]], bool]
+    """Whether the text is complete, given all generated ids; an exception here ends this text only."""
+    rng: torch.Generator
     generated: list[int] = field(default_factory=list)
     cached: int = 0
-    given_up: bool = False
+    cancelled: bool = False
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Rows of the cache: the ids that they hold or will hold, how many of them are computed, and for whom."""
+    """Rows of the cache: the ids that they hold or will hold, how many are computed, and for which request."""
 
     index: int
     ids: list[int] = field(default_factory=list)
     computed: int = 0
     used: int = 0
-    request: Request | None = None
+    request: GenerationRequest | None = None
 
     def release(self) -> None:
-        """Make the slot free; what is computed stays."""
+        """Free the slot; its computed tokens stay in the cache."""
         self.request = None
         del self.ids[self.computed :]
 
     @property
-    def left(self) -> int:
-        """Tokens to compute before the next one is known; 1 while a text is being written."""
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be predicted; 1 while a text is being written."""
         return len(self.ids) - self.computed
 
 
@@ -75,8 +75,8 @@ class Engine:
         self._model = model
         self._device: torch.device = model.device
         self._slots = [Slot(index) for index in range(slots)]
-        self._kv = KeyValues(slots)
-        self._waiting: list[Request] = []
+        self._kv = KeyValueCache(slots)
+        self._waiting: list[GenerationRequest] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -89,8 +89,8 @@ class Engine:
         max_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        finished: Callable[[list[int]], bool] = lambda ids: False,
-    ) -> Request:
+        is_finished: Callable[[list[int]], bool] = lambda ids: False,
+    ) -> GenerationRequest:
         """Generate after a prompt and wait for the end; safe from many threads. Temperature 0 is greedy.
 
         Raises ContextError when the prompt does not fit into the model's context, ProviderError when the engine failed.
@@ -101,19 +101,19 @@ class Engine:
                 f"a prompt of {len(prompt)} tokens and {max_tokens} to write: the model takes 1 to {self.limit}. "
                 "Use fewer examples or steps, or a model with a longer context."
             )
-        draw = torch.Generator().manual_seed(seed)
-        request = Request(list(prompt), min(max_tokens, room), temperature, finished, draw)
+        rng = torch.Generator().manual_seed(seed)
+        request = GenerationRequest(list(prompt), min(max_tokens, room), temperature, is_finished, rng)
         self._submit(request)
         try:
             request.done.wait()
-        except BaseException:  # Ctrl-C: nobody waits for it any more
-            request.given_up = True
+        except BaseException:  # Ctrl-C: the caller no longer waits for it
+            request.cancelled = True
             raise
         if request.error is not None:
             if isinstance(request.error, FireactError) or not isinstance(request.error, Exception):
                 raise request.error
-            what = f"{type(request.error).__name__}: {request.error}"
-            raise ProviderError(f"generation failed: {what}") from request.error
+            cause = f"{type(request.error).__name__}: {request.error}"
+            raise ProviderError(f"generation failed: {cause}") from request.error
         return request
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Engine:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _submit(self, request: Request) -> None:
+    def _submit(self, request: GenerationRequest) -> None:
         with self._changed:
             if self._closed:
                 raise ProviderError("the model was closed while requests were coming in. Build it anew.")
@@ -141,17 +141,17 @@ class Engine:
                 with torch.inference_mode():
                     self._admit()
                     self._step()
-            except Exception as error:  # whoever waits must hear of it, or would wait for ever
+            except Exception as error:  # waiting callers must get the error, or they would wait for ever
                 self._fail(error)
         self._fail(ProviderError("the model was closed before the text was written."))
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the engine was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._busy())
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._busy_slots())
             return not self._closed
 
-    def _busy(self) -> list[Slot]:
+    def _busy_slots(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.request is not None]
 
     def _fail(self, error: Exception) -> None:
@@ -164,78 +164,78 @@ class Engine:
             request.done.set()
 
     def _admit(self) -> None:
-        """Free the slots that nobody waits for, and give waiting requests to free ones."""
-        for slot in self._busy():
-            if slot.request is not None and slot.request.given_up:
+        """Free the slots of cancelled requests, and give free slots to waiting requests."""
+        for slot in self._busy_slots():
+            if slot.request is not None and slot.request.cancelled:
                 slot.release()
         with self._changed:
-            waiting = [request for request in self._waiting if not request.given_up]
+            waiting = [request for request in self._waiting if not request.cancelled]
             self._waiting = waiting
         placed = set()
         for request in waiting:
             free = [slot for slot in self._slots if slot.request is None]
             if not free:
                 break
-            if self._place(request, free):
+            if self._assign_slot(request, free):
                 placed.add(id(request))
         with self._changed:
             self._waiting = [request for request in self._waiting if id(request) not in placed]
 
-    def _place(self, request: Request, free: Sequence[Slot]) -> bool:
-        """Give a request the free slot that holds most of its beginning, or a copy of another slot's beginning.
+    def _assign_slot(self, request: GenerationRequest, free: Sequence[Slot]) -> bool:
+        """Give a request the free slot that holds most of its prefix, or a copy of another slot's prefix.
 
-        False while a beginning worth sharing is still being computed elsewhere: it is read once, then copied.
+        False while another slot is still computing a prefix worth sharing: it is read once, then copied.
         """
-        useful = len(request.prompt) - 1  # the last token must be computed to know what follows
-        shared = [min(useful, common(request.prompt, slot.ids)) for slot in self._slots]
+        useful = len(request.prompt) - 1  # the last token must be computed to predict the next
+        shared = [min(useful, common_prefix_length(request.prompt, slot.ids)) for slot in self._slots]
         ready = [min(count, slot.computed) for count, slot in zip(shared, self._slots, strict=True)]
-        most = max(ready)
-        if max(shared) >= most + WORTH:
+        longest_prefix = max(ready)
+        if max(shared) >= longest_prefix + MIN_SHARED_TOKENS:
             return False
-        own = max(free, key=lambda slot: (ready[slot.index], -slot.used))
-        have = ready[own.index]
-        if most >= have + WORTH:
-            own = min(free, key=lambda slot: slot.used)
-            self._kv.copy(ready.index(most), own.index, most)
-            have = most
+        target = max(free, key=lambda slot: (ready[slot.index], -slot.used))
+        reused = ready[target.index]
+        if longest_prefix >= reused + MIN_SHARED_TOKENS:
+            target = min(free, key=lambda slot: slot.used)
+            self._kv.copy(ready.index(longest_prefix), target.index, longest_prefix)
+            reused = longest_prefix
         self._clock += 1
-        own.ids, own.computed, own.used, own.request = list(request.prompt), have, self._clock, request
-        request.cached = have
+        target.ids, target.computed, target.used, target.request = list(request.prompt), reused, self._clock, request
+        request.cached = reused
         return True
 
     def _step(self) -> None:
-        """One forward pass, and one more token for each text whose prompt is read."""
-        writing = [slot for slot in self._busy() if slot.left == 1]
-        reading, room = [], CHUNK
-        for slot in sorted(self._busy(), key=lambda slot: slot.used):
-            if slot.left > 1 and room:
-                count = min(room, slot.left)
-                reading.append((slot, count))
-                room -= count
+        """Run one forward pass, and add one token to each text whose prompt is computed."""
+        writing = [slot for slot in self._busy_slots() if slot.remaining == 1]
+        reading, room = [], CHUNK_TOKENS
+        for slot in sorted(self._busy_slots(), key=lambda slot: slot.used):
+            if slot.remaining > 1 and room:
+                token_count = min(room, slot.remaining)
+                reading.append((slot, token_count))
+                room -= token_count
         if not writing and not reading:
             return
-        ripe, logits = self._forward(writing, reading)
-        for slot, count in [*((slot, 1) for slot in writing), *reading]:
-            slot.computed += count
+        predicted_slots, logits = self._forward(writing, reading)
+        for slot, token_count in [*((slot, 1) for slot in writing), *reading]:
+            slot.computed += token_count
         best = logits.argmax(-1).tolist()
-        for slot, row, token in zip(ripe, logits, best, strict=True):
+        for slot, row, token in zip(predicted_slots, logits, best, strict=True):
             self._extend(slot, row, token)
 
     def _forward(self, writing: Sequence[Slot], reading: Sequence[tuple[Slot, int]]) -> tuple[list[Slot], torch.Tensor]:
-        """The slots whose next token is known by this pass, and the logits for it, [slots, vocabulary]."""
+        """The slots whose next token this pass predicts, and its logits [slots, vocabulary]."""
         ids = [slot.ids[-1] for slot in writing]
         last = list(range(len(writing)))
-        ripe = list(writing)
+        predicted_slots = list(writing)
         for slot, count in reading:
             ids += slot.ids[slot.computed : slot.computed + count]
-            if count == slot.left:
-                ripe.append(slot)
+            if count == slot.remaining:
+                predicted_slots.append(slot)
                 last.append(len(ids) - 1)
         batch = plan_pass(
             self._kv,
             [(slot.index, slot.computed) for slot in writing],
             [(slot.index, slot.computed, count) for slot, count in reading],
-            shared=_shared(writing),
+            shared=_shared_prefix_length(writing),
             device=self._device,
         )
         logits: torch.Tensor = self._model(
@@ -245,61 +245,62 @@ class Engine:
             logits_to_keep=torch.tensor(last or [0], device=self._device),  # some models fail when asked for none
             batch=batch,
         ).logits[0]
-        return ripe, logits[: len(last)].float().cpu()
+        return predicted_slots, logits[: len(last)].float().cpu()
 
     def _extend(self, slot: Slot, logits: torch.Tensor, best: int) -> None:
         request = slot.request
         assert request is not None
-        token = best if request.temperature <= 0 else _sample(logits, request)
+        token = best if request.temperature <= 0 else _sample_token(logits, request)
         request.generated.append(token)
-        over = token in self.ends or len(request.generated) >= request.max_tokens
+        is_over = token in self.ends or len(request.generated) >= request.max_tokens
         try:
-            over = request.finished(request.generated) or over
-        except BaseException as error:  # the caller's own; its thread is the one to hear of it
-            request.error, over = error, True
-        if over:
+            is_over = request.is_finished(request.generated) or is_over
+        except BaseException as error:  # the caller's own exception, which is raised in its thread
+            request.error, is_over = error, True
+        if is_over:
             slot.release()
             request.done.set()
         else:
             slot.ids.append(token)
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first ids two texts have in common."""
-    count = min(len(one), len(other))
-    if one[:count] == other[:count]:
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of leading ids that two texts have in common."""
+    count = min(len(first), len(second))
+    if first[:count] == second[:count]:
         return count
-    return bisect_left(range(count), True, key=lambda at: one[: at + 1] != other[: at + 1])
+    # Bisection compares slices, which is much faster than comparing ids one by one in Python.
+    return bisect_left(range(count), True, key=lambda index: first[: index + 1] != second[: index + 1])
 
 
-def _shared(writing: Sequence[Slot]) -> int:
-    """How many computed positions all writing slots begin with."""
+def _shared_prefix_length(writing: Sequence[Slot]) -> int:
+    """The length of the computed prefix that all writing slots share."""
     if len(writing) < 2:
         return 0
-    first, rest = writing[0], writing[1:]
+    first, following = writing[0], writing[1:]
     least = min(slot.computed for slot in writing)
-    beginning = first.ids[:least]
-    for slot in rest:
-        beginning = beginning[: common(beginning, slot.ids)]
-    return len(beginning)
+    prefix = first.ids[:least]
+    for slot in following:
+        prefix = prefix[: common_prefix_length(prefix, slot.ids)]
+    return len(prefix)
 
 
-def _sample(logits: torch.Tensor, request: Request) -> int:
+def _sample_token(logits: torch.Tensor, request: GenerationRequest) -> int:
     odds = torch.softmax(logits / request.temperature, dim=-1)
-    return int(torch.multinomial(odds, 1, generator=request.draw))
+    return int(torch.multinomial(odds, 1, generator=request.rng))
 
 
 def _take_over_attention(model: Any) -> None:
-    """Let transformers call ``attend``. Raises ConfigError for a model that would go past it."""
+    """Make transformers call ``attend``. Raises ConfigError for a model that would bypass it."""
     from transformers import AttentionInterface
 
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or not getattr(model, "_supports_attention_backend", False):
-        what = f"layers of kind {sorted(kinds)}" if kinds else "attention that cannot be exchanged"
+        obstacle = f"layers of kind {sorted(kinds)}" if kinds else "attention that cannot be exchanged"
         raise ConfigError(
-            f"{type(model).__name__} has {what}; in-process generation needs plain attention. "
+            f"{type(model).__name__} has {obstacle}; in-process generation needs plain attention. "
             "Serve the model and name its endpoint."
         )
-    AttentionInterface.register(NAME, attend)
-    model.set_attn_implementation(NAME)
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    model.set_attn_implementation(ATTENTION_NAME)

@@ -1,7 +1,7 @@
-"""A local HTTP server that speaks the OpenAI wire format and says what it is told: for tests and benchmarks of agents.
+"""A local HTTP server with the OpenAI wire format and scripted replies, for tests and benchmarks of agents.
 
-Invariant: it answers from the request alone, so that many clients at a time get what one would; faults are played in
-the order in which they were planned, one a request. It is no model: its usage counts words, and it checks no key.
+Invariant: a reply depends only on the request, so concurrent clients get the same replies as one. Faults come in their
+planned order, one a request. It is not a model: its usage counts words, and it checks no key.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = str | Mapping[str, Any]
-"""The words of a reply, or a whole assistant message (``content``, ``tool_calls``)."""
+FakeReply = str | Mapping[str, Any]
+"""The text of a reply, or a whole assistant message (``content``, ``tool_calls``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong in one request: a status with headers, a connection cut, a body that is not JSON, slow bytes."""
+    """The fault of one request: a status with headers, a cut connection, a body that is not JSON, slow bytes."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class Fault:
 class FakeEndpoint:
     """Serves ``/v1/chat/completions`` and ``/v1/models`` on loopback while in a ``with`` statement.
 
-    ``reply`` is given the parsed request. ``latency`` gives the seconds that a request waits. ``requests`` are the
-    parsed bodies seen so far, and ``peak`` is the most that were answered at a time.
+    ``reply`` gets the parsed request. ``latency`` returns the seconds that a request waits. ``requests`` are the
+    parsed bodies so far, and ``peak`` is the most requests that were answered at a time.
     """
 
     def __init__(
         self,
-        reply: Callable[[Mapping[str, Any]], Reply],
+        reply: Callable[[Mapping[str, Any]], FakeReply],
         *,
         models: Sequence[str] = ("fake",),
         faults: Sequence[Fault] = (),
@@ -50,10 +50,10 @@ class FakeEndpoint:
         self.reply, self.models, self.latency = reply, tuple(models), latency
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.peak = self._now = 0
+        self.peak = self._active = 0
         self._faults: Iterator[Fault] = iter(tuple(faults))
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", port), _handler(self))
+        self._server = _Server(("127.0.0.1", port), _make_handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="fake-endpoint", daemon=True)
 
     @property
@@ -70,22 +70,22 @@ class FakeEndpoint:
         self._server.server_close()
 
     def begin(self, request: dict[str, Any], headers: Mapping[str, str]) -> Fault | None:
-        """Note a request; returns the fault that is planned for it."""
+        """Record a request, and return the fault that is planned for it."""
         with self._lock:
             self.requests.append(request)
             self.headers.append({name.lower(): value for name, value in headers.items()})
-            self._now += 1
-            self.peak = max(self.peak, self._now)
+            self._active += 1
+            self.peak = max(self.peak, self._active)
             return next(self._faults, None)
 
     def end(self) -> None:
-        """Note that a request is answered."""
+        """Record that a request is answered."""
         with self._lock:
-            self._now -= 1
+            self._active -= 1
 
 
-def completion(request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """The body that answers a request; stop strings and ``max_tokens`` (as words) are kept to."""
+def make_completion(request: Mapping[str, Any], reply: FakeReply) -> dict[str, Any]:
+    """The body that answers a request; it honours stop strings and ``max_tokens`` (in words)."""
     message: dict[str, Any] = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply)}
     text, finish = message.get("content") or "", "tool_calls" if message.get("tool_calls") else "stop"
     stops = request.get("stop") or []
@@ -96,11 +96,13 @@ def completion(request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
         text, finish = " ".join(text.split()[:limit]), "length"
     if message.get("content") is not None:
         message["content"] = text
-    read, written = len(json.dumps(request.get("messages", [])).split()), len(text.split())
+    prompt_words, reply_words = len(json.dumps(request.get("messages", [])).split()), len(text.split())
     return {
         "id": "chatcmpl-fake", "object": "chat.completion", "created": int(time.time()), "model": request.get("model"),
         "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+        "usage": {
+            "prompt_tokens": prompt_words, "completion_tokens": reply_words, "total_tokens": prompt_words + reply_words,
+        },
     }  # fmt: skip
 
 
@@ -109,7 +111,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 512
 
 
-def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
+def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -137,7 +139,7 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.status != 200:
                 body = fault.body or json.dumps({"error": {"message": f"planned fault {fault.status}"}})
                 return self._send(fault.status, body, fault)
-            body = json.dumps(completion(request, endpoint.reply(request)))
+            body = json.dumps(make_completion(request, endpoint.reply(request)))
             if request.get("stream"):
                 return self._stream(json.loads(body), cut=fault is not None and fault.cut)
             self._send(200, fault.body if fault is not None and fault.body is not None else body, fault)
@@ -170,23 +172,23 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
-            events = list(_events(body))
+            events = list(_stream_events(body))
             for event in events[: len(events) // 2] if cut else events:
                 self.wfile.write(f"data: {event}\n\n".encode())
                 self.wfile.flush()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: ``requests`` is the log."""
+            """Print nothing: ``requests`` is the log."""
 
     return Handler
 
 
-def _events(body: dict[str, Any]) -> Iterator[str]:
+def _stream_events(body: dict[str, Any]) -> Iterator[str]:
     message, finish = body["choices"][0]["message"], body["choices"][0]["finish_reason"]
     words = (message.get("content") or "").split(" ")
     deltas: list[dict[str, Any]] = [{"role": "assistant"}]
-    deltas += [{"content": (" " if index else "") + word} for index, word in enumerate(words) if word or index]
-    deltas += [{"tool_calls": [{**call, "index": at}]} for at, call in enumerate(message.get("tool_calls") or [])]
+    deltas += [{"content": (" " if position else "") + word} for position, word in enumerate(words) if word or position]
+    deltas += [{"tool_calls": [{**call, "index": index}]} for index, call in enumerate(message.get("tool_calls") or [])]
     base = {key: body[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
     for delta in deltas:
         yield json.dumps({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})

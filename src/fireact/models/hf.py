@@ -1,8 +1,8 @@
-"""``hf:NAME``: a model that transformers loads, run in this process; episodes that run at a time share its batches.
+"""``hf:NAME``: a model that transformers loads and this process runs; concurrent episodes share its batches.
 
-The prompt goes through ``render.tokens``, the same function that training samples go through. Adapters are merged into
-the weights when they are loaded. Invariant: greedy text is that of transformers' own ``generate`` on the same weights.
-It does not train, and it does not batch by itself: many threads call ``complete``, the engine puts them together.
+Prompts use the same function of ``render.tokens`` as training samples. Adapters are merged into the weights when they
+are loaded. Invariant: greedy text equals that of transformers' own ``generate`` on the same weights. This module
+neither trains nor batches: many threads call ``complete``, and the engine batches them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fireact.errors import ConfigError, ProviderError, missing_extra
-from fireact.models.quiet import quiet
-from fireact.models.stops import before, held_back
-from fireact.models.weights import ends_of, loading, student_directory
-from fireact.render.chat import dress, schema
+from fireact.errors import ConfigError, ProviderError, missing_extra_error
+from fireact.models.quiet import silence_libraries
+from fireact.models.stops import cut_at_stop, held_back_length
+from fireact.models.weights import end_ids, student_directory, translate_load_errors
+from fireact.render.chat import apply_renderer_template, tool_schema
 from fireact.render.tokens import prompt_ids
 from fireact.types import Completion, Message, Renderer, Tool, Usage
 
@@ -32,8 +32,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What is in memory after the first use."""
+class LoadedModel:
+    """The engine and the tokenizer, in memory after the first use."""
 
     engine: Engine
     tokenizer: Any
@@ -41,11 +41,11 @@ class Loaded:
 
 
 class HFModel:
-    """An LM on transformers' weights, loaded on first use; ``slots`` is how many texts are written at a time.
+    """An LM with transformers' weights, loaded on first use; ``slots`` is how many texts are written at a time.
 
-    A LoRA ``adapter`` directory is merged into the weights; a ``renderer`` with a template of its own takes the place of the
-    student's. ``tools`` are shown to the student by its chat template; it writes its calls as text, which the renderer
-    reads. Raises ConfigError for an unknown student or dtype.
+    A LoRA ``adapter`` directory is merged into the weights. The chat template of a ``renderer`` replaces the student's.
+    The chat template shows ``tools`` to the student, which writes its calls as text that the renderer reads. Raises
+    ConfigError for an unknown student or dtype.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class HFModel:
             raise ConfigError(f"slots is {slots}; at least one text must be written at a time. Give 1 or more.")
         self.name = name or str(student)
         self._adapter, self._slots, self._dtype, self._renderer = adapter, slots, dtype, renderer
-        self._place = student_directory(str(student))
+        self._location = student_directory(str(student))
         self._loading, self._tokenizing = threading.Lock(), threading.Lock()
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModel | None = None
 
     def complete(
         self,
@@ -77,31 +77,33 @@ class HFModel:
         temperature: float = 0.0,
         seed: int = 0,
         tools: Sequence[Tool] = (),
-        heard: Callable[[str], None] | None = None,
+        on_delta: Callable[[str], None] | None = None,
     ) -> Completion:
-        """Complete a chat; safe from many threads. ``heard`` is given the text piece by piece while it is written;
-        what it raises ends the text.
+        """Complete a chat; safe from many threads.
 
+        ``on_delta`` gets each chunk of the text as it is written; an exception there ends the text.
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.
         """
         started = time.perf_counter()
         loaded = self._load()
-        with self._tokenizing:  # a tokenizer is not safe under threads
-            prompt = prompt_ids(messages, loaded.tokenizer, tools=[schema(tool) for tool in tools])
-        done = loaded.engine.generate(
+        with self._tokenizing:  # tokenizers are not thread-safe
+            prompt = prompt_ids(messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in tools])
+        request = loaded.engine.generate(
             prompt,
             max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             temperature=temperature,
             seed=seed,
-            finished=self._stopper(stop, loaded.tokenizer) if heard is None else self._teller(stop, loaded, heard),
+            is_finished=self._stop_checker(stop, loaded.tokenizer)
+            if on_delta is None
+            else self._stream_checker(stop, loaded, on_delta),
         )
-        text = self._text(done.generated, loaded.tokenizer)
-        cut = before(text, stop)
-        ended = done.generated[-1] in loaded.engine.ends or len(cut) < len(text)
+        text = self._text(request.generated, loaded.tokenizer)
+        visible_text = cut_at_stop(text, stop)
+        ended = request.generated[-1] in loaded.engine.ends or len(visible_text) < len(text)
         return Completion(
-            text=cut,
-            usage=Usage(1, len(prompt), done.cached, len(done.generated)),
+            text=visible_text,
+            usage=Usage(1, len(prompt), request.cached, len(request.generated)),
             finish="stop" if ended else "length",
             seconds=time.perf_counter() - started,
         )
@@ -113,7 +115,7 @@ class HFModel:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer that prompts go through; not to be used while texts are written."""
+        """The tokenizer of prompts; do not use it while texts are written."""
         return self._load().tokenizer
 
     def close(self) -> None:
@@ -128,71 +130,80 @@ class HFModel:
             text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def _stopper(self, stop: Sequence[str], tokenizer: Any) -> Callable[[list[int]], bool]:
-        """Whether a stop string is in the text, looked for in its last tokens: each token adds a byte at least."""
+    def _stop_checker(self, stop: Sequence[str], tokenizer: Any) -> Callable[[list[int]], bool]:
+        """Checks the last tokens of a text for a stop string; each token adds at least one byte, so they suffice."""
         tail = max((len(string.encode()) for string in stop), default=0) + 8
         return lambda ids: bool(stop) and any(string in self._text(ids[-tail:], tokenizer) for string in stop)
 
-    def _teller(self, stop: Sequence[str], loaded: Loaded, heard: Callable[[str], None]) -> Callable[[list[int]], bool]:
-        """As ``_stopper``, and hands on what is certain of the text: no half letter, no beginning of a stop string."""
-        told = 0
+    def _stream_checker(
+        self, stop: Sequence[str], loaded: LoadedModel, on_delta: Callable[[str], None]
+    ) -> Callable[[list[int]], bool]:
+        """Like ``_stop_checker``, but also sends the text that is certain to ``on_delta``.
 
-        def tell(ids: list[int]) -> bool:
-            nonlocal told
+        An incomplete character and a possible start of a stop string are held back.
+        """
+        sent_chars = 0
+
+        def emit(ids: list[int]) -> bool:
+            nonlocal sent_chars
             text = self._text(ids, loaded.tokenizer)
-            cut = before(text, stop)
-            sure = len(cut) if len(cut) < len(text) else len(text.rstrip("\ufffd")) - held_back(text, stop)
-            if sure > told:
-                heard(cut[told:sure])
-                told = sure
-            return len(cut) < len(text)
+            visible_text = cut_at_stop(text, stop)
+            safe_chars = (
+                len(visible_text)
+                if len(visible_text) < len(text)
+                else len(text.rstrip("\ufffd")) - held_back_length(text, stop)
+            )
+            if safe_chars > sent_chars:
+                on_delta(visible_text[sent_chars:safe_chars])
+                sent_chars = safe_chars
+            return len(visible_text) < len(text)
 
-        return tell
+        return emit
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedModel:
         with self._loading:
             if self._loaded is None:
-                engine, tokenizer = self._read()
-                close = weakref.finalize(self, engine.close)  # at exit too: the thread must not die inside a kernel
-                self._loaded = Loaded(engine, tokenizer, close)
+                engine, tokenizer = self._load_engine()
+                close = weakref.finalize(
+                    self, engine.close
+                )  # also at exit, since the thread must not die inside a kernel
+                self._loaded = LoadedModel(engine, tokenizer, close)
             return self._loaded
 
-    def _read(self) -> tuple[Engine, Any]:
+    def _load_engine(self) -> tuple[Engine, Any]:
         try:
             import torch
 
             from fireact.models.engine import Engine
-            from fireact.models.packed import pack
+            from fireact.models.packed import pack_linears
         except ImportError as error:
-            raise missing_extra(error.name or "transformers", "train") from error
-        model, tokenizer = _loaded(self._place, self._adapter, self._dtype)
+            raise missing_extra_error(error.name or "transformers", "train") from error
+        model, tokenizer = _load_model(self._location, self._adapter, self._dtype)
         if self._renderer is not None:
-            dress(tokenizer, self._renderer)
+            apply_renderer_template(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        ends, limit = (
-            sorted(ends_of(model.generation_config.eos_token_id, tokenizer)),
-            _limit(model.config.get_text_config()),
-        )
-        return Engine(pack(model), slots=self._slots, ends=ends, limit=limit), tokenizer
+        ends = sorted(end_ids(model.generation_config.eos_token_id, tokenizer))
+        limit = _context_length(model.config.get_text_config())
+        return Engine(pack_linears(model), slots=self._slots, ends=ends, limit=limit), tokenizer
 
 
-def merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:
-    """transformers' model in float32 with the adapter in its weights, and its tokenizer."""
-    return _loaded(student_directory(student), adapter, "float32")
+def load_merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:
+    """The float32 model of transformers with the adapter merged into its weights, and its tokenizer."""
+    return _load_model(student_directory(student), adapter, "float32")
 
 
-def _loaded(place: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise missing_extra(error.name or "transformers", "train") from error
-    with quiet():
-        with loading(place):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
-        return (model if adapter is None else _merged(model, adapter)), tokenizer
+        raise missing_extra_error(error.name or "transformers", "train") from error
+    with silence_libraries():
+        with translate_load_errors(location):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
+        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer
 
 
 def from_name(name: str, *, slots: int = 16) -> HFModel:
@@ -200,7 +211,7 @@ def from_name(name: str, *, slots: int = 16) -> HFModel:
     return HFModel(name, slots=slots)
 
 
-def _merged(model: Any, adapter: Path) -> Any:
+def _merge_adapter(model: Any, adapter: Path) -> Any:
     import peft
 
     if not (adapter / "adapter_config.json").is_file():
@@ -208,7 +219,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def _limit(config: Any) -> int:
-    """The longest text in tokens; within a sliding window, where there is one, attention is plain."""
+def _context_length(config: Any) -> int:
+    """The longest text in tokens; it stays within a sliding window, so that attention is plain."""
     window = getattr(config, "sliding_window", None)
     return int(min(config.max_position_embeddings, window or config.max_position_embeddings))

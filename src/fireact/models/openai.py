@@ -1,13 +1,13 @@
 """``openai:MODEL[@BASE_URL]``: any endpoint that speaks OpenAI's chat completions, by the official client.
 
-The key comes from the environment and is kept by the client alone. Faults that may pass (429, 5xx, a cut connection, a
-time-out, a reply that is not JSON) are tried again with growing pauses, or after as long as the server says; those that
-would end every episode (no key, no such model, a refused request) stop the run. A parameter that a model refuses
-(``stop``, ``temperature``, ``max_tokens``, ``seed``) is left out or renamed from then on. Stop strings are kept to here,
-whatever the server does with them.
+The key comes from the environment, and only the client keeps it. Transient errors (429, 5xx, a cut connection, a
+time-out, a reply that is not JSON) are retried with backoff, or after the wait that the server names. Errors that would
+end every episode (no key, no such model, a refused request) stop the run. A parameter that a model refuses (``stop``,
+``temperature``, ``max_tokens``, ``seed``) is left out or renamed from then on. Stop strings are applied here, whatever
+the server does with them.
 
-Requests go through the client's ``post``, as they are: its typed method walks every message of a prompt at each request,
-which took half of the time of many threads in one process. Replies are read here, totally.
+Requests use the client's plain ``post``: its typed method walks every message of a prompt at each request, which took
+half of the time of many threads in one process. Replies are parsed here, and malformed parts count as absent.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ import openai
 import tenacity
 
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.keys import key_of, variable_of
-from fireact.models.limits import Endpoint, RateLimit, letters_in
-from fireact.models.prices import Price, price_of
-from fireact.models.stops import before, held_back
+from fireact.models.keys import key_variable, read_key
+from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
+from fireact.models.prices import TokenPrice, find_price
+from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.types import Action, Completion, Message, Tool, Usage
 
 DEFAULT_URL = "https://api.openai.com/v1"
 TRIES = 6
 LONGEST_WAIT = 120.0
-_OF_THE_PROMPT = ("context_length_exceeded", "content_filter", "content_policy_violation")
-"""Codes of refusals that are about one prompt, not about the model or the key."""
+_PROMPT_ERRORS = ("context_length_exceeded", "content_filter", "content_policy_violation")
+"""Error codes that concern one prompt, not the model or the key."""
 _OPTIONAL = ("stop", "temperature", "seed", "max_tokens")
 
 
@@ -50,7 +50,7 @@ class OpenAIModel:
     ) -> None:
         endpoint = endpoint or Endpoint()
         self.name = f"openai:{model}"
-        self.price: Price = price_of(model, base_url, table=Path(endpoint.prices) if endpoint.prices else None)
+        self.price: TokenPrice = find_price(model, base_url, table=Path(endpoint.prices) if endpoint.prices else None)
         self._model, self._url, self._pause = model, base_url, pause
         self._limit = RateLimit(endpoint.rpm, endpoint.tpm)
         self._refused: dict[str, str | None] = {}
@@ -58,9 +58,9 @@ class OpenAIModel:
         self._closed = threading.Event()
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=key or key_of(base_url),
+            api_key=key or read_key(base_url),
             timeout=endpoint.timeout,
-            max_retries=0,  # ours know the budget of waiting and when the run is over
+            max_retries=0,  # our own retries respect the rate limit and the end of the run
         )
 
     def complete(
@@ -72,45 +72,49 @@ class OpenAIModel:
         temperature: float = 0.0,
         seed: int = 0,
         tools: Sequence[Tool] = (),
-        heard: Callable[[str], None] | None = None,
+        on_delta: Callable[[str], None] | None = None,
     ) -> Completion:
-        """Complete a chat; ``heard`` is given the text piece by piece as it comes.
+        """Complete a chat; ``on_delta`` gets each chunk of the text as it arrives.
 
-        Raises ProviderError when tries are used up, ConfigError when the endpoint refuses for good.
+        Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
         request: dict[str, Any] = {
             "model": self._model,
-            "messages": wire(messages),
+            "messages": messages_to_wire(messages),
             "temperature": temperature,
             "seed": seed,
         }
         if stop:
-            request["stop"] = list(stop)[:4]  # more than four are refused; ours are cut here anyway
+            request["stop"] = list(stop)[
+                :4
+            ]  # the API refuses more than four; the text is cut at all of them here anyway
         if max_tokens is not None:
             request["max_tokens"] = max_tokens
         if tools:
-            request["tools"] = [schema(tool) for tool in tools]
+            request["tools"] = [function_schema(tool) for tool in tools]
         started = time.perf_counter()
-        send = _whole if heard is None else _Listener(stop, heard)
-        reply = self._patiently(request, send, expected=letters_in(messages, tools) // 4 + (max_tokens or 256) // 4)
+        send = _send_whole if on_delta is None else _StreamSender(stop, on_delta)
+        reply = self._send_with_retries(
+            request, send, expected=count_prompt_chars(messages, tools) // 4 + (max_tokens or 256) // 4
+        )
         return self._completion(reply, stop, time.perf_counter() - started)
 
     def close(self) -> None:
-        """Wake up whoever waits to try again, and let them give up."""
+        """Wake up the threads that wait for a retry, and make them give up."""
         self._closed.set()
 
-    def _patiently(self, request: dict[str, Any], send: _Send, *, expected: int) -> _Reply:
-        """The reply, tried again after faults that may pass."""
+    def _send_with_retries(self, request: dict[str, Any], send: _Send, *, expected: int) -> _ParsedReply:
+        """Send a request, with retries after transient errors, and return its reply."""
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda fault: isinstance(fault, _PassingError)),
+            retry=tenacity.retry_if_exception(lambda fault: isinstance(fault, _TransientError)),
             stop=tenacity.stop_after_attempt(TRIES),
             wait=self._wait,
             sleep=self._sleep,
             reraise=True,
         )
         try:
-            return retrying(self._once, request, send, expected)
-        except _PassingError as fault:
+            return retrying(self._send_once, request, send, expected)
+        except _TransientError as fault:
             if isinstance(fault.__cause__, openai.APIConnectionError) and not self._reached:
                 raise ConfigError(
                     f"{self._url} cannot be reached ({fault}). Check the address, and that it runs."
@@ -119,64 +123,66 @@ class OpenAIModel:
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome is not None else None
-        asked = fault.after if isinstance(fault, _PassingError) else None
-        grown = tenacity.wait_random_exponential(multiplier=self._pause, max=30.0)(state)
-        return min(asked + 0.1 * grown if asked is not None else grown, LONGEST_WAIT)
+        requested_wait = fault.retry_after if isinstance(fault, _TransientError) else None
+        backoff = tenacity.wait_random_exponential(multiplier=self._pause, max=30.0)(state)
+        return min(requested_wait + 0.1 * backoff if requested_wait is not None else backoff, LONGEST_WAIT)
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise ProviderError("the run is over")
 
-    def _once(self, request: dict[str, Any], send: _Send, expected: int) -> _Reply:
+    def _send_once(self, request: dict[str, Any], send: _Send, expected: int) -> _ParsedReply:
         entry = self._limit.enter(expected)
         try:
-            reply = self._adapted(request, send)
+            reply = self._send_supported(request, send)
         except (openai.APIConnectionError, httpx2.HTTPError, ValueError, RecursionError) as error:
-            raise _PassingError(_plain(error)) from error
+            raise _TransientError(_describe_error(error)) from error
         except openai.APIStatusError as error:
             self._reached = True
-            raise self._judged(error) from error
+            raise self._classify_error(error) from error
         self._reached = True
         if reply.counted:
             self._limit.settle(entry, reply.total_tokens)
         return reply
 
-    def _adapted(self, request: dict[str, Any], send: _Send) -> _Reply:
-        """Send a request without what the model has refused; what it refuses now is remembered."""
+    def _send_supported(self, request: dict[str, Any], send: _Send) -> _ParsedReply:
+        """Send a request without the parameters that the model refused before, and remember new refusals."""
         while True:
             names = {name: self._refused.get(name, name) for name in request}
-            sent = {new: request[name] for name, new in names.items() if new is not None}
+            supported_request = {new: request[name] for name, new in names.items() if new is not None}
             try:
-                return send(self._client, sent)
+                return send(self._client, supported_request)
             except openai.BadRequestError as error:
-                refused = self._refusal(error)
-                if refused is None:
+                refused_parameter = self._find_refused_parameter(error)
+                if refused_parameter is None:
                     raise
-                self._refused[refused] = "max_completion_tokens" if refused == "max_tokens" else None
+                self._refused[refused_parameter] = (
+                    "max_completion_tokens" if refused_parameter == "max_tokens" else None
+                )
 
-    def _refusal(self, error: openai.BadRequestError) -> str | None:
-        """The parameter that a 400 names as not supported."""
-        said = f"{error.param or ''} {error.message}".lower()
-        if not any(word in said for word in ("unsupported", "not support", "unrecognized", "unknown")):
+    def _find_refused_parameter(self, error: openai.BadRequestError) -> str | None:
+        """The parameter that a 400 error calls unsupported, or None."""
+        error_text = f"{error.param or ''} {error.message}".lower()
+        if not any(word in error_text for word in ("unsupported", "not support", "unrecognized", "unknown")):
             return None
-        return next((name for name in _OPTIONAL if name in said and name not in self._refused), None)
+        return next((name for name in _OPTIONAL if name in error_text and name not in self._refused), None)
 
-    def _judged(self, error: openai.APIStatusError) -> Exception:
-        said = f"{self.name} at {self._url} answered {error.status_code}: {error.message}"
+    def _classify_error(self, error: openai.APIStatusError) -> Exception:
+        error_text = f"{self.name} at {self._url} answered {error.status_code}: {error.message}"
         if error.status_code in (408, 409, 425) or error.status_code >= 500:
-            return _PassingError(said, after=_after(error.response.headers))
+            return _TransientError(error_text, retry_after=_retry_after(error.response.headers))
         if error.status_code == 429 and error.code != "insufficient_quota":
-            return _PassingError(said, after=_after(error.response.headers))
-        if error.code in _OF_THE_PROMPT or "maximum context length" in error.message:
-            return ProviderError(said)  # of this episode alone: the others may be shorter
+            return _TransientError(error_text, retry_after=_retry_after(error.response.headers))
+        if error.code in _PROMPT_ERRORS or "maximum context length" in error.message:
+            return ProviderError(error_text)  # ends only this episode, as others may be shorter
         advice = {
-            401: f" Set {variable_of(self._url)} to a valid key.",
+            401: f" Set {key_variable(self._url)} to a valid key.",
             404: " Check the model's name and the address.",
         }
-        return ConfigError(said + advice.get(error.status_code, ""))
+        return ConfigError(error_text + advice.get(error.status_code, ""))
 
-    def _completion(self, reply: _Reply, stop: Sequence[str], seconds: float) -> Completion:
-        text = before(reply.text, stop)
+    def _completion(self, reply: _ParsedReply, stop: Sequence[str], seconds: float) -> Completion:
+        text = cut_at_stop(reply.text, stop)
         usage = Usage(1, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
         return Completion(
             text=text,
@@ -192,8 +198,8 @@ def _counts(usage: Usage) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
-    """What a reply holds, whatever else there is in it."""
+class _ParsedReply:
+    """The parts of a reply that are used. ``counted`` is true where the endpoint sent its usage."""
 
     text: str
     finish: str
@@ -205,48 +211,53 @@ class _Reply:
     total_tokens: int
 
 
-_Send = Callable[[openai.OpenAI, dict[str, Any]], _Reply]
-"""Sends a request as it is and reads the reply; ValueError, or a fault of the client, where there is none."""
+_Send = Callable[[openai.OpenAI, dict[str, Any]], _ParsedReply]
+"""Sends a request unchanged and reads the reply; raises ValueError, or the client's own errors, where there is none."""
 
 
-def _whole(client: openai.OpenAI, request: dict[str, Any]) -> _Reply:
-    """Send a request, and read the reply once it is there."""
+def _send_whole(client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
+    """Send a request, and read the complete reply."""
     return read_reply(client.post("/chat/completions", cast_to=httpx2.Response, body=request).content)
 
 
-def read_reply(raw: bytes | str) -> _Reply:
-    """The first choice of a reply and its usage. Raises ValueError for whatever holds none; what is odd counts as absent."""
+def read_reply(raw: bytes | str) -> _ParsedReply:
+    """The first choice of a reply and its usage; malformed parts count as absent.
+
+    Raises ValueError for a body without a choice.
+    """
     data = json.loads(raw)
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise ValueError("a reply that holds no choice")
-    return _reply(
-        _text(message.get("content")), choice.get("finish_reason"), message.get("tool_calls"), data.get("usage")
+    return _build_reply(
+        _content_text(message.get("content")), choice.get("finish_reason"), message.get("tool_calls"), data.get("usage")
     )
 
 
-def _reply(text: str, finish: Any, calls: Any, usage: Any) -> _Reply:
+def _build_reply(text: str, finish: Any, calls: Any, usage: Any) -> _ParsedReply:
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("prompt_tokens_details")
-    read, written = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
-    return _Reply(
+    prompt_tokens, completion_tokens = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
+    return _ParsedReply(
         text=text,
         finish=str(finish),
         calls=tuple(_action(call) for call in calls if isinstance(call, dict)) if isinstance(calls, list) else (),
         counted=bool(counts),
-        prompt_tokens=read,
+        prompt_tokens=prompt_tokens,
         cached_tokens=_count(details, "cached_tokens") if isinstance(details, dict) else 0,
-        completion_tokens=written,
-        total_tokens=_count(counts, "total_tokens") or read + written,
+        completion_tokens=completion_tokens,
+        total_tokens=_count(counts, "total_tokens") or prompt_tokens + completion_tokens,
     )
 
 
-def _text(content: Any) -> str:
-    """The words of a message; some endpoints give them in parts."""
+def _content_text(content: Any) -> str:
+    """The text of a message, which some endpoints send as content parts."""
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        return "".join(
+            str(content_part.get("text") or "") for content_part in content if isinstance(content_part, dict)
+        )
     return content if isinstance(content, str) else ""
 
 
@@ -255,55 +266,55 @@ def _count(counts: Mapping[str, Any], name: str) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-class _Listener:
-    """Sends a request for a stream, and hands on its words as they come: no beginning of a stop string among them.
+class _StreamSender:
+    """Sends a request for a stream, and passes its text to ``on_delta`` without any part of a stop string.
 
-    Once words were handed on, a fault does not pass: the request cannot be made again.
+    Once text was passed on, an error is final, because the request cannot be repeated.
     """
 
-    def __init__(self, stop: Sequence[str], heard: Callable[[str], None]) -> None:
-        self._stop, self._heard = stop, heard
-        self._text, self._told = "", 0
+    def __init__(self, stop: Sequence[str], on_delta: Callable[[str], None]) -> None:
+        self._stop, self._on_delta = stop, on_delta
+        self._text, self._sent_chars = "", 0
 
-    def __call__(self, client: openai.OpenAI, request: dict[str, Any]) -> _Reply:
+    def __call__(self, client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
         try:
-            return self._listen(client, request)
+            return self._read_stream(client, request)
         except (openai.APIError, httpx2.HTTPError, ValueError) as error:
-            if self._told and not isinstance(error, openai.APIStatusError):
-                raise ProviderError(f"the stream was cut: {_plain(error)}") from error
+            if self._sent_chars and not isinstance(error, openai.APIStatusError):
+                raise ProviderError(f"the stream was cut: {_describe_error(error)}") from error
             self._text = ""
             raise
 
-    def _listen(self, client: openai.OpenAI, request: dict[str, Any]) -> _Reply:
+    def _read_stream(self, client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
         finish, usage = "", None
-        asked = {**request, "stream": True, "stream_options": {"include_usage": True}}
-        with client.chat.completions.create(**asked) as chunks:
+        stream_request = {**request, "stream": True, "stream_options": {"include_usage": True}}
+        with client.chat.completions.create(**stream_request) as chunks:
             for chunk in chunks:
                 usage = chunk.usage.to_dict() if chunk.usage is not None else usage
                 for choice in chunk.choices[:1]:
                     finish = choice.finish_reason or finish
-                    self._tell(choice.delta.content or "")
+                    self._emit(choice.delta.content or "")
         if not finish:
             raise ValueError("a stream that ended before its reply did")
-        self._tell("", last=True)
-        return _reply(self._text, finish, None, usage)
+        self._emit("", last=True)
+        return _build_reply(self._text, finish, None, usage)
 
-    def _tell(self, piece: str, *, last: bool = False) -> None:
-        self._text += piece
-        cut = before(self._text, self._stop)
-        ended = last or len(cut) < len(self._text)
-        sure = len(cut) if ended else len(cut) - held_back(self._text, self._stop)
-        if sure > self._told:
-            self._heard(cut[self._told : sure])
-            self._told = sure
+    def _emit(self, delta: str, *, last: bool = False) -> None:
+        self._text += delta
+        visible_text = cut_at_stop(self._text, self._stop)
+        ended = last or len(visible_text) < len(self._text)
+        safe_chars = len(visible_text) if ended else len(visible_text) - held_back_length(self._text, self._stop)
+        if safe_chars > self._sent_chars:
+            self._on_delta(visible_text[self._sent_chars : safe_chars])
+            self._sent_chars = safe_chars
 
 
-class _PassingError(Exception):
-    """A fault that may pass; ``after`` is how many seconds the server asks to wait."""
+class _TransientError(Exception):
+    """An error that a retry may mend; ``retry_after`` is the wait in seconds that the server asks for."""
 
-    def __init__(self, said: str, *, after: float | None = None) -> None:
-        super().__init__(said)
-        self.after = after
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel:
@@ -319,36 +330,36 @@ def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -
     return OpenAIModel(model, url, endpoint=endpoint)
 
 
-def wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the wire has them; calls and what they returned are tied by ids in the order of calling."""
-    sent: list[dict[str, Any]] = []
-    made, answered = 0, 0
+def messages_to_wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages in the wire format; tool calls and their results get matching ids in the order of the calls."""
+    entries: list[dict[str, Any]] = []
+    call_count, answer_count = 0, 0
     for message in messages:
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.calls:
             entry["tool_calls"] = []
             for call in message.calls:
-                made += 1
+                call_count += 1
                 function = {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)}
-                entry["tool_calls"].append({"id": f"call_{made}", "type": "function", "function": function})
+                entry["tool_calls"].append({"id": f"call_{call_count}", "type": "function", "function": function})
         if message.role == "tool":
-            answered += 1
-            entry["tool_call_id"] = f"call_{answered}"
-        sent.append(entry)
-    return sent
+            answer_count += 1
+            entry["tool_call_id"] = f"call_{answer_count}"
+        entries.append(entry)
+    return entries
 
 
-def schema(tool: Tool) -> dict[str, Any]:
-    """A tool as it is offered."""
+def function_schema(tool: Tool) -> dict[str, Any]:
+    """A tool's definition in a request."""
     parameters = {"type": "object", **tool.parameters}
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
 
 
 def _action(call: Mapping[str, Any]) -> Action:
-    """A native call, whatever it holds: arguments that are no JSON object become the input."""
-    found = call.get("function") or call.get("custom")
-    function = found if isinstance(found, dict) else {}
+    """A tool call as an action; arguments that are not a JSON object become the argument ``input``."""
+    definition = call.get("function") or call.get("custom")
+    function = definition if isinstance(definition, dict) else {}
     raw = function.get("arguments") or function.get("input") or "{}"
     try:
         arguments = json.loads(raw)
@@ -358,8 +369,8 @@ def _action(call: Mapping[str, Any]) -> Action:
     return Action(name, arguments if isinstance(arguments, dict) else {"input": str(raw)})
 
 
-def _after(headers: Mapping[str, str]) -> float | None:
-    """What ``Retry-After`` asks for, in seconds; it may be a number or a date."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The ``Retry-After`` header, a number or a date, as seconds from now."""
     value = headers.get("retry-after")
     if value is None:
         return None
@@ -373,7 +384,7 @@ def _after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _plain(error: Exception) -> str:
-    """An error in words; the client's own say nothing of headers or keys."""
+def _describe_error(error: Exception) -> str:
+    """An error as text; the client's own messages hold no headers or keys."""
     cause = error.__cause__
     return f"{type(error).__name__}: {error}" + (f" ({type(cause).__name__}: {cause})" if cause is not None else "")

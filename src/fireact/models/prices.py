@@ -1,7 +1,7 @@
-"""What a call costs: the user's own table first, then the prices that the package ``genai-prices`` carries.
+"""Prices of calls: from the user's own table first, then from the package ``genai-prices``.
 
-Invariant: a price that is in neither is not known, and is never guessed: not by the model's name at another endpoint's
-address, nor as free because the address is one's own. Reads no network.
+Invariant: a price in neither is unknown and never guessed. A model's name at another endpoint gets no known price, and
+a local address is not taken to be free. This module uses no network.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ FORM = '[prices."MODEL"] with input_per_million, output_per_million and, where i
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """US dollars of a number of tokens at one model, read off a table or a package."""
+class TokenPrice:
+    """The price of one model's tokens in US dollars, from a table or a package."""
 
     dollars: Callable[[Usage], float | None]
 
     def cost(self, usage: Usage) -> float | None:
-        """Of these tokens, or None where the price is not known."""
+        """The cost of a usage, or None where the price is not known."""
         return self.dollars(usage)
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         return self.cost(Usage(1, 1000, 0, 1000)) is not None
 
 
-def price_of(model: str, base_url: str, *, table: Path | None = None) -> Price:
+def find_price(model: str, base_url: str, *, table: Path | None = None) -> TokenPrice:
     """The price of a model at an address. Raises ConfigError for a table that cannot be read."""
     path = table or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    own = _read(path).get(model) if path is not None else None
-    return Price(_from_table(own) if own is not None else _from_package(model, base_url))
+    table_row = _read_table(path).get(model) if path is not None else None
+    return TokenPrice(_from_table(table_row) if table_row is not None else _from_package(model, base_url))
 
 
 def _from_table(row: Mapping[str, float]) -> Callable[[Usage], float]:
-    fresh, written = row["input_per_million"], row["output_per_million"]
-    cached = row.get("cached_per_million", fresh)
+    input_price, output_price = row["input_per_million"], row["output_per_million"]
+    cached_price = row.get("cached_per_million", input_price)
 
     def dollars(usage: Usage) -> float:
-        read = (usage.prompt_tokens - usage.cached_tokens) * fresh + usage.cached_tokens * cached
-        return (read + usage.completion_tokens * written) / 1e6
+        input_cost = (usage.prompt_tokens - usage.cached_tokens) * input_price + usage.cached_tokens * cached_price
+        return (input_cost + usage.completion_tokens * output_price) / 1e6
 
     return dollars
 
@@ -57,30 +57,30 @@ def _from_package(model: str, base_url: str) -> Callable[[Usage], float | None]:
     def dollars(usage: Usage) -> float | None:
         import genai_prices
 
-        counted = genai_prices.Usage(
+        package_usage = genai_prices.Usage(
             input_tokens=usage.prompt_tokens,
             cache_read_tokens=usage.cached_tokens,
             output_tokens=usage.completion_tokens,
         )
         try:
-            return float(genai_prices.calc_price(counted, model, provider_api_url=base_url).total_price)
+            return float(genai_prices.calc_price(package_usage, model, provider_api_url=base_url).total_price)
         except LookupError:
             return None
 
     return dollars
 
 
-def _read(path: Path) -> Mapping[str, Mapping[str, float]]:
+def _read_table(path: Path) -> Mapping[str, Mapping[str, float]]:
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the prices in {path}: {error}. Give {FORM}.") from error
-    if other := [name for name in data if name != "prices"]:
-        raise ConfigError(f"{path} has {', '.join(map(repr, other))}, of which nothing would be read. Give {FORM}.")
+    if unknown_tables := [name for name in data if name != "prices"]:
+        raise ConfigError(f"{path} has {', '.join(map(repr, unknown_tables))}, which would be ignored. Give {FORM}.")
     rows: dict[str, dict[str, float]] = data.get("prices", {})
     for model, row in rows.items() if isinstance(rows, dict) else [("prices", rows)]:
-        numbers = isinstance(row, dict) and all(type(value) in (int, float) and value >= 0 for value in row.values())
-        wanted = {"input_per_million", "output_per_million"}
-        if not numbers or not wanted <= set(row) <= wanted | {"cached_per_million"}:
+        has_prices = isinstance(row, dict) and all(type(value) in (int, float) and value >= 0 for value in row.values())
+        required = {"input_per_million", "output_per_million"}
+        if not has_prices or not required <= set(row) <= required | {"cached_per_million"}:
             raise ConfigError(f"the price of {model!r} in {path} is {row!r}. Give {FORM}, each a number of dollars.")
     return rows

@@ -1,4 +1,4 @@
-"""Silences what transformers and its kin print; what matters is raised or shown by ourselves."""
+"""Silences the output of transformers and related libraries; this package reports errors itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, no advice, no warnings from the libraries while the block runs."""
+def silence_libraries() -> Iterator[None]:
+    """Hide progress bars, advice and warnings of the libraries while the block runs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as untyped
 

@@ -1,4 +1,4 @@
-"""An LM that gives set replies: the fake that tests of agents and tools need, with no key, weights or network."""
+"""An LM with fixed replies: the fake for tests of agents and tools, without a key, weights or a network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fireact.types import Action, Completion, Message, Tool, Usage
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Gives the reply whose index is the number of assistant turns so far, and its last one from then on.
+    """Returns the reply whose index is the number of assistant turns so far, or the last reply.
 
-    It keeps no state, so episodes may share it; its usage counts words, not tokens. A reply with native tool calls is a
-    pair of its words and its calls.
+    It keeps no state, so episodes may share it. Its usage counts words, not tokens. A reply with tool calls is a pair
+    of its text and its calls.
     """
 
     replies: Sequence[str | tuple[str, tuple[Action, ...]]]
@@ -34,6 +34,6 @@ class Replies:
         text, calls = (reply, ()) if isinstance(reply, str) else reply
         for string in stop:
             text = text.split(string, 1)[0]
-        read = sum(len(message.content.split()) for message in messages)
-        usage = Usage(calls=1, prompt_tokens=read, completion_tokens=len(text.split()))
+        prompt_words = sum(len(message.content.split()) for message in messages)
+        usage = Usage(calls=1, prompt_tokens=prompt_words, completion_tokens=len(text.split()))
         return Completion(text=text, usage=usage, finish="stop", seconds=0.0, calls=calls)

@@ -1,1 +1,1 @@
-"""Agents that exist already: a proxy that records their LM calls as trajectories, and scores that are attached later."""
+"""Recording of existing agents: a proxy turns their LM calls into trajectories, and scores are attached later."""

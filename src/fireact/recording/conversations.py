@@ -1,8 +1,8 @@
-"""Which episode a call belongs to, and which earlier call it goes on from, told by its messages alone.
+"""Groups calls into episodes and finds the earlier call that each one continues, from the messages alone.
 
-Invariant: deterministic in the order of calls, so that a log read again gives the same episodes. A call is a ``Turn``;
-turns form trees within an episode, since agents ask again, ask elsewhere in between, or start anew. Of a conversation
-only what is new in each call is kept in memory. This module neither builds trajectories nor writes anything.
+Invariant: the result depends only on the order of calls, so reading a log again gives the same episodes. A call is a
+``Turn``. The turns of an episode form trees, because agents repeat a call, make side calls, or start over. Memory holds
+only the new messages of each call. This module builds no trajectories and writes no files.
 """
 
 from __future__ import annotations
@@ -14,23 +14,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fireact.recording.text import CODE_ENDS
-from fireact.recording.wire import Reply, Said, messages_of, parsed, prefixes, reply_of, streamed
+from fireact.recording.wire import (
+    ChatMessage,
+    RecordedReply,
+    hash_prefixes,
+    parse_json,
+    read_completion,
+    read_messages,
+    read_stream,
+)
 
 _CUE = re.compile(r"\n\s*(?:Thought|Action)[ \t]*\d*:\s*\Z", re.IGNORECASE)
 _OBSERVATION = re.compile(r"\s*\**Observation[ \t]*\d*\**:", re.IGNORECASE)
 _TASK = re.compile(r"\s*(?:New task|Task|Question)[ \t]*\d*:\s*", re.IGNORECASE)
 _QUESTION = re.compile(r"^[ \t]*Question[ \t]*\d*:[ \t]*", re.MULTILINE)
 
-Round = tuple[Reply, tuple[Said, ...]]
-"""What the model wrote in a turn, and what it was told then."""
+Exchange = tuple[RecordedReply, tuple[ChatMessage, ...]]
+"""A reply of the model, and the messages that answered it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One line of the log: a request and what came of it.
+    """One line of the log: a request and its reply.
 
-    ``named`` says that the episode's id stood in the URL. ``at`` is in seconds of the Unix clock. ``reply`` is the body:
-    JSON, or the text of a stream. ``cut`` is "client" or "upstream" where one of them went away before the end.
+    ``named`` is true when the URL held the episode's id. ``at`` is Unix time in seconds. ``reply`` is the body: JSON,
+    or the text of a stream. ``cut`` is "client" or "upstream" when that side closed the connection before the end.
     """
 
     episode: str
@@ -42,234 +50,273 @@ class Call:
     reply: Any
     cut: str = ""
 
-    def answered(self) -> tuple[Reply | None, str]:
-        """The reply, or None and what went wrong."""
+    def parse_reply(self) -> tuple[RecordedReply | None, str]:
+        """The reply and an empty text, or None and an error message."""
         if self.status != 200:
-            return None, f"the endpoint answered {self.status}: {_shortly(self.reply)}"
+            return None, f"the endpoint answered {self.status}: {_error_detail(self.reply)}"
         if not isinstance(self.reply, str):
-            reply = reply_of(self.reply)
-            return reply, "" if reply else f"the endpoint sent no choice: {_shortly(self.reply)}"
-        reply, ended, failed = streamed(self.reply)
+            reply = read_completion(self.reply)
+            return reply, "" if reply else f"the endpoint sent no choice: {_error_detail(self.reply)}"
+        reply, ended, failed = read_stream(self.reply)
         if failed or self.cut == "upstream" or not (ended or self.cut):
             return None, f"the endpoint broke off its stream{': ' + failed if failed else ''}"
         if reply is None or not (ended or reply.text or reply.calls):
             return None, "the client went away before the reply"
-        return (reply if ended else replace(reply, finish="length")), ""  # a client may have read enough to act on
+        # A client that closes the stream early may already have read enough to act on, so the reply counts.
+        return (reply if ended else replace(reply, finish="length")), ""
 
 
-def _shortly(body: Any) -> str:
-    said = body.get("error", body) if isinstance(body, dict) else body
-    said = said.get("message", said) if isinstance(said, dict) else said
-    return str(said)[:300]
+def _error_detail(body: Any) -> str:
+    detail = body.get("error", body) if isinstance(body, dict) else body
+    detail = detail.get("message", detail) if isinstance(detail, dict) else detail
+    return str(detail)[:300]
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """How a conversation began: ``context`` is what stood before the question (examples, say), ``past`` is what had been
-    done before the first call that was seen."""
+class ConversationStart:
+    """The start of a conversation, as its first recorded call shows it.
+
+    ``context`` holds the messages before the question, such as few-shot examples. ``past`` holds the exchanges that
+    happened before the first recorded call. ``coded`` is true for an agent that acts in code.
+    """
 
     system: str
     question: str
-    context: tuple[Said, ...]
-    past: tuple[Round, ...]
+    context: tuple[ChatMessage, ...]
+    past: tuple[Exchange, ...]
     tools: Sequence[Any]
     coded: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """One call in its episode. ``heard`` is what is new since the parent's reply; ``opening`` is there in a root."""
+    """One call in its episode.
+
+    ``new_messages`` are the messages since the parent's reply. ``start`` is set only in a root, which has no parent.
+    """
 
     number: int
     episode: str
     parent: Turn | None
     conversation: str
-    heard: tuple[Said, ...]
-    opening: Opening | None
-    reply: Reply | None
+    new_messages: tuple[ChatMessage, ...]
+    start: ConversationStart | None
+    reply: RecordedReply | None
     error: str
     model: str
-    at: float
+    started_at: float
     seconds: float
 
 
-class Book:
-    """All turns by episode, and an index that finds the turn that a request goes on from."""
+class TurnIndex:
+    """All turns by episode, with an index that finds the turn that a request continues."""
 
     def __init__(self) -> None:
         self.turns: dict[str, list[Turn]] = {}
-        self._number = 0
+        self._turn_count = 0
         self._continued: set[int] = set()
-        self._auto: set[str] = set()
+        self._unnamed_episodes: set[str] = set()
         self._by_conversation: dict[str, list[Turn]] = defaultdict(list)
-        self._by_start: dict[str, dict[int, tuple[Turn, str]]] = defaultdict(dict)
-        self._asked: dict[str, list[Turn]] = defaultdict(list)
-        self._given = 0
+        self._by_prefix: dict[str, dict[int, tuple[Turn, str]]] = defaultdict(dict)
+        self._by_question: dict[str, list[Turn]] = defaultdict(list)
+        self._assigned = 0
 
-    def place(self, messages: Sequence[Said]) -> str:
-        """The episode of a call that names none: the one that it goes on with, or a new id."""
-        hashes = prefixes(messages)
-        parent, _, _ = self._parent(messages, hashes, None)
-        if parent is not None:
-            return parent.episode
-        same = self._among(self._by_conversation.get(hashes[-1], ()), None)
-        if same and (same[-1].reply is None or any(one.role == "assistant" for one in messages)):
-            return same[-1].episode  # asked again; a question that was answered and comes again is a new episode
-        before = self._rewritten(messages, None)
-        if before is not None:
-            return before.episode
+    def assign_episode(self, messages: Sequence[ChatMessage]) -> str:
+        """The episode of a call whose URL names none: the one that it continues, or a new id."""
+        hashes = hash_prefixes(messages)
+        parent_turn, _, _ = self._find_parent(messages, hashes, None)
+        if parent_turn is not None:
+            return parent_turn.episode
+        same_conversation = self._in_episode(self._by_conversation.get(hashes[-1], ()), None)
+        if same_conversation and (
+            same_conversation[-1].reply is None or any(message.role == "assistant" for message in messages)
+        ):
+            # The call is repeated. A question that was answered and comes again starts a new episode instead.
+            return same_conversation[-1].episode
+        rewritten_turn = self._find_rewritten(messages, None)
+        if rewritten_turn is not None:
+            return rewritten_turn.episode
         while True:
-            self._given += 1
-            name = f"episode-{self._given:04d}"
+            self._assigned += 1
+            name = f"episode-{self._assigned:04d}"
             if name not in self.turns:
                 return name
 
     def add(self, call: Call) -> Turn:
-        """Note a call that has ended."""
-        messages = messages_of(call.request)
-        hashes = prefixes(messages)
+        """Add a call that has ended, and return its turn."""
+        messages = read_messages(call.request)
+        hashes = hash_prefixes(messages)
         if not call.named:
-            self._auto.add(call.episode)
-        parent, heard, fits = self._parent(messages, hashes, call.episode)
-        if not fits:
-            latest = self._rewritten(messages, call.episode, repeated=parent is not None)
-            if latest is not None:
-                parent, heard = latest, _after_last_assistant(messages)
-        reply, error = call.answered()
-        self._number += 1
+            self._unnamed_episodes.add(call.episode)
+        parent, new_messages, has_reply = self._find_parent(messages, hashes, call.episode)
+        if not has_reply:
+            latest_turn = self._find_rewritten(messages, call.episode, repeated=parent is not None)
+            if latest_turn is not None:
+                parent, new_messages = latest_turn, _after_last_assistant(messages)
+        reply, error = call.parse_reply()
+        self._turn_count += 1
         turn = Turn(
-            number=self._number,
+            number=self._turn_count,
             episode=call.episode,
             parent=parent,
             conversation=hashes[-1],
-            heard=heard if parent is not None else (),
-            opening=_opening(call.request, messages) if parent is None else None,
+            new_messages=new_messages if parent is not None else (),
+            start=_read_start(call.request, messages) if parent is None else None,
             reply=reply,
             error=error,
             model=str(call.request.get("model") or ""),
-            at=call.at,
+            started_at=call.at,
             seconds=call.seconds,
         )
         self._index(turn, messages, hashes)
         return turn
 
-    def _index(self, turn: Turn, messages: Sequence[Said], hashes: Sequence[str]) -> None:
+    def _index(self, turn: Turn, messages: Sequence[ChatMessage], hashes: Sequence[str]) -> None:
         self.turns.setdefault(turn.episode, []).append(turn)
         self._by_conversation[turn.conversation].append(turn)
         if messages and messages[-1].role == "user":
-            start = self._by_start[hashes[-2]]
-            start[turn.number] = (turn, messages[-1].text)
+            same_prefix = self._by_prefix[hashes[-2]]
+            same_prefix[turn.number] = (turn, messages[-1].text)
             if turn.parent is not None:
-                start.pop(turn.parent.number, None)
+                same_prefix.pop(turn.parent.number, None)
         if turn.parent is not None:
             self._continued.add(turn.parent.number)
-        elif turn.opening is not None:
-            self._asked[turn.opening.question].append(turn)
+        elif turn.start is not None:
+            self._by_question[turn.start.question].append(turn)
 
-    def _among(self, turns: Sequence[Turn], episode: str | None) -> list[Turn]:
-        """Those of one episode; of all that were not named, where it is None."""
-        return [one for one in turns if (one.episode in self._auto if episode is None else one.episode == episode)]
+    def _in_episode(self, turns: Sequence[Turn], episode: str | None) -> list[Turn]:
+        """The turns of one episode; where it is None, the turns of all episodes that no URL named."""
+        return [
+            turn
+            for turn in turns
+            if (turn.episode in self._unnamed_episodes if episode is None else turn.episode == episode)
+        ]
 
-    def _parent(
-        self, messages: Sequence[Said], hashes: Sequence[str], episode: str | None
-    ) -> tuple[Turn | None, tuple[Said, ...], bool]:
-        """The turn with the longest conversation that these messages extend, what they add, and whether its reply is there."""
+    def _find_parent(
+        self, messages: Sequence[ChatMessage], hashes: Sequence[str], episode: str | None
+    ) -> tuple[Turn | None, tuple[ChatMessage, ...], bool]:
+        """The turn that these messages continue, the messages that they add, and whether they contain its reply.
+
+        Of all turns whose conversation is a prefix of the messages, the one with the longest conversation is the
+        parent.
+        """
         for length in range(len(messages) - 1, 0, -1):
-            found = self._among(self._by_conversation.get(hashes[length], ()), episode)
-            if found:
-                chosen = max(found, key=lambda turn: self._fitness(turn, messages[length]))
-                heard = tuple(one for one in messages[length:] if one.role not in ("assistant", "system"))
-                return chosen, heard, chosen.reply is not None and _repeats(messages[length], chosen.reply)
-        return self._grown(messages, hashes, episode)
+            candidates = self._in_episode(self._by_conversation.get(hashes[length], ()), episode)
+            if candidates:
+                parent = max(candidates, key=lambda turn: self._rank_parent(turn, messages[length]))
+                new_messages = tuple(
+                    message for message in messages[length:] if message.role not in ("assistant", "system")
+                )
+                return parent, new_messages, parent.reply is not None and _has_reply(messages[length], parent.reply)
+        return self._find_lengthened(messages, hashes, episode)
 
-    def _fitness(self, turn: Turn, following: Said) -> tuple[bool, bool, bool, int]:
+    def _rank_parent(self, turn: Turn, following: ChatMessage) -> tuple[bool, bool, bool, int]:
         reply = turn.reply
-        fits = reply is not None and _repeats(following, reply)
-        return reply is not None, fits, turn.number not in self._continued, turn.number
+        has_reply = reply is not None and _has_reply(following, reply)
+        return reply is not None, has_reply, turn.number not in self._continued, turn.number
 
-    def _grown(
-        self, messages: Sequence[Said], hashes: Sequence[str], episode: str | None
-    ) -> tuple[Turn | None, tuple[Said, ...], bool]:
-        """The turn whose last message these messages lengthen: an agent that keeps its notes in one message."""
-        if not messages or messages[-1].role != "user" or hashes[-2] not in self._by_start:
+    def _find_lengthened(
+        self, messages: Sequence[ChatMessage], hashes: Sequence[str], episode: str | None
+    ) -> tuple[Turn | None, tuple[ChatMessage, ...], bool]:
+        """The turn whose last message these messages lengthen, for an agent that keeps all its notes in one message."""
+        if not messages or messages[-1].role != "user" or hashes[-2] not in self._by_prefix:
             return None, (), False
         text = messages[-1].text
-        for turn, before in reversed(self._by_start[hashes[-2]].values()):
-            if turn.reply is None or not text.startswith(before) or not self._among([turn], episode):
+        for turn, earlier_text in reversed(self._by_prefix[hashes[-2]].values()):
+            if turn.reply is None or not text.startswith(earlier_text) or not self._in_episode([turn], episode):
                 continue
-            written = turn.reply.text.strip()
-            at = text.find(written, len(before)) if written else -1
-            if at >= 0:
-                return turn, (Said("user", _CUE.sub("", text[at + len(written) :])),), True
+            reply_text = turn.reply.text.strip()
+            start = text.find(reply_text, len(earlier_text)) if reply_text else -1
+            if start >= 0:
+                return turn, (ChatMessage("user", _CUE.sub("", text[start + len(reply_text) :])),), True
         return None, (), False
 
-    def _rewritten(self, messages: Sequence[Said], episode: str | None, *, repeated: bool = False) -> Turn | None:
-        """The last turn of an episode whose question these messages ask, with a history that was shortened or reworded.
+    def _find_rewritten(
+        self, messages: Sequence[ChatMessage], episode: str | None, *, repeated: bool = False
+    ) -> Turn | None:
+        """The last turn of an episode with the same question, whose history was shortened or reworded.
 
-        Where ``repeated``, only if its reply is the last that stands in them.
+        With ``repeated``, the turn counts only if the last assistant message contains its reply.
         """
-        last = max((at for at, one in enumerate(messages) if one.role == "assistant"), default=0)
+        last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=0)
         for message in messages[:last]:
             if message.role == "user":
-                found = self._among(self._asked.get(question_of(message.text), ()), episode)
-                latest = self.turns[found[-1].episode][-1] if found else None
-                said = latest is not None and latest.reply is not None and _repeats(messages[last], latest.reply)
-                if latest is not None and (said or not repeated):
-                    return latest
+                matching_turns = self._in_episode(self._by_question.get(extract_question(message.text), ()), episode)
+                latest_turn = self.turns[matching_turns[-1].episode][-1] if matching_turns else None
+                has_latest_reply = (
+                    latest_turn is not None
+                    and latest_turn.reply is not None
+                    and _has_reply(messages[last], latest_turn.reply)
+                )
+                if latest_turn is not None and (has_latest_reply or not repeated):
+                    return latest_turn
         return None
 
 
-def _repeats(message: Said, reply: Reply) -> bool:
-    """Whether an assistant's message of a later request is this reply, as it came or as text."""
+def _has_reply(message: ChatMessage, reply: RecordedReply) -> bool:
+    """Whether an assistant message of a later request contains this reply, by its call ids or by its text."""
     ids = [call.id for call in reply.calls if call.id]
     if ids:
-        return any(one in message.text or any(one == call.id for call in message.calls) for one in ids)
+        return any(call_id in message.text or any(call_id == call.id for call in message.calls) for call_id in ids)
     return bool(reply.text.strip()) and reply.text.strip() in message.text
 
 
-def _after_last_assistant(messages: Sequence[Said]) -> tuple[Said, ...]:
-    last = max((at for at, one in enumerate(messages) if one.role == "assistant"), default=-1)
-    return tuple(one for one in messages[last + 1 :] if one.role != "system")
+def _after_last_assistant(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    return tuple(message for message in messages[last + 1 :] if message.role != "system")
 
 
-def _opening(request: Mapping[str, Any], messages: Sequence[Said]) -> Opening:
-    system = "\n\n".join(one.text for one in messages if one.role == "system")
-    said = [one for one in messages if one.role != "system"]
-    asked = _after_last_assistant(said)
-    going_on = not asked or any(one.role != "user" or is_observation(one.text) for one in asked)
-    first = next((at for at, one in enumerate(said) if one.role == "user"), 0)
-    if going_on:
-        question, context, past = "".join(one.text for one in said[first : first + 1]), said[:first], said[first + 1 :]
+def _read_start(request: Mapping[str, Any], messages: Sequence[ChatMessage]) -> ConversationStart:
+    system = "\n\n".join(message.text for message in messages if message.role == "system")
+    chat_messages = [message for message in messages if message.role != "system"]
+    unanswered = _after_last_assistant(chat_messages)
+    is_continuation = not unanswered or any(
+        message.role != "user" or is_observation(message.text) for message in unanswered
+    )
+    first_user = next((index for index, message in enumerate(chat_messages) if message.role == "user"), 0)
+    if is_continuation:
+        question, context, past = (
+            "".join(message.text for message in chat_messages[first_user : first_user + 1]),
+            chat_messages[:first_user],
+            chat_messages[first_user + 1 :],
+        )
     else:
-        question, context, past = "\n\n".join(one.text for one in asked), said[: len(said) - len(asked)], []
-    short = question_of(question)
-    if short != question and not _TASK.match(question):  # a whole prompt in one message: keep it
-        context = [*context, Said("user", question)]
+        question, context, past = (
+            "\n\n".join(message.text for message in unanswered),
+            chat_messages[: len(chat_messages) - len(unanswered)],
+            [],
+        )
+    bare_question = extract_question(question)
+    if bare_question != question and not _TASK.match(question):  # the whole prompt is one message
+        context = [*context, ChatMessage("user", question)]
     tools = request.get("tools") or request.get("functions")
     stop = request.get("stop")
     stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
-    return Opening(
+    return ConversationStart(
         system=system,
-        question=short,
+        question=bare_question,
         context=tuple(context),
-        past=_rounds(past),
+        past=_read_exchanges(past),
         tools=tools if isinstance(tools, list) else (),
-        coded=any(one in CODE_ENDS for one in stops) or "final_answer(" in system,
+        coded=any(stop_string in CODE_ENDS for stop_string in stops) or "final_answer(" in system,
     )
 
 
-def _rounds(messages: Sequence[Said]) -> tuple[Round, ...]:
-    rounds: list[Round] = []
+def _read_exchanges(messages: Sequence[ChatMessage]) -> tuple[Exchange, ...]:
+    exchanges: list[Exchange] = []
     for message in messages:
         if message.role == "assistant":
-            rounds.append((Reply(message.text, message.calls), ()))
-        elif rounds:
-            rounds[-1] = (rounds[-1][0], (*rounds[-1][1], message))
-    return tuple(rounds)
+            exchanges.append((RecordedReply(message.text, message.calls), ()))
+        elif exchanges:
+            exchanges[-1] = (exchanges[-1][0], (*exchanges[-1][1], message))
+    return tuple(exchanges)
 
 
-def question_of(text: str) -> str:
-    """The question in a user's message: without "New task:" before it, and out of a prompt that ends in "Question: ..."."""
+def extract_question(text: str) -> str:
+    """The question in a user's message, without a "New task:" label.
+
+    Of a prompt that ends in "Question: ...", only the last question is returned.
+    """
     marks = list(_QUESTION.finditer(text))
     if marks:
         text = text[marks[-1].end() :]
@@ -283,13 +330,13 @@ def is_observation(text: str) -> bool:
     return _OBSERVATION.match(text) is not None
 
 
-def observed(text: str) -> str:
-    """An observation without the word before it."""
+def strip_observation_label(text: str) -> str:
+    """An observation without its "Observation:" label."""
     match = _OBSERVATION.match(text)
     return (text[match.end() :] if match else text).strip()
 
 
-def body_of(raw: bytes) -> Any:
-    """A body as the log holds it: JSON where it is JSON, text where it is not."""
-    value = parsed(raw)
+def decode_body(raw: bytes) -> Any:
+    """A body as the log stores it: the JSON value where it is JSON, else its text."""
+    value = parse_json(raw)
     return raw.decode("utf-8", "replace") if value is None else value

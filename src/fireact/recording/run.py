@@ -1,8 +1,8 @@
-"""The verb ``record``: ``calls.jsonl`` while an agent's calls pass through, ``trajectories.jsonl`` as episodes end.
+"""The verb ``record``: writes ``calls.jsonl`` while an agent makes calls, and ``trajectories.jsonl`` as episodes end.
 
-Invariant: a call is on disk before its client has seen the end of the reply, and the trajectories follow from the calls
-alone: so a proxy may be killed at any moment, ``conclude`` (``fireact resume``) makes of its calls what it would have
-made, and recording goes on in the same directory. Scores given meanwhile stand while their episode does not change.
+Invariant: a call is on disk before its client has seen the end of the reply, and the trajectories depend on the calls
+alone. So the proxy may be killed at any moment: ``conclude`` (``fireact resume``) builds the same trajectories from the
+logged calls, and recording can be resumed in the same directory. Scores stay valid while their episode does not change.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.collection import tally
-from fireact.errors import ConfigError, DataError, ProviderError, missing_extra
-from fireact.models.prices import Price, price_of
+from fireact.collection import summarise_episodes
+from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error
+from fireact.models.prices import TokenPrice, find_price
 from fireact.progress import SILENT, Progress
-from fireact.recording.conversations import Book, Call
-from fireact.recording.proxy import Upstream, application, base_url, is_loopback
-from fireact.recording.trajectories import FINISHES, trajectory
-from fireact.recording.wire import messages_of
-from fireact.store import MANIFEST, TRAJECTORIES, RunDir, absolute, read_trajectories
+from fireact.recording.conversations import Call, TurnIndex
+from fireact.recording.proxy import Upstream, build_proxy, is_loopback, parse_base_url
+from fireact.recording.trajectories import FINISHES, build_trajectory
+from fireact.recording.wire import read_messages
+from fireact.store import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.types import Trajectory
 
 CALLS = "calls.jsonl"
 FREE = ("host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
 """Settings that do not change what is recorded."""
 GRACE = 30
-"""Seconds that calls in flight are given when the proxy ends."""
+"""Seconds that calls in flight get to finish when the proxy ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordConfig:
     """Settings of ``record``.
 
-    ``finish`` names the tools by which the agent gives its answer. An episode without a call for ``idle`` seconds is
-    written, and written again if it goes on. ``timeout`` is in seconds without a byte from the upstream, ``max_body`` in
-    bytes of a request, ``concurrency`` the calls that are under way at a time (more wait their turn).
+    ``finish`` names the tools by which the agent gives its answer. An episode is written when it had no call for
+    ``idle`` seconds, and written again if it continues. ``timeout`` is in seconds without a byte from the upstream,
+    ``max_body`` in bytes of a request. At most ``concurrency`` calls are in flight; more wait their turn.
     """
 
     upstream: str
@@ -57,29 +57,29 @@ class RecordConfig:
     prices: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "upstream", base_url(self.upstream))
+        object.__setattr__(self, "upstream", parse_base_url(self.upstream))
         if self.prices is not None:
-            object.__setattr__(self, "prices", absolute(self.prices))
+            object.__setattr__(self, "prices", absolute_path(self.prices))
         if not self.task or not self.finish:
             raise ConfigError("record needs a name for --task and at least one --finish.")
         if min(self.timeout, self.idle, self.concurrency, self.max_body) <= 0:
             raise ConfigError("--timeout, --idle, --concurrency and --max-body must be more than 0.")
 
-    def price(self) -> Callable[[str], Price]:
-        """The price of a model at the upstream, looked up once."""
+    def price(self) -> Callable[[str], TokenPrice]:
+        """A function from a model's name to its price at the upstream; each price is looked up once."""
         table = Path(self.prices) if self.prices else None
-        return functools.cache(lambda model: price_of(model, self.upstream, table=table))
+        return functools.cache(lambda model: find_price(model, self.upstream, table=table))
 
 
 class Recording:
-    """The log and the trajectories of a run directory that is held; takes calls from the proxy's thread alone."""
+    """The log and the trajectories of an open run directory; only the proxy's thread may add calls."""
 
     def __init__(self, config: RecordConfig, path: Path, progress: Progress = SILENT) -> None:
         self._config, self._path, self._progress = config, path, progress
         self._price = config.price()
-        self._finished = frozenset(config.finish)
+        self._finish_tools = frozenset(config.finish)
         self._changed: dict[str, float] = {}
-        self.book = Book()
+        self.book = TurnIndex()
         jsonl.cut_torn_tail(path / TRAJECTORIES)
         jsonl.cut_torn_tail(path / CALLS)
         self.calls = 0
@@ -87,13 +87,15 @@ class Recording:
             self._add(call)
         self._changed.clear()
         file = path / TRAJECTORIES
-        self._written = {one.example.id for one in read_trajectories(file)} if file.exists() else set()
+        self._written_ids = (
+            {trajectory.example.id for trajectory in read_trajectories(file)} if file.exists() else set()
+        )
         self._log = jsonl.Appender(path / CALLS)
 
-    def episode(self, request: Mapping[str, Any]) -> str:
-        return self.book.place(messages_of(request))
+    def assign_episode(self, request: Mapping[str, Any]) -> str:
+        return self.book.assign_episode(read_messages(request))
 
-    def take(self, call: Call) -> None:
+    def add_call(self, call: Call) -> None:
         self._log.append(asdict(call))
         self._add(call)
 
@@ -103,18 +105,20 @@ class Recording:
     def _add(self, call: Call) -> None:
         turn = self.book.add(call)
         self.calls += 1
-        over = turn.reply is not None and any(one.name in self._finished for one in turn.reply.calls)
-        self._changed[turn.episode] = 0.0 if over else time.monotonic()
+        has_answered = turn.reply is not None and any(call.name in self._finish_tools for call in turn.reply.calls)
+        self._changed[turn.episode] = 0.0 if has_answered else time.monotonic()
 
     def write_ended(self) -> None:
-        """Write the episodes that have given their answer by a call, or have been idle."""
+        """Write the episodes that were answered by a finish call, or have been idle."""
         now = time.monotonic()
-        over = [episode for episode, at in self._changed.items() if now - at > self._config.idle]
-        if over:
-            self._write(over)
+        idle_episodes = [
+            episode for episode, changed_at in self._changed.items() if now - changed_at > self._config.idle
+        ]
+        if idle_episodes:
+            self._write(idle_episodes)
 
     def write_all(self) -> None:
-        """Write every episode, as the calls have it."""
+        """Write every episode from its calls."""
         self._write(list(self.book.turns))
 
     def close(self) -> None:
@@ -125,39 +129,44 @@ class Recording:
             self._changed.pop(episode, None)
         fresh = {episode: self._trajectory(episode) for episode in episodes}
         file = self._path / TRAJECTORIES
-        if self._written.isdisjoint(fresh):
+        if self._written_ids.isdisjoint(fresh):
             with jsonl.Appender(file) as appender:
-                for one in fresh.values():
-                    appender.append(one.to_dict())
+                for trajectory in fresh.values():
+                    appender.append(trajectory.to_dict())
         else:
-            jsonl.write(file, (one.to_dict() for one in merged(read_trajectories(file), fresh)))
-        self._written |= set(fresh)
+            jsonl.write_objects(
+                file, (trajectory.to_dict() for trajectory in merge_trajectories(read_trajectories(file), fresh))
+            )
+        self._written_ids |= set(fresh)
 
     def _trajectory(self, episode: str) -> Trajectory:
         config = self._config
-        return trajectory(self.book.turns[episode], task=config.task, finishes=config.finish, price=self._price)
+        return build_trajectory(self.book.turns[episode], task=config.task, finishes=config.finish, price=self._price)
 
 
-def merged(before: Iterable[Trajectory], fresh: Mapping[str, Trajectory]) -> Iterator[Trajectory]:
-    """What is there, with fresh episodes in the place of their old selves, then the new ones; scores that hold are kept."""
-    seen = set()
-    for old in before:
+def merge_trajectories(stored: Iterable[Trajectory], fresh: Mapping[str, Trajectory]) -> Iterator[Trajectory]:
+    """The stored trajectories, each replaced by its fresh version where there is one, then the new ones.
+
+    A fresh version keeps the scores of the stored one when its steps and its stop are the same.
+    """
+    stored_ids = set()
+    for old in stored:
         new = fresh.get(old.example.id)
-        seen.add(old.example.id)
+        stored_ids.add(old.example.id)
         if new is None:
             yield old
         elif new.steps == old.steps and new.stop == old.stop:
             yield replace(new, scores=old.scores, example=old.example)
         else:
             yield new
-    yield from (one for episode, one in fresh.items() if episode not in seen)
+    yield from (trajectory for episode, trajectory in fresh.items() if episode not in stored_ids)
 
 
 def read_calls(file: Path) -> Iterator[Call]:
-    """The calls of a log. Raises DataError with the line that is none."""
+    """The calls of a log. Raises DataError for a line that is not a call."""
     if not file.exists():
         return
-    for number, row in enumerate(jsonl.read(file), 1):
+    for number, row in enumerate(jsonl.read_objects(file), 1):
         try:
             yield Call(**row)
         except TypeError as error:
@@ -165,77 +174,77 @@ def read_calls(file: Path) -> Iterator[Call]:
 
 
 def conclude(config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Make trajectories of the calls that a proxy logged, and return the manifest; the verb for ``fireact resume``."""
-    with RunDir(out, verb="record", settings=asdict(config), force=force, free=FREE) as run:
-        return run.manifest if run.complete else _concluded(run, Recording(config, run.path, progress))
+    """Build trajectories from the calls that a proxy logged, and return the manifest; ``fireact resume`` calls this."""
+    with RunDir(out, verb="record", settings=asdict(config), force=force, neutral=FREE) as run:
+        return run.manifest if run.complete else _write_manifest(run, Recording(config, run.path, progress))
 
 
-def _concluded(run: RunDir, recording: Recording) -> dict[str, Any]:
+def _write_manifest(run: RunDir, recording: Recording) -> dict[str, Any]:
     recording.write_all()
     recording.close()
     return run.finish(
         upstream=run.config["upstream"],
         episodes=len(recording.book.turns),
         calls=recording.calls,
-        **tally(read_trajectories(run.path)),
+        **summarise_episodes(read_trajectories(run.path)),
     )
 
 
 @contextmanager
 def recorder(config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> Iterator[str]:
-    """Record what passes through a local proxy while in the ``with`` statement; yields its address.
+    """Record the calls through a local proxy while in the ``with`` statement; yields the proxy's address.
 
-    An agent's base URL is ADDRESS/v1, or ADDRESS/e/ID/v1 for the episode ID. At the end calls in flight are finished and
-    the trajectories and the manifest are written. Raises ConfigError where the port is taken or an extra is missing.
+    An agent's base URL is ADDRESS/v1, or ADDRESS/e/ID/v1 for the episode ID. At the end, calls in flight are finished,
+    and the trajectories and the manifest are written. Raises ConfigError for a taken port or a missing extra.
     """
     try:
         import uvicorn
     except ImportError as error:
-        raise missing_extra("uvicorn", "serve") from error
-    limits = Upstream(config.upstream, config.timeout, config.concurrency, config.max_body)
-    with RunDir(out, verb="record", settings=asdict(config), force=force, free=FREE) as run:
-        with _listening(config.host, config.port) as listening:
+        raise missing_extra_error("uvicorn", "serve") from error
+    upstream = Upstream(config.upstream, config.timeout, config.concurrency, config.max_body)
+    with RunDir(out, verb="record", settings=asdict(config), force=force, neutral=FREE) as run:
+        with _bind_socket(config.host, config.port) as listener:
             recording = Recording(config, run.path, progress)
-            app = application(limits, recording)
-            (run.path / MANIFEST).unlink(missing_ok=True)  # it goes on, so it is not complete
+            app = build_proxy(upstream, recording)
+            (run.path / MANIFEST).unlink(missing_ok=True)  # recording resumes, so the run is not complete
             if not is_loopback(config.host):
                 progress.say(
                     f"warning: {config.host} can be reached from other machines, and the proxy asks for no key."
                 )
-            settings = uvicorn.Config(
+            server_config = uvicorn.Config(
                 app, log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=GRACE
             )
             host = f"[{config.host}]" if ":" in config.host else config.host
-            with _running(uvicorn.Server(settings), listening, recording):
-                yield f"http://{host}:{listening.getsockname()[1]}"
-        _concluded(run, recording)
+            with _serve(uvicorn.Server(server_config), listener, recording):
+                yield f"http://{host}:{listener.getsockname()[1]}"
+        _write_manifest(run, recording)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; a reply would wait 40 ms otherwise
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # asyncio sets TCP_NODELAY only on a socket whose protocol is named; without it a reply would wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        listening.close()
+        listener.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error}. Give another --port.") from error
-    return listening
+    return listener
 
 
 @contextmanager
-def _running(server: Any, listening: socket.socket, recording: Recording) -> Iterator[None]:
-    """The server on a thread of its own, which also writes episodes as they end."""
+def _serve(server: Any, listener: socket.socket, recording: Recording) -> Iterator[None]:
+    """Run the server on its own thread, which also writes episodes as they end."""
 
     async def tick() -> None:
         try:
             recording.write_ended()
-        except (OSError, DataError) as error:  # the calls are logged; the end writes all episodes anew
+        except (OSError, DataError) as error:  # the calls are logged, and the end of the run writes all episodes again
             recording.note(f"episodes could not be written: {error}")
 
     server.config.callback_notify, server.config.timeout_notify = tick, 1
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="recorder", daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="recorder", daemon=True)
     thread.start()
     try:
         while not server.started and thread.is_alive():

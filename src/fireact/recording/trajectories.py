@@ -1,7 +1,7 @@
-"""The turns of an episode as a Trajectory: thoughts, actions, observations, and how it ended.
+"""Builds a Trajectory from the turns of an episode: thoughts, actions, observations, and how it ended.
 
-Invariant: what the model wrote comes from its replies, never from an agent's retelling of them; nothing is scored here.
-A thought is what the model said beside its calls; a call to finish, or the last words without a call, is the answer.
+Invariant: the model's text comes from its replies, never from later requests that repeat them. Nothing is scored here.
+A thought is the text beside the calls of a reply. The answer is a finish call, or the last reply without a call.
 """
 
 from __future__ import annotations
@@ -10,97 +10,109 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fireact.models.prices import Price
-from fireact.recording.conversations import Opening, Round, Turn, observed
-from fireact.recording.text import answer_in, read
-from fireact.recording.wire import Reply, Said, ToolCall
+from fireact.models.prices import TokenPrice
+from fireact.recording.conversations import ConversationStart, Exchange, Turn, strip_observation_label
+from fireact.recording.text import extract_answer, parse_turn
+from fireact.recording.wire import ChatMessage, RecordedReply, ToolCall
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Example, Step, Stop, Trajectory, Usage
 
 METHOD = "recorded"
 FINISHES = ("final_answer", "finish", "submit", "submit_answer", "submit_final_answer")
-"""Tools by which agents give their answer."""
+"""Names of the tools by which agents give their answer."""
 
 
-def trajectory(
-    found: Sequence[Turn], *, task: str, finishes: Sequence[str], price: Callable[[str], Price]
+def build_trajectory(
+    turns: Sequence[Turn], *, task: str, finishes: Sequence[str], price: Callable[[str], TokenPrice]
 ) -> Trajectory:
-    """The trajectory of an episode. ``found`` are its turns in order, at least one."""
-    path = main_path(found)
-    opening, last = path[0].opening, path[-1]
-    assert opening is not None  # the first of a path is a root
-    told = [turn.heard for turn in path[1:]] + [()]
-    rounds = [*opening.past, *((turn.reply, heard) for turn, heard in zip(path, told, strict=True) if turn.reply)]
-    steps, stop, closing = ended(rounds, coded=opening.coded, finishes=finishes)
+    """The trajectory of an episode from its turns in order, of which there is at least one."""
+    path = find_main_path(turns)
+    start, last = path[0].start, path[-1]
+    assert start is not None  # the first of a path is a root
+    next_messages = [turn.new_messages for turn in path[1:]] + [()]
+    exchanges = [
+        *start.past,
+        *((turn.reply, messages) for turn, messages in zip(path, next_messages, strict=True) if turn.reply),
+    ]
+    steps, stop, closing = read_outcome(exchanges, coded=start.coded, finishes=finishes)
     if last.reply is None:
         stop = "error"
     return Trajectory(
         task=task,
-        example=Example(last.episode, opening.question, ""),
+        example=Example(last.episode, start.question, ""),
         method=METHOD,
         model=last.model,
         seed=0,
         steps=tuple(steps),
         stop=stop,
         scores={},
-        usage=sum((_usage(turn, price) for turn in found), Usage()),
-        seconds=round(max(turn.at + turn.seconds for turn in found) - min(turn.at for turn in found), 3),
+        usage=sum((_usage(turn, price) for turn in turns), Usage()),
+        seconds=round(
+            max(turn.started_at + turn.seconds for turn in turns) - min(turn.started_at for turn in turns), 3
+        ),
         error=last.error if last.reply is None else None,
-        meta=_meta(opening, last.model, closing, len(found) - len(path)),
+        meta=_build_meta(start, last.model, closing, len(turns) - len(path)),
     )
 
 
-def main_path(found: Sequence[Turn]) -> list[Turn]:
-    """The turns from the first to the last of the main conversation.
+def find_main_path(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns of the main conversation, from the first to the last.
 
-    A turn that was asked again counts in its last version. Of several conversations (a plan that is asked for in
-    between, an agent under an agent) the one that spans the most calls is the main one.
+    Of a repeated turn the last version counts. An episode may hold several conversations, such as side calls for a plan
+    or those of a sub-agent; the main one spans the most calls.
     """
     paths: dict[str, list[Turn]] = {}
-    for turn in found:
+    for turn in turns:
         path = [turn]
         while path[-1].parent is not None:
             path.append(path[-1].parent)
         path.reverse()
-        paths[path[0].conversation] = (
-            path  # the last leaf; a conversation that was begun anew takes the place of the old
-        )
+        # The last leaf wins, so a conversation that was started over replaces the old one.
+        paths[path[0].conversation] = path
     return max(paths.values(), key=lambda path: (path[-1].number - path[0].number, path[-1].number))
 
 
-def _usage(turn: Turn, price: Callable[[str], Price]) -> Usage:
+def _usage(turn: Turn, price: Callable[[str], TokenPrice]) -> Usage:
     if turn.reply is None:
         return Usage(1)
-    used = turn.reply.usage
-    return Usage(1, cost=None) if used is None else replace(used, cost=price(turn.model).cost(used))
+    usage = turn.reply.usage
+    return Usage(1, cost=None) if usage is None else replace(usage, cost=price(turn.model).cost(usage))
 
 
-def _meta(opening: Opening, model: str, closing: str, aside: int) -> dict[str, Any]:
-    found = {
-        "system": opening.system,
-        "tools": list(opening.tools),
+def _build_meta(start: ConversationStart, model: str, closing: str, side_calls: int) -> dict[str, Any]:
+    meta = {
+        "system": start.system,
+        "tools": list(start.tools),
         "model": model,
-        "context": [{"role": one.role, "content": one.text} for one in opening.context],
+        "context": [{"role": message.role, "content": message.text} for message in start.context],
         "closing": closing,
-        "calls_aside": aside,
+        "calls_aside": side_calls,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in meta.items() if value}
 
 
-def ended(rounds: Sequence[Round], *, coded: bool, finishes: Sequence[str]) -> tuple[list[Step], Stop, str]:
-    """The steps of the rounds with the answer as the finish action; how they ended; words after the answer, if any."""
-    written = [told(wrote(reply, coded=coded), reply.calls, heard) for reply, heard in rounds]
+def read_outcome(
+    exchanges: Sequence[Exchange], *, coded: bool, finishes: Sequence[str]
+) -> tuple[list[Step], Stop, str]:
+    """The steps with the answer as a finish action, the reason for the stop, and the text after the answer, if any."""
+    turn_steps = [
+        add_observations(steps_of_reply(reply, coded=coded), reply.calls, messages) for reply, messages in exchanges
+    ]
     closing = ""
-    if len(written) > 1 and _words_alone(written[-1]) and any(_finishing(one, finishes) for one in written[-2]):
-        closing = written.pop()[0].text
-    steps = [step for turn in written[:-1] for step in turn]
-    if not written:
+    if (
+        len(turn_steps) > 1
+        and _has_no_action(turn_steps[-1])
+        and any(_is_finish(step, finishes) for step in turn_steps[-2])
+    ):
+        closing = turn_steps.pop()[0].text
+    steps = [step for turn in turn_steps[:-1] for step in turn]
+    if not turn_steps:
         return steps, "format", closing
-    last, reply = written[-1], rounds[len(written) - 1][0]
-    finish = next((one for one in last if _finishing(one, finishes)), None)
+    last, reply = turn_steps[-1], exchanges[len(turn_steps) - 1][0]
+    finish = next((step for step in last if _is_finish(step, finishes)), None)
     if finish is not None:
-        return steps + _finish_last(last, finish), "finish", closing
-    if not _words_alone(last):
+        return steps + _move_finish_last(last, finish), "finish", closing
+    if not _has_no_action(last):
         return steps + last, "max_steps", closing  # the agent was stopped before it answered
     if reply.finish == "length" or not reply.text.strip():
         return steps + last, "format", closing
@@ -108,18 +120,18 @@ def ended(rounds: Sequence[Round], *, coded: bool, finishes: Sequence[str]) -> t
     return [*steps, Step(reply.reasoning.strip(), answer, None, reply.text)], "finish", closing
 
 
-def _words_alone(turn: Sequence[Step]) -> bool:
+def _has_no_action(turn: Sequence[Step]) -> bool:
     return turn[0].action is None
 
 
-def _finishing(step: Step, finishes: Sequence[str]) -> bool:
+def _is_finish(step: Step, finishes: Sequence[str]) -> bool:
     return step.action is not None and step.action.name in (*finishes, FINISH)
 
 
-def _finish_last(turn: Sequence[Step], finish: Step) -> list[Step]:
-    """A turn with its finishing call at the end, where an episode ends; the thought stays with the first step."""
+def _move_finish_last(turn: Sequence[Step], finish: Step) -> list[Step]:
+    """A turn with its finish call as the last step, where an episode ends; the thought stays with the first step."""
     assert finish.action is not None
-    done = replace(finish, action=Action(FINISH, {"answer": answer_in(finish.action.arguments)}), observation=None)
+    done = replace(finish, action=Action(FINISH, {"answer": extract_answer(finish.action.arguments)}), observation=None)
     ordered = [*(step for step in turn if step is not finish), done]
     if ordered[0].joined:
         return ordered
@@ -128,28 +140,32 @@ def _finish_last(turn: Sequence[Step], finish: Step) -> list[Step]:
     return [replace(steps[0], thought=first.thought, text=first.text, joined=False), *steps[1:]]
 
 
-def wrote(reply: Reply, *, coded: bool) -> list[Step]:
-    """The steps of a reply, with no observations yet: by its native calls, or by the actions in its text."""
+def steps_of_reply(reply: RecordedReply, *, coded: bool) -> list[Step]:
+    """The steps of a reply without observations, from its tool calls or from the actions in its text."""
     if not reply.calls:
-        return read(reply.text, coded=coded)
-    words = reply.text.strip() or reply.reasoning.strip()  # a model that reasons apart often says nothing beside a call
+        return parse_turn(reply.text, coded=coded)
+    words = reply.text.strip() or reply.reasoning.strip()  # a reasoning model often writes no text beside a call
     calls = tuple(call.action for call in reply.calls)
     return ToolCallsRenderer().read(Completion(words, Usage(), "stop", 0.0, calls))
 
 
-def told(steps: Sequence[Step], calls: Sequence[ToolCall], heard: Sequence[Said]) -> list[Step]:
-    """Steps with what they observed: a tool's message by its call, words of the user to the turn's last step."""
-    answers = [one for one in heard if one.role == "tool"]
-    rest = [observed(one.text) for one in heard if one.role != "tool"]
-    found: list[str | None] = [None] * len(steps)
-    for at, call in enumerate(calls[: len(steps)]):
-        match = next((one for one in answers if one.call_id == call.id), None)
+def add_observations(steps: Sequence[Step], calls: Sequence[ToolCall], messages: Sequence[ChatMessage]) -> list[Step]:
+    """Steps with their observations: a tool's message goes to its call, a user's message to the turn's last step."""
+    tool_messages = [message for message in messages if message.role == "tool"]
+    user_texts = [strip_observation_label(message.text) for message in messages if message.role != "tool"]
+    observations: list[str | None] = [None] * len(steps)
+    for position, call in enumerate(calls[: len(steps)]):
+        match = next((message for message in tool_messages if message.call_id == call.id), None)
         if match is not None:
-            found[at] = match.text
-            answers.remove(match)
-    for answer in answers:  # of a client that names no calls
-        at = next((index for index, one in enumerate(found) if one is None), len(found) - 1)
-        found[at] = answer.text if found[at] is None else f"{found[at]}\n{answer.text}"
-    if rest:
-        found[-1] = "\n\n".join(rest if found[-1] is None else [found[-1], *rest])
-    return [replace(step, observation=one) for step, one in zip(steps, found, strict=True)]
+            observations[position] = match.text
+            tool_messages.remove(match)
+    for message in tool_messages:  # from a client that sends no call ids
+        position = next(
+            (index for index, observation in enumerate(observations) if observation is None), len(observations) - 1
+        )
+        observations[position] = (
+            message.text if observations[position] is None else f"{observations[position]}\n{message.text}"
+        )
+    if user_texts:
+        observations[-1] = "\n\n".join(user_texts if observations[-1] is None else [observations[-1], *user_texts])
+    return [replace(step, observation=observation) for step, observation in zip(steps, observations, strict=True)]

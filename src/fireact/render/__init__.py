@@ -1,1 +1,1 @@
-"""Renderers: structure to messages and tokens, and LM text back to structure; training and inference share them."""
+"""Renderers: steps to messages and tokens, and LM text back to steps; training and inference share them."""

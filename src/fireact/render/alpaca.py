@@ -5,10 +5,10 @@
     Action: search[...]
     Observation: ...
 
-The student's chat template is not used; ``template`` takes its place and only puts the texts together. A turn ends where
-``Observation:`` begins; the student learns to write that mark, and inference stops at it. Invariant: the text of a
-sample, and of ``export``, is the released files' text byte for byte. What the released code trains on besides, the
-observations and the closing line, is not trained.
+``template`` replaces the student's chat template and only joins the texts. A turn ends where ``Observation:`` begins;
+the student learns to write that mark, and inference stops at it. Invariant: the text of a sample, and of ``export``,
+equals the released files' text byte for byte. The observations and the closing line are not trained, unlike in the
+released code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fireact.render.react import OBSERVATION, ReActRenderer, call, written_by_student
+from fireact.render.react import OBSERVATION, ReActRenderer, render_call, student_message
 from fireact.types import FINISH, Completion, Message, Step, Trajectory
 
 INTRODUCTION = (
@@ -25,7 +25,7 @@ INTRODUCTION = (
 
 
 class AlpacaRenderer:
-    """Renders and parses text ReAct as the released Alpaca files have it (paper, appendix; stanford_alpaca's prompt)."""
+    """Renders and parses text ReAct as in the released Alpaca files (paper, appendix; stanford_alpaca's prompt)."""
 
     name = "alpaca"
     native = False
@@ -48,9 +48,11 @@ class AlpacaRenderer:
         examples: Sequence[tuple[str, Sequence[Step]]] = (),
     ) -> list[Message]:
         """The messages that ask for step ``len(steps)``; instructions and examples are part of the instruction."""
-        shown = [f"{example}\n{response(done)}".rstrip("\n") for example, done in examples]
-        instruction = "\n\n".join([part for part in (instructions, *shown) if part] + [question])
-        return _episode(instruction, steps, goes_on=True)
+        example_texts = [
+            f"{example}\n{render_response(example_steps)}".rstrip("\n") for example, example_steps in examples
+        ]
+        instruction = "\n\n".join([paragraph for paragraph in (instructions, *example_texts) if paragraph] + [question])
+        return _render_episode(instruction, steps, goes_on=True)
 
     def parse(self, text: str) -> Step:
         """Read one completion, as the ``react`` renderer does."""
@@ -62,18 +64,18 @@ class AlpacaRenderer:
 
     def sample(self, trajectory: Trajectory) -> list[Message]:
         """A trajectory as training messages; nothing follows the student's last turn."""
-        messages = _episode(trajectory.example.question, trajectory.steps)
+        messages = _render_episode(trajectory.example.question, trajectory.steps)
         return messages if messages[-1].role == "assistant" else messages[:-1]
 
     def export(self, trajectory: Trajectory) -> dict[str, Any]:
-        """A row of a released file; an episode that finished with a known score is closed with the line that tells it."""
-        closing = closing_of(trajectory)
-        text = response(trajectory.steps) + ("" if closing is None else f"{OBSERVATION} {closing}\n")
+        """A row of a released file; a finished episode with a known score ends with a line that tells the score."""
+        closing = closing_line(trajectory)
+        text = render_response(trajectory.steps) + ("" if closing is None else f"{OBSERVATION} {closing}\n")
         return {"instruction": trajectory.example.question, "input": "", "output": text}
 
 
-def closing_of(trajectory: Trajectory) -> str | None:
-    """What the environment says at the end of an episode: nothing where it did not finish or has no exact match."""
+def closing_line(trajectory: Trajectory) -> str | None:
+    """The last line of a finished episode, which tells its reward; None where it did not finish or has no EM."""
     steps = trajectory.steps
     ended = bool(steps) and steps[-1].action is not None and steps[-1].action.name == FINISH
     if not ended or steps[-1].observation is not None or trajectory.scores.get("em") not in (0.0, 1.0):
@@ -81,28 +83,29 @@ def closing_of(trajectory: Trajectory) -> str | None:
     return f"Episode finished, reward = {trajectory.scores['em'] == 1.0}"
 
 
-def response(steps: Sequence[Step]) -> str:
-    """The steps as a response: every line ends in a newline."""
-    lines = [part for step in steps for part in (turn(step), _observed(step)) if part]
+def render_response(steps: Sequence[Step]) -> str:
+    """The steps as a response; every line ends in a newline."""
+    lines = [line for step in steps for line in (render_alpaca_turn(step), _render_observation(step)) if line]
     return "".join(f"{line}\n" for line in lines)
 
 
-def turn(step: Step) -> str:
-    """A step as the student writes it: its own words where it has no action, and what it thought where it has none of these."""
+def render_alpaca_turn(step: Step) -> str:
+    """A step as the student writes it. Without an action it is the text of the step, or else its thought."""
     if step.action is None:
         return step.text.strip() or (f"Thought: {step.thought}" if step.thought else "")
-    action = f"Action: {call(step.action)}"
+    action = f"Action: {render_call(step.action)}"
     return f"Thought: {step.thought}\n{action}" if step.thought else action
 
 
-def _observed(step: Step) -> str:
+def _render_observation(step: Step) -> str:
     return "" if step.observation is None else f"{OBSERVATION} {step.observation}"
 
 
-def _episode(instruction: str, steps: Sequence[Step], *, goes_on: bool = False) -> list[Message]:
+def _render_episode(instruction: str, steps: Sequence[Step], *, goes_on: bool = False) -> list[Message]:
     messages = [Message("user", f"{INTRODUCTION}\n\n### Instruction:\n{instruction}\n\n### Response:")]
-    for at, step in enumerate(steps, 1):
-        messages.append(written_by_student(turn(step), step))
-        if step.observation is not None or goes_on or at < len(steps):  # an empty one, as in ``react``
-            messages.append(Message("user", _observed(step) or OBSERVATION))
+    for step_number, step in enumerate(steps, 1):
+        messages.append(student_message(render_alpaca_turn(step), step))
+        # As in ``react``: a missing observation before another step becomes an empty one.
+        if step.observation is not None or goes_on or step_number < len(steps):
+            messages.append(Message("user", _render_observation(step) or OBSERVATION))
     return messages

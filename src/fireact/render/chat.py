@@ -1,8 +1,9 @@
-"""Messages as a student's chat template takes them, and the text that the template makes of them.
+"""Messages as a student's chat template takes them, and the text that the template renders from them.
 
-Templates differ in what they know: some refuse a system message (Gemma), some show no tools or drop the thought beside
-a tool call (Llama 3). What a template does is found out by asking it, once; what it lacks is folded into what it has.
-Invariant: prompts and samples go through the same functions, and no text in a message becomes a special token.
+Templates differ in what they support: some refuse a system message (Gemma), some show no tools or drop the thought
+beside a tool call (Llama 3). Probe messages show once what a template supports; the rest is folded into messages that
+it does support. Invariant: prompts and samples go through the same functions, and no text in a message becomes a
+special token.
 """
 
 from __future__ import annotations
@@ -20,25 +21,28 @@ from fireact.errors import ConfigError, FormatError
 from fireact.types import Action, Message, Renderer, Tool
 
 Schema = Mapping[str, Any]
-"""A tool as chat templates and endpoints are told of it: ``{"type": "function", "function": {...}}``."""
+"""A tool as chat templates and endpoints take it: ``{"type": "function", "function": {...}}``."""
 
 TODAY = datetime.date(2024, 7, 26)
-"""What templates that name the day are told: a student asked on another day than it was trained on must see the same."""
+"""The date for templates that show one: inference on a later day must see the same date as training."""
 
 _DAY = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
-_SAID, _SEEN = "<tool_call>\n{}\n</tool_call>", "<tool_response>\n{}\n</tool_response>"
+_CALL_TAGS, _RESULT_TAGS = "<tool_call>\n{}\n</tool_call>", "<tool_response>\n{}\n</tool_response>"
 _PROBE = Action("probe_name", {"probe_key": "probe value"})
-_PROBED: Schema = {
+_PROBE_SCHEMA: Schema = {
     "type": "function",
-    "function": {"name": _PROBE.name, "description": "probe description", "parameters": {"type": "object", "properties": {}}},
+    "function": {
+        "name": _PROBE.name, "description": "probe description", "parameters": {"type": "object", "properties": {}},
+    },
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a chat template does with messages that not every template takes.
+class TemplateFeatures:
+    """What a chat template supports of the messages that not every template takes.
 
-    ``calls``: "beside" the thought, several at a time; or "alone", one without a thought; or "none".
+    ``system``: a system message; ``alternating``: it needs user and assistant in turns; ``schemas``: it shows tools.
+    ``calls``: "beside" a thought, several at a time; or "alone", one without a thought; or "none".
     """
 
     system: bool
@@ -47,233 +51,256 @@ class Abilities:
     calls: Literal["beside", "alone", "none"]
 
 
-def schema(tool: Tool) -> dict[str, Any]:
-    """A tool as its schema."""
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool."""
     described = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": described}
 
 
-def dress(tokenizer: Any, renderer: Renderer) -> Any:
-    """The tokenizer with the renderer's own template, where it has one in place of the student's (``alpaca``)."""
+def apply_renderer_template(tokenizer: Any, renderer: Renderer) -> Any:
+    """The tokenizer with the renderer's own template, where the renderer has one (``alpaca``)."""
     template = getattr(renderer, "template", None)
     if template:
-        first = tokenizer("a")["input_ids"][:1]
-        begins = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+        first_ids = tokenizer("a")["input_ids"][:1]
+        begins = tokenizer.bos_token_id is not None and first_ids == [tokenizer.bos_token_id]
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + template
     return tokenizer
 
 
-def text_of(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = (), ask: bool) -> str:
+def render_chat(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = (), ask: bool) -> str:
     """The text of a chat; with ``ask`` it ends where the student's turn begins.
 
     Raises ConfigError for a tokenizer without chat template, FormatError for a chat that the template refuses.
     """
-    able = abilities(tokenizer)
-    shown = list(tools) if able.schemas else []
+    features = template_features(tokenizer)
+    shown_tools = list(tools) if features.schemas else []
     try:
-        return _text(tokenizer, folded(messages, tokenizer, tools=tools), tools=shown, ask=ask)
+        return _apply_template(tokenizer, fold_messages(messages, tokenizer, tools=tools), tools=shown_tools, ask=ask)
     except jinja2.TemplateError as error:
         roles = ", ".join(message.role for message in messages)
         raise FormatError(
-            f"the chat template of {_name(tokenizer)} refuses a chat of {roles}: {error}. Choose another --renderer."
+            f"the chat template of {_tokenizer_name(tokenizer)} refuses a chat of {roles}: {error}. Choose another "
+            "--renderer."
         ) from error
 
 
-def folded(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[dict[str, Any]]:
-    """The chat as dictionaries with nothing in it that the template lacks."""
-    able = abilities(tokenizer)
-    chat = [_entry(message, tokenizer, able) for message in messages]
-    if tools and not able.schemas:
-        chat = _with_instructions(chat, _listed(tools))
-    if not able.system:
-        chat = _without_system(chat)
-    return _merged(chat) if able.alternating else chat
+def fold_messages(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[dict[str, Any]]:
+    """The chat as dictionaries that hold only what the template supports."""
+    features = template_features(tokenizer)
+    chat = [_message_entry(message, tokenizer, features) for message in messages]
+    if tools and not features.schemas:
+        chat = _add_to_system(chat, _describe_tools(tools))
+    if not features.system:
+        chat = _fold_system(chat)
+    return _merge_user_turns(chat) if features.alternating else chat
 
 
-def plain(text: str, tokenizer: Any, *, own: bool = False) -> str:
-    """The text with every string that the tokenizer takes for a special token broken up by a space.
+def break_special_tokens(text: str, tokenizer: Any, *, is_own: bool = False) -> str:
+    """The text with a space inside every string that the tokenizer would read as a special token.
 
-    The student's ``own`` words may hold tags of its template (a ``<think>``); nobody else's may. Samples and prompts both
-    go through it; it changes nothing when done again.
+    Text of the student (``is_own``) may hold tags of its template (a ``<think>``), other text may not. Samples and
+    prompts both go through this function; a second pass changes nothing.
     """
-    special, tags = _broken(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    for token in special if own else (*special, *tags):
+    special, tags = _special_strings(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    for token in special if is_own else (*special, *tags):
         if token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
-def after(prompt: str, whole: str, marks: Iterable[str]) -> str:
-    """What a text goes on with after a prompt, or after what the two have in common; no mark is cut in two."""
-    if whole.startswith(prompt):
-        return whole[len(prompt) :]
-    at = next(
-        (at for at, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+def text_after(prompt: str, text: str, marks: Iterable[str]) -> str:
+    """The part of a text after a prompt, or after their common beginning; no mark is cut in two."""
+    if text.startswith(prompt):
+        return text[len(prompt) :]
+    shared_length = next(
+        (index for index, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), min(len(prompt), len(text))
     )
-    cut = [n for mark in marks for n in range(1, min(at, len(mark) - 1) + 1) if whole.startswith(mark, at - n)]
-    return whole[at - max(cut, default=0) :]
+    # Where the common beginning ends inside a mark, step back to the mark's start (so <|im_end|> stays whole).
+    cut = [
+        length
+        for mark in marks
+        for length in range(1, min(shared_length, len(mark) - 1) + 1)
+        if text.startswith(mark, shared_length - length)
+    ]
+    return text[shared_length - max(cut, default=0) :]
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """The strings that the tokenizer never splits, longest first; single characters are left alone."""
+    """The strings that the tokenizer never splits, longest first, without single characters."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(
         {token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}, key=len, reverse=True
     )
 
 
-def abilities(tokenizer: Any) -> Abilities:
-    """What the tokenizer's chat template does, found out once. Raises ConfigError where there is none."""
+def template_features(tokenizer: Any) -> TemplateFeatures:
+    """What the tokenizer's chat template supports (probed once). Raises ConfigError where there is no template."""
     if not tokenizer.chat_template:
-        raise ConfigError(f"{_name(tokenizer)} has no chat template. Choose an instruct or chat model as student.")
-    return _probed(tokenizer, str(tokenizer.chat_template))
+        raise ConfigError(
+            f"{_tokenizer_name(tokenizer)} has no chat template. Choose an instruct or chat model as student."
+        )
+    return _probe_template(tokenizer, str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=32)
-def _probed(tokenizer: Any, template: str) -> Abilities:
+def _probe_template(tokenizer: Any, template: str) -> TemplateFeatures:
     user = {"role": "user", "content": "probe question"}
-    system = _tried(tokenizer, [{"role": "system", "content": "probe system"}, user])
-    two = _tried(tokenizer, [user, {"role": "user", "content": "probe other"}])
-    schemas = _tried(tokenizer, [user], tools=[_PROBED])
-    return Abilities(
+    system = _try_template(tokenizer, [{"role": "system", "content": "probe system"}, user])
+    two_user_turns = _try_template(tokenizer, [user, {"role": "user", "content": "probe other"}])
+    schemas = _try_template(tokenizer, [user], tools=[_PROBE_SCHEMA])
+    return TemplateFeatures(
         system="probe system" in system,
-        alternating="probe other" not in two,
+        alternating="probe other" not in two_user_turns,
         schemas=_PROBE.name in schemas and "probe description" in schemas,
-        calls=_probed_calls(tokenizer, user),
+        calls=_probe_calls(tokenizer, user),
     )
 
 
-def _probed_calls(tokenizer: Any, user: dict[str, Any]) -> Literal["beside", "alone", "none"]:
-    seen = [{"role": "tool", "name": _PROBE.name, "content": f"probe seen {n}", "tool_call_id": _id(n)} for n in (1, 2)]
-    both = _tried(tokenizer, [user, _calling("probe thought", (_PROBE, _PROBE)), *seen])
-    counts = [both.count(text) for text in ("probe thought", "probe seen 1", "probe seen 2")]
-    if counts == [1, 1, 1] and both.count(_PROBE.name) >= 2 and both.count("probe value") == 2:
+def _probe_calls(tokenizer: Any, user: dict[str, Any]) -> Literal["beside", "alone", "none"]:
+    tool_results = [
+        {"role": "tool", "name": _PROBE.name, "content": f"probe seen {number}", "tool_call_id": _call_id(number)}
+        for number in (1, 2)
+    ]
+    two_calls_text = _try_template(
+        tokenizer, [user, _tool_call_message("probe thought", (_PROBE, _PROBE)), *tool_results]
+    )
+    counts = [two_calls_text.count(text) for text in ("probe thought", "probe seen 1", "probe seen 2")]
+    if counts == [1, 1, 1] and two_calls_text.count(_PROBE.name) >= 2 and two_calls_text.count("probe value") == 2:
         return "beside"
-    alone = _tried(tokenizer, [user, _calling("", (_PROBE,)), seen[0]])
-    said = written([_PROBE], tokenizer) if "probe seen 1" in alone else ""
-    return "alone" if _PROBE.name in said and "probe value" in said else "none"
+    one_call_text = _try_template(tokenizer, [user, _tool_call_message("", (_PROBE,)), tool_results[0]])
+    call_text = render_calls([_PROBE], tokenizer) if "probe seen 1" in one_call_text else ""
+    return "alone" if _PROBE.name in call_text and "probe value" in call_text else "none"
 
 
-def _tried(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema] = ()) -> str:
-    """The text of a chat, empty where the template refuses it in whatever way."""
+def _try_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema] = ()) -> str:
+    """The text of a chat; empty where the template refuses it with any error."""
     try:
-        return _text(tokenizer, chat, tools=tools, ask=False)
+        return _apply_template(tokenizer, chat, tools=tools, ask=False)
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return ""
 
 
-def _text(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema], ask: bool) -> str:
+def _apply_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema], ask: bool) -> str:
     text: str = tokenizer.apply_chat_template(
         list(chat),
         tools=[dict(tool) for tool in tools] or None,
         add_generation_prompt=ask,
         tokenize=False,
-        chat_template=undated(tokenizer.chat_template),
+        chat_template=fix_template_date(tokenizer.chat_template),
         date_string=TODAY.strftime(_DAY[0]),
     )
     return text
 
 
-def undated(template: Any) -> Any:
-    """The template with the day that it asks for fixed."""
+def fix_template_date(template: Any) -> Any:
+    """The template with a fixed date in place of today's."""
     if not isinstance(template, str) or "strftime_now" not in template:
         return template
     days = {form: TODAY.strftime(form) for form in _DAY}
     return f"{{% macro strftime_now(form) -%}}{{{{ {days!r}.get(form, '{TODAY}') }}}}{{%- endmacro %}}{template}"
 
 
-def _entry(message: Message, tokenizer: Any, able: Abilities) -> dict[str, Any]:
-    content = plain(message.content, tokenizer, own=message.role == "assistant")
+def _message_entry(message: Message, tokenizer: Any, features: TemplateFeatures) -> dict[str, Any]:
+    content = break_special_tokens(message.content, tokenizer, is_own=message.role == "assistant")
     if message.role == "tool":
-        if able.calls == "none":
-            return {"role": "user", "content": _SEEN.format(content)}
-        return {"role": "tool", "name": message.name, "content": content, "tool_call_id": _id(1)}
+        if features.calls == "none":
+            return {"role": "user", "content": _RESULT_TAGS.format(content)}
+        return {"role": "tool", "name": message.name, "content": content, "tool_call_id": _call_id(1)}
     if not message.calls:
         return {"role": message.role, "content": content}
-    calls = tuple(Action(plain(one.name, tokenizer), _plain_value(one.arguments, tokenizer)) for one in message.calls)
-    if able.calls == "beside":
-        return _calling(content, calls)
-    said = [written([one], tokenizer) if able.calls == "alone" else _tagged(one) for one in calls]
-    return {"role": message.role, "content": "\n".join([content, *said] if content else said)}
+    calls = tuple(
+        Action(break_special_tokens(call.name, tokenizer), _break_special_tokens_in(call.arguments, tokenizer))
+        for call in message.calls
+    )
+    if features.calls == "beside":
+        return _tool_call_message(content, calls)
+    call_texts = [render_calls([call], tokenizer) if features.calls == "alone" else _tag_call(call) for call in calls]
+    return {"role": message.role, "content": "\n".join([content, *call_texts] if content else call_texts)}
 
 
-def _calling(content: str, calls: Sequence[Action]) -> dict[str, Any]:
-    made = [
-        {"type": "function", "id": _id(n), "function": {"name": one.name, "arguments": dict(one.arguments)}}
-        for n, one in enumerate(calls, 1)
+def _tool_call_message(content: str, calls: Sequence[Action]) -> dict[str, Any]:
+    tool_calls = [
+        {"type": "function", "id": _call_id(number), "function": {"name": call.name, "arguments": dict(call.arguments)}}
+        for number, call in enumerate(calls, 1)
     ]
-    return {"role": "assistant", "content": content, "tool_calls": made}
+    return {"role": "assistant", "content": content, "tool_calls": tool_calls}
 
 
-def _id(n: int) -> str:
-    """Nine letters and digits, as the strictest templates want them."""
-    return f"call{n:05d}"
+def _call_id(number: int) -> str:
+    """Nine letters and digits, which the strictest templates require."""
+    return f"call{number:05d}"
 
 
-def _tagged(action: Action) -> str:
-    return _SAID.format(json.dumps({"name": action.name, "arguments": dict(action.arguments)}, ensure_ascii=False))
+def _tag_call(action: Action) -> str:
+    return _CALL_TAGS.format(json.dumps({"name": action.name, "arguments": dict(action.arguments)}, ensure_ascii=False))
 
 
-def written(calls: Sequence[Action], tokenizer: Any) -> str:
-    """Calls as the template writes them with no thought beside: what stands before the next token of its own."""
-    asked = [{"role": "user", "content": "probe question"}]
-    reply = {"role": "tool", "name": calls[-1].name, "content": "-", "tool_call_id": _id(1)}
-    prompt = _text(tokenizer, asked, tools=(), ask=True)
+def render_calls(calls: Sequence[Action], tokenizer: Any) -> str:
+    """Calls without a thought as the template writes them, up to the template's next special token."""
+    question_chat = [{"role": "user", "content": "probe question"}]
+    reply = {"role": "tool", "name": calls[-1].name, "content": "-", "tool_call_id": _call_id(1)}
+    prompt = _apply_template(tokenizer, question_chat, tools=(), ask=True)
     special = special_tokens(tokenizer)
-    tail = after(prompt, _tried(tokenizer, [*asked, _calling("", calls), reply]), special)
-    ends = [at for token in special if (at := tail.find(token)) >= 0]
+    tail = text_after(prompt, _try_template(tokenizer, [*question_chat, _tool_call_message("", calls), reply]), special)
+    ends = [position for token in special if (position := tail.find(token)) >= 0]
     return tail[: min(ends, default=len(tail))].strip()
 
 
-def _plain_value(value: Any, tokenizer: Any) -> Any:
+def _break_special_tokens_in(value: Any, tokenizer: Any) -> Any:
     if isinstance(value, str):
-        return plain(value, tokenizer, own=True)
+        return break_special_tokens(value, tokenizer, is_own=True)
     if isinstance(value, Mapping):
-        return {plain(str(name), tokenizer, own=True): _plain_value(one, tokenizer) for name, one in value.items()}
-    return [_plain_value(one, tokenizer) for one in value] if isinstance(value, list | tuple) else value
+        return {
+            break_special_tokens(str(name), tokenizer, is_own=True): _break_special_tokens_in(item, tokenizer)
+            for name, item in value.items()
+        }
+    return [_break_special_tokens_in(item, tokenizer) for item in value] if isinstance(value, list | tuple) else value
 
 
 @lru_cache(maxsize=32)
-def _broken(tokenizer: Any, template: str, size: int) -> tuple[list[str], list[str]]:
-    """The special tokens, and those that are none to the tokenizer but mean something to its template."""
+def _special_strings(tokenizer: Any, template: str, size: int) -> tuple[list[str], list[str]]:
+    """The special tokens, and the added tokens that are not special but occur in the template."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
     tags = [tag for tag in added if len(tag.strip()) > 1 and tag in template]
     return special_tokens(tokenizer), sorted(tags, key=len, reverse=True)
 
 
-def _listed(tools: Sequence[Schema]) -> str:
-    """The tools for a template that shows none, with the form of a call."""
+def _describe_tools(tools: Sequence[Schema]) -> str:
+    """A text that lists the tools and the form of a call, for a template that shows no tools."""
     described = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
-    form = _SAID.format('{"name": NAME, "arguments": {...}}')
+    form = _CALL_TAGS.format('{"name": NAME, "arguments": {...}}')
     return f"These tools can be called:\n{described}\nA call is written so:\n{form}"
 
 
-def _with_instructions(chat: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+def _add_to_system(chat: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
     if chat and chat[0]["role"] == "system":
         return [{**chat[0], "content": f"{chat[0]['content']}\n\n{text}"}, *chat[1:]]
     return [{"role": "system", "content": text}, *chat]
 
 
-def _without_system(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The system message as the beginning of the user's turn that follows it, or in place of one."""
+def _fold_system(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat with the system message put before the text of the next user turn, or as a user turn of its own."""
     if not chat or chat[0]["role"] != "system":
         return chat
-    first, rest = chat[0], chat[1:]
-    if rest and rest[0]["role"] == "user":
-        return [{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-    return [{**first, "role": "user"}, *rest]
+    system_message, other_messages = chat[0], chat[1:]
+    if other_messages and other_messages[0]["role"] == "user":
+        return [
+            {**other_messages[0], "content": f"{system_message['content']}\n\n{other_messages[0]['content']}"},
+            *other_messages[1:],
+        ]
+    return [{**system_message, "role": "user"}, *other_messages]
 
 
-def _merged(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chat with turns of the user that follow each other put together."""
-    found: list[dict[str, Any]] = []
+def _merge_user_turns(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat with consecutive user turns merged into one."""
+    merged: list[dict[str, Any]] = []
     for entry in chat:
-        if found and found[-1]["role"] == entry["role"] == "user":
-            found[-1] = {**found[-1], "content": f"{found[-1]['content']}\n\n{entry['content']}"}
+        if merged and merged[-1]["role"] == entry["role"] == "user":
+            merged[-1] = {**merged[-1], "content": f"{merged[-1]['content']}\n\n{entry['content']}"}
         else:
-            found.append(entry)
-    return found
+            merged.append(entry)
+    return merged
 
 
-def _name(tokenizer: Any) -> str:
+def _tokenizer_name(tokenizer: Any) -> str:
     return tokenizer.name_or_path or "this tokenizer"

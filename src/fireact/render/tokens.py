@@ -1,8 +1,8 @@
-"""Messages to token ids, and which of them are trained: the one path to the model for training and inference both.
+"""Messages to token ids and labels: training and inference both reach the model through this module.
 
-Invariant: the ids of ``prompt_ids(messages[:i])`` are a prefix of the sample that trains message i, so a student is asked
-exactly what it was trained on; the labels are the student's words and what ends its turn. A chat is one sample, or one a
-turn, where its template rewrites what came before or its tokenizer merges across the end of a turn. Nothing is ever cut.
+Invariant: ``prompt_ids(messages[:i])`` is a prefix of the sample that trains message i, so inference sees exactly the
+tokens of training. The labels are the student's text and the token that ends its turn. A chat is one sample; it is one
+sample a turn where the template rewrites earlier turns or the tokenizer merges across the end of one. Nothing is cut.
 """
 
 from __future__ import annotations
@@ -12,10 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fireact.errors import FormatError
-from fireact.render.chat import Schema, after, folded, plain, special_tokens, text_of, written
+from fireact.render.chat import (
+    Schema,
+    break_special_tokens,
+    fold_messages,
+    render_calls,
+    render_chat,
+    special_tokens,
+    text_after,
+)
 from fireact.types import Action, Message
 
-__all__ = ["IGNORED", "Chat", "Sample", "encode", "plain", "prompt_ids", "spans", "special_tokens"]
+__all__ = [
+    "IGNORED",
+    "Chat",
+    "Sample",
+    "break_special_tokens",
+    "encode_chat",
+    "prompt_ids",
+    "special_tokens",
+    "text_spans",
+]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -24,7 +41,7 @@ REWRITTEN = "the chat template rewrites earlier turns, or the tokenizer merges a
 
 
 class Chat(NamedTuple):
-    """A trajectory as messages, with the tools that its template shows to the student (for native calls), and its key."""
+    """A trajectory as messages, with the tool schemas for the template (for native calls) and its key."""
 
     messages: Sequence[Message]
     tools: Sequence[Schema] = ()
@@ -33,9 +50,10 @@ class Chat(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids and labels, of equal length; ``IGNORED`` marks what is not trained. ``key`` names the trajectory, where it is known.
+    """Token ids and labels, of equal length; ``IGNORED`` marks tokens that are not trained.
 
-    ``weights`` are those of the trained tokens, in their order, with which their loss counts; none where all are 1.
+    ``key`` is the key of the trajectory, where it is known. ``weights`` are the loss weights of the trained tokens, in
+    order; empty where all are 1.
     """
 
     input_ids: tuple[int, ...]
@@ -49,116 +67,126 @@ class Sample:
 
     @property
     def weight(self) -> float:
-        """The weights of all trained tokens together."""
+        """The sum of the weights of all trained tokens."""
         return sum(self.weights) if self.weights else self.targets
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """What the student is asked with, and what it then writes, to the token that ends its turn, and its weight."""
+class _TokenizedTurn:
+    """The prompt of a turn, the tokens that the student writes (with the one that ends its turn), and the weight."""
 
-    asked: list[int]
-    written: list[int]
+    prompt_tokens: list[int]
+    turn_tokens: list[int]
     weight: float
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[int]:
     """The ids that ask for the next turn of the student. Raises ConfigError for a tokenizer without chat template."""
-    return _ids(text_of(messages, tokenizer, tools=tools, ask=True), tokenizer)
+    return _tokenize(render_chat(messages, tokenizer, tools=tools, ask=True), tokenizer)
 
 
-def encode(
+def encode_chat(
     messages: Sequence[Message], tokenizer: Any, *, ends: Collection[int | str] = (), tools: Sequence[Schema] = ()
 ) -> list[Sample]:
-    """The training samples of a chat: one, or one a trained turn where later prompts do not begin with earlier turns.
+    """The training samples of a chat: one, or one a trained turn where a later prompt does not extend earlier turns.
 
-    ``ends`` are the ids, or the strings, that end a turn at inference (default: the tokenizer's EOS). Raises FormatError
+    ``ends`` are the ids or strings that end a turn at inference (default: the tokenizer's EOS). Raises FormatError
     when the chat template does not close a turn with one of them.
     """
-    stops = _stops(ends, tokenizer)
+    stops = _stop_strings(ends, tokenizer)
     turns = [
-        _turn(messages, at, tokenizer, stops=stops, tools=tools) for at, message in enumerate(messages) if message.train
+        _tokenize_turn(messages, index, tokenizer, stops=stops, tools=tools)
+        for index, message in enumerate(messages)
+        if message.train
     ]
-    whole = _joined(turns)
-    return [_joined([turn]) or Sample((), ()) for turn in turns] if whole is None else [whole]
+    joined_sample = _join_turns(turns)
+    return [_join_turns([turn]) or Sample((), ()) for turn in turns] if joined_sample is None else [joined_sample]
 
 
-def spans(sample: Sample, tokenizer: Any) -> list[tuple[str, bool]]:
-    """A sample as pieces of text, each with whether it is trained on."""
-    pieces: list[tuple[list[int], bool]] = []
+def text_spans(sample: Sample, tokenizer: Any) -> list[tuple[str, bool]]:
+    """A sample as spans of text, each with whether it is trained on."""
+    runs: list[tuple[list[int], bool]] = []
     for token, label in zip(sample.input_ids, sample.labels, strict=True):
         trained = label != IGNORED
-        if not pieces or pieces[-1][1] != trained:
-            pieces.append(([], trained))
-        pieces[-1][0].append(token)
-    return [(tokenizer.decode(ids, clean_up_tokenization_spaces=False), trained) for ids, trained in pieces]
+        if not runs or runs[-1][1] != trained:
+            runs.append(([], trained))
+        runs[-1][0].append(token)
+    return [(tokenizer.decode(ids, clean_up_tokenization_spaces=False), trained) for ids, trained in runs]
 
 
-def _joined(turns: Sequence[_Turn]) -> Sample | None:
-    """The turns as one sample; None where a turn is not asked with what the turns before it left."""
+def _join_turns(turns: Sequence[_TokenizedTurn]) -> Sample | None:
+    """The turns as one sample; None where a turn's prompt does not begin with the tokens of the turns before."""
     ids: list[int] = []
     labels: list[int] = []
     weights: list[float] = []
     for turn in turns:
-        if turn.asked[: len(ids)] != ids:
+        if turn.prompt_tokens[: len(ids)] != ids:
             return None
-        labels += [IGNORED] * (len(turn.asked) - len(ids)) + turn.written
-        weights += [turn.weight] * len(turn.written)
-        ids = turn.asked + turn.written
+        labels += [IGNORED] * (len(turn.prompt_tokens) - len(ids)) + turn.turn_tokens
+        weights += [turn.weight] * len(turn.turn_tokens)
+        ids = turn.prompt_tokens + turn.turn_tokens
     return Sample(tuple(ids), tuple(labels), weights=tuple(weights) if set(weights) - {1.0} else ())
 
 
-def _turn(
-    messages: Sequence[Message], at: int, tokenizer: Any, *, stops: Mapping[str, int | str], tools: Sequence[Schema]
-) -> _Turn:
-    """How message ``at`` is trained. What follows it tells how the template ends it (GLM: with the next message's token)."""
-    prompt = text_of(messages[:at], tokenizer, tools=tools, ask=True)
-    following = messages[at + 1] if at + 1 < len(messages) else _reply(messages[at])
-    whole = text_of([*messages[: at + 1], following], tokenizer, tools=tools, ask=False)
-    tail = after(prompt, whole, stops)
-    found = [(tail.find(stop), -len(stop), stop) for stop in stops if stop in tail]
-    if not found:
+def _tokenize_turn(
+    messages: Sequence[Message], index: int, tokenizer: Any, *, stops: Mapping[str, int | str], tools: Sequence[Schema]
+) -> _TokenizedTurn:
+    """The tokens of message ``index``. The following message shows how the template ends it (GLM: with its token)."""
+    prompt = render_chat(messages[:index], tokenizer, tools=tools, ask=True)
+    following = messages[index + 1] if index + 1 < len(messages) else _following_message(messages[index])
+    continued_text = render_chat([*messages[: index + 1], following], tokenizer, tools=tools, ask=False)
+    tail = text_after(prompt, continued_text, stops)
+    # The earliest stop string ends the turn; of several at one position the longest.
+    stop_matches = [(tail.find(stop), -len(stop), stop) for stop in stops if stop in tail]
+    if not stop_matches:
         raise FormatError(
-            f"the chat template does not end message {at} with one of {sorted(stops)}; an agent trained so would never "
-            "stop. Use a tokenizer whose template closes a turn with its EOS token."
+            f"the chat template does not end message {index} with one of {sorted(stops)}; an agent trained so would "
+            "never stop. Use a tokenizer whose template closes a turn with its EOS token."
         )
-    end, _, stop = min(found)
-    words = _words(messages[: at + 1], tail[:end], tokenizer, tools)
-    asked = _ids(prompt, tokenizer)
-    together = _ids(prompt + words + stop, tokenizer)
+    end, _, stop = min(stop_matches)
+    turn_text = _student_text(messages[: index + 1], tail[:end], tokenizer, tools)
+    prompt_tokens = _tokenize(prompt, tokenizer)
+    # Tokenizing the whole text at once gives the tokens that the student writes after this prompt, unless a token
+    # merges across one of the two borders: inference never produces such a token, so training must not either.
+    all_tokens = _tokenize(prompt + turn_text + stop, tokenizer)
     closing = stops[stop]
-    kept = together[: len(asked)] == asked and (isinstance(closing, str) or together[-1] == closing)
-    if not kept:  # the first token would grow into the prompt, or the words into the token that ends them
-        said = _ids(words, tokenizer)
-        end_ids = _ids(closing, tokenizer) if isinstance(closing, str) else [closing]
-        together = [*asked, *said, *end_ids]
-    return _Turn(asked, together[len(asked) :], messages[at].weight)
+    is_split_cleanly = all_tokens[: len(prompt_tokens)] == prompt_tokens and (
+        isinstance(closing, str) or all_tokens[-1] == closing
+    )
+    if not is_split_cleanly:
+        turn_tokens = _tokenize(turn_text, tokenizer)
+        end_ids = _tokenize(closing, tokenizer) if isinstance(closing, str) else [closing]
+        all_tokens = [*prompt_tokens, *turn_tokens, *end_ids]
+    return _TokenizedTurn(prompt_tokens, all_tokens[len(prompt_tokens) :], messages[index].weight)
 
 
-def _words(messages: Sequence[Message], said: str, tokenizer: Any, tools: Sequence[Schema]) -> str:
-    """What the student writes of a turn, given what the template makes of it as history."""
-    entry = folded(messages, tokenizer, tools=tools)[-1]
-    own: str = entry["content"]
-    if "tool_calls" not in entry:
-        return said if said.strip() == own.strip() else own  # a template may drop a thought, or add an empty one
-    made = [Action(call["function"]["name"], call["function"]["arguments"]) for call in entry["tool_calls"]]
-    if own.strip() in said and all(call.name in said for call in made):
-        return said
-    return "\n".join(part for part in (own, written(made, tokenizer)) if part)
+def _student_text(messages: Sequence[Message], templated_text: str, tokenizer: Any, tools: Sequence[Schema]) -> str:
+    """The text of a turn as the student writes it, given how the template renders the turn as history."""
+    message_entry = fold_messages(messages, tokenizer, tools=tools)[-1]
+    own_text: str = message_entry["content"]
+    if "tool_calls" not in message_entry:
+        # A template may drop a thought from earlier turns, or add an empty one: then the message's text counts.
+        return templated_text if templated_text.strip() == own_text.strip() else own_text
+    calls = [Action(call["function"]["name"], call["function"]["arguments"]) for call in message_entry["tool_calls"]]
+    if own_text.strip() in templated_text and all(call.name in templated_text for call in calls):
+        return templated_text
+    return "\n".join(text for text in (own_text, render_calls(calls, tokenizer)) if text)
 
 
-def _reply(message: Message) -> Message:
-    """A message such as may follow this one."""
+def _following_message(message: Message) -> Message:
+    """A message that may follow this one."""
     return Message("tool", "-", name=message.calls[-1].name) if message.calls else Message("user", "-")
 
 
-def _stops(ends: Collection[int | str], tokenizer: Any) -> dict[str, int | str]:
-    """The strings that end a turn, each with what inference looks for: an id, or the string, whatever tokens write it."""
-    wanted = list(ends) or [tokenizer.eos_token_id]
-    found = {end if isinstance(end, str) else tokenizer.decode([end]): end for end in wanted if end is not None}
-    return {text: end for text, end in found.items() if text}
+def _stop_strings(ends: Collection[int | str], tokenizer: Any) -> dict[str, int | str]:
+    """The strings that end a turn, each with what inference stops at: a token id, or the string in any tokens."""
+    wanted_ends = list(ends) or [tokenizer.eos_token_id]
+    ends_by_text = {
+        end if isinstance(end, str) else tokenizer.decode([end]): end for end in wanted_ends if end is not None
+    }
+    return {text: end for text, end in ends_by_text.items() if text}
 
 
-def _ids(text: str, tokenizer: Any) -> list[int]:
+def _tokenize(text: str, tokenizer: Any) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

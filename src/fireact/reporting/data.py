@@ -1,8 +1,7 @@
-"""What a report says, before it has a form: plain data of every stage, each part optional but the agents and results.
+"""What a report says, before it has a form: plain data of every stage. Only the agents and their results are required.
 
-Invariant: results, comparisons and cases name only agents of ``agents``; ``against`` gives an agent a baseline on a task
-only where both were measured on it.
-Nothing is read from disk here and nothing is written.
+Invariant: results, comparisons and cases name only agents of ``agents``. ``against`` gives an agent a baseline on a
+task only where both were measured on it. This module reads nothing from disk and writes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.evaluation.summary import Comparison
+from fireact.evaluation.summary import ScoreComparison
 from fireact.types import Example, Trajectory
 
 
@@ -21,9 +20,9 @@ from fireact.types import Example, Trajectory
 class ReportAgent:
     """An agent of the report: the name it has in the results, and a line that says what it is.
 
-    ``noise`` is what was done to its tools (``none=0.5``), empty where they were as they are; the agents that differ in
-    it alone have the same ``model``. ``trajectories`` is how many a fine-tuned one learned from, where that is known;
-    those with the same ``line`` differ in that number and their seed alone.
+    ``noise`` is what was done to its tools (``none=0.5``), or empty; agents that differ only in noise have the same
+    ``model``. ``trajectories`` is how many a fine-tuned agent learned from, where that is known; agents with the same
+    ``line`` differ only in that number and their seed.
     """
 
     name: str
@@ -41,8 +40,8 @@ class ReportAgent:
 class Mixture:
     """Where the data of a training comes from: counts by "task/method" and the lines of the dataset's history.
 
-    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``; ``collected`` is of
-    the collections that it was mixed from. ``name`` tells it from the others of the report.
+    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``. ``collected``
+    counts the collections that were mixed. ``name`` tells the mixture from the others of the report.
     """
 
     name: str
@@ -54,15 +53,15 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, and what each agent made of it."""
+    """One question, and the trajectory of each agent on it."""
 
     example: Example
     trajectories: Mapping[str, Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """An agent of the report or a teacher that was collected from, with its episodes and the directories they are of."""
+class EpisodeSource:
+    """An agent of the report, or a teacher, with its episodes and the run directories that hold them."""
 
     name: str
     trajectories: Sequence[Trajectory]
@@ -71,16 +70,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """Everything that a report shows. Raises ConfigError where a part names an agent that ``agents`` lacks.
+    """Everything that a report shows. Raises ConfigError where a field names an agent that ``agents`` lacks.
 
-    ``results``: task -> agent -> ``Summary.to_dict()`` (more keys are shown where they are known); ``paired``: task ->
-    agent -> the agent that it is compared with (by default as ``baselines`` says); ``of_studies``: it is about
-    the cells of studies and no one agent; ``comparisons``: task -> agent ->
-    what it changed against that one; ``robustness``: the same for an agent under noise against itself without;
-    ``unlike``: in what two agents that are compared differ besides themselves; ``training``: run -> rows of its log with
-    ``step``, ``loss`` and ``learning_rate``; ``timings``: stage -> seconds; ``task_notes``: task -> a few words, such as
-    "held out". ``created`` is a date in ISO form; ``cases`` are as ``cases.choose`` picks them; ``sources`` hold every
-    episode.
+    - ``results``: task -> agent -> ``Summary.to_dict()``; further keys are shown where they are known.
+    - ``paired``: task -> agent -> its baseline; if empty, ``default_baselines`` chooses.
+    - ``of_studies``: the report is about the cells of studies, and not about one agent.
+    - ``comparisons``: task -> agent -> the change against its baseline.
+    - ``robustness``: the same for an agent under noise, against itself without noise.
+    - ``unlike``: what else differs between two agents that are compared.
+    - ``training``: run -> rows of its log with ``step``, ``loss`` and ``learning_rate``.
+    - ``timings``: stage -> seconds.
+    - ``task_notes``: task -> a few words, such as "held out".
+    - ``created``: a date in ISO form.
+    - ``cases``: as ``cases.choose_cases`` picks them.
+    - ``sources``: every episode.
     """
 
     title: str
@@ -89,8 +92,8 @@ class ReportData:
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     paired: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     of_studies: bool = False
-    comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
-    robustness: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
+    comparisons: Mapping[str, Mapping[str, ScoreComparison]] = field(default_factory=dict)
+    robustness: Mapping[str, Mapping[str, ScoreComparison]] = field(default_factory=dict)
     unlike: Sequence[str] = ()
     task_notes: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     commands: Sequence[str] = ()
     cases: Sequence[Case] = ()
-    sources: Sequence[Source] = ()
+    sources: Sequence[EpisodeSource] = ()
 
     def __post_init__(self) -> None:
         names = [agent.name for agent in self.agents]
@@ -118,19 +121,21 @@ class ReportData:
     @property
     def against(self) -> Mapping[str, Mapping[str, str]]:
         """Task -> agent -> the agent that it is compared with."""
-        return self.paired or baselines(self.agents, self.results)
+        return self.paired or default_baselines(self.agents, self.results)
 
 
-def baselines(agents: Sequence[ReportAgent], results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """With whom each agent is compared on each task: under noise with itself without, else with the first measured."""
-    found: dict[str, dict[str, str]] = {}
-    for task, measured in results.items():
-        here = [agent for agent in agents if agent.name in measured]
-        clean = {agent.model: agent.name for agent in reversed(here) if not agent.noise}
-        first = next((agent for agent in here if agent.noise == agents[0].noise), None)
-        for agent in here:
+def default_baselines(
+    agents: Sequence[ReportAgent], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Task -> agent -> its baseline: under noise the same agent without noise, else the first agent measured."""
+    baseline_names: dict[str, dict[str, str]] = {}
+    for task, by_agent in results.items():
+        measured_agents = [agent for agent in agents if agent.name in by_agent]
+        clean = {agent.model: agent.name for agent in reversed(measured_agents) if not agent.noise}
+        first = next((agent for agent in measured_agents if agent.noise == agents[0].noise), None)
+        for agent in measured_agents:
             if agent.noise and agent.model in clean:
-                found.setdefault(task, {})[agent.name] = clean[agent.model]
+                baseline_names.setdefault(task, {})[agent.name] = clean[agent.model]
             elif first is not None and agent.noise == first.noise and agent != first:
-                found.setdefault(task, {})[agent.name] = first.name
-    return found
+                baseline_names.setdefault(task, {})[agent.name] = first.name
+    return baseline_names

@@ -1,7 +1,7 @@
-"""Episodes that no evaluation measured (a file of them, what was collected or mixed), as a report can show them.
+"""Results for episodes that no evaluation measured: a file of episodes, a collection or a mixture.
 
-Invariant: a task has results where each of its episodes that no fault ended has EM and F1; what the episodes do not tell
-(time and tokens, in files of other tools) is None and never 0. Nothing is scored here.
+Invariant: a task has results only where every episode without a fault has EM and F1. A quantity that the episodes do
+not record (time and tokens, in files of other tools) is None and never 0. Nothing is scored here.
 """
 
 from __future__ import annotations
@@ -10,44 +10,51 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact.evaluation.breakdown import group
-from fireact.evaluation.comparison import read_episodes
-from fireact.evaluation.summary import summarise
+from fireact.evaluation.breakdown import summarise_group
+from fireact.evaluation.comparison import read_compared_run
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.types import Trajectory
 
 SPENT = ("prompt_tokens", "cached_tokens", "completion_tokens", "tokens_per_question", "cost_per_question")
 TIMED = ("latency_mean", "latency_p50", "latency_p95")
 
 
-def described(path: Path) -> tuple[dict[str, Any], Sequence[Trajectory]]:
-    """Whose episodes a file or a directory holds and their results by task, as a manifest has them, and the episodes.
+def describe_episodes(path: Path) -> tuple[dict[str, Any], Sequence[Trajectory]]:
+    """The fields that a manifest of these episodes would have (agent, description, results by task), and the episodes.
 
-    Raises DataError where it cannot be read.
+    Raises DataError where the file or directory cannot be read.
     """
-    found = read_episodes(path)
+    episode_set = read_compared_run(path)
     tasks: dict[str, list[Trajectory]] = {}
-    for one in found.trajectories:
-        tasks.setdefault(one.task, []).append(one)
-    results = {task: _summary(own) for task, own in tasks.items() if _scored(own)}
-    return {"agent": found.agent, "description": found.description, "results": results}, found.trajectories
+    for trajectory in episode_set.trajectories:
+        tasks.setdefault(trajectory.task, []).append(trajectory)
+    results = {task: _summarise(trajectories) for task, trajectories in tasks.items() if _is_scored(trajectories)}
+    return {
+        "agent": episode_set.agent,
+        "description": episode_set.description,
+        "results": results,
+    }, episode_set.trajectories
 
 
-def _scored(episodes: Sequence[Trajectory]) -> bool:
-    sound = [one for one in episodes if one.stop != "error"]
-    return bool(sound) and all({"em", "f1"} <= one.scores.keys() for one in sound)
+def _is_scored(episodes: Sequence[Trajectory]) -> bool:
+    without_faults = [episode for episode in episodes if episode.stop != "error"]
+    return bool(without_faults) and all({"em", "f1"} <= episode.scores.keys() for episode in without_faults)
 
 
-def _summary(episodes: Sequence[Trajectory]) -> Mapping[str, Any]:
-    summary = summarise(episodes).to_dict()
+def _summarise(episodes: Sequence[Trajectory]) -> Mapping[str, Any]:
+    summary = summarise_trajectories(episodes).to_dict()
     methods: dict[str, list[Trajectory]] = {}
-    for one in episodes:
-        if one.stop != "error":
-            methods.setdefault(one.method, []).append(one)
+    for episode in episodes:
+        if episode.stop != "error":
+            methods.setdefault(episode.method, []).append(episode)
     if len(methods) > 1:
-        summary["by"] = {"method": {name: group(own) for name, own in methods.items()}, **summary["by"]}
-    untold = [
-        "seconds_per_question",  # how many episodes ran side by side is not told
-        *(SPENT if not any(one.usage.calls for one in episodes) else ()),
-        *(TIMED if not any(one.seconds for one in episodes) else ()),
+        summary["by"] = {
+            "method": {name: summarise_group(trajectories) for name, trajectories in methods.items()},
+            **summary["by"],
+        }
+    unknown_keys = [
+        "seconds_per_question",  # it depends on how many episodes ran at once, which episodes do not record
+        *(SPENT if not any(episode.usage.calls for episode in episodes) else ()),
+        *(TIMED if not any(episode.seconds for episode in episodes) else ()),
     ]
-    return summary | dict.fromkeys(untold)
+    return summary | dict.fromkeys(unknown_keys)

@@ -1,7 +1,7 @@
-"""The report as one HTML page: styles, scripts, plots and episodes inside it, so that it opens from disk with no network.
+"""The report as one HTML page that holds its styles, scripts, plots and episodes, so that it opens without a network.
 
-Invariant: text of models, tools and tasks is escaped wherever it stands; episodes are JSON that scripts put on the page as
-text alone; the page's policy lets nothing be loaded and no script run but its own. The templates decide what is shown;
+Invariant: text of models, tools and tasks is escaped everywhere. Episodes are JSON, and scripts put them on the page as
+text only. The page's policy forbids loading anything and running any other script. The templates decide what is shown;
 the words come from ``summary`` and ``wording``.
 """
 
@@ -16,10 +16,10 @@ from urllib.parse import urlencode
 
 from fireact.evaluation.failures import FAILURES
 from fireact.reporting import cases, markdown, summary, wording
-from fireact.reporting.browser import browser, embedded, identity
-from fireact.reporting.data import ReportData, Source
-from fireact.reporting.figures import figures
-from fireact.reporting.plots import PAGE, SERIES, svg
+from fireact.reporting.browser import browser_data, encode_for_script, episode_id
+from fireact.reporting.data import EpisodeSource, ReportData
+from fireact.reporting.figures import build_plots
+from fireact.reporting.plots import PAGE, SERIES, render_svg
 
 TEMPLATE = "page.html.jinja"
 STYLES = ("report.css", "browser.css")
@@ -27,76 +27,78 @@ SCRIPTS = ("page.js", "browser.js")
 LIVE = "live.js"
 
 
-def html(report: ReportData) -> str:
+def render_html(report: ReportData) -> str:
     """The whole page of a report: what was measured, and every episode to read."""
-    sources = report.sources or _of_cases(report)
-    shown = _shown(report)
+    sources = report.sources or _sources_of_cases(report)
+    context = _report_context(report)
     data = {
-        **summary.machine(report),
-        "browser": browser(sources, series=shown["series"]),
-        "cases": [[identity(name, one) for name, one in case.trajectories.items()] for case in report.cases],
+        **summary.report_to_dict(report),
+        "browser": browser_data(sources, series=context["series"]),
+        "cases": [
+            [episode_id(name, trajectory) for name, trajectory in case.trajectories.items()] for case in report.cases
+        ],
     }
-    return _page(data, title=report.title, scripts=SCRIPTS, **shown)
+    return _render_page(data, title=report.title, scripts=SCRIPTS, **context)
 
 
-def live(
-    report: ReportData | None, *, title: str, runs: Mapping[str, Path], complete: Sequence[str] = (), said: str = ""
+def render_live_page(
+    report: ReportData | None, *, title: str, runs: Mapping[str, Path], complete: Sequence[str] = (), notice: str = ""
 ) -> str:
-    """The page as ``fireact view`` serves it: episodes come by requests to ``updates``, and a report where there is one.
+    """The page that ``fireact view`` serves: a report if there is one; episodes come by requests to ``updates``.
 
-    ``runs`` are the watched runs by name; those of the report have the name of their agent there. ``complete`` names
-    those that were complete when the report was made, and ``said`` is why it lacks some of them.
+    ``runs`` are the watched runs by name; a run that the report shows has the name of its agent there. ``complete``
+    names the runs that were complete when the report was made. ``notice`` says why the report lacks some of them.
     """
-    shown = _shown(report) if report else {"report": None, "series": {}}
+    context = _report_context(report) if report else {"report": None, "series": {}}
     sources = report.sources if report else ()
     names = {path.resolve(): source.name for source in sources for path in source.runs}
     data: dict[str, Any] = {
-        "browser": browser([Source(one.name, ()) for one in sources], series=shown["series"]),
+        "browser": browser_data([EpisodeSource(source.name, ()) for source in sources], series=context["series"]),
         "measures": {name: names[path.resolve()] for name, path in runs.items() if path.resolve() in names},
         "complete": list(complete),
     }
-    return _page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, said=said, **shown)
+    return _render_page(data, title=title, scripts=(*SCRIPTS, LIVE), live=True, notice=notice, **context)
 
 
-def _page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: bool = False, **shown: Any) -> str:
+def _render_page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: bool = False, **context: Any) -> str:
     environment = _environment()
-    sources = [_source(environment, name) for name in scripts]
-    style = "\n".join(_source(environment, name) for name in STYLES)
+    sources = [_load_asset(environment, name) for name in scripts]
+    style = "\n".join(_load_asset(environment, name) for name in STYLES)
     page: str = environment.get_template(TEMPLATE).render(
-        policy=_policy(sources, style, connect="'self'" if live else "'none'"),
-        scripts=[_safe(source) for source in sources],
-        style=_safe(style),
-        data=_safe(embedded(data)),
+        policy=_content_security_policy(sources, style, connect="'self'" if live else "'none'"),
+        scripts=[_as_markup(source) for source in sources],
+        style=_as_markup(style),
+        data=_as_markup(encode_for_script(data)),
         live=live,
-        **shown,
+        **context,
     )
     return page
 
 
-def _shown(report: ReportData) -> dict[str, Any]:
+def _report_context(report: ReportData) -> dict[str, Any]:
     """What the template of the report view needs."""
-    models, lines = summary.models(report), summary.headlines(report)
+    models, lines = summary.model_names(report), summary.headlines(report)
     return {
         "report": report,
         "headlines": lines,
-        "one_pair": summary.one_pair(report, lines),
-        "one_baseline": summary.one_baseline(report),
-        "robustness": summary.robustness(report),
-        "failures": summary.failures(report),
+        "one_pair": summary.has_one_pair(report, lines),
+        "one_baseline": summary.has_one_baseline(report),
+        "robustness": summary.robustness_rows(report),
+        "failures": summary.failures_by_agent(report),
         "kinds": FAILURES,
-        "groups": summary.groups_by_task(report),
+        "groups": summary.question_groups_by_task(report),
         "lede": summary.lede(report),
         "mixture_rows": summary.mixture_rows(report),
         "teachers": summary.teachers(report),
-        "settings": wording.flat(report.settings),
-        "plots": [(plot, _safe(svg(plot, PAGE))) for plot in figures(report)],
+        "settings": wording.flatten_settings(report.settings),
+        "plots": [(plot, _as_markup(render_svg(plot, PAGE))) for plot in build_plots(report)],
         "series": {agent.name: models.index(agent.model) % SERIES for agent in report.agents},
         "several": len(report.agents) > 1,
         "compared": any(report.comparisons.values()),
-        "paid": summary.told(report, "cost_per_question"),
-        "told": summary.told(report, "tokens_per_question"),
-        "timed": summary.told(report, "latency_mean"),
-        "accuracy": summary.accuracy_differs(report),
+        "paid": summary.has_amount(report, "cost_per_question"),
+        "told": summary.has_amount(report, "tokens_per_question"),
+        "timed": summary.has_amount(report, "latency_mean"),
+        "accuracy": summary.has_distinct_accuracy(report),
         "total_seconds": sum(report.timings.values()),
         "longest": max(report.timings.values(), default=0),
         "notes": markdown.NOTES,
@@ -105,11 +107,11 @@ def _shown(report: ReportData) -> dict[str, Any]:
     }
 
 
-def _of_cases(report: ReportData) -> tuple[Source, ...]:
+def _sources_of_cases(report: ReportData) -> tuple[EpisodeSource, ...]:
     """The episodes of the cases, for a report that holds no others."""
     names = [agent.name for agent in report.agents]
-    found = {name: [case.trajectories[name] for case in report.cases if name in case.trajectories] for name in names}
-    return tuple(Source(name, own) for name, own in found.items() if own)
+    by_agent = {name: [case.trajectories[name] for case in report.cases if name in case.trajectories] for name in names}
+    return tuple(EpisodeSource(name, trajectories) for name, trajectories in by_agent.items() if trajectories)
 
 
 def _environment() -> Any:
@@ -122,29 +124,41 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = ("about", "duration", "interval", "number", "p_value", "percent", "points", "spread", "who")
-    environment.filters.update({name: getattr(wording, name) for name in words})
+    names = (
+        "description_beside",
+        "display_name",
+        "duration",
+        "interval",
+        "number",
+        "p_value",
+        "percent",
+        "points",
+        "spread",
+    )
+    environment.filters.update({name: getattr(wording, name) for name in names})
     environment.filters["query"] = urlencode
     return environment
 
 
-def _source(environment: Any, name: str) -> str:
-    source: str = environment.loader.get_source(environment, name)[0]  # raw: a template would need its braces escaped
+def _load_asset(environment: Any, name: str) -> str:
+    # the raw source: as a template, its braces would have to be escaped
+    source: str = environment.loader.get_source(environment, name)[0]
     return source
 
 
-def _safe(markup: str) -> Any:
-    """Markup of our own that goes in as it is: our files, plots whose text is escaped, JSON made for a script element."""
+def _as_markup(markup: str) -> Any:
+    """Mark trusted markup as not to be escaped: our own files, plots with escaped text, JSON for a script element."""
     from markupsafe import Markup
 
     return Markup(markup)
 
 
-def _policy(scripts: list[str], style: str, *, connect: str) -> str:
-    """Style attributes are allowed, since plots need them; a style can load nothing."""
-    own = " ".join(_digest(script) for script in scripts)
+def _content_security_policy(scripts: list[str], style: str, *, connect: str) -> str:
+    """The policy of the page. It allows style attributes, because plots need them; a style can load nothing."""
+    script_digests = " ".join(_digest(script) for script in scripts)
     styles = f"style-src-elem {_digest(style)}; style-src-attr 'unsafe-inline'"
-    return f"default-src 'none'; script-src {own}; {styles}; connect-src {connect}; base-uri 'none'; form-action 'none'"
+    sources = f"default-src 'none'; script-src {script_digests}; {styles}; connect-src {connect}"
+    return f"{sources}; base-uri 'none'; form-action 'none'"
 
 
 def _digest(text: str) -> str:

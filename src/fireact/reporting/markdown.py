@@ -1,6 +1,6 @@
-"""The report as Markdown: the same tables and trajectories as the page, plots linked as files beside it.
+"""The report as Markdown: the same tables and trajectories as the page; plots are linked as files beside it.
 
-Invariant: text of models, tools and tasks shows as it is; nothing in it becomes a heading, a link, a picture or HTML.
+Invariant: text of models, tools and tasks appears unchanged; none of it becomes a heading, a link, a picture or HTML.
 """
 
 from __future__ import annotations
@@ -9,35 +9,36 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.markdown import code, text
-from fireact.render.react import call
+from fireact.markdown import code_span, escape_line
+from fireact.render.react import render_call
 from fireact.reporting.cases import RULE, outcome
 from fireact.reporting.data import Case, ReportData
 from fireact.reporting.summary import (
-    Group,
     Headline,
-    Robust,
-    accuracy_differs,
-    baseline,
+    QuestionGroup,
+    RobustnessRow,
     cases_heading,
-    failures,
-    groups_by_task,
+    failures_by_agent,
+    has_amount,
+    has_distinct_accuracy,
+    has_one_baseline,
+    has_one_pair,
     headlines,
     lede,
     mixture_rows,
-    one_baseline,
-    one_pair,
-    robustness,
+    question_groups_by_task,
+    robustness_rows,
+    subject_baseline,
     teachers,
-    told,
 )
 from fireact.reporting.wording import (
     ARROW,
     STOPS,
     UNTOLD,
-    about,
+    description_beside,
+    display_name,
     duration,
-    flat,
+    flatten_settings,
     interval,
     number,
     p_value,
@@ -45,7 +46,6 @@ from fireact.reporting.wording import (
     points,
     spread,
     verdict,
-    who,
 )
 from fireact.types import Step, Trajectory
 
@@ -63,8 +63,8 @@ MEANS = {
 }
 
 
-def markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> str:
-    """The whole report; ``plots`` are paths of pictures, from where the file will lie, with what they show in words."""
+def render_markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> str:
+    """The whole report; ``plots`` maps paths of pictures, relative to the file, to what they show in words."""
     parts = [_head(report), _results(report), _groups(report), _robustness(report), _failures(report)]
     parts += [_plots(plots or {}), _training(report), _data(report), _time(report)]
     parts += [_cases(report), _settings(report), _commands(report), _notes()]
@@ -72,16 +72,16 @@ def markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> s
 
 
 def _head(report: ReportData) -> Iterator[str]:
-    yield f"# {text(report.title)}"
+    yield f"# {escape_line(report.title)}"
     yield ""
-    yield text(lede(report))
+    yield escape_line(lede(report))
     yield ""
-    yield f"Created {text(report.created)}."
+    yield f"Created {escape_line(report.created)}."
     yield ""
     for agent in report.agents:
-        added = about(agent.description, agent.name)
-        said = f": {text(who(added))}" if added else ""
-        yield f"- **{text(who(agent.name))}**{said}"
+        added = description_beside(agent.description, agent.name)
+        suffix = f": {escape_line(display_name(added))}" if added else ""
+        yield f"- **{escape_line(display_name(agent.name))}**{suffix}"
 
 
 def _results(report: ReportData) -> Iterator[str]:
@@ -91,12 +91,12 @@ def _results(report: ReportData) -> Iterator[str]:
     yield "## Before and after" if any(line.before for line in lines) else "## In short"
     yield ""
     head = ["Task", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
-    rows: list[list[str]] = list(map(_headline, lines))
-    if not one_pair(report, lines):
+    rows: list[list[str]] = list(map(_headline_row, lines))
+    if not has_one_pair(report, lines):
         head.insert(1, "Agents")
         rows = [[row[0], _pair(line), *row[1:]] for line, row in zip(lines, rows, strict=True)]
-    yield from _table(*_told(head, rows))
-    notes = [f"- {text(line.task)}: {text(line.note)}" for line in lines if line.note]
+    yield from _table(*_drop_empty_columns(head, rows))
+    notes = [f"- {escape_line(line.task)}: {escape_line(line.note)}" for line in lines if line.note]
     yield from ["", *notes] if notes else []
     yield ""
     yield "## Results"
@@ -105,7 +105,11 @@ def _results(report: ReportData) -> Iterator[str]:
     comparisons = list(_comparisons(report))
     if comparisons:
         yield ""
-        first = f"Against {text(who(baseline(report).name))}, on" if one_baseline(report) else "On"
+        first = (
+            f"Against {escape_line(display_name(subject_baseline(report).name))}, on"
+            if has_one_baseline(report)
+            else "On"
+        )
         yield f"{first} the same questions:"
         yield ""
         yield from comparisons
@@ -113,21 +117,21 @@ def _results(report: ReportData) -> Iterator[str]:
         yield ""
         yield "Compared although more differs than the agent:"
         yield ""
-        yield from (f"- {text(who(line))}" for line in report.unlike)
+        yield from (f"- {escape_line(display_name(line))}" for line in report.unlike)
 
 
-def _told(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """A table without the columns in which no row says anything."""
-    kept = [place for place in range(len(head)) if any(row[place] not in ("", UNTOLD) for row in rows)]
-    return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
+def _drop_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without its empty columns."""
+    columns = [index for index in range(len(head)) if any(row[index] not in ("", UNTOLD) for row in rows)]
+    return [head[index] for index in columns], [[row[index] for index in columns] for row in rows]
 
 
 def _pair(line: Headline) -> str:
-    last = text(who(line.agent)) + (f", the best of {line.best_of}" if line.best_of else "")
-    return f"{text(who(line.baseline))} {ARROW} {last}" if line.before else last
+    last = escape_line(display_name(line.agent)) + (f", the best of {line.best_of}" if line.best_of else "")
+    return f"{escape_line(display_name(line.baseline))} {ARROW} {last}" if line.before else last
 
 
-def _headline(line: Headline) -> list[str]:
+def _headline_row(line: Headline) -> list[str]:
     before, after = line.before, line.after
 
     def both(name: str, digits: int | None) -> str:
@@ -138,7 +142,7 @@ def _headline(line: Headline) -> list[str]:
 
     change = line.comparison.em if line.comparison else None
     return [
-        text(line.task),
+        escape_line(line.task),
         f"**{both('em', 1)}**",
         f"{points(change.difference.mean)} ({interval(change.difference.interval)})" if change else "",
         p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
@@ -149,25 +153,25 @@ def _headline(line: Headline) -> list[str]:
 
 
 def _result_rows(report: ReportData) -> Iterator[list[str]]:
-    for task, found in report.results.items():
-        for agent, result in found.items():
+    for task, by_agent in report.results.items():
+        for agent, result in by_agent.items():
             shares = [_share(result, name) for name in _shares(report).values()]
             means = [_mean(result, name) for name in _means(report).values()]
             faults = f" (and {result['faults']} faults)" if result["faults"] else ""
-            yield [text(task), text(who(agent)), f"{result['n']}{faults}", *shares, *means]
+            yield [escape_line(task), escape_line(display_name(agent)), f"{result['n']}{faults}", *shares, *means]
 
 
 def _means(report: ReportData) -> dict[str, str]:
-    """The columns of means, without those that no result tells."""
-    results = [one for found in report.results.values() for one in found.values()]
-    known = {name for name in MEANS.values() if any(one.get(name) is not None for one in results)}
-    known -= set() if told(report, "cost_per_question") else {"cost_per_question"}
-    return {head: name for head, name in MEANS.items() if name in known}
+    """Heading -> key of the columns of means; only columns for which some result has a value."""
+    results = [summary for by_agent in report.results.values() for summary in by_agent.values()]
+    present_names = {name for name in MEANS.values() if any(summary.get(name) is not None for summary in results)}
+    present_names -= set() if has_amount(report, "cost_per_question") else {"cost_per_question"}
+    return {head: name for head, name in MEANS.items() if name in present_names}
 
 
 def _shares(report: ReportData) -> dict[str, str]:
-    """The columns of shares; accuracy where it is not the same as exact match."""
-    differs = {"Accuracy": "accuracy"} if accuracy_differs(report) else {}
+    """Heading -> key of the columns of shares; accuracy only where it differs from exact match."""
+    differs = {"Accuracy": "accuracy"} if has_distinct_accuracy(report) else {}
     return {"EM": "em", "F1": "f1", **differs, "Finished": "finished"}
 
 
@@ -181,33 +185,40 @@ def _share(result: Mapping[str, Any], name: str) -> str:
 
 
 def _comparisons(report: ReportData) -> Iterator[str]:
-    for task, found in report.comparisons.items():
-        for agent, comparison in found.items():
-            other = "" if one_baseline(report) else f" against {text(who(report.against[task][agent]))}"
+    for task, by_agent in report.comparisons.items():
+        for agent, comparison in by_agent.items():
+            baseline_note = (
+                "" if has_one_baseline(report) else f" against {escape_line(display_name(report.against[task][agent]))}"
+            )
             for name, change in (("EM", comparison.em), ("F1", comparison.f1)):
                 yield (
-                    f"- {text(task)}, {text(who(agent))}{other}: {name} {points(change.difference.mean)} "
-                    f"({interval(change.difference.interval)}), {p_value(change.p)}; "
+                    f"- {escape_line(task)}, {escape_line(display_name(agent))}{baseline_note}: {name} "
+                    f"{points(change.difference.mean)} ({interval(change.difference.interval)}), {p_value(change.p)}; "
                     f"higher on {change.wins}, lower on {change.losses} of {change.n}"
                 )
 
 
 def _groups(report: ReportData) -> Iterator[str]:
-    found = groups_by_task(report)
-    if found:
+    by_task = question_groups_by_task(report)
+    if by_task:
         yield "## By kind of question"
-    for task, (kinds, names) in found.items():
+    for task, (kinds, names) in by_task.items():
         yield ""
-        head = [text(f"EM on {task}"), *(f"{text(f'{one.kind}: {one.value}')} (n {one.n})" for one in kinds)]
-        yield from _table(head, ([text(who(name)), *(_group(one, name) for one in kinds)] for name in names))
+        head = [
+            escape_line(f"EM on {task}"),
+            *(f"{escape_line(f'{group.kind}: {group.value}')} (n {group.n})" for group in kinds),
+        ]
+        yield from _table(
+            head, ([escape_line(display_name(name)), *(_group(group, name) for group in kinds)] for name in names)
+        )
 
 
-def _group(group: Group, agent: str) -> str:
+def _group(group: QuestionGroup, agent: str) -> str:
     return _share(group.agents[agent], "em") if agent in group.agents else ""
 
 
 def _robustness(report: ReportData) -> Iterator[str]:
-    rows = robustness(report)
+    rows = robustness_rows(report)
     if rows:
         yield "## Under noise"
         yield ""
@@ -221,53 +232,56 @@ def _robustness(report: ReportData) -> Iterator[str]:
             "p",
             "Right where disturbed",
         ]
-        yield from _table(head, map(_robust, rows))
+        yield from _table(head, map(_robustness_row, rows))
 
 
-def _robust(row: Robust) -> list[str]:
+def _robustness_row(row: RobustnessRow) -> list[str]:
     hit = row.after.get("recovery")
     change = row.comparison.em if row.comparison else None
     return [
-        text(row.task),
-        text(who(row.agent.model)),
-        text(row.agent.noise),
+        escape_line(row.task),
+        escape_line(display_name(row.agent.model)),
+        escape_line(row.agent.noise),
         _share(row.before, "em") if row.before else "",
         _share(row.after, "em"),
-        f"{points(change.difference.mean)} ({interval(change.difference.interval)}){_on(row)}" if change else "",
+        f"{points(change.difference.mean)} ({interval(change.difference.interval)}){_shared_questions_note(row)}"
+        if change
+        else "",
         p_value(change.p).removeprefix("p = ").removeprefix("p ") if change else "",
         f"{_share(hit, 'right')} of {hit['disturbed']}" if hit else "",
     ]
 
 
-def _on(row: Robust) -> str:
-    """On how many questions, where an agent was asked more of them with noise or without."""
+def _shared_questions_note(row: RobustnessRow) -> str:
+    """The number of questions of a change, where one side was asked more questions than that."""
     return f" on {row.shared}" if row.shared else ""
 
 
 def _failures(report: ReportData) -> Iterator[str]:
-    kinds = failures(report)
+    kinds = failures_by_agent(report)
     if kinds:
         yield "## What went wrong"
         yield ""
         rows = (
-            [text(who(name)), *(str(counts[name]) for counts in kinds.values())] for name in next(iter(kinds.values()))
+            [escape_line(display_name(name)), *(str(counts[name]) for counts in kinds.values())]
+            for name in next(iter(kinds.values()))
         )
-        yield from _table(["Episodes of", *map(text, kinds)], rows)
+        yield from _table(["Episodes of", *map(escape_line, kinds)], rows)
 
 
 def _plots(plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"![{text(words)}]({path})" for path, words in plots.items())
+    yield from (f"![{escape_line(words)}]({path})" for path, words in plots.items())
 
 
 def _training(report: ReportData) -> Iterator[str]:
-    for place, (name, log) in enumerate(report.training.items()):
+    for index, (name, log) in enumerate(report.training.items()):
         losses = [float(row["loss"]) for row in log]
         last = losses[-max(1, len(losses) // 10) :]
-        if not place:
+        if not index:
             yield "## Training"
         yield ""
         change = f"loss {losses[0]:.3f} at the first, {sum(last) / len(last):.3f} in the last tenth"
-        run = f"{text(name)}: " if len(report.training) > 1 else ""
+        run = f"{escape_line(name)}: " if len(report.training) > 1 else ""
         yield f"{run}{len(losses)} optimizer steps; {change}."
 
 
@@ -277,10 +291,10 @@ def _data(report: ReportData) -> Iterator[str]:
     several = len(report.mixtures) > 1
     yield "## Data"
     yield ""
-    yield f"Teacher: {', '.join(text(who(name)) for name in teachers(report))}."
+    yield f"Teacher: {', '.join(escape_line(display_name(name)) for name in teachers(report))}."
     yield ""
     rows = [
-        [*([text(who(row.mixture))] if several else []), text(row.task), text(row.method),
+        [*([escape_line(display_name(row.mixture))] if several else []), escape_line(row.task), escape_line(row.method),
          *map(str, (row.collected, row.finished, row.correct, row.mixed))]
         for row in mixture_rows(report)
     ]  # fmt: skip
@@ -289,8 +303,8 @@ def _data(report: ReportData) -> Iterator[str]:
     for mixture in report.mixtures:
         if mixture.history:
             yield ""
-            yield from ([f"{text(who(mixture.name))}:", ""] if several else [])
-            yield from (f"{place}. {text(who(line))}" for place, line in enumerate(mixture.history, 1))
+            yield from ([f"{escape_line(display_name(mixture.name))}:", ""] if several else [])
+            yield from (f"{index}. {escape_line(display_name(line))}" for index, line in enumerate(mixture.history, 1))
 
 
 def _time(report: ReportData) -> Iterator[str]:
@@ -300,7 +314,7 @@ def _time(report: ReportData) -> Iterator[str]:
     yield "## Where the minutes went"
     yield ""
     shares = {stage: seconds / total if total else 0.0 for stage, seconds in report.timings.items()}
-    rows = [[text(stage), duration(report.timings[stage]), percent(share, 0)] for stage, share in shares.items()]
+    rows = [[escape_line(stage), duration(report.timings[stage]), percent(share, 0)] for stage, share in shares.items()]
     yield from _table(["Stage", "Time", "Share"], [*rows, ["all", duration(total), ""]])
     if report.peak_memory_gb is not None:
         yield ""
@@ -319,43 +333,48 @@ def _cases(report: ReportData) -> Iterator[str]:
 
 
 def _case(case: Case) -> Iterator[str]:
-    yield f"### {text(case.example.question)}"
+    yield f"### {escape_line(case.example.question)}"
     yield ""
-    said = outcome(case) if len(case.trajectories) > 1 else ""
-    yield f"Right answer: {text(case.example.answer)}" + (f". {said.capitalize()}." if said else "")
+    outcome_text = outcome(case) if len(case.trajectories) > 1 else ""
+    yield f"Right answer: {escape_line(case.example.answer)}" + (
+        f". {outcome_text.capitalize()}." if outcome_text else ""
+    )
     for agent, trajectory in case.trajectories.items():
         yield ""
-        yield f"**{text(who(agent))}**: {verdict(trajectory)}, {_stop(trajectory)}"
+        yield f"**{escape_line(display_name(agent))}**: {verdict(trajectory)}, {_stop(trajectory)}"
         yield ""
         yield from (f"> {line}" if line else ">" for line in _quoted(trajectory.steps))
 
 
 def _stop(trajectory: Trajectory) -> str:
-    rounds = f"{len(trajectory.steps)} round{'s' if len(trajectory.steps) != 1 else ''}"
-    fault = f" ({text(trajectory.error)})" if trajectory.error else ""
-    return f"{STOPS[trajectory.stop]} after {rounds}{fault}"
+    steps = f"{len(trajectory.steps)} step{'s' if len(trajectory.steps) != 1 else ''}"
+    fault = f" ({escape_line(trajectory.error)})" if trajectory.error else ""
+    return f"{STOPS[trajectory.stop]} after {steps}{fault}"
 
 
 def _quoted(steps: Sequence[Step]) -> Iterator[str]:
-    for place, step in enumerate(steps):
-        if place:
+    for index, step in enumerate(steps):
+        if index:
             yield ""
         if step.action is None:
-            yield f"**No action** {text(step.text)}  "
+            yield f"**No action** {escape_line(step.text)}  "
         else:
             if step.thought:
-                yield f"**Thought** {text(step.thought)}  "
-            yield f"**Action** {code(call(step.action))}  "
+                yield f"**Thought** {escape_line(step.thought)}  "
+            yield f"**Action** {code_span(render_call(step.action))}  "
         if step.observation is not None:
-            noise = "" if step.noise is None else f" (noise: {text(step.noise)})"
-            yield f"**Observation{noise}** {text(step.observation)}"
+            noise = "" if step.noise is None else f" (noise: {escape_line(step.noise)})"
+            yield f"**Observation{noise}** {escape_line(step.observation)}"
 
 
 def _settings(report: ReportData) -> Iterator[str]:
     if report.settings:
         yield "## Settings"
         yield ""
-        yield from _table(["Setting", "Value"], ([text(name), text(value)] for name, value in flat(report.settings)))
+        yield from _table(
+            ["Setting", "Value"],
+            ([escape_line(name), escape_line(value)] for name, value in flatten_settings(report.settings)),
+        )
 
 
 def _commands(report: ReportData) -> Iterator[str]:
@@ -371,17 +390,21 @@ def _commands(report: ReportData) -> Iterator[str]:
 def _notes() -> Iterator[str]:
     yield "## How to read the numbers"
     yield ""
-    yield from (f"- {text(note)}" for note in NOTES)
+    yield from (f"- {escape_line(note)}" for note in NOTES)
 
 
 NOTES = (
     "EM: share of answers that match the right one exactly, after normalisation. F1: overlap of their words.",
-    "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal; p50 and p95 by the percentiles of resamples.",
-    "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1; the interval of a difference is the inverse of its test.",
-    "The best of several agents is chosen by these very questions, so that its score and its change flatter it; another seed would change both.",
-    "Finished: share of episodes that ended in an answer, right or wrong, within the limit of rounds.",
-    "Tokens: read and written in all calls of an episode; those from a cache were read, but not computed again.",
-    "Seconds a question: wall time of the run by questions; episodes ran side by side. Episode p50 and p95: of one.",
+    "Intervals: 95%, bias-corrected bootstrap over questions; Wilson where all scores are equal; p50 and p95 by the "
+    "percentiles of resamples.",
+    "p: two-sided, paired by question. McNemar's exact test for EM, a sign-flip permutation test for fractional F1; "
+    "the interval of a difference is the inverse of its test.",
+    "The best of several agents is chosen on these same questions, so its score and its change are too favourable; "
+    "another seed would change both.",
+    "Finished: share of episodes that ended in an answer, right or wrong, within the limit of steps.",
+    "Tokens: read and written in all calls of an episode; cached tokens were read, but not computed again.",
+    "Seconds a question: wall time of the run divided by its questions, with episodes in parallel. Episode, p50 and "
+    "p95: seconds of one episode.",
 )
 
 

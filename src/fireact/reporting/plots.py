@@ -1,8 +1,8 @@
-"""How the plots of a report are drawn: sizes, colours, and the forms that they are written in.
+"""How the plots of a report are drawn: sizes, colours and file forms. ``figures`` decides what they show.
 
-Invariant: the same data gives the same bytes of SVG; the background is transparent, text stays text. In SVG, colours are
-drawn as placeholders and put in last: as CSS variables for the page, which follow its theme, or, for a file, as tones
-that read on a light and on a dark background alike. PNG is on white. What a plot shows is ``figures``' to say.
+Invariant: the same data gives the same bytes of SVG; the background is transparent, and text stays text. An SVG is
+drawn with placeholder colours, which are replaced last: for the page by CSS variables, which follow its theme; for a
+file by tones that are legible on a light and on a dark background. A PNG is on white.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.controls import without_controls
+from fireact.controls import strip_controls
 
 SERIES = 6
-"""Colours for agents; further agents begin with the first again."""
+"""Number of colours; the agents after these begin with the first colour again."""
 WIDTH = 5.2
-"""Inches of 72 px: narrow, so that letters stay legible where a phone scales the plot down."""
+"""Inches of 72 px: narrow, so that text stays legible where a phone scales the plot down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ class Palette:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """A plot before it is drawn: the name of its file, itself in words for who cannot see it, a caption, the drawing."""
+class ReportPlot:
+    """A plot before it is drawn: the stem of its file, a heading, what it shows in words, a caption, and ``draw``."""
 
     name: str
     heading: str
     words: str
     caption: str
     draw: Callable[[Palette], Any]
-    """Makes a matplotlib figure."""
+    """Returns a matplotlib figure."""
 
 
 _MARKS = Palette("#010101", "#020202", "#040404", tuple(f"#0300{index:02}" for index in range(SERIES)))
@@ -60,29 +60,29 @@ FILE = {
 }
 
 
-def svg(plot: Plot, colours: Mapping[str, str] = FILE) -> str:
-    """The plot as an ``<svg>`` element that can stand in a page beside others: own ids, no style sheet, a title."""
-    drawn = _saved(plot, _MARKS, "svg", transparent=True, metadata={"Date": None, "Creator": None}).decode()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>\s*", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r"<style.*?</style>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'\bid="', f'id="{plot.name}-', drawn)
-    drawn = re.sub(r'(url\(|href=")#', rf"\1#{plot.name}-", drawn)
-    drawn = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", drawn)
-    drawn = re.sub("|".join(colours), lambda match: colours[match[0]], drawn)
+def render_svg(plot: ReportPlot, colours: Mapping[str, str] = FILE) -> str:
+    """The plot as an ``<svg>`` element for a page with several plots: ids of its own, no style sheet, a title."""
+    markup = _save(plot, _MARKS, "svg", transparent=True, metadata={"Date": None, "Creator": None}).decode()
+    markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.DOTALL)
+    markup = re.sub(r"<style.*?</style>", "", markup, flags=re.DOTALL)
+    markup = re.sub(r'\bid="', f'id="{plot.name}-', markup)
+    markup = re.sub(r'(url\(|href=")#', rf"\1#{plot.name}-", markup)
+    markup = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", markup)
+    markup = re.sub("|".join(colours), lambda match: colours[match[0]], markup)
     attributes = f'role="img" aria-labelledby="{plot.name}-title" stroke-linejoin="round"'
     label = f'<title id="{plot.name}-title">{_escape(plot.words)}</title>'
-    whole = re.sub(r"<svg([^>]*)>", lambda match: f"<svg {attributes}{match[1]}>\n {label}", drawn, count=1)
-    return without_controls(whole)
+    titled_markup = re.sub(r"<svg([^>]*)>", lambda match: f"<svg {attributes}{match[1]}>\n {label}", markup, count=1)
+    return strip_controls(titled_markup)
 
 
-def png(plot: Plot) -> bytes:
+def render_png(plot: ReportPlot) -> bytes:
     """The plot as a picture for papers and slides: on white, 300 dots an inch."""
-    return _saved(plot, PAPER, "png", dpi=300, facecolor="#ffffff", metadata={"Software": None})
+    return _save(plot, PAPER, "png", dpi=300, facecolor="#ffffff", metadata={"Software": None})
 
 
-def canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)) -> tuple[Any, list[Any]]:
-    """A figure and its panels, one below the other, in the style of the report; only for use while it is drawn."""
+def new_canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)) -> tuple[Any, list[Any]]:
+    """A new figure and its panels, one below the other. Call it in ``ReportPlot.draw``, where the style is set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -93,7 +93,7 @@ def canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)) ->
     return figure, [row[0] for row in panels]
 
 
-def _saved(plot: Plot, palette: Palette, form: str, **options: Any) -> bytes:
+def _save(plot: ReportPlot, palette: Palette, form: str, **options: Any) -> bytes:
     import matplotlib
 
     file = io.BytesIO()

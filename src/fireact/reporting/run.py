@@ -1,4 +1,4 @@
-"""The verb ``report``: run directories become one page, read from what the other verbs left and nothing else."""
+"""The verb ``report``: makes one page from run directories. It reads only what the other verbs wrote."""
 
 from __future__ import annotations
 
@@ -11,100 +11,104 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.conditions import Conditions, conditions, differences, require_comparable
-from fireact.evaluation.pairing import keyed
-from fireact.evaluation.summary import Comparison, compare
+from fireact.evaluation.conditions import Conditions, conditions_of, find_differences, require_comparable
+from fireact.evaluation.pairing import index_trajectories
+from fireact.evaluation.summary import ScoreComparison, compare_scores
 from fireact.progress import SILENT, Progress
-from fireact.reporting.cases import choose
-from fireact.reporting.data import Mixture, ReportAgent, ReportData, Source, baselines
-from fireact.reporting.runs import FILE, GATHERED, Run, labels, measuring, read_runs
-from fireact.reporting.write import PAGE, write
-from fireact.store import RunDir, absolute, read_config, read_manifest, shown, typed
+from fireact.reporting.cases import choose_cases
+from fireact.reporting.data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
+from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
+from fireact.reporting.write import PAGE, write_report
+from fireact.store import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
 from fireact.types import Trajectory
 
 LARGE = 5_000_000
-"""Bytes of a page above which that is said."""
+"""Bytes of a page above which a message warns that it is large."""
 UNPAIRED = ("split", "questions")
-"""Conditions without which the same question is not asked twice: what differs in one of them has no paired difference."""
+"""Where one of these conditions differs, two runs did not ask the same questions, so no difference can be paired."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportConfig:
-    """Settings of ``report``: the runs that it shows; the first agent evaluated without noise is the baseline."""
+    """Settings of ``report``: the runs to show. The first agent evaluated without noise is the baseline."""
 
     runs: Sequence[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runs", tuple(dict.fromkeys(map(absolute, self.runs))))
+        object.__setattr__(self, "runs", tuple(dict.fromkeys(map(absolute_path, self.runs))))
 
 
 def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the report of some runs into ``out`` and return the manifest."""
     runs = list(read_runs(config.runs))
-    found = assemble(runs, commands=[f"fireact report {' '.join(map(typed, config.runs))} -o {typed(out)}"])
+    report_data = assemble_report(
+        runs, commands=[f"fireact report {' '.join(map(shell_path, config.runs))} -o {shell_path(out)}"]
+    )
     with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
-        write(found, run.path)  # each time: the runs may have changed since
+        write_report(report_data, run.path)  # even when resumed: the runs may have changed since
         size = (run.path / PAGE).stat().st_size
         if size > LARGE:
             progress.say(
-                f"{shown(run.path / PAGE)} has {size / 1e6:.1f} MB: browsers open it slowly. Report fewer runs."
+                f"{relative_path(run.path / PAGE)} has {size / 1e6:.1f} MB: browsers open it slowly. Report fewer runs."
             )
         return run.finish(runs=list(config.runs))
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class AgentEvaluation:
     """An agent, the runs that measured it (of different tasks), and all their episodes."""
 
     agent: ReportAgent
-    runs: tuple[Run, ...]
+    runs: tuple[ReportedRun, ...]
     episodes: tuple[Trajectory, ...]
 
-    def on(self, task: str) -> list[Trajectory]:
-        return [one for one in self.episodes if one.task == task]
+    def episodes_on(self, task: str) -> list[Trajectory]:
+        return [episode for episode in self.episodes if episode.task == task]
 
     def conditions(self, task: str) -> Conditions:
         """The conditions under which the agent was measured on a task."""
         run = next(run for run in self.runs if task in run.manifest["results"])
-        return conditions(self.agent.name, self.on(task), config=run.config, manifest=run.manifest)
+        return conditions_of(self.agent.name, self.episodes_on(task), config=run.config, manifest=run.manifest)
 
 
-def assemble(
-    runs: Sequence[Run], *, title: str = "", commands: Sequence[str] = (), peak_memory_gb: float | None = None
+def assemble_report(
+    runs: Sequence[ReportedRun], *, title: str = "", commands: Sequence[str] = (), peak_memory_gb: float | None = None
 ) -> ReportData:
-    """What the runs say, as one report; by default its ``title`` is a study's, or names the agent and the tasks.
+    """One report of the runs; without ``title`` it has the title of the study, or names the agent and the tasks.
 
-    Agents without noise come first. Raises ConfigError when none of the runs holds episodes or two evaluations are not comparable;
-    cells of a study may differ on purpose, which the report then says.
+    Agents without noise come first. Raises ConfigError when no run holds episodes, or when two evaluations are not
+    comparable. Cells of a study may differ on purpose; the report then names the differences.
     """
-    evaluations = measuring(runs)
-    if not evaluations:
+    eval_runs = select_measured_runs(runs)
+    if not eval_runs:
         raise ConfigError(
             f"none of {', '.join(str(run.path) for run in runs)} holds episodes. Give a directory of 'fireact eval', "
             "or one of collect, record or mix, or a file of episodes."
         )
-    episodes = {run.path: run.read() for run in evaluations}
-    _require_comparable([run for run in evaluations if run.verb in ("eval", FILE) and not run.study], episodes)
-    measured = sorted(
-        _measured(evaluations, [run for run in runs if run.verb == "train"], episodes),
-        key=lambda one: bool(one.agent.noise),
+    episodes = {run.path: run.read_episodes() for run in eval_runs}
+    _require_comparable([run for run in eval_runs if run.verb in ("eval", FILE) and not run.study], episodes)
+    evaluations = sorted(
+        _group_by_agent(eval_runs, [run for run in runs if run.verb == "train"], episodes),
+        key=lambda evaluation: bool(evaluation.agent.noise),
     )
-    names, results = labels([run.path for run in runs]), _by_task(measured)
+    names, results = short_labels([run.path for run in runs]), _results_by_task(evaluations)
     names |= {run.path: f"{run.verb}: {run.cell}" for run in runs if run.cell}
-    against = _against(measured, results)
-    changes = list(_changes(measured, against))
+    against = _find_baselines(evaluations, results)
+    changes = list(_compute_changes(evaluations, against))
     return ReportData(
-        title=title or _title(runs, measured, results),
+        title=title or _title(runs, evaluations, results),
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        agents=[one.agent for one in measured],
+        agents=[evaluation.agent for evaluation in evaluations],
         results=results,
         paired=against,
-        of_studies=any(run.study for run in evaluations),
-        comparisons=_by_agent([one for one in changes if not one.by_noise]),
-        robustness=_by_agent([one for one in changes if one.by_noise]),
-        unlike=list(dict.fromkeys(said for one in changes for said in one.unlike)),
+        of_studies=any(run.study for run in eval_runs),
+        comparisons=_comparisons_by_agent([change for change in changes if not change.by_noise]),
+        robustness=_comparisons_by_agent([change for change in changes if change.by_noise]),
+        unlike=list(dict.fromkeys(difference for change in changes for difference in change.unlike)),
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
-        training={names[run.path]: list(jsonl.read(run.path / "log.jsonl")) for run in runs if run.verb == "train"},
+        training={
+            names[run.path]: list(jsonl.read_objects(run.path / "log.jsonl")) for run in runs if run.verb == "train"
+        },
         mixtures=_mixtures(runs, names),
         timings={names[run.path]: run.manifest["seconds"] for run in runs if run.verb != FILE},
         peak_memory_gb=peak_memory_gb,
@@ -114,54 +118,71 @@ def assemble(
             if run.verb != FILE
         },
         commands=commands,
-        cases=choose(*_side_by_side(measured, against)),
-        sources=[*map(_source, measured), *_teachers([run for run in runs if run.path not in episodes], names)],
+        cases=choose_cases(*_episodes_side_by_side(evaluations, against)),
+        sources=[
+            *map(_episode_source, evaluations),
+            *_teacher_sources([run for run in runs if run.path not in episodes], names),
+        ],
     )
 
 
-def comparable(runs: Sequence[Run]) -> list[Run]:
-    """The runs without those evaluations whose numbers do not compare with the first one's."""
-    kept: list[Run] = []
+def select_comparable(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """The runs without the evaluations that are not comparable with the earlier ones."""
+    accepted_runs: list[ReportedRun] = []
     episodes: dict[Path, Sequence[Trajectory]] = {}
     for run in runs:
         if run.verb not in ("eval", FILE):
-            kept.append(run)
+            accepted_runs.append(run)
             continue
-        episodes[run.path] = run.read()
+        episodes[run.path] = run.read_episodes()
         try:
-            _require_comparable([*(one for one in kept if one.verb in ("eval", FILE) and not one.study), run], episodes)
+            _require_comparable(
+                [
+                    *(
+                        accepted_run
+                        for accepted_run in accepted_runs
+                        if accepted_run.verb in ("eval", FILE) and not accepted_run.study
+                    ),
+                    run,
+                ],
+                episodes,
+            )
         except ConfigError:
             continue
-        kept.append(run)
-    return kept
+        accepted_runs.append(run)
+    return accepted_runs
 
 
-def _require_comparable(evaluations: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]) -> None:
-    """Raise ConfigError where conditions differ; noise is the one difference that a report measures."""
-    found = {
-        run.path: conditions(shown(run.path), episodes[run.path], config=run.config, manifest=run.manifest)
-        for run in evaluations
+def _require_comparable(eval_runs: Sequence[ReportedRun], episodes: Mapping[Path, Sequence[Trajectory]]) -> None:
+    """Raise ConfigError where conditions differ; only noise may differ, because a report measures its effect."""
+    conditions_by_path = {
+        run.path: conditions_of(relative_path(run.path), episodes[run.path], config=run.config, manifest=run.manifest)
+        for run in eval_runs
     }
-    require_comparable([replace(one, noise=None, disturbed=frozenset()) for one in found.values()])
-    for noise in dict.fromkeys(run.noise for run in evaluations):
-        require_comparable([found[run.path] for run in evaluations if run.noise == noise])
+    require_comparable(
+        [replace(run_conditions, noise=None, disturbed=frozenset()) for run_conditions in conditions_by_path.values()]
+    )
+    for noise in dict.fromkeys(run.noise for run in eval_runs):
+        require_comparable([conditions_by_path[run.path] for run in eval_runs if run.noise == noise])
 
 
-def _measured(
-    evaluations: Sequence[Run], trained: Sequence[Run], episodes: Mapping[Path, Sequence[Trajectory]]
-) -> Iterator[Measured]:
-    """The agents in the order of their first runs; runs of one agent under one noise on other tasks belong together."""
-    groups = _groups(evaluations)
-    names = [_name(group[0]) for group in groups]
-    own = labels([group[0].path for group in groups])
+def _group_by_agent(
+    eval_runs: Sequence[ReportedRun],
+    training_runs: Sequence[ReportedRun],
+    episodes: Mapping[Path, Sequence[Trajectory]],
+) -> Iterator[AgentEvaluation]:
+    """The agents in the order of their first runs; an agent has all runs under the same noise, each on other tasks."""
+    groups = _group_runs(eval_runs)
+    names = [_agent_name(group[0]) for group in groups]
+    path_labels = short_labels([group[0].path for group in groups])
     unique = {
-        group[0].path: f"{name} ({own[group[0].path]})" if names.count(name) > 1 else name
+        group[0].path: f"{name} ({path_labels[group[0].path]})" if names.count(name) > 1 else name
         for name, group in zip(names, groups, strict=True)
     }
     for group in groups:
         run = group[0]
         clean = _without_noise(group, groups)
-        size, student = _training(run, trained)
+        size, student = _training_of(run, training_runs)
         agent = ReportAgent(
             name=unique[run.path],
             description=run.manifest["description"] + (f", tools under noise: {run.noise}" if run.noise else ""),
@@ -170,16 +191,16 @@ def _measured(
             trajectories=size,
             line=run.line if run.cell else student,
         )
-        yield Measured(agent, tuple(group), tuple(one for run in group for one in episodes[run.path]))
+        yield AgentEvaluation(agent, tuple(group), tuple(episode for run in group for episode in episodes[run.path]))
 
 
-def _groups(evaluations: Sequence[Run]) -> list[list[Run]]:
-    """The runs of each agent: those that differ in their task alone, in the order of the first of them."""
-    groups: list[list[Run]] = []
-    for run in evaluations:
+def _group_runs(eval_runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
+    """The runs of each agent: a group holds runs that differ only in their tasks; groups keep the order of the runs."""
+    groups: list[list[ReportedRun]] = []
+    for run in eval_runs:
         key = (run.manifest["agent"], run.noise, run.cell)
         for group in groups:
-            tasks = {task for one in group for task in one.manifest["results"]}
+            tasks = {task for grouped_run in group for task in grouped_run.manifest["results"]}
             first = group[0]
             if (first.manifest["agent"], first.noise, first.cell) == key and not tasks & set(run.manifest["results"]):
                 group.append(run)
@@ -189,83 +210,94 @@ def _groups(evaluations: Sequence[Run]) -> list[list[Run]]:
     return groups
 
 
-def _without_noise(group: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Run | None:
-    """The first run of the same agent without noise, itself where it has none; a study says which it takes."""
+def _without_noise(group: Sequence[ReportedRun], groups: Sequence[Sequence[ReportedRun]]) -> ReportedRun | None:
+    """The first run of the same agent without noise: preferably the baseline of its study, or one of the same tasks."""
     if not group[0].noise:
         return group[0]
-    wanted = {path for run in group for path in run.against.values()}
+    compared_paths = {path for run in group for path in run.against.values()}
     tasks = {task for run in group for task in run.manifest["results"]}
-    clean = [one for one in groups if one[0].manifest["agent"] == group[0].manifest["agent"] and not one[0].noise]
-    chosen = [one for one in clean if wanted & {run.path for run in one}]
-    alike = [one for one in clean if tasks & {task for run in one for task in run.manifest["results"]}]
-    return next((one[0] for one in [*chosen, *alike, *clean]), None)
+    clean_groups = [
+        runs for runs in groups if runs[0].manifest["agent"] == group[0].manifest["agent"] and not runs[0].noise
+    ]
+    compared_groups = [runs for runs in clean_groups if compared_paths & {run.path for run in runs}]
+    same_task_groups = [
+        runs for runs in clean_groups if tasks & {task for run in runs for task in run.manifest["results"]}
+    ]
+    return next((runs[0] for runs in [*compared_groups, *same_task_groups, *clean_groups]), None)
 
 
-def _name(run: Run) -> str:
+def _agent_name(run: ReportedRun) -> str:
     if run.cell:
         return run.cell
     return f"{run.manifest['agent']}, noise {run.noise}" if run.noise else str(run.manifest["agent"])
 
 
-def _training(run: Run, trained: Sequence[Run]) -> tuple[int | None, str]:
-    """How many trajectories a fine-tuned agent learned from and its student, by its training run wherever that is found."""
+def _training_of(run: ReportedRun, training_runs: Sequence[ReportedRun]) -> tuple[int | None, str]:
+    """How many trajectories a fine-tuned agent learned from, and its student; (None, "") where its run is not found."""
     if not run.manifest.get("tuned"):
         return None, ""
-    for one in trained:
-        if str(run.manifest["agent"]).endswith(f"+{one.manifest['adapter_sha256'][:8]}"):
-            return int(one.manifest["trajectories"]), str(one.config["student"])
+    for training_run in training_runs:
+        if str(run.manifest["agent"]).endswith(f"+{training_run.manifest['adapter_sha256'][:8]}"):
+            return int(training_run.manifest["trajectories"]), str(training_run.config["student"])
     try:
-        place = Path(run.config["agent"])
-        return int(read_manifest(place)["trajectories"]), str(read_config(place).get("student", ""))
-    except (DataError, KeyError, TypeError, ValueError):  # it was moved, or is of another kind
+        agent_dir = Path(run.config["agent"])
+        return int(read_manifest(agent_dir)["trajectories"]), str(read_config(agent_dir).get("student", ""))
+    except (DataError, KeyError, TypeError, ValueError):  # the directory was moved, or is of another kind
         return None, ""
 
 
-def _by_task(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+def _results_by_task(evaluations: Sequence[AgentEvaluation]) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
-    for one in measured:
-        for run in one.runs:
+    for evaluation in evaluations:
+        for run in evaluation.runs:
             for task, summary in run.manifest["results"].items():
-                results.setdefault(task, {})[one.agent.name] = summary
+                results.setdefault(task, {})[evaluation.agent.name] = summary
     return results
 
 
-def _title(runs: Sequence[Run], measured: Sequence[Measured], results: Mapping[str, Any]) -> str:
-    """The title of the studies that the runs are of; else the last agent with the tools of the first, and the tasks."""
+def _title(runs: Sequence[ReportedRun], evaluations: Sequence[AgentEvaluation], results: Mapping[str, Any]) -> str:
+    """The titles of the studies; without a study, the last agent with the noise of the first agent, and the tasks."""
     if studies := [run.study for run in runs if run.study]:
         return "; ".join(dict.fromkeys(studies))
-    alike = [one for one in measured if one.agent.noise == measured[0].agent.noise]
-    last = alike[-1]
+    same_tools = [evaluation for evaluation in evaluations if evaluation.agent.noise == evaluations[0].agent.noise]
+    last = same_tools[-1]
     if not results:
         return last.agent.name
-    everywhere = len(alike) == 1 or all(last.on(task) for task in results)
-    return f"{last.agent.name if everywhere else f'{len(alike)} agents'} on {', '.join(results)}"
+    everywhere = len(same_tools) == 1 or all(last.episodes_on(task) for task in results)
+    return f"{last.agent.name if everywhere else f'{len(same_tools)} agents'} on {', '.join(results)}"
 
 
-def _against(measured: Sequence[Measured], results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """With whom each agent is compared on each task: as its study says, else as in any report."""
-    by_path = {run.path: one.agent for one in measured for run in one.runs}
-    agents = [one.agent for one in measured]
-    found = baselines(agents, results)
-    if any(run.against for one in measured for run in one.runs):  # then what a study does not compare stays alone
+def _find_baselines(
+    evaluations: Sequence[AgentEvaluation], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Task -> agent -> its baseline: from its study, else from ``default_baselines``."""
+    by_path = {run.path: evaluation.agent for evaluation in evaluations for run in evaluation.runs}
+    agents = [evaluation.agent for evaluation in evaluations]
+    baseline_names = default_baselines(agents, results)
+    if any(
+        run.against for evaluation in evaluations for run in evaluation.runs
+    ):  # an agent without a baseline in its study gets none
         noisy = {agent.name for agent in agents if agent.noise}
-        found = {task: {name: own[name] for name in own if name in noisy} for task, own in found.items()}
-    for one in measured:
-        for run in one.runs:
+        baseline_names = {
+            task: {name: by_agent[name] for name in by_agent if name in noisy}
+            for task, by_agent in baseline_names.items()
+        }
+    for evaluation in evaluations:
+        for run in evaluation.runs:
             for task, path in run.against.items():
                 if path in by_path:
-                    found.setdefault(task, {})[one.agent.name] = by_path[path].name
-    return found
+                    baseline_names.setdefault(task, {})[evaluation.agent.name] = by_path[path].name
+    return baseline_names
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """An agent against another on a task: the difference, None where none can be paired, and what else differs."""
+class AgentChange:
+    """The change from one agent to another on a task (None where nothing can be paired), and what else differs."""
 
     task: str
     first: ReportAgent
     second: ReportAgent
-    comparison: Comparison | None
+    comparison: ScoreComparison | None
     unlike: Sequence[str]
 
     @property
@@ -273,100 +305,131 @@ class Change:
         return self.first.name == self.second.model != self.second.name
 
 
-def _changes(measured: Sequence[Measured], against: Mapping[str, Mapping[str, str]]) -> Iterator[Change]:
-    """Every agent against the one that it is compared with, and under noise against itself without, on each task."""
-    named = {one.agent.name: one for one in measured}
-    for task in dict.fromkeys(task for one in measured for run in one.runs for task in run.manifest["results"]):
-        here = [one.agent for one in measured if one.on(task)]
-        there = {agent.name for agent in here}
+def _compute_changes(
+    evaluations: Sequence[AgentEvaluation], against: Mapping[str, Mapping[str, str]]
+) -> Iterator[AgentChange]:
+    """On each task, every agent against its baseline, and every agent under noise against itself without noise."""
+    by_name = {evaluation.agent.name: evaluation for evaluation in evaluations}
+    for task in dict.fromkeys(
+        task for evaluation in evaluations for run in evaluation.runs for task in run.manifest["results"]
+    ):
+        agents = [evaluation.agent for evaluation in evaluations if evaluation.episodes_on(task)]
+        agent_names = {agent.name for agent in agents}
         pairs = list(against.get(task, {}).items())
-        pairs += [(one.name, one.model) for one in here if one.noise and one.model != one.name and one.model in there]
-        for name, other in dict.fromkeys(pairs):
-            first, second = named[other], named[name]
-            before, after = first.on(task), second.on(task)
+        pairs += [
+            (agent.name, agent.model)
+            for agent in agents
+            if agent.noise and agent.model != agent.name and agent.model in agent_names
+        ]
+        for name, baseline_name in dict.fromkeys(pairs):
+            first, second = by_name[baseline_name], by_name[name]
+            before, after = first.episodes_on(task), second.episodes_on(task)
             seeds = _share_questions(before, after)
-            meant = {"noise"} if first.agent.noise != second.agent.noise else set()
-            meant |= {"seed"} if seeds else set()  # of those that one agent has more than the other nothing is compared
-            found = differences(first.conditions(task), second.conditions(task))
-            found = [one for one in found if one.setting not in meant]
+            intended = {"noise"} if first.agent.noise != second.agent.noise else set()
+            intended |= (
+                {"seed"} if seeds else set()
+            )  # only common seeds are compared, so further seeds of one side do not matter
+            differing = find_differences(first.conditions(task), second.conditions(task))
+            differing = [difference for difference in differing if difference.setting not in intended]
             paired = seeds or _share_questions(before, after, seeds=False)
-            paired = paired and not any(one.setting in UNPAIRED for one in found)
-            yield Change(
+            paired = paired and not any(difference.setting in UNPAIRED for difference in differing)
+            yield AgentChange(
                 task,
                 first.agent,
                 second.agent,
-                compare(before, after, seeds=seeds) if paired else None,
-                [f"{name} against {other}, {one}" for one in found],
+                compare_scores(before, after, seeds=seeds) if paired else None,
+                [f"{name} against {baseline_name}, {difference}" for difference in differing],
             )
 
 
 def _share_questions(before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True) -> bool:
-    """Whether two agents answered a question both, and none twice (by several methods, where episodes were gathered)."""
+    """Whether two agents have a question in common, and neither answered one twice (by several methods, say)."""
     try:
-        return bool(keyed(before, seeds=seeds).keys() & keyed(after, seeds=seeds).keys())
+        return bool(index_trajectories(before, seeds=seeds).keys() & index_trajectories(after, seeds=seeds).keys())
     except DataError:
         return False
 
 
-def _by_agent(changes: Sequence[Change]) -> dict[str, dict[str, Comparison]]:
-    """The differences by task and agent."""
-    found: dict[str, dict[str, Comparison]] = {}
-    for one in changes:
-        if one.comparison is not None:
-            found.setdefault(one.task, {})[one.second.name] = one.comparison
-    return found
+def _comparisons_by_agent(changes: Sequence[AgentChange]) -> dict[str, dict[str, ScoreComparison]]:
+    """Task -> agent -> its comparison."""
+    by_task: dict[str, dict[str, ScoreComparison]] = {}
+    for change in changes:
+        if change.comparison is not None:
+            by_task.setdefault(change.task, {})[change.second.name] = change.comparison
+    return by_task
 
 
-def _side_by_side(
-    measured: Sequence[Measured], against: Mapping[str, Mapping[str, str]]
+def _episodes_side_by_side(
+    evaluations: Sequence[AgentEvaluation], against: Mapping[str, Mapping[str, str]]
 ) -> Iterator[dict[str, Sequence[Trajectory]]]:
-    """For each task the agents whose episodes are shown beside each other: those compared with one, that one first."""
-    for task in dict.fromkeys(task for one in measured for run in one.runs for task in run.manifest["results"]):
-        here = [one for one in measured if one.agent.noise == measured[0].agent.noise and one.on(task)]
-        if not here:
+    """For each task, the episodes by agent to show side by side: first a baseline, then the agents compared with it."""
+    for task in dict.fromkeys(
+        task for evaluation in evaluations for run in evaluation.runs for task in run.manifest["results"]
+    ):
+        same_tools = [
+            evaluation
+            for evaluation in evaluations
+            if evaluation.agent.noise == evaluations[0].agent.noise and evaluation.episodes_on(task)
+        ]
+        if not same_tools:
             continue
-        base = against.get(task, {}).get(here[-1].agent.name)
-        others = [one for one in here if against.get(task, {}).get(one.agent.name) == base and one.agent.name != base]
-        first = [one for one in measured if one.agent.name == base]
-        yield {one.agent.name: one.on(task) for one in [*first, *others]}
+        baseline_name = against.get(task, {}).get(same_tools[-1].agent.name)
+        compared = [
+            evaluation
+            for evaluation in same_tools
+            if against.get(task, {}).get(evaluation.agent.name) == baseline_name
+            and evaluation.agent.name != baseline_name
+        ]
+        baseline_evaluations = [evaluation for evaluation in evaluations if evaluation.agent.name == baseline_name]
+        yield {evaluation.agent.name: evaluation.episodes_on(task) for evaluation in [*baseline_evaluations, *compared]}
 
 
-def _source(one: Measured) -> Source:
-    return Source(one.agent.name, one.episodes, [run.path for run in one.runs])
+def _episode_source(evaluation: AgentEvaluation) -> EpisodeSource:
+    return EpisodeSource(evaluation.agent.name, evaluation.episodes, [run.path for run in evaluation.runs])
 
 
-def _teachers(runs: Sequence[Run], names: Mapping[Path, str]) -> Iterator[Source]:
+def _teacher_sources(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> Iterator[EpisodeSource]:
     for run in runs:
         if run.verb in GATHERED:
-            who = run.manifest.get("teacher") or "recorded"
-            yield Source(f"{names[run.path]}: {who}", run.read(), [run.path])
+            teacher = run.manifest.get("teacher") or "recorded"
+            yield EpisodeSource(f"{names[run.path]}: {teacher}", run.read_episodes(), [run.path])
 
 
-def _mixtures(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Mixture]:
-    """What was mixed, with what was collected for it, at one remove or several."""
-    found = []
+def _mixtures(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> list[Mixture]:
+    """The mixtures, each with the collections behind it, also where a mix was made from other mixes."""
+    mixtures = []
     for run in runs:
-        if run.verb == "mix" and (own := _collected(run, runs)):
-            teacher = ", ".join(dict.fromkeys(str(one.manifest["teacher"]) for one in own))
+        if run.verb == "mix" and (collections := _collections_of(run, runs)):
+            teacher = ", ".join(dict.fromkeys(str(collection.manifest["teacher"]) for collection in collections))
             name = run.cell or names[run.path]
-            found.append(Mixture(name, teacher, _counts(own), run.manifest["counts"], run.manifest.get("history", ())))
-    return found
+            mixtures.append(
+                Mixture(
+                    name, teacher, _sum_counts(collections), run.manifest["counts"], run.manifest.get("history", ())
+                )
+            )
+    return mixtures
 
 
-def _collected(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The collections that a mix is made of; sources that have been moved are known by the names of their directories."""
+def _collections_of(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """The collections behind a mix. Sources that were moved are found by the names of their directories."""
     sources = list(map(Path, run.config.get("sources", ())))
-    others = [one for one in runs if one.verb in ("collect", "mix") and one is not run]
-    own = [one for one in others if one.path.resolve() in sources]
-    own = own or [one for one in others if one.path.name in {path.name for path in sources}]
-    found = [last for one in own for last in ([one] if one.verb == "collect" else _collected(one, others))]
-    return list({one.path: one for one in found}.values())
+    candidates = [candidate for candidate in runs if candidate.verb in ("collect", "mix") and candidate is not run]
+    matching_runs = [candidate for candidate in candidates if candidate.path.resolve() in sources]
+    matching_runs = matching_runs or [
+        candidate for candidate in candidates if candidate.path.name in {path.name for path in sources}
+    ]
+    collections = [
+        collection
+        for source_run in matching_runs
+        for collection in ([source_run] if source_run.verb == "collect" else _collections_of(source_run, candidates))
+    ]
+    return list({collection.path: collection for collection in collections}.values())
 
 
-def _counts(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """The counts of several collections together."""
-    found: dict[str, Counter[str]] = {}
+def _sum_counts(runs: Sequence[ReportedRun]) -> dict[str, dict[str, int]]:
+    """The counts of several collections, added up."""
+    totals: dict[str, Counter[str]] = {}
     for run in runs:
         for name, count in run.manifest["counts"].items():
-            found.setdefault(name, Counter()).update(count)
-    return {name: dict(count) for name, count in found.items()}
+            totals.setdefault(name, Counter()).update(count)
+    return {name: dict(count) for name, count in totals.items()}

@@ -1,4 +1,4 @@
-"""The complete run directories and files that a report is made from: a quickstart and a study stand for their stages.
+"""The complete runs and files that a report is made from. The directory of a quickstart or study stands for its stages.
 
 Invariant: a directory is read once, whichever paths lead to it, and nothing is written.
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.errors import DataError
-from fireact.evaluation.conditions import disturbances
-from fireact.reporting.episodes import described
+from fireact.evaluation.conditions import noise_kinds
+from fireact.reporting.episodes import describe_episodes
 from fireact.store import read_config, read_manifest, read_trajectories
 from fireact.types import Trajectory
 
 NOISE = "noise:"
 FILE = "file"
-"""The verb of a run that is only a file of episodes."""
+"""The verb of a "run" that is only a file of episodes."""
 GATHERED = ("collect", "record")
 """The verbs of runs in which episodes are gathered to learn from."""
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
@@ -28,11 +28,11 @@ STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ReportedRun:
     """A complete run directory: its path, settings and manifest.
 
-    A stage of a study has the title of the study, the name of its cell, its place on the axes but size and seed, and, by
-    task, the evaluation that the study compares it with. ``episodes`` are there where they were read already.
+    A stage of a study has the title of the study, the name of its cell, its values on the axes without size and seed
+    (``line``), and, by task, the evaluation that is its baseline. ``episodes`` is None until they are read.
     """
 
     path: Path
@@ -50,84 +50,92 @@ class Run:
 
     @property
     def noise(self) -> str:
-        """What was done to the tools of an evaluation, as it was typed, or the kinds that a file's episodes show; empty where nothing was."""
+        """The noise of the tools: as typed for an evaluation, as seen in the episodes of a file, or empty."""
         if self.verb == FILE:
-            return ", ".join(sorted(disturbances(self.episodes or ())))
+            return ", ".join(sorted(noise_kinds(self.episodes or ())))
         specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
 
-    def read(self) -> Sequence[Trajectory]:
+    def read_episodes(self) -> Sequence[Trajectory]:
         """The episodes of the run."""
         return list(read_trajectories(self.path)) if self.episodes is None else self.episodes
 
 
-def read_runs(paths: Sequence[str]) -> Iterator[Run]:
+def read_runs(paths: Sequence[str]) -> Iterator[ReportedRun]:
     """The complete runs behind the paths, each of them once.
 
     Raises DataError for any other path.
     """
-    seen: set[Path] = set()
-    for run in (run for path in map(Path, paths) for run in _behind(path)):
-        if run.path.resolve() not in seen:
-            seen.add(run.path.resolve())
+    read_paths: set[Path] = set()
+    for run in (run for path in map(Path, paths) for run in _expand_path(path)):
+        if run.path.resolve() not in read_paths:
+            read_paths.add(run.path.resolve())
             yield run
 
 
-def measuring(runs: Sequence[Run]) -> list[Run]:
-    """The runs whose results a report shows: evaluations and files, without any those in which episodes were gathered.
+def select_measured_runs(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """The runs whose results a report shows: evaluations and files; without any, the runs that gathered episodes.
 
-    Of these, mixes stand only where what they were mixed from does not.
+    Without these either, they are the mixes.
     """
-    found = [run for run in runs if run.verb in ("eval", FILE)]
+    evaluations = [run for run in runs if run.verb in ("eval", FILE)]
     gathered = [run for run in runs if run.verb in GATHERED] or [run for run in runs if run.verb == "mix"]
-    return found or [_described(run) for run in gathered]
+    return evaluations or [_describe_run(run) for run in gathered]
 
 
-def _described(run: Run) -> Run:
-    manifest, episodes = described(run.path)
+def _describe_run(run: ReportedRun) -> ReportedRun:
+    manifest, episodes = describe_episodes(run.path)
     return replace(run, manifest={**run.manifest, **manifest}, episodes=episodes)
 
 
-def _behind(path: Path) -> Iterator[Run]:
+def _expand_path(path: Path) -> Iterator[ReportedRun]:
     if path.is_file():
-        manifest, episodes = described(path)
-        yield Run(path, {"verb": FILE}, manifest, episodes=episodes)
+        manifest, episodes = describe_episodes(path)
+        yield ReportedRun(path, {"verb": FILE}, manifest, episodes=episodes)
         return
     config = read_config(path)
     if config["verb"] == "quickstart":
-        yield from (Run(path / name, *_read(path / name)) for name in STAGES)
+        yield from (ReportedRun(path / name, *_read_settings(path / name)) for name in STAGES)
     elif config["verb"] == "study":
-        yield from _stages(path, Path(config.get("stages") or path))
+        yield from _study_stages(path, Path(config.get("stages") or path))
     elif config["verb"] == "report":
-        raise DataError(f"{path} is a report; give the runs that it was made from.")
+        raise DataError(f"{path} is a report. Give the runs that it was made from.")
     else:
-        yield Run(path, *_read(path))
+        yield ReportedRun(path, *_read_settings(path))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return read_config(path), read_manifest(path)
 
 
-def _stages(study: Path, root: Path) -> Iterator[Run]:
-    """The stages of a study, each under the first of its cells; the last stage of a cell is its evaluation."""
-    title = str(read_manifest(study)["title"])  # says how to go on where it is not complete
-    rows = [row for row in jsonl.read(study / "results.jsonl") if "error" not in row]
+def _study_stages(study: Path, root: Path) -> Iterator[ReportedRun]:
+    """The stages of a study, each with the first cell that uses it; the last stage of a cell is its evaluation."""
+    title = str(read_manifest(study)["title"])  # an incomplete study raises here; the error says how to resume it
+    rows = [row for row in jsonl.read_objects(study / "results.jsonl") if "error" not in row]
     measured = {str(row["cell"]): root / row["stages"][-1] for row in rows}
     first = {stage: row for row in reversed(rows) for stage in row["stages"]}
     for stage in dict.fromkeys(stage for row in rows for stage in row["stages"]):
         row, path = first[stage], root / stage
-        more = sum(stage in one["stages"] for one in rows) - 1 if stage.startswith("mix/") else 0
+        more = sum(stage in other_row["stages"] for other_row in rows) - 1 if stage.startswith("mix/") else 0
         cell = f"{row['cell']} and {more} more" if more else str(row["cell"])
-        found = {task: measured[one["cell"]] for task, one in row["against"].items() if one and one["cell"] in measured}
-        own = {task: other for task, other in found.items() if path == measured[row["cell"]] and other != path}
+        baseline_paths = {
+            task: measured[comparison["cell"]]
+            for task, comparison in row["against"].items()
+            if comparison and comparison["cell"] in measured
+        }
+        against = {
+            task: baseline_path
+            for task, baseline_path in baseline_paths.items()
+            if path == measured[row["cell"]] and baseline_path != path
+        }
         line = ", ".join(str(value) for name, value in row["axes"].items() if name not in ("size", "seed"))
-        yield Run(path, *_read(path), study=title, cell=cell, line=line, against=own)
+        yield ReportedRun(path, *_read_settings(path), study=title, cell=cell, line=line, against=against)
 
 
-def labels(paths: Sequence[Path]) -> dict[Path, str]:
-    """A short name for each directory: its own, with as many of its parents as tell it from the others."""
-    found = {path: path.name for path in paths}
+def short_labels(paths: Sequence[Path]) -> dict[Path, str]:
+    """A short name for each directory: its own name, with as many parents as needed to make it unique."""
+    names = {path: path.name for path in paths}
     for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
-        counts = Counter(found.values())
-        found = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in found.items()}
-    return found
+        counts = Counter(names.values())
+        names = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in names.items()}
+    return names

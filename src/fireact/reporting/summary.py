@@ -1,6 +1,6 @@
 """What a report says first, and the object that machines read.
 
-Invariant: every form of the report takes its before and after from here; nothing is measured here.
+Invariant: every form of the report takes its headlines from here; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.evaluation.failures import FAILURES, counted
-from fireact.evaluation.summary import Comparison
+from fireact.evaluation.failures import FAILURES, count_failures
+from fireact.evaluation.summary import ScoreComparison
 from fireact.reporting.data import Mixture, ReportAgent, ReportData
-from fireact.reporting.wording import percent, who
+from fireact.reporting.wording import display_name, percent
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A task before and after: the last agent measured on it, its baseline, their summaries and how they compare.
+    """A task before and after: the last agent measured on it, its baseline, their summaries and the comparison.
 
-    ``before`` is None where there is no baseline or it was asked other questions. ``best_of`` says of how many agents it
-    is the best, where it was chosen for that.
+    ``before`` is None where there is no baseline, or it was asked other questions. ``best_of`` is the number of agents
+    from which this one was chosen as the best, else 0.
     """
 
     task: str
@@ -29,13 +29,13 @@ class Headline:
     agent: str
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
-    comparison: Comparison | None
+    comparison: ScoreComparison | None
     best_of: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureRow:
-    """What a task and method gave a mixture: episodes collected, finished and right, and how many are trained on."""
+    """Counts of a task and method in a mixture: episodes collected, finished and right, and how many are trained on."""
 
     mixture: str
     task: str
@@ -47,50 +47,50 @@ class MixtureRow:
 
 
 def subject(report: ReportData) -> ReportAgent:
-    """The agent that the report is about: the last with the tools of the first."""
+    """The agent that the report is about: the last one under the same noise as the first."""
     return [agent for agent in report.agents if agent.noise == report.agents[0].noise][-1]
 
 
-def baseline(report: ReportData) -> ReportAgent:
-    """The agent that the subject is compared with, on the first task where it is; itself where it is with none."""
+def subject_baseline(report: ReportData) -> ReportAgent:
+    """The baseline of the subject on the first task that has one; without any, the subject itself."""
     last = subject(report)
-    named = {agent.name: agent for agent in report.agents}
-    return next((named[found[last.name]] for found in report.against.values() if last.name in found), last)
+    by_name = {agent.name: agent for agent in report.agents}
+    return next((by_name[by_agent[last.name]] for by_agent in report.against.values() if last.name in by_agent), last)
 
 
-def one_baseline(report: ReportData) -> bool:
-    """Whether all agents with the tools of the first are compared with the same one."""
+def has_one_baseline(report: ReportData) -> bool:
+    """Whether all agents have the same baseline, apart from comparisons of an agent under noise with itself."""
     noise = {agent.name: agent.noise for agent in report.agents}
-    pairs = [(name, other) for found in report.against.values() for name, other in found.items()]
-    return len({other for name, other in pairs if noise[name] == noise[other]}) < 2
+    pairs = [(name, baseline_name) for by_agent in report.against.values() for name, baseline_name in by_agent.items()]
+    return len({baseline_name for name, baseline_name in pairs if noise[name] == noise[baseline_name]}) < 2
 
 
-def models(report: ReportData) -> list[str]:
-    """The agents, each once however many kinds of noise it met: they share a colour."""
+def model_names(report: ReportData) -> list[str]:
+    """The agents without regard to noise: an agent has one colour under every kind of noise."""
     return list(dict.fromkeys(agent.model for agent in report.agents))
 
 
 @dataclass(frozen=True, slots=True)
-class Robust:
-    """An agent on a task under noise: its summary without (None where that was not measured) and with, and the change."""
+class RobustnessRow:
+    """An agent on a task: its summary without noise (None if not measured) and with it, and the comparison."""
 
     task: str
     agent: ReportAgent
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
-    comparison: Comparison | None
+    comparison: ScoreComparison | None
 
     @property
     def shared(self) -> int:
-        """The number of questions that the change is over, where one of the two sides has others; else 0."""
-        asked = max(side["n"] for side in (self.before, self.after) if side is not None)
-        return self.comparison.em.n if self.comparison and self.comparison.em.n < asked else 0
+        """The number of questions that both sides share, where one of them has more; else 0."""
+        question_count = max(side["n"] for side in (self.before, self.after) if side is not None)
+        return self.comparison.em.n if self.comparison and self.comparison.em.n < question_count else 0
 
 
-def robustness(report: ReportData) -> list[Robust]:
+def robustness_rows(report: ReportData) -> list[RobustnessRow]:
     """Each agent and task that was measured under noise."""
     return [
-        Robust(
+        RobustnessRow(
             task=task,
             agent=agent,
             before=results.get(agent.model) if agent.model != agent.name else None,
@@ -103,18 +103,20 @@ def robustness(report: ReportData) -> list[Robust]:
     ]
 
 
-def failures(report: ReportData) -> dict[str, dict[str, int]]:
-    """Kind of failure -> agent -> episodes, the most frequent kinds first; only of agents that were measured."""
+def failures_by_agent(report: ReportData) -> dict[str, dict[str, int]]:
+    """Kind of failure -> agent -> number of episodes; frequent kinds first, and only agents that were measured."""
     names = {agent.name for agent in report.agents}
-    found = {source.name: counted(source.trajectories) for source in report.sources if source.name in names}
-    totals = {kind: sum(counts[kind] for counts in found.values()) for kind in FAILURES}
+    counts_by_agent = {
+        source.name: count_failures(source.trajectories) for source in report.sources if source.name in names
+    }
+    totals = {kind: sum(counts[kind] for counts in counts_by_agent.values()) for kind in FAILURES}
     order = sorted((kind for kind, total in totals.items() if total), key=lambda kind: -totals[kind])
-    return {kind: {name: counts[kind] for name, counts in found.items()} for kind in order}
+    return {kind: {name: counts[kind] for name, counts in counts_by_agent.items()} for kind in order}
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Questions of one kind (of two hops, say): agent -> ``n``, ``em``, ``em_interval`` and so on."""
+class QuestionGroup:
+    """Questions of one kind (two hops, say), with agent -> ``n``, ``em``, ``em_interval`` and so on."""
 
     task: str
     kind: str
@@ -123,115 +125,119 @@ class Group:
     agents: Mapping[str, Mapping[str, Any]]
 
 
-def groups(report: ReportData) -> list[Group]:
-    """The kinds of questions of each task that has several, as the agents were measured on them."""
+def question_groups(report: ReportData) -> list[QuestionGroup]:
+    """The results on each kind of question, for tasks that have several kinds."""
     names = [agent.name for agent in report.agents]
-    found = []
+    rows = []
     for task, results in report.results.items():
-        by = {name: results[name].get("by", {}) for name in names if name in results}
-        for kind in dict.fromkeys(kind for own in by.values() for kind in own):
-            values = dict.fromkeys(value for own in by.values() for value in own.get(kind, {}))
+        by_agent = {name: results[name].get("by", {}) for name in names if name in results}
+        for kind in dict.fromkeys(kind for by_kind in by_agent.values() for kind in by_kind):
+            values = dict.fromkeys(value for by_kind in by_agent.values() for value in by_kind.get(kind, {}))
             for value in values if len(values) > 1 else ():
-                agents = {name: own[kind][value] for name, own in by.items() if value in own.get(kind, {})}
-                found.append(Group(task, kind, value, max(one["n"] for one in agents.values()), agents))
-    return found
+                agents = {
+                    name: by_kind[kind][value] for name, by_kind in by_agent.items() if value in by_kind.get(kind, {})
+                }
+                rows.append(QuestionGroup(task, kind, value, max(summary["n"] for summary in agents.values()), agents))
+    return rows
 
 
-def groups_by_task(report: ReportData) -> dict[str, tuple[list[Group], list[str]]]:
-    """Task -> its kinds of questions, and the agents that were measured on any of them."""
-    found: dict[str, tuple[list[Group], list[str]]] = {}
-    for one in groups(report):
-        kinds, names = found.setdefault(one.task, ([], []))
-        kinds.append(one)
-        names += [name for name in one.agents if name not in names]
-    return found
+def question_groups_by_task(report: ReportData) -> dict[str, tuple[list[QuestionGroup], list[str]]]:
+    """Task -> its groups of questions, and the agents that were measured on any of them."""
+    by_task: dict[str, tuple[list[QuestionGroup], list[str]]] = {}
+    for group in question_groups(report):
+        kinds, names = by_task.setdefault(group.task, ([], []))
+        kinds.append(group)
+        names += [name for name in group.agents if name not in names]
+    return by_task
 
 
 ALIKE = 0.9
-"""Share of the questions that two agents must both have answered for their scores to stand side by side."""
+"""The share of questions that two agents must have in common for a headline to show both scores."""
 
 
 def headlines(report: ReportData) -> list[Headline]:
     """Each task with the last agent measured on it, against its baseline if that was asked the same questions.
 
-    Agents with the tools of the first come before those with other ones. Of studies, which are about no one agent, it is the best
-    of three or more; of those that are level, one that is compared with another.
+    Only agents under the noise of the first agent count, if any was measured on the task. A study is not about one
+    agent, so with three or more agents the best one is taken; among equals, one that has a baseline.
     """
-    alike = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
-    found = []
+    same_tools = [agent.name for agent in report.agents if agent.noise == report.agents[0].noise]
+    lines = []
     for task, results in report.results.items():
-        here = [name for name in alike if name in results] or list(results)
+        names = [name for name in same_tools if name in results] or list(results)
         against = report.against.get(task, {})
-        last = next((name for name in reversed(here) if name in against), here[-1])
-        best_of = len(here) if report.of_studies and len(here) > 2 else 0
+        last = next((name for name in reversed(names) if name in against), names[-1])
+        best_of = len(names) if report.of_studies and len(names) > 2 else 0
         if best_of:
-            last = max(here, key=lambda name: (results[name]["em"], name in against))
+            last = max(names, key=lambda name: (results[name]["em"], name in against))
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
         if first and (comparison is None or comparison.em.n < ALIKE * max(first["n"], results[last]["n"])):
             first = None
         note = report.task_notes.get(task, "")
-        found.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison, best_of))
-    return found
+        lines.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison, best_of))
+    return lines
 
 
-def one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
-    """Whether all headlines are of the only agents that there are but for noise, so that each need not name its own."""
-    named = {name for line in lines for name in (line.baseline, line.agent) if name}
-    others = [agent for agent in report.agents if not {agent.name, agent.model} & named]
-    return len({(line.baseline, line.agent) for line in lines}) < 2 and not others
+def has_one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
+    """Whether all headlines show the same two agents and the report has no others, so that headlines need no names."""
+    shown_names = {name for line in lines for name in (line.baseline, line.agent) if name}
+    other_agents = [agent for agent in report.agents if not {agent.name, agent.model} & shown_names]
+    return len({(line.baseline, line.agent) for line in lines}) < 2 and not other_agents
 
 
 def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
-    parts = [_change(line, named=not one_pair(report, lines)) for line in lines]
-    text = f"Exact match: {'; '.join(parts)}." if parts else f"{_gathered(report)} without scores."
-    if (learnt := _learnt(report, lines)) is not None:
-        text += f" Fine-tuned on {learnt:,} trajectories of {', '.join(map(who, teachers(report)))}."
+    parts = [_headline_words(line, with_names=not has_one_pair(report, lines)) for line in lines]
+    text = f"Exact match: {'; '.join(parts)}." if parts else f"{_count_episodes(report)} without scores."
+    if (size := _training_size(report, lines)) is not None:
+        text += f" Fine-tuned on {size:,} trajectories of {', '.join(map(display_name, teachers(report)))}."
     return text
 
 
-def _learnt(report: ReportData, lines: Sequence[Headline]) -> int | None:
-    """How many trajectories the agents of the headlines learned from, where that is one number and their teacher is known."""
-    shown = {line.agent for line in lines}
-    sizes = {agent.trajectories for agent in report.agents if agent.name in shown}
+def _training_size(report: ReportData, lines: Sequence[Headline]) -> int | None:
+    """How many trajectories the agents of the headlines learned from; None if they differ or no mixture is known."""
+    shown_names = {line.agent for line in lines}
+    sizes = {agent.trajectories for agent in report.agents if agent.name in shown_names}
     return next(iter(sizes)) if len(sizes) == 1 and report.mixtures else None
 
 
 def teachers(report: ReportData) -> list[str]:
-    """Whose trajectories were trained on."""
+    """The models whose trajectories were trained on."""
     return list(dict.fromkeys(mixture.teacher for mixture in report.mixtures))
 
 
-def _gathered(report: ReportData) -> str:
-    """How many episodes there are, and whose: ``500 episodes of gpt-4``."""
+def _count_episodes(report: ReportData) -> str:
+    """The number of episodes and their agents: ``500 episodes of gpt-4,``."""
     count = sum(len(source.trajectories) for source in report.sources)
-    return f"{count:,} episodes of {', '.join(who(agent.name) for agent in report.agents)},"
+    return f"{count:,} episodes of {', '.join(display_name(agent.name) for agent in report.agents)},"
 
 
-def _change(line: Headline, *, named: bool) -> str:
+def _headline_words(line: Headline, *, with_names: bool) -> str:
     after = percent(line.after["em"])
     change = f"from {percent(line.before['em'])} to {after}" if line.before else after
-    pair = f"{who(line.baseline)} to {who(line.agent)}" if line.before else who(line.agent)
+    pair = f"{display_name(line.baseline)} to {display_name(line.agent)}" if line.before else display_name(line.agent)
     pair += f", the best of {line.best_of}" if line.best_of else ""
-    return f"{line.task} {change}{f' ({pair})' if named else ''}"
+    return f"{line.task} {change}{f' ({pair})' if with_names else ''}"
 
 
 def cases_heading(report: ReportData) -> str:
-    """What stands over the cases."""
+    """The heading above the cases."""
     alone = all(len(case.trajectories) < 2 for case in report.cases)
     return "Some of the questions" if alone else "The same questions, side by side"
 
 
-def told(report: ReportData, amount: str) -> bool:
-    """Whether any result tells an amount, which is more than 0."""
-    return any(one.get(amount) for found in report.results.values() for one in found.values())
+def has_amount(report: ReportData, amount: str) -> bool:
+    """Whether any result has this amount and it is not 0."""
+    return any(summary.get(amount) for by_agent in report.results.values() for summary in by_agent.values())
 
 
-def accuracy_differs(report: ReportData) -> bool:
-    """Whether any agent's accuracy is another number than its exact match."""
+def has_distinct_accuracy(report: ReportData) -> bool:
+    """Whether the accuracy of any agent differs from its exact match."""
     return any(
-        one.get("accuracy", one["em"]) != one["em"] for found in report.results.values() for one in found.values()
+        summary.get("accuracy", summary["em"]) != summary["em"]
+        for by_agent in report.results.values()
+        for summary in by_agent.values()
     )
 
 
@@ -241,19 +247,19 @@ def mixture_rows(report: ReportData) -> list[MixtureRow]:
     for mixture in report.mixtures:
         for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
             task, _, method = name.partition("/")
-            found, used = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
-            collected, finished, correct = (found.get(key, 0) for key in ("n", "finished", "correct"))
-            rows.append(MixtureRow(mixture.name, task, method, collected, finished, correct, used.get("n", 0)))
+            collected_counts, mixed_counts = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
+            collected, finished, correct = (collected_counts.get(key, 0) for key in ("n", "finished", "correct"))
+            rows.append(MixtureRow(mixture.name, task, method, collected, finished, correct, mixed_counts.get("n", 0)))
     return rows
 
 
-def machine(report: ReportData) -> dict[str, Any]:
+def report_to_dict(report: ReportData) -> dict[str, Any]:
     """The report as one JSON object: ``agents`` -> agent -> task -> summary, ``comparisons`` -> task -> agent, ..."""
     agents = [agent.name for agent in report.agents]
     return {
         "title": report.title,
         "created": report.created,
-        "before": baseline(report).name,
+        "before": subject_baseline(report).name,
         "after": subject(report).name,
         "headlines": [
             {
@@ -264,25 +270,25 @@ def machine(report: ReportData) -> dict[str, Any]:
             }
             for line in headlines(report)
         ],
-        "against": {task: dict(found) for task, found in report.against.items()},
+        "against": {task: dict(by_agent) for task, by_agent in report.against.items()},
         "unlike": list(report.unlike),
-        "one_pair": one_pair(report, headlines(report)),
+        "one_pair": has_one_pair(report, headlines(report)),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: dict(results[name]) for task, results in report.results.items() if name in results}
             for name in agents
         },
         "comparisons": {
-            task: {name: comparison.to_dict() for name, comparison in found.items()}
-            for task, found in report.comparisons.items()
+            task: {name: comparison.to_dict() for name, comparison in by_agent.items()}
+            for task, by_agent in report.comparisons.items()
         },
         "robustness": {
-            task: {name: comparison.to_dict() for name, comparison in found.items()}
-            for task, found in report.robustness.items()
+            task: {name: comparison.to_dict() for name, comparison in by_agent.items()}
+            for task, by_agent in report.robustness.items()
         },
-        "failures": failures(report),
+        "failures": failures_by_agent(report),
         "training": {name: [dict(row) for row in rows] for name, rows in report.training.items()},
-        "data": [_mixture(mixture) for mixture in report.mixtures],
+        "data": [_mixture_to_dict(mixture) for mixture in report.mixtures],
         "timings": {
             "stages": dict(report.timings),
             "total_seconds": sum(report.timings.values()),
@@ -291,7 +297,7 @@ def machine(report: ReportData) -> dict[str, Any]:
     }
 
 
-def _mixture(mixture: Mixture) -> dict[str, Any]:
+def _mixture_to_dict(mixture: Mixture) -> dict[str, Any]:
     return {
         "name": mixture.name,
         "teacher": mixture.teacher,

@@ -8,16 +8,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from fireact.reporting.wording import ARROW, interval, number, p_value, percent, points, who
+from fireact.reporting.wording import ARROW, display_name, interval, number, p_value, percent, points
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """A row a task, an agent against its baseline: EM with interval, its change, finished, tokens, seconds."""
+def headline_table(report: Mapping[str, Any]) -> Table:
+    """One row per task, an agent against its baseline: EM with interval, change, finished, tokens, seconds."""
     lines = report["headlines"]
     pairs = [(line["before"], line["after"]) for line in lines]
-    alone = report.get("one_pair", len(set(pairs)) < 2)  # reports of earlier versions do not say
+    alone = report.get("one_pair", len(set(pairs)) < 2)  # reports of earlier versions lack this key
     title = _pair(*pairs[0]) if alone and pairs else escape(report["title"])
-    shown = Table(title=title, title_justify="left", title_style="", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="", pad_edge=False)
     names = ("task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question")
     rows = []
     for line in lines:
@@ -25,7 +25,7 @@ def table(report: Mapping[str, Any]) -> Table:
         result, first = report["agents"][after][task], report["agents"].get(before, {}).get(task)
         change = report.get("comparisons", {}).get(task, {}).get(after, {}).get("em")
         row = (
-            escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}{_of(line)}[/]",
+            escape(task) if alone else f"{escape(task)}\n[dim]{_pair(before, after)}{_best_of(line)}[/]",
             str(result["n"]),
             f"{_both(first, result, 'em', percent)}\n[dim]{interval(result['em_interval'], 0)}[/]",
             f"[bold]{points(change['difference'])}[/]\n[dim]{interval(change['interval'], 0)}[/]" if change else "",
@@ -35,19 +35,19 @@ def table(report: Mapping[str, Any]) -> Table:
             _both(first, result, "seconds_per_question", number),
         )
         rows.append(row)
-    kept = [place for place in range(len(names)) if any(row[place] for row in rows)]  # what no row tells has no column
-    for place in kept:
-        shown.add_column(names[place], justify="left" if place == 0 else "right")
+    columns = [index for index in range(len(names)) if any(row[index] for row in rows)]  # without empty columns
+    for index in columns:
+        table.add_column(names[index], justify="left" if index == 0 else "right")
     for row in rows:
-        shown.add_row(*(row[place] for place in kept))
-    return shown
+        table.add_row(*(row[index] for index in columns))
+    return table
 
 
 def _pair(before: str | None, after: str) -> str:
-    return escape(who(after) if before is None else f"{who(before)} {ARROW} {who(after)}")
+    return escape(display_name(after) if before is None else f"{display_name(before)} {ARROW} {display_name(after)}")
 
 
-def _of(line: Mapping[str, Any]) -> str:
+def _best_of(line: Mapping[str, Any]) -> str:
     return f", the best of {line['best_of']}" if line.get("best_of") else ""
 
 

@@ -1,8 +1,8 @@
-"""What has come into run directories since somebody last looked: whole lines only, by file and byte offset.
+"""New episodes in run directories since the last look: whole lines only, found by file and byte offset.
 
-Invariant: nothing is kept between two looks but what the one who looks brings back (``seen``), and nothing is written. A
-file that was replaced (put in order at a run's end, scored anew) is read again from its start. What a line holds is not
-trusted: one that is no trajectory is counted and passed over.
+Invariant: nothing is written, and nothing is kept between two looks: the client sends the marks (``seen``) back. A file
+that was replaced (sorted at the end of a run, or scored again) is read from its start. Lines are not trusted: a line
+that is no trajectory is counted and skipped.
 """
 
 from __future__ import annotations
@@ -17,76 +17,79 @@ from typing import Any
 
 from fireact.errors import DataError, FormatError
 from fireact.formats.read import read_any
-from fireact.reporting.browser import episode
+from fireact.reporting.browser import episode_entry
 from fireact.store import CONFIG, MANIFEST, TRAJECTORIES, parse_trajectory, read_config, read_manifest
 from fireact.types import Trajectory
 
 AT_A_TIME = 4_000_000
-"""Bytes of lines that one look reads at most; then there is more."""
+"""Most bytes of lines that one look reads; the rest is left to the next."""
 DEPTH = 3
-"""Directories below a given one in which runs are looked for: stages, or the runs of a study."""
+"""Levels of directories below a given one that are searched for runs: stages, or the runs of a study."""
 LOG = "log.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A run directory, or a file of episodes, and the name that it has on the page."""
+class WatchedRun:
+    """A run directory or a file of episodes, and its name on the page."""
 
     name: str
     path: Path
 
 
-def watched(paths: Sequence[Path]) -> list[Watched]:
-    """The runs behind the paths as of now: each that has episodes or a training log, and those that lie below.
+def find_watched_runs(paths: Sequence[Path]) -> list[WatchedRun]:
+    """The runs at and below the paths at this moment that have episodes or a training log.
 
     Raises DataError for a path that is no run directory and holds none.
     """
-    found: dict[Path, str] = {}
+    names_by_path: dict[Path, str] = {}
     for path in paths:
         if path.is_file():
-            found.setdefault(path, path.name)
+            names_by_path.setdefault(path, path.name)
             continue
-        inside = [run for run in _below(path, DEPTH) if any((run / name).exists() for name in (TRAJECTORIES, LOG))]
-        if not inside and not (path / CONFIG).exists() and not any(_below(path, DEPTH)):
+        inside = [
+            run for run in _run_dirs_below(path, DEPTH) if any((run / name).exists() for name in (TRAJECTORIES, LOG))
+        ]
+        if not inside and not (path / CONFIG).exists() and not any(_run_dirs_below(path, DEPTH)):
             raise DataError(
-                f"{path} is no run directory and holds none. Give a file of episodes or one of collect, eval, quickstart, ..."
+                f"{path} is no run directory and holds none. Give a file of episodes, or a directory of collect, eval, "
+                "quickstart, ..."
             )
         for run in inside:
             name = path.name if run == path else str(run.relative_to(path))
-            found.setdefault(run, name if len(paths) == 1 or run == path else f"{path.name}/{name}")
-    taken: dict[str, int] = {}
-    for name in found.values():
-        taken[name] = taken.get(name, 0) + 1
-    return [Watched(name if taken[name] == 1 else str(run), run) for run, name in found.items()]
+            names_by_path.setdefault(run, name if len(paths) == 1 or run == path else f"{path.name}/{name}")
+    name_counts: dict[str, int] = {}
+    for name in names_by_path.values():
+        name_counts[name] = name_counts.get(name, 0) + 1
+    return [WatchedRun(name if name_counts[name] == 1 else str(run), run) for run, name in names_by_path.items()]
 
 
-def look(runs: Sequence[Watched], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """How far each run is, and the episodes that are new.
+def read_updates(runs: Sequence[WatchedRun], last_marks: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of each run, and the new episodes.
 
-    ``seen`` is what the last look gave under that name ({} at first; odd values count as nothing seen). ``dropped`` names
-    runs whose earlier episodes no longer hold, ``more`` says that there is more to read at once.
+    ``last_marks`` is the ``seen`` of the last look ({} at first; odd values count as a first look). In the answer,
+    ``dropped`` names runs whose earlier episodes are no longer valid, and ``more`` says that there is more to read now.
     """
     states, marks, episodes, dropped, more = [], {}, [], [], False
-    left = AT_A_TIME
+    remaining_bytes = AT_A_TIME
     for run in runs:
-        before = _mark(seen.get(run.name))
+        before = _parse_mark(last_marks.get(run.name))
         if run.path.is_file():
-            own, mark, again = _file(run.path, before)
-            episodes += [episode(one, run.name) for one in own]
+            trajectories, mark, replaced = _read_new_episodes(run.path, before)
+            episodes += [episode_entry(trajectory, run.name) for trajectory in trajectories]
             marks[run.name] = [*mark]
-            dropped += [run.name] if again and before[1] else []
+            dropped += [run.name] if replaced and before[1] else []
             states.append({"name": run.name, "complete": True})
             continue
-        state = _state(run)
-        lines, mark, again = _new_lines(run.path / TRAJECTORIES, before, left)
-        left -= sum(map(len, lines))
-        more = more or left <= 0
-        unreadable = mark[2] if again else before[2]
-        if again and before[1]:
+        state = _run_state(run)
+        lines, mark, replaced = _read_new_lines(run.path / TRAJECTORIES, before, remaining_bytes)
+        remaining_bytes -= sum(map(len, lines))
+        more = more or remaining_bytes <= 0
+        unreadable = mark[2] if replaced else before[2]
+        if replaced and before[1]:
             dropped.append(run.name)
         for line in lines:
             try:
-                episodes.append(episode(parse_trajectory(line), run.name))
+                episodes.append(episode_entry(parse_trajectory(line), run.name))
             except FormatError:
                 unreadable += 1
         marks[run.name] = [mark[0], mark[1], unreadable]
@@ -94,59 +97,61 @@ def look(runs: Sequence[Watched], seen: Mapping[str, Any]) -> dict[str, Any]:
     return {"runs": states, "seen": marks, "episodes": episodes, "dropped": dropped, "more": more}
 
 
-def _below(path: Path, depth: int) -> Iterator[Path]:
-    """The run directories at and below a path, in the order in which they were begun."""
-    found = [path] if (path / CONFIG).is_file() else []
+def _run_dirs_below(path: Path, depth: int) -> Iterator[Path]:
+    """The run directories at and below a path, in the order in which they were started."""
+    run_dirs = [path] if (path / CONFIG).is_file() else []
     for level in range(1, depth + 1):
-        found += [config.parent for config in path.glob("/".join("*" * level) + f"/{CONFIG}")]
-    yield from sorted(found, key=lambda run: ((run / CONFIG).stat().st_mtime_ns, str(run)))
+        run_dirs += [config.parent for config in path.glob("/".join("*" * level) + f"/{CONFIG}")]
+    yield from sorted(run_dirs, key=lambda run: ((run / CONFIG).stat().st_mtime_ns, str(run)))
 
 
-def _mark(value: Any) -> tuple[int, int, int]:
-    """The file, the offset and the unreadable lines of the last look."""
+def _parse_mark(value: Any) -> tuple[int, int, int]:
+    """The inode, the offset and the number of unreadable lines of the last look; zeros where the value is odd."""
     if isinstance(value, list) and len(value) == 3 and all(type(item) is int and item >= 0 for item in value):
         return value[0], value[1], value[2]
     return 0, 0, 0
 
 
-def _new_lines(path: Path, before: tuple[int, int, int], limit: int) -> tuple[list[bytes], tuple[int, int, int], bool]:
-    """Whole lines after the mark, the new mark, and whether the file is another one than it was."""
+def _read_new_lines(
+    path: Path, before: tuple[int, int, int], limit: int
+) -> tuple[list[bytes], tuple[int, int, int], bool]:
+    """The whole lines after the mark, the new mark, and whether the file was replaced."""
     try:
         with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            again = about.st_ino != before[0] or about.st_size < before[1]
-            offset = 0 if again else before[1]
+            file_stat = os.fstat(file.fileno())
+            replaced = file_stat.st_ino != before[0] or file_stat.st_size < before[1]
+            offset = 0 if replaced else before[1]
             file.seek(offset)
             lines, taken = [], 0
             while taken < limit and (line := file.readline()).endswith(b"\n"):
                 lines.append(line)
                 taken += len(line)
-            return lines, (about.st_ino, offset + taken, 0), again
+            return lines, (file_stat.st_ino, offset + taken, 0), replaced
     except OSError:  # not there yet, or just being replaced
         return [], before, False
 
 
-def _file(path: Path, before: tuple[int, int, int]) -> tuple[list[Trajectory], tuple[int, int, int], bool]:
-    """All episodes of a file, the new mark, and whether it is another than it was; nothing new where it is the same."""
-    about = path.stat()
-    mark = (about.st_ino, about.st_size, 0)
+def _read_new_episodes(path: Path, before: tuple[int, int, int]) -> tuple[list[Trajectory], tuple[int, int, int], bool]:
+    """All episodes of a file that changed (else none), the new mark, and whether it changed."""
+    file_stat = path.stat()
+    mark = (file_stat.st_ino, file_stat.st_size, 0)
     if mark == before:
         return [], before, False
     return list(read_any(path)), mark, True
 
 
-def _state(run: Watched) -> dict[str, Any]:
-    """What is known of a run besides its episodes."""
+def _run_state(run: WatchedRun) -> dict[str, Any]:
+    """The state of a run: its verb, whether it is complete, and its progress."""
     state: dict[str, Any] = {"name": run.name, "complete": (run.path / MANIFEST).exists()}
     try:
         config = read_config(run.path)
     except DataError:  # being written
         return state
     state["verb"] = str(config.get("verb", ""))
-    total = _total(config)
+    total = _planned_episodes(config)
     if total:
         state["total"] = total
-    last = _last_row(run.path / LOG)
+    last = _read_last_row(run.path / LOG)
     if isinstance(last.get("loss"), int | float) and isinstance(last.get("step"), int):
         state |= {"loss": float(last["loss"]), "steps": last["step"]}
         if state["complete"]:
@@ -155,8 +160,8 @@ def _state(run: Watched) -> dict[str, Any]:
     return state
 
 
-def _total(config: Mapping[str, Any]) -> int | None:
-    """How many episodes a run will have, where its settings say so."""
+def _planned_episodes(config: Mapping[str, Any]) -> int | None:
+    """How many episodes a run will have, if its settings say so."""
     plan, tasks, n = config.get("plan"), config.get("tasks"), config.get("n")
     if config.get("verb") == "collect" and isinstance(plan, Mapping):
         return sum(count for count in plan.values() if isinstance(count, int))
@@ -165,7 +170,7 @@ def _total(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _last_row(path: Path) -> dict[str, Any]:
+def _read_last_row(path: Path) -> dict[str, Any]:
     """The last whole line of a training log; empty where there is none."""
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""How numbers and names are written in every form of the report, so that all of them say the same.
+"""How numbers and names are written in every form of the report, so that all forms agree.
 
 Invariant: a name that begins with ``scripted:`` is never written without saying that it is a script.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.evaluation.accuracy import right
+from fireact.evaluation.accuracy import is_correct
 from fireact.types import Stop, Trajectory
 
 A_SCRIPT = "a script, not a language model"
@@ -20,26 +20,26 @@ MINUS = "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
 STOPS: Mapping[Stop, str] = {
     "finish": "finished",
-    "max_steps": "ran out of rounds",
+    "max_steps": "ran out of steps",
     "format": "wrote no action",
     "error": "ended by a fault",
 }
 
 
-def who(name: str) -> str:
-    """The name of a model or teacher, or text with names in it; one that is a script is said to be."""
+def display_name(name: str) -> str:
+    """The name of a model or teacher, or a text with names in it; a script is marked as one."""
     return _SCRIPTED.sub(rf"\g<0> ({A_SCRIPT})", name)
 
 
-def about(description: str, name: str) -> str:
-    """What a description adds to the name that it stands beside: not the model again with which both begin."""
-    model, _, rest = description.partition(", ")
-    return rest if name == model or name.startswith(f"{model} ") else description
+def description_beside(description: str, name: str) -> str:
+    """The description for use beside the name: without the model where the name already begins with it."""
+    model, _, addition = description.partition(", ")
+    return addition if name == model or name.startswith(f"{model} ") else description
 
 
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: ``78.3%``."""
-    return f"{_rounded(100 * share, digits)}%"
+    return f"{_round(100 * share, digits)}%"
 
 
 def interval(bounds: Sequence[float], digits: int = 1) -> str:
@@ -67,16 +67,16 @@ def duration(seconds: float) -> str:
     """A time to read: ``0.84 s``, ``42 s``, ``7 min 12 s``, ``2 h 05 min``."""
     if seconds < 10:
         return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    rounded_seconds = round(seconds)
+    if rounded_seconds < 60:
+        return f"{rounded_seconds} s"
+    if rounded_seconds < 3600:
+        return f"{rounded_seconds // 60} min {rounded_seconds % 60:02} s"
+    return f"{rounded_seconds // 3600} h {rounded_seconds % 3600 // 60:02} min"
 
 
 def number(value: float | None) -> str:
-    """A quantity to read, with three significant digits or two decimals: ``2,431``, ``84.2``, ``0.84``; a dash for None."""
+    """A quantity with three significant digits or two decimals: ``2,431``, ``84.2``, ``0.84``; a dash for None."""
     if value is None:
         return UNTOLD
     if value == 0 or not math.isfinite(value):
@@ -86,11 +86,11 @@ def number(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
-def score(trajectory: Trajectory) -> str:
+def score_label(trajectory: Trajectory) -> str:
     """Whether an episode was right, partly (wrong, but its F1 is not 0), wrong or unscored."""
     if not trajectory.scores:
         return "unscored"
-    if right(trajectory):
+    if is_correct(trajectory):
         return "right"
     return "partly" if trajectory.scores.get("f1", 0.0) > 0 else "wrong"
 
@@ -98,36 +98,36 @@ def score(trajectory: Trajectory) -> str:
 def verdict(trajectory: Trajectory) -> str:
     """Whether an episode was right, in words."""
     words = {"unscored": "not scored", "partly": f"wrong, F1 {trajectory.scores.get('f1', 0.0):.2f}"}
-    return words.get(score(trajectory), score(trajectory))
+    return words.get(score_label(trajectory), score_label(trajectory))
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as dotted names and values: ``train.recipe.rank``, ``16``."""
     rows: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{prefix}{name}.")
+            rows += flatten_settings(value, f"{prefix}{name}.")
         else:
-            rows.append((f"{prefix}{name}", who(_plain(value))))
+            rows.append((f"{prefix}{name}", display_name(_format_value(value))))
     return rows
 
 
-def encodable(text: str) -> str:
-    """The text as UTF-8 can hold it: half a surrogate pair, which JSON lets through, becomes a question mark."""
+def make_encodable(text: str) -> str:
+    """The text as valid UTF-8: half a surrogate pair, which JSON allows, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value) or "none"
     return "none" if value is None or value == {} else str(value)
 
 
-def _rounded(value: float, digits: int) -> str:
-    """A number of at least 0, half rounded up: 57.5 is 58 although 100 * 0.575 is a little less."""
+def _round(value: float, digits: int) -> str:
+    """A non-negative number, halves rounded up: 57.5 gives 58, although 100 * 0.575 is slightly less than 57.5."""
     return f"{math.floor(value * 10**digits + 0.5 + 1e-9) / 10**digits:.{digits}f}"
 
 
 def _signed(value: float, digits: int) -> str:
-    text = _rounded(abs(value), digits)
+    text = _round(abs(value), digits)
     return f"{MINUS}{text}" if value < 0 and float(text) else text

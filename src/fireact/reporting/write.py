@@ -1,7 +1,7 @@
-"""Writes a report into a directory: ``report.html`` (whole in itself), ``report.md`` with ``plots/``, ``report.json``.
+"""Writes a report into a directory: ``report.html`` (self-contained), ``report.md`` with ``plots/``, ``report.json``.
 
-Each plot is there as SVG, which the Markdown shows, and as PNG for papers. Invariant: each file is there whole or not at
-all, and ``report.json`` is written last.
+Each plot is written as SVG, which the Markdown shows, and as PNG for papers. Invariant: each file is complete or
+absent, and ``report.json`` is written last.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from urllib.parse import quote
 
 from fireact import jsonl
 from fireact.reporting.data import ReportData
-from fireact.reporting.figures import figures
-from fireact.reporting.html import html
-from fireact.reporting.markdown import markdown
-from fireact.reporting.plots import png, svg
-from fireact.reporting.summary import machine
-from fireact.reporting.wording import encodable
+from fireact.reporting.figures import build_plots
+from fireact.reporting.html import render_html
+from fireact.reporting.markdown import render_markdown
+from fireact.reporting.plots import render_png, render_svg
+from fireact.reporting.summary import report_to_dict
+from fireact.reporting.wording import make_encodable
 
 PAGE = "report.html"
 _PICTURE = re.compile(r"^(!\[.*\]\()plots/", re.MULTILINE)
 
 
-def printed(directory: Path) -> str:
-    """The report of a directory in Markdown whose pictures are found from anywhere, since it is not read where it lies."""
-    written = (directory / "report.md").read_text(encoding="utf-8")
-    place = quote(directory.resolve().as_posix())
-    return _PICTURE.sub(rf"\g<1>{place}/plots/", written)
+def read_printable_markdown(directory: Path) -> str:
+    """The Markdown report of a directory with absolute paths of pictures, so that it can be read anywhere."""
+    markdown_text = (directory / "report.md").read_text(encoding="utf-8")
+    directory_url = quote(directory.resolve().as_posix())
+    return _PICTURE.sub(rf"\g<1>{directory_url}/plots/", markdown_text)
 
 
-def write(report: ReportData, directory: Path) -> None:
-    """Write every form of the report; files of an earlier one are replaced."""
-    plots = figures(report)
+def write_report(report: ReportData, directory: Path) -> None:
+    """Write every form of the report; replaces the files of an earlier report."""
+    plots = build_plots(report)
     for plot in plots:
-        jsonl.replace_text(directory / f"plots/{plot.name}.svg", svg(plot))
-        with jsonl.replacing(directory / f"plots/{plot.name}.png") as file:
-            file.write(png(plot))
+        jsonl.replace_text(directory / f"plots/{plot.name}.svg", render_svg(plot))
+        with jsonl.open_replacement(directory / f"plots/{plot.name}.png") as file:
+            file.write(render_png(plot))
     files = {
-        "report.md": markdown(report, plots={f"plots/{plot.name}.svg": plot.words for plot in plots}),
-        PAGE: html(report),
-        "report.json": json.dumps(machine(report), ensure_ascii=False, indent=1) + "\n",
+        "report.md": render_markdown(report, plots={f"plots/{plot.name}.svg": plot.words for plot in plots}),
+        PAGE: render_html(report),
+        "report.json": json.dumps(report_to_dict(report), ensure_ascii=False, indent=1) + "\n",
     }
     for name, text in files.items():
-        jsonl.replace_text(directory / name, encodable(text))
+        jsonl.replace_text(directory / name, make_encodable(text))

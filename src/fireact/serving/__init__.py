@@ -1,1 +1,1 @@
-"""Agents that deploy: export to other runtimes, an OpenAI-compatible endpoint, and the agent as a tool of others."""
+"""Deployment of agents: export to other runtimes, an OpenAI-compatible endpoint, and the agent as an MCP tool."""

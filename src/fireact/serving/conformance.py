@@ -1,8 +1,8 @@
-"""Whether a served student is asked what it was trained on, token by token, and what merging its adapter changes.
+"""Checks that a served student sees the tokens of its training, and counts what merging its adapter changes.
 
-Every turn of the training data is asked for as the agent asks for it, and (where actions are text) as an OpenAI client
-would send it and the server reads it; both are compared with the ids that training saw before that turn. Merged weights
-round otherwise than an adapter applied at run time; how often their greedy answers differ is counted, not proved to be never.
+The prompt of every turn in the training data is built as the agent builds it and, where actions are text, as the server
+reads it from an OpenAI client. Both are compared with the token ids before that turn in training. Merged weights round
+differently from an adapter applied at run time, so the check counts the greedy answers that differ.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Any
 
 from fireact.agents import load_renderer, load_tools, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
 from fireact.errors import ConfigError
-from fireact.methods.react import ReAct, stops, tools_shown
-from fireact.models.hf import HFModel, merged_student
-from fireact.models.quiet import quiet
-from fireact.models.stops import before
+from fireact.methods.react import ReAct, offered_tools, stop_strings
+from fireact.models.hf import HFModel, load_merged_student
+from fireact.models.quiet import silence_libraries
+from fireact.models.stops import cut_at_stop
 from fireact.progress import SILENT, Progress
-from fireact.render.chat import Schema, schema
+from fireact.render.chat import Schema, tool_schema
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.serving.wire import read_request
 from fireact.store import read_config, read_trajectories
-from fireact.training.preference import pairs
-from fireact.training.run import learnable
-from fireact.training.samples import Encoder, offered, rendered
+from fireact.training.preference import pair_by_outcome
+from fireact.training.run import load_learnable
+from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.types import Message, Tool, Trajectory
 
-ANSWER = 64
-"""Tokens of an answer that is compared."""
+ANSWER_TOKENS = 64
+"""The maximum length in tokens of a compared answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conformance:
-    """Turns compared and those whose tokens are equal; prompts answered both ways, and how many answers differ."""
+    """Compared turns and those with equal tokens; prompts answered by both weights, and answers that differ."""
 
     turns: int
     equal: int
@@ -49,51 +49,64 @@ class Conformance:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """A trained turn: the messages before it as the agent has them, and what training has up to its end, with its tools."""
+class _TrainedTurn:
+    """A trained turn: the agent's prompt for it, and the chat of the training up to its end."""
 
-    asked: list[Message]
-    learnt: Chat
+    prompt: list[Message]
+    chat: Chat
 
 
-class _Served:
-    """A student as it is served: what it is shown, and the ids that it is fed."""
+class _ServedStudent:
+    """A student as it is served: its model, the agent around it, the offered tools and the encoder of its training."""
 
     def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool]) -> None:
         self.lm, self.agent, self.renderer = lm, agent, agent.renderer
-        self.tools = tools_shown(self.renderer, tools)
+        self.tools = offered_tools(self.renderer, tools)
         self.encoder = Encoder(lm.tokenizer, lm.ends, self.renderer)
 
-    def ids(self, asked: Sequence[Message]) -> list[int]:
-        """What the agent's messages are to the student."""
-        return prompt_ids(asked, self.lm.tokenizer, tools=[schema(tool) for tool in self.tools])
+    def agent_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt ids of the agent's messages."""
+        return prompt_ids(messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in self.tools])
 
-    def wired(self, asked: Sequence[Message]) -> list[int]:
-        """What the same messages are when an OpenAI client sends them."""
-        body = {"model": "student", "messages": [{"role": one.role, "content": one.content} for one in asked]}
+    def client_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt ids of the same messages when an OpenAI client sends them."""
+        body = {
+            "model": "student",
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+        }
         return prompt_ids(list(read_request(json.dumps(body).encode()).messages), self.lm.tokenizer)
 
-    def turns(self, trajectory: Trajectory, shown: Sequence[Schema], longest: int) -> Iterator[_Turn]:
+    def trained_turns(self, trajectory: Trajectory, schemas: Sequence[Schema], longest: int) -> Iterator[_TrainedTurn]:
         """The trained turns of a trajectory; none where training left it out as too long."""
-        chat = rendered(trajectory, self.renderer, tools=shown)
-        if max((len(one.input_ids) for one in self.encoder.samples(chat)), default=0) > longest:
+        chat = render_trajectory(trajectory, self.renderer, tools=schemas)
+        if max((len(sample.input_ids) for sample in self.encoder.encode_chat(chat)), default=0) > longest:
             return
-        for done, step in enumerate(trajectory.steps):
+        for step_index, step in enumerate(trajectory.steps):
             if not step.joined:
-                asked = self.agent.asked(trajectory.example.question, trajectory.steps[:done])
-                learnt = Chat(chat.messages[: len(asked) + 1], chat.tools, chat.key)
-                if learnt.messages[-1].train:
-                    yield _Turn(asked, learnt)
+                prompt = self.agent.prompt_messages(trajectory.example.question, trajectory.steps[:step_index])
+                turn_chat = Chat(chat.messages[: len(prompt) + 1], chat.tools, chat.key)
+                if turn_chat.messages[-1].train:
+                    yield _TrainedTurn(prompt, turn_chat)
 
-    def differs(self, turn: _Turn) -> bool:
-        """Whether the ids that training has before the turn are not those that the student is fed, either way."""
-        sample = self.encoder.samples(turn.learnt)[-1]
-        fed = [self.ids(turn.asked)] + ([] if self.renderer.native else [self.wired(turn.asked)])
-        return any(list(sample.input_ids[: len(ids)]) != ids or not _begins(sample.labels, len(ids)) for ids in fed)
+    def is_served_differently(self, turn: _TrainedTurn) -> bool:
+        """Whether the ids before the turn in training differ from those in serving, in either way of serving."""
+        sample = self.encoder.encode_chat(turn.chat)[-1]
+        both_prompt_ids = [self.agent_prompt_ids(turn.prompt)]
+        if not self.renderer.native:
+            both_prompt_ids.append(self.client_prompt_ids(turn.prompt))
+        return any(
+            list(sample.input_ids[: len(ids)]) != ids or not _is_start_of_last_turn(sample.labels, len(ids))
+            for ids in both_prompt_ids
+        )
 
 
-def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progress: Progress = SILENT) -> Conformance:
-    """Check a directory of ``train``, served with ``tools`` (default: those of the training). Raises ConfigError where there is none."""
+def check_conformance(
+    run: str, *, tools: Sequence[str] = (), prompts: int = 20, progress: Progress = SILENT
+) -> Conformance:
+    """Check a directory of ``train``, served with ``tools`` (default: those of the training).
+
+    Raises ConfigError for any other directory.
+    """
     directory = tuned_directory(run)
     if directory is None:
         raise ConfigError(f"{run} is no directory of 'fireact train' or 'fireact quickstart'.")
@@ -105,60 +118,79 @@ def conformance(run: str, *, tools: Sequence[str] = (), prompts: int = 20, progr
         )
     agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
     trained_with = tuned_tools(directory)
-    shown, longest = offered(agent.renderer, trained_with), int(settings.get("recipe", settings)["max_length"])
-    place, adapter, name = tuned_weights(directory)
-    lm = HFModel(place, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
+    schemas, longest = (
+        load_tool_schemas(agent.renderer, trained_with),
+        int(settings.get("recipe", settings)["max_length"]),
+    )
+    weights_source, adapter, name = tuned_weights(directory)
+    lm = HFModel(weights_source, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
-        served = _Served(lm, agent, load_tools(tools or trained_with) if agent.renderer.native else {})
-        turns = [turn for one in _learnt(settings) for turn in served.turns(one, shown, longest)]
+        served = _ServedStudent(lm, agent, load_tools(tools or trained_with) if agent.renderer.native else {})
+        turns = [
+            turn
+            for trajectory in _training_trajectories(settings)
+            for turn in served.trained_turns(trajectory, schemas, longest)
+        ]
         unequal = []
         progress.start("doctor --serve: turns", total=len(turns))
         for turn in turns:
-            unequal += [turn.asked[-1].content[-80:]] if served.differs(turn) else []
+            unequal += [turn.prompt[-1].content[-80:]] if served.is_served_differently(turn) else []
             progress.advance()
         progress.end()
-        roomy = [turn.asked for turn in turns if adapter and len(served.ids(turn.asked)) + ANSWER <= longest]
-        chosen = roomy[:: max(1, len(roomy) // max(1, prompts))][:prompts]
-        differing = _differing(chosen, served, place, adapter, progress) if adapter and chosen else 0
+        fitting_prompts = [
+            turn.prompt
+            for turn in turns
+            if adapter and len(served.agent_prompt_ids(turn.prompt)) + ANSWER_TOKENS <= longest
+        ]
+        chosen = fitting_prompts[:: max(1, len(fitting_prompts) // max(1, prompts))][:prompts]
+        differing = (
+            _count_differing_answers(chosen, served, weights_source, adapter, progress) if adapter and chosen else 0
+        )
     finally:
         lm.close()
     return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
 
 
-def _learnt(settings: Mapping[str, Any]) -> Iterator[Trajectory]:
-    """The trajectories that a run learned from: of preference both sides of each pair."""
+def _training_trajectories(settings: Mapping[str, Any]) -> Iterator[Trajectory]:
+    """The trajectories that a run learned from; for preference both sides of each pair."""
     data = Path(str(settings["data"]))
     if "start" in settings:
-        yield from (one for pair in pairs(read_trajectories(data), seed=int(settings["seed"])) for one in pair)
+        yield from (
+            trajectory
+            for pair in pair_by_outcome(read_trajectories(data), seed=int(settings["seed"]))
+            for trajectory in pair
+        )
     else:
-        yield from learnable(data)
+        yield from load_learnable(data)
 
 
-def _begins(labels: Sequence[int], at: int) -> bool:
-    """Whether the last trained turn of a sample begins at a token: from there on all is trained up to its end."""
-    last = max((place for place, label in enumerate(labels) if label >= 0), default=-1)
-    return at <= last and all(label >= 0 for label in labels[at : last + 1])
+def _is_start_of_last_turn(labels: Sequence[int], position: int) -> bool:
+    """Whether the last trained turn of a sample begins at ``position``: all tokens from there on are trained."""
+    last_position = max((index for index, label in enumerate(labels) if label >= 0), default=-1)
+    return position <= last_position and all(label >= 0 for label in labels[position : last_position + 1])
 
 
-def _differing(prompts: Sequence[list[Message]], served: _Served, place: str, adapter: Path, progress: Progress) -> int:
+def _count_differing_answers(
+    prompts: Sequence[list[Message]], served: _ServedStudent, weights_source: str, adapter: Path, progress: Progress
+) -> int:
     """How many greedy answers differ between merged weights and the adapter at run time."""
     import peft
     import torch
 
-    stop, count = stops(served.renderer), 0
+    stop, count = stop_strings(served.renderer), 0
     progress.start("doctor --serve: answers", total=len(prompts))
-    with quiet():
-        model, tokenizer = merged_student(place, None)
+    with silence_libraries():
+        model, tokenizer = load_merged_student(weights_source, None)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
         for messages in prompts:
-            ids = torch.tensor([served.ids(messages)])
+            ids = torch.tensor([served.agent_prompt_ids(messages)])
             with torch.inference_mode():
-                found = adapted.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER, do_sample=False
+                output_ids = adapted.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER_TOKENS, do_sample=False
                 )
-            text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-            answer = served.lm.complete(messages, stop=stop, max_tokens=ANSWER, tools=served.tools).text
-            count += before(text, stop) != answer
+            text = tokenizer.decode(output_ids[0, ids.shape[1] :], skip_special_tokens=True)
+            answer = served.lm.complete(messages, stop=stop, max_tokens=ANSWER_TOKENS, tools=served.tools).text
+            count += cut_at_stop(text, stop) != answer
             progress.advance()
     progress.end()
     return count

@@ -13,11 +13,11 @@ from typing import Any
 
 from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError
-from fireact.machine import need_disk, release_memory
+from fireact.machine import release_memory, require_disk
 from fireact.models.weights import student_directory
 from fireact.progress import SILENT, Progress
-from fireact.render.chat import dress
-from fireact.store import RunDir, absolute, file_hash, read_config
+from fireact.render.chat import apply_renderer_template
+from fireact.store import RunDir, absolute_path, file_hash, read_config
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
@@ -25,14 +25,14 @@ FORMS = ("merged", "gguf", "ollama")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 GGUF = "model.gguf"
 OLLAMA_CONTEXT = 4096
-"""Tokens that a Modelfile gives at least, as far as the student can read so many."""
+"""The smallest context in tokens of a Modelfile, unless the student's own is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
     """Settings of ``export``: a directory of ``train``, the form, and the type of the numbers, one of ``DTYPES``.
 
-    ``auto`` is bfloat16 where the student's own weights are that, or go beyond float16's range; else float16.
+    ``auto`` is bfloat16 where the student's own weights are bfloat16 or exceed float16's range; else float16.
     """
 
     run: str
@@ -44,85 +44,98 @@ class ExportConfig:
             raise ConfigError(f"cannot export to {self.to!r}. Known: {', '.join(FORMS)}.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype {self.dtype!r} is not known. Known: {', '.join(DTYPES)}.")
-        object.__setattr__(self, "run", absolute(self.run))
+        object.__setattr__(self, "run", absolute_path(self.run))
 
 
 def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write the student of a training run to ``out`` in the form asked for, and return the manifest."""
+    """Write the student of a training run to ``out`` in the chosen form, and return the manifest."""
     directory = tuned_directory(config.run)
     if directory is None:
         raise ConfigError(f"{config.run} is no directory of 'fireact train' or 'fireact quickstart'.")
     with RunDir(out, verb="export", settings=asdict(config), force=force) as run:
         if run.complete:
             return run.manifest
-        place, adapter, name = tuned_weights(directory)
+        weights_source, adapter, name = tuned_weights(directory)
         progress.say(f"export: {name} to {config.to}")
         student = name.rpartition("+")[0]
         renderer = load_renderer(tuned_renderer(directory))
-        length = _trained_length(directory)
-        dtype = _write(config, place, adapter, renderer=renderer, name=Path(student).name, length=length, out=out)
+        length = _max_trained_length(directory)
+        dtype = _write_student(
+            config, weights_source, adapter, renderer=renderer, name=Path(student).name, length=length, out=out
+        )
         release_memory()
         files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
-        kept = [path for path in files if path.name not in ("config.toml", "manifest.json")]
+        exported_files = [path for path in files if path.name not in ("config.toml", "manifest.json")]
         return run.finish(
             student=student,
             renderer=tuned_renderer(directory),
             to=config.to,
             dtype=dtype,
-            files={path.name: file_hash(path) for path in kept},
+            files={path.name: file_hash(path) for path in exported_files},
         )
 
 
-def _trained_length(directory: Path) -> int:
-    """The longest sample in tokens that a run of ``train`` allowed."""
+def _max_trained_length(directory: Path) -> int:
+    """The maximum sample length in tokens of a run of ``train``."""
     settings = read_config(directory)
     return int(settings.get("max_length") or settings.get("recipe", {}).get("max_length") or Recipe().max_length)
 
 
-def _write(
-    config: ExportConfig, place: str, adapter: Path | None, *, renderer: Renderer, name: str, length: int, out: Path
+def _write_student(
+    config: ExportConfig,
+    weights_source: str,
+    adapter: Path | None,
+    *,
+    renderer: Renderer,
+    name: str,
+    length: int,
+    out: Path,
 ) -> str:
-    """Write the student with the chat template and the ends that it was trained with; returns the type of its numbers."""
+    """Write the student with the chat template and stop strings of its training; returns the dtype of its weights."""
     if config.to == "ollama" and renderer.native:
         raise ConfigError(
-            "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf (the "
-            "template is inside) or --to merged."
+            "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf "
+            "(the template is inside) or --to merged."
         )
     import torch
 
-    from fireact.models.hf import merged_student
-    from fireact.models.quiet import quiet
+    from fireact.models.hf import load_merged_student
+    from fireact.models.quiet import silence_libraries
     from fireact.serving.gguf import write_gguf
-    from fireact.serving.ollama import modelfile
+    from fireact.serving.ollama import render_modelfile
 
-    model, tokenizer = merged_student(place, adapter)
-    tokenizer, dtype = dress(tokenizer, renderer), _dtype(config, place, model)
-    need_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
+    model, tokenizer = load_merged_student(weights_source, adapter)
+    tokenizer, dtype = apply_renderer_template(tokenizer, renderer), _choose_dtype(config, weights_source, model)
+    require_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
-        with quiet():
+        with silence_libraries():
             model.to(getattr(torch, dtype)).save_pretrained(out, safe_serialization=True)
             tokenizer.save_pretrained(out)
         return dtype
     if config.to == "ollama":
         context = min(model.config.get_text_config().max_position_embeddings, max(length, OLLAMA_CONTEXT))
-        text = modelfile(tokenizer, GGUF, ends=getattr(renderer, "ends", ()), context=context)
+        text = render_modelfile(tokenizer, GGUF, ends=getattr(renderer, "ends", ()), context=context)
         (out / "Modelfile").write_text(text, encoding="utf-8")
     write_gguf(model, tokenizer, out / GGUF, name=name, dtype=dtype)
     return dtype
 
 
-def _dtype(config: ExportConfig, place: str, model: Any) -> str:
-    """The type that is written. Raises ConfigError for float16 where a weight would become infinite in it."""
+def _choose_dtype(config: ExportConfig, weights_source: str, model: Any) -> str:
+    """The dtype to write. Raises ConfigError for float16 where a weight would overflow in it."""
     import torch
     import transformers
 
     if config.dtype not in ("auto", "float16"):
         return config.dtype
-    most = torch.finfo(torch.float16).max
-    beyond = next((name for name, one in model.state_dict().items() if bool((one.abs() > most).any())), None)
+    float16_max = torch.finfo(torch.float16).max
+    beyond = next(
+        (name for name, tensor in model.state_dict().items() if bool((tensor.abs() > float16_max).any())), None
+    )
     if config.dtype == "auto":
-        own = transformers.AutoConfig.from_pretrained(student_directory(place)).get_text_config().dtype
-        return "bfloat16" if own is torch.bfloat16 or beyond else "float16"
+        student_dtype = (
+            transformers.AutoConfig.from_pretrained(student_directory(weights_source)).get_text_config().dtype
+        )
+        return "bfloat16" if student_dtype is torch.bfloat16 or beyond else "float16"
     if beyond:
         raise ConfigError(f"{beyond} has weights beyond float16's range. Export with --dtype bfloat16 or float32.")
     return "float16"

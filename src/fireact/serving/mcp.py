@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from fireact.episodes import Agent, Meter
-from fireact.errors import missing_extra
-from fireact.serving.voice import told, walk
+from fireact.episodes import Agent, MeteredLM
+from fireact.errors import missing_extra_error
+from fireact.serving.voice import iterate_steps, render_step
 from fireact.types import answer_of
 
 
-def mcp_server(name: str, agent: Agent) -> Any:
+def build_mcp_server(name: str, agent: Agent) -> Any:
     """The server; ``run()`` serves until its input ends. Raises ConfigError when the extra is missing."""
     try:
         from mcp.server.mcpserver import MCPServer
     except ImportError as error:
-        raise missing_extra("mcp", "mcp") from error
+        raise missing_extra_error("mcp", "mcp") from error
     server = MCPServer(name, instructions="Ask the agent a question; it looks things up with its own tools.")
 
     def ask(question: str) -> str:
         """Ask the agent one question and get its answer."""
-        steps = list(walk(agent, question, Meter(agent)))
+        steps = list(iterate_steps(agent, question, MeteredLM(agent)))
         answer = answer_of(steps)
-        return answer if answer is not None else "No answer was found.\n" + "".join(map(told, steps))
+        return answer if answer is not None else "No answer was found.\n" + "".join(map(render_step, steps))
 
     server.add_tool(ask, structured_output=False)
     return server

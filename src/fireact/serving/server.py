@@ -3,11 +3,10 @@
     POST /v1/chat/completions   model NAME is the student alone, NAME-agent the agent with its tools run here
     GET  /v1/models, /v1/models/NAME, /health
 
-Requests of many clients share the batches of the engine. Invariant: a chat reaches the model by the function that
-training samples went through; what is in flight at a shutdown is finished, and what nobody waits for any more is not
-written on. An agent is asked its last user message; its words, as it writes them, and what it observes come as
-``reasoning_content``, its answer as ``content``.
-No key is needed on loopback; beyond, one is.
+Requests of many clients share the batches of the engine. Invariant: a chat reaches the model through the same function
+as training samples. A shutdown finishes the requests in flight; a request whose client has left stops. The question to
+an agent is the last user message. Its text, as it is written, and its observations come as ``reasoning_content``, its
+answer as ``content``. Loopback needs no key; any other address does.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fireact.episodes import Agent, Cancelled, Heard, Meter, aloud
-from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra
-from fireact.serving.voice import Voice, walk
-from fireact.serving.wire import ChatRequest, Reply, event, failure, read_request
+from fireact.episodes import Agent, Cancelled, MeteredLM, OnDelta, complete_streaming
+from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
+from fireact.serving.voice import EpisodeStream, iterate_steps
+from fireact.serving.wire import ChatReply, ChatRequest, error_body, read_request, server_sent_event
 from fireact.types import Completion, Message, Step, answer_of
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
-"""Seconds that what is in flight may take after a signal, before it is cut off."""
+"""Seconds that requests in flight may take after a signal before they are cut off."""
 BODY_SECONDS = 30
-"""Seconds in which the body of a request must have come."""
+"""Seconds within which the body of a request must arrive."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
 SERVED = ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/NAME", "GET /health")
 THREADS = 256
-"""Requests under way at a time; more wait their turn."""
+"""Requests that run at a time; more wait."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """What is served under which name: the student, and the agent that it was trained to be."""
+class ServedAgent:
+    """An agent and its student, with the names under which they are served."""
 
     name: str
     agent: Agent
@@ -55,31 +54,32 @@ class Service:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be asked for; a student of native calls is served as the agent alone, whose tools it was trained with."""
+        """The names of the models; a student of native calls is served only as the agent, with its trained tools."""
         native = getattr(getattr(self.agent.method, "renderer", None), "native", False)
         return (f"{self.name}-agent",) if native else (self.name, f"{self.name}-agent")
 
 
-Tell = Callable[[dict[str, str]], None]
-"""Takes the deltas of a streamed reply as they come."""
+OnReplyDelta = Callable[[dict[str, str]], None]
+"""Receives the deltas of a streamed reply as they arrive."""
 
 
-def service(name: str, agent: Agent, *, host: str) -> Service:
-    """The service of an agent. Raises ConfigError when it would be open to others without a key."""
-    return Service(name, agent, key=key_for(host))
+def make_served_agent(name: str, agent: Agent, *, host: str) -> ServedAgent:
+    """The served agent with its key. Raises ConfigError when other machines could use it without a key."""
+    return ServedAgent(name, agent, key=required_key(host))
 
 
-def key_for(host: str) -> str | None:
+def required_key(host: str) -> str | None:
     """The key that clients must send, from the environment. Raises ConfigError beyond loopback without one."""
     key = os.environ.get(KEY, "").strip() or None
     if host not in LOOPBACK and key is None:
         raise ConfigError(
-            f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out --host."
+            f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out "
+            "--host."
         )
     return key
 
 
-def application(served: Service) -> Any:
+def build_serving_app(served: ServedAgent) -> Any:
     """The ASGI application. Raises ConfigError when the extra is missing."""
     try:
         from starlette.applications import Starlette
@@ -88,20 +88,21 @@ def application(served: Service) -> Any:
         from starlette.responses import JSONResponse, Response, StreamingResponse
         from starlette.routing import Route
     except ImportError as error:
-        raise missing_extra("starlette", "serve") from error
+        raise missing_extra_error("starlette", "serve") from error
 
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
 
     def refuse(status: int, message: str) -> Response:
-        return JSONResponse(failure(message), status_code=status)
+        return JSONResponse(error_body(message), status_code=status)
 
-    def unserved(model: str) -> Response:
+    def refuse_model(model: str) -> Response:
         return refuse(404, f"the model {model!r} is not served. Served: {', '.join(served.names)}")
 
-    def refused(request: Request) -> Response | None:
-        """Why a request is not answered: no key where one is asked for, else a name that is not this machine's.
+    def check_access(request: Request) -> Response | None:
+        """The refusal of a request without the key or, where there is no key, under a host name of another machine.
 
-        Without the second a page in the user's browser could have a name of its own point here and run the agent's tools.
+        Without the second check a web page could point its own host name here (DNS rebinding) and run the agent's
+        tools from the user's browser.
         """
         if served.key is None:
             if request.url.hostname in LOOPBACK:
@@ -114,73 +115,77 @@ def application(served: Service) -> Any:
             return None
         return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
 
-    async def body(request: Request) -> bytes | None:
+    async def read_body(request: Request) -> bytes | None:
         """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
-        read = bytearray()
+        received = bytearray()
         async with asyncio.timeout(served.body_seconds):
-            async for part in request.stream():
-                read += part
-                if len(read) > served.max_body:
+            async for chunk in request.stream():
+                received += chunk
+                if len(received) > served.max_body:
                     return None
-        return bytes(read)
+        return bytes(received)
 
     async def complete(request: Request) -> Response:
-        if (no := refused(request)) is not None:
-            return no
+        if (refusal := check_access(request)) is not None:
+            return refusal
         try:
-            raw = await body(request)
+            request_body = await read_body(request)
         except TimeoutError:
             return refuse(408, f"the request did not come within {served.body_seconds:g} seconds")
-        if raw is None:
+        if request_body is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes")
         try:
-            asked = read_request(raw)
+            chat_request = read_request(request_body)
         except FormatError as error:
             return refuse(400, str(error))
-        if asked.model not in served.names:
-            return unserved(asked.model)
-        reply, asking = Reply(asked.model), Asking(served, asked)
-        watch = asyncio.create_task(left(request, asking.left))
-        if asked.stream:
-            return StreamingResponse(_stream(asking, reply, threads, watch), media_type="text/event-stream")
+        if chat_request.model not in served.names:
+            return refuse_model(chat_request.model)
+        reply, served_request = ChatReply(chat_request.model), ServedRequest(served, chat_request)
+        watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
+        if chat_request.stream:
+            return StreamingResponse(
+                _stream_events(served_request, reply, threads, watch), media_type="text/event-stream"
+            )
         try:
-            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, asking.answer)
+            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
         except FireactError as error:
             return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
         except Cancelled:
             return refuse(499, "the client left")
         except asyncio.CancelledError:
             return refuse(503, "the server was stopped before the answer was finished")
-        except Exception as error:  # whatever it is, the client is told and the server goes on
+        except Exception as error:  # the client gets any error, and the server continues
             return refuse(500, f"{type(error).__name__}: {error}")
-        finally:  # however it ends, nobody listens from here on
-            asking.left.set()
+        finally:  # nobody reads the reply from here on
+            served_request.client_left.set()
             watch.cancel()
-        return JSONResponse(reply.whole(completion, extra=extra))
+        return JSONResponse(reply.body(completion, extra=extra))
 
-    async def left(request: Request, gone: threading.Event) -> None:
-        """Wait until the client closes the connection, and say so."""
+    async def wait_until_left(request: Request, client_left: threading.Event) -> None:
+        """Wait until the client closes the connection, then set ``client_left``."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone.set()
+        client_left.set()
 
-    listed = {name: {"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names}
+    model_entries = {
+        name: {"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names
+    }
 
     async def models(request: Request) -> Response:
-        if (no := refused(request)) is not None:
-            return no
-        return JSONResponse({"object": "list", "data": list(listed.values())})
+        if (refusal := check_access(request)) is not None:
+            return refusal
+        return JSONResponse({"object": "list", "data": list(model_entries.values())})
 
     async def model(request: Request) -> Response:
-        if (no := refused(request)) is not None:
-            return no
-        found = listed.get(request.path_params["id"])
-        return unserved(request.path_params["id"]) if found is None else JSONResponse(found)
+        if (refusal := check_access(request)) is not None:
+            return refusal
+        model_entry = model_entries.get(request.path_params["id"])
+        return refuse_model(request.path_params["id"]) if model_entry is None else JSONResponse(model_entry)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def lost(request: Request, error: Exception) -> Response:
+    async def refuse_path(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         return refuse(status, f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}")
 
@@ -191,117 +196,132 @@ def application(served: Service) -> Any:
             Route("/v1/models/{id:path}", model),
             Route("/health", health),
         ],
-        exception_handlers={HTTPException: lost},
+        exception_handlers={HTTPException: refuse_path},
     )
 
 
-class Asking:
-    """One request being answered, on a thread; once its client has ``left``, it ends with Cancelled at the next word."""
+class ServedRequest:
+    """One request, answered on a thread; once ``client_left`` is set, the next delta raises Cancelled."""
 
-    def __init__(self, served: Service, asked: ChatRequest, tell: Tell = lambda delta: None) -> None:
-        self.served, self.asked, self.tell = served, asked, tell
-        self.left = threading.Event()
+    def __init__(
+        self, served: ServedAgent, chat_request: ChatRequest, on_reply_delta: OnReplyDelta = lambda delta: None
+    ) -> None:
+        self.served, self.chat_request, self.on_reply_delta = served, chat_request, on_reply_delta
+        self.client_left = threading.Event()
 
     def answer(self) -> tuple[Completion, dict[str, Any]]:
-        """The reply, and what goes into its message besides the words."""
-        return (self._student(), {}) if self.asked.model == self.served.name else self._agent()
+        """The completion, and extra fields of the reply's message."""
+        return (self._student(), {}) if self.chat_request.model == self.served.name else self._agent()
 
     def _student(self) -> Completion:
-        asked = self.asked
-        options: dict[str, Any] = {"stop": asked.stop, "temperature": asked.temperature, "seed": asked.seed}
-        if asked.max_tokens is not None:
-            options["max_tokens"] = asked.max_tokens
+        chat_request = self.chat_request
+        options: dict[str, Any] = {
+            "stop": chat_request.stop,
+            "temperature": chat_request.temperature,
+            "seed": chat_request.seed,
+        }
+        if chat_request.max_tokens is not None:
+            options["max_tokens"] = chat_request.max_tokens
 
-        def heard(piece: str) -> None:
-            if self.left.is_set():
+        def on_delta(delta: str) -> None:
+            if self.client_left.is_set():
                 raise Cancelled
-            self.tell({"content": piece})
+            self.on_reply_delta({"content": delta})
 
-        return aloud(self.served.agent.lm, asked.messages, heard, **options)
+        return complete_streaming(self.served.agent.lm, chat_request.messages, on_delta, **options)
 
     def _agent(self) -> tuple[Completion, dict[str, Any]]:
-        asked, agent = self.asked, self.served.agent
-        question = next((one.content for one in reversed(asked.messages) if one.role == "user"), "")
+        chat_request, agent = self.chat_request, self.served.agent
+        question = next((message.content for message in reversed(chat_request.messages) if message.role == "user"), "")
         if not question.strip():
             raise FormatError("an agent is asked the last message of the role user; there is none")
-        if asked.stop:
+        if chat_request.stop:
             raise FormatError("stop: an agent ends its turns itself. Leave it out.")
-        steps, said = list[Step](), list[str]()
+        steps, deltas = list[Step](), list[str]()
 
-        def tell(piece: str) -> None:
-            said.append(piece)
-            self.tell({"reasoning_content": piece})
+        def add_delta(delta: str) -> None:
+            deltas.append(delta)
+            self.on_reply_delta({"reasoning_content": delta})
 
-        voice = Voice(tell)
-        meter = _Frugal(
-            replace(agent, temperature=asked.temperature), self.left, most=asked.max_tokens, heard=voice.heard
+        stream = EpisodeStream(add_delta)
+        meter = _TokenLimitedLM(
+            replace(agent, temperature=chat_request.temperature),
+            self.client_left,
+            token_limit=chat_request.max_tokens,
+            on_delta=stream.on_delta,
         )
-        for step in walk(agent, question, meter, seed=asked.seed):
+        for step in iterate_steps(agent, question, meter, seed=chat_request.seed):
             steps.append(step)
-            voice.step(step)
-            if not meter.left:
+            stream.on_step(step)
+            if not meter.remaining_tokens:
                 break
-        found = answer_of(steps)
-        if found:
-            self.tell({"content": found})
+        answer = answer_of(steps)
+        if answer:
+            self.on_reply_delta({"content": answer})
         completion = Completion(
-            text=found or "",
+            text=answer or "",
             usage=meter.usage,
-            finish="length" if found is None else "stop",
+            finish="length" if answer is None else "stop",
             seconds=meter.seconds,
         )
-        return completion, {"reasoning_content": "".join(said)}
+        return completion, {"reasoning_content": "".join(deltas)}
 
 
-class _Frugal(Meter):
-    """A meter that lets an episode write ``most`` tokens in all, where a number is given."""
+class _TokenLimitedLM(MeteredLM):
+    """A metered LM that lets an episode write ``token_limit`` tokens in total; None is no limit."""
 
-    def __init__(self, agent: Agent, cancelled: threading.Event, *, most: int | None, heard: Heard) -> None:
-        super().__init__(agent, cancelled, heard=heard)
-        self._most, self._turn = most, agent.limits.max_tokens
+    def __init__(self, agent: Agent, cancelled: threading.Event, *, token_limit: int | None, on_delta: OnDelta) -> None:
+        super().__init__(agent, cancelled, on_delta=on_delta)
+        self._token_limit, self._turn_limit = token_limit, agent.limits.max_tokens
 
     @property
-    def left(self) -> int:
-        """Tokens that the next turn may have; 0 when all are written."""
-        return self._turn if self._most is None else max(0, min(self._turn, self._most - self.usage.completion_tokens))
+    def remaining_tokens(self) -> int:
+        """The tokens that the next turn may write; 0 when the limit is reached."""
+        return (
+            self._turn_limit
+            if self._token_limit is None
+            else max(0, min(self._turn_limit, self._token_limit - self.usage.completion_tokens))
+        )
 
     def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        return super().complete(messages, **{"max_tokens": max(1, self.left), **options})
+        return super().complete(messages, **{"max_tokens": max(1, self.remaining_tokens), **options})
 
 
-async def _stream(asking: Asking, reply: Reply, threads: Executor, watch: asyncio.Task[None]) -> AsyncIterator[bytes]:
-    """The events of a reply, as the words come from the thread that writes them."""
+async def _stream_events(
+    served_request: ServedRequest, reply: ChatReply, threads: Executor, watch: asyncio.Task[None]
+) -> AsyncIterator[bytes]:
+    """The events of a reply, as they come from the thread that answers the request."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[dict[str, str] | Completion | BaseException] = asyncio.Queue()
+    events: asyncio.Queue[dict[str, str] | Completion | BaseException] = asyncio.Queue()
 
-    def put(piece: dict[str, str] | Completion | BaseException) -> None:
-        loop.call_soon_threadsafe(pieces.put_nowait, piece)
+    def put(item: dict[str, str] | Completion | BaseException) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, item)
 
     def work() -> None:
         try:
-            put(asking.answer()[0])
-        except BaseException as error:  # whatever it is, the client must not wait for ever
+            put(served_request.answer()[0])
+        except BaseException as error:  # the client gets any error instead of waiting for ever
             put(error)
 
-    asking.tell = put
+    served_request.on_reply_delta = put
     try:
         working = loop.run_in_executor(threads, work)
-        yield reply.piece({"role": "assistant", "content": ""})
-        while isinstance(piece := await pieces.get(), dict):
-            yield reply.piece(piece)
-        if isinstance(piece, Completion):
-            yield reply.piece({}, finish=piece.finish)
-            yield reply.last(piece.usage if asking.asked.stream_usage else None)
+        yield reply.chunk({"role": "assistant", "content": ""})
+        while isinstance(item := await events.get(), dict):
+            yield reply.chunk(item)
+        if isinstance(item, Completion):
+            yield reply.chunk({}, finish=item.finish)
+            yield reply.stream_end(item.usage if served_request.chat_request.stream_usage else None)
         else:
-            said = str(piece) if isinstance(piece, FireactError) else f"{type(piece).__name__}: {piece}"
-            yield event(failure(said, "server_error"))
+            error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"
+            yield server_sent_event(error_body(error_text, "server_error"))
         await working
-    finally:  # however it ends, nobody listens from here on
-        asking.left.set()
+    finally:  # nobody reads the reply from here on
+        served_request.client_left.set()
         watch.cancel()
 
 
-def serve(served: Service, *, host: str, port: int, started: Callable[[str], None]) -> None:
+def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[str], None]) -> None:
     """Serve until a signal ends it; requests in flight are finished first. ``started`` is given the base URL.
 
     Raises ConfigError when the port is taken.
@@ -309,28 +329,28 @@ def serve(served: Service, *, host: str, port: int, started: Callable[[str], Non
     try:
         import uvicorn
     except ImportError as error:
-        raise missing_extra("uvicorn", "serve") from error
-    app = application(served)
-    listening = bound(host, port)
-    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before anybody waits
-    started(f"http://{address(host, listening.getsockname()[1])}/v1")
+        raise missing_extra_error("uvicorn", "serve") from error
+    app = build_serving_app(served)
+    listening = bind_socket(host, port)
+    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before the first request
+    started(f"http://{host_and_port(host, listening.getsockname()[1])}/v1")
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
-    logging.getLogger("uvicorn.error").addFilter(_no_fault)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _no_fault(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's log is to be kept: that a shutdown cut off a request is no fault to trace."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether uvicorn shall log a record; a request that a shutdown cut off is no fault to trace."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def address(host: str, port: int) -> str:
-    """Host and port as they stand in a URL."""
+def host_and_port(host: str, port: int) -> str:
+    """Host and port in the form of a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigError when the port is taken."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
     listening = socket.socket(
@@ -339,9 +359,9 @@ def bound(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()  # whoever is told the address may connect at once
+        listening.listen()  # clients may connect as soon as they know the address
     except (OSError, OverflowError) as error:
         listening.close()
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {address(host, port)}: {why}. Give another --port.") from error
+        raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {why}. Give another --port.") from error
     return listening

@@ -1,9 +1,9 @@
-"""``fireact serve RUN --engine vllm``: vLLM writes the student's words, our server stands in front of it.
+"""``fireact serve RUN --engine vllm``: vLLM runs the student, and our server stands in front of it.
 
-vLLM is started as a process of its own on a free port of loopback, with the adapter beside its base model, the chat
-template that the student was trained with, and a key that only this process knows; it logs to ``vllm.log`` in the run's
-directory and ends with the server. Sampling is by what a request says alone, never by the model's own generation
-settings. Written by vLLM's documentation, and tested with a stand-in for it: it never ran on a GPU here.
+vLLM runs as a separate process on a free loopback port, with the adapter beside its base model, the chat template of
+the training, and a key that only this process knows. It logs to ``vllm.log`` in the run's directory and ends with the
+server. Sampling follows the request alone, never the model's own generation settings. This module follows vLLM's
+documentation and is tested with a stand-in; it never ran on a GPU here.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from typing import Any
 import httpx2
 
 from fireact.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
-from fireact.errors import ConfigError, ProviderError, missing_extra
+from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.openai import OpenAIModel
 from fireact.models.weights import student_directory
-from fireact.render.chat import TODAY, dress, undated
+from fireact.render.chat import TODAY, apply_renderer_template, fix_template_date
 
 LOG, TEMPLATE = "vllm.log", "chat_template.jinja"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the highest rank of an adapter."""
-LONGEST = 1800.0
+"""The values that vLLM takes as the maximum rank of an adapter."""
+MAX_LOADING_SECONDS = 1800.0
 """Seconds that loading may take."""
 GRACE = 30.0
 """Seconds between asking vLLM to end and killing it."""
 
 
 @contextmanager
-def served(run: str, *, name: str, slots: int, say: Callable[[str], None]) -> Iterator[Model]:
-    """The student of a training run behind vLLM, while in the ``with`` block; ``slots`` is how many texts run at a time.
+def run_vllm(run: str, *, name: str, slots: int, say: Callable[[str], None]) -> Iterator[Model]:
+    """Serve the student of a training run by vLLM in a ``with`` block; ``slots`` is the number of texts at a time.
 
     Raises ConfigError without vLLM, or for a run that it cannot serve, and ProviderError when it does not start.
     """
@@ -52,13 +52,13 @@ def served(run: str, *, name: str, slots: int, say: Callable[[str], None]) -> It
             f"--engine vllm serves directories of 'fireact train' and 'export --to merged'; {run} is none. Start vLLM "
             "yourself, and give it as openai:MODEL@http://HOST:PORT/v1."
         )
-    program, port = _program(), _free_port()
-    command = [program, *arguments(directory, name=name, port=port, slots=slots)]
+    program, port = _find_program(), _free_port()
+    command = [program, *vllm_arguments(directory, name=name, port=port, slots=slots)]
     say(f"Starting {shlex.join(command)}; log: {directory / LOG}")
     key = secrets.token_hex(16)
-    with _ended_in_order(), _running(command, directory / LOG, key) as child:
+    with _unwind_on_sigterm(), _run_process(command, directory / LOG, key) as child:
         url = f"http://127.0.0.1:{port}"
-        _wait(url, child, directory / LOG)
+        _wait_until_healthy(url, child, directory / LOG)
         lm = OpenAIModel(name, f"{url}/v1", key=key)
         try:
             yield Model(lm=lm, tuned=True, description=f"{run}, by vLLM", renderer=tuned_renderer(directory))
@@ -66,32 +66,39 @@ def served(run: str, *, name: str, slots: int, say: Callable[[str], None]) -> It
             lm.close()
 
 
-def arguments(directory: Path, *, name: str, port: int, slots: int) -> list[str]:
+def vllm_arguments(directory: Path, *, name: str, port: int, slots: int) -> list[str]:
     """The arguments of ``vllm`` for a training run; writes the chat template beside the adapter's manifest."""
     renderer = load_renderer(tuned_renderer(directory))
     if renderer.native:
         raise ConfigError(f"{directory} writes native calls; --engine vllm serves students that write text.")
-    place, adapter, _ = tuned_weights(directory)
-    base = student_directory(place)
+    weights_source, adapter, _ = tuned_weights(directory)
+    base = student_directory(weights_source)
     template = directory / TEMPLATE
-    template.write_text(_template(base, renderer), encoding="utf-8")
-    found = ["serve", base, "--host", "127.0.0.1", "--port", str(port), "--max-num-seqs", str(slots)]
-    found += ["--chat-template", str(template), "--generation-config", "vllm"]
+    template.write_text(_chat_template(base, renderer), encoding="utf-8")
+    command_arguments = ["serve", base, "--host", "127.0.0.1", "--port", str(port), "--max-num-seqs", str(slots)]
+    command_arguments += ["--chat-template", str(template), "--generation-config", "vllm"]
     if adapter is None:
-        return [*found, "--served-model-name", name]
-    rank = str(_rank(adapter))
-    return [*found, "--enable-lora", "--max-lora-rank", rank, "--lora-modules", f"{name}={adapter.absolute()}"]
+        return [*command_arguments, "--served-model-name", name]
+    rank = str(_adapter_rank(adapter))
+    return [
+        *command_arguments,
+        "--enable-lora",
+        "--max-lora-rank",
+        rank,
+        "--lora-modules",
+        f"{name}={adapter.absolute()}",
+    ]
 
 
-def _program() -> str:
-    found = shutil.which("vllm")
-    if found is None:
+def _find_program() -> str:
+    program = shutil.which("vllm")
+    if program is None:
         raise ConfigError("vllm is not installed; --engine vllm needs it, and a GPU. Run: pip install vllm")
-    return found
+    return program
 
 
-def _rank(adapter: Path) -> int:
-    """The smallest rank of vLLM's that the adapter fits in. Raises ConfigError for an adapter that it cannot serve."""
+def _adapter_rank(adapter: Path) -> int:
+    """The smallest of ``RANKS`` that fits the adapter. Raises ConfigError for an adapter that vLLM cannot serve."""
     try:
         config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -106,14 +113,14 @@ def _rank(adapter: Path) -> int:
     return fitting[0]
 
 
-def _template(base: str, renderer: Any) -> str:
-    """The chat template as training had it: the renderer's own where it has one, and on the day that training told it."""
+def _chat_template(base: str, renderer: Any) -> str:
+    """The chat template of the training: the renderer's own where it has one, with the fixed date of training."""
     try:
         import transformers
     except ImportError as error:
-        raise missing_extra("transformers", "train") from error
-    tokenizer = dress(transformers.AutoTokenizer.from_pretrained(base), renderer)
-    template = str(undated(tokenizer.chat_template))
+        raise missing_extra_error("transformers", "train") from error
+    tokenizer = apply_renderer_template(transformers.AutoTokenizer.from_pretrained(base), renderer)
+    template = str(fix_template_date(tokenizer.chat_template))
     day = f'{{%- set date_string = "{TODAY:%d %b %Y}" -%}}' if "date_string" in template else ""
     return day + template
 
@@ -126,8 +133,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _running(command: list[str], log: Path, key: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, in a session of its own: a Ctrl-C ends our server first, which finishes what is in flight."""
+def _run_process(command: list[str], log: Path, key: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the process in its own session: Ctrl-C then ends our server first, which finishes requests in flight."""
     with log.open("wb") as file:
         file.write(f"{shlex.join(command)}\n".encode())
         file.flush()
@@ -142,37 +149,37 @@ def _running(command: list[str], log: Path, key: str) -> Iterator[subprocess.Pop
         try:
             child.wait(GRACE)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # with the workers that it started
+            os.killpg(child.pid, signal.SIGKILL)  # and the workers that it started
             child.wait()
 
 
 @contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """A SIGTERM unwinds this process as a Ctrl-C does, so that vLLM does not outlive it."""
+def _unwind_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind this process as Ctrl-C does, so that vLLM does not outlive it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _wait(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
     """Return once vLLM is healthy. Raises ProviderError with the end of its log when it ends instead."""
-    until = time.monotonic() + LONGEST
+    until = time.monotonic() + MAX_LOADING_SECONDS
     while time.monotonic() < until:
         if child.poll() is not None:
-            raise ProviderError(f"vllm ended with {child.returncode}. The end of {log}:\n{_tail(log)}")
+            raise ProviderError(f"vllm ended with {child.returncode}. The end of {log}:\n{_log_tail(log)}")
         try:
             if httpx2.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx2.HTTPError:
             pass
         time.sleep(0.2)
-    raise ProviderError(f"vllm was not healthy after {LONGEST:.0f} s. The end of {log}:\n{_tail(log)}")
+    raise ProviderError(f"vllm was not healthy after {MAX_LOADING_SECONDS:.0f} s. The end of {log}:\n{_log_tail(log)}")
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def _log_tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,7 +1,7 @@
-"""An agent is asked a question that belongs to no task, and what it does is told while it does it.
+"""Runs an agent on a question that belongs to no task, and streams its steps as text.
 
-Invariant: what is told, put together, is each turn in the LM's own words (native calls in their text form), then what
-was observed. It keeps nothing and scores nothing.
+Invariant: the streamed text is each turn as the LM wrote it (native calls in their text form), then its observation.
+This module stores nothing and scores nothing.
 """
 
 from __future__ import annotations
@@ -9,56 +9,56 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from fireact.episodes import Agent, Meter
+from fireact.episodes import Agent, MeteredLM
 from fireact.errors import ConfigError, FireactError, ProviderError
-from fireact.render.react import OBSERVATION, turn
+from fireact.render.react import OBSERVATION, render_turn
 from fireact.types import Step
 
 
-class Voice:
-    """Tells an episode: words as they are ``heard`` by a Meter, and the rest of each step once there is one."""
+class EpisodeStream:
+    """Streams an episode as text: the deltas of each turn (``on_delta``), then the rest of each step (``on_step``)."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._heard = tell, False
+    def __init__(self, on_text: Callable[[str], None]) -> None:
+        self._on_text, self._has_streamed = on_text, False
 
-    def heard(self, piece: str) -> None:
-        self._heard = True
-        self._tell(piece)
+    def on_delta(self, delta: str) -> None:
+        self._has_streamed = True
+        self._on_text(delta)
 
-    def step(self, step: Step) -> None:
-        self._tell(_observed(step) if self._heard else told(step))
-        self._heard = False
+    def on_step(self, step: Step) -> None:
+        self._on_text(_render_observation(step) if self._has_streamed else render_step(step))
+        self._has_streamed = False
 
 
-def ask(agent: Agent, question: str, tell: Callable[[str], None]) -> list[Step]:
-    """The steps of an agent on a question, told as they come.
+def ask_agent(agent: Agent, question: str, on_text: Callable[[str], None]) -> list[Step]:
+    """The steps of an agent on a question; their text goes to ``on_text`` as it comes.
 
-    Raises ProviderError where a tool or the LM fails, ConfigError for a question without words.
+    Raises ProviderError where a tool or the LM fails, ConfigError for an empty question.
     """
     if not question.strip():
         raise ConfigError("the question is empty. Give the question in words.")
-    voice, steps = Voice(tell), list[Step]()
-    for step in walk(agent, question, Meter(agent, heard=voice.heard)):
+    stream, steps = EpisodeStream(on_text), list[Step]()
+    for step in iterate_steps(agent, question, MeteredLM(agent, on_delta=stream.on_delta)):
         steps.append(step)
-        voice.step(step)
+        stream.on_step(step)
     return steps
 
 
-def walk(agent: Agent, question: str, meter: Meter, *, seed: int = 0) -> Iterator[Step]:
-    """The steps of an agent on a question that belongs to no task. Raises ProviderError where a tool or the LM fails."""
+def iterate_steps(agent: Agent, question: str, meter: MeteredLM, *, seed: int = 0) -> Iterator[Step]:
+    """The steps of an agent on a question of no task. Raises ProviderError where a tool or the LM fails."""
     try:
-        tools = meter.tools(f"ask/{question}", seed)
+        tools = meter.timed_tools(f"ask/{question}", seed)
         yield from islice(agent.method.run(question, meter, tools, seed), agent.limits.max_steps)
     except FireactError:
         raise
-    except Exception as fault:  # a tool of the user's may raise anything; there is no trajectory to keep it in
+    except Exception as fault:  # a user's tool may raise anything; there is no trajectory to store it in
         raise ProviderError(f"the episode ended in a fault: {type(fault).__name__}: {fault}") from fault
 
 
-def told(step: Step) -> str:
-    """A step in words: the student's turn, and what was observed."""
-    return turn(step) + _observed(step)
+def render_step(step: Step) -> str:
+    """A step as text: the student's turn and the observation."""
+    return render_turn(step) + _render_observation(step)
 
 
-def _observed(step: Step) -> str:
+def _render_observation(step: Step) -> str:
     return "\n" if step.observation is None else f"\n{OBSERVATION} {step.observation}\n"

@@ -1,1 +1,4 @@
-"""Studies: a matrix of agents, run once, shared where work is equal, and compared with each other and with the paper."""
+"""Studies: a matrix of agents is run once, and its agents are compared with each other and with the paper.
+
+Agents share the stages that they have in common, such as one collection.
+"""

@@ -1,7 +1,7 @@
-"""What an agent costs: its data (the waste of filtering apart), its training, each question; and when it has paid off.
+"""What an agent costs: its data, the episodes that filters discard, its training, each question; and when it pays off.
 
-Invariant: all prices are the study file's, with their sources; where the teacher has a price of its own (tokens that were
-paid for, and searches), that is taken instead. A price that is not given is not guessed: the figures that need it are None.
+Invariant: all prices come from the study file, with their sources. Where the teacher's tokens and searches were paid
+for, the paid amount is used instead. A missing price is never guessed: the figures that need it are None.
 """
 
 from __future__ import annotations
@@ -13,128 +13,137 @@ from typing import Any
 from fireact.data import MixConfig
 from fireact.data.filters import predicate
 from fireact.store import read_trajectories
-from fireact.study.file import Price
-from fireact.study.results import Measured, calls_of_tools
-from fireact.study.stages import Stage, specific
+from fireact.study.file import StudyPrice
+from fireact.study.results import CellResult, count_tool_calls
+from fireact.study.stages import Stage, find_for_stage
 from fireact.types import Trajectory
 
 
-def economics(one: Measured, prices: Mapping[str, Price]) -> dict[str, Any]:
+def compute_economics(cell_result: CellResult, prices: Mapping[str, StudyPrice]) -> dict[str, Any]:
     """Dollars and seconds of a cell on its first task.
 
-    An episode that the mixture's filters leave out is waste: of ``n`` trajectories that are trained on, ``n / share that
-    passes - n`` episodes were collected in vain; of data from a file that is not known. ``questions_to_break_even`` is how many questions the student
-    must answer until data and training have cost less than asking the teacher.
+    An episode that the mixture's filters leave out is waste: for ``n`` trajectories in training, ``n / passing share -
+    n`` episodes were collected in vain. For data from a file this is not known. ``questions_to_break_even`` is the
+    number of questions after which data, training and the student's own answers together have cost less than the
+    teacher's answers.
     """
-    asked = prices.get("teacher_question")
-    results = next(iter((one.manifest("eval") or {})["results"].values()))
-    seconds = float(results["seconds_per_question"])
-    evaluation = one.stages[-1]
-    episodes = next(iter(one.episodes.values()), ())
-    serving = _sum(_served(evaluation, episodes, seconds, prices), _searched(evaluation, episodes, prices))
-    found: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
-    mixed, training = one.manifest("mix"), one.manifest("train") or one.manifest("tune")
-    if mixed is None or training is None:
-        return found
-    used = sum(count["n"] for count in mixed["counts"].values())
-    share, episode_seconds, episode_usd = _collected(one, mixed["counts"], prices)
-    teacher = episode_usd or (None if asked is None else asked.value)
-    waste = None if share is None else used / share - used
-    stage = next(stage for stage in one.stages if stage.verb in ("train", "tune"))
-    trained = float(training["seconds" if stage.verb == "tune" else "training_seconds"])
-    train = training["cost_usd"] if stage.verb == "tune" else _machine(stage, trained, prices)
-    data = _times(used, teacher)
-    wasted = _times(waste, teacher)
-    fixed = None if data is None or train is None else data + (wasted or 0.0) + train
-    saved = None if teacher is None or serving is None else teacher - serving
-    return found | {
-        "trajectories": used,
-        "wasted_episodes": None if waste is None else round(waste, 1),
-        "data_usd": data,
-        "waste_usd": wasted,
-        "data_seconds": _times(used, episode_seconds),
-        "waste_seconds": _times(waste, episode_seconds),
-        "training_seconds": trained,
-        "training_usd": train,
-        "teacher_usd_per_question": teacher,
-        "teacher_price": "paid" if episode_usd else None if asked is None else asked.source,
-        **_break_even(fixed, saved, wasted),
+    teacher_price = prices.get("teacher_question")
+    result = next(iter((cell_result.manifest("eval") or {})["results"].values()))
+    seconds = float(result["seconds_per_question"])
+    evaluation = cell_result.stages[-1]
+    episodes = next(iter(cell_result.episodes.values()), ())
+    serving = _add(_model_cost(evaluation, episodes, seconds, prices), _search_cost(evaluation, episodes, prices))
+    costs: dict[str, Any] = {"seconds_per_question": seconds, "usd_per_question": serving}
+    mix_manifest, training_manifest = (
+        cell_result.manifest("mix"),
+        cell_result.manifest("train") or cell_result.manifest("tune"),
+    )
+    if mix_manifest is None or training_manifest is None:
+        return costs
+    trajectory_count = sum(count["n"] for count in mix_manifest["counts"].values())
+    share, episode_seconds, episode_usd = _collection_costs(cell_result, mix_manifest["counts"], prices)
+    teacher_usd = episode_usd or (None if teacher_price is None else teacher_price.value)
+    wasted_episodes = None if share is None else trajectory_count / share - trajectory_count
+    stage = next(stage for stage in cell_result.stages if stage.verb in ("train", "tune"))
+    training_seconds = float(training_manifest["seconds" if stage.verb == "tune" else "training_seconds"])
+    training_usd = (
+        training_manifest["cost_usd"] if stage.verb == "tune" else _machine_cost(stage, training_seconds, prices)
+    )
+    data_usd = _multiply(trajectory_count, teacher_usd)
+    waste_usd = _multiply(wasted_episodes, teacher_usd)
+    fixed_usd = None if data_usd is None or training_usd is None else data_usd + (waste_usd or 0.0) + training_usd
+    saved_usd = None if teacher_usd is None or serving is None else teacher_usd - serving
+    return costs | {
+        "trajectories": trajectory_count,
+        "wasted_episodes": None if wasted_episodes is None else round(wasted_episodes, 1),
+        "data_usd": data_usd,
+        "waste_usd": waste_usd,
+        "data_seconds": _multiply(trajectory_count, episode_seconds),
+        "waste_seconds": _multiply(wasted_episodes, episode_seconds),
+        "training_seconds": training_seconds,
+        "training_usd": training_usd,
+        "teacher_usd_per_question": teacher_usd,
+        "teacher_price": "paid" if episode_usd else None if teacher_price is None else teacher_price.source,
+        **_compute_break_even(fixed_usd, saved_usd, waste_usd),
     }
 
 
-def _break_even(fixed: float | None, saved: float | None, wasted: float | None) -> dict[str, Any]:
-    """The number of questions, and what is to be said of it: why there is none, or that it leaves something out."""
-    if fixed is None or saved is None:
+def _compute_break_even(fixed_usd: float | None, saved_usd: float | None, waste_usd: float | None) -> dict[str, Any]:
+    """The number of questions, and a note: why there is no number, or what the number leaves out."""
+    if fixed_usd is None or saved_usd is None:
         number, note = None, "not known: a price is missing"
-    elif saved <= 0:
+    elif saved_usd <= 0:
         number, note = None, "never: a question costs no less than the teacher's"
     else:
-        number, note = math.ceil(fixed / saved), "" if wasted is not None else "at least: what was wasted is not known"
+        number, note = (
+            math.ceil(fixed_usd / saved_usd),
+            "" if waste_usd is not None else "at least: what was wasted is not known",
+        )
     return {"questions_to_break_even": number, "break_even_note": note}
 
 
-def _collected(
-    one: Measured, groups: Mapping[str, Any], prices: Mapping[str, Price]
+def _collection_costs(
+    cell_result: CellResult, groups: Mapping[str, Any], prices: Mapping[str, StudyPrice]
 ) -> tuple[float | None, float | None, float | None]:
-    """Of the collections behind a cell: the share of episodes that pass, and seconds and dollars of an episode."""
-    collections: Sequence[Mapping[str, Any]] = one.collections()
-    everything = sum(count["n"] for found in collections for count in found["counts"].values())
-    share = _passing(one, groups)
+    """The share of a cell's collected episodes that pass, and the seconds and dollars of one episode."""
+    manifests: Sequence[Mapping[str, Any]] = cell_result.collection_manifests()
+    episode_count = sum(count["n"] for manifest in manifests for count in manifest["counts"].values())
+    share = _passing_share(cell_result, groups)
     if share is None:
         return None, None, None
-    costs = [found["usage"]["cost"] for found in collections]
-    paid = None if any(cost is None for cost in costs) else sum(costs) / everything
-    for stage in (stage for stage in one.stages if stage.verb == "collect" and stage.pays_searches):
-        searched = list(read_trajectories(stage.path(one.root)))
-        paid = _sum(paid, _times(len(searched) / everything, _searched(stage, searched, prices)))
-    seconds = sum(found["seconds"] for found in collections) / everything
+    costs = [manifest["usage"]["cost"] for manifest in manifests]
+    paid = None if any(cost is None for cost in costs) else sum(costs) / episode_count
+    for stage in (stage for stage in cell_result.stages if stage.verb == "collect" and stage.has_paid_searches):
+        episodes = list(read_trajectories(stage.path(cell_result.root)))
+        paid = _add(paid, _multiply(len(episodes) / episode_count, _search_cost(stage, episodes, prices)))
+    seconds = sum(manifest["seconds"] for manifest in manifests) / episode_count
     return share, seconds, paid
 
 
-def _passing(one: Measured, groups: Mapping[str, Any]) -> float | None:
-    """Of the episodes that were collected of a mixture's tasks and methods: the share that passes its filters."""
-    mixture = next(stage for stage in one.stages if stage.verb == "mix")
-    config: MixConfig = mixture.config(one.root)
+def _passing_share(cell_result: CellResult, groups: Mapping[str, Any]) -> float | None:
+    """The share of the collected episodes of a mixture's tasks and methods that passes its filters."""
+    mixture = next(stage for stage in cell_result.stages if stage.verb == "mix")
+    config: MixConfig = mixture.config(cell_result.root)
     filters = [predicate(text) for text in (*config.where, *(["learnable"] if config.weigh_bad == 0 else []))]
-    collected = (stage for stage in one.stages if stage.verb == "collect")
-    kept = [
-        all(wanted(episode) for wanted in filters)
-        for stage in collected
-        for episode in read_trajectories(stage.path(one.root))
+    collect_stages = (stage for stage in cell_result.stages if stage.verb == "collect")
+    passed = [
+        all(is_kept(episode) for is_kept in filters)
+        for stage in collect_stages
+        for episode in read_trajectories(stage.path(cell_result.root))
         if f"{episode.task}/{episode.method}" in groups
     ]
-    return sum(kept) / len(kept) if any(kept) else None
+    return sum(passed) / len(passed) if any(passed) else None
 
 
-def _served(
-    evaluation: Stage, episodes: Sequence[Trajectory], seconds: float, prices: Mapping[str, Price]
+def _model_cost(
+    evaluation: Stage, episodes: Sequence[Trajectory], seconds: float, prices: Mapping[str, StudyPrice]
 ) -> float | None:
-    """What the model takes for a question: of a hosted one what was paid, of one's own the machine for so many seconds."""
+    """What the model costs a question: for a hosted model what was paid, for a local one the machine's time."""
     agents = evaluation.inputs.get("agent", ())
-    if not any(one.verb == "tune" if isinstance(one, Stage) else one.startswith("openai:") for one in agents):
-        return _machine(evaluation, seconds, prices)
-    costs = [one.usage.cost for one in episodes]
-    paid = [cost for cost in costs if cost is not None]
-    return sum(paid) / len(paid) if paid and len(paid) == len(costs) else None
+    if not any(agent.verb == "tune" if isinstance(agent, Stage) else agent.startswith("openai:") for agent in agents):
+        return _machine_cost(evaluation, seconds, prices)
+    costs = [episode.usage.cost for episode in episodes]
+    known_costs = [cost for cost in costs if cost is not None]
+    return sum(known_costs) / len(known_costs) if known_costs and len(known_costs) == len(costs) else None
 
 
-def _machine(stage: Stage, seconds: float, prices: Mapping[str, Price]) -> float | None:
-    """What the machine of a stage costs for so many seconds."""
-    price = specific(prices, "machine_hour", stage)
+def _machine_cost(stage: Stage, seconds: float, prices: Mapping[str, StudyPrice]) -> float | None:
+    """What the machine of a stage costs for a number of seconds."""
+    price = find_for_stage(prices, "machine_hour", stage)
     return None if price is None else price.value * seconds / 3600
 
 
-def _searched(stage: Stage, episodes: Sequence[Trajectory], prices: Mapping[str, Price]) -> float | None:
-    """What an episode's searches cost: nothing where they are not paid for, None where that has no price."""
-    if not stage.pays_searches or not episodes:
+def _search_cost(stage: Stage, episodes: Sequence[Trajectory], prices: Mapping[str, StudyPrice]) -> float | None:
+    """What the searches of one episode cost: nothing if they are free, None if they have no price."""
+    if not stage.has_paid_searches or not episodes:
         return 0.0
     price = prices.get("search")
-    return None if price is None else price.value * sum(map(calls_of_tools, episodes)) / len(episodes)
+    return None if price is None else price.value * sum(map(count_tool_calls, episodes)) / len(episodes)
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
+def _add(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
 
 
-def _times(amount: float | None, each: float | None) -> float | None:
+def _multiply(amount: float | None, each: float | None) -> float | None:
     return None if amount is None or each is None else amount * each

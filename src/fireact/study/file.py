@@ -1,26 +1,30 @@
-"""A study file: what is asked, which agents are compared, and the figures of the paper that stand beside them.
+"""A study file: the question of the study, the agents that are compared, and the paper's figures to show beside them.
 
-    title, asks, source, notes      in words
-    [given]                         NAME = what ``{NAME}`` in a setting stands for
-    [shared]                        settings of every cell (see ``cells.SETTINGS``)
-    [collect.NAME]                  settings of ``collect``, as ``CollectConfig`` has them
-    [mixtures.NAME]                 ``from`` = names of collections, or files of trajectories; the rest as ``MixConfig`` has it
-    [axes]                          NAME = values; a value is a setting of that name, or a table of settings with a ``label``
-    [[cells]]                       name = "{AXIS} ...", axes = names, settings, against = name of a cell, exclude = [{AXIS = label}]
-    baseline                        the cell that all others are compared with, where they do not say ``against``
-    [[paper]]                       label, value, se, unit, source; ``cell`` and ``task`` name the rows of ours it stands beside
-    [[plots]]                       kind = "bars", or "curve" with x = an axis of numbers
-    choice                          cells of one method each, of which an oracle, or chance, chooses for every question
-    chooser                         the cell that chooses among these methods itself
-    [prices]                        NAME = {value, source}: machine_hour, teacher_question, search (at SerpAPI), trained_tokens (a million,
-                                    at a provider), in US dollars
-    [rates]                         measured before: train_tokens, train_examples, prompted_questions, tuned_questions a second
-    [right]                         "TASK/METHOD" = share of the teacher's episodes that were right before
-    [sizes.SIZE]                    any of the above but ``source`` and [given], laid over: tables are merged, all else is replaced
+    title, asks, source, notes   texts: ``asks`` is the question
+    [given]                      NAME = what ``{NAME}`` in a setting stands for
+    [shared]                     settings of every cell (see ``cells.SETTINGS``)
+    [collect.NAME]               settings of ``collect`` (fields of ``CollectConfig``)
+    [mixtures.NAME]              ``from`` = names of collections, or files of trajectories; else fields of ``MixConfig``
+    [axes]                       NAME = values; a value is a setting of that name, or a table of settings with a label
+    [[cells]]                    name = "{AXIS} ...", axes = names, settings, against = name of a cell,
+                                 exclude = [{AXIS = label}]
+    baseline                     the cell that all cells without ``against`` are compared with
+    [[paper]]                    label, value, se, unit, source; ``cell`` and ``task`` name the rows to show it beside
+    [[plots]]                    kind = "bars", or "curve" with x = an axis of numbers
+    choice                       cells of one method each; an oracle, or chance, chooses one of them for every question
+    chooser                      the cell that chooses among these methods itself
+    [prices]                     NAME = {value, source}, in US dollars: machine_hour, teacher_question,
+                                 search (at SerpAPI), trained_tokens (a million, at a provider)
+    [rates]                      measured before, a second: train_tokens, train_examples, prompted_questions,
+                                 tuned_questions
+    [right]                      "TASK/METHOD" = share of the teacher's episodes that were right before
+    [sizes.SIZE]                 overrides of any of the above but ``source`` and [given]: tables are merged, all other
+                                 values are replaced
 
-A price or rate of one base, or of one kind of recipe, has that after a colon: "machine_hour:full". What a machine costs
-counts where there is a price of it. ``{NAME}`` in a setting is a value that the user gives (--set NAME=VALUE), or FIREACT_NAME in the environment.
-Invariant: a file that was read holds no name that nothing stands behind. Nothing is run, and no data is read, here.
+A price or rate of one base, or of one kind of recipe, names it after a colon: "machine_hour:full". A machine counts as
+a cost only if it has a price. ``{NAME}`` in a setting stands for a value of the user: --set NAME=VALUE, or
+FIREACT_NAME in the environment.
+Invariant: a file that was read holds no unknown setting. Nothing is run, and no data is read, here.
 """
 
 from __future__ import annotations
@@ -33,22 +37,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from fireact.errors import ConfigError, unknown
-from fireact.study.shape import fit
+from fireact.errors import ConfigError, unknown_name_error
+from fireact.study.shape import check_type
 
-TABLES = ("shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices", "rates", "right")  # fmt: skip
+TABLES = (
+    "shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices",
+    "rates", "right",
+)  # fmt: skip
 KEYS = ("title", "asks", "source", "notes", "given", "sizes", *TABLES)
 CHOICES = ("random choice", "best single method", "oracle choice")
-"""What a figure stands beside that is of no cell: the rows of the table of choices."""
+"""The rows of the table of choices: a figure can be shown beside one of them instead of a cell."""
 PRICES = ("machine_hour", "teacher_question", "search", "trained_tokens")
 RATES = ("train_tokens", "train_examples", "prompted_questions", "tuned_questions")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of the paper, ``se`` its standard error; ``cell`` (and ``task``, by default the cell's first) is the row of ours beside which it stands.
+class PaperFigure:
+    """A figure of the paper, with ``se`` as its standard error, and the row of ours that it is shown beside.
 
-    ``cell`` is the name of a cell, or several, with ``*`` for any letters, or one of ``CHOICES``; it may be of another size.
+    That row is the one of ``cell`` and ``task``, by default the cell's first task. ``cell`` is one name or several, of
+    cells or of ``CHOICES``; ``*`` stands for any characters. The cell may belong to another size of the study.
     """
 
     label: str
@@ -62,18 +70,18 @@ class Figure:
     def __str__(self) -> str:
         return f"{self.value:g}{'' if self.se is None else f' ± {self.se:g}'} {self.unit}"
 
-    def beside(self, *names: str) -> bool:
-        """Whether it stands beside a cell of one of these names."""
+    def matches(self, *names: str) -> bool:
+        """Whether it is shown beside a cell of one of these names."""
         patterns = [self.cell] if isinstance(self.cell, str) else self.cell
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
-    def about(self, task: str, measured: Iterable[str]) -> bool:
-        """Whether it is a figure of ``task``, one of those that a cell ``measured``."""
+    def is_about(self, task: str, measured: Iterable[str]) -> bool:
+        """Whether it is a figure of ``task``, which is one of the tasks that a cell ``measured``."""
         return task == (self.task or next(iter(measured), task))
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
+class PlotSpec:
     """A plot of each task: bars of all cells, or a curve over an axis of numbers."""
 
     kind: str = "bars"
@@ -81,8 +89,8 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """A price in US dollars, and where it is from."""
+class StudyPrice:
+    """A price in US dollars, and its source."""
 
     value: float
     source: str
@@ -90,9 +98,9 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """What a file says at one size; ``cells`` and ``axes`` are still as written (``cells.cells`` makes the product).
+    """A study file at one size; ``cells`` and ``axes`` are as in the file (``cells.build_cells`` makes the product).
 
-    ``given`` says what each ``{NAME}`` stands for that whoever runs the study has to give.
+    ``given`` describes each ``{NAME}`` whose value the user has to give.
     """
 
     name: str
@@ -108,94 +116,100 @@ class StudyFile:
     collect: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mixtures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cells: Sequence[Mapping[str, Any]] = ()
-    paper: Sequence[Figure] = ()
-    plots: Sequence[Plot] = (Plot(),)
+    paper: Sequence[PaperFigure] = ()
+    plots: Sequence[PlotSpec] = (PlotSpec(),)
     choice: Sequence[str] = ()
     chooser: str = ""
-    prices: Mapping[str, Price] = field(default_factory=dict)
+    prices: Mapping[str, StudyPrice] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, float] = field(default_factory=dict)
-    others: Sequence[StudyFile] = ()
-    """The same file at its other sizes, of whose cells a figure may be."""
+    other_sizes: Sequence[StudyFile] = ()
+    """The same file at its other sizes; a figure may name a cell of one of these."""
 
-    def to_give(self, name: str) -> str:
-        """How a ``{NAME}`` is given on the command line, and what it stands for."""
-        said = self.given.get(name, "")
-        return f"--set {name}=...{said and f', {said}'}"
+    def describe_option(self, name: str) -> str:
+        """The option that gives a value for ``{NAME}``, and what the name stands for."""
+        meaning = self.given.get(name, "")
+        return f"--set {name}=...{meaning and f', {meaning}'}"
 
 
-def shipped() -> list[str]:
-    """The studies that come with the package, by name."""
-    return sorted(file.name.removesuffix(".toml") for file in _home().iterdir() if file.name.endswith(".toml"))
+def list_shipped_studies() -> list[str]:
+    """The names of the studies that come with the package."""
+    return sorted(
+        file.name.removesuffix(".toml") for file in _shipped_folder().iterdir() if file.name.endswith(".toml")
+    )
 
 
 def read_study(name: str, *, size: str = "small") -> StudyFile:
     """A shipped study by name, or one from a TOML file, at one of its sizes. Raises ConfigError."""
-    values = _values(name)
-    where = f"the study {name}"
-    _known(values, KEYS, f"setting of {where}")
+    values = _load_values(name)
+    study_label = f"the study {name}"
+    _check_names(values, KEYS, f"setting of {study_label}")
     sizes = values.pop("sizes", {})
-    fit(sizes, Mapping[str, Mapping[str, Any]], f"{where}: sizes")
+    check_type(sizes, Mapping[str, Mapping[str, Any]], f"{study_label}: sizes")
     if size not in (sizes or ("small",)):
-        raise unknown(f"size of {where}", size, sizes or ("small",))
-    for other, changes in sizes.items():
-        _known(changes, (*TABLES, "title", "asks", "notes"), f"setting of the size {other}")
-    others = tuple(_at(name, other, _laid_over(values, sizes[other])) for other in sizes if other != size)
-    return replace(_at(name, size, _laid_over(values, sizes.get(size, {}))), others=others)
+        raise unknown_name_error(f"size of {study_label}", size, sizes or ("small",))
+    for other_size, overrides in sizes.items():
+        _check_names(overrides, (*TABLES, "title", "asks", "notes"), f"setting of the size {other_size}")
+    other_sizes = tuple(
+        _build_study(name, other_size, _merge_tables(values, sizes[other_size]))
+        for other_size in sizes
+        if other_size != size
+    )
+    return replace(_build_study(name, size, _merge_tables(values, sizes.get(size, {}))), other_sizes=other_sizes)
 
 
-def _at(name: str, size: str, merged: Mapping[str, Any]) -> StudyFile:
-    """The study at a size, of whose values everything else is laid over."""
-    where, kinds = f"the study {name}", get_type_hints(StudyFile)
+def _build_study(name: str, size: str, merged: Mapping[str, Any]) -> StudyFile:
+    """The study at one size, from the file's values with those of the size merged in."""
+    study_label, field_types = f"the study {name}", get_type_hints(StudyFile)
     for key, value in merged.items():
-        fit(value, kinds[key], f"{where}: {key}")
+        check_type(value, field_types[key], f"{study_label}: {key}")
     if "title" not in merged or not merged.get("cells"):
-        raise ConfigError(f"{where} has no title or no [[cells]]. Give both.")
-    return StudyFile(**{**merged, "name": Path(name).stem, "size": size, **_built(merged, name)})
+        raise ConfigError(f"{study_label} has no title or no [[cells]]. Give both.")
+    return StudyFile(**{**merged, "name": Path(name).stem, "size": size, **_build_tables(merged, name)})
 
 
-def _built(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The tables that have a class of their own."""
+def _build_tables(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values of the tables that have a class of their own."""
     prices, rates = values.get("prices", {}), values.get("rates", {})
-    _known([key.partition(":")[0] for key in prices], PRICES, f"price of the study {name}")
-    _known([key.partition(":")[0] for key in rates], RATES, f"rate of the study {name}")
-    plots = [Plot(**row) for row in values.get("plots", [{}])]
+    _check_names([key.partition(":")[0] for key in prices], PRICES, f"price of the study {name}")
+    _check_names([key.partition(":")[0] for key in rates], RATES, f"rate of the study {name}")
+    plots = [PlotSpec(**row) for row in values.get("plots", [{}])]
     for plot in plots:
         if plot.kind not in ("bars", "curve") or (plot.kind == "curve") != bool(plot.x):
             raise ConfigError(f'the study {name}: a plot is kind = "bars", or kind = "curve" with x = an axis; {plot}.')
     return {
-        "paper": tuple(Figure(**row) for row in values.get("paper", ())),
-        "prices": {key: Price(**row) for key, row in prices.items()},
+        "paper": tuple(PaperFigure(**row) for row in values.get("paper", ())),
+        "prices": {key: StudyPrice(**row) for key, row in prices.items()},
         "plots": tuple(plots),
     }
 
 
-def _known(values: Iterable[str], known: Iterable[str], what: str) -> None:
-    names = list(known)
+def _check_names(values: Iterable[str], allowed: Iterable[str], description: str) -> None:
+    allowed_names = list(allowed)
     for key in values:
-        if key not in names:
-            raise unknown(what, key, names)
+        if key not in allowed_names:
+            raise unknown_name_error(description, key, allowed_names)
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
-        merged[key] = _laid_over(below[key], value) if both else value
+        are_tables = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        merged[key] = _merge_tables(below[key], value) if are_tables else value
     return merged
 
 
-def _values(name: str) -> dict[str, Any]:
+def _load_values(name: str) -> dict[str, Any]:
     path = Path(name)
     try:
-        if name in shipped():
-            return tomllib.loads(_home().joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+        if name in list_shipped_studies():
+            return tomllib.loads(_shipped_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8"))
         if path.is_file():
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the study {name}: {error}.") from error
-    raise unknown("study (a name, or a TOML file)", name, shipped())
+    raise unknown_name_error("study (a name, or a TOML file)", name, list_shipped_studies())
 
 
-def _home() -> Any:
+def _shipped_folder() -> Any:
     return files("fireact.study").joinpath("files")

@@ -1,8 +1,8 @@
-"""The plots of a study as SVG and PNG: bars with 95 % intervals, curves over an axis of numbers, and, where methods are
-chosen among, which one and how many turns each question ended with.
+"""The plots of a study as SVG and PNG: bars with 95 % intervals, and curves over an axis of numbers.
 
-Invariant: the same rows give the same SVG; seeds are drawn as points, with a line through their means. Colours differ in
-lightness as well, so that they are told apart without hue. One file a task and plot.
+A study with a choice of methods also gets a plot of the method and the number of turns of each question.
+Invariant: the same rows give the same SVG. Seeds are drawn as points, with a line through their means. Colours differ
+in lightness too, so that a reader who cannot see hue can tell them apart. There is one file for each task and plot.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact.jsonl import replacing
+from fireact.jsonl import open_replacement
 from fireact.study.cells import Cell
-from fireact.study.file import Plot, StudyFile
+from fireact.study.file import PlotSpec, StudyFile
 
 COLOURS = ("#1b4f72", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
-MARKS = ("D", "o", "s", "^", "v", "P")
-"""Marks of the paper's models."""
+MARKERS = ("D", "o", "s", "^", "v", "P")
+"""Markers of the paper's models."""
 _RC: Any = {
     "svg.hashsalt": "fireact",
     "svg.fonttype": "none",
@@ -35,136 +35,174 @@ _RC: Any = {
     "grid.color": "#d5d8dc",
 }
 METHODS = ("io", "cot", "react", "reflexion", "no answer")
-"""What the steps of an episode can show, in the order in which it is drawn."""
-_MANY = 7  # so many turns and more are drawn as one
-_PIXELS = 160  # an inch, in PNG
+"""The methods that an episode's steps can show, in the order of drawing."""
+_MAX_TURNS = 7  # this many turns and more share one colour
+_DPI = 160  # dots per inch of a PNG
 
 
-def draw(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], directory: Path) -> list[str]:
+def draw_plots(
+    study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], directory: Path
+) -> list[str]:
     """Draw every plot of every task that has rows, and return the names of the files."""
-    done = {str(row["cell"]): row for row in rows if "error" not in row}
-    written = []
+    rows_by_cell = {str(row["cell"]): row for row in rows if "error" not in row}
+    file_names = []
     for plot in study.plots:
-        for task in dict.fromkeys(name for row in done.values() for name in row["results"]):
-            mine = [cell for cell in cells if task in done.get(cell.name, {}).get("results", {})]
-            figure = _curve(study, plot, mine, done, task) if plot.kind == "curve" else _bars(study, mine, done, task)
+        for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row["results"]):
+            task_cells = [cell for cell in cells if task in rows_by_cell.get(cell.name, {}).get("results", {})]
+            figure = (
+                _draw_curve(study, plot, task_cells, rows_by_cell, task)
+                if plot.kind == "curve"
+                else _draw_bars(study, task_cells, rows_by_cell, task)
+            )
             if figure is not None:
-                name = f"{_safe(task)}-{plot.kind}{f'-{_safe(plot.x)}' if plot.x else ''}"
-                written += _save(figure, directory / name)
-    for task in dict.fromkeys(name for row in done.values() for name in row["behaviour"]) if study.choice else ():
-        ends = {name: row["behaviour"][task]["questions"] for name, row in done.items() if task in row["behaviour"]}
-        written += _save(_ends(study, ends, task), directory / f"{_safe(task)}-turns")
-    return written
+                name = f"{_safe_name(task)}-{plot.kind}{f'-{_safe_name(plot.x)}' if plot.x else ''}"
+                file_names += _save_figure(figure, directory / name)
+    for task in (
+        dict.fromkeys(name for row in rows_by_cell.values() for name in row["behaviour"]) if study.choice else ()
+    ):
+        turn_counts = {
+            name: row["behaviour"][task]["questions"] for name, row in rows_by_cell.items() if task in row["behaviour"]
+        }
+        file_names += _save_figure(_draw_turns(study, turn_counts, task), directory / f"{_safe_name(task)}-turns")
+    return file_names
 
 
-def _ends(study: StudyFile, cells: Mapping[str, Mapping[str, Mapping[str, int]]], task: str) -> Any:
-    """The shares of questions by the method and by the number of turns that they ended with, a bar a cell."""
+def _draw_turns(study: StudyFile, cells: Mapping[str, Mapping[str, Mapping[str, int]]], task: str) -> Any:
+    """Draw the shares of questions by their method and by their number of turns, with one bar a cell."""
     lines = sum(len(textwrap.wrap(name, 24)) for name in cells)
-    figure, (left, right) = _figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
+    figure, (method_axes, turns_axes) = _new_figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
     by_turns: dict[str, Counter[int]] = {name: Counter() for name in cells}
-    for name, found in cells.items():
-        for n, count in ((int(n), count) for counts in found.values() for n, count in counts.items()):
-            by_turns[name][min(n, _MANY)] += count
+    for name, method_counts in cells.items():
+        for n, count in ((int(n), count) for counts in method_counts.values() for n, count in counts.items()):
+            by_turns[name][min(n, _MAX_TURNS)] += count
     by_method = {
-        name: {method: sum(counts.values()) for method, counts in found.items()} for name, found in cells.items()
+        name: {method: sum(counts.values()) for method, counts in method_counts.items()}
+        for name, method_counts in cells.items()
     }
-    methods = [name for name in METHODS if any(name in found for found in by_method.values())]
+    methods = [name for name in METHODS if any(name in counts for counts in by_method.values())]
     turns = sorted({n for counts in by_turns.values() for n in counts})
-    _stacked(left, by_method, {name: (name, COLOURS[METHODS.index(name)]) for name in methods})
-    shades = {n: (f"{n}{' or more' if n == _MANY else ''}", str(0.85 - 0.75 * n / _MANY)) for n in turns}
-    _stacked(right, by_turns, shades)
-    left.set_yticks([-at for at in range(len(cells))], [textwrap.fill(name, 24) for name in cells], linespacing=1.1)
-    right.set_yticks([])
-    left.set_xlabel("method, % of questions")
-    right.set_xlabel("turns, % of questions")
+    _draw_stacked_bars(method_axes, by_method, {name: (name, COLOURS[METHODS.index(name)]) for name in methods})
+    shades = {n: (f"{n}{' or more' if n == _MAX_TURNS else ''}", str(0.85 - 0.75 * n / _MAX_TURNS)) for n in turns}
+    _draw_stacked_bars(turns_axes, by_turns, shades)
+    method_axes.set_yticks(
+        [-position for position in range(len(cells))], [textwrap.fill(name, 24) for name in cells], linespacing=1.1
+    )
+    turns_axes.set_yticks([])
+    method_axes.set_xlabel("method, % of questions")
+    turns_axes.set_xlabel("turns, % of questions")
     figure.suptitle(f"{study.title}: {task}", x=0.01, ha="left", fontsize=10)
     return figure
 
 
-def _stacked(axes: Any, cells: Mapping[str, Mapping[Any, int]], parts: Mapping[Any, tuple[str, str]]) -> None:
+def _draw_stacked_bars(
+    axes: Any, cells: Mapping[str, Mapping[Any, int]], segments: Mapping[Any, tuple[str, str]]
+) -> None:
     starts = [0.0] * len(cells)
-    for key, (label, colour) in parts.items():
-        widths = [100 * found.get(key, 0) / sum(found.values()) for found in cells.values()]
-        places = [-at for at in range(len(cells))]
-        axes.barh(places, widths, left=starts, height=0.7, color=colour, edgecolor="white", label=label)
+    for key, (label, colour) in segments.items():
+        widths = [100 * counts.get(key, 0) / sum(counts.values()) for counts in cells.values()]
+        positions = [-position for position in range(len(cells))]
+        axes.barh(positions, widths, left=starts, height=0.7, color=colour, edgecolor="white", label=label)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     axes.set_xlim(0, 100)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3, fontsize=8, frameon=False)
 
 
-def _bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
     from matplotlib.patches import Patch
 
     lines = sum(len(textwrap.wrap(cell.name, 36)) for cell in cells)
-    figure, axes = _figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
-    for at, cell in enumerate(cells):
+    figure, axes = _new_figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
+    for position, cell in enumerate(cells):
         result = rows[cell.name]["results"][task]
         low, high = result["em_interval"]
-        colour = COLOURS[1] if cell.tuned else COLOURS[0]
-        axes.barh(-at, 100 * result["em"], height=0.7, color=colour, zorder=2)
+        colour = COLOURS[1] if cell.is_fine_tuned else COLOURS[0]
+        axes.barh(-position, 100 * result["em"], height=0.7, color=colour, zorder=2)
         axes.plot(
-            [100 * low, 100 * high], [-at, -at], color="#1c2833", linewidth=1.2, marker="|", markersize=5, zorder=3
+            [100 * low, 100 * high],
+            [-position, -position],
+            color="#1c2833",
+            linewidth=1.2,
+            marker="|",
+            markersize=5,
+            zorder=3,
         )
-        axes.text(108, -at, f"{100 * result['em']:.3g}", va="center", ha="right", fontsize=9)
-    theirs = _theirs(axes, study, cells, rows, task)
+        axes.text(108, -position, f"{100 * result['em']:.3g}", va="center", ha="right", fontsize=9)
+    paper_handles = _draw_paper_figures(axes, study, cells, rows, task)
     axes.set_yticks(
-        [-at for at in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1
+        [-position for position in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1
     )
     axes.set_xlim(0, 108)
     axes.set_xlabel("exact match, %, with 95 % interval")
     axes.grid(axis="x", linewidth=0.6)
     axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
     kinds = [("prompted", COLOURS[0], False), ("fine-tuned", COLOURS[1], True)]
-    drawn = [Patch(color=colour, label=name) for name, colour, tuned in kinds if any(c.tuned is tuned for c in cells)]
-    if len(drawn) > 1 or theirs:
-        figure.legend(handles=[*drawn, *theirs], loc="outside lower left", ncols=3, fontsize=9, frameon=False)
+    handles = [
+        Patch(color=colour, label=name)
+        for name, colour, tuned in kinds
+        if any(cell.is_fine_tuned is tuned for cell in cells)
+    ]
+    if len(handles) > 1 or paper_handles:
+        figure.legend(handles=[*handles, *paper_handles], loc="outside lower left", ncols=3, fontsize=9, frameon=False)
     return figure
 
 
-def _theirs(axes: Any, study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> list[Any]:
-    """Draw the paper's figures, a mark for each of its models, and return the entries of the legend."""
+def _draw_paper_figures(
+    axes: Any, study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str
+) -> list[Any]:
+    """Draw the paper's figures with one marker for each of its models, and return the legend's entries."""
     points: dict[str, list[tuple[float, int]]] = {}
-    for known in (one for one in study.paper if one.unit == "EM"):
-        about = [cell for cell in cells if known.about(task, rows[cell.name]["results"])]
-        places = [-cells.index(cell) for cell in about if known.beside(cell.name, cell.group)]
-        points.setdefault(known.label.partition(",")[0], []).extend((known.value, at) for at in places)
-    drawn = []
-    for mark, (model, found) in zip(itertools.cycle(MARKS), ((m, f) for m, f in points.items() if f), strict=False):
-        drawn += axes.plot(
-            *zip(*found, strict=True), mark, label=f"paper: {model}", markersize=6.5, clip_on=False, zorder=4, linestyle="none",
-            markerfacecolor="white", markeredgecolor="#1c2833", markeredgewidth=1.1,
+    for figure in (figure for figure in study.paper if figure.unit == "EM"):
+        task_cells = [cell for cell in cells if figure.is_about(task, rows[cell.name]["results"])]
+        positions = [-cells.index(cell) for cell in task_cells if figure.matches(cell.name, cell.group)]
+        points.setdefault(figure.label.partition(",")[0], []).extend((figure.value, position) for position in positions)
+    handles = []
+    for mark, (model, model_points) in zip(
+        itertools.cycle(MARKERS),
+        ((model, model_points) for model, model_points in points.items() if model_points),
+        strict=False,
+    ):
+        handles += axes.plot(
+            *zip(*model_points, strict=True), mark, label=f"paper: {model}", markersize=6.5, clip_on=False, zorder=4,
+            linestyle="none", markerfacecolor="white", markeredgecolor="#1c2833", markeredgewidth=1.1,
         )  # fmt: skip
-    return drawn
+    return handles
 
 
-def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+def _draw_curve(study: StudyFile, plot: PlotSpec, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
     points: dict[str, dict[float, list[tuple[float, list[float]]]]] = {}
     for cell in cells:
         try:
             x = float(cell.axes[plot.x])
         except (KeyError, ValueError):
             continue
-        others = [str(value) for name, value in cell.axes.items() if name not in (plot.x, "seed")]
+        other_labels = [str(value) for name, value in cell.axes.items() if name not in (plot.x, "seed")]
         result = rows[cell.name]["results"][task]
-        points.setdefault(", ".join(others), {}).setdefault(x, []).append((result["em"], result["em_interval"]))
+        points.setdefault(", ".join(other_labels), {}).setdefault(x, []).append((result["em"], result["em_interval"]))
     if not points:
         return None
-    figure, axes = _figure(3.6)
-    for number, (name, found) in enumerate(points.items()):
-        colour, xs = COLOURS[number % len(COLOURS)], sorted(found)
-        means = [100 * statistics.fmean(em for em, _ in found[x]) for x in xs]
+    figure, axes = _new_figure(3.6)
+    for number, (name, scores_by_x) in enumerate(points.items()):
+        colour, xs = COLOURS[number % len(COLOURS)], sorted(scores_by_x)
+        means = [100 * statistics.fmean(em for em, _ in scores_by_x[x]) for x in xs]
         axes.plot(xs, means, color=colour, linewidth=1.8, label=name or "fine-tuned", zorder=3)
         for x in xs:
-            axes.plot([x] * len(found[x]), [100 * em for em, _ in found[x]], "o", color=colour, markersize=4, zorder=4)
-            lows, highs = zip(*(interval for _, interval in found[x]), strict=True)
+            axes.plot(
+                [x] * len(scores_by_x[x]),
+                [100 * em for em, _ in scores_by_x[x]],
+                "o",
+                color=colour,
+                markersize=4,
+                zorder=4,
+            )
+            lows, highs = zip(*(interval for _, interval in scores_by_x[x]), strict=True)
             axes.plot([x, x], [100 * min(lows), 100 * max(highs)], color=colour, linewidth=0.8, alpha=0.5)
     for number, cell in enumerate(cell for cell in cells if plot.x not in cell.axes):
         em = 100 * rows[cell.name]["results"][task]["em"]
         axes.axhline(em, color="#7b8494", linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
-    every = sorted({x for found in points.values() for x in found})
-    if every[0] > 0 and every[-1] / every[0] >= 4:
+    all_xs = sorted({x for scores_by_x in points.values() for x in scores_by_x})
+    if all_xs[0] > 0 and all_xs[-1] / all_xs[0] >= 4:
         axes.set_xscale("log")
-    axes.set_xticks(every, [f"{x:g}" for x in every])
+    axes.set_xticks(all_xs, [f"{x:g}" for x in all_xs])
     axes.minorticks_off()
     axes.set_ylim(0, 100)
     axes.set_xlabel(plot.x)
@@ -175,7 +213,7 @@ def _curve(study: StudyFile, plot: Plot, cells: Sequence[Cell], rows: Mapping[st
     return figure
 
 
-def _figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
+def _new_figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -184,17 +222,17 @@ def _figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
         return figure, figure.subplots(1, columns)
 
 
-def _save(figure: Any, path: Path) -> list[str]:
+def _save_figure(figure: Any, path: Path) -> list[str]:
     import matplotlib
 
     with matplotlib.rc_context(_RC):
-        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=ending, dpi=_PIXELS, metadata=metadata, bbox_inches="tight")
-            with replacing(path.with_name(f"{path.name}.{ending}")) as file:
-                file.write(drawn.getvalue())
+        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata, bbox_inches="tight")
+            with open_replacement(path.with_name(f"{path.name}.{suffix}")) as file:
+                file.write(buffer.getvalue())
     return [f"{path.name}.svg", f"{path.name}.png"]
 
 
-def _safe(name: str) -> str:
+def _safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)

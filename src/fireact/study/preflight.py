@@ -1,8 +1,8 @@
-"""What can be known to fail before anything is run: names that nothing stands behind, more of a thing than there is.
+"""Checks, before anything is run, for what is bound to fail: unknown names, and more questions than a split has.
 
-Invariant: nothing is trained, asked or bought. Of a dry run no key and no service is needed, so that what lies behind
-them (questions on the hub, live tools, hosted models) is checked by its name alone; a run is asked for all it needs. What a
-user has not given yet for ``{NAME}`` is passed over.
+Invariant: nothing is trained, asked or bought. A dry run needs no key and no service: questions on the hub, live tools
+and hosted models are checked by name only. A real run checks everything that it needs. A setting with a ``{NAME}``
+that the user has not given a value for yet is skipped.
 """
 
 from __future__ import annotations
@@ -16,206 +16,222 @@ from pathlib import Path
 from typing import Any
 
 from fireact import names
-from fireact.agents import Model, build, load_model, load_task, load_tools
-from fireact.collection import CollectConfig, budget_of
+from fireact.agents import Model, build_agent, load_model, load_task, load_tools
+from fireact.collection import CollectConfig, parse_budget
 from fireact.data.filters import predicate
-from fireact.errors import ConfigError, FireactError, unknown
-from fireact.estimate import Probe
+from fireact.errors import ConfigError, FireactError, unknown_name_error
+from fireact.estimate import PromptProbe
 from fireact.evaluation.run import EvalConfig
-from fireact.hosted.run import TuneConfig, from_spec
-from fireact.models.keys import unasked
+from fireact.hosted.run import TuneConfig, load_provider
+from fireact.models.keys import without_keys
 from fireact.models.weights import BUILT_IN
 from fireact.store import TRAJECTORIES
 from fireact.study.stages import PLACEHOLDER, Stage
 from fireact.tasks.order import ORDERS
-from fireact.tools.noise import parse
+from fireact.tools.noise import parse_noise
 from fireact.types import Task, Usage
 
-_OF_FILES = ("search", "snippets")
-"""Tools that need a file at most, so that a dry run can build them."""
-_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_TOOLS = ("search", "snippets")
+"""Tools that need at most a file, so that a dry run can build them."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def refuse(chains: Mapping[str, Sequence[Stage]], root: Path, *, whole: bool) -> None:
-    """Raise ConfigError for the first cell that cannot be run, and why; ``whole``: keys and services must be there too."""
-    check, seen = _Check(root, whole), set[str]()
+def check_cells(chains: Mapping[str, Sequence[Stage]], root: Path, *, with_services: bool) -> None:
+    """Raise ConfigError for the first cell that cannot be run, and say why.
+
+    ``with_services`` also checks that keys and services are available.
+    """
+    check_stage, checked_keys = _StageChecker(root, with_services), set[str]()
     for cell, chain in chains.items():
         for stage in chain:
-            if stage.key in seen or stage.done(root):
+            if stage.key in checked_keys or stage.is_complete(root):
                 continue
-            seen.add(stage.key)
+            checked_keys.add(stage.key)
             try:
-                check(stage)
+                check_stage(stage)
             except FireactError as error:
                 raise ConfigError(f"the cell {cell!r} cannot be run ({stage.verb}): {error}") from error
 
 
 @dataclass
-class _Check:
-    """Checks stages, and remembers the tasks that it has read."""
+class _StageChecker:
+    """Checks stages, and keeps the tasks that it has loaded."""
 
     root: Path
-    whole: bool
+    with_services: bool
     _tasks: dict[str, Task] = field(default_factory=dict)
-    _sizes: dict[tuple[str, str], int | None] = field(default_factory=dict)
-    _tools: set[tuple[str, ...]] = field(default_factory=set)
+    _split_sizes: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    _checked_tools: set[tuple[str, ...]] = field(default_factory=set)
 
     def __call__(self, stage: Stage) -> None:
         checks = {
-            "collect": self._collect,
-            "mix": self._mix,
-            "train": self._train,
-            "tune": self._tune,
-            "eval": self._eval,
+            "collect": self._check_collect,
+            "mix": self._check_mix,
+            "train": self._check_train,
+            "tune": self._check_tune,
+            "eval": self._check_eval,
         }
-        with nullcontext() if self.whole else unasked():
+        with nullcontext() if self.with_services else without_keys():
             checks[stage.verb](stage)
 
-    def _collect(self, stage: Stage) -> None:
+    def _check_collect(self, stage: Stage) -> None:
         config: CollectConfig = stage.config(self.root)
-        model = self._model(config.teacher, config)
-        asked = {name.rpartition("/")[::2]: config.start + count for name, count in config.plan.items()}
-        if not asked or min(config.plan.values()) < 1 or config.start < 0:
+        model = self._find_model(config.teacher, config)
+        question_counts = {name.rpartition("/")[::2]: config.start + count for name, count in config.plan.items()}
+        if not question_counts or min(config.plan.values()) < 1 or config.start < 0:
             raise ConfigError(f"plan is {dict(config.plan)} from {config.start} on; it needs TASK/METHOD = 1 or more.")
-        for (task, method), count in asked.items():
-            self._asked(config, [task], count, model, method)
+        for (task, method), count in question_counts.items():
+            self._check_questions(config, [task], count, model, method)
 
-    def _eval(self, stage: Stage) -> None:
+    def _check_eval(self, stage: Stage) -> None:
         config: EvalConfig = stage.config(self.root)
         if not config.tasks:
             raise ConfigError("tasks is empty; give one, such as geo-hop.")
-        probe = Model(lm=Probe(), tuned=True, description="")
-        model = probe if stage.needs else self._model(config.agent, config)
-        self._asked(config, config.tasks, config.n, model, config.method, config.examples)
-        found = Counter(self._task(task).name for task in config.tasks if not _open(task))
-        if found and max(found.values()) > 1:
+        probe = Model(lm=PromptProbe(), tuned=True, description="")
+        model = probe if stage.dependencies else self._find_model(config.agent, config)
+        self._check_questions(config, config.tasks, config.n, model, config.method, config.examples)
+        task_counts = Counter(self._load_task(task).name for task in config.tasks if not _has_placeholder(task))
+        if task_counts and max(task_counts.values()) > 1:
             raise ConfigError(f"two of the tasks {', '.join(config.tasks)} have the same name. Leave one out.")
 
-    def _asked(
+    def _check_questions(
         self, config: Any, tasks: Iterable[str], count: int, model: Model, method: str, shots: int | None = None
     ) -> None:
-        """What collections and evaluations share."""
+        """The checks that collections and evaluations share."""
         if config.order not in ORDERS:
-            raise unknown("order", config.order, ORDERS)
-        budget_of(config.budget, Usage())
-        self._toolbox(config)
+            raise unknown_name_error("order", config.order, ORDERS)
+        parse_budget(config.budget, Usage())
+        self._check_tools(config)
         for spec in tasks:
-            if _open(spec) or _open(config.split):
+            if _has_placeholder(spec) or _has_placeholder(config.split):
                 continue
-            there = self._questions(spec, config.split)
-            if count < 1 or (there is not None and count > there):
+            available = self._count_questions(spec, config.split)
+            if count < 1 or (available is not None and count > available):
                 raise ConfigError(
-                    f"{count} questions of {spec} are asked for; its split {config.split} has {there or 'some'}. "
+                    f"{count} questions of {spec} are asked for; its split {config.split} has {available or 'some'}. "
                     "Give a number from 1 to that."
                 )
-            build(
-                model, self._task(spec), method=method, tools={}, examples=shots,
+            build_agent(
+                model, self._load_task(spec), method=method, tools={}, examples=shots,
                 temperature=config.temperature, repairs=config.repairs, native=config.native,
             )  # fmt: skip
 
-    def _mix(self, stage: Stage) -> None:
+    def _check_mix(self, stage: Stage) -> None:
         for text in stage.values.get("where", ()):
             predicate(text)
         sources = stage.inputs["sources"]
-        collections = [one for one in sources if isinstance(one, Stage)]
-        for one in sources:
-            if isinstance(one, str) and not _open(one) and not _holds(Path(one).expanduser()):
+        collections = [source for source in sources if isinstance(source, Stage)]
+        for source in sources:
+            if (
+                isinstance(source, str)
+                and not _has_placeholder(source)
+                and not _has_trajectories(Path(source).expanduser())
+            ):
                 raise ConfigError(
-                    f"from has {one!r}, which is neither a collection of the study nor a file. Give either."
+                    f"from has {source!r}, which is neither a collection of the study nor a file. Give either."
                 )
-        wanted = {**stage.values.get("take", {}), **stage.values.get("weights", {})}
+        selected_counts = {**stage.values.get("take", {}), **stage.values.get("weights", {})}
         if len(collections) < len(sources):
-            return  # what a file holds is said when it is read
-        there = Counter[str]()
-        for one in collections:
-            for name, count in one.values["plan"].items():
+            return  # the contents of a file are checked when it is read
+        collected_counts = Counter[str]()
+        for collection in collections:
+            for name, count in collection.values["plan"].items():
                 task, _, method = name.rpartition("/")
-                there[f"{task if _open(task) else self._task(task).name}/{method}"] += count
-        for name, count in wanted.items():
-            if name not in there and not _open(name):
-                raise unknown("part of a mixture", name, there)
-            if name in stage.values.get("take", {}) and "n" not in stage.values and count > there[name]:
-                raise ConfigError(f"{count} of {name} are to be taken; no more than {there[name]} are collected.")
-        if stage.values.get("n") and stage.values["n"] > there.total():
+                collected_counts[f"{task if _has_placeholder(task) else self._load_task(task).name}/{method}"] += count
+        for name, count in selected_counts.items():
+            if name not in collected_counts and not _has_placeholder(name):
+                raise unknown_name_error("source of a mixture (TASK/METHOD)", name, collected_counts)
+            if name in stage.values.get("take", {}) and "n" not in stage.values and count > collected_counts[name]:
+                raise ConfigError(
+                    f"{count} of {name} are to be taken; no more than {collected_counts[name]} are collected."
+                )
+        if stage.values.get("n") and stage.values["n"] > collected_counts.total():
             raise ConfigError(
-                f"{stage.values['n']} trajectories are to be taken; no more than {there.total()} are collected."
+                f"{stage.values['n']} trajectories are to be taken; "
+                f"no more than {collected_counts.total()} are collected."
             )
 
-    def _train(self, stage: Stage) -> None:
+    def _check_train(self, stage: Stage) -> None:
         student = stage.student
         if student.startswith(("scripted:", "replay:")):
             raise ConfigError(
-                f"{student!r} cannot be fine-tuned. Give {BUILT_IN}, a model of the hub, a directory or KIND:MODEL of a provider."
+                f"{student!r} cannot be fine-tuned. Give {BUILT_IN}, a model of the hub, a directory, or KIND:MODEL "
+                "of a provider."
             )
-        self._model(student, None)
-        names.resolve("renderer", stage.values.get("renderer", "react"))
+        self._find_model(student, None)
+        names.resolve_plugin("renderer", stage.values.get("renderer", "react"))
 
-    def _tune(self, stage: Stage) -> None:
+    def _check_tune(self, stage: Stage) -> None:
         config: TuneConfig = stage.config(self.root)
-        if self.whole and not _open(config.model):
-            from_spec(config.model)
+        if self.with_services and not _has_placeholder(config.model):
+            load_provider(config.model)
 
-    def _model(self, spec: str, config: Any) -> Model:
-        """The model behind a name; weights are not looked for where there is a hub to ask."""
-        probe = Model(lm=Probe(), tuned=False, description=spec)
-        prefix, separator, rest = spec.partition(":")
-        if _open(spec) or (config is not None and config.calls == "replay"):
+    def _find_model(self, spec: str, config: Any) -> Model:
+        """The model of a spec; a probe stands in for weights that may be on the hub."""
+        probe = Model(lm=PromptProbe(), tuned=False, description=spec)
+        prefix, separator, suffix = spec.partition(":")
+        if _has_placeholder(spec) or (config is not None and config.calls == "replay"):
             return probe
-        name = rest if prefix == "hf" else spec
+        name = suffix if prefix == "hf" else spec
         if (separator and prefix != "hf") or Path(spec).is_dir():
             return load_model(spec)
-        if name != BUILT_IN and not Path(name).is_dir() and not _ON_HUB.fullmatch(name):
-            known = [BUILT_IN, "OWNER/NAME on the hub", "a directory", *(f"{one}:..." for one in names.known("model"))]
-            raise unknown("model", spec, known)
+        if name != BUILT_IN and not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+            known_models = [
+                BUILT_IN,
+                "OWNER/NAME on the hub",
+                "a directory",
+                *(f"{kind}:..." for kind in names.known_names("model")),
+            ]
+            raise unknown_name_error("model", spec, known_models)
         return probe
 
-    def _toolbox(self, config: Any) -> None:
+    def _check_tools(self, config: Any) -> None:
         specs = tuple(config.tools)
-        if specs in self._tools:
+        if specs in self._checked_tools:
             return
         for spec in specs:
             _check_tool(spec)
-        if self.whole and config.calls != "replay" and not any(map(_open, specs)):
+        if self.with_services and config.calls != "replay" and not any(map(_has_placeholder, specs)):
             load_tools(specs)
-        self._tools.add(specs)
+        self._checked_tools.add(specs)
 
-    def _task(self, spec: str) -> Task:
+    def _load_task(self, spec: str) -> Task:
         if spec not in self._tasks:
             self._tasks[spec] = load_task(spec)
         return self._tasks[spec]
 
-    def _questions(self, spec: str, split: str) -> int | None:
-        """How many questions a split has; None where only the hub could tell. Raises ConfigError for an unknown split."""
-        if (spec, split) not in self._sizes:
-            task = self._task(spec)
+    def _count_questions(self, spec: str, split: str) -> int | None:
+        """How many questions a split has; None if only the hub knows. Raises ConfigError for an unknown split."""
+        if (spec, split) not in self._split_sizes:
+            task = self._load_task(spec)
             remote = getattr(task, "folder", "") is None
             splits: Sequence[str] = getattr(task, "splits", (split,))
             if remote and split not in splits:
-                raise unknown(f"split of {spec}", split, splits)
-            self._sizes[spec, split] = None if remote and not self.whole else len(task.examples(split))
-        return self._sizes[spec, split]
+                raise unknown_name_error(f"split of {spec}", split, splits)
+            self._split_sizes[spec, split] = None if remote and not self.with_services else len(task.examples(split))
+        return self._split_sizes[spec, split]
 
 
 def _check_tool(spec: str) -> None:
-    """Raise ConfigError for a tool that there is not, and for noise that there is not."""
-    name, _, rest = spec.partition(":")
+    """Raise ConfigError for an unknown tool, and for a noise setting that cannot be parsed."""
+    name, _, arguments = spec.partition(":")
     if name == "noise":
-        text, _, inner = rest.partition(":")
-        if not _open(text.partition("queries=")[0]):
-            parse(text)
-        _check_tool(inner)
-    elif _open(spec) or name in names.known("tool"):
-        if name in _OF_FILES and not _open(spec):
+        noise_text, _, inner_spec = arguments.partition(":")
+        if not _has_placeholder(noise_text.partition("queries=")[0]):
+            parse_noise(noise_text)
+        _check_tool(inner_spec)
+    elif _has_placeholder(spec) or name in names.known_names("tool"):
+        if name in _FILE_TOOLS and not _has_placeholder(spec):
             load_tools([spec])
     else:
-        names.resolve("tool", spec)
+        names.resolve_plugin("tool", spec)
 
 
-def _holds(path: Path) -> bool:
+def _has_trajectories(path: Path) -> bool:
     """Whether a path is a file, or a run directory with trajectories."""
     return path.is_file() or (path / TRAJECTORIES).is_file()
 
 
-def _open(text: str) -> bool:
-    """Whether a text has a ``{NAME}`` that nobody gave a value for."""
+def _has_placeholder(text: str) -> bool:
+    """Whether a text has a ``{NAME}`` without a value."""
     return PLACEHOLDER.search(text) is not None

@@ -1,11 +1,12 @@
-"""The verb ``study``: run what is missing of a matrix of agents, and write what they say beside the paper's figures.
+"""The verb ``study``: run the missing stages of a matrix of agents, and write their results beside the paper's figures.
 
-    results.jsonl    a row a cell        tables.md    tables with intervals        plots/    SVG and PNG
-    collect/ mix/ train/ eval/           the stages, each in a directory named by its settings (or in ``stages``, to share them)
+    results.jsonl                a row a cell
+    tables.md, plots/            tables with intervals; plots as SVG and PNG
+    collect/ mix/ train/ eval/   the stages, each in a directory named by its settings (or in ``stages``)
 
-Invariant: stages are the verbs themselves, so a study can be stopped at any moment and goes on where it was; equal work is
-done once, by one of the studies that share ``stages``: the others wait for it. A cell that fails is recorded and the others
-go on; the manifest is written only when none has failed.
+Invariant: stages are runs of the verbs themselves, so a study can be stopped and resumed at any moment. Equal work is
+done once: of several studies that share ``stages`` one does it, and the others wait. A failed cell is recorded and the
+next one begins; the manifest is written only when no cell has failed.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from typing import Any
 from fireact import jsonl
 from fireact.collection import collect
 from fireact.data import mix
-from fireact.errors import BusyError, ConfigError, FireactError, unknown
+from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.run import evaluate
 from fireact.hosted.run import tune
 from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, MANIFEST, RunDir, absolute, read_config, wait_until_free
-from fireact.study.cells import Cell, cells
-from fireact.study.economics import economics
+from fireact.store import CONFIG, MANIFEST, RunDir, absolute_path, read_config, wait_until_free
+from fireact.study.cells import Cell, build_cells
+from fireact.study.economics import compute_economics
 from fireact.study.file import StudyFile, read_study
-from fireact.study.forecast import ASSUMED, Rates, at_least, distinct, forecast, short
-from fireact.study.plots import draw
-from fireact.study.preflight import refuse
-from fireact.study.results import Measured, baseline, choice, measured, over_seeds, row
-from fireact.study.spending import Purse, dollars
-from fireact.study.stages import Resolver, Stage, absent, values_of, wanted
-from fireact.study.tables import by_fault, tables
+from fireact.study.forecast import ASSUMED, Rates, describe_shortages, estimate_stage, sum_known, unique_stages
+from fireact.study.plots import draw_plots
+from fireact.study.preflight import check_cells
+from fireact.study.results import CellResult, build_row, find_baseline, pool_seeds, read_cell_result, summarise_choice
+from fireact.study.spending import StudyBudget, parse_usd_budget
+from fireact.study.stages import Stage, StageResolver, missing_placeholders, placeholder_names, placeholder_values
+from fireact.study.tables import format_tables, group_by_error
 from fireact.training.run import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
@@ -49,8 +50,8 @@ _VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {
 class StudyConfig:
     """Settings of ``study``: a shipped study or a TOML file, its size, and values for ``{NAME}`` in it.
 
-    ``stages`` is where stages lie, if several studies shall share them; by default in the study's own directory. ``budget``
-    (50usd) is what all of its stages together may take of hosted models, jobs and searches.
+    ``stages`` is the directory of the stages, by default the study's own; several studies can share one. ``budget``
+    (such as 50usd) is the most that all stages together may spend on hosted models, jobs and searches.
     """
 
     study: str
@@ -61,255 +62,287 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         if self.budget is not None:
-            dollars(self.budget)
+            parse_usd_budget(self.budget)
         if Path(self.study).is_file():
-            object.__setattr__(self, "study", absolute(self.study))
+            object.__setattr__(self, "study", absolute_path(self.study))
         if self.stages is not None:
-            object.__setattr__(self, "stages", absolute(self.stages))
+            object.__setattr__(self, "stages", absolute_path(self.stages))
 
     def root(self, out: Path) -> Path:
-        """Where the stages lie."""
+        """The directory of the stages."""
         return Path(self.stages) if self.stages else out.absolute()
 
 
-def study(config: StudyConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Run what is missing and return the manifest. Raises FireactError that names the cells which failed."""
-    matrix = Matrix.read(config)
-    matrix.refuse_absent()
-    refuse(matrix.chains, config.root(out), whole=True)
-    before = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
-    free = ("stages", "budget", *(f"values.{name}" for name in {**before, **config.values}))
-    with RunDir(out, verb="study", settings=asdict(config), force=force, free=free) as run:
-        (out / MANIFEST).unlink(missing_ok=True)  # a file that was changed has other cells
-        runner = Runner(matrix, config.root(out), out, progress, budget=config.budget)
+def run_study(config: StudyConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Run the missing stages and return the manifest. Raises FireactError that names the cells that failed."""
+    matrix = StudyMatrix.read(config)
+    matrix.check_values_given()
+    check_cells(matrix.chains, config.root(out), with_services=True)
+    earlier_values = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
+    neutral = ("stages", "budget", *(f"values.{name}" for name in {**earlier_values, **config.values}))
+    with RunDir(out, verb="study", settings=asdict(config), force=force, neutral=neutral) as run:
+        (out / MANIFEST).unlink(missing_ok=True)  # a changed study file has other cells
+        runner = StudyRunner(matrix, config.root(out), out, progress, budget=config.budget)
         try:
             runner.run()
         finally:
-            facts = runner.write()
+            facts = runner.write_results()
         if runner.failures:
-            failed = "; ".join(f"{', '.join(names)}: {said}" for said, names in by_fault(runner.failures).items())
-            others = f"; the others are in {out / TABLES}" if runner.measured else ""
+            failed = "; ".join(
+                f"{', '.join(names)}: {error_text}" for error_text, names in group_by_error(runner.failures).items()
+            )
+            other_cells = f"; the others are in {out / TABLES}" if runner.results else ""
             raise FireactError(
-                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed}{others} -- "
+                f"{len(runner.failures)} of {len(matrix.chains)} cells failed: {failed}{other_cells} -- "
                 "run it again to try them again."
             )
         return run.finish(**facts)
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class StudyMatrix:
     """A study at one size: its cells, each with its stages in the order in which they are run."""
 
     study: StudyFile
-    given: Mapping[str, str]
+    user_values: Mapping[str, str]
     cells: Sequence[Cell]
     chains: Mapping[str, Sequence[Stage]]
 
     @classmethod
-    def read(cls, config: StudyConfig) -> Matrix:
-        """Raises ConfigError for whatever in the file cannot be used."""
-        found = read_study(config.study, size=config.size)
+    def read(cls, config: StudyConfig) -> StudyMatrix:
+        """Read a study file and build its cells and stages. Raises ConfigError for what cannot be used."""
+        study_file = read_study(config.study, size=config.size)
         for name in config.values:
-            if name not in wanted(found):
-                raise unknown(f"--set of the study {found.name} at the size {found.size}:", name, wanted(found))
-        resolver = Resolver(found, config.values)
-        product = cells(found)
-        chains = {cell.name: list(distinct(resolver.evaluation(cell).chain())) for cell in product}
-        return cls(found, config.values, product, chains)
+            if name not in placeholder_names(study_file):
+                raise unknown_name_error(
+                    f"--set of the study {study_file.name} at the size {study_file.size}:",
+                    name,
+                    placeholder_names(study_file),
+                )
+        resolver = StageResolver(study_file, config.values)
+        product = build_cells(study_file)
+        chains = {cell.name: list(unique_stages(resolver.evaluation_stage(cell).chain())) for cell in product}
+        return cls(study_file, config.values, product, chains)
 
-    def refuse_absent(self) -> None:
-        missing = absent(self.study, self.given)
+    def check_values_given(self) -> None:
+        """Raise ConfigError if the study uses a ``{NAME}`` without a value."""
+        missing = missing_placeholders(self.study, self.user_values)
         if missing:
-            wanted = "; ".join(self.study.to_give(name) for name in missing)
-            raise ConfigError(f"the study {self.study.name} needs {wanted} (or FIREACT_{missing[0].upper()}).")
+            options = "; ".join(self.study.describe_option(name) for name in missing)
+            raise ConfigError(f"the study {self.study.name} needs {options} (or FIREACT_{missing[0].upper()}).")
 
     @property
     def stages(self) -> list[Stage]:
         """All stages, each once."""
-        return list(distinct(stage for chain in self.chains.values() for stage in chain))
+        return list(unique_stages(stage for chain in self.chains.values() for stage in chain))
 
 
-class Runner:
-    """Runs the cells one after the other, and knows how long is left."""
+class StudyRunner:
+    """Runs the cells one after the other, and estimates the time left."""
 
-    def __init__(self, matrix: Matrix, root: Path, out: Path, progress: Progress, *, budget: str | None = None) -> None:
+    def __init__(
+        self, matrix: StudyMatrix, root: Path, out: Path, progress: Progress, *, budget: str | None = None
+    ) -> None:
         self.matrix, self.root, self.out, self.progress = matrix, root, out, progress
         self.failures: dict[str, str] = {}
-        self.measured: dict[str, Measured] = {}
-        self.rates = rates(matrix, root)
-        self.purse = Purse(dollars(budget) if budget else None, matrix.stages, root, self.rates)
-        self._broken: dict[str, str] = {}
+        self.results: dict[str, CellResult] = {}
+        self.rates = load_rates(matrix, root)
+        self.budget = StudyBudget(parse_usd_budget(budget) if budget else None, matrix.stages, root, self.rates)
+        self._failed_stages: dict[str, str] = {}
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def run(self) -> None:
-        """Run every cell; a failure is kept in ``failures`` and the next one begins.
+        """Run every cell; a failure is recorded in ``failures`` and the next cell begins.
 
-        A cell that needs what another process is making comes after the others; then that is waited for.
+        A cell that needs a stage that another process is writing is put off until the other cells have run.
         """
-        coming = list(enumerate(self.matrix.cells, 1))
-        while coming:
-            busy = [(one, stage) for one in coming if (stage := self._cell(*one, coming=coming)) is not None]
-            if busy:
-                stage = busy[0][1]
+        pending = list(enumerate(self.matrix.cells, 1))
+        while pending:
+            waiting = [
+                (numbered_cell, stage)
+                for numbered_cell in pending
+                if (stage := self._run_cell(*numbered_cell, pending=pending)) is not None
+            ]
+            if waiting:
+                stage = waiting[0][1]
                 self.progress.say(f"study: waiting for {stage.verb}/{stage.key}, which another process is writing")
                 wait_until_free(stage.path(self.root))
-            coming = [one for one, _ in busy]
+            pending = [numbered_cell for numbered_cell, _ in waiting]
 
-    def _cell(self, number: int, cell: Cell, *, coming: Sequence[tuple[int, Cell]]) -> Stage | None:
-        """Run a cell; the stage that another process is writing, where the cell has to wait for one."""
+    def _run_cell(self, number: int, cell: Cell, *, pending: Sequence[tuple[int, Cell]]) -> Stage | None:
+        """Run a cell. Returns the stage that the cell has to wait for, which another process is writing, or None."""
         chain, name = self.matrix.chains[cell.name], f"study: cell {number} of {len(self.matrix.cells)}, {cell.name}"
-        missing = [stage for stage in chain if not stage.done(self.root)]
-        todo = f"{', '.join(stage.verb for stage in missing)}{self._left(number, coming)}" if missing else ""
-        self.progress.say(f"{name}: {todo or 'all of it is there'}")
+        missing = [stage for stage in chain if not stage.is_complete(self.root)]
+        todo = (
+            f"{', '.join(stage.verb for stage in missing)}{self._describe_time_left(number, pending)}"
+            if missing
+            else ""
+        )
+        self.progress.say(f"{name}: {todo or 'all stages are complete'}")
         try:
             for stage in chain:
                 try:
-                    self._do(stage)
+                    self._run_stage(stage)
                 except BusyError:
                     return stage
-            self.measured[cell.name] = measured(cell, chain, self.root)
-        except Exception as fault:  # whatever it is, the other cells are worth having
-            said = _said(fault)
-            again = "for the same reason" if said in self.failures.values() else said
-            self.failures[cell.name] = said
-            self.progress.say(f"{name}, failed: {again}")
-        self._save()
+            self.results[cell.name] = read_cell_result(cell, chain, self.root)
+        except Exception as error:  # whatever the error is, the other cells are worth having
+            error_text = _error_text(error)
+            message = "for the same reason" if error_text in self.failures.values() else error_text
+            self.failures[cell.name] = error_text
+            self.progress.say(f"{name}, failed: {message}")
+        self._write_rows()
         return None
 
-    def _do(self, stage: Stage) -> None:
-        if stage.done(self.root):
+    def _run_stage(self, stage: Stage) -> None:
+        if stage.is_complete(self.root):
             return
-        if stage.key in self._broken:
-            raise FireactError(self._broken[stage.key])
+        if stage.key in self._failed_stages:
+            raise FireactError(self._failed_stages[stage.key])
         try:
-            _VERBS[stage.verb](self.purse.config(stage), stage.path(self.root), progress=self.progress)
+            _VERBS[stage.verb](self.budget.config_within_budget(stage), stage.path(self.root), progress=self.progress)
         except BusyError:
             raise
-        except Exception as fault:
-            self._broken[stage.key] = f"{stage.verb}/{stage.key}: {_said(fault)}"
-            raise FireactError(self._broken[stage.key]) from fault
-        self.rates.learn(stage, self.root)
+        except Exception as error:
+            self._failed_stages[stage.key] = f"{stage.verb}/{stage.key}: {_error_text(error)}"
+            raise FireactError(self._failed_stages[stage.key]) from error
+        self.rates.add_stage(stage, self.root)
 
-    def _left(self, number: int, coming: Sequence[tuple[int, Cell]]) -> str:
-        """How long is left from a cell on, in words; empty where nothing is known of it."""
-        cells = [cell for at, cell in coming if at >= number or cell.name not in {*self.measured, *self.failures}]
-        stages = distinct(stage for cell in cells for stage in self.matrix.chains[cell.name])
-        seconds, whole = at_least(forecast(stage, self.root, self.rates).seconds for stage in stages)
-        return f"; {'about' if whole else 'at least'} {max(1, round(seconds / 60))} min left" if seconds else ""
+    def _describe_time_left(self, number: int, pending: Sequence[tuple[int, Cell]]) -> str:
+        """The time left from a cell on, in words; empty if no rate is known."""
+        remaining_cells = [
+            cell
+            for cell_number, cell in pending
+            if cell_number >= number or cell.name not in {*self.results, *self.failures}
+        ]
+        stages = unique_stages(stage for cell in remaining_cells for stage in self.matrix.chains[cell.name])
+        seconds, all_known = sum_known(estimate_stage(stage, self.root, self.rates).seconds for stage in stages)
+        return f"; {'about' if all_known else 'at least'} {max(1, round(seconds / 60))} min left" if seconds else ""
 
-    def _save(self) -> list[dict[str, Any]]:
+    def _write_rows(self) -> list[dict[str, Any]]:
         """Write the rows of all cells so far, and return them."""
         rows = []
         for cell in self.matrix.cells:
-            if cell.name in self.measured:
-                rows.append(self._row(self.measured[cell.name]))
+            if cell.name in self.results:
+                rows.append(self._cached_row(self.results[cell.name]))
             elif cell.name in self.failures:
                 rows.append({"cell": cell.name, "axes": dict(cell.axes), "error": self.failures[cell.name]})
-        jsonl.write(self.out / RESULTS, rows)
+        jsonl.write_objects(self.out / RESULTS, rows)
         return rows
 
-    def _row(self, one: Measured) -> dict[str, Any]:
-        """The row of a cell, made again only when the cell that it is compared with has come to be there."""
-        other = baseline(one.cell, self.measured)
-        key = (one.cell.name, "" if other is None else other.cell.name)
+    def _cached_row(self, cell_result: CellResult) -> dict[str, Any]:
+        """The row of a cell; it is made again only when the cell's baseline has become complete."""
+        baseline_result = find_baseline(cell_result.cell, self.results)
+        key = (cell_result.cell.name, "" if baseline_result is None else baseline_result.cell.name)
         if key not in self._rows:
-            self._rows[key] = _named(
-                row(one, other, varied=self._varied(one.cell)), values_of(self.matrix.study, self.matrix.given)
+            self._rows[key] = _restore_placeholders(
+                build_row(cell_result, baseline_result, varied=self._varied_settings(cell_result.cell)),
+                placeholder_values(self.matrix.study, self.matrix.user_values),
             )
         return self._rows[key]
 
-    def _varied(self, cell: Cell) -> set[str]:
-        """The settings that a cell's axes set, and which therefore differ on purpose."""
+    def _varied_settings(self, cell: Cell) -> set[str]:
+        """The settings that a cell's axes set; these differ on purpose."""
         values = ((name, value) for name in cell.axes for value in self.matrix.study.axes[name])
         return {key for name, value in values for key in (value if isinstance(value, Mapping) else (name,))}
 
-    def write(self) -> dict[str, Any]:
-        """Write rows, tables and plots of what is there, and return the facts of the manifest."""
-        rows, file = self._save(), self.matrix.study
-        group = [self.measured[name] for name in map(self._first, file.choice) if name in self.measured]
-        chooser = self.measured.get(self._first(file.chooser)) if file.chooser else None
+    def write_results(self) -> dict[str, Any]:
+        """Write rows, tables and plots of the complete cells, and return the facts of the manifest."""
+        rows, study_file = self._write_rows(), self.matrix.study
+        method_results = [
+            self.results[name] for name in map(self._first_cell_name, study_file.choice) if name in self.results
+        ]
+        chooser = self.results.get(self._first_cell_name(study_file.chooser)) if study_file.chooser else None
         facts = {
-            "study": file.name,
-            "size": file.size,
-            "title": file.title,
+            "study": study_file.name,
+            "size": study_file.size,
+            "title": study_file.title,
             "cells": len(self.matrix.cells),
             "stages": len(self.matrix.stages),
-            "seeds": over_seeds(self.measured),
-            "choice": choice(group, chooser) if len(group) > 1 else {},
-            "economics": {name: economics(one, file.prices) for name, one in self.measured.items()}
-            if file.prices
+            "seeds": pool_seeds(self.results),
+            "choice": summarise_choice(method_results, chooser) if len(method_results) > 1 else {},
+            "economics": {
+                name: compute_economics(cell_result, study_file.prices) for name, cell_result in self.results.items()
+            }
+            if study_file.prices
             else {},
         }
-        jsonl.replace_text(self.out / TABLES, tables(file, self.matrix.cells, rows, facts))
-        draw(file, self.matrix.cells, rows, self.out / PLOTS)
+        jsonl.replace_text(self.out / TABLES, format_tables(study_file, self.matrix.cells, rows, facts))
+        draw_plots(study_file, self.matrix.cells, rows, self.out / PLOTS)
         return facts
 
-    def _first(self, name: str) -> str:
-        """The cell of a name, or the first seed of those that share it."""
+    def _first_cell_name(self, name: str) -> str:
+        """The name of the first cell that has this name, or this name and a seed."""
         return next(cell.name for cell in self.matrix.cells if name in (cell.name, cell.group))
 
 
-def _said(fault: Exception) -> str:
-    return str(fault) if isinstance(fault, FireactError) else f"{type(fault).__name__}: {fault}"
+def _error_text(error: Exception) -> str:
+    return str(error) if isinstance(error, FireactError) else f"{type(error).__name__}: {error}"
 
 
-def _named(row: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The row with a folder that was given for {NAME} written as that name again, so that it holds no place of this machine."""
-    folders = {value: f"{{{name}}}" for name, value in given.items() if "/" in value}
+def _restore_placeholders(row: dict[str, Any], user_values: Mapping[str, str]) -> dict[str, Any]:
+    """The row with ``{NAME}`` in place of the folder that was given for it, so that no path of this machine stays."""
+    folders = {value: f"{{{name}}}" for name, value in user_values.items() if "/" in value}
 
-    def named(value: Any) -> Any:
+    def restore(value: Any) -> Any:
         if isinstance(value, str):
             for folder, name in folders.items():
                 value = value.replace(folder, name)
             return value
         if isinstance(value, dict):
-            return {key: named(one) for key, one in value.items()}
-        return [named(one) for one in value] if isinstance(value, list | tuple) else value
+            return {key: restore(item) for key, item in value.items()}
+        return [restore(item) for item in value] if isinstance(value, list | tuple) else value
 
-    found: dict[str, Any] = named(row)
-    return found
+    restored: dict[str, Any] = restore(row)
+    return restored
 
 
-def rates(matrix: Matrix, root: Path) -> Rates:
-    """The rates of all complete stages, beside those that the file has."""
-    found = Rates(matrix.study)
+def load_rates(matrix: StudyMatrix, root: Path) -> Rates:
+    """The rates of all complete stages, and those of the study file."""
+    rates = Rates(matrix.study)
     for stage in matrix.stages:
-        if stage.done(root):
-            found.learn(stage, root)
-    return found
+        if stage.is_complete(root):
+            rates.add_stage(stage, root)
+    return rates
 
 
-def plan(config: StudyConfig, out: Path) -> dict[str, Any]:
-    """What ``study`` would do: each cell with its stages, what is there already, and what the rest will take."""
-    matrix, root = Matrix.read(config), config.root(out)
-    refuse(matrix.chains, root, whole=False)
-    known = rates(matrix, root)
-    expected = {stage.key: forecast(stage, root, known) for stage in matrix.stages}
-    seconds, all_seconds = at_least(one.seconds for one in expected.values())
-    unpriced = dict.fromkeys(part for one in expected.values() for part in one.unpriced)
-    untimed = dict.fromkeys(part for one in expected.values() for part in one.untimed)
+def plan_study(config: StudyConfig, out: Path) -> dict[str, Any]:
+    """What ``study`` would do: each cell with its stages, which are complete, and what the others will take."""
+    matrix, root = StudyMatrix.read(config), config.root(out)
+    check_cells(matrix.chains, root, with_services=False)
+    stage_rates = load_rates(matrix, root)
+    estimates = {stage.key: estimate_stage(stage, root, stage_rates) for stage in matrix.stages}
+    seconds, all_seconds = sum_known(estimate.seconds for estimate in estimates.values())
+    unpriced = dict.fromkeys(cost_name for estimate in estimates.values() for cost_name in estimate.unpriced)
+    untimed = dict.fromkeys(activity for estimate in estimates.values() for activity in estimate.untimed)
     mixtures = [stage for stage in matrix.stages if stage.verb == "mix"]
-    tokens, all_tokens = at_least(one.tokens for one in expected.values())
+    tokens, all_tokens = sum_known(estimate.tokens for estimate in estimates.values())
     return {
         "study": matrix.study.name,
         "title": matrix.study.title,
         "size": matrix.study.size,
-        "needs": {name: matrix.study.to_give(name) for name in absent(matrix.study, config.values)},
+        "needs": {
+            name: matrix.study.describe_option(name) for name in missing_placeholders(matrix.study, config.values)
+        },
         "cells": [
-            {"cell": name, "axes": dict(cell.axes), "stages": [expected[stage.key].to_dict() for stage in chain]}
+            {"cell": name, "axes": dict(cell.axes), "stages": [estimates[stage.key].to_dict() for stage in chain]}
             for cell, (name, chain) in zip(matrix.cells, matrix.chains.items(), strict=True)
         ],
-        "stages": len(expected),
-        "there": sum(one.done for one in expected.values()),
-        "episodes": sum(one.episodes for one in expected.values()),
+        "stages": len(estimates),
+        "there": sum(estimate.is_complete for estimate in estimates.values()),
+        "episodes": sum(estimate.episodes for estimate in estimates.values()),
         "training_tokens": {"known": tokens, "whole": all_tokens},
-        "searches": sum(one.searches for one in expected.values()),
+        "searches": sum(estimate.searches for estimate in estimates.values()),
         "usd": {
-            "known": round(sum(one.dollars for one in expected.values()), 2),
+            "known": round(sum(estimate.dollars for estimate in estimates.values()), 2),
             "whole": not unpriced,
             "unknown": list(unpriced),
         },
         "seconds": {"known": round(seconds), "whole": all_seconds, "unknown": list(untimed)},
-        "short": list(dict.fromkeys(said for one in mixtures for said in short(one, root, matrix.study.right))),
+        "short": list(
+            dict.fromkeys(
+                shortage for mixture in mixtures for shortage in describe_shortages(mixture, root, matrix.study.right)
+            )
+        ),
         "assumed": ASSUMED,
     }

@@ -1,8 +1,8 @@
-"""What the stages of a study have spent at hosted models and providers, and what of its budget the next one may spend.
+"""What the stages of a study have spent on hosted models and providers, and how much of its budget the next may spend.
 
-Invariant: a stage is handed what the others have left, those of earlier runs and of other studies that share it counted, so
-all together stay within the budget. Searches count at the study file's price: made ones as they were, those of the stage to
-come as they are expected. Machines of one's own do not count. Nothing is run here.
+Invariant: a stage gets what the other stages have left of the budget, including the stages of earlier runs and of
+other studies that share them. So all stages together stay within the budget. Searches cost the study file's price;
+those of the next stage are estimated. The user's own machines cost nothing. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -15,77 +15,83 @@ from typing import Any
 from fireact.cache import FILE as CALLS
 from fireact.cache import CallCache
 from fireact.errors import BudgetError, ConfigError
-from fireact.models.limits import Amount
+from fireact.models.limits import BudgetAmount
 from fireact.store import TRAJECTORIES, read_manifest, read_trajectories
-from fireact.study.forecast import Rates, forecast
-from fireact.study.results import calls_of_tools
+from fireact.study.forecast import Rates, estimate_stage
+from fireact.study.results import count_tool_calls
 from fireact.study.stages import Stage
 
 
-def dollars(text: str) -> Amount:
-    """The budget of a study. Raises ConfigError for one that is not in dollars: its models differ in what a token costs."""
-    amount = Amount.parse(text)
+def parse_usd_budget(text: str) -> BudgetAmount:
+    """The budget of a study. Raises ConfigError for one in tokens, because its models differ in their token prices."""
+    amount = BudgetAmount.parse(text)
     if amount.unit != "usd":
         raise ConfigError(f"the budget of a study is {text!r}; it must be in dollars, such as 50usd.")
     return amount
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
-    """The budget of a study (None: no limit) over all of its ``stages``, which lie in ``root``."""
+class StudyBudget:
+    """The budget of a study (None: no limit) for all of its ``stages``, whose directories lie in ``root``."""
 
-    budget: Amount | None
+    budget: BudgetAmount | None
     stages: Sequence[Stage]
     root: Path
     rates: Rates
 
-    def config(self, stage: Stage) -> Any:
-        """The settings of a stage, with what is left as its budget. Raises BudgetError where nothing is."""
+    def config_within_budget(self, stage: Stage) -> Any:
+        """The config of a stage with the remaining budget as its budget. Raises BudgetError if nothing remains."""
         config = stage.config(self.root)
-        searches = forecast(stage, self.root, self.rates).searches * self._search if stage.pays_searches else 0.0
-        if self.budget is None or not (_hosted(stage) or searches):
+        searches = (
+            estimate_stage(stage, self.root, self.rates).searches * self._search_price
+            if stage.has_paid_searches
+            else 0.0
+        )
+        if self.budget is None or not (_is_hosted(stage) or searches):
             return config
-        spent = sum(self._spent(one) for one in self.stages if one.key != stage.key)
-        left = self.budget.value - spent - searches
-        if left <= 0:
-            coming = (
+        spent = sum(self._spent_by(other_stage) for other_stage in self.stages if other_stage.key != stage.key)
+        remaining = self.budget.value - spent - searches
+        if remaining <= 0:
+            searches_note = (
                 f", and the searches of {stage.verb}/{stage.key} are expected to take ${searches:.2f}"
                 if searches
                 else ""
             )
             raise BudgetError(
-                f"the budget of {self.budget} is spent as far as it goes: ${spent:.4f} so far{coming}. "
-                "Go on with a larger --budget; what was paid for is kept."
+                f"too little of the budget of {self.budget} is left: ${spent:.4f} are spent{searches_note}. "
+                "Resume with a larger --budget; all paid results are kept."
             )
-        return replace(config, budget=_least(config.budget, left)) if _hosted(stage) else config
+        return replace(config, budget=_smaller_budget(config.budget, remaining)) if _is_hosted(stage) else config
 
     @property
-    def _search(self) -> float:
+    def _search_price(self) -> float:
         price = self.rates.study.prices.get("search")
         return 0.0 if price is None else price.value
 
-    def _spent(self, stage: Stage) -> float:
-        """What a stage has taken so far, complete or not."""
+    def _spent_by(self, stage: Stage) -> float:
+        """What a stage has cost so far, complete or not."""
         path = stage.path(self.root)
         if stage.verb == "tune":
-            return float(read_manifest(path)["cost_usd"] or 0.0) if stage.done(self.root) else 0.0
+            return float(read_manifest(path)["cost_usd"] or 0.0) if stage.is_complete(self.root) else 0.0
         if stage.verb not in ("collect", "eval"):
             return 0.0
-        paid = CallCache(path / CALLS, "record").spent().cost or 0.0
-        searched = stage.pays_searches and self._search and (path / TRAJECTORIES).is_file()
-        return paid + (self._search * sum(map(calls_of_tools, read_trajectories(path))) if searched else 0.0)
+        cost = CallCache(path / CALLS, "record").total_usage().cost or 0.0
+        has_searched = stage.has_paid_searches and self._search_price and (path / TRAJECTORIES).is_file()
+        return cost + (
+            self._search_price * sum(map(count_tool_calls, read_trajectories(path))) if has_searched else 0.0
+        )
 
 
-def _hosted(stage: Stage) -> bool:
+def _is_hosted(stage: Stage) -> bool:
     """Whether a stage pays for a model or a job."""
-    if stage.verb == "eval" and stage.needs:
-        return stage.needs[0].verb == "tune"
-    named = [stage.values.get("teacher", ""), *stage.inputs.get("agent", ())]
-    return stage.verb == "tune" or any(isinstance(one, str) and one.startswith("openai:") for one in named)
+    if stage.verb == "eval" and stage.dependencies:
+        return stage.dependencies[0].verb == "tune"
+    models = [stage.values.get("teacher", ""), *stage.inputs.get("agent", ())]
+    return stage.verb == "tune" or any(isinstance(model, str) and model.startswith("openai:") for model in models)
 
 
-def _least(own: str | None, left: float) -> str:
-    """The smaller of a stage's own budget and what is left. Raises ConfigError where the two do not compare."""
-    if own is None:
-        return f"{left:.6f}usd"
-    return f"{min(left, dollars(own).value):.6f}usd"
+def _smaller_budget(stage_budget: str | None, remaining: float) -> str:
+    """The smaller of a stage's own budget and what remains. Raises ConfigError if the stage's is not in dollars."""
+    if stage_budget is None:
+        return f"{remaining:.6f}usd"
+    return f"{min(remaining, parse_usd_budget(stage_budget).value):.6f}usd"

@@ -1,10 +1,11 @@
-"""The stages behind a cell: collect, mix, train (tune at a provider), eval; each a verb with settings, in a directory that is named by them.
+"""The stages of a cell: collect, mix, train (or tune at a provider), eval. Each is a verb with settings.
 
     ROOT/collect/4f0c...  ROOT/mix/91aa...  ROOT/train/07d2...  ROOT/tune/5e1b...  ROOT/eval/c3b1...
 
-Invariant: a stage's key is a hash of all settings that its result depends on, with the keys of the stages before it and
-the hashes of foreign files in place of their paths; so equal work has one directory, wherever that lies and whichever
-study asked for it. Folders, and files that are named by their whole path, count by their names. Nothing is run here.
+Invariant: a stage's directory is named by its key, a hash of all settings that its result depends on. In the hash the
+keys of the stages before it, and the hashes of foreign files, stand in place of their paths. So equal work has one
+directory, wherever that lies and whichever study asked for it. Folders count by their names; so do files of other
+settings, unless their path has a ``{NAME}``. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from fireact import jsonl, names
-from fireact.collection import FREE as SAMPLED_FREELY
+from fireact.collection import NEUTRAL_SETTINGS as COLLECT_NEUTRAL
 from fireact.collection import CollectConfig
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.run import EvalConfig
-from fireact.hosted.run import FREE as TUNED_FREELY
 from fireact.hosted.run import KINDS as PROVIDERS
+from fireact.hosted.run import NEUTRAL_SETTINGS as TUNE_NEUTRAL
 from fireact.hosted.run import TuneConfig
 from fireact.models.limits import Endpoint
-from fireact.store import MANIFEST, file_hash, plain
-from fireact.study.cells import EVALUATION, RECIPE, Cell
+from fireact.store import MANIFEST, file_hash, to_toml_table
+from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
-from fireact.study.shape import fit_fields
+from fireact.study.shape import check_fields
 from fireact.training.recipe import read_recipe
-from fireact.training.run import FREE as TRAINED_FREELY
+from fireact.training.run import NEUTRAL_SETTINGS as TRAIN_NEUTRAL
 from fireact.training.run import TrainConfig
 
-_FREE = {
-    "collect": SAMPLED_FREELY, "mix": ("workers",), "train": TRAINED_FREELY, "tune": TUNED_FREELY, "eval": SAMPLED_FREELY,
+_NEUTRAL_SETTINGS = {
+    "collect": COLLECT_NEUTRAL, "mix": ("workers",), "train": TRAIN_NEUTRAL, "tune": TUNE_NEUTRAL,
+    "eval": COLLECT_NEUTRAL,
 }  # fmt: skip
-_CLASS: Mapping[str, type[Any]] = {
+_CONFIG_CLASSES: Mapping[str, type[Any]] = {
     "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "tune": TuneConfig, "eval": EvalConfig,
 }  # fmt: skip
 T = TypeVar("T")
@@ -47,9 +49,9 @@ PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A verb, its key, its settings as plain values, and the stages whose directories they name.
+    """One run of a verb: the verb, its key, its settings, and the inputs that it takes from other stages.
 
-    ``inputs`` maps a setting ("sources", "data", "agent") to the stages, and files, that it stands for.
+    ``inputs`` maps a setting ("sources", "data", "agent") to stages, files and names of models.
     """
 
     verb: str
@@ -58,225 +60,240 @@ class Stage:
     inputs: Mapping[str, Sequence[Stage | str]] = field(default_factory=dict)
 
     @property
-    def needs(self) -> list[Stage]:
+    def dependencies(self) -> list[Stage]:
         """The stages before this one."""
-        return [one for found in self.inputs.values() for one in found if isinstance(one, Stage)]
+        return [entry for inputs in self.inputs.values() for entry in inputs if isinstance(entry, Stage)]
 
     def path(self, root: Path) -> Path:
         return root / self.verb / self.key
 
-    def done(self, root: Path) -> bool:
+    def is_complete(self, root: Path) -> bool:
         return (self.path(root) / MANIFEST).is_file()
 
     def config(self, root: Path) -> Any:
         """The verb's settings with the directories of the stages before it."""
         values = dict(self.values)
-        for name, found in self.inputs.items():
-            places = [str(one.path(root)) if isinstance(one, Stage) else one for one in found]
-            values[name] = tuple(places) if name == "sources" else places[0]
+        for name, entries in self.inputs.items():
+            paths = [str(entry.path(root)) if isinstance(entry, Stage) else entry for entry in entries]
+            values[name] = tuple(paths) if name == "sources" else paths[0]
         if isinstance(values.get("endpoint"), Mapping):
             values["endpoint"] = Endpoint(**values["endpoint"])
-        return _CLASS[self.verb](**values)
+        return _CONFIG_CLASSES[self.verb](**values)
 
     @property
     def student(self) -> str:
-        """What a stage of train or tune fine-tunes; empty for the others."""
+        """The model that a stage of train or tune fine-tunes; empty for other stages."""
         return str(self.values.get("student") or self.values.get("model") or "")
 
     @property
     def epochs(self) -> int:
-        """How often a stage of train or tune goes over its data."""
+        """The number of passes of a stage of train or tune over its data."""
         config = self.config(Path())
         return int(config.epochs if self.verb == "tune" else config.recipe.epochs)
 
     @property
-    def pays_searches(self) -> bool:
-        """Whether its searches are paid for one by one."""
+    def has_paid_searches(self) -> bool:
+        """Whether each of its searches costs money."""
         return any(spec.rpartition(":")[2] == "serpapi" for spec in self.values.get("tools", ()))
 
     def chain(self) -> Iterator[Stage]:
-        """The stages before this one and itself, in the order in which they are run."""
-        for one in self.needs:
-            yield from one.chain()
+        """The stages before this one and itself, in the order of running."""
+        for stage in self.dependencies:
+            yield from stage.chain()
         yield self
 
 
-def specific(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
-    """What a table of prices or rates has for a stage: by the kind of its recipe, else its base, else whatever the stage."""
+def find_for_stage(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
+    """The entry of a table of prices or rates for a stage: that of its recipe's kind, else of its base, else of any."""
     kinds = [stage.values["recipe"].kind] if "recipe" in stage.values else []
-    students = [one.student for one in stage.chain() if one.student]
-    for part in (*kinds, *students, *stage.inputs.get("agent", ())):
-        if f"{name}:{part}" in table:
-            return table[f"{name}:{part}"]
+    students = [chain_stage.student for chain_stage in stage.chain() if chain_stage.student]
+    for qualifier in (*kinds, *students, *stage.inputs.get("agent", ())):
+        if f"{name}:{qualifier}" in table:
+            return table[f"{name}:{qualifier}"]
     return table.get(name)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolver:
-    """Makes stages for the cells of a study; ``given`` are the user's values for ``{NAME}`` in settings."""
+class StageResolver:
+    """Builds the stages of a study's cells; ``user_values`` are the user's values for ``{NAME}`` in settings."""
 
     study: StudyFile
-    given: Mapping[str, str] = field(default_factory=dict)
+    user_values: Mapping[str, str] = field(default_factory=dict)
 
-    def evaluation(self, cell: Cell) -> Stage:
+    def evaluation_stage(self, cell: Cell) -> Stage:
         """The last stage of a cell. Raises ConfigError for settings that cannot be used."""
-        chosen = {key: value for key, value in cell.settings.items() if key in EVALUATION}
-        if cell.tuned:
-            chosen = self._tuned_asked(cell, chosen)
+        eval_settings = {key: value for key, value in cell.settings.items() if key in EVAL_SETTINGS}
+        if cell.is_fine_tuned:
+            eval_settings = self._fine_tuned_settings(cell, eval_settings)
         if noise := cell.settings.get("noise"):
-            chosen["tools"] = [f"noise:{noise}:{tool}" for tool in chosen.get("tools", EvalConfig(agent="").tools)]
-        agent: Stage | str = self.training(cell) if cell.tuned else str(cell.settings.get("base", "smollm2-135m"))
-        return self._stage("eval", chosen, {"agent": [agent]}, f"the cell {cell.name!r}")
+            eval_settings["tools"] = [
+                f"noise:{noise}:{tool}" for tool in eval_settings.get("tools", EvalConfig(agent="").tools)
+            ]
+        agent: Stage | str = (
+            self.training_stage(cell) if cell.is_fine_tuned else str(cell.settings.get("base", "smollm2-135m"))
+        )
+        return self._build_stage("eval", eval_settings, {"agent": [agent]}, f"the cell {cell.name!r}")
 
-    def _tuned_asked(self, cell: Cell, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """How a fine-tuned agent is asked: without examples, by the method that it chooses itself, unless it is few-shot prompted."""
-        own = {key: value for key, value in chosen.items() if key not in ("method", "examples")}
-        shots, method = cell.settings.get("few_shot"), chosen.get("method", "react")
+    def _fine_tuned_settings(self, cell: Cell, eval_settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The eval settings of a fine-tuned agent: without method and examples, unless it is few-shot prompted."""
+        settings = {key: value for key, value in eval_settings.items() if key not in ("method", "examples")}
+        shots, method = cell.settings.get("few_shot"), eval_settings.get("method", "react")
         if shots:
-            return own | {"examples": shots} | ({"method": method} if "method" in chosen else {})
-        names.resolve("method", method)
-        if method not in ("react", self.study.shared.get("method")):  # what all share is for those that are prompted
+            return settings | {"examples": shots} | ({"method": method} if "method" in eval_settings else {})
+        names.resolve_plugin("method", method)
+        if method not in ("react", self.study.shared.get("method")):  # a shared method is meant for the prompted cells
             raise ConfigError(
                 f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned and chooses its method itself; "
-                f"method = {method!r} would be ignored. Leave it out, or prompt it with few_shot examples of that method."
+                f"method = {method!r} would be ignored. Leave it out, or prompt it with few_shot examples "
+                "of it."
             )
-        return own
+        return settings
 
-    def training(self, cell: Cell) -> Stage:
-        """The stage that fine-tunes a cell's model: here, or at the provider that the model is named by."""
-        given = cell.settings
-        if str(given.get("base", "")).partition(":")[0] in PROVIDERS:
-            return self._hosted_training(cell)
+    def training_stage(self, cell: Cell) -> Stage:
+        """The stage that fine-tunes a cell's model: here, or at the provider that the model's name begins with."""
+        settings = cell.settings
+        if str(settings.get("base", "")).partition(":")[0] in PROVIDERS:
+            return self._hosted_training_stage(cell)
         recipe = read_recipe(
-            str(given.get("recipe", "default")), **{key: given[key] for key in RECIPE if key in given}, seed=cell.seed
+            str(settings.get("recipe", "default")),
+            **{key: settings[key] for key in RECIPE_SETTINGS if key in settings},
+            seed=cell.seed,
         )
-        values: dict[str, Any] = {"student": given.get("base", "smollm2-135m"), "recipe": recipe}
-        if "renderer" in given:
-            values |= {"renderer": given["renderer"], "tools": given.get("tools", ("search",))}
-        return self._stage("train", values, {"data": [self.mixture(cell)]}, f"the cell {cell.name!r}")
+        values: dict[str, Any] = {"student": settings.get("base", "smollm2-135m"), "recipe": recipe}
+        if "renderer" in settings:
+            values |= {"renderer": settings["renderer"], "tools": settings.get("tools", ("search",))}
+        return self._build_stage("train", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
-    def _hosted_training(self, cell: Cell) -> Stage:
-        """The stage that fine-tunes a cell's model at its provider, who takes epochs and a seed and nothing else of a recipe."""
-        given, base = cell.settings, str(cell.settings["base"])
-        ignored = [key for key in given if key in {"recipe", "renderer", *RECIPE} - {"epochs"}]
+    def _hosted_training_stage(self, cell: Cell) -> Stage:
+        """The stage that fine-tunes a cell's model at a provider, which takes only epochs and a seed of a recipe."""
+        settings, base = cell.settings, str(cell.settings["base"])
+        ignored = [key for key in settings if key in {"recipe", "renderer", *RECIPE_SETTINGS} - {"epochs"}]
         if ignored:
             raise ConfigError(
                 f"the study {self.study.name}: the cell {cell.name!r} is fine-tuned at a provider ({base}), so "
-                f"{' and '.join(ignored)} would be ignored; epochs can be set. Give what is for other bases with them, as "
-                "values of an axis."
+                f"{' and '.join(ignored)} would be ignored; only epochs can be set. Set these for the other bases "
+                "alone, as values of an axis."
             )
         prices = self.study.prices
         price = prices.get(f"trained_tokens:{base}", prices.get("trained_tokens"))
         values: dict[str, Any] = {"model": base, "seed": cell.seed}
-        values |= {"epochs": given["epochs"]} if "epochs" in given else {}
+        values |= {"epochs": settings["epochs"]} if "epochs" in settings else {}
         values |= {} if price is None else {"price": price.value}
-        return self._stage("tune", values, {"data": [self.mixture(cell)]}, f"the cell {cell.name!r}")
+        return self._build_stage("tune", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
-    def mixture(self, cell: Cell) -> Stage:
+    def mixture_stage(self, cell: Cell) -> Stage:
         """The stage that mixes a cell's data: all of it, or ``size`` trajectories drawn by the cell's seed."""
-        values, where = dict(self.study.mixtures[cell.settings["mixture"]]), f"mixtures.{cell.settings['mixture']}"
+        values, location = dict(self.study.mixtures[cell.settings["mixture"]]), f"mixtures.{cell.settings['mixture']}"
         kinds = {name: kind for name, kind in get_type_hints(MixConfig).items() if name != "sources"}
-        fit_fields(values, {"from": Sequence[str], **kinds}, f"the study {self.study.name}: {where}")
+        check_fields(values, {"from": Sequence[str], **kinds}, f"the study {self.study.name}: {location}")
         origins: Sequence[str] = values.pop("from", ())
         if not origins:
             raise ConfigError(
-                f"the study {self.study.name}: {where} has no data: from = names of collections, or files."
+                f"the study {self.study.name}: {location} has no data: from = names of collections, or files."
             )
         values["seed"] = cell.seed
         if "size" in cell.settings:
             values["n"] = cell.settings["size"]
-        sources = [self.collection(name) if name in self.study.collect else name for name in origins]
-        return self._stage("mix", values, {"sources": sources}, where)
+        sources = [self.collection_stage(name) if name in self.study.collect else name for name in origins]
+        return self._build_stage("mix", values, {"sources": sources}, location)
 
-    def collection(self, name: str) -> Stage:
-        """The stage that collects what ``[collect.NAME]`` says."""
-        return self._stage("collect", self.study.collect[name], {}, f"collect.{name}")
+    def collection_stage(self, name: str) -> Stage:
+        """The stage of the collection that ``[collect.NAME]`` describes."""
+        return self._build_stage("collect", self.study.collect[name], {}, f"collect.{name}")
 
-    def _stage(
-        self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]], where: str
+    def _build_stage(
+        self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]], location: str
     ) -> Stage:
-        kinds = {name: kind for name, kind in get_type_hints(_CLASS[verb]).items() if name not in inputs}
-        written = {key: value for key, value in values.items() if not is_dataclass(value)}
-        fit_fields(written, kinds, f"the study {self.study.name}: {where}")
-        filled = {name: [_filled(one, self.given) for one in found] for name, found in inputs.items()}
-        stage = Stage(verb, "", {key: _filled(value, self.given) for key, value in values.items()}, filled)
-        return Stage(verb, _key(stage, values), stage.values, stage.inputs)
+        kinds = {name: kind for name, kind in get_type_hints(_CONFIG_CLASSES[verb]).items() if name not in inputs}
+        plain_values = {key: value for key, value in values.items() if not is_dataclass(value)}
+        check_fields(plain_values, kinds, f"the study {self.study.name}: {location}")
+        filled = {
+            name: [_fill_placeholders(entry, self.user_values) for entry in entries] for name, entries in inputs.items()
+        }
+        stage = Stage(
+            verb, "", {key: _fill_placeholders(value, self.user_values) for key, value in values.items()}, filled
+        )
+        return Stage(verb, _stage_key(stage, values), stage.values, stage.inputs)
 
 
-def wanted(study: StudyFile) -> list[str]:
-    """The names of the values that the study's settings use."""
+def placeholder_names(study: StudyFile) -> list[str]:
+    """The names of all ``{NAME}`` in the study's settings."""
     texts = jsonl.dumps([study.shared, study.axes, study.collect, study.mixtures, list(study.cells)])
     return sorted(set(PLACEHOLDER.findall(texts)) - set(study.axes))
 
 
-def values_of(study: StudyFile, given: Mapping[str, str]) -> dict[str, str]:
-    """The values that the study's settings use: what the user gave, else what the environment has."""
-    named = ((name, given.get(name) or os.environ.get(f"FIREACT_{name.upper()}")) for name in wanted(study))
-    return {name: value for name, value in named if value}
+def placeholder_values(study: StudyFile, user_values: Mapping[str, str]) -> dict[str, str]:
+    """The value of each ``{NAME}`` that has one: from the user, else from the environment."""
+    pairs = (
+        (name, user_values.get(name) or os.environ.get(f"FIREACT_{name.upper()}")) for name in placeholder_names(study)
+    )
+    return {name: value for name, value in pairs if value}
 
 
-def absent(study: StudyFile, given: Mapping[str, str]) -> list[str]:
-    """The names of the values that the study's settings use and nobody gave."""
-    return [name for name in wanted(study) if name not in values_of(study, given)]
+def missing_placeholders(study: StudyFile, user_values: Mapping[str, str]) -> list[str]:
+    """The names of all ``{NAME}`` in the study's settings that have no value."""
+    return [name for name in placeholder_names(study) if name not in placeholder_values(study, user_values)]
 
 
-def _key(stage: Stage, written: Mapping[str, Any]) -> str:
-    """Names what the stage's result depends on; ``written`` are its settings with ``{NAME}`` as it stands in the file.
+def _stage_key(stage: Stage, raw_values: Mapping[str, Any]) -> str:
+    """A hash of all that the stage's result depends on; ``raw_values`` are its settings with ``{NAME}`` unfilled.
 
-    Settings at their defaults are left out, so that a new one does not rename all that was done before there was it.
+    Settings at their defaults are left out, so that a setting that is added later does not change the old keys.
     """
-    settings = _changed(stage.config(Path()))
-    for name in _FREE[stage.verb]:
+    settings = _changed_settings(stage.config(Path()))
+    for name in _NEUTRAL_SETTINGS[stage.verb]:
         table, _, key = name.rpartition(".")
         (settings.get(table, {}) if table else settings).pop(key, None)
-    for name, value in plain(written).items():
+    for name, value in to_toml_table(raw_values).items():
         if PLACEHOLDER.search(str(value)):
-            settings[name] = [value, _held(stage.values[name])]
-    for name, found in stage.inputs.items():
-        settings[name] = [one.key if isinstance(one, Stage) else _content(one) for one in found]
+            settings[name] = [value, _file_hashes(stage.values[name])]
+    for name, entries in stage.inputs.items():
+        settings[name] = [entry.key if isinstance(entry, Stage) else _hash_or_name(entry) for entry in entries]
     settings = {name: value for name, value in settings.items() if value != {}}
-    return hashlib.sha256(jsonl.dumps([stage.verb, _sorted(settings)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(jsonl.dumps([stage.verb, _sort_keys(settings)]).encode()).hexdigest()[:16]
 
 
-def _changed(config: Any) -> dict[str, Any]:
-    """The settings that are not at their defaults, as plain values."""
-    found: dict[str, Any] = {}
+def _changed_settings(config: Any) -> dict[str, Any]:
+    """The settings that differ from their defaults, as plain values."""
+    changed_values: dict[str, Any] = {}
     for entry in fields(config):
         value = getattr(config, entry.name)
         default = entry.default if entry.default_factory is MISSING else entry.default_factory()
         if is_dataclass(value):
-            found[entry.name] = _changed(value)
-        elif default is MISSING or plain({"": value}) != plain({"": default}):
-            found |= plain({entry.name: value})
-    return found
+            changed_values[entry.name] = _changed_settings(value)
+        elif default is MISSING or to_toml_table({"": value}) != to_toml_table({"": default}):
+            changed_values |= to_toml_table({entry.name: value})
+    return changed_values
 
 
-def _held(value: Any) -> list[str]:
+def _file_hashes(value: Any) -> list[str]:
     """The hashes of the files that a setting names, such as ``snippets:FILE`` or ``FILE:QUESTION,ANSWER``."""
     if isinstance(value, str):
-        return [_content(part) for part in value.split(":") if Path(part).expanduser().is_file()]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [one for part in parts for one in _held(part)]
+        return [_hash_or_name(segment) for segment in value.split(":") if Path(segment).expanduser().is_file()]
+    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [content_hash for member in members for content_hash in _file_hashes(member)]
 
 
-def _content(source: str) -> str:
-    """A foreign file by what it holds; what is no file (a model's name, a file that is not there yet) by its name."""
+def _hash_or_name(source: str) -> str:
+    """The hash of a file; the source itself if it is no file, such as a model's name or a file still to come."""
     path = Path(source).expanduser()
     return f"sha256:{file_hash(path)}" if path.is_file() else source
 
 
-def _sorted(value: Any) -> Any:
+def _sort_keys(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _sort_keys(value[key]) for key in sorted(value)}
+    return [_sort_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _filled(value: Any, given: Mapping[str, str]) -> Any:
-    """The value with what the user gave for each ``{NAME}`` in it; what nobody gave stays as it is."""
+def _fill_placeholders(value: Any, user_values: Mapping[str, str]) -> Any:
+    """The value with each ``{NAME}`` filled in; a name without a value stays as it is."""
     if isinstance(value, str):
         return PLACEHOLDER.sub(
-            lambda match: given.get(match[1]) or os.environ.get(f"FIREACT_{match[1].upper()}") or match[0], value
+            lambda match: user_values.get(match[1]) or os.environ.get(f"FIREACT_{match[1].upper()}") or match[0], value
         )
     if isinstance(value, Mapping):
-        return {_filled(key, given): _filled(one, given) for key, one in value.items()}
-    return [_filled(one, given) for one in value] if isinstance(value, list | tuple) else value
+        return {
+            _fill_placeholders(key, user_values): _fill_placeholders(item, user_values) for key, item in value.items()
+        }
+    return [_fill_placeholders(item, user_values) for item in value] if isinstance(value, list | tuple) else value

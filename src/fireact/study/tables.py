@@ -1,6 +1,7 @@
-"""The tables of a study as Markdown: ours with 95 % intervals, each cell's difference to its baseline, the paper's column.
+"""The tables of a study as Markdown: our results with 95 % intervals, differences to baselines, the paper's figures.
 
-Invariant: what a table says is in ``results.jsonl`` or the study file; nothing is computed here but means over seeds.
+Invariant: the contents of every table come from ``results.jsonl`` or the study file; only means over seeds are
+computed.
 """
 
 from __future__ import annotations
@@ -10,57 +11,58 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.markdown import in_cell, text
+from fireact.markdown import escape_cell, escape_line
 from fireact.study.cells import Cell
-from fireact.study.file import CHOICES, Figure, StudyFile
+from fireact.study.file import CHOICES, PaperFigure, StudyFile
 
 Row = Mapping[str, Any]
 
 
-def tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    """The whole page."""
-    done = [row for row in rows if "error" not in row]
-    parts = [f"# {text(study.title)}", study.asks, _about(study, cells, done)]
-    for task in dict.fromkeys(name for row in done for name in row["results"]):
-        parts += [
-            f"## {text(task)}",
-            _results(task, done, study.paper),
-            _seeds(task, cells, done, facts["seeds"]),
-            _not_compared(task, done),
-            _behaviour(task, done, study.paper),
-            _questions(task, done) if study.choice else "",
-            _faults(task, done),
+def format_tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """The whole page of tables, as Markdown."""
+    complete_rows = [row for row in rows if "error" not in row]
+    sections = [f"# {escape_line(study.title)}", study.asks, _introduction(study, cells, complete_rows)]
+    for task in dict.fromkeys(name for row in complete_rows for name in row["results"]):
+        sections += [
+            f"## {escape_line(task)}",
+            _results_table(task, complete_rows, study.paper),
+            _seeds_table(task, cells, complete_rows, facts["seeds"]),
+            _list_not_compared(task, complete_rows),
+            _behaviour_table(task, complete_rows, study.paper),
+            _turns_table(task, complete_rows) if study.choice else "",
+            _failures_table(task, complete_rows),
         ]
         if task in facts["choice"]:
-            parts.append(_choice(facts["choice"][task], study.paper))
-    parts += [
-        _training(done),
-        _weights(done, study.paper),
-        _economics(study, facts["economics"], done),
-        _paper(study.paper),
-        _failures(cells, rows),
-        _places(done),
+            sections.append(_choice_table(facts["choice"][task], study.paper))
+    sections += [
+        _training_table(complete_rows),
+        _size_table(complete_rows, study.paper),
+        _economics_table(study, facts["economics"], complete_rows),
+        _paper_table(study.paper),
+        _list_failures(cells, rows),
+        _directories_table(complete_rows),
     ]
-    parts.append("\n".join(f"- {note}" for note in study.notes))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    sections.append("\n".join(f"- {note}" for note in study.notes))
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _about(study: StudyFile, cells: Sequence[Cell], done: Sequence[Row]) -> str:
+def _introduction(study: StudyFile, cells: Sequence[Cell], complete_rows: Sequence[Row]) -> str:
     source = f" After {study.source}." if study.source else ""
     compared = (
-        " Differences are to the cell named beside them, paired by question, with the interval of the test that p is of; each p "
-        "is for itself alone: of twenty cells that do not differ one is below 0.05 by chance."
-        if any(c.against for c in cells)
+        " Differences are to the cell named beside them and paired by question; interval and p are of the same test. "
+        "Each p stands alone: of twenty cells that do not differ, one has p below 0.05 by chance."
+        if any(cell.against for cell in cells)
         else ""
     )
     seeds = (
-        " Neither covers what another seed of the training would change; cells of several seeds tell of that."
-        if any(row["training"] for row in done)
+        " No interval covers what another seed of the training would change; only cells of several seeds show that."
+        if any(row["training"] for row in complete_rows)
         else ""
     )
     return (
-        f"Size `{study.size}`, {len(done)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % intervals, bootstrap "
-        f'over questions.{compared}{seeds} "paper" is the paper\'s own figure, of its models and questions; {BASES}'
+        f"Size `{study.size}`, {len(complete_rows)} of {len(cells)} cells.{source} EM and F1 in per cent with 95 % "
+        f"intervals, bootstrap over questions.{compared}{seeds} "
+        f'"paper" is the paper\'s own figure, of its models and questions; {BASES}'
     )
 
 
@@ -70,209 +72,232 @@ WEIGHTS, COSTS = ("GB", "examples/s"), ("USD a trial", "s a trial")
 BASES = "where bases or tasks differ, only the direction compares."
 
 
-def _results(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
-    shown = []
+def _results_table(task: str, rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
+    table_rows = []
     for row in rows:
         if task not in row["results"]:
             continue
         result = row["results"][task]
-        shown.append(
+        table_rows.append(
             [
                 row["cell"],
                 str(result["n"]),
-                _share(result["em"], result["em_interval"]),
-                _share(result["f1"], result["f1_interval"]),
+                _format_share(result["em"], result["em_interval"]),
+                _format_share(result["f1"], result["f1_interval"]),
                 f"{100 * result['finished']:.0f}",
-                _difference(row["against"].get(task)),
+                _format_difference(row["against"].get(task)),
                 f"{result['steps']:.1f}",
                 f"{result['tokens_per_question']:,.0f}",
                 f"{result['seconds_per_question']:.2f}",
-                _theirs(figures, row, task, rows),
-                _beside(figures, SCORES, row, task),
+                _paper_gains(figures, row, task, rows),
+                _figures_beside(figures, SCORES, row, task),
             ]
         )
     heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question",
              "paper, difference", "paper"]  # fmt: skip
-    return _table(heads, shown)
+    return _markdown_table(heads, table_rows)
 
 
-def _theirs(figures: Sequence[Figure], row: Row, task: str, rows: Sequence[Row]) -> str:
-    """The paper's gain of the same two agents, in points and in proportion, for each model of which it has both once."""
+def _paper_gains(figures: Sequence[PaperFigure], row: Row, task: str, rows: Sequence[Row]) -> str:
+    """The paper's gain of the same two agents, in points and in proportion, for each model with one figure of each."""
     change = row["against"].get(task)
-    other = next((one for one in rows if change is not None and one["cell"] == change["cell"]), None)
-    if other is None:
+    baseline_row = next(
+        (candidate for candidate in rows if change is not None and candidate["cell"] == change["cell"]), None
+    )
+    if baseline_row is None:
         return ""
-    before, after = (_by_model(figures, one, task) for one in (other, row))
+    before, after = (_paper_em_by_model(figures, compared_row, task) for compared_row in (baseline_row, row))
     gains = [(model, before[model], value) for model, value in after.items() if model in before]
     return "; ".join(
-        f"{value - level:+.1f}{f', {_relative(value / level - 1)}' if level else ''} ({model})" for model, level, value in gains
-    )  # fmt: skip
+        f"{value - level:+.1f}{f', {_format_gain(value / level - 1)}' if level else ''} ({model})"
+        for model, level, value in gains
+    )
 
 
-def _by_model(figures: Sequence[Figure], row: Row, task: str) -> dict[str, float]:
-    """The paper's EM beside a row by model, of which a label names first; a model with several is none."""
-    own = [one for one in figures if one.unit == "EM" and _stands(one, row, task)]
-    models = [one.label.partition(",")[0] for one in own]
-    return {model: one.value for model, one in zip(models, own, strict=True) if models.count(model) == 1}
+def _paper_em_by_model(figures: Sequence[PaperFigure], row: Row, task: str) -> dict[str, float]:
+    """The paper's EM beside a row, by the model that a label begins with; a model with several figures is left out."""
+    matching_figures = [figure for figure in figures if figure.unit == "EM" and _is_beside(figure, row, task)]
+    models = [figure.label.partition(",")[0] for figure in matching_figures]
+    return {
+        model: figure.value for model, figure in zip(models, matching_figures, strict=True) if models.count(model) == 1
+    }
 
 
-def _not_compared(task: str, rows: Sequence[Row]) -> str:
-    """Why cells have no difference to the one that they were to be compared with."""
-    said = [f"- {text(row['cell'])}: {text(row['not_compared'][task])}" for row in rows if task in row["not_compared"]]
-    return "Not compared:\n\n" + "\n".join(said) if said else ""
+def _list_not_compared(task: str, rows: Sequence[Row]) -> str:
+    """Why cells have no difference to their baseline."""
+    lines = [
+        f"- {escape_line(row['cell'])}: {escape_line(row['not_compared'][task])}"
+        for row in rows
+        if task in row["not_compared"]
+    ]
+    return "Not compared:\n\n" + "\n".join(lines) if lines else ""
 
 
-def _beside(figures: Sequence[Figure], units: Sequence[str], row: Row, task: str) -> str:
-    """The paper's figures of some units that stand beside a row."""
-    return _figures([one for one in figures if one.unit in units and _stands(one, row, task)])
+def _figures_beside(figures: Sequence[PaperFigure], units: Sequence[str], row: Row, task: str) -> str:
+    """The paper's figures of some units that belong beside a row."""
+    return _join_figures([figure for figure in figures if figure.unit in units and _is_beside(figure, row, task)])
 
 
-def _stands(figure: Figure, row: Row, task: str) -> bool:
-    return figure.beside(row["cell"], _group(row)) and figure.about(task, row["results"])
+def _is_beside(figure: PaperFigure, row: Row, task: str) -> bool:
+    return figure.matches(row["cell"], _group_name(row)) and figure.is_about(task, row["results"])
 
 
-def _figures(figures: Sequence[Figure]) -> str:
-    return "; ".join(f"{one} ({one.label})" for one in figures)
+def _join_figures(figures: Sequence[PaperFigure]) -> str:
+    return "; ".join(f"{figure} ({figure.label})" for figure in figures)
 
 
-def _group(row: Row) -> str:
+def _group_name(row: Row) -> str:
     seed = row["axes"].get("seed")
     return str(row["cell"]).removesuffix(f", seed {seed}") if seed is not None else str(row["cell"])
 
 
-def _difference(change: Mapping[str, Any] | None) -> str:
+def _format_difference(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return ""
     em = change["em"]
-    relative = "" if change["relative"] is None else f", {_relative(change['relative'])}"
+    relative = "" if change["relative"] is None else f", {_format_gain(change['relative'])}"
     low, high = (100 * end for end in em["interval"])
     p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
-    most = max(change["asked"])
-    shared = f", on {em['n']} of {most} questions" if em["n"] < most else ""
-    apart = list(dict.fromkeys(one["setting"] for one in change.get("conditions", ())))
-    differ = f"; {' and '.join(apart)} differ" if apart else ""
-    return (
-        f"{100 * em['difference']:+.1f} ({low:+.0f} to {high:+.0f}; {p}{relative}{differ}) to {change['cell']}{shared}"
-    )
+    most_questions = max(change["asked"])
+    shared_note = f", on {em['n']} of {most_questions} questions" if em["n"] < most_questions else ""
+    setting_names = list(dict.fromkeys(condition["setting"] for condition in change.get("conditions", ())))
+    differ_note = f"; {' and '.join(setting_names)} differ" if setting_names else ""
+    notes = f"{low:+.0f} to {high:+.0f}; {p}{relative}{differ_note}"
+    return f"{100 * em['difference']:+.1f} ({notes}) to {change['cell']}{shared_note}"
 
 
-def _relative(gain: float) -> str:
-    """A gain in proportion: in per cent, or in times where that is more than twice as much again."""
+def _format_gain(gain: float) -> str:
+    """A gain in proportion: in per cent up to three times the baseline, else in times."""
     return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
 
 
-def _seeds(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
-    """The cells that differ in their seed alone, together."""
+def _seeds_table(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
+    """One row for each group of cells that differ only in their seed."""
     results, ems = {row["cell"]: row["results"] for row in rows}, dict[str, list[float]]()
     for cell in cells:
         if task in results.get(cell.name, {}):
             ems.setdefault(cell.group, []).append(100 * results[cell.name][task]["em"])
-    shown = [
-        [group, str(len(found)), f"{statistics.fmean(found):.1f}", f"{min(found):.1f} to {max(found):.1f}",
-         _difference(pooled.get(group, {}).get(task))]
-        for group, found in ems.items()
-        if len(found) > 1
+    table_rows = [
+        [group, str(len(seed_ems)), f"{statistics.fmean(seed_ems):.1f}", f"{min(seed_ems):.1f} to {max(seed_ems):.1f}",
+         _format_difference(pooled.get(group, {}).get(task))]
+        for group, seed_ems in ems.items()
+        if len(seed_ems) > 1
     ]  # fmt: skip
     heads = ["cells", "seeds", "mean EM", "range of EM", "EM, difference, all seeds together"]
-    several = [found for found in ems.values() if len(found) > 1 and 0 < statistics.fmean(found) < 100]
-    if not several:
+    varied_groups = [
+        seed_ems for seed_ems in ems.values() if len(seed_ems) > 1 and 0 < statistics.fmean(seed_ems) < 100
+    ]
+    if not varied_groups:
         return ""
-    apart = sum(statistics.variance(found) * (len(found) - 1) for found in several)
-    deviation = math.sqrt(apart / sum(len(found) - 1 for found in several))
-    said = f"Between the seeds of a recipe EM has a standard deviation of {deviation:.1f} points, pooled."
-    return f"Over seeds:\n\n{_table(heads, shown)}\n\n{said}"
+    # The pooled deviation weighs each group's variance by its degrees of freedom. A group at 0 or 100 % cannot vary.
+    squares = sum(statistics.variance(seed_ems) * (len(seed_ems) - 1) for seed_ems in varied_groups)
+    deviation = math.sqrt(squares / sum(len(seed_ems) - 1 for seed_ems in varied_groups))
+    note = f"Between the seeds of a recipe EM has a standard deviation of {deviation:.1f} points, pooled."
+    return f"Over seeds:\n\n{_markdown_table(heads, table_rows)}\n\n{note}"
 
 
-def _behaviour(task: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
-    shown = []
+def _behaviour_table(task: str, rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
+    table_rows = []
     for row in rows:
-        found = row["behaviour"].get(task)
-        if found is None:
+        behaviour = row["behaviour"].get(task)
+        if behaviour is None:
             continue
-        used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["used"].items())
-        searched, noisy = f"{found['calls_of_tools']:.2f}", f"{found['noisy_steps']:.2f}"
-        shown.append(
-            [row["cell"], _turns(found), _turns(row["data"]), searched, noisy, used, _beside(figures, TURNS, row, task)]
+        used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in behaviour["used"].items())
+        searched, noisy = f"{behaviour['calls_of_tools']:.2f}", f"{behaviour['noisy_steps']:.2f}"
+        table_rows.append(
+            [
+                row["cell"],
+                _format_turns(behaviour),
+                _format_turns(row["data"]),
+                searched,
+                noisy,
+                used,
+                _figures_beside(figures, TURNS, row, task),
+            ]
         )
     heads = [
         "cell", "turns, mean (deviation)", "turns of its training data", "tool calls", "disturbed",
         "what its steps show, share of questions", "paper",
     ]  # fmt: skip
-    return "What the agents did:\n\n" + _table(heads, shown)
+    return "What the agents did:\n\n" + _markdown_table(heads, table_rows)
 
 
-def _turns(found: Mapping[str, Any] | None) -> str:
-    return "-" if found is None else f"{found['turns']:.2f} ({found['turns_deviation']:.2f})"
+def _format_turns(behaviour: Mapping[str, Any] | None) -> str:
+    return "-" if behaviour is None else f"{behaviour['turns']:.2f} ({behaviour['turns_deviation']:.2f})"
 
 
-def _questions(task: str, rows: Sequence[Row]) -> str:
-    """How many questions took so many turns, by the method that their steps show."""
-    own = [(row["cell"], row["behaviour"][task]["questions"]) for row in rows if task in row["behaviour"]]
-    turns = sorted({int(n) for _, found in own for counts in found.values() for n in counts})
-    shown = [
+def _turns_table(task: str, rows: Sequence[Row]) -> str:
+    """The number of questions by turns, and by the method that their steps show."""
+    cell_questions = [(row["cell"], row["behaviour"][task]["questions"]) for row in rows if task in row["behaviour"]]
+    turns = sorted({int(n) for _, method_counts in cell_questions for counts in method_counts.values() for n in counts})
+    table_rows = [
         [cell, method, str(sum(counts.values())), *(str(counts.get(str(n), "-")) for n in turns)]
-        for cell, found in own
-        for method, counts in found.items()
+        for cell, method_counts in cell_questions
+        for method, counts in method_counts.items()
     ]
     heads = ["cell", "method", "questions", *(f"{n} turn{'s' if n > 1 else ''}" for n in turns)]
-    return "Questions by the method and the number of turns that they ended with:\n\n" + _table(heads, shown)
+    title = "Questions by the method and the number of turns that they ended with:"
+    return f"{title}\n\n{_markdown_table(heads, table_rows)}"
 
 
-def _faults(task: str, rows: Sequence[Row]) -> str:
-    """Why episodes are wrong, what the agents did after noise, and how the time and the cost of a question spread."""
-    shown = []
+def _failures_table(task: str, rows: Sequence[Row]) -> str:
+    """Why answers are wrong, what the agents did after noise, and the time and cost of a question."""
+    table_rows = []
     for row in rows:
         if (result := row["results"].get(task)) is None:
             continue
         wrong = ", ".join(f"{kind} {count}" for kind, count in result["failures"].items() if count)
         cost = result["cost_per_question"]
-        shown.append(
+        table_rows.append(
             [
-                row["cell"], wrong or "-", _recovered(result["recovery"]),
-                f"{result['latency_p50']:.2f}", f"{result['latency_p95']:.2f}", "-" if cost is None else _dollars(cost),
+                row["cell"], wrong or "-", _format_recovery(result["recovery"]), f"{result['latency_p50']:.2f}",
+                f"{result['latency_p95']:.2f}", "-" if cost is None else _format_dollars(cost),
             ]
         )  # fmt: skip
     heads = ["cell", "why wrong, questions", "after a disturbed call", "s, p50", "s, p95", "paid, a question"]
-    return "What went wrong, and what a question took:\n\n" + _table(heads, shown)
+    return "What went wrong, and what a question took:\n\n" + _markdown_table(heads, table_rows)
 
 
-def _recovered(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _format_recovery(recovery: Mapping[str, Any] | None) -> str:
+    if recovery is None:
         return "-"
-    right, again = _share(found["right"], found["right_interval"]), _share(found["retried"], found["retried_interval"])
-    return f"of {found['disturbed']} questions {right} % right, {again} % asked again"
+    right = _format_share(recovery["right"], recovery["right_interval"])
+    retried = _format_share(recovery["retried"], recovery["retried_interval"])
+    return f"of {recovery['disturbed']} questions {right} % right, {retried} % asked again"
 
 
-def _choice(found: Mapping[str, Any], figures: Sequence[Figure]) -> str:
-    oracle, own, best = found["oracle"], found["chooser"], found["best"]
-    chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["chosen"].items())
+def _choice_table(choice: Mapping[str, Any], figures: Sequence[PaperFigure]) -> str:
+    oracle, chooser, best_single = choice["oracle"], choice["chooser"], choice["best"]
+    chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in choice["chosen"].items())
     rows = [
-        [CHOICES[0], found["random"], ""],
-        [CHOICES[1], best, f"{best['cell']}: the best on these very questions"],
+        [CHOICES[0], choice["random"], ""],
+        [CHOICES[1], best_single, f"{best_single['cell']}: the best on these very questions"],
         [CHOICES[2], oracle, f"{oracle['turns']:.1f} turns; takes {chosen}"],
     ]
-    if own is not None:
-        rows.insert(2, ["a student that chooses itself", own, f"{own['turns']:.1f} turns; {own['cell']}"])
-    shown = [
+    if chooser is not None:
+        rows.insert(2, ["a student that chooses itself", chooser, f"{chooser['turns']:.1f} turns; {chooser['cell']}"])
+    table_rows = [
         [
             name,
-            _share(one["em"], one["em_interval"]),
-            said,
-            _figures([known for known in figures if known.beside(name)]),
+            _format_share(score["em"], score["em_interval"]),
+            remark,
+            _join_figures([figure for figure in figures if figure.matches(name)]),
         ]
-        for name, one, said in rows
+        for name, score, remark in rows
     ]
-    return f"Choice of method for each of {found['n']} questions:\n\n" + _table(["choice", "EM", "", "paper"], shown)
+    return f"Choice of method for each of {choice['n']} questions:\n\n" + _markdown_table(
+        ["choice", "EM", "", "paper"], table_rows
+    )
 
 
-def _training(rows: Sequence[Row]) -> str:
-    shown = []
+def _training_table(rows: Sequence[Row]) -> str:
+    table_rows = []
     for row in rows:
         training, data = row["training"], row["data"]
         if training is None or data is None:
             continue
         passed = f"{data['right']} of {data['collected']}" if data["collected"] else "-"
-        shown.append(
+        table_rows.append(
             [
                 row["cell"], str(data["trajectories"]), passed, str(training["dropped"]), f"{training['tokens']:,}",
                 str(training["steps"]), f"{training['training_seconds']:.0f}", f"{training['tokens_per_second']:.0f}",
@@ -280,117 +305,124 @@ def _training(rows: Sequence[Row]) -> str:
             ]
         )  # fmt: skip
     heads = [
-        "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained", "loss",
+        "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained",
+        "loss",
     ]  # fmt: skip
-    return "## Training\n\n" + _table(heads, shown) if shown else ""
+    return "## Training\n\n" + _markdown_table(heads, table_rows) if table_rows else ""
 
 
-def _break_even(one: Mapping[str, Any]) -> str:
-    """After how many questions the student has paid off, or why that is not said."""
-    number, note = one.get("questions_to_break_even"), one.get("break_even_note") or ""
-    return f"{_number(number)} ({note})" if number is not None and note else note or _number(number)
+def _format_break_even(costs: Mapping[str, Any]) -> str:
+    """After how many questions the student pays off, or why there is no number."""
+    number, note = costs.get("questions_to_break_even"), costs.get("break_even_note") or ""
+    return f"{_format_number(number)} ({note})" if number is not None and note else note or _format_number(number)
 
 
-def _weights(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
-    """What is saved and how fast it is trained, in a study to which the paper has such figures."""
-    if not any(one.unit in WEIGHTS for one in figures):
+def _size_table(rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
+    """Size of the saved weights and speed of training, if the paper has such figures for the study."""
+    if not any(figure.unit in WEIGHTS for figure in figures):
         return ""
-    shown = []
+    table_rows = []
     for row in rows:
         if (training := row["training"]) is None:
             continue
         size = training["weights_bytes"]
-        shown.append(
+        table_rows.append(
             [
                 row["cell"],
                 "-" if size is None else f"{size / 1e9:.3f}",
                 f"{training['examples_per_second']:.2f}",
                 training["device"],
-                _beside(figures, WEIGHTS, row, next(iter(row["results"]))),
+                _figures_beside(figures, WEIGHTS, row, next(iter(row["results"]))),
             ]
         )
-    said = (
-        "An example is a trajectory, once an epoch. The weights are those that are saved: an adapter, or a whole model."
-    )
+    note = "A trajectory is one example in every epoch. The weights are the saved ones: an adapter, or a whole model."
     heads = ["cell", "weights, GB", "examples/s", "on", "paper"]
-    return f"## Size and speed\n\n{said}\n\n{_table(heads, shown)}" if shown else ""
+    return f"## Size and speed\n\n{note}\n\n{_markdown_table(heads, table_rows)}" if table_rows else ""
 
 
-def _economics(study: StudyFile, found: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
-    if not found:
+def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
+    if not costs_by_cell:
         return ""
     by_name = {row["cell"]: row for row in rows}
-    shown = [
+    table_rows = [
         [
             name,
-            _number(one.get("trajectories")),
-            _dollars(one.get("data_usd")),
-            f"{_dollars(one.get('waste_usd'))} ({_number(one.get('wasted_episodes'))})",
-            f"{_number(one.get('data_seconds'))} + {_number(one.get('waste_seconds'))}",
-            f"{_dollars(one.get('training_usd'))} ({_number(one.get('training_seconds'))} s)",
-            _dollars(one.get("usd_per_question")),
-            f"{one['seconds_per_question']:.2f}",
-            _break_even(one),
-            _beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
+            _format_number(costs.get("trajectories")),
+            _format_dollars(costs.get("data_usd")),
+            f"{_format_dollars(costs.get('waste_usd'))} ({_format_number(costs.get('wasted_episodes'))})",
+            f"{_format_number(costs.get('data_seconds'))} + {_format_number(costs.get('waste_seconds'))}",
+            f"{_format_dollars(costs.get('training_usd'))} ({_format_number(costs.get('training_seconds'))} s)",
+            _format_dollars(costs.get("usd_per_question")),
+            f"{costs['seconds_per_question']:.2f}",
+            _format_break_even(costs),
+            _figures_beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
         ]
-        for name, one in found.items()
+        for name, costs in costs_by_cell.items()
     ]
-    heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question", "s/question",
-             "questions to break even", "paper"]  # fmt: skip
+    heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question",
+             "s/question", "questions to break even", "paper"]  # fmt: skip
     prices = [
-        f"- {text(name.replace('_', ' '))}: {price.value:g} USD ({text(price.source)})"
+        f"- {escape_line(name.replace('_', ' '))}: {price.value:g} USD ({escape_line(price.source)})"
         for name, price in study.prices.items()
     ]
-    said = (
-        "Data is the episodes that are trained on, wasted are those that were collected for them and that a filter left "
-        "out; others that were left over are in neither. After so many questions the student is cheaper than the teacher."
+    note = (
+        "Data are the episodes in the training. Wasted are the collected episodes that a filter removed. Episodes that "
+        "passed but were not needed count in neither. From the break-even on the student is cheaper than the teacher."
     )
-    return f"## Economics\n\n{_table(heads, shown)}\n\n{said} Prices:\n\n" + "\n".join(prices)
+    return f"## Economics\n\n{_markdown_table(heads, table_rows)}\n\n{note} Prices:\n\n" + "\n".join(prices)
 
 
-def _paper(figures: Sequence[Figure]) -> str:
-    shown = [[one.label, str(one), one.source] for one in figures]
-    said = "± is the standard error, where the paper gives it."
-    return f"## The paper's figures\n\n{said}\n\n" + _table(["what", "figure", "source"], shown) if shown else ""
+def _paper_table(figures: Sequence[PaperFigure]) -> str:
+    table_rows = [[figure.label, str(figure), figure.source] for figure in figures]
+    note = "± is the standard error, where the paper gives it."
+    return (
+        f"## The paper's figures\n\n{note}\n\n" + _markdown_table(["what", "figure", "source"], table_rows)
+        if table_rows
+        else ""
+    )
 
 
-def _places(rows: Sequence[Row]) -> str:
-    shown = [[row["cell"], ", ".join(row["stages"])] for row in rows]
-    said = "Each is a run directory of its own, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
-    return f"## Where it lies\n\n{said}\n\n" + _table(["cell", "stages"], shown) if shown else ""
+def _directories_table(rows: Sequence[Row]) -> str:
+    table_rows = [[row["cell"], ", ".join(row["stages"])] for row in rows]
+    note = "Each stage is a run directory, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
+    return f"## Where it lies\n\n{note}\n\n" + _markdown_table(["cell", "stages"], table_rows) if table_rows else ""
 
 
-def _failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    faults = by_fault({row["cell"]: row["error"] for row in rows if "error" in row})
-    failed = [f"- {text(', '.join(names))}: {text(said)}" for said, names in faults.items()]
-    seen = {row["cell"] for row in rows}
-    failed += [f"- {text(cell.name)}: not run yet" for cell in cells if cell.name not in seen]
+def _list_failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    faults = group_by_error({row["cell"]: row["error"] for row in rows if "error" in row})
+    failed = [f"- {escape_line(', '.join(names))}: {escape_line(error_text)}" for error_text, names in faults.items()]
+    recorded_cells = {row["cell"] for row in rows}
+    failed += [f"- {escape_line(cell.name)}: not run yet" for cell in cells if cell.name not in recorded_cells]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
 
 
-def by_fault(failures: Mapping[str, str]) -> dict[str, list[str]]:
-    """The cells that failed, by what was said of them."""
-    found: dict[str, list[str]] = {}
-    for name, said in failures.items():
-        found.setdefault(said, []).append(name)
-    return found
+def group_by_error(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of the failed cells, by error."""
+    names_by_error: dict[str, list[str]] = {}
+    for name, error_text in failures.items():
+        names_by_error.setdefault(error_text, []).append(name)
+    return names_by_error
 
 
-def _share(mean: float, interval: Sequence[float]) -> str:
+def _format_share(mean: float, interval: Sequence[float]) -> str:
     return f"{100 * mean:.1f} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _dollars(value: Any) -> str:
+def _format_dollars(value: Any) -> str:
     return "-" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns of the paper's in which nothing stands are left out."""
-    kept = [at for at, head in enumerate(heads) if not head.startswith("paper") or any(row[at] for row in rows)]
-    heads, rows = [heads[at] for at in kept], [[row[at] for at in kept] for row in rows]
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; empty columns of the paper's figures are left out."""
+    columns = [
+        column
+        for column, heading in enumerate(heads)
+        if not heading.startswith("paper") or any(row[column] for row in rows)
+    ]
+    heads, rows = [heads[column] for column in columns], [[row[column] for column in columns] for row in rows]
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(in_cell, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)

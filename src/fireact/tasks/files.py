@@ -1,17 +1,17 @@
-"""A file of the user's own as a task: ``FILE:QUESTION,ANSWER`` with the names of two columns.
+"""A user's file as a task: ``FILE:QUESTION,ANSWER`` with the names of two columns.
 
     my.jsonl                                    columns "question" and "answer"
     my.csv:prompt,label                         columns of other names
-    my.parquet:q,a,id=key,aliases=also          a column of ids, and one of other right answers
+    my.parquet:q,a,id=key,aliases=also          a column of ids, and one of further correct answers
     my.jsonl:q,a,scorer=choice,split=part       how answers are scored, and a column that names each row's split
 
 An answer that is a list counts as an answer and its aliases; a column of aliases holds a list, or text with ``|``
 between them. ``scorer`` is free_form, yes_no or choice; by default yes_no where every answer is yes or no (or true or
 false), else free_form. Rows are split by a hash of the question: 80 % train, 10 % dev, 10 % test. So a question never
-changes its split as the file grows, and nothing that was trained on is tested on. ``split=COLUMN`` takes the
+changes its split as the file grows, and no training question is ever tested on. ``split=COLUMN`` takes the
 split from the file instead, ``split=all`` puts every row in every split (for a file that is only ever evaluated on).
 
-Invariant: the file is read once, when the task is made. Columns whose names hold a comma, a colon or "=" cannot be named.
+Invariant: the file is read once, when the task is built. Names of columns cannot contain a comma, a colon or "=".
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fireact.errors import ConfigError, DataError, unknown
-from fireact.tasks.rows import Row, column, read_rows
-from fireact.tasks.scoring import SCORERS, best, golds
+from fireact.errors import ConfigError, DataError, unknown_name_error
+from fireact.tasks.rows import Row, read_rows, require_column
+from fireact.tasks.scoring import SCORERS, best_scores, gold_answers
 from fireact.types import Example, Limits
 
 OPTIONS = ("aliases", "id", "scorer", "split")
 SPLITS = ("train", "dev", "test")
 PROMPTS = {"free_form": "hotpotqa", "yes_no": "strategyqa", "choice": "mmlu"}
-"""Whose few-shot examples show the form of the answers."""
+"""The task whose few-shot examples are used for each scorer, since they show the form of the answers."""
 
 _SPEC = re.compile(r"(?P<path>.+?\.(?:jsonl|json|csv|parquet))(?::(?P<columns>.*))?", re.IGNORECASE)
 _RENAMED = {"validation": "dev", "valid": "dev", "val": "dev"}
@@ -39,7 +39,7 @@ _RENAMED = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 @dataclass(frozen=True, slots=True)
 class FileTask:
-    """A task whose questions stand in one file; ``by_split`` holds them in the order of the file."""
+    """A task with its questions in one file; ``by_split`` holds them in the order of the file."""
 
     name: str
     scorer: str
@@ -52,30 +52,31 @@ class FileTask:
 
     @property
     def prompts(self) -> str:
-        """The task whose few-shot examples are shown to an LM that was not fine-tuned."""
+        """The task whose few-shot examples are used for an LM that was not fine-tuned."""
         return PROMPTS[self.scorer]
 
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split. Raises ConfigError for one that has none."""
         if split not in self.by_split:
-            there = ", ".join(f"{name} {len(examples)}" for name, examples in self.by_split.items())
+            counts_text = ", ".join(f"{name} {len(examples)}" for name, examples in self.by_split.items())
             raise ConfigError(
-                f"{self.name} has no question in the split {split!r}. There are: {there}. Rows are split by a hash of the "
-                "question; split=COLUMN takes the split from the file, split=all puts every row in every split."
+                f"{self.name} has no question in the split {split!r}. There are: {counts_text}. Rows are split by a "
+                "hash of the question; split=COLUMN takes the split from the file, split=all puts every row in every "
+                "split."
             )
         return self.by_split[split]
 
     def score(self, example: Example, answer: str | None) -> dict[str, float]:
-        return best(SCORERS[self.scorer], golds(example), answer)
+        return best_scores(SCORERS[self.scorer], gold_answers(example), answer)
 
 
-def is_file(spec: str) -> bool:
-    """Whether a spec names a file of questions, there or not."""
+def is_file_spec(spec: str) -> bool:
+    """Whether a spec names a file of questions, whether or not the file exists."""
     return _SPEC.fullmatch(spec) is not None
 
 
-def path_and_columns(spec: str) -> tuple[str, str]:
-    """The two parts of a spec that ``is_file``; the second is empty where no columns are named."""
+def split_file_spec(spec: str) -> tuple[str, str]:
+    """The path and the columns of a file spec; the columns are empty where the spec names none."""
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ConfigError(
@@ -84,106 +85,116 @@ def path_and_columns(spec: str) -> tuple[str, str]:
     return match["path"], match["columns"] or ""
 
 
-def file_task(spec: str) -> FileTask:
-    """The task that a spec describes. Raises ConfigError for a wrong spec, DataError for a file that does not fit it."""
-    where, columns = path_and_columns(spec)
-    path = Path(where).expanduser()
-    question, answer, options = _columns(spec, columns)
+def load_file_task(spec: str) -> FileTask:
+    """The task of a file spec. Raises ConfigError for a wrong spec, DataError for a file that does not fit it."""
+    path_text, columns = split_file_spec(spec)
+    path = Path(path_text).expanduser()
+    question, answer, options = _parse_columns(spec, columns)
     rows = read_rows(path)
     if not rows:
         raise DataError(f"{path} has no rows, so there is nothing to ask.")
-    named = {question, answer, *(options[key] for key in ("id", "aliases") if key in options)}
-    for name in sorted(named):
-        column(rows, name, path)
+    column_names = {question, answer, *(options[key] for key in ("id", "aliases") if key in options)}
+    for name in sorted(column_names):
+        require_column(rows, name, path)
     examples = [
-        _example(row, question, answer, options, where=f"{path}, row {number}") for number, row in enumerate(rows, 1)
+        _build_example(row, question, answer, options, location=f"{path}, row {number}")
+        for number, row in enumerate(rows, 1)
     ]
-    scorer = options.get("scorer") or _scorer(examples)
-    by_split = _by_split(_distinct(examples, path), rows, options.get("split", ""), path)
+    scorer = options.get("scorer") or _infer_scorer(examples)
+    by_split = _group_by_split(_require_distinct_ids(examples, path), rows, options.get("split", ""), path)
     return FileTask(path.stem, scorer, by_split)
 
 
-def _columns(spec: str, text: str) -> tuple[str, str, dict[str, str]]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    names = [part for part in parts if "=" not in part] or ["question", "answer"]
-    options = dict(part.split("=", 1) for part in parts if "=" in part)
+def _parse_columns(spec: str, text: str) -> tuple[str, str, dict[str, str]]:
+    parts = [item.strip() for item in text.split(",") if item.strip()]
+    names = [item for item in parts if "=" not in item] or ["question", "answer"]
+    options = dict(item.split("=", 1) for item in parts if "=" in item)
     if len(names) != 2:
         raise ConfigError(
             f"{spec!r} names {len(names)} columns; name two: FILE:QUESTION,ANSWER, then id=COLUMN and so on."
         )
     for option in options:
         if option not in OPTIONS:
-            raise unknown("option of a file task", option, OPTIONS)
+            raise unknown_name_error("option of a file task", option, OPTIONS)
     if options.get("scorer", "free_form") not in SCORERS:
-        raise unknown("scorer", options["scorer"], SCORERS)
+        raise unknown_name_error("scorer", options["scorer"], SCORERS)
     return names[0], names[1], options
 
 
-def _example(row: Row, question: str, answer: str, options: Mapping[str, str], *, where: str) -> Example:
-    found, also = _texts(row[answer]), options.get("aliases")
-    aliases = found[1:] + (_aliases(row[also]) if also else [])
-    asked = row[question]
-    if not isinstance(asked, str) or not asked.strip():
+def _build_example(row: Row, question: str, answer: str, options: Mapping[str, str], *, location: str) -> Example:
+    answers, aliases_column = _cell_texts(row[answer]), options.get("aliases")
+    aliases = answers[1:] + (_cell_aliases(row[aliases_column]) if aliases_column else [])
+    question_text = row[question]
+    if not isinstance(question_text, str) or not question_text.strip():
         raise DataError(
-            f"{where}: the question (column {question!r}) is {asked!r}; it must be a text that is not empty."
+            f"{location}: the question (column {question!r}) is {question_text!r}; it must be a text that is not empty."
         )
-    if not found:
-        raise DataError(f"{where}: the answer (column {answer!r}) is {row[answer]!r}; it must not be empty.")
-    own = options.get("id")
-    name = hashlib.sha256(_words(asked).encode()).hexdigest()[:12] if own is None else str(row[own])
-    return Example(name, asked.strip(), found[0], {"aliases": aliases} if aliases else {})
+    if not answers:
+        raise DataError(f"{location}: the answer (column {answer!r}) is {row[answer]!r}; it must not be empty.")
+    id_column = options.get("id")
+    name = (
+        hashlib.sha256(_normalise_question(question_text).encode()).hexdigest()[:12]
+        if id_column is None
+        else str(row[id_column])
+    )
+    return Example(name, question_text.strip(), answers[0], {"aliases": aliases} if aliases else {})
 
 
-def _texts(value: object) -> list[str]:
-    """A cell as texts: a list gives several, true and false are yes and no, nothing gives none."""
+def _cell_texts(value: object) -> list[str]:
+    """The texts of a cell: a list gives several, true and false give yes and no, an empty cell gives none."""
     if isinstance(value, list | tuple):
-        return [text for item in value for text in _texts(item)]
-    if value is None or value != value or not str(value).strip():  # NaN is what Parquet may hold for nothing
+        return [text for item in value for text in _cell_texts(item)]
+    if value is None or value != value or not str(value).strip():  # Parquet may hold NaN for an empty cell
         return []
     return [("yes" if value else "no") if isinstance(value, bool) else str(value).strip()]
 
 
-def _aliases(value: object) -> list[str]:
-    return _texts(value.split("|") if isinstance(value, str) else value)
+def _cell_aliases(value: object) -> list[str]:
+    return _cell_texts(value.split("|") if isinstance(value, str) else value)
 
 
-def _scorer(examples: Sequence[Example]) -> str:
-    closed = all(gold.lower() in ("yes", "no") for example in examples for gold in golds(example))
+def _infer_scorer(examples: Sequence[Example]) -> str:
+    closed = all(gold.lower() in ("yes", "no") for example in examples for gold in gold_answers(example))
     return "yes_no" if closed else "free_form"
 
 
-def _distinct(examples: Sequence[Example], path: Path) -> Sequence[Example]:
-    twice = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
-    if twice:
-        first = next(example.question for example in examples if example.id == twice[0])
+def _require_distinct_ids(examples: Sequence[Example], path: Path) -> Sequence[Example]:
+    repeated_ids = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
+    if repeated_ids:
+        first_question = next(example.question for example in examples if example.id == repeated_ids[0])
         raise DataError(
-            f"{path} has the id {twice[0]!r} more than once ({len(twice)} such): {first!r}. Without id=COLUMN, the id is made "
-            "from the question. Delete the repeated rows, or name a column of ids that differ."
+            f"{path} has the id {repeated_ids[0]!r} more than once ({len(repeated_ids)} such): {first_question!r}. "
+            "Without id=COLUMN, the id is made from the question. Delete the repeated rows, or name a column of ids "
+            "that differ."
         )
     return examples
 
 
-def _by_split(examples: Sequence[Example], rows: Sequence[Row], how: str, path: Path) -> dict[str, Sequence[Example]]:
-    if how == "all":
+def _group_by_split(
+    examples: Sequence[Example], rows: Sequence[Row], split_option: str, path: Path
+) -> dict[str, Sequence[Example]]:
+    if split_option == "all":
         return dict.fromkeys(SPLITS, tuple(examples))
-    if how:
-        column(rows, how, path)
-    found: dict[str, list[Example]] = {}
+    if split_option:
+        require_column(rows, split_option, path)
+    grouped: dict[str, list[Example]] = {}
     for example, row in zip(examples, rows, strict=True):
-        name = str(row[how]).strip().lower() if how else _hashed(example.question)
-        found.setdefault(_RENAMED.get(name, name), []).append(example)
-    return {name: found[name] for name in sorted(found, key=lambda name: (name not in SPLITS, _place(name), name))}
+        name = str(row[split_option]).strip().lower() if split_option else _hash_to_split(example.question)
+        grouped.setdefault(_RENAMED.get(name, name), []).append(example)
+    return {
+        name: grouped[name] for name in sorted(grouped, key=lambda name: (name not in SPLITS, _split_rank(name), name))
+    }
 
 
-def _place(name: str) -> int:
+def _split_rank(name: str) -> int:
     return SPLITS.index(name) if name in SPLITS else len(SPLITS)
 
 
-def _hashed(question: str) -> str:
-    share = int(hashlib.sha256(f"split {_words(question)}".encode()).hexdigest()[:8], 16) % 100
+def _hash_to_split(question: str) -> str:
+    share = int(hashlib.sha256(f"split {_normalise_question(question)}".encode()).hexdigest()[:8], 16) % 100
     return "train" if share < 80 else "dev" if share < 90 else "test"
 
 
-def _words(question: str) -> str:
-    """The question as far as it matters for who it is: white space and letter case do not."""
+def _normalise_question(question: str) -> str:
+    """The question without differences in white space and letter case, which do not change its identity."""
     return " ".join(question.lower().split())

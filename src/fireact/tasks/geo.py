@@ -1,9 +1,9 @@
-"""The tasks of the embedded world: three to train on, shaped like the paper's, and one held out, like Bamboogle.
+"""The tasks of the embedded world: three to train on, similar to the paper's, and one held out, like Bamboogle.
 
 geo-hop      free-form, two and three hops and comparisons, like HotpotQA
 geo-yesno    yes or no, like StrategyQA
 geo-choice   four options, answered by letter, like MMLU
-geo-compose  question shapes that none of the others has; evaluation only
+geo-compose  kinds of questions that the others do not have; evaluation only
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fireact.errors import ConfigError
-from fireact.tasks.scoring import choice, free_form, yes_no
+from fireact.tasks.scoring import score_choice, score_free_form, score_yes_no
 from fireact.types import Example, Limits
 from fireact.world.facts import Split
-from fireact.world.questions import examples
+from fireact.world.questions import generate_examples
 
 LIMITS = Limits(max_steps=8, max_tokens=96, reflect_at=(3, 6))
-"""Chains are of two to four facts, so rounds are fewer than the paper's, and reflections earlier."""
+"""Chains have two to four facts, so steps are fewer than the paper's, and reflections earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class GeoTask:
 
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split, in fixed order. Raises ConfigError for a split that the task does not have."""
-        for own in self.splits:
-            if own == split:
-                return examples(self.name, own)
+        for known_split in self.splits:
+            if known_split == split:
+                return generate_examples(self.name, known_split)
         held_out = f" {self.name} is held out: it is never trained on." if split in get_args(Split) else ""
         raise ConfigError(f"{self.name} has no split {split!r}.{held_out} Known: {', '.join(self.splits)}.")
 
@@ -45,19 +45,19 @@ class GeoTask:
 
 def geo_hop() -> GeoTask:
     """Free-form questions of two and three hops, and comparisons."""
-    return GeoTask("geo-hop", free_form)
+    return GeoTask("geo-hop", score_free_form)
 
 
 def geo_yesno() -> GeoTask:
     """Yes/no questions."""
-    return GeoTask("geo-yesno", yes_no)
+    return GeoTask("geo-yesno", score_yes_no)
 
 
 def geo_choice() -> GeoTask:
     """Multiple choice with four options."""
-    return GeoTask("geo-choice", choice)
+    return GeoTask("geo-choice", score_choice)
 
 
 def geo_compose() -> GeoTask:
-    """Held-out question shapes, for evaluation only."""
-    return GeoTask("geo-compose", free_form, splits=("dev", "test"))
+    """Held-out kinds of questions, for evaluation only."""
+    return GeoTask("geo-compose", score_free_form, splits=("dev", "test"))

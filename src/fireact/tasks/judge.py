@@ -1,7 +1,8 @@
-"""An LM as the judge of answers, for what exact match is too strict about. Never used unless it is asked for.
+"""An LM as the judge of answers, where exact match is too strict. It is used only where a user asks for it.
 
-Invariant: every call is counted in ``usage``; a reply that is no verdict counts as wrong and in ``unclear``; an empty answer is
-wrong without a call. A fault of the LM is raised, never scored. Figures of a judge stand beside EM and F1, not in their place.
+Invariant: every call is counted in ``usage``; a reply without a verdict counts as wrong and in ``unclear``; an empty
+answer is wrong without a call. An error of the LM is raised, never scored. The judge's scores complement EM and F1 and
+never replace them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import re
 import threading
 
-from fireact.render.prompts import filled
-from fireact.tasks.scoring import golds
+from fireact.render.prompts import fill_prompt
+from fireact.tasks.scoring import gold_answers
 from fireact.types import LM, Example, Message, Usage
 
 _VERDICT = re.compile(r"\b(IN)?CORRECT\b")
@@ -29,10 +30,10 @@ class Judge:
         self._lock = threading.Lock()
 
     def __call__(self, example: Example, answer: str | None) -> float:
-        """1.0 where the LM holds that the answer means one of the golds."""
+        """1.0 where the LM judges that the answer means one of the gold answers."""
         if not (answer or "").strip():
             return 0.0
-        text = filled("judge", question=example.question, golds=list(golds(example)), answer=answer)
+        text = fill_prompt("judge", question=example.question, golds=list(gold_answers(example)), answer=answer)
         completion = self._lm.complete([Message("user", text)], max_tokens=MAX_TOKENS)
         verdicts = list(_VERDICT.finditer(completion.text))
         with self._lock:

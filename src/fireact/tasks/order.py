@@ -5,23 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from fireact.errors import unknown
+from fireact.errors import unknown_name_error
 from fireact.types import Example
 
 ORDERS = ("file", "paper")
 PAPER_SEED = 233
 
 
-def in_order(examples: Sequence[Example], order: str) -> Sequence[Example]:
+def order_examples(examples: Sequence[Example], order: str) -> Sequence[Example]:
     """The examples in an order of ``ORDERS``. Raises ConfigError for another.
 
-    ``paper`` shuffles the places of the whole split with the seed of the released code, whose runs are slices of it: the
-    first 500 of HotpotQA's dev split are those that the paper evaluates on.
+    ``paper`` shuffles the indices of the whole split with the seed of the released code, whose runs are slices of it:
+    the first 500 of HotpotQA's dev split are the paper's evaluation questions.
     """
     if order not in ORDERS:
-        raise unknown("order", order, ORDERS)
+        raise unknown_name_error("order", order, ORDERS)
     if order == "file":
         return examples
     places = list(range(len(examples)))
     random.Random(PAPER_SEED).shuffle(places)
-    return [examples[place] for place in places]
+    return [examples[index] for index in places]

@@ -1,7 +1,7 @@
 """Rows of a file of questions: JSON, JSONL, CSV or Parquet, each row a mapping from column to value.
 
 Invariant: a file is read whole or not at all; whatever is wrong with it is a DataError that names the file and the row.
-What the columns mean is not known here.
+This module does not know what the columns mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact import jsonl
-from fireact.errors import DataError, missing_extra
+from fireact.errors import DataError, missing_extra_error
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     """The rows of a file, in order; ``columns`` name those of a CSV file that has no header.
 
-    Raises DataError for a file that cannot be read or is not of the format that its ending says.
+    Raises DataError for a file that cannot be read or is not of the format of its file name extension.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:
@@ -31,17 +31,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     if not path.is_file():
         raise DataError(f"cannot read {path}: there is no such file. Check the path.")
     if ending == ".jsonl":
-        return list(jsonl.read(path))
+        return list(jsonl.read_objects(path))
     if ending == ".parquet":
-        return _parquet(path)
+        return _read_parquet(path)
     try:
-        return _json(path) if ending == ".json" else _csv(path, columns)
+        return _read_json(path) if ending == ".json" else _read_csv(path, columns)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"cannot read {path} as UTF-8 {ending[1:].upper()}: {error}.") from error
 
 
-def column(rows: Iterable[Row], name: str, path: Path) -> None:
-    """Check that each row has a column. Raises DataError that lists those that there are."""
+def require_column(rows: Iterable[Row], name: str, path: Path) -> None:
+    """Check that each row has a column. Raises DataError that lists the columns of the row."""
     for number, row in enumerate(rows, 1):
         if name not in row:
             raise DataError(
@@ -49,31 +49,31 @@ def column(rows: Iterable[Row], name: str, path: Path) -> None:
             )
 
 
-def _json(path: Path) -> list[Row]:
+def _read_json(path: Path) -> list[Row]:
     rows = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected one JSON list of objects.")
     return rows
 
 
-def _csv(path: Path, columns: Sequence[str] | None) -> list[Row]:
+def _read_csv(path: Path, columns: Sequence[str] | None) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = list(next(reader, ()) if columns is None else columns)
-        found = []
+        rows = []
         for number, cells in enumerate(reader, 1):
             if cells and len(cells) != len(header):
                 raise DataError(f"{path}, row {number}: {len(cells)} cells where {len(header)} columns are expected.")
             if cells:
-                found.append(dict(zip(header, cells, strict=True)))
-        return found
+                rows.append(dict(zip(header, cells, strict=True)))
+        return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> list[Row]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise missing_extra("pyarrow", "hub") from error
+        raise missing_extra_error("pyarrow", "hub") from error
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
     except (ArrowInvalid, OSError) as error:

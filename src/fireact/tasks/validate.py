@@ -1,8 +1,8 @@
-"""Proves that a task is sound, with no model: scoring, answerability, one answer only, no leak between splits.
+"""Proves without a model that a task is sound: scoring, answerability, one answer only, no leak between splits.
 
-Any Task is checked for its scoring and for leaks of questions and of ``meta["entities"]``. Examples whose ``meta``
-holds the ``facts`` of the embedded world are solved again from the country table, by code that did not make them, and
-each of their facts must be found by the search tool. This module repairs nothing.
+For any Task the checks cover its scoring and leaks of questions and of ``meta["entities"]``. Examples with ``facts`` of
+the embedded world in ``meta`` are also solved again from the country table, by code that did not make them, and the
+search tool must find each of their facts. This module repairs nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cache
 from itertools import combinations, pairwise
 
 from fireact.errors import ConfigError
-from fireact.models.scripted import NOUN, queries, shows
-from fireact.tasks.scoring import golds
-from fireact.tools.search import geo_search
+from fireact.models.scripted import NOUN, list_queries, observation_holds
+from fireact.tasks.scoring import gold_answers
+from fireact.tools.search import build_geo_search
 from fireact.types import Example, Task
 from fireact.world.corpus import articles
 from fireact.world.facts import Country, countries, split_of
@@ -30,46 +30,46 @@ Fact = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """What was found: questions by split and kind, and every problem in words; sound when there is none."""
+class TaskValidation:
+    """The result of the checks: questions by split and kind, and every problem; a sound task has none."""
 
     task: str
     counts: Mapping[str, Mapping[str, int]]
     problems: tuple[str, ...]
 
 
-def validate(task: Task, search: Callable[..., str] | None = None) -> Validation:
+def validate_task(task: Task, search: Callable[..., str] | None = None) -> TaskValidation:
     """Check every example of every split that the task has; ``search`` is by default that of the embedded world."""
-    splits = _splits(task)
-    counts = {split: Counter(map(_kind, examples)) for split, examples in splits.items()}
+    splits = _read_splits(task)
+    counts = {split: Counter(map(_kind_of, examples)) for split, examples in splits.items()}
     problems = [] if splits else [f"the task has no example in any of the splits {', '.join(SPLITS)}"]
     for split, examples in splits.items():
         for example in examples:
-            found = [*_scoring(task, example), *_world(split, example, search)]
-            problems += [f"{split}/{example.id}: {problem}" for problem in found]
-    return Validation(task.name, counts, (*problems, *_repeats(splits), *_leaks(splits)))
+            example_problems = [*_scoring_problems(task, example), *_world_problems(split, example, search)]
+            problems += [f"{split}/{example.id}: {problem}" for problem in example_problems]
+    return TaskValidation(task.name, counts, (*problems, *_repeat_problems(splits), *_leak_problems(splits)))
 
 
-def _splits(task: Task) -> dict[str, Sequence[Example]]:
+def _read_splits(task: Task) -> dict[str, Sequence[Example]]:
     """The examples by split, empty splits left out. Raises ConfigError where no split can be read at all."""
-    found, refused = {}, []
+    examples_by_split, refused = {}, []
     for split in getattr(task, "splits", SPLITS):
         try:
-            found[split] = task.examples(split)
-        except ConfigError as error:  # a task need not have every split, or answers in every one
+            examples_by_split[split] = task.examples(split)
+        except ConfigError as error:  # a task may lack a split, or the answers of one
             refused.append(error)
-    if refused and not found:
+    if refused and not examples_by_split:
         raise refused[0]
-    return {split: examples for split, examples in found.items() if examples}
+    return {split: examples for split, examples in examples_by_split.items() if examples}
 
 
-def _kind(example: Example) -> str:
+def _kind_of(example: Example) -> str:
     meta = example.meta
     return str(meta.get("kind") or meta.get("type") or meta.get("subject") or "?")
 
 
-def _scoring(task: Task, example: Example) -> Iterator[str]:
-    for gold in golds(example):
+def _scoring_problems(task: Task, example: Example) -> Iterator[str]:
+    for gold in gold_answers(example):
         if task.score(example, gold)["em"] != 1:
             yield f"the gold answer {gold!r} does not score 1"
     for answer in (None, "", " "):
@@ -80,112 +80,120 @@ def _scoring(task: Task, example: Example) -> Iterator[str]:
             yield f"the wrong answer {answer!r} does not score 0"
 
 
-def _repeats(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+def _repeat_problems(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     for split, examples in splits.items():
-        for kind, values in (("id", [e.id for e in examples]), ("question", [e.question for e in examples])):
-            twice = [value for value, count in Counter(values).items() if count > 1]
-            if twice:
-                yield f"{split} has the {kind} {twice[0]!r} more than once ({len(twice)} such)"
+        for kind, values in (
+            ("id", [example.id for example in examples]),
+            ("question", [example.question for example in examples]),
+        ):
+            repeated_values = [value for value, count in Counter(values).items() if count > 1]
+            if repeated_values:
+                yield f"{split} has the {kind} {repeated_values[0]!r} more than once ({len(repeated_values)} such)"
 
 
-def _leaks(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+def _leak_problems(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     questions = {split: {example.question for example in examples} for split, examples in splits.items()}
-    entities = {split: {e for x in examples for e in x.meta.get("entities", ())} for split, examples in splits.items()}
-    for one, other in combinations(splits, 2):
+    entities = {
+        split: {entity for example in examples for entity in example.meta.get("entities", ())}
+        for split, examples in splits.items()
+    }
+    for first_split, second_split in combinations(splits, 2):
         for kind, sets in (("question", questions), ("entity", entities)):
-            shared = sorted(sets[one] & sets[other])
+            shared = sorted(sets[first_split] & sets[second_split])
             if shared:
-                yield f"{one} and {other} share the {kind} {shared[0]!r} ({len(shared)} such)"
+                yield f"{first_split} and {second_split} share the {kind} {shared[0]!r} ({len(shared)} such)"
 
 
-def _world(split: str, example: Example, search: Callable[..., str] | None) -> Iterator[str]:
+def _world_problems(split: str, example: Example, search: Callable[..., str] | None) -> Iterator[str]:
     facts: Sequence[Fact] = example.meta.get("facts", ())
     if not facts or not isinstance(facts[0], Mapping):  # StrategyQA's facts are sentences
         return
-    yield from (problem for fact in facts for problem in _fact(fact, search or _search()))
-    known = _table()
-    strays = [name for name in example.meta["entities"] if name in known and split_of(known[name]) != split]
+    yield from (problem for fact in facts for problem in _fact_problems(fact, search or _default_search()))
+    country_table = _countries_by_name()
+    strays = [
+        name for name in example.meta["entities"] if name in country_table and split_of(country_table[name]) != split
+    ]
     if strays:
         yield f"the countries {strays} are of another split"
     if missing := {fact["country"] for fact in facts} - set(example.meta["entities"]):
         yield f"the countries {sorted(missing)} are on its way but not among its entities"
-    solved = solve(example) if all(fact["country"] in known for fact in facts) else set()
+    solved = solve_question(example) if all(fact["country"] in country_table for fact in facts) else set()
     if solved != {example.answer}:
         yield f"the answer {example.answer!r} is not the only one: the facts give {sorted(solved)}"
 
 
-def _fact(fact: Fact, search: Callable[..., str]) -> Iterator[str]:
-    country = _table().get(fact["country"])
-    if country is None or _value(country, fact["relation"]) != fact["value"]:
+def _fact_problems(fact: Fact, search: Callable[..., str]) -> Iterator[str]:
+    country = _countries_by_name().get(fact["country"])
+    if country is None or _relation_value(country, fact["relation"]) != fact["value"]:
         yield f"the table does not hold {dict(fact)}"
-    elif not any(shows(text, fact) for text in _texts(country.name)):
+    elif not any(observation_holds(text, fact) for text in _articles_naming(country.name)):
         yield f"no article holds {dict(fact)}"
-    elif not any(shows(search(query=query), fact) for query in queries(fact)[:MAX_QUERIES]):
+    elif not any(observation_holds(search(query=query), fact) for query in list_queries(fact)[:MAX_QUERIES]):
         yield f"the search does not find {dict(fact)} within {MAX_QUERIES} queries"
 
 
-def solve(example: Example) -> set[str]:
-    """Every answer that the country table allows: more than one, or none, means a bad question."""
+def solve_question(example: Example) -> set[str]:
+    """Every answer that the country table allows: a question with none or more than one is bad."""
     facts, kind = example.meta["facts"], example.meta["kind"]
     clues = [fact for fact in facts if fact["find"] == "country"]
-    if any(_holders(clue) != [clue["country"]] for clue in clues) or not _connected(facts):
+    if any(_countries_with(clue) != [clue["country"]] for clue in clues) or not _is_connected(facts):
         return set()
     if kind in ("comparison", "described comparison", "winner's attribute"):
-        return _compared(example)
+        return _solve_comparison(example)
     values = {fact["value"] for fact in facts if fact["find"] == "value"}
     if kind == "same":
         return {"yes" if len(values) == 1 else "no"}
-    country = _table()[facts[-1]["country"]]
-    last = country.name if facts[-1]["find"] == "country" else _value(country, facts[-1]["relation"])
+    country = _countries_by_name()[facts[-1]["country"]]
+    last_value = country.name if facts[-1]["find"] == "country" else _relation_value(country, facts[-1]["relation"])
     if kind == "check":
-        return {"yes" if example.meta["options"] == [last] else "no"}
+        return {"yes" if example.meta["options"] == [last_value] else "no"}
     if kind == "pick":
-        shown = [line.partition(". ")[2] for line in example.question.split("\n")[1:]]
-        return {letter for letter, option in zip(LETTERS, shown, strict=True) if option == last}
-    return {last}
+        offered_values = [line.partition(". ")[2] for line in example.question.split("\n")[1:]]
+        return {letter for letter, option in zip(LETTERS, offered_values, strict=True) if option == last_value}
+    return {last_value}
 
 
-def _compared(example: Example) -> set[str]:
-    """The countries that lead by the margin, or what is asked of them."""
+def _solve_comparison(example: Example) -> set[str]:
+    """The answer of a comparison: the country that leads by the margin, or an attribute of it."""
     pair = [fact for fact in example.meta["facts"] if fact["relation"] in NUMBER]
     size = NUMBER[pair[0]["relation"]]
-    less, more = sorted((_table()[fact["country"]] for fact in pair), key=size)
-    if size(more) < MARGIN * size(less):
+    smaller, larger = sorted((_countries_by_name()[fact["country"]] for fact in pair), key=size)
+    if size(larger) < MARGIN * size(smaller):
         return set()
-    last = example.meta["facts"][-1]
-    if last in pair:
-        return {more.name}
-    return {_value(more, last["relation"])} if last["country"] == more.name else set()
+    last_fact = example.meta["facts"][-1]
+    if last_fact in pair:
+        return {larger.name}
+    return {_relation_value(larger, last_fact["relation"])} if last_fact["country"] == larger.name else set()
 
 
-def _connected(facts: Sequence[Fact]) -> bool:
-    """Whether a fact after a neighbour is about that neighbour, so that no hop can be left out."""
+def _is_connected(facts: Sequence[Fact]) -> bool:
+    """Whether the fact after a neighbour is about that neighbour, so that no hop can be skipped."""
     links = (pair for pair in pairwise(facts) if pair[0]["relation"] == "largest neighbour")
-    return all(after["country"] == fact["value"] for fact, after in links)
+    return all(next_fact["country"] == fact["value"] for fact, next_fact in links)
 
 
-def _holders(fact: Fact) -> list[str]:
-    return [country.name for country in countries() if _value(country, fact["relation"]) == fact["value"]]
+def _countries_with(fact: Fact) -> list[str]:
+    return [country.name for country in countries() if _relation_value(country, fact["relation"]) == fact["value"]]
 
 
-def _value(country: Country, relation: str) -> str:
+def _relation_value(country: Country, relation: str) -> str:
     if relation not in NOUN:
         return ""
     return str(getattr(country, relation.replace(" ", "_")))
 
 
 @cache
-def _table() -> Mapping[str, Country]:
+def _countries_by_name() -> Mapping[str, Country]:
     return {country.name: country for country in countries()}
 
 
 @cache
-def _texts(name: str) -> tuple[str, ...]:
+def _articles_naming(name: str) -> tuple[str, ...]:
     return tuple(
         f"{article.title}: {article.text}" for article in articles() if name in f"{article.title} {article.text}"
     )
 
 
 @cache
-def _search() -> Callable[..., str]:
-    return geo_search()
+def _default_search() -> Callable[..., str]:
+    return build_geo_search()

@@ -1,4 +1,4 @@
-"""Two runs set side by side, as a person reads them."""
+"""Prints the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -9,96 +9,102 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from fireact.evaluation.failures import FAILURES, failure
+from fireact.evaluation.failures import FAILURES, classify_failure
 from fireact.reporting.wording import MINUS, number, p_value, points
-from fireact.reporting.wording import interval as wide
+from fireact.reporting.wording import interval as format_interval
 from fireact.types import Trajectory
 
 if TYPE_CHECKING:
-    from fireact.evaluation.comparison import Flip, Kept, RunComparison, TaskComparison
+    from fireact.evaluation.comparison import AccuracyUnderNoise, Flip, RunComparison, TaskComparison
     from fireact.evaluation.conditions import Difference
     from fireact.evaluation.recovery import Recovery
     from fireact.evaluation.statistics import Estimate
-from fireact.terminal.screen import NOTES, RESULT, complain, new_table, percent, print_json
+from fireact.terminal.screen import STDERR, STDOUT, new_table, percent_with_interval, print_error, print_json
 
 
-def print_differences(found: Sequence[Difference], before: str, after: str, *, as_json: bool) -> None:
-    """Why two runs do not compare: each setting that differs, as it is in the one and in the other."""
+def print_differences(differences: Sequence[Difference], before: str, after: str, *, as_json: bool) -> None:
+    """Why two runs are not comparable: each setting that differs, with its two values."""
     if as_json:
-        rows = [{"setting": one.setting, "before": one.one, "after": one.other} for one in found]
+        rows = [
+            {"setting": difference.setting, "before": difference.before, "after": difference.after}
+            for difference in differences
+        ]
         print_json({"comparable": False, "differences": rows})
-    complain(
-        f"{before} and {after} do not compare: they differ in {' and '.join(dict.fromkeys(one.setting for one in found))}."
-    )
-    for one in found:
-        NOTES.print(escape(f"  {one.setting}\n    A  {one.one}\n    B  {one.other}"), soft_wrap=True)
-    names = list(dict.fromkeys(one.setting for one in found))
-    options = " ".join(f"--allow {name}" for name in names)
-    # without a common question there is nothing to compare, whatever is allowed
-    allowing = "" if "task" in names else f", or allow what differs on purpose: {options}"
-    NOTES.print(f"Evaluate one of them again under the conditions of the other{allowing}.", soft_wrap=True)
-
-
-def print_comparison(found: RunComparison, *, flips: int, as_json: bool) -> None:
-    """Two runs side by side, task by task, with ``flips`` questions of each direction; with ``as_json`` one object."""
-    if as_json:
-        print_json(found.to_dict())
-        return
-    for letter, run in (("A", found.before), ("B", found.after)):
-        RESULT.print(f"[bold]{letter}[/]  {escape(run.agent)}  [dim]{escape(run.name)}[/]", soft_wrap=True)
-    for passed in found.allowed:
-        RESULT.print(
-            escape(f"{passed.setting} differs, as allowed: {passed.one} in A, {passed.other} in B"), soft_wrap=True
+    names = list(dict.fromkeys(difference.setting for difference in differences))
+    print_error(f"{before} and {after} do not compare: they differ in {' and '.join(names)}.")
+    for difference in differences:
+        STDERR.print(
+            escape(f"  {difference.setting}\n    A  {difference.before}\n    B  {difference.after}"), soft_wrap=True
         )
-    for note in found.notes:
-        RESULT.print(escape(f"{note[0].upper()}{note[1:]}."), soft_wrap=True)
-    for task in found.tasks:
+    options = " ".join(f"--allow {name}" for name in names)
+    # runs of different tasks have no common question, so --allow would not help
+    allowing = "" if "task" in names else f", or allow what differs on purpose: {options}"
+    STDERR.print(f"Evaluate one of them again under the conditions of the other{allowing}.", soft_wrap=True)
+
+
+def print_comparison(comparison: RunComparison, *, flips: int, as_json: bool) -> None:
+    """Two runs side by side, task by task, with ``flips`` questions in each direction; one object if ``as_json``."""
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    for letter, run in (("A", comparison.before), ("B", comparison.after)):
+        STDOUT.print(f"[bold]{letter}[/]  {escape(run.agent)}  [dim]{escape(run.name)}[/]", soft_wrap=True)
+    for passed in comparison.allowed:
+        STDOUT.print(
+            escape(f"{passed.setting} differs, as allowed: {passed.before} in A, {passed.after} in B"), soft_wrap=True
+        )
+    for note in comparison.notes:
+        STDOUT.print(escape(f"{note[0].upper()}{note[1:]}."), soft_wrap=True)
+    for task in comparison.tasks:
         _print_task(task, flips)
 
 
 def _print_task(task: TaskComparison, flips: int) -> None:
     episodes = f", {task.episodes} episodes each" if task.episodes != task.n else ""
-    RESULT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}")
+    STDOUT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}")
     sides = zip("AB", (task.only_before, task.only_after), task.faults, task.unscored, strict=True)
     for letter, names, faults, unscored in sides:
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            RESULT.print(escape(f"Only {letter} has {len(names)}: {', '.join(names[:8])}{more}."), soft_wrap=True)
+            STDOUT.print(escape(f"Only {letter} has {len(names)}: {', '.join(names[:8])}{more}."), soft_wrap=True)
         if faults:
-            RESULT.print(f"{letter}: {faults} episodes ended in a fault and are left out.")
+            STDOUT.print(f"{letter}: {faults} episodes ended in a fault and are left out.")
         if unscored:
-            RESULT.print(f"{letter}: {unscored} episodes have no score and are left out.")
+            STDOUT.print(f"{letter}: {unscored} episodes have no score and are left out.")
     _print_scores(task)
     _print_amounts(task)
     _print_outcomes(task)
-    if task.kept is not None:
-        RESULT.print(escape(_kept(task.kept)))
+    if task.under_noise is not None:
+        STDOUT.print(escape(_format_retention(task.under_noise)))
     for gained in (True, False):
         _print_flips([flip for flip in task.flips if flip.gained == gained], gained=gained, most=flips)
 
 
 def _print_scores(task: TaskComparison) -> None:
     table = new_table("score", "A", "B", "B - A", "p")
-    for name, (one, other, by) in {**task.scores, "finished": task.finished}.items():
-        change = f"{points(by.difference.mean).removesuffix(' points')} ({wide(by.difference.interval, 0)})"
-        p = p_value(by.p).removeprefix("p = ").removeprefix("p ")
-        sides = (percent(side.mean, side.interval) for side in (one, other))
+    for name, (before, after, comparison) in {**task.scores, "finished": task.finished}.items():
+        difference = comparison.difference
+        change = f"{points(difference.mean).removesuffix(' points')} ({format_interval(difference.interval, 0)})"
+        p = p_value(comparison.p).removeprefix("p = ").removeprefix("p ")
+        sides = (percent_with_interval(side.mean, side.interval) for side in (before, after))
         table.add_row(escape(name.upper() if name in ("em", "f1") else name), *sides, change, p)
-    RESULT.print(table)
+    STDOUT.print(table)
 
 
 def _print_amounts(task: TaskComparison) -> None:
-    """Means of both and the change with its interval; what neither run tells, and a price of 0, is left out."""
+    """Means of both runs and the change with its interval, without amounts that neither run has and prices of 0."""
     table = new_table("per question", "A", "B", "B - A")
     for name, title in _AMOUNTS.items():
         amount = task.amounts[name]
-        sides = ("-" if one is None else number(one.mean) for one in (amount.before, amount.after))
-        if any(one is not None and (one.mean or title != "USD") for one in (amount.before, amount.after)):
-            table.add_row(title, *sides, _changed(amount.change))
+        sides = ("-" if estimate is None else number(estimate.mean) for estimate in (amount.before, amount.after))
+        if any(
+            estimate is not None and (estimate.mean or title != "USD") for estimate in (amount.before, amount.after)
+        ):
+            table.add_row(title, *sides, _format_change(amount.change))
         if name == "latency_mean":
-            for share, (one, other) in task.latency.items():
-                table.add_row(f"  {share}", number(one.mean), number(other.mean))
-    RESULT.print(table)
+            for share, (before, after) in task.latency.items():
+                table.add_row(f"  {share}", number(before.mean), number(after.mean))
+    STDOUT.print(table)
 
 
 _AMOUNTS = {
@@ -107,65 +113,77 @@ _AMOUNTS = {
 }  # fmt: skip
 
 
-def _changed(found: Estimate | None) -> str:
-    if found is None:
+def _format_change(change: Estimate | None) -> str:
+    if change is None:
         return "-"
-    span = f" ({number(found.low)} to {number(found.high)})" if found.low < found.high else ""
-    return f"{'+' if found.mean > 0 else ''}{number(found.mean)}{span}".replace("-", MINUS)
+    span = f" ({number(change.low)} to {number(change.high)})" if change.low < change.high else ""
+    return f"{'+' if change.mean > 0 else ''}{number(change.mean)}{span}".replace("-", MINUS)
 
 
 def _print_outcomes(task: TaskComparison) -> None:
-    """How many are right, and of each kind of failure that there is; under noise also what became of what it hit."""
+    """How many episodes are right, and how many of each kind of failure; under noise also how agents recovered."""
     table = new_table("outcome", "A", "B", "B - A")
-    for name, one, other in (
+    for name, before_count, after_count in (
         ("right", *task.right),
         *((kind, task.failures[0][kind], task.failures[1][kind]) for kind in FAILURES),
     ):
-        if one or other or name == "right":
-            table.add_row(name, str(one), str(other), f"{other - one:+}".replace("-", MINUS) if other != one else "0")
+        if before_count or after_count or name == "right":
+            table.add_row(
+                name,
+                str(before_count),
+                str(after_count),
+                f"{after_count - before_count:+}".replace("-", MINUS) if after_count != before_count else "0",
+            )
     if any(task.recovery):
         table.add_section()
         for name, cell in _RECOVERY.items():
-            table.add_row(name, *("-" if found is None else cell(found) for found in task.recovery))
-    RESULT.print(table)
+            table.add_row(name, *("-" if recovery is None else cell(recovery) for recovery in task.recovery))
+    STDOUT.print(table)
 
 
 _RECOVERY: Mapping[str, Callable[[Recovery], str]] = {
-    "disturbed by noise": lambda found: f"{found.episodes} of {found.all}",
-    "  ended right": lambda found: percent(found.right.mean, found.right.interval),
-    "  asked again, answered": lambda found: percent(found.retried.mean, found.retried.interval),
-    "  and were right": lambda found: percent(found.retried_and_right.mean, found.retried_and_right.interval),
+    "disturbed by noise": lambda recovery: f"{recovery.episodes} of {recovery.all}",
+    "  ended right": lambda recovery: percent_with_interval(recovery.right.mean, recovery.right.interval),
+    "  asked again, answered": lambda recovery: percent_with_interval(recovery.retried.mean, recovery.retried.interval),
+    "  and were right": lambda recovery: percent_with_interval(
+        recovery.retried_and_right.mean, recovery.retried_and_right.interval
+    ),
 }
 
 
-def _kept(kept: Kept) -> str:
-    text = f"Of {kept.n} questions right without noise, {percent(kept.all.mean, kept.all.interval)} are right with it"
-    if kept.disturbed is None:
+def _format_retention(retained: AccuracyUnderNoise) -> str:
+    share = percent_with_interval(retained.all.mean, retained.all.interval)
+    text = f"Of {retained.n} questions right without noise, {share} are right with it"
+    if retained.disturbed is None:
         return f"{text}; none of them met noise."
-    share = percent(kept.disturbed.mean, kept.disturbed.interval)
-    return f"{text}; of the {kept.disturbed.n} that met noise, {share}."
+    share = percent_with_interval(retained.disturbed.mean, retained.disturbed.interval)
+    return f"{text}; of the {retained.disturbed.n} that met noise, {share}."
 
 
 def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
-    said = "wrong in A, right in B" if gained else "right in A, wrong in B"
-    shown = f" ({most} shown; --flips {len(flips)} shows all)" if 0 < most < len(flips) else ""
+    direction = "wrong in A, right in B" if gained else "right in A, wrong in B"
+    shown_note = f" ({most} shown; --flips {len(flips)} shows all)" if 0 < most < len(flips) else ""
     if not flips or most <= 0:
-        RESULT.print(f"{said}: {len(flips)}")
+        STDOUT.print(f"{direction}: {len(flips)}")
         return
     table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, title=f"{said}: {len(flips)}{shown}", title_justify="left", title_style="bold"
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{direction}: {len(flips)}{shown_note}",
+        title_justify="left",
+        title_style="bold",
     )
     for name in ("question", "gold", "A", "B"):
         table.add_column(name, overflow="fold", ratio=3 if name == "question" else 2)
     for flip in flips[:most]:
         example = flip.before.example
-        sides = (_answer(one) for one in (flip.before, flip.after))
+        sides = (_answer_cell(trajectory) for trajectory in (flip.before, flip.after))
         table.add_row(f"[dim]{escape(example.id)}[/] {escape(example.question)}", escape(example.answer), *sides)
-    RESULT.print(table)
+    STDOUT.print(table)
 
 
-def _answer(trajectory: Trajectory) -> str:
-    """What an episode answered, and how it failed where it did."""
-    kind, answer = failure(trajectory), trajectory.answer
-    said = escape(answer) if answer and answer.strip() else ""
-    return "\n".join(filter(None, [said, f"[dim]{kind}[/]" if kind else ""]))
+def _answer_cell(trajectory: Trajectory) -> str:
+    """The answer of an episode, and its kind of failure if it failed."""
+    kind, answer = classify_failure(trajectory), trajectory.answer
+    answer_text = escape(answer) if answer and answer.strip() else ""
+    return "\n".join(filter(None, [answer_text, f"[dim]{kind}[/]" if kind else ""]))

@@ -1,4 +1,4 @@
-"""Trajectories, tasks and training data, as a person reads them."""
+"""Prints trajectories, tasks and training data."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from rich.markup import escape
 from rich.table import Table
 
 from fireact.render.tokens import REWRITTEN
-from fireact.tasks.validate import Validation
-from fireact.training.samples import Peek
+from fireact.tasks.validate import TaskValidation
+from fireact.training.samples import SamplePreview
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
-from fireact.terminal.screen import NOTES, RESULT, marked, print_json
+from fireact.terminal.screen import STDERR, STDOUT, mark_trained_text, print_json
 
 
-def print_sample(sample: Peek) -> None:
-    """A training sample: the trained words in green, the others dim, and how many they are."""
-    part = f", part {sample.part} of {sample.parts} ({REWRITTEN})" if sample.parts > 1 else ""
-    RESULT.rule(escape(f"{sample.key}{part}"), align="left")
-    RESULT.print(marked(sample.spans, RESULT), soft_wrap=True)
-    RESULT.print(
+def print_sample(sample: SamplePreview) -> None:
+    """A training sample: the trained text in green, the rest dim, and the numbers of tokens."""
+    part_note = (
+        f", part {sample.sample_number} of {sample.sample_count} ({REWRITTEN})" if sample.sample_count > 1 else ""
+    )
+    STDOUT.rule(escape(f"{sample.key}{part_note}"), align="left")
+    STDOUT.print(mark_trained_text(sample.spans, STDOUT), soft_wrap=True)
+    STDOUT.print(
         f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({sample.share:.0%})", highlight=False
     )
 
 
 def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
-    """What was written for another trainer."""
-    shown = f"{counts['samples']} samples of {counts['trajectories']} trajectories"
+    """What was written for another trainer: samples, tokens, and skipped lines."""
+    summary = f"{counts['samples']} samples of {counts['trajectories']} trajectories"
     if counts["tokens"]:
-        shown += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
+        summary += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
     if counts["rewritten"]:
-        shown += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
+        summary += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
     if counts["skipped"]:
-        shown += f"; {counts['skipped']} lines that cannot be read are left out"
-    RESULT.print(escape(f"{shown}. Written to {out}."), soft_wrap=True)
+        summary += f"; {counts['skipped']} lines that cannot be read are left out"
+    STDOUT.print(escape(f"{summary}. Written to {out}."), soft_wrap=True)
 
 
 def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None:
@@ -45,15 +47,15 @@ def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None
     if as_json:
         print_json(grades)
         return
-    RESULT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {grades['em']:.1%}.")
-    for what, found in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
-        if found:
-            more = f" and {len(found) - 20} more" if len(found) > 20 else ""
-            RESULT.print(escape(f"{len(found)} {what}: {', '.join(found[:20])}{more}"))
+    STDOUT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {grades['em']:.1%}.")
+    for label, keys in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
+        if keys:
+            more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+            STDOUT.print(escape(f"{len(keys)} {label}: {', '.join(keys[:20])}{more}"))
 
 
 def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
-    """What is in the data on one screen, and each kind of finding with lines and fix; with ``as_json`` one object."""
+    """The data on one screen, and each kind of finding with its lines and fix; one object if ``as_json``."""
     if as_json:
         print_json(diagnosis.to_dict())
         return
@@ -61,16 +63,16 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     for name, group in diagnosis.groups.items():
         counts = (f"{group[column]:,.0f}" for column in ("n", "finished", "correct"))
         table.add_row(escape(name), *counts, f"{group['f1']:.1%}" if "f1" in group else "-")
-    RESULT.print(table)
+    STDOUT.print(table)
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
-    told = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
-    RESULT.print(escape(told if diagnosis.n else "No line is a trajectory."))
+    summary = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
+    STDOUT.print(escape(summary if diagnosis.n else "No line is a trajectory."))
     if tokens := diagnosis.tokens:
-        RESULT.print(
+        STDOUT.print(
             escape(
-                f"Tokens ({diagnosis.tokenizer}): {tokens['total']:,}; {tokens['mean']:.0f} a sample, 95 % have at most "
-                f"{tokens['p95']:.0f}, the longest {tokens['max']:,}. Trained on: {tokens['trained_share']:.0%}."
+                f"Tokens ({diagnosis.tokenizer}): {tokens['total']:,}; {tokens['mean']:.0f} a sample, 95 % have at "
+                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. Trained on: {tokens['trained_share']:.0%}."
             )
         )
     for finding in diagnosis.findings:
@@ -78,35 +80,37 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         more = ", ..." if finding.count > len(finding.lines) else ""
         lines = ", ".join(map(str, finding.lines[:8])) + (", ..." if len(finding.lines) > 8 else more)
         where = f": lines {lines}" if finding.lines else ""
-        such = f" ({finding.example})" if finding.example else ""
-        RESULT.print(f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.says}{where}{such}')}")
-        RESULT.print(escape(f"    fix: {finding.fix}"))
+        example_note = f" ({finding.example})" if finding.example else ""
+        STDOUT.print(
+            f"[{colour}]{finding.level}[/] {escape(f'{finding.count:,} {finding.message}{where}{example_note}')}"
+        )
+        STDOUT.print(escape(f"    fix: {finding.fix}"))
     for note in diagnosis.notes:
-        RESULT.print(escape(f"{note[0].upper()}{note[1:]}."))
-    RESULT.print("No errors." if diagnosis.sound else "[red]There are errors.[/]")
+        STDOUT.print(escape(f"{note[0].upper()}{note[1:]}."))
+    STDOUT.print("No errors." if diagnosis.sound else "[red]There are errors.[/]")
 
 
-def print_validation(finding: Validation) -> None:
+def print_validation(finding: TaskValidation) -> None:
     """What ``validate`` found: counts by split and kind, and each problem."""
     for split, kinds in finding.counts.items():
         counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        RESULT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
+        STDOUT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
     for problem in finding.problems:
-        RESULT.print(f"[red]{escape(problem)}[/]")
-    RESULT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+        STDOUT.print(f"[red]{escape(problem)}[/]")
+    STDOUT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
 
 
 def print_conversion(report: Mapping[str, Any]) -> None:
-    """What was converted, what was damaged and what was dropped; a trainer's entry alone goes to standard output."""
-    NOTES.print(
+    """What was converted, damaged and dropped, on standard error; only a trainer's entry goes to standard output."""
+    STDERR.print(
         f"{report['from']} -> {report['to']}: {report['trajectories']} episodes, {report['rows']} rows in "
         f"{escape(str(report['out']))} ({escape(', '.join(f'{name} {n}' for name, n in report['counts'].items()))})"
     )
-    for kind, found in report["damage"].items():
-        rows = ", ".join(str(row["row"]) for row in found["first"])
+    for kind, damage in report["damage"].items():
+        rows = ", ".join(str(row["row"]) for row in damage["first"])
         done = "repaired" if kind in report["fixed"] else "left out" if kind == "unreadable" else "kept"
-        NOTES.print(f"  damage: {kind}: {found['n']}, {done} (rows {rows}{', ...' if found['n'] > 3 else ''})")
+        STDERR.print(f"  damage: {kind}: {damage['n']}, {done} (rows {rows}{', ...' if damage['n'] > 3 else ''})")
     for kind, count in report["dropped"].items():
-        NOTES.print(f"  dropped: {kind}: {count} of {report['trajectories']}")
+        STDERR.print(f"  dropped: {kind}: {count} of {report['trajectories']}")
     if "trainer" in report:
         print(report["trainer"])

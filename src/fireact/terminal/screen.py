@@ -1,4 +1,4 @@
-"""What every command writes with: progress bars on standard error, one line for an error, tables."""
+"""Output that all commands share: progress bars on standard error, one line for an error, tables, JSON."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.table import Table
 
-from fireact.controls import with_controls_escaped, without_controls
+from fireact.controls import escape_controls, strip_controls
 from fireact.progress import Progress
 
 
 class Screen(Console):
-    """A console to which no text gives orders: control characters of models, tools and files are left out of what is drawn."""
+    """A console that drops control characters, so that text of models, tools and files cannot control the terminal."""
 
-    def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
-        for segment in super().render(*given, **options):
-            yield segment if segment.control else segment._replace(text=without_controls(segment.text))
-
-
-NOTES = Screen(stderr=True, highlight=False)
-
-RESULT = Screen(highlight=False)
+    def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+        for segment in super().render(*args, **options):
+            yield segment if segment.control else segment._replace(text=strip_controls(segment.text))
 
 
-class Terminal(Progress):
-    """Draws each stage as a bar with the time that is left; without a terminal, as a line now and then."""
+STDERR = Screen(stderr=True, highlight=False)
+
+STDOUT = Screen(highlight=False)
+
+
+class TerminalProgress(Progress):
+    """Shows each stage as a bar with the remaining time; without a terminal, as a few lines."""
 
     def __init__(self) -> None:
         self._bars: Bars | None = None
@@ -48,8 +48,8 @@ class Terminal(Progress):
         self._stage, self._total, self._done = stage, total, done
         self._before, self._started = done, time.monotonic()
         if done:
-            self.say(f"{stage}: going on, {done} of {total} are there already")
-        if not NOTES.is_terminal:
+            self.say(f"{stage}: resumed, {done} of {total} are already done")
+        if not STDERR.is_terminal:
             return
         self._bars = Bars(
             TextColumn("{task.description:<24}"),
@@ -59,7 +59,7 @@ class Terminal(Progress):
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=NOTES,
+            console=STDERR,
         )
         self._bars.start()
         self._bar = self._bars.add_task(stage, total=total, completed=done, note="")
@@ -79,49 +79,49 @@ class Terminal(Progress):
             self._bars = None
 
     def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
-        """The trained words in green, the others dim."""
-        NOTES.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
-        NOTES.print(marked(spans, NOTES))
+        """Show a sample: the trained text in green, the rest dim."""
+        STDERR.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
+        STDERR.print(mark_trained_text(spans, STDERR))
 
     def say(self, line: str) -> None:
-        NOTES.print(escape(line))
+        STDERR.print(escape(line))
 
 
 def read_line(prompt: str) -> str:
-    """A line that the user types; empty at the end of the input."""
+    """Read a line from the user; empty at the end of the input."""
     try:
-        return NOTES.input(prompt).strip()
+        return STDERR.input(prompt).strip()
     except EOFError:
         return ""
 
 
-def marked(spans: Sequence[tuple[str, bool]], console: Console) -> str:
-    if console.color_system is None:  # no colours: the trained words stand in double brackets
+def mark_trained_text(spans: Sequence[tuple[str, bool]], console: Console) -> str:
+    if console.color_system is None:  # no colours: the trained text is in double brackets
         return "".join(f"⟦{escape(text)}⟧" if trained else escape(text) for text, trained in spans)
     return "".join(f"[{'bold green' if trained else 'dim'}]{escape(text)}[/]" for text, trained in spans)
 
 
-def complain(message: str) -> None:
-    """One line that says what was wrong and what to do."""
-    print(f"fireact: {without_controls(message)}", file=sys.stderr)
+def print_error(message: str) -> None:
+    """Print one line that says what was wrong and what to do."""
+    print(f"fireact: {strip_controls(message)}", file=sys.stderr)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """A value for other programs, on standard output."""
-    print(with_controls_escaped(json.dumps(value, indent=indent, ensure_ascii=False)))
+    """Print a value for other programs, on standard output."""
+    print(escape_controls(json.dumps(value, indent=indent, ensure_ascii=False)))
 
 
-def wait_for_the_end() -> None:
-    """Return at the first Ctrl-C or SIGTERM; a second one interrupts what is done then."""
+def wait_for_signal() -> None:
+    """Return at the first Ctrl-C or SIGTERM; a second one interrupts whatever runs then."""
     ended = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
-    for one in signals:
-        signal.signal(one, lambda *_: ended.set())
+    for signal_number in signals:
+        signal.signal(signal_number, lambda *_: ended.set())
     try:
         ended.wait()
     finally:
-        for one in signals:
-            signal.signal(one, signal.default_int_handler)
+        for signal_number in signals:
+            signal.signal(signal_number, signal.default_int_handler)
 
 
 def new_table(first: str, *columns: str, title: str = "") -> Table:
@@ -139,5 +139,5 @@ def new_table(first: str, *columns: str, title: str = "") -> Table:
     return table
 
 
-def percent(mean: float, interval: Sequence[float]) -> str:
+def percent_with_interval(mean: float, interval: Sequence[float]) -> str:
     return f"{mean:.1%} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"

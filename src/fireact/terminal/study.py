@@ -1,80 +1,80 @@
-"""Studies, planned and done, as a person reads them."""
+"""Prints studies, planned and complete."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    pass
-from fireact.terminal.screen import RESULT, percent, print_json
+from fireact.terminal.screen import STDOUT, percent_with_interval, print_json
 
 
-def print_studies(found: Mapping[str, str]) -> None:
-    """The studies that ship, and what each asks."""
-    for name, asks in found.items():
-        RESULT.print(f"[bold]{escape(name)}[/]  {escape(asks)}", soft_wrap=True)
+def print_studies(studies: Mapping[str, str]) -> None:
+    """The studies that ship with FireAct, and the question of each."""
+    for name, asks in studies.items():
+        STDOUT.print(f"[bold]{escape(name)}[/]  {escape(asks)}", soft_wrap=True)
 
 
 def print_plan(plan: Mapping[str, Any], out: Path) -> None:
-    """What a study would do: each cell with what it still needs, and what all of it will take."""
+    """The plan of a study: what each cell still needs, and the total cost."""
     table = Table("cell", "collect", "mix", "train", "eval", title=escape(f"{plan['title']} ({plan['size']})"))
-    table.columns[0].overflow, table.columns[0].ratio = "fold", 1  # cells are told apart by the ends of their names
+    table.columns[0].overflow, table.columns[0].ratio = "fold", 1  # names of cells differ at their ends
     for cell in plan["cells"]:
-        found: dict[str, list[Mapping[str, Any]]] = {verb: [] for verb in ("collect", "mix", "train", "eval")}
-        for one in cell["stages"]:
-            verb = one["stage"].partition("/")[0]
-            found["train" if verb == "tune" else verb].append(one)
-        table.add_row(escape(cell["cell"]), *(_to_come(stages, verb) for verb, stages in found.items()))
-    RESULT.print(table)
+        stages_by_verb: dict[str, list[Mapping[str, Any]]] = {verb: [] for verb in ("collect", "mix", "train", "eval")}
+        for stage in cell["stages"]:
+            verb = stage["stage"].partition("/")[0]
+            stages_by_verb["train" if verb == "tune" else verb].append(stage)
+        table.add_row(escape(cell["cell"]), *(_remaining_work(stages, verb) for verb, stages in stages_by_verb.items()))
+    STDOUT.print(table)
     if plan["needs"]:
-        RESULT.print(escape(f"It needs {'; '.join(plan['needs'].values())}."), soft_wrap=True)
+        STDOUT.print(escape(f"It needs {'; '.join(plan['needs'].values())}."), soft_wrap=True)
     tokens, usd, seconds = plan["training_tokens"], plan["usd"], plan["seconds"]
-    time = f"{_least(seconds)}{seconds['known'] / 60:,.0f} min"
+    time = f"{_at_least(seconds)}{seconds['known'] / 60:,.0f} min"
     searches = f"about {plan['searches']:,} paid searches, " if plan["searches"] else ""
-    RESULT.print(
-        f"{plan['stages']} stages, {plan['there']} of them there; {plan['episodes']:,} episodes, {searches}{_least(tokens)}"
-        f"{tokens['known']:,} training tokens, {_least(usd)}{usd['known']:,.2f} USD, "
-        f"{time if seconds['known'] or seconds['whole'] else 'time not known'}. Nothing was spent. It goes to {escape(str(out))}."
+    STDOUT.print(
+        f"{plan['stages']} stages, {plan['there']} of them done; {plan['episodes']:,} episodes, {searches}"
+        f"{_at_least(tokens)}{tokens['known']:,} training tokens, {_at_least(usd)}{usd['known']:,.2f} USD, "
+        f"{time if seconds['known'] or seconds['whole'] else 'time not known'}. Nothing was spent. "
+        f"The output goes to {escape(str(out))}."
     )
-    priced = [part for part in usd["unknown"] if not part.startswith("the machine for ")]  # which follows from the time
-    if unknown := [*(f"the time of {part}" for part in seconds["unknown"]), *priced]:
-        RESULT.print(
+    # the price of a machine is unknown only because its time is, which is listed already
+    unpriced = [name for name in usd["unknown"] if not name.startswith("the machine for ")]
+    if unknown := [*(f"the time of {name}" for name in seconds["unknown"]), *unpriced]:
+        STDOUT.print(
             escape(f"Not in these sums (?), because nobody has measured it: {'; '.join(unknown)}."), soft_wrap=True
         )
-    for said in plan["short"]:
-        RESULT.print(escape(f"Too few may be right: {said}. Raise the plan."), soft_wrap=True)
+    for shortage in plan["short"]:
+        STDOUT.print(escape(f"Too few trajectories may be right: {shortage}. Raise the plan."), soft_wrap=True)
 
 
-def _least(amount: Mapping[str, Any]) -> str:
-    """What stands before a sum of which parts are not known."""
+def _at_least(amount: Mapping[str, Any]) -> str:
+    """The words before a sum that lacks unknown terms."""
     return "" if amount["whole"] else "at least "
 
 
-def _to_come(stages: Sequence[Mapping[str, Any]], verb: str) -> str:
-    """What the stages of a verb still take together."""
-    left = [one for one in stages if not one["done"]]
-    if not left:
-        return "there" if stages else ""
+def _remaining_work(stages: Sequence[Mapping[str, Any]], verb: str) -> str:
+    """What the open stages of a verb still need: episodes or tokens, dollars and seconds."""
+    open_stages = [stage for stage in stages if not stage["done"]]
+    if not open_stages:
+        return "done" if stages else ""
     if verb == "train":
-        tokens = [one["training_tokens"] for one in left]
-        said = "? tokens" if None in tokens else f"{sum(tokens) / 1000:,.0f}k tokens"
+        tokens = [stage["training_tokens"] for stage in open_stages]
+        amount = "? tokens" if None in tokens else f"{sum(tokens) / 1000:,.0f}k tokens"
     else:
-        said = "to do" if verb == "mix" else f"{sum(one['episodes'] for one in left):,}"
-    usd, seconds = (sum(one[key] or 0 for one in left) for key in ("usd", "seconds"))
-    least = "at least " if seconds and any(one["seconds"] is None for one in left) else ""
+        amount = "to do" if verb == "mix" else f"{sum(stage['episodes'] for stage in open_stages):,}"
+    usd, seconds = (sum(stage[key] or 0 for stage in open_stages) for key in ("usd", "seconds"))
+    least = "at least " if seconds and any(stage["seconds"] is None for stage in open_stages) else ""
     cost = f", ${usd:,.2f}" if usd else ""
-    cost += (" + ?" if usd else ", $ ?") if any(one["unpriced"] for one in left) else ""
-    return f"{said}{cost}, {least}{seconds:,.0f} s" if seconds else f"{said}{cost}"
+    cost += (" + ?" if usd else ", $ ?") if any(stage["unpriced"] for stage in open_stages) else ""
+    return f"{amount}{cost}, {least}{seconds:,.0f} s" if seconds else f"{amount}{cost}"
 
 
 def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    """A line a cell and task, and where the tables and plots lie."""
+    """One row per cell and task, and the paths of tables and plots."""
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     if as_json:
         print_json({**manifest, "rows": rows})
@@ -83,8 +83,8 @@ def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> Non
     for row in rows:
         for task, result in row["results"].items():
             change = row["against"].get(task)
-            said = "" if change is None else f"{100 * change['em']['difference']:+.1f} to {change['cell']}"
-            shown = percent(result["em"], result["em_interval"])
-            table.add_row(escape(row["cell"]), escape(task), str(result["n"]), shown, escape(said))
-    RESULT.print(table)
-    RESULT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
+            difference = "" if change is None else f"{100 * change['em']['difference']:+.1f} to {change['cell']}"
+            em_text = percent_with_interval(result["em"], result["em_interval"])
+            table.add_row(escape(row["cell"]), escape(task), str(result["n"]), em_text, escape(difference))
+    STDOUT.print(table)
+    STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")

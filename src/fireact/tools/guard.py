@@ -1,13 +1,13 @@
-"""Limits around a tool: how long a call may take, how much an observation may hold, and what is the agent's own error.
+"""Limits around a tool: the time of a call, the length of an observation, and which errors the agent sees.
 
-    ToolError                     the tool cannot do what it was asked and says why: the message is the observation
-    any other exception           a fault of the tool: it ends the episode with the stop ``error``, which is never scored
-    longer than ``seconds``       a fault as well (TimeoutError); the call is left behind on a thread of its own
+    ToolError                     the tool refuses the call and says why: the message is the observation
+    any other exception           a fault of the tool: it ends the episode with stop ``error``, which is never scored
+    longer than ``seconds``       also a fault (TimeoutError); the call is left running on its own thread
     more than ``max_chars``       the observation is cut, with a note of how many characters were left out
 
-Invariant: what comes back is text of at most ``max_chars`` characters and the note. A wrong argument or a page that is not
-there is what the agent did and may learn from; a server that is down is not, and must not count as a wrong answer.
-Nothing is tried again here: tools that reach over a network do that themselves.
+Invariant: an observation is text of at most ``max_chars`` characters and the note. A wrong argument or a missing page
+is the agent's own error, from which it may learn. A server that is down is not, and must not count as a wrong answer.
+Nothing is retried here: tools that use a network do that themselves.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SECONDS = 30.0
 MAX_CHARS = 4000
 
 
-class Guarded:
-    """A tool within limits; everything else about it is the tool's own."""
+class GuardedTool:
+    """A tool within limits; it passes everything else through to the tool."""
 
     def __init__(self, tool: Tool, seconds: float, max_chars: int) -> None:
         self.tool, self.seconds, self.max_chars = tool, seconds, max_chars
@@ -32,10 +32,14 @@ class Guarded:
 
     @property
     def fingerprint(self) -> str:
-        """The tool's own; limits are part of it only where they are not the usual ones."""
-        own = str(getattr(self.tool, "fingerprint", ""))
-        usual = (self.seconds, self.max_chars) == (SECONDS, MAX_CHARS)
-        return own if usual or not own else f"{own} {self.seconds:g}s {self.max_chars} characters"
+        """The tool's fingerprint; limits are part of it only where they are not the usual ones."""
+        tool_fingerprint = str(getattr(self.tool, "fingerprint", ""))
+        has_usual_limits = (self.seconds, self.max_chars) == (SECONDS, MAX_CHARS)
+        return (
+            tool_fingerprint
+            if has_usual_limits or not tool_fingerprint
+            else f"{tool_fingerprint} {self.seconds:g}s {self.max_chars} characters"
+        )
 
     @property
     def stateful(self) -> bool:
@@ -43,34 +47,37 @@ class Guarded:
         return hasattr(self.tool, "for_episode")
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the tool has, such as queries that noise draws from."""
+        """Any other attribute of the tool, such as the queries that noise draws from."""
         if name.startswith("_") or name == "tool":
             raise AttributeError(name)
         return getattr(self.tool, name)
 
     def for_episode(self, key: str, seed: int) -> Tool:
         """The tool of one episode within the same limits."""
-        own = getattr(self.tool, "for_episode", None)
-        return self if own is None else Guarded(own(key, seed), self.seconds, self.max_chars)
+        factory = getattr(self.tool, "for_episode", None)
+        return self if factory is None else GuardedTool(factory(key, seed), self.seconds, self.max_chars)
 
     def __call__(self, **arguments: Any) -> str:
         """The observation. Raises what the tool raises, except ToolError, and TimeoutError."""
         try:
-            # A tool that bounds its calls by itself is spared the thread.
-            said = self.tool(**arguments) if getattr(self.tool, "keeps_time", False) else self._timed(arguments)
+            # A tool that limits its own calls needs no thread.
+            observation = (
+                self.tool(**arguments) if getattr(self.tool, "keeps_time", False) else self._call_in_time(arguments)
+            )
         except ToolError as error:
-            said = str(error)
-        return self._cut(said if isinstance(said, str) else str(said))
+            observation = str(error)
+        return self._truncate(observation if isinstance(observation, str) else str(observation))
 
-    def _cut(self, said: str) -> str:
-        left = len(said) - self.max_chars
-        if left <= 0:
-            return said
+    def _truncate(self, observation: str) -> str:
+        excess = len(observation) - self.max_chars
+        if excess <= 0:
+            return observation
         return Observation(
-            f"{said[: self.max_chars]} [cut: {left} more characters were left out]", getattr(said, "noise", None)
+            f"{observation[: self.max_chars]} [cut: {excess} more characters were left out]",
+            getattr(observation, "noise", None),
         )
 
-    def _timed(self, arguments: dict[str, Any]) -> str:
+    def _call_in_time(self, arguments: dict[str, Any]) -> str:
         outcome: list[Any] = []
 
         def call() -> None:
@@ -84,12 +91,12 @@ class Guarded:
         thread.join(self.seconds)
         if not outcome:
             raise TimeoutError(f"the tool {self.name} took longer than {self.seconds:g} s")
-        fine, result = outcome
-        if fine:
+        succeeded, result = outcome
+        if succeeded:
             return result  # type: ignore[no-any-return]
         raise result
 
 
-def guarded(tool: Tool, *, seconds: float = SECONDS, max_chars: int = MAX_CHARS) -> Guarded:
-    """The tool within limits; one that is guarded already gets the new limits instead."""
-    return Guarded(tool.tool if isinstance(tool, Guarded) else tool, seconds, max_chars)
+def guard_tool(tool: Tool, *, seconds: float = SECONDS, max_chars: int = MAX_CHARS) -> GuardedTool:
+    """The tool within limits; a guarded tool gets the new limits in place of the old."""
+    return GuardedTool(tool.tool if isinstance(tool, GuardedTool) else tool, seconds, max_chars)

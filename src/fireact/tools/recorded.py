@@ -1,12 +1,12 @@
-"""``snippets:PATH``: a search tool that answers with what a search engine said in a run that is on disk.
+"""``snippets:PATH``: a search tool that replays a search engine's answers from a run on disk.
 
-PATH is a released evaluation run (.json), or JSON Lines of trajectories of our own (what ``convert --to fireact`` writes). A
-query that was asked there gets the answer that it got there; any other gets the answer that fits it best, by BM25 over
+PATH is a released evaluation run (.json), or JSON Lines of our own trajectories (as ``convert --to fireact`` writes
+them). A recorded query gets its recorded answer; any other query gets the answer that fits it best, by BM25 over
 recorded queries and answers.
 
-Invariant: the answer is a function of the query and of the file that ``fingerprint`` covers. Only calls of ``search`` are
-replayed, queries are the same where they differ in case and white space alone, and of two answers to one query the first
-counts. Calls of other tools, and models, are ``cache``'s business.
+Invariant: the answer depends only on the query and on the file, which ``fingerprint`` covers. Only calls of ``search``
+are replayed. Two queries are the same when they differ only in case and white space, and the first answer to a query
+counts. Calls of other tools and of models belong to ``cache``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from fireact import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.tasks.released import read_released_run
-from fireact.tools.search import Search, nothing, over
-from fireact.tools.words import words
+from fireact.tools.search import Search, no_results, open_search
+from fireact.tools.words import split_words
 from fireact.types import Trajectory
 from fireact.world.corpus import Article
 
 EMPTY = "None"
-"""What the released runs hold where the engine found nothing: replayed to the same query, never to another."""
+"""The answer in released runs where the engine found nothing; it is replayed only to the same query."""
 
 
-class Snippets:
-    """Recorded answers of a search engine; ``exact`` tells whether a query was recorded."""
+class RecordedSearch:
+    """Recorded answers of a search engine; ``is_recorded`` tells whether a query was recorded."""
 
     name = Search.name
     description = "looks the query up on the web and returns a snippet of what was found"
@@ -38,59 +38,59 @@ class Snippets:
 
     def __init__(self, answers: Mapping[str, str], cache_dir: Path | None = None) -> None:
         """``answers`` maps queries to answers. Raises DataError where there are none."""
-        found = [Article(asked, answer) for asked, answer in answers.items() if answer != EMPTY]
-        if not found:
+        articles = [Article(query, answer) for query, answer in answers.items() if answer != EMPTY]
+        if not articles:
             raise DataError("the run holds no search with an answer. Give a run whose agent searched.")
         self._answers: dict[str, str] = {}
-        for asked, answer in answers.items():
-            self._answers.setdefault(_plain(asked), answer)
+        for query, answer in answers.items():
+            self._answers.setdefault(_normalize(query), answer)
         content = hashlib.sha256(
-            jsonl.dumps([[asked, answer] for asked, answer in answers.items()]).encode("utf-8", "replace")
+            jsonl.dumps([[query, answer] for query, answer in answers.items()]).encode("utf-8", "replace")
         )
-        self._ranked = over(lambda: found, content.hexdigest(), cache_dir, "recorded answers")
-        self.fingerprint = f"snippets-{self._ranked.fingerprint}"
-        self.sample_queries = [article.title for article in found]
+        self._search = open_search(lambda: articles, content.hexdigest(), cache_dir, "recorded answers")
+        self.fingerprint = f"snippets-{self._search.fingerprint}"
+        self.sample_queries = [article.title for article in articles]
 
-    def exact(self, query: str) -> bool:
-        """Whether this very query was asked in the run."""
-        return _plain(query) in self._answers
+    def is_recorded(self, query: str) -> bool:
+        """Whether the run holds an answer to this query."""
+        return _normalize(query) in self._answers
 
     def __call__(self, **arguments: Any) -> str:
         """The recorded answer to ``query``, or the one that fits it best."""
         query = str(arguments["query"])
-        if self.exact(query):
-            return self._answers[_plain(query)]
-        best = self._ranked.ranked(words(query))
-        return self._ranked.index.passage(best[0]).text if best else nothing(query)
+        if self.is_recorded(query):
+            return self._answers[_normalize(query)]
+        ranked_numbers = self._search.rank(split_words(query))
+        return self._search.index.passage(ranked_numbers[0]).text if ranked_numbers else no_results(query)
 
 
-def from_name(argument: str = "") -> Snippets:
-    """What ``snippets:PATH`` means. Raises ConfigError for the path, DataError for what the file holds."""
+def from_name(argument: str = "") -> RecordedSearch:
+    """The tool of ``snippets:PATH``. Raises ConfigError for a bad path, DataError for bad content."""
     path = Path(argument).expanduser()
     if not argument or not path.is_file():
         raise ConfigError(
-            f"there is no run at {argument!r}. Give snippets:FILE with a released evaluation run (.json), or JSON Lines of "
-            "trajectories (.jsonl)."
+            f"there is no run at {argument!r}. Give snippets:FILE with a released evaluation run (.json), "
+            "or JSON Lines of trajectories (.jsonl)."
         )
     answers: dict[str, str] = {}
-    for trajectory in _trajectories(path):
+    for trajectory in _read_trajectories(path):
         for step in trajectory.steps:
             query = step.action.arguments.get("query") if step.action and step.action.name == Search.name else None
             if query is not None and step.observation and step.noise is None:
                 answers.setdefault(str(query), str(step.observation))
-    return Snippets(answers)
+    return RecordedSearch(answers)
 
 
-def _trajectories(path: Path) -> Iterable[Trajectory]:
+def _read_trajectories(path: Path) -> Iterable[Trajectory]:
     if path.suffix == ".json":
         yield from read_released_run(path)
         return
-    for number, row in enumerate(jsonl.read(path), 1):
+    for number, row in enumerate(jsonl.read_objects(path), 1):
         try:
             yield Trajectory.from_dict(row)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}, entry {number}: not a trajectory ({error!r}).") from error
 
 
-def _plain(query: str) -> str:
+def _normalize(query: str) -> str:
     return " ".join(query.casefold().split())

@@ -1,13 +1,13 @@
-"""``search``: BM25 over a corpus, answered by one snippet as a web search engine would, or by whole passages.
+"""``search``: BM25 over a corpus, which answers with one snippet like a web search engine, or with whole passages.
 
     search                        the articles of the embedded world
     search:PATH                   JSONL of {title, text}, a folder of text and Markdown, or one JSON of articles
     search:PATH?results=3         the snippets of the three best passages, one a line
     search:PATH?passages=3        the three best passages whole
 
-Invariant: the answer is a function of the query, the corpus and the options that ``fingerprint`` covers, and of
-nothing else. It never fails on a query: one that finds nothing says so. Safe to call from many threads. The index is
-built once, by one process, kept in the user's cache, and mapped into memory from then on.
+Invariant: the answer depends only on the query, the corpus and the options, which ``fingerprint`` covers. No query
+raises: one without results says so. Many threads may call it. One process builds the index once in the user's cache;
+from then on it is mapped into memory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pathlib import Path
 from typing import Any, overload
 from urllib.parse import parse_qsl
 
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError, unknown_name_error
 from fireact.models.weights import cache_directory
 from fireact.tools import corpus as corpora
-from fireact.tools.index import Index, kept
+from fireact.tools.index import Index, open_index
 from fireact.tools.indexing import LAYOUT
-from fireact.tools.snippets import MAX_WORDS, SENTENCE, snippet
-from fireact.tools.words import STOP, WORD, words
+from fireact.tools.snippets import MAX_WORDS, SENTENCE, make_snippet
+from fireact.tools.words import STOP_WORDS, WORD, split_words
 from fireact.world.corpus import Article, articles
 
 CANDIDATES = 10
-"""Passages that BM25 ranks first; of these the one with most of the query's words wins, then its title counts."""
-_ECHOED = 80
-"""Letters of a query that an answer without results repeats."""
+"""Passages that BM25 selects; they are re-ranked by the query words they contain, then by those in the title."""
+_ECHOED_CHARS = 80
+"""Characters of the query that an answer without results repeats."""
 
 
 class Search:
-    """Ranks passages by BM25 and the words they share with the query, and returns the best one's fitting sentence."""
+    """Ranks passages by BM25 and by shared words, and returns the best one's sentence that fits the query."""
 
     name = "search"
     description = "looks the query up in an encyclopedia and returns the passage that fits best"
@@ -48,38 +48,46 @@ class Search:
     }
     keeps_time = True
 
-    def __init__(self, index: Index, *, identity: str, results: int = 1, whole: bool = False) -> None:
+    def __init__(self, index: Index, *, identity: str, results: int = 1, whole_passages: bool = False) -> None:
         """Search an index; ``identity`` names its corpus, and ``whole`` returns passages instead of snippets."""
-        self.index, self._results, self._whole = index, results, whole
+        self.index, self._results, self._whole = index, results, whole_passages
         self._candidates = max(CANDIDATES, results)
-        options = ["words, title words, score, place", MAX_WORDS, self._candidates, SENTENCE.pattern, results, whole]
+        options = [
+            "words, title words, score, place",
+            MAX_WORDS,
+            self._candidates,
+            SENTENCE.pattern,
+            results,
+            whole_passages,
+        ]
         self.fingerprint = _digest(identity, options)
 
     @property
     def sample_queries(self) -> Sequence[str]:
-        """The titles of the corpus, read when they are asked for: queries that others might have made."""
+        """The titles of the corpus, as other queries that an agent might make; they are read on demand."""
         return _Titles(self.index)
 
     def __call__(self, **arguments: Any) -> str:
-        """What fits ``query``: snippets of at most ``MAX_WORDS`` words, one a line, or whole passages."""
+        """The results of ``query``: snippets of at most ``MAX_WORDS`` words, one a line, or whole passages."""
         query = str(arguments["query"])
-        wanted = words(query)
-        found = [self.index.passage(at) for at in self.ranked(wanted)[: self._results]]
-        if not found:
-            return nothing(query)
+        query_words = split_words(query)
+        best_articles = [self.index.passage(number) for number in self.rank(query_words)[: self._results]]
+        if not best_articles:
+            return no_results(query)
         if self._whole:
-            return "\n\n".join(f"{article.title}\n{article.text}".strip() for article in found)
-        return "\n".join(snippet(article, wanted) for article in found)
+            return "\n\n".join(f"{article.title}\n{article.text}".strip() for article in best_articles)
+        return "\n".join(make_snippet(article, query_words) for article in best_articles)
 
-    def ranked(self, wanted: list[str]) -> list[int]:
-        """The numbers of the candidates for these words, best first; none where the corpus has none of them."""
-        numbers = self.index.numbers(wanted)
+    def rank(self, query_words: list[str]) -> list[int]:
+        """The numbers of the best passages for these words, best first; none if the corpus has none of the words."""
+        numbers = self.index.word_numbers(query_words)
         if not numbers:
             return []
-        best = self.index.best(numbers, self._candidates)
-        shared = self.index.shared(numbers, [at for at, _ in best])
+        candidates = self.index.best_passages(numbers, self._candidates)
+        shared_words = self.index.shared_words(numbers, [number for number, _ in candidates])
         ranks = [
-            (-everywhere, -title, -score, at) for (everywhere, title), (at, score) in zip(shared, best, strict=True)
+            (-everywhere, -title, -score, number)
+            for (everywhere, title), (number, score) in zip(shared_words, candidates, strict=True)
         ]
         return [rank[-1] for rank in sorted(ranks)]
 
@@ -94,69 +102,80 @@ class _Titles(Sequence[str]):
         return len(self._index)
 
     @overload
-    def __getitem__(self, at: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
 
     @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, index: slice) -> list[str]: ...
 
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        return self._index.passage(at % len(self)).title
-
-
-def nothing(query: str) -> str:
-    """The observation where a search found nothing."""
-    return f"No results found for {query[:_ECHOED]!r}."
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._index.passage(index % len(self)).title
 
 
-def geo_search(cache_dir: Path | None = None) -> Search:
+def no_results(query: str) -> str:
+    """The observation for a search without results."""
+    return f"No results found for {query[:_ECHOED_CHARS]!r}."
+
+
+def build_geo_search(cache_dir: Path | None = None) -> Search:
     """Search over the articles of the embedded world."""
     content = hashlib.sha256(json.dumps([[article.title, article.text] for article in articles()]).encode())
-    return over(articles, content.hexdigest(), cache_dir, "the embedded world")
+    return open_search(articles, content.hexdigest(), cache_dir, "the embedded world")
 
 
-def corpus_search(path: Path, cache_dir: Path | None = None, *, results: int = 1, whole: bool = False) -> Search:
-    """Search over a corpus of the user's. Raises ConfigError for its path, DataError for its content."""
-    content = corpora.content_hash(path)
-    return over(lambda: corpora.passages(path), content, cache_dir, str(path), results=results, whole=whole)
+def build_corpus_search(
+    path: Path, cache_dir: Path | None = None, *, results: int = 1, whole_passages: bool = False
+) -> Search:
+    """Search over a user's corpus. Raises ConfigError for a bad path, DataError for bad content."""
+    content = corpora.hash_corpus(path)
+    return open_search(
+        lambda: corpora.read_passages(path),
+        content,
+        cache_dir,
+        str(path),
+        results=results,
+        whole_passages=whole_passages,
+    )
 
 
 def from_name(argument: str = "") -> Search:
-    """What ``search`` and ``search:PATH?OPTION=N`` mean. Raises ConfigError for an option that there is not."""
+    """The tool of ``search`` or ``search:PATH?OPTION=N``. Raises ConfigError for an unknown option."""
     path, separator, query = argument.rpartition("?")
     if not separator or Path(argument).exists():
         path, query = argument, ""
-    options = _options(query)
+    options = _parse_options(query)
     if path:
-        return corpus_search(Path(path), **options)
+        return build_corpus_search(Path(path), **options)
     if options:
         raise ConfigError("search without a path takes no options. Give search:PATH?results=3, say.")
-    return geo_search()
+    return build_geo_search()
 
 
-def _options(query: str) -> dict[str, Any]:
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    for name, value in given.items():
+def _parse_options(query: str) -> dict[str, Any]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
         if name not in ("results", "passages"):
-            raise unknown("option of search", name, ("results", "passages"))
+            raise unknown_name_error("option of search", name, ("results", "passages"))
         if not value.isdecimal() or not 1 <= int(value) <= 100:
             raise ConfigError(f"search takes {name}=1 to 100; {value!r} was given.")
-    if len(given) > 1:
+    if len(options) > 1:
         raise ConfigError("search takes results=N (snippets) or passages=N (whole passages), not both.")
-    return {"results": int(value), "whole": name == "passages"} if given else {}
+    return {"results": int(value), "whole_passages": name == "passages"} if options else {}
 
 
-def over(
+def open_search(
     corpus: Callable[[], Iterable[Article]], content: str, cache_dir: Path | None, called: str, **options: Any
 ) -> Search:
-    """Numbers with another identity do not compare: it covers the ranker, its version, the words and the corpus."""
-    facts = ["bm25s", version("bm25s"), LAYOUT, corpora.PASSAGE_WORDS, sorted(STOP), WORD.pattern, content]
+    """Open or build the index of a corpus; its identity covers the ranker, its version, the words and the corpus."""
+    facts = ["bm25s", version("bm25s"), LAYOUT, corpora.PASSAGE_WORDS, sorted(STOP_WORDS), WORD.pattern, content]
     identity = _digest(*facts)
     directory = (cache_dir or cache_directory() / "search") / f"bm25-{identity}"
-    index = kept(corpus, directory, say=lambda line: print(f"Indexing {called}: {line}", file=sys.stderr, flush=True))
+    index = open_index(
+        corpus, directory, say=lambda line: print(f"Indexing {called}: {line}", file=sys.stderr, flush=True)
+    )
     return Search(index, identity=identity, **options)
 
 

@@ -1,7 +1,7 @@
-"""JSON over HTTP for the live tools: time-outs, a limit of size, retries with back-off, and no key in any message.
+"""JSON over HTTP for the live tools: time-outs, a size limit, retries with backoff, and no key in any message.
 
-Invariant: an answer that comes back is a JSON object of at most ``MAX_BYTES``; anything else is an error that names the
-service and never the address that was called, since a key may be part of it. Nothing is logged.
+Invariant: an answer is a JSON object of at most ``MAX_BYTES`` bytes. Anything else is an error that names the service
+but not the address, which may hold a key. Nothing is logged.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ import tenacity
 from fireact.errors import ConfigError, ProviderError
 
 MAX_BYTES = 4_000_000
-AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""Statuses that may be gone at the next try."""
+RETRY_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Statuses that may go away at the next try."""
 LONGEST_WAIT = 60.0
 
 
 class _BusyError(Exception):
-    """The service did not answer this time; ``after`` is how many seconds it asked to wait."""
+    """The service failed but may answer a retry; ``retry_after`` is the wait in seconds that it asked for."""
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.after = after
+        self.retry_after = retry_after
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: an address with a key in it is for one host."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect, so that an address with a key goes to one host only."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-_OPENER = urllib.request.build_opener(_Stay)
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A web service that answers GET with JSON; ``seconds`` bounds one try as a whole."""
+class WebService:
+    """A web service that answers GET with JSON; ``seconds`` limits a whole try."""
 
     name: str
     url: str
@@ -63,7 +63,7 @@ class Service:
             )
 
     def get(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """The answer to these parameters.
+        """Request these parameters and return the answer.
 
         Raises ConfigError where the service refuses the key, ProviderError where it fails after all tries.
         """
@@ -79,24 +79,24 @@ class Service:
             reraise=True,
         )
         try:
-            return retrying(self._once, request)
+            return retrying(self._fetch_once, request)
         except _BusyError as error:
             raise ProviderError(f"{self.name} failed {self.tries} times: {error}. Try again later.") from None
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _BusyError) and error.after is not None:
-            return min(error.after, LONGEST_WAIT)
+        if isinstance(error, _BusyError) and error.retry_after is not None:
+            return min(error.retry_after, LONGEST_WAIT)
         return tenacity.wait_exponential_jitter(multiplier=self.back_off, max=LONGEST_WAIT, jitter=self.back_off)(state)
 
-    def _once(self, request: urllib.request.Request) -> dict[str, Any]:
-        until = time.monotonic() + self.seconds
+    def _fetch_once(self, request: urllib.request.Request) -> dict[str, Any]:
+        deadline = time.monotonic() + self.seconds
         try:
             with _OPENER.open(request, timeout=self.seconds) as response:
-                body = self._read(response, until)
+                body = self._read_body(response, deadline)
         except urllib.error.HTTPError as error:
-            raise self._refused(error) from None
-        except (OSError, urllib.error.URLError, ValueError) as error:  # names its cause, not the address
+            raise self._error_for(error) from None
+        except (OSError, urllib.error.URLError, ValueError) as error:  # the message names the cause, not the address
             reason = getattr(error, "reason", error)
             raise _BusyError(
                 f"{type(error).__name__} ({reason})" if not isinstance(error, ValueError) else "a broken answer"
@@ -109,35 +109,35 @@ class Service:
             raise ProviderError(f"{self.name} answered with a {type(value).__name__}; a JSON object was expected.")
         return value
 
-    def _read(self, response: Any, until: float) -> bytes:
+    def _read_body(self, response: Any, deadline: float) -> bytes:
         body = bytearray()
-        while block := response.read1(65536):
-            body += block
+        while chunk := response.read1(65536):
+            body += chunk
             if len(body) > MAX_BYTES:
                 raise ProviderError(f"{self.name} answered with more than {MAX_BYTES:,} bytes; nothing of it was used.")
-            if time.monotonic() > until:  # bytes that trickle never run into the time-out of the socket
+            if time.monotonic() > deadline:  # slow bytes never trigger the socket's own time-out
                 raise _BusyError(f"its answer took longer than {self.seconds:g} s")
         if len(body) < int(response.headers.get("Content-Length") or 0):
             raise _BusyError("the connection was cut")
         return bytes(body)
 
-    def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        if error.code in AGAIN:
-            return _BusyError(f"status {error.code}", _seconds(error.headers.get("Retry-After")))
+    def _error_for(self, error: urllib.error.HTTPError) -> Exception:
+        if error.code in RETRY_STATUSES:
+            return _BusyError(f"status {error.code}", _retry_seconds(error.headers.get("Retry-After")))
         if error.code in (401, 403):
             return ConfigError(f"{self.name} refused the call (status {error.code}). Check its key.")
         return ProviderError(f"{self.name} answered with status {error.code}.")
 
 
-def _seconds(after: str | None) -> float | None:
+def _retry_seconds(header: str | None) -> float | None:
     """A Retry-After header, seconds or a date, as seconds from now."""
-    if after is None:
+    if header is None:
         return None
     try:
-        return max(0.0, float(after))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         return None

@@ -1,7 +1,7 @@
-"""What is left of a batch whose loss or gradient is no number: a file that names its episodes, and an error that says so.
+"""Reports a batch whose loss or gradient is not finite: a file that names its episodes, and an error.
 
-Invariant: training never goes on from such a batch, since whatever it is added to is lost too. Not done here: noticing
-it in several processes at once, which is the trainer's business.
+Invariant: training never continues after such a batch, since its gradient would spoil all weights. Not done here:
+detection across several processes, which is the trainer's business.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fireact.render.tokens import Sample
 BAD_BATCH = "bad-batch.json"
 
 
-def sound_gradients(model: Any) -> bool:
-    """Whether all gradients that this process holds are numbers: else the next step would fail, and blame its own batch."""
+def has_finite_gradients(model: Any) -> bool:
+    """Whether all gradients in this process are finite; else the next step would fail and blame its own batch."""
     import torch
 
-    found = [one.grad for one in model.parameters() if one.grad is not None]
-    here = [one.to_local() if hasattr(one, "to_local") else one for one in found]
-    return all(bool(torch.isfinite(one).all()) for one in here)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    local_gradients = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]
+    return all(bool(torch.isfinite(gradient).all()) for gradient in local_gradients)
 
 
-def no_number(
-    said: str,
+def write_bad_batch(
+    problem: str,
     *,
     step: int,
     indices: Sequence[int],
@@ -36,10 +36,10 @@ def no_number(
     out: Path,
     write: bool = True,
 ) -> FireactError:
-    """The error for a loss or gradient that is no number; the batch that made it is written down, if this process may ``write``."""
+    """Write the batch that caused the ``problem`` to a file, if this process may ``write``, and return the error."""
     path = out / BAD_BATCH
-    episodes, texts = [one.key for one in samples], [tokenizer.decode(one.input_ids) for one in samples]
+    episodes, texts = [sample.key for sample in samples], [tokenizer.decode(sample.input_ids) for sample in samples]
     row = {"step": step, "samples": list(indices), "episodes": episodes, "texts": texts}
     if write:
         path.write_text(json.dumps(row, indent=2, ensure_ascii=False), encoding="utf-8")
-    return FireactError(f"{said} at step {step}. The batch that made it is in {path}. Lower the learning rate.")
+    return FireactError(f"{problem} at step {step}. The batch that made it is in {path}. Lower the learning rate.")

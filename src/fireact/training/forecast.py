@@ -1,7 +1,8 @@
-"""What a run of training would do, for a dry run: counts, tokens, padding, steps and memory, by the tokenizer and the shapes alone.
+"""Estimates a training run for a dry run: counts, tokens, padding, steps and memory, from tokenizer and shapes alone.
 
-Invariant: what would be refused before weights are read is refused here in the same words, and what is counted is what
-training would count; neither weights are read nor anything is written. Memory is told, not compared with what is free. How long it takes is not said: nothing was measured yet.
+Invariant: this module raises the same errors as training does before it reads weights, and counts what training counts.
+It neither reads weights nor writes anything. Memory is reported and not compared with the free memory. Time is not
+estimated, since nothing was measured yet.
 """
 
 from __future__ import annotations
@@ -11,67 +12,75 @@ from pathlib import Path
 from typing import Any
 
 from fireact.agents import load_renderer
-from fireact.training.batches import Batch, computed, padding, plan, widest
-from fireact.training.fitting import Fitting, fit
-from fireact.training.launch import command, process_count
+from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
+from fireact.training.fitting import FittingSamples, select_fitting
+from fireact.training.launch import build_launch_command, count_processes
 from fireact.training.loss import has_bfloat16
-from fireact.training.memory import room, weights_gb
-from fireact.training.preference import PreferConfig, beginning, compared
+from fireact.training.memory import estimate_training_gb, estimate_weights_gb
+from fireact.training.preference import PreferConfig, build_preference_data, prepare_start
 from fireact.training.recipe import QUANTISED, Recipe
-from fireact.training.run import TrainConfig, check, parts
+from fireact.training.run import TrainConfig, load_chats, validate_training
 from fireact.training.samples import Encoder
-from fireact.training.student import adapt, load_shape, load_tokenizer
+from fireact.training.student import load_model_shape, load_student_tokenizer, make_trainable
 
 RUN = Path("RUN")
-"""Stands for the run directory in the command that would be launched."""
+"""The run directory in the command that would be launched."""
 
 
-def expected(config: TrainConfig) -> dict[str, Any]:
-    """What ``train`` would do. Raises what it would raise before the weights are read."""
-    check(config)
-    chats, validation = parts(config)
-    recipe, (tokenizer, ends) = config.recipe, load_tokenizer(config.student)
+def estimate_training(config: TrainConfig) -> dict[str, Any]:
+    """Estimate a run of ``train``. Raises the errors that ``train`` raises before it reads weights."""
+    validate_training(config)
+    chats, validation = load_chats(config)
+    recipe, (tokenizer, ends) = config.recipe, load_student_tokenizer(config.student)
     encoder = Encoder(tokenizer, ends, load_renderer(config.renderer), everything=recipe.train_on == "all")
-    fitting = fit(chats, validation, encoder=encoder, recipe=recipe)
+    fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe)
     lengths = [len(sample.input_ids) for sample in fitting.samples]
-    batches = plan(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
-    processes = process_count(config.processes, config.accelerate)
-    how = {"size": recipe.micro_batch, "processes": processes}
-    made = computed(batches, lengths, limit=widest(batches, lengths, **how), **how)
-    launch = command(RUN, RUN, processes=config.processes, accelerate=config.accelerate) if config.launches else []
+    batches = plan_batches(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
+    processes = count_processes(config.processes, config.accelerate)
+    split_options = {"size": recipe.micro_batch, "processes": processes}
+    split_batches = split_all_batches(
+        batches, lengths, limit=choose_padding_limit(batches, lengths, **split_options), **split_options
+    )
+    launch = (
+        build_launch_command(RUN, RUN, processes=config.processes, accelerate=config.accelerate)
+        if config.launches
+        else []
+    )
     return {
         "samples": len(fitting.samples),
         "dropped": fitting.dropped,
-        "validation_samples": len(fitting.kept_out),
+        "validation_samples": len(fitting.validation),
         "validation_dropped": fitting.validation_dropped,
         "rewritten": fitting.rewritten,
         "tokens": sum(lengths[index] for batch in batches for index in batch),
-        "padding": round(padding(made, lengths), 4),
+        "padding": round(measure_padding(split_batches, lengths), 4),
         "steps": len(batches),
-        **_memory(config.student, recipe, fitting, made),
+        **_estimate_memory(config.student, recipe, fitting, split_batches),
         **({"launch": shlex.join(launch)} if launch else {}),
     }
 
 
-def _memory(student: str, recipe: Recipe, fitting: Fitting, made: list[Batch]) -> dict[str, Any]:
-    """GB for the weights of one process and what training adds; of quantised weights the shapes are not known here."""
-    model = load_shape(student)
-    weights = weights_gb(model, recipe.kind)
-    found = {"weights_gb": _short(weights)}
+def _estimate_memory(
+    student: str, recipe: Recipe, fitting: FittingSamples, split_batches: list[Batch]
+) -> dict[str, Any]:
+    """GB for the weights of one process and for training; the shapes of quantised weights are not known here."""
+    model = load_model_shape(student)
+    weights = estimate_weights_gb(model, recipe.kind)
+    memory = {"weights_gb": _round_digits(weights)}
     if recipe.kind in QUANTISED:
-        return found
-    adapted, frozen = adapt(model, recipe)
-    added = room(adapted, fitting.samples, made, frozen=frozen, half=has_bfloat16())
-    return found | {"memory_gb": _short(weights + added)}
+        return memory
+    adapted, frozen = make_trainable(model, recipe)
+    added = estimate_training_gb(adapted, fitting.samples, split_batches, frozen=frozen, half=has_bfloat16())
+    return memory | {"memory_gb": _round_digits(weights + added)}
 
 
-def _short(value: float) -> float:
+def _round_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def expected_preference(config: PreferConfig) -> dict[str, Any]:
-    """What ``prefer`` would do."""
-    start, found = beginning(config)
-    tokenizer, ends = load_tokenizer(start.place)
-    made = compared(found, Encoder(tokenizer, ends, start.renderer), config)
-    return made.counts()
+def estimate_preference(config: PreferConfig) -> dict[str, Any]:
+    """Estimate a run of ``prefer``."""
+    start, pairs = prepare_start(config)
+    tokenizer, ends = load_student_tokenizer(start.weights_path)
+    preference_data = build_preference_data(pairs, Encoder(tokenizer, ends, start.renderer), config)
+    return preference_data.count_fields()

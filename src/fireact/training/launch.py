@@ -1,9 +1,9 @@
 """Training in several processes: the command of accelerate, run and watched.
 
-The process that launches holds the run directory; the workers read its settings, train, and the first of them leaves
-its figures for the launcher. An error that one of them leaves instead is the launcher's own, which then ends them all. Of several machines the one of rank 0 does so; the others only lend their processes: they
-hold no directory and write no settings or manifest, so that all may be given one directory on a shared disk.
-What a launched process does is ``worker``'s business.
+The launcher holds the run directory. The workers read its settings and train, and the first worker writes its figures
+for the launcher. If a worker writes an error instead, the launcher ends all workers and raises it. Of several machines
+only the one of rank 0 holds the directory. The others only run their processes and write no settings or manifest, so
+that all machines may share one directory. What a worker does is the business of ``worker``.
 """
 
 from __future__ import annotations
@@ -24,186 +24,215 @@ from typing import Any
 import tomli_w
 
 from fireact import errors
-from fireact.errors import ConfigError, FireactError, unknown
+from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.jsonl import replace_text
 from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, plain, typed
-from fireact.training.loss import device
+from fireact.store import CONFIG, shell_path, to_toml_table
+from fireact.training.loss import training_device
 from fireact.training.recipe import QUANTISED
 
 FIGURES, ERROR, LAUNCHED = ".figures.json", ".error.json", "launch.txt"
 LAUNCHER = "FIREACT_LAUNCHER"
-"""The process that launched a worker, in the worker's environment."""
+"""The environment variable with the process id of a worker's launcher."""
 
 
-def shipped() -> list[str]:
-    """The names of the configurations of accelerate that come with the package."""
+def list_launch_configs() -> list[str]:
+    """The names of the accelerate configurations that ship with the package."""
     return sorted(
         file.name.removesuffix(".yaml") for file in files("fireact.training").joinpath("accelerate").iterdir()
     )
 
 
-def parse(launch: str) -> dict[str, Any]:
-    """``4``, a file, ``fsdp`` or ``fsdp:2`` as the settings of ``train``. Raises ConfigError for what is none of them."""
+def parse_launch(launch: str) -> dict[str, Any]:
+    """Parse ``4``, a file, ``fsdp`` or ``fsdp:2`` into settings of ``train``. Raises ConfigError for anything else."""
     name, _, count = launch.rpartition(":") if launch.rpartition(":")[2].isdecimal() else (launch, "", "")
     if not name:
         return {"processes": int(count)}
-    if name not in shipped() and not Path(name).is_file():
-        raise unknown("configuration to launch with", name, [*shipped(), "a number of processes", "a YAML file"])
+    if name not in list_launch_configs() and not Path(name).is_file():
+        raise unknown_name_error(
+            "configuration to launch with", name, [*list_launch_configs(), "a number of processes", "a YAML file"]
+        )
     return {"accelerate": name, **({"processes": int(count)} if count else {})}
 
 
-def configuration(name: str) -> str:
-    """The path of a configuration of accelerate, by its name or its own path."""
-    return str(files("fireact.training").joinpath("accelerate", f"{name}.yaml")) if name in shipped() else name
+def launch_config_path(name: str) -> str:
+    """The path of an accelerate configuration, from its name or path."""
+    return (
+        str(files("fireact.training").joinpath("accelerate", f"{name}.yaml")) if name in list_launch_configs() else name
+    )
 
 
 def machine_rank(accelerate: str | None) -> int:
-    """Which of several machines this one is, as its configuration says; 0 where there is but one. Raises ConfigError."""
-    return 0 if accelerate is None else int(read_configuration(accelerate).machine_rank)
+    """The rank of this machine in its accelerate configuration; 0 where there is one machine. Raises ConfigError."""
+    return 0 if accelerate is None else int(read_launch_config(accelerate).machine_rank)
 
 
-def read_configuration(accelerate: str) -> Any:
-    """A configuration as accelerate reads it. Raises ConfigError."""
+def read_launch_config(accelerate: str) -> Any:
+    """Read a configuration as accelerate does. Raises ConfigError."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
-        found = load_config_from_file(configuration(accelerate))
-        int(found.machine_rank)
-    except Exception as error:  # of YAML, of a missing key, of a value that is not known
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        config = load_config_from_file(launch_config_path(accelerate))
+        int(config.machine_rank)
+    except Exception as error:  # invalid YAML, a missing key, or an unknown value
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{accelerate} is no configuration of accelerate ({said}). Copy a shipped one, or write one with: accelerate config"
+            f"{accelerate} is no configuration of accelerate ({reason}). "
+            "Copy a shipped one, or write one with: accelerate config"
         ) from error
-    return found
+    return config
 
 
-def process_count(processes: int | None, accelerate: str | None) -> int:
-    """How many processes train, on all machines: those that are given, or those of the configuration."""
-    return processes or (1 if accelerate is None else int(read_configuration(accelerate).num_processes))
+def count_processes(processes: int | None, accelerate: str | None) -> int:
+    """The number of training processes on all machines: ``processes``, or that of the configuration."""
+    return processes or (1 if accelerate is None else int(read_launch_config(accelerate).num_processes))
 
 
-def local_count(processes: int | None, accelerate: str | None) -> int:
-    """How many of them train on this machine."""
-    machines = 1 if accelerate is None else max(1, int(read_configuration(accelerate).num_machines))
-    return process_count(processes, accelerate) // machines
+def count_local_processes(processes: int | None, accelerate: str | None) -> int:
+    """The number of training processes on this machine."""
+    machines = 1 if accelerate is None else max(1, int(read_launch_config(accelerate).num_machines))
+    return count_processes(processes, accelerate) // machines
 
 
-def refuse_launch(*, processes: int | None, accelerate: str | None, kind: str) -> None:
-    """Raise ConfigError for more processes than there are GPUs, and for a recipe whose weights cannot be spread."""
+def validate_launch(*, processes: int | None, accelerate: str | None, kind: str) -> None:
+    """Raise ConfigError for more processes than GPUs, and for a recipe whose weights cannot be sharded."""
     import torch
 
-    config = None if accelerate is None else read_configuration(accelerate)
+    config = None if accelerate is None else read_launch_config(accelerate)
     if config is not None and kind in QUANTISED and str(config.distributed_type).rpartition(".")[2] == "FSDP":
         raise ConfigError(
-            f"the recipe's kind {kind} keeps whole quantised weights on each GPU, and {accelerate} spreads weights over them. "
-            "Use --launch ddp, or --kind lora."
+            f"the recipe's kind {kind} keeps all quantised weights on each GPU, but {accelerate} shards weights over "
+            "the GPUs. Use --launch ddp, or --kind lora."
         )
-    count = local_count(processes, accelerate)
-    gpus = torch.cuda.device_count() if device() != "cpu" else count
+    count = count_local_processes(processes, accelerate)
+    gpus = torch.cuda.device_count() if training_device() != "cpu" else count
     if count > gpus:
-        named = f"--launch {accelerate}" if accelerate else "--launch"
+        option = f"--launch {accelerate}" if accelerate else "--launch"
         raise ConfigError(
-            f"{named} means {count} processes on this machine, which has {gpus} GPUs. Give --launch "
-            f"{f'{accelerate}:{gpus}' if accelerate in shipped() else gpus}, or set num_processes in a configuration of your own."
+            f"{option} means {count} processes on this machine, which has {gpus} GPUs. Give --launch "
+            f"{f'{accelerate}:{gpus}' if accelerate in list_launch_configs() else gpus}, or set num_processes in your "
+            "own configuration."
         )
 
 
-def launched(
+def launch_training(
     out: Path, *, processes: int | None, accelerate: str | None, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Train with several processes and return what the manifest says of it. Raises the error of the first that fails."""
+    """Train with several processes and return fields for the manifest. Raises the first error of a worker."""
     (out / FIGURES).unlink(missing_ok=True)
-    words = command(out, out, processes=processes, accelerate=accelerate)
-    replace_text(out / LAUNCHED, f"{shlex.join(words)}\n")
-    progress.say(f"train: launched as {shlex.join(words)}")
-    _run(words, out, out)
+    command = build_launch_command(out, out, processes=processes, accelerate=accelerate)
+    replace_text(out / LAUNCHED, f"{shlex.join(command)}\n")
+    progress.say(f"train: launched as {shlex.join(command)}")
+    _run_command(command, out, out)
     if not (out / FIGURES).exists():
         raise FireactError(
-            f"the launched processes are done, but the first of them left no figures in {out}. On several machines give the one "
-            "of the main process machine_rank: 0 in its configuration, and the others theirs."
+            f"the launched processes ended, but the first one left no figures in {out}. On several machines, set "
+            "machine_rank: 0 in the configuration of the main machine, and another rank on each other machine."
         )
     facts: dict[str, Any] = json.loads((out / FIGURES).read_text())
     (out / FIGURES).unlink()
     return facts
 
 
-def lend(out: Path, settings: Mapping[str, Any], *, processes: int | None, accelerate: str | None) -> None:
-    """Train with the processes of a machine that is not the first; what they learn, the first machine writes."""
+def run_secondary_machine(
+    out: Path, settings: Mapping[str, Any], *, processes: int | None, accelerate: str | None
+) -> None:
+    """Train with the processes of a machine that is not the first; the first machine writes what they learn."""
     with tempfile.TemporaryDirectory(prefix="fireact-") as scratch:
-        replace_text(Path(scratch) / CONFIG, tomli_w.dumps({"verb": "train", **plain(settings)}))
-        _run(command(out, Path(scratch), processes=processes, accelerate=accelerate), out, Path(scratch))
+        replace_text(Path(scratch) / CONFIG, tomli_w.dumps({"verb": "train", **to_toml_table(settings)}))
+        _run_command(
+            build_launch_command(out, Path(scratch), processes=processes, accelerate=accelerate), out, Path(scratch)
+        )
 
 
-def _run(command: list[str], out: Path, settings: Path) -> None:
-    """Run it to its end, or to the first error that a worker leaves in the directory of the settings."""
+def _run_command(command: list[str], out: Path, settings: Path) -> None:
+    """Run a command until it ends, or until a worker writes an error to the directory of the settings."""
     (settings / ERROR).unlink(missing_ok=True)
-    with subprocess.Popen(command, env=_environment()) as process:
+    with subprocess.Popen(command, env=_worker_environment()) as process:
         try:
             while process.poll() is None and not (settings / ERROR).exists():
                 time.sleep(0.1)
         finally:
-            _end(process)
+            _kill_process_tree(process)
     if (settings / ERROR).exists():
-        raise left_error(settings)
+        raise read_worker_error(settings)
     if process.returncode:
         raise FireactError(
-            f"the launched processes ended with status {process.returncode}; what they said is above. "
-            f"What was trained is kept; go on with: fireact resume {typed(out)}"
+            f"the launched processes ended with status {process.returncode}; their output is above. "
+            f"What was trained is kept. Resume it: fireact resume {shell_path(out)}"
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a launch that goes on, its workers with it, at once: told to end, torchrun would report at length."""
+def _kill_process_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a running launch and its workers at once; after a polite signal torchrun would print a long report."""
     import psutil
 
     if process.poll() is not None:
         return
     try:
-        everyone = psutil.Process(process.pid).children(recursive=True)
+        workers = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return
     process.kill()
-    for one in everyone:
+    for worker in workers:
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            worker.kill()
 
 
-def leave_error(error: FireactError, settings: Path) -> None:
-    """Leave an error of a worker for its launcher, whole, whichever of several workers leave one."""
-    part = settings / f"{ERROR}.{os.getpid()}"
-    part.write_text(json.dumps({"kind": type(error).__name__, "said": str(error)}), encoding="utf-8")
-    part.replace(settings / ERROR)
+def write_worker_error(error: FireactError, settings: Path) -> None:
+    """Write the error of a worker for its launcher, atomically, since several workers may write one."""
+    temporary = settings / f"{ERROR}.{os.getpid()}"
+    temporary.write_text(json.dumps({"kind": type(error).__name__, "said": str(error)}), encoding="utf-8")
+    temporary.replace(settings / ERROR)
 
 
-def left_error(settings: Path) -> FireactError:
-    """The error that a worker left, which is then gone."""
-    found = json.loads((settings / ERROR).read_text(encoding="utf-8"))
+def read_worker_error(settings: Path) -> FireactError:
+    """Read the error of a worker, and delete its file."""
+    record = json.loads((settings / ERROR).read_text(encoding="utf-8"))
     (settings / ERROR).unlink()
-    kind: type[FireactError] = getattr(errors, found["kind"], FireactError)
-    return kind(found["said"])
+    kind: type[FireactError] = getattr(errors, record["kind"], FireactError)
+    return kind(record["said"])
 
 
-def command(out: Path, settings: Path, *, processes: int | None, accelerate: str | None) -> list[str]:
-    """The command that is run: accelerate's; on the CPU torchrun, which accelerate starts for GPUs only.
+def build_launch_command(out: Path, settings: Path, *, processes: int | None, accelerate: str | None) -> list[str]:
+    """Build the command that trains: accelerate's; on a CPU torchrun, since accelerate starts it for GPUs only.
 
-    A configuration names its own number of processes, which one that is given replaces.
+    ``processes`` replaces the number of processes in the configuration.
     """
     import torch
 
-    worker = ["-m", "fireact.training.worker", str(out), str(settings)]
+    worker_arguments = ["-m", "fireact.training.worker", str(out), str(settings)]
     if accelerate:
-        wanted = ["--num_processes", str(processes)] if processes else []
-        config = ["--config_file", configuration(accelerate), *wanted]
-        return [sys.executable, "-m", "accelerate.commands.launch", *config, *worker]
+        count_options = ["--num_processes", str(processes)] if processes else []
+        config = ["--config_file", launch_config_path(accelerate), *count_options]
+        return [sys.executable, "-m", "accelerate.commands.launch", *config, *worker_arguments]
     if torch.cuda.is_available():
         options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-        return [sys.executable, "-m", "accelerate.commands.launch", *options, "--dynamo_backend", "no", *worker]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *worker]
+        return [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            *options,
+            "--dynamo_backend",
+            "no",
+            *worker_arguments,
+        ]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        *worker_arguments,
+    ]
 
 
-def _environment() -> dict[str, str]:
+def _worker_environment() -> dict[str, str]:
     import torch
 
-    mine = {**os.environ, LAUNCHER: str(os.getpid())}
-    return mine if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **mine}
+    environment = {**os.environ, LAUNCHER: str(os.getpid())}
+    return (
+        environment
+        if torch.cuda.is_available()
+        else {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
+    )

@@ -1,7 +1,7 @@
-"""The loss: mean cross-entropy over target tokens by their weights, with logits made where there is a label and nowhere else.
+"""The loss: weighted mean cross-entropy over target tokens, with logits computed at positions with a label alone.
 
-What the frozen blocks compute is kept (``halves``). Always the model's own forward is called, whatever it does between
-its blocks and its logits, and whatever wraps it. Invariant: it is the loss that all logits and a mask would give.
+The hidden states after the frozen blocks are cached (``halves``). The model's own forward is always called, so that its
+steps between blocks and logits, and any wrappers, take part. Invariant: the loss equals that of all logits with a mask.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 def has_bfloat16() -> bool:
-    """Whether what training runs on multiplies bfloat16 by itself; where it is emulated, it is slower than float32."""
+    """Whether the training hardware multiplies bfloat16 natively; emulated, it is slower than float32."""
     import torch
 
-    if device() != "cpu":
+    if training_device() != "cpu":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can = torch.cpu.get_capabilities()
-    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
-def need_gpu(kind: str) -> None:
-    """Raise ConfigError for a recipe's kind that there is no GPU for."""
+def require_gpu(kind: str) -> None:
+    """Raise ConfigError where there is no GPU, for a recipe kind that needs one."""
     import torch
 
     if not torch.cuda.is_available():
         raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
 
 
-def device() -> str:
-    """Where training runs: this process's GPU where there is one, unless accelerate was told to use the CPU."""
+def training_device() -> str:
+    """The device to train on: this process's GPU where there is one, unless accelerate is set to use the CPU."""
     import os
 
     import torch
@@ -48,99 +48,116 @@ def device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-KEPT = 16
-"""Samples of which the frozen blocks are computed at a time, unless fewer are asked for."""
+CACHE_BATCH_SIZE = 16
+"""The largest number of samples that pass through the frozen blocks at a time."""
 
 
 class TargetLoss:
-    """Cross-entropy over a batch's target tokens; keeps what the frozen blocks compute."""
+    """Cross-entropy over the target tokens of a batch; caches the hidden states after the frozen blocks."""
 
-    def __init__(self, model: Any, samples: Sequence[Sample], *, frozen: int, at_a_time: int = KEPT) -> None:
+    def __init__(
+        self, model: Any, samples: Sequence[Sample], *, frozen: int, cache_batch_size: int = CACHE_BATCH_SIZE
+    ) -> None:
         import torch
 
-        from fireact.training.halves import Halves
+        from fireact.training.halves import FrozenBlocks
 
         started = time.perf_counter()
         self.samples, self.model = samples, model
-        self.device = torch.device(device())
+        self.device = torch.device(training_device())
         self.bfloat16 = has_bfloat16()
         self.head = model.get_output_embeddings()
-        halves = Halves(model, frozen=frozen)
+        frozen_blocks = FrozenBlocks(model, frozen=frozen)
         probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)
-        self.halves = halves if not frozen or halves.check(probe) else Halves(model, frozen=0)
-        self.kept: dict[int, Tensor] = {}
-        if self.halves.frozen:
+        self.frozen_blocks = (
+            frozen_blocks if not frozen or frozen_blocks.is_exact(probe) else FrozenBlocks(model, frozen=0)
+        )
+        self.cached_hidden_states: dict[int, Tensor] = {}
+        if self.frozen_blocks.frozen:
             with self.autocast():
-                self.kept = dict(
-                    self.halves.keep([sample.input_ids for sample in samples], batch_size=min(KEPT, at_a_time))
+                self.cached_hidden_states = dict(
+                    self.frozen_blocks.iterate_hidden_states(
+                        [sample.input_ids for sample in samples], batch_size=min(CACHE_BATCH_SIZE, cache_batch_size)
+                    )
                 )
         self.seconds = time.perf_counter() - started
 
     def autocast(self) -> Any:
-        """bfloat16 products where the hardware has them; weights, sums and the loss stay float32."""
+        """Multiply in bfloat16 where the hardware does so natively; weights, sums and the loss stay float32."""
         import torch
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The mean over the target tokens of a batch, by their weights."""
-        return self.total(batch) / self.weight(batch)
+        return self.sum_loss(batch) / self.total_weight(batch)
 
-    def weight(self, batch: Batch) -> float:
-        """The weights of all target tokens of a batch together; their number where all are 1."""
+    def total_weight(self, batch: Batch) -> float:
+        """The sum of the weights of a batch's target tokens; their number where all weights are 1."""
         return sum(self.samples[index].weight for index in batch)
 
-    def targets(self, batch: Batch) -> int:
+    def count_targets(self, batch: Batch) -> int:
         return sum(self.samples[index].targets for index in batch)
 
-    def total(self, batch: Batch) -> Tensor:
-        """The sum over the target tokens of a batch, each with its weight."""
+    def sum_loss(self, batch: Batch) -> Tensor:
+        """The weighted sum of the loss over the target tokens of a batch."""
         import torch
         from torch.nn import functional
 
-        logits, labels = self._logits(batch)
-        chosen = [self.samples[index] for index in batch]
-        if not any(sample.weights for sample in chosen):
+        logits, labels = self._compute_logits(batch)
+        batch_samples = [self.samples[index] for index in batch]
+        if not any(sample.weights for sample in batch_samples):
             return functional.cross_entropy(logits.float(), labels, reduction="sum")
-        weights = torch.tensor([one for sample in chosen for one in sample.weights or (1.0,) * sample.targets])
+        weights = torch.tensor(
+            [weight for sample in batch_samples for weight in sample.weights or (1.0,) * sample.targets]
+        )
         return functional.cross_entropy(logits.float(), labels, reduction="none") @ weights.to(logits.device)
 
-    def measure(self, batch: Batch) -> tuple[float, int]:
-        """The sum over the target tokens, and how many samples the model would write without a fault, greedily."""
+    def measure_batch(self, batch: Batch) -> tuple[float, int]:
+        """The summed loss over the target tokens, and how many samples greedy decoding would write correctly."""
         import torch
         from torch.nn import functional
 
         with torch.no_grad():
-            logits, labels = self._logits(batch)
-            right = (logits.argmax(-1) == labels).split([self.samples[index].targets for index in batch])  # type: ignore[no-untyped-call]
+            logits, labels = self._compute_logits(batch)
+            target_counts = [self.samples[index].targets for index in batch]
+            token_is_right = (logits.argmax(-1) == labels).split(target_counts)  # type: ignore[no-untyped-call]
             total = functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-        return total, sum(bool(one.all()) for one in right)
+        return total, sum(bool(is_right.all()) for is_right in token_is_right)
 
-    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [targets, vocabulary] and labels [targets], sample after sample."""
+    def _compute_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [targets, vocabulary] and labels [targets], sample after sample.
+
+        The logits at a position predict the next token, so labels are shifted by one: ``is_target`` marks the positions
+        whose next token is a target.
+        """
         import torch
 
-        from fireact.training.halves import pad
+        from fireact.training.halves import pad_right
 
-        labels = pad([torch.tensor(self.samples[index].labels) for index in batch], value=IGNORED)[:, 1:]
+        labels = pad_right([torch.tensor(self.samples[index].labels) for index in batch], value=IGNORED)[:, 1:]
         labels = labels.to(self.device)
-        wanted = labels != IGNORED
-        if self.kept:
-            inputs = {"inputs_embeds": pad([self.kept[index] for index in batch], value=0)}
+        is_target = labels != IGNORED
+        if self.cached_hidden_states:
+            inputs = {"inputs_embeds": pad_right([self.cached_hidden_states[index] for index in batch], value=0)}
         else:
-            ids = pad([torch.tensor(self.samples[index].input_ids) for index in batch], value=0)
+            ids = pad_right([torch.tensor(self.samples[index].input_ids) for index in batch], value=0)
             inputs = {"input_ids": ids.to(self.device)}
-        with self.autocast(), self._only(wanted), self.halves.upper() if self.kept else nullcontext():
+        with (
+            self.autocast(),
+            self._limit_logits(is_target),
+            self.frozen_blocks.use_trained_blocks() if self.cached_hidden_states else nullcontext(),
+        ):
             logits = self.model(**inputs, use_cache=False).logits
-        return logits if logits.dim() == 2 else logits[:, :-1][wanted], labels[wanted]
+        return logits if logits.dim() == 2 else logits[:, :-1][is_target], labels[is_target]
 
     @contextmanager
-    def _only(self, wanted: Tensor) -> Iterator[None]:
-        """Let the model make logits [targets, vocabulary], where the next token is wanted, and nowhere else."""
+    def _limit_logits(self, is_target: Tensor) -> Iterator[None]:
+        """Make the model compute logits [targets, vocabulary] only at positions whose next token is a target."""
         if self.head is None:
             yield
             return
-        hook = self.head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][wanted],))
+        hook = self.head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][is_target],))
         try:
             yield
         finally:

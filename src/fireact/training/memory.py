@@ -1,8 +1,8 @@
-"""How much memory training takes, estimated before the first step, so that no run dies of it hours later.
+"""Estimates the memory of training before the first step, so that no run fails for lack of it hours later.
 
-Counted are the weights, what the optimizer keeps of each trained one, what the frozen blocks make of the samples, and the
-activations and logits of the largest piece of a batch. An estimate from the model's shape, a tenth to a third too high
-where it was measured (on CPUs).
+The estimate includes the weights, the optimizer's state for each trained weight, the cached hidden states of the frozen
+blocks, and the activations and logits of the largest piece of a batch. It is computed from the model's shape; where it
+was measured (on CPUs), it is a tenth to a third too high.
 """
 
 from __future__ import annotations
@@ -13,51 +13,53 @@ from contextlib import contextmanager
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.machine import need_memory, peak_memory_gb
+from fireact.machine import peak_memory_gb, require_memory
 from fireact.render.tokens import Sample
 from fireact.training.batches import Batch
-from fireact.training.loss import device
+from fireact.training.loss import training_device
 
 SLACK, BASE_GB = 1.2, 0.2
-"""What allocators waste, and what libraries take that training loads."""
+"""The factor for what allocators waste, and the GB of the libraries that training loads."""
 WEIGHT_BYTES = {"int8-lora": 1.1, "qlora": 0.6}
-"""Bytes a weight, scales included; 4 for the other kinds."""
+"""Bytes per weight, with its scales; 4 for the other kinds."""
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on a CPU torch raises RuntimeError for it."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; on a CPU torch raises RuntimeError for it."""
     import torch
 
-    of_its_own = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return of_its_own or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    is_memory_error = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_memory_error or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 @contextmanager
-def memory_kept_in_bounds(advice: str) -> Iterator[None]:
-    """Answer memory that runs out with a ConfigError that ends in the ``advice``."""
+def catch_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn an out-of-memory error into a ConfigError that ends with the ``advice``."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(f"memory ran out {advice}") from error
 
 
-def weights_gb(model: Any, kind: str) -> float:
-    """GB of the weights of a model, of which the shapes are enough, as a recipe's ``kind`` loads them."""
-    return float(sum(one.numel() for one in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9)
+def estimate_weights_gb(model: Any, kind: str) -> float:
+    """GB of a model's weights as the recipe's ``kind`` loads them; the model may have shapes alone."""
+    return float(sum(parameter.numel() for parameter in model.parameters()) * WEIGHT_BYTES.get(kind, 4.0) / 1e9)
 
 
-def need_weights(model: Any, place: str, kind: str, *, copies: int = 1) -> None:
-    """Raise ConfigError when the weights of a student, ``copies`` of them on this machine, would not fit, before they are read."""
-    gigabytes = weights_gb(model, kind) * (1 if kind in WEIGHT_BYTES else copies)  # quantised ones go to a GPU each
+def require_memory_for_weights(model: Any, location: str, kind: str, *, copies: int = 1) -> None:
+    """Raise ConfigError, before weights are read, when ``copies`` of them would not fit into this machine."""
+    needed_gb = estimate_weights_gb(model, kind) * (
+        1 if kind in WEIGHT_BYTES else copies
+    )  # each process has its own GPU for quantised ones
     try:
-        need_memory(gigabytes=gigabytes, available=cuda_gb if kind in WEIGHT_BYTES else None)
+        require_memory(gigabytes=needed_gb, available=free_gpu_gb if kind in WEIGHT_BYTES else None)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error} Or choose a smaller student, or the recipe qlora on a GPU.") from error
+        raise ConfigError(f"{location}: {error} Or choose a smaller student, or the recipe qlora on a GPU.") from error
 
 
-def need_room(
+def require_memory_for_training(
     model: Any,
     samples: Sequence[Sample],
     pieces: Sequence[Batch],
@@ -68,22 +70,24 @@ def need_room(
     keeps: bool = True,
     available: Callable[[], float] | None = None,
 ) -> None:
-    """Raise ConfigError when training would not fit; the model is in main memory, and stays there on a CPU.
+    """Raise ConfigError when training would not fit. The model is in main memory, and stays there on a CPU.
 
-    ``half`` says whether products are bfloat16, ``processes`` over how many the weights are spread, and ``available`` how
-    many GB there are (default: of main memory).
+    ``half`` says whether products are bfloat16. The weights are sharded over ``processes``. ``available`` returns the
+    free GB (default: of main memory).
     """
     shape: dict[str, Any] = {"frozen": frozen, "half": half, "processes": processes, "keeps": keeps}
-    mine = room(model, samples, pieces, gpu=available is not None, **shape)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share main memory, each of which asks alike
-    gigabytes = mine * (beside if available is None else 1)
+    process_gb = estimate_training_gb(model, samples, pieces, gpu=available is not None, **shape)
+    local_processes = int(
+        os.environ.get("LOCAL_WORLD_SIZE", "1")
+    )  # processes that share main memory, each of which asks alike
+    needed_gb = process_gb * (local_processes if available is None else 1)
     try:
-        need_memory(gigabytes=gigabytes, available=available)
+        require_memory(gigabytes=needed_gb, available=available)
     except ConfigError as error:
         raise ConfigError(f"{error} Or give the recipe a smaller micro_batch, max_length or blocks.") from error
 
 
-def room(
+def estimate_training_gb(
     model: Any,
     samples: Sequence[Sample],
     pieces: Sequence[Batch],
@@ -94,43 +98,51 @@ def room(
     gpu: bool = False,
     keeps: bool = True,
 ) -> float:
-    """GB that training adds to the model in main memory, or, on a ``gpu``, that it takes there with the model.
+    """GB that training adds to the model in main memory, or, on a ``gpu``, that model and training take there.
 
-    ``keeps`` says whether what the frozen blocks make of the samples is kept.
+    ``keeps`` says whether the hidden states after the frozen blocks are cached.
     """
     config = model.config.get_text_config()
     width, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    number = 2.5 if half else 4.0  # bytes a kept activation, of which there are about 18 widths a block
-    trained_blocks, block = config.num_hidden_layers - frozen, 18 * width + 6 * inner
-    again = getattr(
-        model, "is_activation_checkpointing", False
-    )  # only what enters a block is kept, the rest made again
-    token = number * (trained_blocks * width + block if again else trained_blocks * block)
-    target = (8.0 if half else 16.0) + number  # bytes a logit: it, its softmax, and the gradients of both
+    bytes_per_activation = 2.5 if half else 4.0
+    # a block keeps about 18 activations of the model's width and 6 of the MLP's for each token
+    trained_blocks, activations_per_block = config.num_hidden_layers - frozen, 18 * width + 6 * inner
+    # with checkpointing only the input of a block is kept; the backward pass computes the rest again, block by block
+    recomputes = getattr(model, "is_activation_checkpointing", False)
+    bytes_per_token = bytes_per_activation * (
+        trained_blocks * width + activations_per_block if recomputes else trained_blocks * activations_per_block
+    )
+    # per logit: the logit itself, its softmax, and the gradients of both
+    bytes_per_target = (8.0 if half else 16.0) + bytes_per_activation
 
-    def size(piece: Batch) -> float:
-        tokens = len(piece) * max(len(samples[index].input_ids) for index in piece)
-        targets = sum(samples[index].targets for index in piece)
-        return float(token * tokens + target * config.vocab_size * targets)
+    def size(piece_of_batch: Batch) -> float:
+        tokens = len(piece_of_batch) * max(len(samples[index].input_ids) for index in piece_of_batch)
+        targets = sum(samples[index].targets for index in piece_of_batch)
+        return float(bytes_per_token * tokens + bytes_per_target * config.vocab_size * targets)
 
-    kept = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen and keeps else 0.0
-    trained: float = 12.0 * sum(one.numel() for one in model.parameters() if one.requires_grad)  # gradient, two moments
-    here = [one for one in model.parameters() if one.device.type == "cpu"]  # quantised ones are on the GPU already
-    weights = sum(float(one.numel() * one.element_size()) for one in here) if gpu else 0.0
-    copies: float = 2.0 * sum(one.numel() for one in model.parameters() if one.requires_grad) if half else 0.0
-    return BASE_GB + (SLACK * (max(map(size, pieces)) + copies) + kept + (trained + weights) / processes) / 1e9
+    cached_bytes = 4.0 * width * sum(len(sample.input_ids) for sample in samples) if frozen and keeps else 0.0
+    trained: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    optimizer_bytes = 12.0 * trained  # a gradient and two moments, in float32
+    copy_bytes = 2.0 * trained if half else 0.0  # autocast holds a bfloat16 copy
+    # quantised weights are on the GPU already, so only those in main memory are added
+    cpu_parameters = [parameter for parameter in model.parameters() if parameter.device.type == "cpu"]
+    weight_bytes = (
+        sum(float(parameter.numel() * parameter.element_size()) for parameter in cpu_parameters) if gpu else 0.0
+    )
+    shared_bytes = (optimizer_bytes + weight_bytes) / processes
+    return BASE_GB + (SLACK * (max(map(size, pieces)) + copy_bytes) + cached_bytes + shared_bytes) / 1e9
 
 
-def cuda_gb() -> float:
-    """GB of memory that are free on this process's GPU."""
+def free_gpu_gb() -> float:
+    """Free memory on this process's GPU, in GB."""
     import torch
 
-    return float(torch.cuda.mem_get_info(device())[0]) / 1e9
+    return float(torch.cuda.mem_get_info(training_device())[0]) / 1e9
 
 
-def peak_gb() -> float:
-    """The most memory that training has held in this process, in GB: of its GPU where it has one, else main memory."""
+def peak_training_gb() -> float:
+    """The peak memory of this process, in GB: of its GPU where it has one, else main memory."""
     import torch
 
-    here = device()
-    return peak_memory_gb() if here == "cpu" else round(torch.cuda.max_memory_allocated(here) / 1e9, 2)
+    device = training_device()
+    return peak_memory_gb() if device == "cpu" else round(torch.cuda.max_memory_allocated(device) / 1e9, 2)

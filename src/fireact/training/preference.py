@@ -1,11 +1,11 @@
 """The verb ``prefer``: a fine-tuned student learns from its failures, by preference (DPO, Rafailov et al. 2023).
 
-For one question, a trajectory that succeeded is preferred to one that failed (as in ETO, Song et al. 2024), on top of
-the adapter that imitation left. Only the student's own words count, on both sides: observations are masked as in
-imitation. Where the chat template rewrites earlier turns, a trajectory is several samples, one a step; they stand in one
-row in which none sees the others, so that its likelihood is the product of theirs. The loss is TRL's, computed where and
-in the precision that imitation was; the order of pairs, planned from their lengths, is ours. Invariant: the reference is the
-adapter that training starts from.
+For each question, a trajectory that succeeded is preferred to one that failed (as in ETO, Song et al. 2024). Training
+starts from the adapter of imitation. Only the student's own words count, on both sides: observations are masked as in
+imitation. Where the chat template rewrites earlier turns, a trajectory is several samples, one per step. They form one
+row in which none attends to the others, so that the likelihood of the row is the product of theirs. The loss is TRL's,
+on the device and in the precision of imitation; the order of pairs is planned here from their lengths. Invariant: the
+reference is the adapter that training starts from.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, student_of, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
-from fireact.data import question
-from fireact.data.filters import is_right
+from fireact.agents import load_renderer, student_name, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
+from fireact.data import question_key
+from fireact.data.filters import has_full_score
 from fireact.errors import ConfigError, DataError
-from fireact.machine import need_memory, release_memory
+from fireact.machine import release_memory, require_memory
 from fireact.progress import SILENT, Progress
-from fireact.render.tokens import REWRITTEN, Chat, spans
-from fireact.store import MANIFEST, RunDir, absolute, read_config, read_trajectories
-from fireact.training.bad_batch import no_number, sound_gradients
-from fireact.training.checkpoints import last_whole
-from fireact.training.curve import LOG, curve_end, cut
-from fireact.training.loss import device, has_bfloat16
-from fireact.training.memory import cuda_gb, memory_kept_in_bounds, need_room, peak_gb
+from fireact.render.tokens import REWRITTEN, Chat, text_spans
+from fireact.store import MANIFEST, RunDir, absolute_path, read_config, read_trajectories
+from fireact.training.bad_batch import has_finite_gradients, write_bad_batch
+from fireact.training.checkpoints import find_last_checkpoint
+from fireact.training.curve import LOG, read_last_step, truncate_log
+from fireact.training.loss import has_bfloat16, training_device
+from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_training_gb, require_memory_for_training
 from fireact.training.recipe import Recipe
-from fireact.training.rows import Rows
-from fireact.training.run import need_data, weights_hash
-from fireact.training.samples import Encoder, offered, rendered
-from fireact.training.trackers import below, check_trackers
+from fireact.training.rows import PairRows
+from fireact.training.run import hash_weights, require_data
+from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
+from fireact.training.trackers import check_trackers, set_tensorboard_directory
 from fireact.types import Renderer, Trajectory
 
-FREE = ("report_to", "micro_batch")
-"""Settings that do not change what is learnt."""
-PAIRS = (
-    "while pairs were compared. Give --micro-batch 1 and run again; what was trained so far is kept. Where it is 1 already, start "
-    "anew with a smaller --max-length."
+NEUTRAL_SETTINGS = ("report_to", "micro_batch")
+"""Settings that may change when a run is resumed, since they do not change what is learnt."""
+OUT_OF_MEMORY_ADVICE = (
+    "while pairs were compared. Give --micro-batch 1 and run again; what was trained so far is kept. Where it is 1 "
+    "already, start anew with a smaller --max-length."
 )
-Pair = tuple[Trajectory, Trajectory]
+PreferencePair = tuple[Trajectory, Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
 class PreferConfig:
-    """Settings of ``prefer``: trajectories (failed ones among them), the run of ``train`` to start from, and DPO's.
+    """Settings of ``prefer``: trajectories with failures among them, the run of ``train`` to start from, and DPO's own.
 
-    ``batch_size`` is pairs an optimizer step, of which ``micro_batch`` (0: all) are computed at a time.
+    ``batch_size`` is the number of pairs per optimizer step, of which ``micro_batch`` (0: all) are computed at a time.
     """
 
     data: str
@@ -67,20 +67,21 @@ class PreferConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "report_to", tuple(self.report_to))
-        object.__setattr__(self, "data", absolute(self.data))
-        object.__setattr__(self, "start", absolute(self.start))
+        object.__setattr__(self, "data", absolute_path(self.data))
+        object.__setattr__(self, "start", absolute_path(self.start))
         for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if self.learning_rate >= 1:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be between 0 and 1.")
-        if self.micro_batch < 0 or self.batch_size % self.at_a_time:
+        if self.micro_batch < 0 or self.batch_size % self.pairs_at_once:
             raise ConfigError(
-                f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, or be 0 for all."
+                f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, "
+                "or be 0 for all."
             )
 
     @property
-    def at_a_time(self) -> int:
+    def pairs_at_once(self) -> int:
         """Pairs computed at a time."""
         return self.micro_batch or self.batch_size
 
@@ -88,68 +89,74 @@ class PreferConfig:
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Train by preference into ``out/adapter`` and return the manifest. Raises DataError when there are no pairs."""
     if not force and (out / MANIFEST).is_file():
-        with RunDir(out, verb="prefer", settings=asdict(config), free=FREE) as run:
+        with RunDir(out, verb="prefer", settings=asdict(config), neutral=NEUTRAL_SETTINGS) as run:
             return run.manifest
-    start, found = beginning(config)
-    with RunDir(out, verb="prefer", settings=asdict(config), force=force, free=FREE) as run:
-        progress.say(f"prefer: {len(found)} pairs of a success and a failure")
-        facts = _train(config, start, found, out=run.path, progress=progress)
+    start, pairs = prepare_start(config)
+    with RunDir(out, verb="prefer", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+        progress.say(f"prefer: {len(pairs)} pairs of a success and a failure")
+        facts = _train(config, start, pairs, out=run.path, progress=progress)
         release_memory()
-        named = {"student": start.student, "renderer": start.renderer_name}
-        last = {f"final_{name}": value for name, value in curve_end(out).items()}
-        return run.finish(**named, adapter_sha256=weights_hash(out / "adapter"), **facts, **last)
+        student_fields = {"student": start.student, "renderer": start.renderer_name}
+        final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
+        return run.finish(**student_fields, adapter_sha256=hash_weights(out / "adapter"), **facts, **final_fields)
 
 
-def beginning(config: PreferConfig) -> tuple[Start, list[list[Chat]]]:
-    """What training begins with: what imitation left, and the chats of each pair. Nothing is loaded or written.
+def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]]:
+    """Prepare what training starts from: the results of imitation, and the chats of each pair. Loads no weights.
 
     Raises ConfigError for a run that preference cannot start from, DataError when there are no pairs.
     """
     check_trackers(config.report_to)
-    need_data(Path(config.data))
+    require_data(Path(config.data))
     directory = tuned_directory(config.start)
     if directory is None:
         raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
-    place, adapter, _ = tuned_weights(directory)
+    weights_path, adapter, _ = tuned_weights(directory)
     if adapter is None:
         raise ConfigError(
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
-    found = pairs(read_trajectories(Path(config.data)), seed=config.seed)
-    if not found:
+    pairs = pair_by_outcome(read_trajectories(Path(config.data)), seed=config.seed)
+    if not pairs:
         raise DataError(
             f"{config.data} has no question with both a success and a failure. Collect with the student itself, "
             "several seeds at a temperature: fireact collect --teacher RUN --temperature 0.8 --seed N."
         )
     name = tuned_renderer(directory)
-    start = Start(student_of(directory), place, adapter, _kind(directory), name, load_renderer(name))
-    shown = offered(start.renderer, tuned_tools(directory))
-    return start, [[rendered(one, start.renderer, tools=shown) for one in pair] for pair in found]
+    start = StartingPoint(
+        student_name(directory), weights_path, adapter, _read_recipe_kind(directory), name, load_renderer(name)
+    )
+    tools = load_tool_schemas(start.renderer, tuned_tools(directory))
+    return start, [
+        [render_trajectory(trajectory, start.renderer, tools=tools) for trajectory in pair] for pair in pairs
+    ]
 
 
-def pairs(trajectories: Iterable[Trajectory], *, seed: int) -> list[Pair]:
-    """One pair a question: its shortest success, and one of its failures, drawn by the seed."""
-    good: dict[str, list[Trajectory]] = {}
-    bad: dict[str, list[Trajectory]] = {}
-    for one in trajectories:
-        if one.stop != "error" and one.steps and one.scores:  # what nobody scored is neither
-            (good if is_right(one) else bad).setdefault(question(one), []).append(one)
-    draw = random.Random(seed)
+def pair_by_outcome(trajectories: Iterable[Trajectory], *, seed: int) -> list[PreferencePair]:
+    """One pair per question: its shortest success, and one of its failures, drawn by the seed."""
+    successes: dict[str, list[Trajectory]] = {}
+    failures: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        if trajectory.stop != "error" and trajectory.steps and trajectory.scores:  # an unscored episode is neither
+            (successes if has_full_score(trajectory) else failures).setdefault(question_key(trajectory), []).append(
+                trajectory
+            )
+    generator = random.Random(seed)
     return [
         (
-            min(good[name], key=lambda one: (len(one.steps), one.key)),
-            draw.choice(sorted(bad[name], key=lambda one: one.key)),
+            min(successes[name], key=lambda trajectory: (len(trajectory.steps), trajectory.key)),
+            generator.choice(sorted(failures[name], key=lambda trajectory: trajectory.key)),
         )
-        for name in sorted(set(good) & set(bad))
+        for name in sorted(set(successes) & set(failures))
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What imitation left: the student and where its weights are, the adapter, the recipe's kind, and the renderer."""
+class StartingPoint:
+    """The results of imitation: the student, the path of its weights, the adapter, the recipe's kind, the renderer."""
 
     student: str
-    place: str
+    weights_path: str
     adapter: Path
     kind: str
     renderer_name: str
@@ -157,100 +164,116 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """The pairs that fit, as rows; ``rewritten`` trajectories are several samples."""
+class PreferenceData:
+    """The pairs that fit, as rows; ``rewritten`` counts trajectories of several samples."""
 
-    rows: Rows
+    rows: PairRows
     dropped: int
     rewritten: int
 
-    def counts(self) -> dict[str, Any]:
-        """What the manifest, and a dry run, says of it."""
+    def count_fields(self) -> dict[str, Any]:
+        """Counts for the manifest and for a dry run."""
         rows = self.rows
-        size = {"steps": len(rows.batches), "tokens": rows.tokens(), "padding": round(rows.padding, 4)}
-        return {"pairs": len(rows.pairs), "dropped": self.dropped, "rewritten": self.rewritten, **size}
+        size_fields = {
+            "steps": len(rows.batches),
+            "tokens": rows.count_tokens(),
+            "padding": round(rows.padding_share, 4),
+        }
+        return {"pairs": len(rows.pairs), "dropped": self.dropped, "rewritten": self.rewritten, **size_fields}
 
 
-def compared(found: Sequence[Sequence[Chat]], encoder: Encoder, config: PreferConfig) -> Compared:
+def build_preference_data(pairs: Sequence[Sequence[Chat]], encoder: Encoder, config: PreferConfig) -> PreferenceData:
     """The pairs that fit into ``max_length``. Raises DataError when none does."""
-    samples = [tuple(map(encoder.samples, pair)) for pair in found]
+    samples = [tuple(map(encoder.encode_chat, pair)) for pair in pairs]
     fitting = [
-        pair for pair in samples if all(len(one.input_ids) <= config.max_length for side in pair for one in side)
+        pair for pair in samples if all(len(sample.input_ids) <= config.max_length for side in pair for sample in side)
     ]
     if not fitting:
         raise DataError(f"none of {len(samples)} pairs fits into max_length {config.max_length} tokens. Raise it.")
-    rows = Rows(
+    rows = PairRows(
         fitting,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        at_a_time=config.at_a_time,
+        pairs_at_once=config.pairs_at_once,
         seed=config.seed,
     )
-    return Compared(rows, len(samples) - len(fitting), sum(len(side) > 1 for two in samples for side in two))
+    return PreferenceData(rows, len(samples) - len(fitting), sum(len(side) > 1 for pair in samples for side in pair))
 
 
-def _kind(directory: Path) -> str:
-    """The kind of the recipe that a run of ``train`` had, or the run that a run of ``prefer`` started from."""
+def _read_recipe_kind(directory: Path) -> str:
+    """The recipe's kind of a run of ``train``; for a run of ``prefer``, of the run that it started from."""
     config = read_config(directory)
-    before = tuned_directory(str(config["start"])) if "start" in config else None
-    return str(config.get("recipe", {}).get("kind", Recipe().kind)) if before is None else _kind(before)
+    start_directory = tuned_directory(str(config["start"])) if "start" in config else None
+    return (
+        str(config.get("recipe", {}).get("kind", Recipe().kind))
+        if start_directory is None
+        else _read_recipe_kind(start_directory)
+    )
 
 
 def _train(
-    config: PreferConfig, start: Start, found: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
+    config: PreferConfig, start: StartingPoint, pairs: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
 ) -> dict[str, Any]:
     import torch
     import transformers
 
-    from fireact.models.quiet import quiet
-    from fireact.training.student import load_adapted, on_device
+    from fireact.models.quiet import silence_libraries
+    from fireact.training.student import load_adapted, move_to_device
 
-    need_memory(gigabytes=2.0)
+    require_memory(gigabytes=2.0)
     torch.manual_seed(config.seed)
-    with quiet():
-        model, tokenizer, ends = load_adapted(start.place, start.adapter, start.kind)
-        made = compared(found, Encoder(tokenizer, ends, start.renderer), config)
-        rows = made.rows
-        if made.rewritten:
-            progress.say(f"prefer: {made.rewritten} trajectories go step by step: {REWRITTEN}")
+    with silence_libraries():
+        model, tokenizer, ends = load_adapted(start.weights_path, start.adapter, start.kind)
+        preference_data = build_preference_data(pairs, Encoder(tokenizer, ends, start.renderer), config)
+        rows = preference_data.rows
+        if preference_data.rewritten:
+            progress.say(f"prefer: {preference_data.rewritten} trajectories go step by step: {REWRITTEN}")
         for side in rows.sides[:2]:
-            progress.sample(spans(side, tokenizer))
-        _need_room(model, rows)
-        on_device(model, start.kind)
-        trainer = _trainer(model, tokenizer, rows, config=config, out=out)
-        checkpoint, done = last_whole(out / "checkpoints")
+            progress.sample(text_spans(side, tokenizer))
+        _require_memory(model, rows)
+        move_to_device(model, start.kind)
+        trainer = _build_trainer(model, tokenizer, rows, config=config, out=out)
+        checkpoint, done = find_last_checkpoint(out / "checkpoints")
         progress.start("prefer", total=len(rows.batches), done=done)
-        trainer.add_callback(_told(transformers, out, progress, done))
+        trainer.add_callback(_build_log_callback(transformers, out, progress, done))
         started = time.perf_counter()
         try:
-            with memory_kept_in_bounds(PAIRS):
+            with catch_out_of_memory(OUT_OF_MEMORY_ADVICE):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             progress.end()
         seconds = time.perf_counter() - started
         model.save_pretrained(str(out / "adapter"), safe_serialization=True, selected_adapters=["default"])
-    speed = {"training_seconds": round(seconds, 2), "tokens_per_second": round(rows.tokens(done) / seconds, 1)}
-    return {**made.counts(), **speed, "peak_memory_gb": peak_gb(), "device": device()}
+    speed_fields = {
+        "training_seconds": round(seconds, 2),
+        "tokens_per_second": round(rows.count_tokens(done) / seconds, 1),
+    }
+    return {
+        **preference_data.count_fields(),
+        **speed_fields,
+        "peak_memory_gb": peak_training_gb(),
+        "device": training_device(),
+    }
 
 
-def _need_room(model: Any, rows: Rows) -> None:
+def _require_memory(model: Any, rows: PairRows) -> None:
     """Raise ConfigError when a batch of the longest pairs would not fit."""
     frozen = min(model.peft_config["default"].layers_to_transform or [0])
-    batches = [rows.of(piece) for batch in rows.batches for piece in rows.pieces(batch)]
-    on_cpu = device() == "cpu"
-    need_room(
+    batches = [rows.row_indices(piece) for batch in rows.batches for piece in rows.split_batch(batch)]
+    on_cpu = training_device() == "cpu"
+    require_memory_for_training(
         model,
         rows.sides,
         batches,
         frozen=frozen,
         half=has_bfloat16(),
         keeps=False,
-        available=None if on_cpu else cuda_gb,
+        available=None if on_cpu else free_gpu_gb,
     )
 
 
-def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, out: Path) -> Any:
-    """TRL's DPO trainer, given one planned batch of ids and masks as one example, and its loss piece by piece."""
+def _build_trainer(model: Any, tokenizer: Any, rows: PairRows, *, config: PreferConfig, out: Path) -> Any:
+    """TRL's DPO trainer; each of its examples is one planned batch, whose loss is computed piece by piece."""
     import datasets
     import torch
     import transformers
@@ -259,7 +282,7 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
 
     plan_of_batches = datasets.Dataset.from_dict({"batch": [list(batch) for batch in rows.batches]})
 
-    class Trainer(DPOTrainer):
+    class PlannedDPOTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
@@ -269,19 +292,20 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             model.train()
             compute: Any = self.compute_loss  # untyped
-            batch, summed = inputs["batch"], 0.0
-            for piece in rows.pieces(batch):
-                given = self._prepare_inputs(rows.collated(piece))
+            batch, total_loss = inputs["batch"], 0.0
+            for piece in rows.split_batch(batch):
+                inputs_of_piece = self._prepare_inputs(rows.collate(piece))
                 with self.compute_loss_context_manager():
-                    loss = compute(model, given) * len(piece) / len(batch)
+                    loss = compute(model, inputs_of_piece) * len(piece) / len(batch)
                 self.accelerator.backward(loss)
-                summed += loss.item()
-            if not (math.isfinite(summed) and sound_gradients(model)):
-                sides = [rows.sides[row] for row in rows.of(batch)]
-                said = f"the loss is {summed:.4g}{' and its gradient is no number' if math.isfinite(summed) else ''}"
+                total_loss += loss.item()
+            if not (math.isfinite(total_loss) and has_finite_gradients(model)):
+                sides = [rows.sides[row] for row in rows.row_indices(batch)]
+                gradient_problem = " and its gradient is no number" if math.isfinite(total_loss) else ""
+                problem = f"the loss is {total_loss:.4g}{gradient_problem}"
                 step = self.state.global_step + 1
-                raise no_number(said, step=step, indices=batch, samples=sides, tokenizer=tokenizer, out=out)
-            return torch.tensor(summed, device=self.args.device)
+                raise write_bad_batch(problem, step=step, indices=batch, samples=sides, tokenizer=tokenizer, out=out)
+            return torch.tensor(total_loss, device=self.args.device)
 
     settings = DPOConfig(
         output_dir=str(out / "checkpoints"),
@@ -295,7 +319,7 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
         save_steps=5,
         save_total_limit=2,
         seed=config.seed,
-        use_cpu=device() == "cpu",
+        use_cpu=training_device() == "cpu",
         bf16=has_bfloat16(),
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
@@ -304,8 +328,8 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
         run_name=out.name,
         report_to=list(config.report_to) or "none",
     )
-    with below(out):
-        trainer = Trainer(
+    with set_tensorboard_directory(out):
+        trainer = PlannedDPOTrainer(
             model=model,
             args=settings,
             train_dataset=plan_of_batches,
@@ -317,10 +341,10 @@ def _trainer(model: Any, tokenizer: Any, rows: Rows, *, config: PreferConfig, ou
     return trainer
 
 
-def _told(transformers: Any, out: Path, progress: Progress, done: int) -> Any:
-    cut(out / LOG, done=done)
+def _build_log_callback(transformers: Any, out: Path, progress: Progress, done_steps: int) -> Any:
+    truncate_log(out / LOG, done_steps=done_steps)
 
-    class Log(transformers.TrainerCallback):  # type: ignore[misc]
+    class PreferenceLogCallback(transformers.TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
                 from fireact import jsonl
@@ -331,4 +355,4 @@ def _told(transformers: Any, out: Path, progress: Progress, done: int) -> Any:
                     file.append({"step": state.global_step, **row})
                 progress.advance(f"loss {row['loss']:.3f}")
 
-    return Log()
+    return PreferenceLogCallback()

@@ -1,6 +1,6 @@
-"""A recipe: how a student is fine-tuned, in plain values that go into ``config.toml``; and the recipes that ship.
+"""A recipe: how a student is fine-tuned, in plain values that go into ``config.toml``; and the shipped recipes.
 
-A recipe file is TOML with the fields of ``Recipe``; those that it leaves out keep their defaults.
+A recipe file is TOML with the fields of ``Recipe``; absent fields keep their defaults.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError, unknown_name_error
 from fireact.training.schedule import SCHEDULES
 
 KINDS = ("lora", "int8-lora", "qlora", "full")
-"""LoRA on the weights as they are, on 8-bit weights (the paper), on 4-bit weights; and no adapter: all weights."""
+"""LoRA on unquantised weights, on 8-bit weights (as in the paper), on 4-bit weights; and full fine-tuning."""
 ADAPTED = ("lora", "int8-lora", "qlora")
 QUANTISED = ("int8-lora", "qlora")
 UPPERMOST = 10
-"""Blocks that are trained where a recipe does not say how many, as far as there are so many."""
+"""The number of uppermost blocks that are trained by default; a smaller student trains all of its blocks."""
 TRAIN_ON = ("student", "all")
 """The student's own words, or every token: questions, observations and the chat template's too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """LoRA (Hu et al. 2021) on the upper blocks, by default. Raises ConfigError for a senseless value.
+    """How to fine-tune: by default LoRA (Hu et al. 2021) on the upper blocks. Raises ConfigError for an invalid value.
 
-    ``kind`` is one of ``KINDS``; ``targets`` are the names of the linear layers that are adapted (all when empty), and
-    ``blocks`` is how many of the uppermost blocks are trained; 0 means all, None (left out) the upper ``UPPERMOST``, or all where there are fewer. ``batch_size`` is trajectories an optimizer
-    step, of which ``micro_batch`` (0: all) are computed at a time. ``max_length`` is in tokens a sample (longer ones
-    are left out). ``warmup`` below 1 is a share of all steps, from 1 on a number of steps. A checkpoint is written
-    every ``save_every`` steps. ``validation`` is the share of questions that is kept out to measure on after each epoch;
-    training stops after ``patience`` epochs without a better validation loss (0: never) and keeps the best weights.
-    ``train_on`` is one of ``TRAIN_ON``: what the loss is taken over.
+    ``kind`` is one of ``KINDS``. ``targets`` are the names of the linear layers that are adapted (all when empty).
+    ``blocks`` is the number of uppermost blocks that are trained; 0 means all, None (left out) the upper ``UPPERMOST``,
+    or all where there are fewer. ``batch_size`` is the number of trajectories per optimizer step, of which
+    ``micro_batch`` (0: all) are computed at a time. ``max_length`` is in tokens; longer samples are left out.
+    ``warmup`` below 1 is a share of all steps, from 1 on a number of steps. A checkpoint is written every
+    ``save_every`` steps. ``validation`` is the share of questions to hold out and measure on after each epoch. Training
+    stops after ``patience`` epochs without a better validation loss (0: never) and keeps the best weights.
+    ``train_on`` is one of ``TRAIN_ON`` and selects the tokens of the loss.
 
-    The paper adapts all blocks with rank 8 for 30 epochs at 3e-4 (``paper-lora``); a small student learns the format
-    faster at a higher rate, and cheaper in its upper third.
+    The paper adapts all blocks with rank 8 for 30 epochs at 3e-4 (``paper-lora``). A small student learns the format
+    faster at a higher rate, and more cheaply in its upper third.
     """
 
     kind: str = "lora"
@@ -66,11 +67,11 @@ class Recipe:
             self._check_type(entry.name, str(entry.type))
         object.__setattr__(self, "targets", tuple(self.targets))
         if self.kind not in KINDS:
-            raise unknown("kind of the recipe", self.kind, KINDS)
+            raise unknown_name_error("kind of the recipe", self.kind, KINDS)
         if self.train_on not in TRAIN_ON:
-            raise unknown("train_on of the recipe", self.train_on, TRAIN_ON)
+            raise unknown_name_error("train_on of the recipe", self.train_on, TRAIN_ON)
         if self.schedule not in SCHEDULES:
-            raise unknown("schedule of the recipe", self.schedule, SCHEDULES)
+            raise unknown_name_error("schedule of the recipe", self.schedule, SCHEDULES)
         for name in ("rank", "alpha", "epochs", "batch_size", "max_length", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is {getattr(self, name)}; it must be at least 1.")
@@ -85,8 +86,8 @@ class Recipe:
         if self.warmup < 0 or (self.warmup > 1 and self.warmup % 1):
             raise ConfigError(f"recipe: warmup is {self.warmup}; it must be a share below 1 or a number of steps.")
 
-    def trained(self, blocks: int) -> int:
-        """How many blocks are trained of a student that has ``blocks``. Raises ConfigError for more than there are."""
+    def count_trained_blocks(self, blocks: int) -> int:
+        """The number of trained blocks of a student with ``blocks``. Raises ConfigError where it has too few."""
         if self.blocks is None:
             return min(UPPERMOST, blocks)
         if self.blocks > blocks:
@@ -95,41 +96,41 @@ class Recipe:
             )
         return self.blocks or blocks
 
-    def _check_type(self, name: str, wanted: str) -> None:
-        """A file of settings may hold anything: ``epochs = 2.5``, ``rank = true``, ``learning_rate = "2e-3"``."""
+    def _check_type(self, name: str, type_name: str) -> None:
+        """Raise ConfigError for a value of the wrong type, such as ``epochs = 2.5`` or ``rank = true``."""
         value = getattr(self, name)
         if name == "targets":
-            if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
                 raise ConfigError(f"recipe: targets is {value!r}; it must be a list of names of layers.")
             return
-        if value is None and wanted.endswith("None"):
+        if value is None and type_name.endswith("None"):
             return
-        wanted = wanted.removesuffix(" | None")
-        allowed = {"str": (str,), "int": (int,), "float": (int, float)}[wanted]
+        type_name = type_name.removesuffix(" | None")
+        allowed = {"str": (str,), "int": (int,), "float": (int, float)}[type_name]
         if not isinstance(value, allowed) or isinstance(value, bool):
-            raise ConfigError(f"recipe: {name} is {value!r}; it must be of type {wanted}.")
+            raise ConfigError(f"recipe: {name} is {value!r}; it must be of type {type_name}.")
 
 
-def shipped() -> list[str]:
-    """The names of the recipes that come with the package."""
+def list_recipes() -> list[str]:
+    """The names of the recipes that ship with the package."""
     return sorted(file.name.removesuffix(".toml") for file in files("fireact.training").joinpath("recipes").iterdir())
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
-    """A shipped recipe by name, or one from a TOML file; ``changes`` replace its values. Raises ConfigError."""
+    """Read a shipped recipe by name, or a TOML file; ``changes`` replace its values. Raises ConfigError."""
     path = Path(name)
-    if name in shipped():
+    if name in list_recipes():
         text = files("fireact.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
     elif path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
     else:
-        raise unknown("recipe", name, [*shipped(), "a TOML file"])
+        raise unknown_name_error("recipe", name, [*list_recipes(), "a TOML file"])
     try:
         values = tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"recipe {name}: not TOML ({error}).") from error
-    known = [entry.name for entry in fields(Recipe)]
+    field_names = [entry.name for entry in fields(Recipe)]
     for key in values:
-        if key not in known:
-            raise unknown(f"setting of the recipe {name}", key, known)
+        if key not in field_names:
+            raise unknown_name_error(f"setting of the recipe {name}", key, field_names)
     return Recipe(**{**values, **changes})

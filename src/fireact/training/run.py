@@ -1,4 +1,4 @@
-"""The verb ``train``: a mixture of trajectories becomes an adapter (or a whole model), by way of messages and masked tokens."""
+"""The verb ``train``: turns a mixture of trajectories into an adapter or a whole model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fireact.agents import load_renderer
-from fireact.data import HELD_OUT, question
-from fireact.data.filters import is_right
+from fireact.data import HELD_OUT, question_key
+from fireact.data.filters import has_full_score
 from fireact.errors import ConfigError, DataError
 from fireact.machine import release_memory
 from fireact.progress import SILENT, Progress
@@ -21,35 +21,43 @@ from fireact.store import (
     CONFIG,
     MANIFEST,
     RunDir,
-    absolute,
+    absolute_path,
     read_config,
     read_manifest,
     read_trajectories,
     trajectory_file,
 )
-from fireact.training.launch import launched, lend, local_count, machine_rank, refuse_launch, shipped
-from fireact.training.loss import need_gpu
-from fireact.training.memory import need_weights
+from fireact.training.launch import (
+    count_local_processes,
+    launch_training,
+    list_launch_configs,
+    machine_rank,
+    run_secondary_machine,
+    validate_launch,
+)
+from fireact.training.loss import require_gpu
+from fireact.training.memory import require_memory_for_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
-from fireact.training.samples import offered, rendered
-from fireact.training.student import load_shape
+from fireact.training.samples import load_tool_schemas, render_trajectory
+from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
-MIX = "fireact mix chooses otherwise"
-FREE = ("recipe.micro_batch", "report_to", "processes", "accelerate")
-"""Settings that do not change what is learnt."""
+MIX_HINT = "fireact mix chooses otherwise"
+NEUTRAL_SETTINGS = ("recipe.micro_batch", "report_to", "processes", "accelerate")
+"""Settings that may change when a run is resumed, since they do not change what is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Settings of ``train``: the mixture, the student that is fine-tuned, the recipe, and how trajectories are rendered.
+    """Settings of ``train``: the mixture, the student to fine-tune, the recipe, and how trajectories are rendered.
 
-    ``renderer`` is stored and used whenever the student is run. A native one is shown ``tools``, where a trajectory does not
-    bring its own (``meta["tools"]``, as schemas); run the student with the same.
-    ``report_to`` names trackers of experiments. With ``processes`` above 1, or an ``accelerate`` configuration (a shipped
-    one's name, or a path; it says how many processes where ``processes`` is None), training is launched through accelerate.
+    ``renderer`` is stored and used whenever the student runs. The prompt of a native renderer contains ``tools``,
+    unless a trajectory has its own (``meta["tools"]``, as schemas); run the student with the same tools. ``report_to``
+    names experiment trackers. With ``processes`` above 1, or with an ``accelerate`` configuration, training is launched
+    through accelerate. The configuration is a shipped name or a path, and sets the number of processes where
+    ``processes`` is None.
     """
 
     data: str
@@ -62,76 +70,80 @@ class TrainConfig:
     accelerate: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", absolute(self.data))
+        object.__setattr__(self, "data", absolute_path(self.data))
         object.__setattr__(self, "report_to", tuple(self.report_to))
         object.__setattr__(self, "tools", tuple(self.tools))
         if self.processes is not None and self.processes < 1:
             raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
-        if self.accelerate is not None and self.accelerate not in shipped():
-            object.__setattr__(self, "accelerate", absolute(self.accelerate))
+        if self.accelerate is not None and self.accelerate not in list_launch_configs():
+            object.__setattr__(self, "accelerate", absolute_path(self.accelerate))
         if Path(self.student).is_dir() or Path(self.student).is_file():
-            object.__setattr__(self, "student", absolute(self.student))
+            object.__setattr__(self, "student", absolute_path(self.student))
 
     @property
     def launches(self) -> bool:
-        """Whether training runs in processes of its own."""
+        """Whether training runs in launched processes."""
         return self.accelerate is not None or (self.processes or 1) > 1
 
 
 def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run goes on from its last checkpoint."""
+    """Fine-tune into ``out/adapter`` and return the manifest; an interrupted run resumes from its last checkpoint."""
     if force or not (out / MANIFEST).is_file():
-        check(config)
+        validate_training(config)
     if number := machine_rank(config.accelerate):
-        return _lent(config, out, number=number, progress=progress)
-    with RunDir(out, verb="train", settings=asdict(config), force=force, free=FREE) as run:
+        return _train_on_secondary_machine(config, out, number=number, progress=progress)
+    with RunDir(out, verb="train", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         if config.launches:
-            copies = local_count(config.processes, config.accelerate)
-            need_weights(load_shape(config.student), config.student, config.recipe.kind, copies=copies)
-            facts = launched(run.path, processes=config.processes, accelerate=config.accelerate, progress=progress)
+            copies = count_local_processes(config.processes, config.accelerate)
+            require_memory_for_weights(
+                load_model_shape(config.student), config.student, config.recipe.kind, copies=copies
+            )
+            facts = launch_training(
+                run.path, processes=config.processes, accelerate=config.accelerate, progress=progress
+            )
         else:
-            facts = work(config, run.path, progress=progress)
+            facts = train_in_process(config, run.path, progress=progress)
         release_memory()
         weights = run.path / ("adapter" if config.recipe.kind in ADAPTED else "model")
-        named = {"student": config.student, "renderer": config.renderer}
-        manifest = run.finish(**named, adapter_sha256=weights_hash(weights), **facts)
+        student_fields = {"student": config.student, "renderer": config.renderer}
+        manifest = run.finish(**student_fields, adapter_sha256=hash_weights(weights), **facts)
         shutil.rmtree(run.path / BEST, ignore_errors=True)
         return manifest
 
 
-def _lent(config: TrainConfig, out: Path, *, number: int, progress: Progress) -> dict[str, Any]:
-    """What a machine other than the first does; what was trained lies where the first machine's run is."""
-    if (out / MANIFEST).is_file():  # on a shared disk: done already
+def _train_on_secondary_machine(config: TrainConfig, out: Path, *, number: int, progress: Progress) -> dict[str, Any]:
+    """Train on a machine other than the first; the weights are written to the first machine's run directory."""
+    if (out / MANIFEST).is_file():  # on a shared disk the run may be complete already
         return read_manifest(out)
-    lend(out, asdict(config), processes=config.processes, accelerate=config.accelerate)
+    run_secondary_machine(out, asdict(config), processes=config.processes, accelerate=config.accelerate)
     release_memory()
     progress.say(f"train: machine {number} is done; the run is complete in the directory of machine 0")
     return {"verb": "train", "machine_rank": number}
 
 
-def check(config: TrainConfig) -> None:
-    """Raise ConfigError or DataError for what cannot be trained here, before anything is loaded or written."""
+def validate_training(config: TrainConfig) -> None:
+    """Raise ConfigError or DataError for settings that cannot be trained here, before anything is loaded or written."""
     check_trackers(config.report_to)
-    need_data(Path(config.data))
+    require_data(Path(config.data))
     if config.recipe.kind in QUANTISED:
-        need_gpu(config.recipe.kind)
+        require_gpu(config.recipe.kind)
     if config.launches:
-        refuse_launch(processes=config.processes, accelerate=config.accelerate, kind=config.recipe.kind)
+        validate_launch(processes=config.processes, accelerate=config.accelerate, kind=config.recipe.kind)
 
 
-def need_data(data: Path) -> None:
-    """Raise DataError where there are no trajectories."""
+def require_data(data: Path) -> None:
+    """Raise DataError where the data has no file of trajectories."""
     if not (file := trajectory_file(data)).is_file():
         raise DataError(f"there is no {file}. Give a directory of fireact mix or collect, or a JSONL file.")
 
 
-def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
-    """Train in this process (one of several, when launched) and return what the manifest says of it."""
+def train_in_process(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Train in this process (one of several, when launched) and return fields for the manifest."""
     from fireact.training.trainer import fine_tune
 
-    chats, validation = parts(config, progress)
+    chats, validation = load_chats(config, progress)
     stats = fine_tune(
         chats,
         student=config.student,
@@ -145,65 +157,70 @@ def work(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict
     return {"trajectories": len(chats) + (len(validation) if config.recipe.validation else 0), **asdict(stats)}
 
 
-def parts(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[Chat], list[Chat]]:
-    """The chats to train on and those to measure on: the recipe's share of questions, or what the mixture held out.
+def load_chats(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[Chat], list[Chat]]:
+    """Load the chats to train on and to validate on: the recipe's share of questions, or what the mixture held out.
 
-    Raises ConfigError when ``patience`` has nothing to measure on.
+    Raises ConfigError when ``patience`` has nothing to validate on.
     """
     data = Path(config.data)
-    found, kept_out = learnable(data, progress), set[str]()
-    apart = data / HELD_OUT
+    trajectories, held_out_questions = load_learnable(data, progress), set[str]()
+    held_out_file = data / HELD_OUT
     if config.recipe.validation:
-        kept_out = held_out(found, config.recipe)
-        validation = [one for one in found if question(one) in kept_out]
+        held_out_questions = choose_held_out(trajectories, config.recipe)
+        validation = [trajectory for trajectory in trajectories if question_key(trajectory) in held_out_questions]
     else:
-        validation = with_steps(read_trajectories(apart), progress) if apart.is_file() else []
+        validation = select_with_steps(read_trajectories(held_out_file), progress) if held_out_file.is_file() else []
     if config.recipe.patience and not validation:
         raise ConfigError(
             "patience needs questions to measure on: validation = 0.1 in the recipe, or mix with --holdout."
         )
     renderer = load_renderer(config.renderer)
-    tools = offered(renderer, config.tools)
-    fitted = [one for one in found if question(one) not in kept_out]
-    return [rendered(one, renderer, tools=tools) for one in fitted], [
-        rendered(one, renderer, tools=tools) for one in validation
+    tools = load_tool_schemas(renderer, config.tools)
+    training = [trajectory for trajectory in trajectories if question_key(trajectory) not in held_out_questions]
+    return [render_trajectory(trajectory, renderer, tools=tools) for trajectory in training], [
+        render_trajectory(trajectory, renderer, tools=tools) for trajectory in validation
     ]
 
 
-def learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
-    """The trajectories to learn: of a mixture all, of runs as they were collected those that are right; none without a step to learn.
+def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
+    """Load the trajectories to learn, without those that have no step to learn.
 
+    A mixture is learnt as it is; of a run of ``collect``, ``record`` or ``eval``, only right trajectories are learnt.
     Raises DataError when none is left.
     """
-    found = list(read_trajectories(data))
+    trajectories = list(read_trajectories(data))
     as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
-    right = [one for one in found if is_right(one)] if as_collected else found
-    if len(right) < len(found):
+    correct = trajectories
+    if as_collected:
+        correct = [trajectory for trajectory in trajectories if has_full_score(trajectory)]
+    if len(correct) < len(trajectories):
         progress.say(
-            f"train: {len(found) - len(right)} of {len(found)} trajectories are not right and left out ({MIX})"
+            f"train: {len(trajectories) - len(correct)} of {len(trajectories)} trajectories are not right and left out "
+            f"({MIX_HINT})"
         )
-    kept = with_steps(right, progress)
-    if not kept:
+    learnable = select_with_steps(correct, progress)
+    if not learnable:
         raise DataError(
-            f"{data} has {len(found)} trajectories and none to learn from. Give a directory of fireact mix."
+            f"{data} has {len(trajectories)} trajectories and none to learn from. Give a directory of fireact mix."
         )
-    return kept
+    return learnable
 
 
-def with_steps(found: Iterable[Trajectory], progress: Progress = SILENT) -> list[Trajectory]:
-    """Those that have a step to learn; how many have none is said."""
-    everything = list(found)
-    kept = [one for one in everything if any(step.weight > 0 for step in one.steps)]
-    if left_out := len(everything) - len(kept):
+def select_with_steps(trajectories: Iterable[Trajectory], progress: Progress = SILENT) -> list[Trajectory]:
+    """Select the trajectories that have a step to learn, and report how many have none."""
+    all_trajectories = list(trajectories)
+    with_steps = [trajectory for trajectory in all_trajectories if any(step.weight > 0 for step in trajectory.steps)]
+    if dropped := len(all_trajectories) - len(with_steps):
         progress.say(
-            f"train: {left_out} of {len(everything)} trajectories are without a step to learn and left out ({MIX})"
+            f"train: {dropped} of {len(all_trajectories)} trajectories are without a step to learn and left out "
+            f"({MIX_HINT})"
         )
-    return kept
+    return with_steps
 
 
-def held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:
-    """The questions that the recipe's share of validation keeps out of training, whole."""
-    questions = sorted({question(trajectory) for trajectory in trajectories})
+def choose_held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:
+    """Choose the questions to hold out for validation: the recipe's share, with all their trajectories."""
+    questions = sorted({question_key(trajectory) for trajectory in trajectories})
     count = round(recipe.validation * len(questions))
     if recipe.validation and not 0 < count < len(questions):
         raise ConfigError(
@@ -212,8 +229,8 @@ def held_out(trajectories: Sequence[Trajectory], recipe: Recipe) -> set[str]:
     return set(random.Random(recipe.seed).sample(questions, count))
 
 
-def weights_hash(directory: Path) -> str:
-    """Names what was trained."""
+def hash_weights(directory: Path) -> str:
+    """The hash of all weights in a directory."""
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):
         digest.update(file.read_bytes())

@@ -1,7 +1,7 @@
-"""Samples of a dataset as training sees them: encoded for the trainer, shown to a person, or written for other trainers.
+"""Samples of a dataset as training uses them: encoded for the trainer, previewed, or written for other trainers.
 
-Invariant: what is shown and written is what ``train`` would train on; nothing is cut, and what is over a length limit is
-the trainer's business.
+Invariant: previews and files contain what ``train`` would train on. Nothing is cut; the limit on length is the
+trainer's business.
 """
 
 from __future__ import annotations
@@ -15,101 +15,119 @@ from typing import Any
 
 from fireact import jsonl
 from fireact.agents import load_renderer, load_tools
-from fireact.data.lines import ALONE, BLOCK, Block, blocks, entries, in_order, processes, raw_lines
-from fireact.data.sources import Own, own_files
+from fireact.data.lines import (
+    BLOCK_BYTES,
+    SINGLE_PROCESS_BYTES,
+    Block,
+    choose_worker_count,
+    map_in_order,
+    read_entries,
+    read_raw_lines,
+    split_into_blocks,
+)
+from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.methods.react import schemas_shown, tools_shown
+from fireact.methods.react import offered_schemas, offered_tools
 from fireact.progress import SILENT, Progress
-from fireact.render.chat import Schema, dress, schema
-from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode, spans
-from fireact.render.tool_calls import exported
+from fireact.render.chat import Schema, apply_renderer_template, tool_schema
+from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
+from fireact.render.tool_calls import export_messages
 from fireact.store import read_trajectories, trajectory_file
 from fireact.types import Renderer, Trajectory
 
 FORMS = ("tokens", "messages")
-"""What ``write`` writes: ids and labels for one student, or messages that say which of them are trained."""
+"""The forms that ``write`` knows: ids and labels for one student, or messages that are marked for training."""
 
 
-def offered(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
-    """What a native renderer's student is shown, finish among them; nothing where actions are text."""
-    return [schema(tool) for tool in tools_shown(renderer, load_tools(tools))] if renderer.native else []
+def load_tool_schemas(renderer: Renderer, tools: Sequence[str]) -> list[Schema]:
+    """The tool schemas in a native renderer's prompt, with finish; none where actions are text."""
+    return [tool_schema(tool) for tool in offered_tools(renderer, load_tools(tools))] if renderer.native else []
 
 
-def rendered(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
-    """The training messages, and the tools that they are shown with. Raises FormatError where inference would ask with other messages than these."""
+def render_trajectory(trajectory: Trajectory, renderer: Renderer, *, tools: Sequence[Schema] = ()) -> Chat:
+    """Render a trajectory to training messages and the schemas of their tools.
+
+    Raises FormatError where the messages differ from those that inference would send.
+    """
     sample = renderer.sample(trajectory)
-    for done, step in enumerate(trajectory.steps):
+    for step_index, step in enumerate(trajectory.steps):
         if step.joined:
-            continue  # written in the turn before, so nothing is asked here
-        prompt = renderer.prompt(trajectory.example.question, trajectory.steps[:done])
+            continue  # part of the turn before, so inference sends no prompt here
+        prompt = renderer.prompt(trajectory.example.question, trajectory.steps[:step_index])
         if sample[: len(prompt)] != prompt:
             raise FormatError(
-                f"{trajectory.key}: the sample differs from what inference sends at step {done + 1}, so the student "
-                f"would be asked what it was not trained on. The renderer {renderer.name!r} must build both alike."
+                f"{trajectory.key}: the sample differs from what inference sends at step {step_index + 1}, so the "
+                f"student would see prompts that it was not trained on. The renderer {renderer.name!r} must build both "
+                "alike."
             )
-    own = trajectory.meta.get("tools") if renderer.native else None
-    shown = schemas_shown(own) if isinstance(own, list | tuple) and own else tuple(tools)
-    return Chat(sample, shown, trajectory.key)
+    own_tools = trajectory.meta.get("tools") if renderer.native else None
+    shown_schemas = offered_schemas(own_tools) if isinstance(own_tools, list | tuple) and own_tools else tuple(tools)
+    return Chat(sample, shown_schemas, trajectory.key)
 
 
 class Encoder:
-    """Chats to samples for one student: its tokenizer, the ids that end its turns, and the renderer's own ends.
+    """Encodes chats to samples for one student, with its tokenizer, its end-of-turn ids, and the renderer's own ends.
 
-    ``everything`` puts a label on every token but the first, whoever wrote it.
+    ``everything`` puts a label on every token but the first, not on the student's alone.
     """
 
     def __init__(
         self, tokenizer: Any, ends: Collection[int], renderer: Renderer | None = None, *, everything: bool = False
     ) -> None:
-        self.tokenizer = tokenizer if renderer is None else dress(tokenizer, renderer)
+        self.tokenizer = tokenizer if renderer is None else apply_renderer_template(tokenizer, renderer)
         self.ends: set[int | str] = {*ends, *getattr(renderer, "ends", ())}
         self.everything = everything
 
-    def samples(self, chat: Chat) -> list[Sample]:
-        """The samples of a chat: one, or one a step where the template rewrites what came before."""
-        found = encode(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
-        made = [replace(sample, key=chat.key) for sample in found]
+    def encode_chat(self, chat: Chat) -> list[Sample]:
+        """The samples of a chat: one, or one per step where the template rewrites earlier turns."""
+        encoded = encode_chat(chat.messages, self.tokenizer, ends=self.ends, tools=chat.tools)
+        samples = [replace(sample, key=chat.key) for sample in encoded]
         if not self.everything:
-            return made
-        if len(made) > 1:
+            return samples
+        if len(samples) > 1:
             raise ConfigError(
                 f"a trajectory is one sample a step ({REWRITTEN}), and its observations would be trained once a step. "
                 'Leave train_on = "all" out, or choose another renderer (alpaca rewrites nothing).'
             )
-        return [replace(sample, labels=(IGNORED, *sample.input_ids[1:]), weights=()) for sample in made]
+        return [replace(sample, labels=(IGNORED, *sample.input_ids[1:]), weights=()) for sample in samples]
 
-    def all(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
-        """The samples of all chats, and how many chats are one sample a step."""
-        made = [self.samples(chat) for chat in chats]
-        return [sample for group in made for sample in group], sum(len(group) > 1 for group in made)
+    def encode_chats(self, chats: Iterable[Chat]) -> tuple[list[Sample], int]:
+        """The samples of all chats, and how many chats have one sample per step."""
+        groups = [self.encode_chat(chat) for chat in chats]
+        return [sample for group in groups for sample in group], sum(len(group) > 1 for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
-class Peek:
-    """One sample to look at: the episode's key, which of its samples it is, and its text by what is trained."""
+class SamplePreview:
+    """A preview of one sample: the episode's key, the sample's number in it, and the text in spans, trained or not."""
 
     key: str
-    part: int
-    parts: int
+    sample_number: int
+    sample_count: int
     tokens: int
     trained: int
     spans: Sequence[tuple[str, bool]]
 
     @property
     def share(self) -> float:
-        """The share of tokens that is trained."""
+        """The share of tokens that are trained on."""
         return self.trained / max(1, self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "key": self.key, "part": self.part, "parts": self.parts, "tokens": self.tokens, "trained": self.trained,
-            "share": round(self.share, 4), "spans": [list(span) for span in self.spans],
-        }  # fmt: skip
+            "key": self.key,
+            "part": self.sample_number,
+            "parts": self.sample_count,
+            "tokens": self.tokens,
+            "trained": self.trained,
+            "share": round(self.share, 4),
+            "spans": [list(span) for span in self.spans],
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """Trajectories in any known format, and how they are rendered; ``workers`` 0 is by the size of the data.
+    """Trajectories in any known format, and how to render them; ``workers`` 0 means: by the size of the data.
 
     A line that is no trajectory is an error, unless ``skip_bad`` leaves such lines out and counts them.
     """
@@ -121,58 +139,75 @@ class Rendering:
     workers: int = 0
     skip_bad: bool = False
 
-    def peek(self) -> Iterator[Peek]:
+    def preview_samples(self) -> Iterator[SamplePreview]:
         """Every sample, one after the other."""
-        with own_files([self.data], skip=self.skip_bad) as (own,):
-            encoder = _encoder(self.student, self.renderer)
-            for trajectory in self._read(own):
-                group = encoder.samples(self.chat(trajectory))
-                for part, sample in enumerate(group, 1):
-                    pieces = spans(sample, encoder.tokenizer)
-                    yield Peek(trajectory.key, part, len(group), len(sample.input_ids), sample.targets, pieces)
+        with open_trajectory_files([self.data], skip=self.skip_bad) as (source_file,):
+            encoder = _load_encoder(self.student, self.renderer)
+            for trajectory in self._read_trajectories(source_file):
+                group = encoder.encode_chat(self.render_chat(trajectory))
+                for sample_number, sample in enumerate(group, 1):
+                    pieces = text_spans(sample, encoder.tokenizer)
+                    yield SamplePreview(
+                        trajectory.key, sample_number, len(group), len(sample.input_ids), sample.targets, pieces
+                    )
 
-    def _read(self, own: Own) -> Iterator[Trajectory]:
+    def _read_trajectories(self, source_file: TrajectoryFile) -> Iterator[Trajectory]:
         if not self.skip_bad:
-            yield from read_trajectories(own.file)
+            yield from read_trajectories(source_file.file)
             return
-        for block in blocks(own.file):
-            yield from (entry.trajectory for entry in entries(block) if entry.trajectory is not None)
+        for block in split_into_blocks(source_file.file):
+            yield from (entry.trajectory for entry in read_entries(block) if entry.trajectory is not None)
 
     def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> dict[str, Any]:
-        """Write every sample to a JSONL file, and return the counts. Raises ConfigError for an unknown form or what is read as ``out``."""
+        """Write every sample to a JSONL file and return the counts.
+
+        Raises ConfigError for an unknown form, or where ``out`` is the input file.
+        """
         if form not in FORMS:
             raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
         if out.resolve() in (self.data.resolve(), trajectory_file(self.data).resolve()):
             raise ConfigError(f"{out} is what is rendered; its trajectories would be written over. Choose another -o.")
         counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))
-        with own_files([self.data], skip=self.skip_bad) as (own,), jsonl.replacing(out) as file:
-            counts["skipped"] = len(own.bad)
-            jobs = [(block, self, form) for block in blocks(own.file, BLOCK if form == "messages" else BLOCK // 8)]
-            workers = processes(self.workers, [own.file], alone=ALONE if form == "messages" else ALONE // 16)
-            before = 0
-            progress.start(f"render: {own.source.name}", total=len(jobs))
-            for part in in_order(render, jobs, workers=workers):
-                for line, reason in part.bad:
-                    said = f"{own.place(before + line)}: {reason}"
+        with (
+            open_trajectory_files([self.data], skip=self.skip_bad) as (source_file,),
+            jsonl.open_replacement(out) as file,
+        ):
+            counts["skipped"] = len(source_file.bad)
+            block_bytes = BLOCK_BYTES if form == "messages" else BLOCK_BYTES // 8
+            jobs = [(block, self, form) for block in split_into_blocks(source_file.file, block_bytes)]
+            workers = choose_worker_count(
+                self.workers,
+                [source_file.file],
+                single_below=SINGLE_PROCESS_BYTES if form == "messages" else SINGLE_PROCESS_BYTES // 16,
+            )
+            lines_before = 0
+            progress.start(f"render: {source_file.named_path.name}", total=len(jobs))
+            for rendered_block in map_in_order(render_block, jobs, workers=workers):
+                for line, reason in rendered_block.bad:
+                    problem = f"{source_file.describe_line(lines_before + line)}: {reason}"
                     if not self.skip_bad:
-                        raise DataError(f"{said}. Repair or delete that line, or leave such lines out with --skip-bad.")
-                    progress.say(f"skipped: {said}")
-                counts["skipped"] += len(part.bad)
-                file.write(part.lines)
-                counts.update(part.counts)
-                before += part.end
+                        raise DataError(
+                            f"{problem}. Repair or delete that line, or leave such lines out with --skip-bad."
+                        )
+                    progress.say(f"skipped: {problem}")
+                counts["skipped"] += len(rendered_block.bad)
+                file.write(rendered_block.lines)
+                counts.update(rendered_block.counts)
+                lines_before += rendered_block.end
                 progress.advance()
             progress.end()
         return {"form": form, "renderer": self.renderer, **counts}
 
-    def chat(self, trajectory: Trajectory) -> Chat:
-        """The messages of one trajectory, and the tools that they are shown with."""
-        return rendered(trajectory, _renderer(self.renderer), tools=_offered(self.renderer, tuple(self.tools)))
+    def render_chat(self, trajectory: Trajectory) -> Chat:
+        """The messages of one trajectory, and the schemas of their tools."""
+        return render_trajectory(
+            trajectory, _load_renderer(self.renderer), tools=_load_tool_schemas(self.renderer, tuple(self.tools))
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What a block of lines was rendered to: JSON lines, counts, how many lines it had, and those that cannot be read."""
+class RenderedBlock:
+    """A rendered block of lines: its JSON lines, counts, number of input lines, and lines that cannot be read."""
 
     lines: bytes
     counts: Mapping[str, int]
@@ -180,24 +215,24 @@ class Part:
     bad: Sequence[tuple[int, str]] = ()
 
 
-def render(block: Block, rendering: Rendering, form: str) -> Part:
+def render_block(block: Block, rendering: Rendering, form: str) -> RenderedBlock:
     """Render the trajectories of a block."""
     lines: list[str] = []
     rows: list[dict[str, Any]]
     counts, bad = Counter[str](), list[tuple[int, str]]()
-    raw = raw_lines(block)
-    for entry in entries(block, raw):
+    raw = read_raw_lines(block)
+    for entry in read_entries(block, raw):
         if entry.trajectory is None:
             bad.append((entry.line, entry.reason))
             if rendering.skip_bad:
                 continue
             break
-        chat, key = rendering.chat(entry.trajectory), entry.trajectory.key
+        chat, key = rendering.render_chat(entry.trajectory), entry.trajectory.key
         if form == "messages":
             tools = {"tools": chat.tools} if chat.tools else {}
-            rows = [{"key": key, "messages": list(exported(chat.messages, marked=True)), **tools}]
+            rows = [{"key": key, "messages": list(export_messages(chat.messages, marked=True)), **tools}]
         else:
-            group = _encoder(rendering.student, rendering.renderer).samples(chat)
+            group = _load_encoder(rendering.student, rendering.renderer).encode_chat(chat)
             rows = [
                 {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)}
                 | ({"weights": list(sample.weights)} if sample.weights else {})
@@ -209,22 +244,22 @@ def render(block: Block, rendering: Rendering, form: str) -> Part:
         counts["trajectories"] += 1
         counts["samples"] += len(rows)
         lines += map(jsonl.dumps, rows)
-    return Part("".join(f"{line}\n" for line in lines).encode(), counts, len(raw), bad)
+    return RenderedBlock("".join(f"{line}\n" for line in lines).encode(), counts, len(raw), bad)
 
 
 @cache
-def _encoder(student: str, renderer: str) -> Encoder:
-    from fireact.training.student import load_tokenizer
+def _load_encoder(student: str, renderer: str) -> Encoder:
+    from fireact.training.student import load_student_tokenizer
 
-    tokenizer, ends = load_tokenizer(student)
-    return Encoder(tokenizer, ends, _renderer(renderer))
-
-
-@cache
-def _offered(renderer: str, tools: tuple[str, ...]) -> tuple[Schema, ...]:
-    return tuple(offered(_renderer(renderer), tools))
+    tokenizer, ends = load_student_tokenizer(student)
+    return Encoder(tokenizer, ends, _load_renderer(renderer))
 
 
 @cache
-def _renderer(name: str) -> Renderer:
+def _load_tool_schemas(renderer: str, tools: tuple[str, ...]) -> tuple[Schema, ...]:
+    return tuple(load_tool_schemas(_load_renderer(renderer), tools))
+
+
+@cache
+def _load_renderer(name: str) -> Renderer:
     return load_renderer(name)

@@ -1,4 +1,4 @@
-"""The student that is trained: its weights loaded as the recipe says, and what of them is trained.
+"""The student to train: loads its weights as the recipe says, and makes the recipe's share of them trainable.
 
 int8-lora and qlora need a GPU and bitsandbytes; they have not been run by this project's tests, which have no GPU.
 """
@@ -9,106 +9,108 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, missing_extra
-from fireact.models.weights import ends_of, loading, student_directory
-from fireact.training.loss import device, has_bfloat16, need_gpu
-from fireact.training.memory import need_weights
+from fireact.errors import ConfigError, missing_extra_error
+from fireact.models.weights import end_ids, student_directory, translate_load_errors
+from fireact.training.loss import has_bfloat16, require_gpu, training_device
+from fireact.training.memory import require_memory_for_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 
 
 def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
-    """The model (float32, or quantised as ``kind`` says), its tokenizer, and the ids that end a turn at inference."""
+    """Load the model (float32, or quantised by ``kind``), its tokenizer, and the ids that end a turn at inference."""
     try:
         import torch
         import transformers
         import trl  # noqa: F401
     except ImportError as error:
-        raise missing_extra(error.name or "trl", "train") from error
-    place = student_directory(student)
-    options = _quantised(kind) if kind in QUANTISED else {"dtype": torch.float32}
-    with loading(place):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        need_weights(load_shape(student), place, kind)
-        model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
-    return model, tokenizer, ends_of(model.generation_config.eos_token_id, tokenizer)
+        raise missing_extra_error(error.name or "trl", "train") from error
+    directory = student_directory(student)
+    options = _quantisation_options(kind) if kind in QUANTISED else {"dtype": torch.float32}
+    with translate_load_errors(directory):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        require_memory_for_weights(load_model_shape(student), directory, kind)
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, **options)
+    return model, tokenizer, end_ids(model.generation_config.eos_token_id, tokenizer)
 
 
 def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
-    """What ``load_student`` loads, with an adapter that goes on being trained."""
+    """Load what ``load_student`` does, with an adapter to train further."""
     import peft as untyped
 
     peft: Any = untyped
     model, tokenizer, ends = load_student(student, kind)
     if kind in QUANTISED:
-        model = _prepared(model)
+        model = _prepare_quantised(model)
     return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
 
 
-def load_tokenizer(student: str) -> tuple[Any, set[int]]:
-    """The tokenizer alone, and the ids that end a turn at inference; needs no torch."""
+def load_student_tokenizer(student: str) -> tuple[Any, set[int]]:
+    """Load the tokenizer alone, and the ids that end a turn at inference; needs no torch."""
     try:
         import transformers
     except ImportError as error:
-        raise missing_extra("transformers", "train") from error
-    place = student_directory(student)
-    with loading(place):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        raise missing_extra_error("transformers", "train") from error
+    directory = student_directory(student)
+    with translate_load_errors(directory):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         try:
-            eos = transformers.GenerationConfig.from_pretrained(place).eos_token_id
-        except OSError:  # a model without generation settings ends where its config says
-            eos = transformers.AutoConfig.from_pretrained(place).get_text_config().eos_token_id
-    return tokenizer, ends_of(eos, tokenizer)
+            eos = transformers.GenerationConfig.from_pretrained(directory).eos_token_id
+        except OSError:  # without generation settings, the model config has the end token
+            eos = transformers.AutoConfig.from_pretrained(directory).get_text_config().eos_token_id
+    return tokenizer, end_ids(eos, tokenizer)
 
 
-def load_shape(student: str) -> Any:
-    """The model without its weights: shapes alone."""
+def load_model_shape(student: str) -> Any:
+    """Load the model with shapes alone, without weights."""
     import torch
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM  # untyped
-    place = student_directory(student)
-    with loading(place), torch.device("meta"):
-        return auto.from_config(transformers.AutoConfig.from_pretrained(place))
+    directory = student_directory(student)
+    with translate_load_errors(directory), torch.device("meta"):
+        return auto.from_config(transformers.AutoConfig.from_pretrained(directory))
 
 
-def _quantised(kind: str) -> dict[str, Any]:
+def _quantisation_options(kind: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    need_gpu(kind)
+    require_gpu(kind)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise missing_extra("bitsandbytes", "gpu") from error
-    four: dict[str, Any] = {
+        raise missing_extra_error("bitsandbytes", "gpu") from error
+    four_bit: dict[str, Any] = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": torch.bfloat16 if has_bfloat16() else torch.float32,
     }
-    options = {"load_in_8bit": True} if kind == "int8-lora" else four
+    options = {"load_in_8bit": True} if kind == "int8-lora" else four_bit
     config: Any = getattr(transformers, "BitsAndBytesConfig")(**options)  # noqa: B009  # untyped
     return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
-def _prepared(model: Any) -> Any:
-    """A quantised model, ready to be adapted; activations are made again in the backward pass, to save memory."""
+def _prepare_quantised(model: Any) -> Any:
+    """Prepare a quantised model for an adapter; the backward pass recomputes activations, to save memory."""
     import peft as untyped
 
     peft: Any = untyped
     return peft.prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def on_device(model: Any, kind: str) -> Any:
-    """The model where training runs; quantised ones are put there when they are loaded."""
-    return model if device() == "cpu" or kind in QUANTISED else model.to(device())
+def move_to_device(model: Any, kind: str) -> Any:
+    """Move the model to the training device; quantised models are there already."""
+    return model if training_device() == "cpu" or kind in QUANTISED else model.to(training_device())
 
 
-def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
-    """The model with what the recipe trains made trainable, and how many lower blocks stay as they are."""
+def make_trainable(model: Any, recipe: Recipe) -> tuple[Any, int]:
+    """Make the recipe's part of a model trainable; returns the model and the number of frozen lower blocks."""
     blocks = model.config.get_text_config().num_hidden_layers
-    frozen = blocks - recipe.trained(blocks)
-    trained = _lora(model, recipe, frozen, blocks) if recipe.kind in ADAPTED else _full(model, frozen)
+    frozen = blocks - recipe.count_trained_blocks(blocks)
+    trained = (
+        _add_lora(model, recipe, frozen, blocks) if recipe.kind in ADAPTED else _unfreeze_upper_blocks(model, frozen)
+    )
     if not any(parameter.requires_grad for parameter in trained.parameters()):
         raise ConfigError(
             "the recipe trains nothing: no layer has its targets. Leave targets out for all linear layers."
@@ -116,18 +118,20 @@ def adapt(model: Any, recipe: Recipe) -> tuple[Any, int]:
     return trained, frozen
 
 
-def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
+def _add_lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
     import peft as untyped
 
     from fireact.training.halves import find_blocks
 
     peft: Any = untyped
-    names = linear_names(model)
-    absent = sorted(set(recipe.targets) - set(names))
-    if absent:
-        raise ConfigError(f"recipe: the student has no layers named {', '.join(absent)}. It has: {', '.join(names)}.")
+    names = find_linear_names(model)
+    unknown_targets = sorted(set(recipe.targets) - set(names))
+    if unknown_targets:
+        raise ConfigError(
+            f"recipe: the student has no layers named {', '.join(unknown_targets)}. It has: {', '.join(names)}."
+        )
     if recipe.kind in QUANTISED:
-        model = _prepared(model)
+        model = _prepare_quantised(model)
     config = peft.LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -140,26 +144,26 @@ def _lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
     return peft.get_peft_model(model, config)
 
 
-def _full(model: Any, frozen: int) -> Any:
-    """All weights, or those of the upper blocks and the final norm where lower ones stay."""
-    from fireact.training.halves import final_norm, find_blocks
+def _unfreeze_upper_blocks(model: Any, frozen: int) -> Any:
+    """Make all weights trainable, or, with frozen blocks, those of the upper blocks and the final norm."""
+    from fireact.training.halves import find_blocks, find_final_norm
 
     if frozen:
         model.requires_grad_(False)
-        body, _, found = find_blocks(model)
-        norm = final_norm(body)
-        for part in [*list(found)[frozen:], *([getattr(body, norm)] if norm else [])]:
-            part.requires_grad_(True)
+        body, _, blocks = find_blocks(model)
+        norm = find_final_norm(body)
+        for module in [*list(blocks)[frozen:], *([getattr(body, norm)] if norm else [])]:
+            module.requires_grad_(True)
     return model
 
 
-def linear_names(model: Any) -> list[str]:
-    """The last names of the linear layers inside the blocks: q_proj and down_proj, qkv_proj, query_key_value, c_attn, ..."""
+def find_linear_names(model: Any) -> list[str]:
+    """Find the last names of the linear layers in the blocks: q_proj and down_proj, qkv_proj, c_attn, ..."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     from fireact.training.halves import find_blocks
 
-    linear = (torch.nn.Linear, Conv1D)  # GPT-2's layers are linear ones, the other way around
+    linear = (torch.nn.Linear, Conv1D)  # GPT-2 has linear layers with transposed weights
     blocks = find_blocks(model)[2]
-    return sorted({name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, linear)})
+    return sorted({name.rpartition(".")[2] for name, module in blocks.named_modules() if isinstance(module, linear)})

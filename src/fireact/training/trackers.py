@@ -1,7 +1,6 @@
-"""Trackers of experiments, to which the learning curve and validation figures go beside the run directory.
+"""Experiment trackers, which get the learning curve and validation results in addition to the run directory.
 
-Sending is transformers' business. Invariant: a tracker that is not known or not installed is refused before anything is
-loaded or written.
+transformers sends them. Invariant: an unknown or missing tracker is refused before anything is loaded or written.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, unknown
+from fireact.errors import ConfigError, unknown_name_error
 
 TRACKERS = ("trackio", "mlflow", "tensorboard", "wandb")
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
@@ -23,14 +22,17 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raise ConfigError for a tracker that is not known or not installed."""
     for name in names:
         if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
+            raise unknown_name_error("tracker", name, TRACKERS)
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"{name} is not installed; --report-to {name} needs it. Run: pip install {name}")
 
 
 @contextmanager
-def below(out: Path) -> Iterator[None]:
-    """While a trainer is made: TensorBoard's files go to ``out/tensorboard``, unless the environment says where."""
+def set_tensorboard_directory(out: Path) -> Iterator[None]:
+    """Within this context, a new trainer writes TensorBoard's files to ``out/tensorboard``.
+
+    A directory that the environment sets takes precedence.
+    """
     if _TENSORBOARD in os.environ:
         yield
         return
@@ -38,9 +40,9 @@ def below(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_TENSORBOARD]  # else another run of this process would write here
+        del os.environ[_TENSORBOARD]  # else a later run of this process would write here
 
 
-def named(row: Mapping[str, Any]) -> dict[str, float]:
-    """A line of ``validation.jsonl`` by the names that trackers sort under eval."""
+def to_tracker_names(row: Mapping[str, Any]) -> dict[str, float]:
+    """A row of ``validation.jsonl`` with the names that trackers group under eval."""
     return {"eval_loss": row["validation_loss"], "eval_whole_sample_accuracy": row["whole_sample_accuracy"]}

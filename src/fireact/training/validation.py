@@ -1,6 +1,6 @@
-"""Measures on questions that are kept out of training, after each epoch, and says when to stop.
+"""Measures held-out questions after each epoch, and decides when to stop.
 
-Invariant: an epoch is measured once; the best weights so far lie in ``best/``; a run that goes on knows what was measured.
+Invariant: an epoch is measured once. The best weights so far are in ``best/``. A resumed run keeps earlier rows.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from fireact import jsonl
 from fireact.progress import Progress
 from fireact.render.tokens import Sample
-from fireact.training.batches import plan
-from fireact.training.curve import VALIDATION, cut
+from fireact.training.batches import plan_batches
+from fireact.training.curve import VALIDATION, truncate_log
 from fireact.training.loss import TargetLoss
 
 BEST = "best"
-VALIDATED = 8
-"""Samples measured at a time, unless the recipe computes fewer."""
+VALIDATION_BATCH_SIZE = 8
+"""The largest number of samples that are measured at a time."""
 
 
-class Validation:
-    """Target-token loss and whole-sample accuracy of kept-out samples, epoch by epoch."""
+class EpochValidation:
+    """Target-token loss and whole-sample accuracy on held-out samples, epoch by epoch."""
 
     def __init__(
         self,
@@ -31,72 +31,76 @@ class Validation:
         samples: Sequence[Sample],
         *,
         frozen: int,
-        batch_size: int = VALIDATED,
+        batch_size: int = VALIDATION_BATCH_SIZE,
         out: Path,
         patience: int,
         progress: Progress,
         done: int,
         write: bool = True,
     ) -> None:
-        self.loss = TargetLoss(model, samples, frozen=frozen, at_a_time=batch_size)
-        self.batches = plan([len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0)
+        self.loss = TargetLoss(model, samples, frozen=frozen, cache_batch_size=batch_size)
+        self.batches = plan_batches(
+            [len(sample.input_ids) for sample in samples], epochs=1, batch_size=batch_size, seed=0
+        )
         self.model, self.out, self.patience, self.progress, self.write = model, out, patience, progress, write
-        self.rows = cut(out / VALIDATION, done=done, write=write)
+        self.rows = truncate_log(out / VALIDATION, done_steps=done, write=write)
 
-    def measure(self, *, step: int, epoch: int, save: Callable[[Path], None]) -> bool:
+    def measure_epoch(self, *, step: int, epoch: int, save: Callable[[Path], None]) -> bool:
         """Measure after an epoch; returns whether training should stop.
 
-        ``save``, which every process calls, writes the weights to a directory; the one process that may write logs.
+        ``save`` writes the weights to a directory. Every process calls it; only the process that may ``write`` logs.
         """
         self.model.eval()
-        found = [self.loss.measure(batch) for batch in self.batches]
+        measurements = [self.loss.measure_batch(batch) for batch in self.batches]
         self.model.train()
         samples = self.loss.samples
         row = {
             "step": step,
             "epoch": epoch,
-            "validation_loss": round(sum(total for total, _ in found) / sum(one.targets for one in samples), 6),
-            "whole_sample_accuracy": round(sum(right for _, right in found) / len(samples), 4),
+            "validation_loss": round(
+                sum(total for total, _ in measurements) / sum(sample.targets for sample in samples), 6
+            ),
+            "whole_sample_accuracy": round(sum(right for _, right in measurements) / len(samples), 4),
         }
         self.rows.append(row)
         if self.write:
             with jsonl.Appender(self.out / VALIDATION) as file:
                 file.append(row)
-        if self.best is row and self.patience:
+        if self.best_row is row and self.patience:
             save(self.out / BEST)
         self.progress.say(
             f"train: epoch {epoch}, validation loss {row['validation_loss']:.3f}, "
             f"{row['whole_sample_accuracy']:.0%} of samples without a fault"
         )
-        return self.stopped
+        return self.should_stop
 
     @property
-    def stopped(self) -> bool:
-        """Whether so many epochs went by without a better loss that training is over."""
-        return bool(self.patience and self.rows) and self.rows.index(self.best) + self.patience < len(self.rows)
+    def should_stop(self) -> bool:
+        """Whether ``patience`` epochs passed without a better loss."""
+        return bool(self.patience and self.rows) and self.rows.index(self.best_row) + self.patience < len(self.rows)
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What was measured of the weights that are kept: the best epoch's with patience, else the last one's."""
-        return (self.best if self.patience else self.rows[-1]) if self.rows else {}
+    def final_row(self) -> dict[str, Any]:
+        """The row of the weights that training keeps: with patience the best epoch's, else the last one's."""
+        return (self.best_row if self.patience else self.rows[-1]) if self.rows else {}
 
-    def at(self, step: int) -> dict[str, Any] | None:
-        """What was measured after a step; None where nothing was."""
+    def find_row(self, step: int) -> dict[str, Any] | None:
+        """The row that was measured after a step; None where there is none."""
         return self.rows[-1] if self.rows and self.rows[-1]["step"] == step else None
 
     @property
-    def best(self) -> dict[str, Any]:
-        """The epoch with the lowest validation loss."""
+    def best_row(self) -> dict[str, Any]:
+        """The row with the lowest validation loss."""
         return min(self.rows, key=lambda row: float(row["validation_loss"]))
 
-    def keep_best(self, weights: Path) -> None:
-        """Put the best epoch's weights in place of the last one's, where training looked for them.
+    def restore_best_weights(self, weights: Path) -> None:
+        """Replace the last epoch's weights by the best epoch's, where ``patience`` is set.
 
         They stay in ``best/`` until the run is complete, so that a kill at any moment loses nothing.
         """
-        if self.patience and self.rows and self.best is not self.rows[-1]:
-            part = weights.with_name(f"{weights.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(self.out / BEST, part)
+        if self.patience and self.rows and self.best_row is not self.rows[-1]:
+            temporary = weights.with_name(f"{weights.name}.part")
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(self.out / BEST, temporary)
             shutil.rmtree(weights)
-            part.rename(weights)
+            temporary.rename(weights)

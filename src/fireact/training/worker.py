@@ -1,7 +1,7 @@
-"""One of several launched processes: run as a module with the run directory and the directory of the settings, it trains.
+"""A worker is one of several launched training processes; it runs as a module with two arguments.
 
-The first of them leaves its figures for the launcher, which holds the run directory, and whichever fails its error; all end
-with their launcher.
+These are the run directory and the directory of the settings. The first worker writes its figures for the launcher,
+which holds the run directory; a worker that fails writes its error. All workers end with their launcher.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from fireact.errors import FireactError
 from fireact.jsonl import replace_text
-from fireact.progress import SILENT, Lines
-from fireact.store import read_config, settings_from
-from fireact.training.launch import FIGURES, LAUNCHER, leave_error
-from fireact.training.run import TrainConfig, work
+from fireact.progress import SILENT, LineProgress
+from fireact.store import build_settings, read_config
+from fireact.training.launch import FIGURES, LAUNCHER, write_worker_error
+from fireact.training.run import TrainConfig, train_in_process
 
 AFTER_THE_FIRST = 5.0
-"""Seconds that other workers keep an error to themselves: where all fail alike, the first also names the batch."""
+"""Seconds that other workers wait with an error: where all fail alike, the first worker's error names the batch."""
 
 
-def end_with(process: int, *, every: float = 1.0) -> None:
-    """End this process, whatever it is doing, when another one is gone: nobody would hold its run directory."""
+def exit_with_launcher(process: int, *, every: float = 1.0) -> None:
+    """End this process, whatever it is doing, when its launcher ends, since nobody holds the run directory any more."""
 
     def watch() -> None:
         while True:
@@ -39,24 +39,26 @@ def end_with(process: int, *, every: float = 1.0) -> None:
 
 
 def main() -> None:
-    """A worker: train by the settings of the run directory."""
+    """Train with the settings of the run directory."""
     import torch
 
-    out, place, first = Path(sys.argv[1]), Path(sys.argv[2]), os.environ.get("RANK", "0") == "0"
-    end_with(int(os.environ[LAUNCHER]))
-    settings = read_config(place)
+    out, settings_directory, is_first = Path(sys.argv[1]), Path(sys.argv[2]), os.environ.get("RANK", "0") == "0"
+    exit_with_launcher(int(os.environ[LAUNCHER]))
+    settings = read_config(settings_directory)
     settings.pop("verb")
     try:
-        facts = work(settings_from(TrainConfig, settings, out), out, progress=Lines() if first else SILENT)
+        facts = train_in_process(
+            build_settings(TrainConfig, settings, out), out, progress=LineProgress() if is_first else SILENT
+        )
     except FireactError as error:
-        if not first:
+        if not is_first:
             time.sleep(AFTER_THE_FIRST)
-        leave_error(error, place)
-        time.sleep(60)  # the launcher ends all processes when it reads this; what ends by itself is reported at length
+        write_worker_error(error, settings_directory)
+        time.sleep(60)  # the launcher ends all workers when it reads the error; an exit here would print a long report
         sys.exit(1)
-    if first:
+    if is_first:
         replace_text(out / FIGURES, json.dumps(facts))
-    if torch.distributed.is_initialized():  # left to the end of the process, its threads would abort it
+    if torch.distributed.is_initialized():  # else its threads would abort the process at exit
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

@@ -1,7 +1,7 @@
 """The search corpus: six short articles on each country, every kind of fact in several phrasings.
 
 Invariant: each fact that a question needs stands in one sentence of one article, next to the name of its country.
-Which phrasing a country gets is drawn from its name, so the corpus is the same on every machine.
+The phrasing for a country is drawn with its name as the seed, so the corpus is the same on every machine.
 """
 
 from __future__ import annotations
@@ -107,21 +107,21 @@ class Article:
 @cache
 def articles() -> tuple[Article, ...]:
     """All articles, country by country."""
-    return tuple(article for country in countries() for article in _about(country))
+    return tuple(article for country in countries() for article in _articles_about(country))
 
 
-def _about(country: Country) -> Iterator[Article]:
-    draw = random.Random(f"fireact corpus {country.name}")
-    name, land = country.name, [AREA, *_land(country)]
-    yield Article(name, _text(country, draw, (REGION, CAPITAL, DEMONYM)))
-    yield Article(country.capital, _text(country, draw, (CAPITAL, REGION)))
-    yield Article(f"Economy of {name}", _text(country, draw, (CURRENCY,)))
-    yield Article(f"Communications in {name}", _text(country, draw, _shuffled(draw, (DOMAIN, CODE))))
-    yield Article(f"People of {name}", _text(country, draw, _shuffled(draw, (PEOPLE, LANGUAGE))))
-    yield Article(f"Geography of {name}", _text(country, draw, _shuffled(draw, land)))
+def _articles_about(country: Country) -> Iterator[Article]:
+    rng = random.Random(f"fireact corpus {country.name}")
+    name, land = country.name, [AREA, *_border_phrasings(country)]
+    yield Article(name, _compose_text(country, rng, (REGION, CAPITAL, DEMONYM)))
+    yield Article(country.capital, _compose_text(country, rng, (CAPITAL, REGION)))
+    yield Article(f"Economy of {name}", _compose_text(country, rng, (CURRENCY,)))
+    yield Article(f"Communications in {name}", _compose_text(country, rng, _shuffle(rng, (DOMAIN, CODE))))
+    yield Article(f"People of {name}", _compose_text(country, rng, _shuffle(rng, (PEOPLE, LANGUAGE))))
+    yield Article(f"Geography of {name}", _compose_text(country, rng, _shuffle(rng, land)))
 
 
-def _land(country: Country) -> Iterator[Sequence[str]]:
+def _border_phrasings(country: Country) -> Iterator[Sequence[str]]:
     if not country.neighbours:
         yield ISLAND
         return
@@ -130,15 +130,15 @@ def _land(country: Country) -> Iterator[Sequence[str]]:
         yield LARGEST
 
 
-def _shuffled(draw: random.Random, kinds: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    return draw.sample(kinds, len(kinds))
+def _shuffle(rng: random.Random, kinds: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    return rng.sample(kinds, len(kinds))
 
 
-def _text(country: Country, draw: random.Random, kinds: Sequence[Sequence[str]]) -> str:
+def _compose_text(country: Country, rng: random.Random, kinds: Sequence[Sequence[str]]) -> str:
     values = {key: getattr(country, key) for key in (*Country.__slots__, "people", "size")}
-    values["around"] = _listed(country.neighbours)
-    return " ".join(draw.choice(phrasings).format(**values) for phrasings in kinds)
+    values["around"] = _join_names(country.neighbours)
+    return " ".join(rng.choice(phrasings).format(**values) for phrasings in kinds)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

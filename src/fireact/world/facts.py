@@ -1,8 +1,8 @@
 """Facts on real countries, from the data of the package ``countryinfo`` (MIT), with names for its codes.
 
-Invariant: a country's name, capital and internet domain are its own alone; a calling code or currency that is shared
-is given, but ``own_code`` and ``own_currency`` say whether it identifies the country. Nothing here is fetched; records
-known to be out of date or unclear are mended or left out below, each by name.
+Invariant: a country's name, capital and internet domain are unique. A calling code or currency may be shared;
+``own_code`` and ``own_currency`` say whether it identifies the country. Nothing here is fetched. Records that are out
+of date or unclear are corrected or excluded below, each by name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fireact.world.names import CURRENCIES, LANGUAGES, SUBREGIONS
 
 Split = Literal["train", "dev", "test"]
 
-LEFT_OUT = {
+EXCLUDED = {
     "Serbia and Montenegro", "Western Sahara", "Hong Kong", "Puerto Rico", "French Polynesia", "New Caledonia",
     "Palestine", "Djibouti", "Luxembourg", "Singapore", "Israel", "Taiwan", "Guinea", "Republic of the Congo",
     "South Sudan",
 }  # fmt: skip
-"""No longer or not clearly a state; named like its capital; or its name and another country's contain each other."""
+"""Excluded: no longer or not clearly a state, named like its capital, or with a name inside another's name."""
 
-MENDED: Mapping[str, Mapping[str, Any]] = {
+CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "Argentina": {"demonym": "Argentine"},
     "Belarus": {"currencies": ["BYN"]},
     "Bolivia": {"currencies": ["BOB"]},
@@ -82,7 +82,7 @@ MENDED: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """What the world knows of a country; ``population`` in people, ``area`` in square kilometres."""
+    """The facts about a country; ``population`` in people, ``area`` in square kilometres."""
 
     name: str
     capital: str
@@ -114,18 +114,18 @@ class Country:
 @cache
 def countries() -> tuple[Country, ...]:
     """All countries of the world, by name."""
-    records = _records()
+    records = _read_records()
     by_code = {record["ISO"]["alpha3"]: record for record in records}
     shared = Counter(code for record in records for code in record["callingCodes"])
     used = Counter(record["currencies"][0] for record in records)
-    found = []
+    world_countries = []
     for record in records:
-        if record["name"] in LEFT_OUT:
+        if record["name"] in EXCLUDED:
             continue
-        near = [by_code[code] for code in record.get("borders") or () if code in by_code]
-        largest = max(near, key=lambda other: other["area"], default=None)
+        neighbours = [by_code[code] for code in record.get("borders") or () if code in by_code]
+        largest = max(neighbours, key=lambda neighbour: neighbour["area"], default=None)
         code = record["callingCodes"][0]
-        found.append(
+        world_countries.append(
             Country(
                 name=record["name"],
                 capital=record["capital"],
@@ -137,29 +137,29 @@ def countries() -> tuple[Country, ...]:
                 population=record["population"],
                 area=int(record["area"]),
                 demonym=record["demonym"],
-                neighbours=tuple(sorted(other["name"] for other in near)),
-                largest_neighbour=largest["name"] if largest and largest["name"] not in LEFT_OUT else None,
+                neighbours=tuple(sorted(neighbour["name"] for neighbour in neighbours)),
+                largest_neighbour=largest["name"] if largest and largest["name"] not in EXCLUDED else None,
                 own_code=shared[code] == 1 and len(record["callingCodes"]) == 1,
                 own_currency=used[record["currencies"][0]] == 1,
             )
         )
-    return tuple(sorted(found, key=lambda country: country.name))
+    return tuple(sorted(world_countries, key=lambda country: country.name))
 
 
-def _records() -> list[dict[str, Any]]:
+def _read_records() -> list[dict[str, Any]]:
     needed = ("capital", "currencies", "callingCodes", "tld", "population", "area", "languages", "region", "demonym")
     records = []
     for file in sorted(files("countryinfo").joinpath("data").iterdir(), key=lambda entry: entry.name):
         if not file.name.endswith(".json"):
             continue
         record = json.loads(file.read_text(encoding="utf-8"))
-        record |= MENDED.get(record.get("name", ""), {})
+        record |= CORRECTIONS.get(record.get("name", ""), {})
         if all(record.get(key) for key in needed) and record["population"] > 250_000:
             records.append(record)
     return records
 
 
 def split_of(country: Country) -> Split:
-    """The split of a country and of everything that is its own: 55 % train, 10 % dev, 35 % test, drawn by its name."""
+    """The split of a country and of all its unique names, by a hash of its name: 55 % train, 10 % dev, 35 % test."""
     draw = int(hashlib.sha256(f"fireact split {country.name}".encode()).hexdigest(), 16) % 100
     return "train" if draw < 55 else "dev" if draw < 65 else "test"

@@ -1,10 +1,10 @@
-"""Questions over the embedded world, made by code together with the chain of facts that answers each.
+"""Questions over the embedded world, generated together with the chain of facts that answers each.
 
-Invariant: all countries of a question, on its way as well as in its text, are of one split, and the answer is the
-only one: a clue (a capital, a domain, a calling code) names one country, and what is compared differs at least twofold.
-``Example.meta`` holds ``kind``, the shape; ``hops``; ``facts``, the chain of {country, relation, value, find} in the
-order in which they must be found; ``entities``, every country that the question, its options or its chain touch, with
-all that is each one's own; ``options``, the values that it offers; and ``wrong``, plausible wrong answers.
+Invariant: all countries of a question, in its text and in its chain, are of one split, and it has exactly one answer:
+a clue (a capital, a domain, a calling code) names one country, and compared numbers differ at least twofold.
+``Example.meta`` holds ``kind``, the kind of question; ``hops``; ``facts``, the chain of {country, relation, value,
+find} in the order in which they must be found; ``entities``, the unique names of every country in the question, its
+options or its chain; ``options``, the values that it offers; and ``wrong``, plausible wrong answers.
 """
 
 from __future__ import annotations
@@ -44,53 +44,58 @@ COMPARED: dict[str, Sequence[str]] = {
         "Which covers more land, {} or {}?",
     ),
 }  # fmt: skip
-NUMBER: dict[str, Callable[[Country], float]] = {"people": lambda c: c.population, "size": lambda c: c.area}
+NUMBER: dict[str, Callable[[Country], float]] = {
+    "people": lambda country: country.population,
+    "size": lambda country: country.area,
+}
 LETTERS = "ABCD"
 MARGIN = 2.0
-"""How many times the smaller the larger must be, for two countries to be compared."""
-_TRIES = 60
-"""Pairs drawn until two are alike: enough that yes and no are about as common."""
+"""The smallest ratio of the two numbers for which two countries are compared."""
+_PAIRS_DRAWN = 60
+"""Pairs to draw until one is alike: enough that yes and no are about equally common."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """The countries of one split, the draw that makes its questions, and the split's name."""
+class CountryPool:
+    """The countries of one split, and the random generator of its questions."""
 
     split: Split
     countries: tuple[Country, ...]
-    draw: random.Random
+    rng: random.Random
 
     def country(self) -> Country:
-        return self.draw.choice(self.countries)
+        return self.rng.choice(self.countries)
 
     def clue(self, country: Country) -> tuple[str, str]:
-        """One of the ways to name a country without its name: (relation, value)."""
+        """A random clue that identifies a country without its name: (relation, value)."""
         kinds = ["capital", "domain"] + ["code"] * country.own_code
-        kind = self.draw.choice(kinds)
-        return kind, _value(country, kind)
+        kind = self.rng.choice(kinds)
+        return kind, _relation_value(country, kind)
 
     def neighbour(self, country: Country) -> Country | None:
-        """The largest neighbour, where it is of this split too."""
-        return next((other for other in self.countries if other.name == country.largest_neighbour), None)
+        """The largest neighbour, where it is of the same split."""
+        return next((candidate for candidate in self.countries if candidate.name == country.largest_neighbour), None)
 
     def pair(self, relation: str) -> tuple[Country, Country]:
-        """Two countries that differ clearly: the one with more first."""
+        """Two countries whose numbers differ by ``MARGIN``, the larger first."""
         while True:
-            one, other = sorted(self.draw.sample(self.countries, 2), key=NUMBER[relation], reverse=True)
-            if NUMBER[relation](one) >= MARGIN * NUMBER[relation](other):
-                return one, other
+            larger, smaller = sorted(self.rng.sample(self.countries, 2), key=NUMBER[relation], reverse=True)
+            if NUMBER[relation](larger) >= MARGIN * NUMBER[relation](smaller):
+                return larger, smaller
 
     def attribute(self, *, without: Sequence[str] = ()) -> str:
-        return self.draw.choice([name for name in ATTRIBUTES if name not in without])
+        return self.rng.choice([name for name in ATTRIBUTES if name not in without])
 
     def other_value(self, relation: str, value: str) -> str:
         """A wrong value of the same kind, from the same split."""
-        return self.draw.choice([v for c in self.countries if (v := _value(c, relation)) != value])
+        return self.rng.choice(
+            [candidate for country in self.countries if (candidate := _relation_value(country, relation)) != value]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A question as its shape makes it; ``countries`` are those on its way, ``options`` the values it offers."""
+class GeneratedQuestion:
+    """A generated question; ``countries`` are those of its chain, ``options`` the values that it offers."""
 
     kind: str
     question: str
@@ -101,237 +106,275 @@ class Made:
     options: Sequence[str] = ()
 
 
-def fact(country: Country, relation: str, *, find: str = "value") -> dict[str, str]:
-    """A link of a chain. ``find`` says what is unknown when it is looked up: its value, or its country."""
-    return {"country": country.name, "relation": relation, "value": _value(country, relation), "find": find}
+def make_fact(country: Country, relation: str, *, find: str = "value") -> dict[str, str]:
+    """One fact of a chain. ``find`` says what must be looked up: its value, or its country."""
+    return {"country": country.name, "relation": relation, "value": _relation_value(country, relation), "find": find}
 
 
-def _value(country: Country, relation: str) -> str:
+def _relation_value(country: Country, relation: str) -> str:
     return str(getattr(country, relation.replace(" ", "_")))
 
 
-def described(pool: Pool, country: Country) -> tuple[str, dict[str, str]]:
-    """A country named by a clue, and the fact that resolves it."""
+def describe_country(pool: CountryPool, country: Country) -> tuple[str, dict[str, str]]:
+    """A description of a country by a clue, and the fact that resolves the clue."""
     relation, value = pool.clue(country)
-    text = "the country " + pool.draw.choice(CLUES[relation]).format(value)
-    return text, fact(country, relation, find="country")
+    text = "the country " + pool.rng.choice(CLUES[relation]).format(value)
+    return text, make_fact(country, relation, find="country")
 
 
-def two_hop(pool: Pool) -> Made:
+def make_two_hop(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
-    text, clue = described(pool, country)
+    text, clue = describe_country(pool, country)
     relation = pool.attribute(without=[clue["relation"]])
-    answer = _value(country, relation)
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
-    return Made(
+    answer = _relation_value(country, relation)
+    question = pool.rng.choice(ATTRIBUTES[relation]).format(text)
+    return GeneratedQuestion(
         "2-hop",
         question,
         answer,
-        [clue, fact(country, relation)],
+        [clue, make_fact(country, relation)],
         [pool.other_value(relation, answer), country.name],
         [country],
     )
 
 
-def three_hop(pool: Pool) -> Made:
-    country, near = _with_neighbour(pool)
-    text, clue = described(pool, country)
+def make_three_hop(pool: CountryPool) -> GeneratedQuestion:
+    country, neighbour = _draw_country_with_neighbour(pool)
+    text, clue = describe_country(pool, country)
     relation = pool.attribute()
-    answer = _value(near, relation)
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {text}")
-    facts = [clue, fact(country, "largest neighbour"), fact(near, relation)]
-    return Made("3-hop", question, answer, facts, [_value(country, relation), near.name], [country, near])
+    answer = _relation_value(neighbour, relation)
+    question = pool.rng.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {text}")
+    facts = [clue, make_fact(country, "largest neighbour"), make_fact(neighbour, relation)]
+    return GeneratedQuestion(
+        "3-hop", question, answer, facts, [_relation_value(country, relation), neighbour.name], [country, neighbour]
+    )
 
 
-def comparison(pool: Pool) -> Made:
-    relation = pool.draw.choice(list(COMPARED))
-    more, less = pool.pair(relation)
-    shown = pool.draw.sample([more, less], 2)
-    question = pool.draw.choice(COMPARED[relation]).format(shown[0].name, shown[1].name)
-    return Made("comparison", question, more.name, [fact(c, relation) for c in shown], [less.name], [more, less])
+def make_comparison(pool: CountryPool) -> GeneratedQuestion:
+    relation = pool.rng.choice(list(COMPARED))
+    larger, smaller = pool.pair(relation)
+    shuffled_pair = pool.rng.sample([larger, smaller], 2)
+    question = pool.rng.choice(COMPARED[relation]).format(shuffled_pair[0].name, shuffled_pair[1].name)
+    return GeneratedQuestion(
+        "comparison",
+        question,
+        larger.name,
+        [make_fact(country, relation) for country in shuffled_pair],
+        [smaller.name],
+        [larger, smaller],
+    )
 
 
-def check_value(pool: Pool) -> Made:
+def make_check_value(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
-    text, clue = described(pool, country)
+    text, clue = describe_country(pool, country)
     relation = pool.attribute(without=[clue["relation"], "code", "domain"])
-    true = _value(country, relation)
-    said = true if pool.draw.random() < 0.5 else pool.other_value(relation, true)
-    named = {"capital": "capital", "currency": "currency", "language": "main language"}[relation]
-    asked = ("Is {0} the {1} of {2}?", "Is the {1} of {2} {0}?", "Does {2} have {0} as its {1}?")
-    question = pool.draw.choice(asked).format(said, named, text)
-    answer, wrong = ("yes", "no") if said == true else ("no", "yes")
-    return Made("check", question, answer, [clue, fact(country, relation)], [wrong], [country], [said])
+    true_value = _relation_value(country, relation)
+    offered_value = true_value if pool.rng.random() < 0.5 else pool.other_value(relation, true_value)
+    relation_name = {"capital": "capital", "currency": "currency", "language": "main language"}[relation]
+    phrasings = ("Is {0} the {1} of {2}?", "Is the {1} of {2} {0}?", "Does {2} have {0} as its {1}?")
+    question = pool.rng.choice(phrasings).format(offered_value, relation_name, text)
+    answer, wrong = ("yes", "no") if offered_value == true_value else ("no", "yes")
+    return GeneratedQuestion(
+        "check", question, answer, [clue, make_fact(country, relation)], [wrong], [country], [offered_value]
+    )
 
 
-def check_neighbour(pool: Pool) -> Made:
-    country, near = _with_neighbour(pool)
-    text, clue = described(pool, country)
-    named = pool.draw.random() < 0.5
-    other = pool.draw.choice([c for c in pool.countries if c not in (country, near)])
-    said = near if pool.draw.random() < 0.5 else other
-    asked = ("Is {0} the largest neighbour of {1}?", "Is the largest neighbour of {1} {0}?")
-    question = pool.draw.choice(asked).format(said.name, country.name if named else text)
-    answer, wrong = ("yes", "no") if said == near else ("no", "yes")
-    facts = [*([] if named else [clue]), fact(country, "largest neighbour")]
-    return Made("check", question, answer, facts, [wrong], [country, near, said], [said.name])
+def make_check_neighbour(pool: CountryPool) -> GeneratedQuestion:
+    country, neighbour = _draw_country_with_neighbour(pool)
+    text, clue = describe_country(pool, country)
+    is_named = pool.rng.random() < 0.5
+    other_country = pool.rng.choice(
+        [candidate for candidate in pool.countries if candidate not in (country, neighbour)]
+    )
+    offered_country = neighbour if pool.rng.random() < 0.5 else other_country
+    phrasings = ("Is {0} the largest neighbour of {1}?", "Is the largest neighbour of {1} {0}?")
+    question = pool.rng.choice(phrasings).format(offered_country.name, country.name if is_named else text)
+    answer, wrong = ("yes", "no") if offered_country == neighbour else ("no", "yes")
+    facts = [*([] if is_named else [clue]), make_fact(country, "largest neighbour")]
+    return GeneratedQuestion(
+        "check", question, answer, facts, [wrong], [country, neighbour, offered_country], [offered_country.name]
+    )
 
 
-def same_value(pool: Pool) -> Made:
-    relation, named = pool.draw.choice([("language", "main language"), ("currency", "currency")])
-    pairs = [pool.draw.sample(pool.countries, 2) for _ in range(_TRIES)]
-    want = pool.draw.random() < 0.5
-    fitting = (pair for pair in pairs if (_value(pair[0], relation) == _value(pair[1], relation)) == want)
-    one, other = next(fitting, pairs[0])
-    text = pool.draw.choice(("Do {} and {} have the same {}?", "Do {} and {} share one {}?"))
-    question = text.format(one.name, other.name, named)
-    same = _value(one, relation) == _value(other, relation)
+def make_same_value(pool: CountryPool) -> GeneratedQuestion:
+    relation, relation_name = pool.rng.choice([("language", "main language"), ("currency", "currency")])
+    pairs = [pool.rng.sample(pool.countries, 2) for _ in range(_PAIRS_DRAWN)]
+    wants_same = pool.rng.random() < 0.5
+    fitting = (
+        pair
+        for pair in pairs
+        if (_relation_value(pair[0], relation) == _relation_value(pair[1], relation)) == wants_same
+    )
+    first, second = next(fitting, pairs[0])
+    text = pool.rng.choice(("Do {} and {} have the same {}?", "Do {} and {} share one {}?"))
+    question = text.format(first.name, second.name, relation_name)
+    same = _relation_value(first, relation) == _relation_value(second, relation)
     answer, wrong = ("yes", "no") if same else ("no", "yes")
-    return Made("same", question, answer, [fact(one, relation), fact(other, relation)], [wrong], [one, other])
+    return GeneratedQuestion(
+        "same", question, answer, [make_fact(first, relation), make_fact(second, relation)], [wrong], [first, second]
+    )
 
 
-def pick_value(pool: Pool) -> Made:
+def make_pick_value(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
-    text, clue = described(pool, country)
+    text, clue = describe_country(pool, country)
     relation = pool.attribute(without=[clue["relation"]])
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(text)
-    return _pick(pool, question, relation, [clue, fact(country, relation)], country)
+    question = pool.rng.choice(ATTRIBUTES[relation]).format(text)
+    return _make_pick(pool, question, relation, [clue, make_fact(country, relation)], country)
 
 
-def pick_neighbour(pool: Pool) -> Made:
-    country, _ = _with_neighbour(pool)
-    facts = [fact(country, "largest neighbour")]
-    return _pick(pool, f"Which is the largest neighbour of {country.name}?", "name", facts, country)
+def make_pick_neighbour(pool: CountryPool) -> GeneratedQuestion:
+    country, _ = _draw_country_with_neighbour(pool)
+    facts = [make_fact(country, "largest neighbour")]
+    return _make_pick(pool, f"Which is the largest neighbour of {country.name}?", "name", facts, country)
 
 
-def pick_country(pool: Pool) -> Made:
+def make_pick_country(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
-    text, clue = described(pool, country)
-    return _pick(pool, f"Which is {text}?", "name", [clue], country)
+    text, clue = describe_country(pool, country)
+    return _make_pick(pool, f"Which is {text}?", "name", [clue], country)
 
 
-def _pick(pool: Pool, question: str, relation: str, facts: list[dict[str, str]], country: Country) -> Made:
+def _make_pick(
+    pool: CountryPool, question: str, relation: str, facts: list[dict[str, str]], country: Country
+) -> GeneratedQuestion:
     """Four options, one of them the country's own value."""
     true = facts[-1]["value"] if facts[-1]["find"] == "value" else country.name
     options = {true}
     while len(options) < len(LETTERS):
         options.add(pool.other_value(relation, true))
-    shown = pool.draw.sample(sorted(options), len(LETTERS))
-    lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True))
-    answer = LETTERS[shown.index(true)]
+    shuffled_options = pool.rng.sample(sorted(options), len(LETTERS))
+    lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, shuffled_options, strict=True))
+    answer = LETTERS[shuffled_options.index(true)]
     wrong = [letter for letter in LETTERS if letter != answer]
-    return Made("pick", question + lines, answer, facts, wrong, [country], shown)
+    return GeneratedQuestion("pick", question + lines, answer, facts, wrong, [country], shuffled_options)
 
 
-def described_comparison(pool: Pool) -> Made:
-    """Two countries that are only described, compared: two clues, then two numbers."""
-    relation = pool.draw.choice(list(COMPARED))
-    more, less = pool.pair(relation)
-    shown = pool.draw.sample([more, less], 2)
-    texts, clues = zip(*(described(pool, country) for country in shown), strict=True)
-    question = pool.draw.choice(COMPARED[relation]).format(*texts)
-    facts = [*clues, *(fact(country, relation) for country in shown)]
-    return Made("described comparison", question, more.name, facts, [less.name], [more, less])
+def make_described_comparison(pool: CountryPool) -> GeneratedQuestion:
+    """A comparison of two countries that are only described: two clues, then two numbers."""
+    relation = pool.rng.choice(list(COMPARED))
+    larger, smaller = pool.pair(relation)
+    shuffled_pair = pool.rng.sample([larger, smaller], 2)
+    texts, clues = zip(*(describe_country(pool, country) for country in shuffled_pair), strict=True)
+    question = pool.rng.choice(COMPARED[relation]).format(*texts)
+    facts = [*clues, *(make_fact(country, relation) for country in shuffled_pair)]
+    return GeneratedQuestion("described comparison", question, larger.name, facts, [smaller.name], [larger, smaller])
 
 
-def winner_attribute(pool: Pool) -> Made:
+def make_winner_attribute(pool: CountryPool) -> GeneratedQuestion:
     """An attribute of the winner of a comparison."""
-    compared = pool.draw.choice(list(COMPARED))
-    more, less = pool.pair(compared)
-    shown = pool.draw.sample([more, less], 2)
+    compared = pool.rng.choice(list(COMPARED))
+    larger, smaller = pool.pair(compared)
+    shuffled_pair = pool.rng.sample([larger, smaller], 2)
     relation = pool.attribute()
-    by = {"people": "has more people", "size": "is larger in area"}[compared]
-    whole = pool.draw.choice(("whichever of {} and {} {}", "the one of {} and {} that {}"))
-    whole = whole.format(shown[0].name, shown[1].name, by)
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(whole)
-    facts = [*(fact(country, compared) for country in shown), fact(more, relation)]
-    return Made("winner's attribute", question, _value(more, relation), facts, [_value(less, relation)], [more, less])
-
-
-def named_neighbour(pool: Pool) -> Made:
-    """An attribute of the largest neighbour of a country that is named."""
-    country, near = _with_neighbour(pool)
-    relation = pool.attribute()
-    question = pool.draw.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {country.name}")
-    facts = [fact(country, "largest neighbour"), fact(near, relation)]
-    return Made(
-        "neighbour's attribute", question, _value(near, relation), facts, [_value(country, relation)], [country, near]
+    criterion = {"people": "has more people", "size": "is larger in area"}[compared]
+    winner_text = pool.rng.choice(("whichever of {} and {} {}", "the one of {} and {} that {}"))
+    winner_text = winner_text.format(shuffled_pair[0].name, shuffled_pair[1].name, criterion)
+    question = pool.rng.choice(ATTRIBUTES[relation]).format(winner_text)
+    facts = [*(make_fact(country, compared) for country in shuffled_pair), make_fact(larger, relation)]
+    return GeneratedQuestion(
+        "winner's attribute",
+        question,
+        _relation_value(larger, relation),
+        facts,
+        [_relation_value(smaller, relation)],
+        [larger, smaller],
     )
 
 
-def neighbour_of_neighbour(pool: Pool) -> Made:
+def make_named_neighbour(pool: CountryPool) -> GeneratedQuestion:
+    """An attribute of the largest neighbour of a country that is named."""
+    country, neighbour = _draw_country_with_neighbour(pool)
+    relation = pool.attribute()
+    question = pool.rng.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {country.name}")
+    facts = [make_fact(country, "largest neighbour"), make_fact(neighbour, relation)]
+    return GeneratedQuestion(
+        "neighbour's attribute",
+        question,
+        _relation_value(neighbour, relation),
+        facts,
+        [_relation_value(country, relation)],
+        [country, neighbour],
+    )
+
+
+def make_neighbour_of_neighbour(pool: CountryPool) -> GeneratedQuestion:
     """Which country: the largest neighbour of a country that is only described."""
-    country, near = _with_neighbour(pool)
-    text, clue = described(pool, country)
-    asked = ("Which country is the largest neighbour of {}?", "Name the largest neighbour of {}.")
-    question = pool.draw.choice(asked).format(text)
-    return Made(
+    country, neighbour = _draw_country_with_neighbour(pool)
+    text, clue = describe_country(pool, country)
+    phrasings = ("Which country is the largest neighbour of {}?", "Name the largest neighbour of {}.")
+    question = pool.rng.choice(phrasings).format(text)
+    return GeneratedQuestion(
         "described neighbour",
         question,
-        near.name,
-        [clue, fact(country, "largest neighbour")],
+        neighbour.name,
+        [clue, make_fact(country, "largest neighbour")],
         [country.name],
-        [country, near],
+        [country, neighbour],
     )
 
 
-def _with_neighbour(pool: Pool) -> tuple[Country, Country]:
+def _draw_country_with_neighbour(pool: CountryPool) -> tuple[Country, Country]:
     while True:
         country = pool.country()
-        near = pool.neighbour(country)
-        if near is not None:
-            return country, near
+        neighbour = pool.neighbour(country)
+        if neighbour is not None:
+            return country, neighbour
 
 
-SHAPES: dict[str, Sequence[tuple[Callable[[Pool], Made], int]]] = {
-    "geo-hop": ((two_hop, 10), (three_hop, 5), (comparison, 5)),
-    "geo-yesno": ((check_value, 2), (check_neighbour, 1), (same_value, 2)),
-    "geo-choice": ((pick_value, 2), (pick_neighbour, 1), (pick_country, 1)),
+SHAPES: dict[str, Sequence[tuple[Callable[[CountryPool], GeneratedQuestion], int]]] = {
+    "geo-hop": ((make_two_hop, 10), (make_three_hop, 5), (make_comparison, 5)),
+    "geo-yesno": ((make_check_value, 2), (make_check_neighbour, 1), (make_same_value, 2)),
+    "geo-choice": ((make_pick_value, 2), (make_pick_neighbour, 1), (make_pick_country, 1)),
     "geo-compose": (
-        (described_comparison, 1),
-        (winner_attribute, 1),
-        (named_neighbour, 1),
-        (neighbour_of_neighbour, 1),
+        (make_described_comparison, 1),
+        (make_winner_attribute, 1),
+        (make_named_neighbour, 1),
+        (make_neighbour_of_neighbour, 1),
     ),
 }
-"""The shapes of each task with their weights; ``geo-compose`` shares none with the others."""
+"""The question generators of each task with their weights; ``geo-compose`` shares none with the others."""
 SIZES: dict[Split, int] = {"train": 600, "dev": 60, "test": 200}
 
 
 @cache
-def examples(task: str, split: Split) -> tuple[Example, ...]:
+def generate_examples(task: str, split: Split) -> tuple[Example, ...]:
     """The questions of a task and split, in their fixed random order."""
-    own = tuple(country for country in countries() if split_of(country) == split)
-    pool = Pool(split, own, random.Random(f"fireact questions {task} {split}"))
-    return tuple(_distinct(task, pool))
+    split_countries = tuple(country for country in countries() if split_of(country) == split)
+    pool = CountryPool(split, split_countries, random.Random(f"fireact questions {task} {split}"))
+    return tuple(_generate_distinct(task, pool))
 
 
-def _distinct(task: str, pool: Pool) -> Iterator[Example]:
+def _generate_distinct(task: str, pool: CountryPool) -> Iterator[Example]:
     makers = [make for make, weight in SHAPES[task] for _ in range(weight)]
-    seen: set[str] = set()
-    while len(seen) < SIZES[pool.split]:
-        made = pool.draw.choice(makers)(pool)
-        if made.question in seen or made.answer in made.wrong:
-            continue  # asked already, or a way that misses a hop gives the same answer
+    seen_questions: set[str] = set()
+    while len(seen_questions) < SIZES[pool.split]:
+        generated = pool.rng.choice(makers)(pool)
+        if generated.question in seen_questions or generated.answer in generated.wrong:
+            continue  # repeated, or a chain that misses a hop gives the same answer
         meta: dict[str, Any] = {
-            "kind": made.kind,
-            "hops": len(made.facts),
-            "entities": sorted({name for country in _touched(made) for name in own_names(country)}),
-            "facts": list(made.facts),
-            "wrong": list(made.wrong),
-            "options": list(made.options),
+            "kind": generated.kind,
+            "hops": len(generated.facts),
+            "entities": sorted({name for country in _touched_countries(generated) for name in unique_names(country)}),
+            "facts": list(generated.facts),
+            "wrong": list(generated.wrong),
+            "options": list(generated.options),
         }
-        yield Example(f"{pool.split}-{len(seen):03d}", made.question, made.answer, meta)
-        seen.add(made.question)
+        yield Example(f"{pool.split}-{len(seen_questions):03d}", generated.question, generated.answer, meta)
+        seen_questions.add(generated.question)
 
 
-def _touched(made: Made) -> list[Country]:
-    """The countries on the way, and those that an offered value belongs to alone."""
-    return [*made.countries, *(country for country in countries() if own_names(country) & set(made.options))]
+def _touched_countries(generated: GeneratedQuestion) -> list[Country]:
+    """The countries of the chain, and those that an offered value identifies."""
+    return [
+        *generated.countries,
+        *(country for country in countries() if unique_names(country) & set(generated.options)),
+    ]
 
 
-def own_names(country: Country) -> frozenset[str]:
-    """What is this country's alone: name, capital and domain; calling code and currency where they are not shared."""
+def unique_names(country: Country) -> frozenset[str]:
+    """The names that identify a country: name, capital, domain, and an unshared calling code or currency."""
     names = {country.name, country.capital, country.domain}
     names |= {country.code} if country.own_code else set()
     names |= {country.currency} if country.own_currency else set()

@@ -1,6 +1,6 @@
-// The browser of trajectories: filters, a list of which only the visible rows exist, and one or two episodes to read.
-// What models and tools wrote becomes text nodes and nothing else: no markup is ever parsed here.
-// The whole state is in the fragment, so every link leads back to what was seen.
+// The browser of trajectories: filters, a list that creates only its visible rows, and one or two episodes to read.
+// Text of models and tools becomes text nodes only: no markup is ever parsed here.
+// The whole state is in the fragment of the address, so a link restores the view.
 
 const data = JSON.parse(document.getElementById("report-data").textContent);
 const { stops, shortened } = data.browser;
@@ -30,7 +30,7 @@ function take(found) {
     one.key = `${one.run}/${one.task}/${one.id}/${one.method}/${one.seed}`;
     one.asked = JSON.stringify([one.task, one.id, one.seed]);
     one.kinds = [...new Set(one.steps.filter((step) => step.noise).map((step) => step.noise))];
-    one.words = null; // what search looks through, made when it is first needed
+    one.words = null; // the text to search, built when first needed
     episodes.set(one.key, one);
     if (!asked.has(one.asked)) asked.set(one.asked, new Map());
     asked.get(one.asked).set(one.run, one);
@@ -68,7 +68,7 @@ function changeOf(one, run) {
 const SCORES = { right: "right", partly: "wrong, words in common", wrong: "wrong", unscored: "not scored" };
 const MARKS = { right: "✓", partly: "~", wrong: "✗", unscored: "–" };
 const label = (run) => runs.get(run)?.label ?? run;
-// Each filter: the values that an episode has, and how a value is written. An empty list is under "all" alone.
+// Each filter: the values of an episode, and how a value is written. An episode without values is only under "all".
 const FACETS = {
   agent: { of: (one) => [one.run], write: label },
   change: { of: (one) => (state.against ? [changeOf(one, state.against)] : []) },
@@ -84,7 +84,7 @@ const FACETS = {
 const EMPTY = { q: "", agent: "", against: "", change: "", task: "", method: "", score: "", failure: "", noise: "", e: "" };
 let state = { ...EMPTY };
 let shown = []; // episodes that pass the filters, in order
-let at = -1; // place of the chosen one in it
+let at = -1; // index of the chosen episode in it
 
 function read() {
   const query = location.hash.slice(1).split("?").slice(1).join("?");
@@ -98,7 +98,7 @@ function read() {
   pair();
 }
 
-// Two runs side by side need a first one.
+// A comparison needs a first run.
 function pair() {
   if (!state.against) state.change = "";
   else if (!state.agent) state.agent = episodes.get(state.e)?.run ?? [...runs.keys()].find((run) => run !== state.against) ?? "";
@@ -154,7 +154,7 @@ function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// Every filter lists its values with how many episodes are left by all the other filters.
+// Every filter lists its values with the number of episodes that pass all other filters.
 function options() {
   for (const [name, facet] of Object.entries(FACETS)) {
     const counts = new Map();
@@ -193,7 +193,7 @@ function fill(select, wanted, value) {
   select.title = select.selectedOptions[0]?.textContent ?? ""; // a long name is cut where the field ends
 }
 
-// On a narrow screen the filters but search are folded.
+// On a narrow screen all filters except search are folded.
 fold.addEventListener("click", () => fold.setAttribute("aria-expanded", form.classList.toggle("open")));
 let typing;
 form.addEventListener("input", (event) => {
@@ -244,7 +244,7 @@ function paint(anew = false) {
 list.addEventListener("scroll", () => requestAnimationFrame(() => paint()), { passive: true });
 new ResizeObserver(() => paint(true)).observe(list);
 
-// What all rows have in common is said by no row.
+// A row does not show what all rows have in common.
 const several = (name) => !state[name] && !form.elements[name].parentElement.hidden;
 
 function row(one, place) {
@@ -272,7 +272,7 @@ list.addEventListener("click", (event) => {
   const found = event.target.closest("[role=option]");
   if (!found) return;
   choose(Number(found.id.slice(4)));
-  if (matchMedia("(max-width: 56rem)").matches) detail.scrollIntoView(); // there it is below the list
+  if (matchMedia("(max-width: 56rem)").matches) detail.scrollIntoView(); // on a narrow screen it is below the list
 });
 
 function choose(place) {
@@ -321,7 +321,7 @@ form.elements.q.addEventListener("keydown", (event) => {
 
 // ------------------------------------------------------------------------------------------------------ detail
 
-// What is being read is drawn again only when it is another episode, so that a run that goes on disturbs no reader.
+// The detail is redrawn only for another episode, so that updates of a running run do not disturb the reader.
 let drawn = "";
 const place = node("span", { class: "muted" });
 const link = node("a", {}, "Link to this trajectory");
@@ -349,7 +349,7 @@ function draw() {
   if (other) detail.scrollTop = 0;
 }
 
-// The other runs that were asked the same question: one press puts them beside this one.
+// The other runs with the same question: a click shows one of them beside this run.
 function others(one) {
   const found = [...asked.get(one.asked).values()].filter((each) => each.run !== one.run && each.run !== state.against);
   if (!found.length) return null;
@@ -365,7 +365,7 @@ function others(one) {
   );
 }
 
-// A question and one or more episodes of it; the cases of the report are shown by this as well.
+// A question and one or more of its episodes; also draws the cases of the report.
 function reading(one, partners, words, extra, heading = "h3") {
   const [question, ...choices] = (one.question ?? "").split("\n");
   const facts = [one.task, one.id, one.kind, one.hops && !one.kind?.includes("hop") && count(one.hops, "hop")].filter(Boolean).join(" · ");
@@ -408,7 +408,7 @@ function panel(one, words) {
 }
 
 function stepOf(step, words, place) {
-  const notes = [step.joined && "in the same turn as the step before", step.repairs && `asked again ${count(step.repairs, "time")} before it wrote an action`, step.unlearned && "read by the student, not learned", step.unsaid && `${step.unsaid.toLocaleString("en")} more characters of what it wrote are in the run's trajectories.jsonl`].filter(Boolean);
+  const notes = [step.joined && "in the same turn as the step before", step.repairs && `asked again ${count(step.repairs, "time")} before it wrote an action`, step.unlearned && "read by the student, not learned", step.unsaid && `${step.unsaid.toLocaleString("en")} more characters of its text are in the run's trajectories.jsonl`].filter(Boolean);
   return node(
     "li",
     { class: step.noise ? "noisy" : null },
@@ -461,7 +461,7 @@ function swatch(run) {
   return node("span", { class: `swatch s${runs.get(run)?.series ?? 0}`, "aria-hidden": "true" });
 }
 
-// Text with the words that are searched for marked in it.
+// Text with the search words marked.
 function marked(text, words) {
   if (!words.length || !text) return [text ?? ""];
   const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "giu");
@@ -510,7 +510,7 @@ document.addEventListener("fireact:view", (event) => {
   read();
   refresh();
 });
-// New episodes of a run that goes on (live.js).
+// New episodes of a running run (live.js).
 document.addEventListener("fireact:episodes", (event) => {
   const wanted = state.e || renamed(new URLSearchParams(location.hash.split("?").slice(1).join("?")).get("e") ?? "");
   register(event.detail.runs);

@@ -1,7 +1,7 @@
-// Follows runs that go on: asks for what was appended since, hands the episodes to browser.js, and shows how far each run is.
+// Follows running runs: requests what was appended, hands the episodes to browser.js, and shows the progress of each run.
 
-const PAUSE = 1000; // ms between two questions while something changes
-const REST = 3000; // and once everything is complete, or the server does not answer
+const PAUSE = 1000; // ms between two requests while a run is in progress
+const REST = 3000; // ms once all runs are complete, or while the server does not answer
 const table = document.getElementById("runs");
 const state = document.getElementById("state");
 const data = JSON.parse(document.getElementById("report-data").textContent);
@@ -35,7 +35,7 @@ function line(run) {
   const right = own.scored ? `${((100 * own.right) / own.scored).toFixed(1)}% of ${own.scored.toLocaleString("en")}` : "";
   add(row, run.loss === undefined ? right : `loss ${run.loss.toFixed(3)}`);
   add(row, own.faults ? String(own.faults) : "");
-  add(row, [run.complete ? "complete" : "going on", run.unreadable ? `${run.unreadable} lines cannot be read` : ""].filter(Boolean).join(", ")).className = "left";
+  add(row, [run.complete ? "complete" : "running", run.unreadable ? `${run.unreadable} lines cannot be read` : ""].filter(Boolean).join(", ")).className = "left";
   return row;
 }
 
@@ -53,7 +53,7 @@ function tally(update) {
 
 async function ask() {
   const reply = await fetch("updates", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ seen }) });
-  if (!reply.ok) throw new Error(`the server said ${reply.status}`);
+  if (!reply.ok) throw new Error(`the server answered ${reply.status}`);
   return reply.json();
 }
 
@@ -74,7 +74,7 @@ async function follow() {
     }
     const open = update.runs.filter((run) => !run.complete).length;
     const fresh = update.runs.some((run) => run.complete && !data.complete.includes(run.name)); // not in this page's report
-    const said = open ? `Live: ${open} of ${update.runs.length} runs going on` : `All runs are complete${fresh ? "; reload for the report" : ""}`;
+    const said = open ? `Live: ${open} of ${update.runs.length} runs are running` : `All runs are complete${fresh ? "; reload the page for the report" : ""}`;
     if (state.textContent !== said) state.textContent = said;
     wait = update.more ? 0 : open ? PAUSE : REST;
   } catch {

@@ -1,4 +1,4 @@
-// Around the views: which one is shown, the theme, and small comforts. The browser of trajectories is browser.js.
+// The frame of the page: which view is shown, the theme, copy buttons and printing. The browser of trajectories is browser.js.
 
 const views = [...document.querySelectorAll(".view")];
 const tabs = [...document.querySelectorAll("[data-view]")];
@@ -28,7 +28,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   document.getElementById("main").focus();
 });
 
-// system -> light -> dark -> system; kept where the browser lets a page keep something.
+// system -> light -> dark -> system; remembered if the browser allows storage.
 const THEMES = ["system", "light", "dark"];
 const button = document.getElementById("theme");
 function theme(name) {
@@ -63,7 +63,7 @@ for (const block of document.querySelectorAll("pre.commands")) {
   block.before(copy);
 }
 
-// Paper cannot be unfolded: print what is folded, then fold it again.
+// Open all folded parts for printing, then fold them again.
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll("details:not([open])")];
