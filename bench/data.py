@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.agents import build_agent, load_model, load_task, load_tools
+from fireact.base import jsonl
 from fireact.data import MixConfig, mix
-from fireact.episodes import Episode, rollout
+from fireact.rollout.agents import build_agent, load_model, load_task, load_tools
+from fireact.rollout.episodes import Episode, rollout
 from fireact.training.samples import Rendering
 from fireact.types import Trajectory
 

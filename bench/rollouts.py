@@ -29,14 +29,14 @@ from typing import Any
 
 import psutil
 
-from fireact import jsonl
-from fireact.cache import CallCache
-from fireact.collection import run_missing_episodes
-from fireact.episodes import Agent, Episode, rollout
+from fireact.base import jsonl
+from fireact.base.progress import SILENT
+from fireact.base.run_directory import RunDir
 from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
-from fireact.progress import SILENT
-from fireact.store import RunDir
+from fireact.rollout.call_cache import CallCache
+from fireact.rollout.collection import run_missing_episodes
+from fireact.rollout.episodes import Agent, Episode, rollout
 from fireact.types import LM, Completion, Example, Limits, Message, Usage
 
 SNIPPET = "Paris: Paris is the capital and most populous city of France, with an estimated population of 2,048,472."

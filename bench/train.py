@@ -26,12 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.collection import CollectConfig, collect
+from fireact.base.jsonl import read_objects
 from fireact.data import MixConfig, mix
-from fireact.jsonl import read_objects
 from fireact.models.quiet import silence_libraries
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat, Sample, encode_chat
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.training.batches import plan_batches
 from fireact.training.loss import TargetLoss, training_device
 from fireact.training.memory import peak_training_gb
@@ -232,7 +232,7 @@ class _Turns:
 
 
 def _ours(model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Recipe, out: Path, **_: Any) -> Any:
-    from fireact.progress import SILENT
+    from fireact.base.progress import SILENT
 
     run = _TrainingRun(
         model, tokenizer, samples, [], recipe=replace(recipe, save_every=10**6), out=out, progress=SILENT

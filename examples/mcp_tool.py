@@ -6,10 +6,10 @@ From the command line: fireact eval runs/train --tool "mcp:python examples/mcp_t
 import shlex
 import sys
 
-from fireact.agents import load_tools
-from fireact.episodes import Agent, Episode, run_episode
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
+from fireact.rollout.agents import load_tools
+from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.types import Example, Limits
 
 

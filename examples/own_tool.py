@@ -5,10 +5,10 @@ From the command line: fireact eval runs/train --tool examples.own_tool:capital
 
 from typing import Literal
 
-from fireact.agents import load_tools
-from fireact.episodes import Agent, Episode, run_episode
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
+from fireact.rollout.agents import load_tools
+from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.types import Example, Limits
 
 CAPITALS = {"en": {"Norway": "Oslo", "Peru": "Lima"}, "es": {"Noruega": "Oslo", "Perú": "Lima"}}

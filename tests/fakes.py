@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fireact.episodes import Agent, Episode, OnDelta
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
+from fireact.rollout.episodes import Agent, Episode, OnDelta
 from fireact.types import Completion, Example, Limits, Message, Step, Trajectory, Usage
 
 LIMITS = Limits(max_steps=4, max_tokens=32, reflect_at=(2,))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fireact.evaluation.summary import compare_scores, summarise_trajectories
 from fireact.reporting.cases import choose_cases
-from fireact.reporting.data import EpisodeSource, Mixture, ReportAgent, ReportData
+from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"

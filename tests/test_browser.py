@@ -17,8 +17,8 @@ import pytest
 
 import sample_report
 from fireact.reporting.browser import episode_id
-from fireact.reporting.data import EpisodeSource, ReportData
 from fireact.reporting.html import render_html
+from fireact.reporting.report_data import EpisodeSource, ReportData
 from fireact.reporting.wording import make_encodable
 from fireact.types import Action, Step
 

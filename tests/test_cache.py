@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from fakes import Echo
-from fireact.cache import CallCache, load_replayed_lm
-from fireact.collection import CollectConfig, collect
 from fireact.errors import ConfigError, DataError
+from fireact.rollout.call_cache import CallCache, load_replayed_lm
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import LM, Action, Completion, Message, Observation, Tool, Usage
 
 ASKED = [Message("user", "Why?")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fakes import trajectory
-from fireact.jsonl import dumps
+from fireact.base.jsonl import dumps
 
 
 def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

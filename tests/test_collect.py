@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fireact.collection import CollectConfig, collect
-from fireact.store import RunDir, read_trajectories
+from fireact.base.run_directory import RunDir, read_trajectories
+from fireact.rollout.collection import CollectConfig, collect
 
 CONFIG = CollectConfig(plan={"geo-hop/react": 6, "geo-yesno/cot": 3, "geo-choice/reflexion": 3}, workers=3)
 

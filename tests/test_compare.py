@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.comparison import ComparedRun, compare_runs, find_blocking_differences, read_scored_run
 from fireact.evaluation.conditions import SETTINGS, Conditions, conditions_of, find_differences, require_comparable
-from fireact.evaluation.run import EvalConfig, evaluate
+from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.evaluation.summary import compare_scores
 from fireact.types import Action, Step, Trajectory
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact import names
+from fireact.base import names
 from fireact.errors import ConfigError, DataError
 from fireact.tools.corpus import PASSAGE_WORDS, read_passages, split_passages
 from fireact.tools.index import Index, open_index

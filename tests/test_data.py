@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.data import Dataset, MixConfig, list_mixtures, mix, predicate, read_mixture, weigh_bad_steps
 from fireact.errors import ConfigError, DataError
 from fireact.types import Action, Step

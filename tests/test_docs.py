@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from fireact.base.names import known_names
 from fireact.data.filters import _NAMED, _NUMBERS, _TEXTS
 from fireact.data.findings import KINDS
 from fireact.data.sources import list_mixtures
-from fireact.names import known_names
 from fireact.study.cells import SETTINGS
 from fireact.study.file import KEYS, PRICES, RATES
-from fireact.study.run import StudyConfig, plan_study
+from fireact.study.runner import StudyConfig, plan_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import GOOD, Echo, Small, agent, trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.redact import find_sensitive, redact
+from fireact.base.run_directory import read_trajectories
 from fireact.data import MixConfig, mix
 from fireact.data.contamination import load_held_out_sets, prepare_evaluation_set, read_questions
 from fireact.data.doctor import DoctorConfig, diagnose_data
@@ -22,12 +24,10 @@ from fireact.data.findings import KINDS, Bounds, check_trajectory
 from fireact.data.repair import write_repaired_copy
 from fireact.data.sources import TrajectoryFile
 from fireact.data.steps import find_faults
-from fireact.episodes import Episode, rollout
 from fireact.errors import ConfigError, DataError
 from fireact.render.messages import messages_from_steps
-from fireact.sensitive import find_sensitive, redact
-from fireact.store import read_trajectories
-from fireact.terminal.data import print_diagnosis
+from fireact.rollout.episodes import Episode, rollout
+from fireact.terminal.data_tables import print_diagnosis
 from fireact.types import Action, Example, Step, Trajectory
 
 KEY = "sk-" + "a1B2" * 8
@@ -248,7 +248,7 @@ def test_evaluation_questions_are_read_from_files(name: str, text: str, tmp_path
 
 
 def test_held_out_splits_of_the_tasks_are_looked_up_by_themselves(tmp_path: Path) -> None:
-    from fireact.agents import load_task
+    from fireact.rollout.agents import load_task
 
     task = load_task("geo-hop")
     rows = [replace(sound(0), task="geo-hop", example=example) for example in task.examples("train")[:300]]

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fireact.cli import app
-from fireact.collection import CollectConfig, estimate_collection
 from fireact.models.fake_endpoint import FakeEndpoint
+from fireact.rollout.collection import CollectConfig, estimate_collection
 
 
 def test_calls_and_tokens_are_those_of_the_prompts_and_the_assumed_rounds() -> None:

@@ -16,14 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import Echo, Small, trajectory
-from fireact.agents import Model, build_agent, load_model, load_task
-from fireact.collection import CollectConfig, collect
+from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError
 from fireact.evaluation.accuracy import accuracy, is_correct
 from fireact.evaluation.breakdown import compute_breakdown
+from fireact.evaluation.evaluate import EvalConfig, estimate_evaluation, evaluate
 from fireact.evaluation.failures import FAILURES, classify_failure, count_failures, count_searches, has_seen_evidence
 from fireact.evaluation.recovery import REACTIONS, measure_recovery
-from fireact.evaluation.run import EvalConfig, estimate_evaluation, evaluate
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.formats.read import read_any
 from fireact.methods.cot import CoT
@@ -32,7 +31,8 @@ from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.models.limits import Endpoint
 from fireact.models.replies import Replies
 from fireact.models.scripted import Expert
-from fireact.store import read_trajectories
+from fireact.rollout.agents import Model, build_agent, load_model, load_task
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import Action, Example, Message, Step, Trajectory, Usage
 
 

@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from fireact.agents import load_model, tuned_weights  # noqa: E402
+from fireact.base.run_directory import file_hash  # noqa: E402
 from fireact.errors import ConfigError  # noqa: E402
 from fireact.models.hf import load_merged_student  # noqa: E402
+from fireact.rollout.agents import load_model, tuned_weights  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
 from fireact.serving.ollama import render_modelfile, render_ollama_template  # noqa: E402
-from fireact.store import file_hash  # noqa: E402
 from fireact.types import Message  # noqa: E402
 from llama import llama_server  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fireact.base.run_directory import read_trajectories
 from fireact.data import MixConfig, mix, read_mixture
 from fireact.data.doctor import DoctorConfig, diagnose_data
 from fireact.data.repair import write_repaired_copy
 from fireact.formats.conversion import convert
 from fireact.formats.read import read_any
 from fireact.formats.released import damage_of
-from fireact.store import read_trajectories
 
 FILES = [
     (folder, stem, count)

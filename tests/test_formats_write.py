@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fakes import Echo
 from fireact.errors import ConfigError, DataError
 from fireact.formats.conversion import convert
-from fireact.formats.losses import KINDS, find_losses
+from fireact.formats.dropped import KINDS, find_losses
 from fireact.formats.read import read_any
 from fireact.formats.trainers import build_trainer_config
 from fireact.formats.write import WRITERS, write_episodes

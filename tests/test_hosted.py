@@ -13,13 +13,14 @@ import pytest
 
 from fake_tuning import FakeTuning
 from fakes import trajectory
-from fireact import jsonl
-from fireact.agents import load_model
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.http import ProviderClient
+from fireact.hosted.openai_compatible import OpenAICompatibleProvider
 from fireact.hosted.provider import JobRequest
-from fireact.hosted.run import (
+from fireact.hosted.tune import (
     TuneConfig,
     cancel_job,
     check_training_rows,
@@ -28,10 +29,9 @@ from fireact.hosted.run import (
     training_row,
     tune,
 )
-from fireact.hosted.wire import OpenAICompatibleProvider
-from fireact.progress import Progress
+from fireact.pipeline.verbs import resume
+from fireact.rollout.agents import load_model
 from fireact.types import Action, Step, Trajectory
-from fireact.verbs import resume
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import Small, trajectory
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.errors import ConfigError, DataError
 from fireact.types import Example
@@ -18,10 +18,10 @@ from fireact.types import Example
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.improvement import ImproveConfig, estimate_improvement, improve
-from fireact.store import read_config, read_manifest, read_trajectories
-from fireact.training.run import TrainConfig, train
-from fireact.verbs import resume
+from fireact.base.run_directory import read_config, read_manifest, read_trajectories
+from fireact.pipeline.improvement import ImproveConfig, estimate_improvement, improve
+from fireact.pipeline.verbs import resume
+from fireact.training.train import TrainConfig, train
 from test_train import RECIPE
 from tiny import tiny_model
 

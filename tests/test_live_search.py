@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from fireact import names
+from fireact.base import names
 from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.tools.live import SerpAPI, Wikipedia, extract_snippet
 from fireact.tools.web import MAX_BYTES, WebService

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fireact import jsonl
-from fireact.collection import CollectConfig, collect
+from fireact.base import jsonl
 from fireact.models.openai import from_name
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import Message
 from llama import llama_server
 

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from fakes import GOOD, LIMITS, Echo, Small, episodes
 from fireact.cli import app
-from fireact.episodes import Agent, run_episode
 from fireact.methods.cot import CoT
 from fireact.methods.io import IO
 from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
+from fireact.rollout.episodes import Agent, run_episode
 from fireact.types import Action, Completion, Message, Step, Trajectory
 
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import read_trajectories
 from fireact.data import Dataset, MixConfig, list_mixtures, mix, predicate, read_mixture
 from fireact.data.lines import map_in_order, read_entries, split_into_blocks
 from fireact.data.selection import apportion_rows
@@ -26,7 +27,6 @@ from fireact.errors import ConfigError, DataError
 from fireact.formats.read import find_reader
 from fireact.formats.source import open_source_file
 from fireact.render.react import ReActRenderer
-from fireact.store import read_trajectories
 from fireact.types import Action, Step, Trajectory
 
 

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import Echo, Small
-from fireact import names
-from fireact.agents import load_tools
-from fireact.collection import CollectConfig, collect
-from fireact.episodes import Agent, Episode, rollout, run_episode
+from fireact.base import names
+from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError
 from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
-from fireact.store import read_trajectories
+from fireact.rollout.agents import load_tools
+from fireact.rollout.collection import CollectConfig, collect
+from fireact.rollout.episodes import Agent, Episode, rollout, run_episode
 from fireact.tools.noise import (
     INJECTIONS,
     KINDS,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.progress import Progress
+from fireact.pipeline.verbs import resume
 from fireact.types import Action, Step, Trajectory
-from fireact.verbs import resume
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -22,9 +22,9 @@ from fireact.models.hf import load_merged_student  # noqa: E402
 from fireact.render.react import ReActRenderer  # noqa: E402
 from fireact.render.tokens import IGNORED, encode_chat  # noqa: E402
 from fireact.training.loss import training_device  # noqa: E402
+from fireact.training.pairs import PairRows, collate_pairs  # noqa: E402
 from fireact.training.preference import PreferConfig, pair_by_outcome, prefer  # noqa: E402
-from fireact.training.rows import PairRows, collate_pairs  # noqa: E402
-from fireact.training.run import TrainConfig, train  # noqa: E402
+from fireact.training.train import TrainConfig, train  # noqa: E402
 from test_train import RECIPE  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -67,7 +67,7 @@ def imitated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def likelihood(run: Path, one: Trajectory) -> float:
-    from fireact.agents import tuned_weights
+    from fireact.rollout.agents import tuned_weights
 
     place, adapter, _ = tuned_weights(run)
     model, tokenizer = load_merged_student(place, adapter)

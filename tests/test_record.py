@@ -24,18 +24,18 @@ httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("starlette")
 
 from fireact import jsonl  # noqa: E402
+from fireact.base.run_directory import read_manifest, read_trajectories  # noqa: E402
 from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
 from fireact.models.prices import TokenPrice  # noqa: E402
+from fireact.pipeline.verbs import resume  # noqa: E402
 from fireact.recording.conversations import Call, TurnIndex, extract_question  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
-from fireact.recording.run import RecordConfig, conclude, recorder  # noqa: E402
+from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
 from fireact.recording.trajectories import FINISHES, build_trajectory  # noqa: E402
 from fireact.recording.wire import read_completion, read_messages, read_stream  # noqa: E402
-from fireact.store import read_manifest, read_trajectories  # noqa: E402
 from fireact.types import FINISH, Action, Trajectory  # noqa: E402
-from fireact.verbs import resume  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-very-secret-0123456789"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fireact import jsonl
-from fireact.agents import load_tools
+from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
+from fireact.rollout.agents import load_tools
 from fireact.tools.recorded import RecordedSearch, from_name
 from fireact.types import Action, Example, Step, Trajectory, Usage
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.agents import load_renderer
 from fireact.errors import ConfigError, FormatError
 from fireact.render.alpaca import AlpacaRenderer
 from fireact.render.chat import (
@@ -27,6 +26,7 @@ from fireact.render.chat import (
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import IGNORED, Sample, encode_chat, prompt_ids, text_spans
 from fireact.render.tool_calls import ToolCallsRenderer
+from fireact.rollout.agents import load_renderer
 from fireact.training.samples import Encoder, render_trajectory
 from fireact.types import Action, Completion, Example, Message, Step, Trajectory, Usage
 

@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fireact import jsonl
-from fireact.agents import build_agent, load_model, load_tools
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
-from fireact.progress import Progress
+from fireact.rollout.agents import build_agent, load_model, load_tools
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fakes import Echo, Small  # noqa: E402
-from fireact.episodes import MeteredLM  # noqa: E402
 from fireact.methods.react import FinishTool  # noqa: E402
 from fireact.render.chat import tool_schema  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
+from fireact.rollout.episodes import MeteredLM  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
-from fireact.training.run import TrainConfig, train  # noqa: E402
 from fireact.training.samples import Encoder, Rendering, load_tool_schemas, render_trajectory  # noqa: E402  # noqa: E402
 from fireact.training.student import load_student, load_student_tokenizer  # noqa: E402
+from fireact.training.train import TrainConfig, train  # noqa: E402
 from small_tokenizers import TEMPLATES  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, 
 
 
 def test_preference_and_serving_show_the_tools_that_were_trained_with(place: Path, tmp_path: Path) -> None:
-    from fireact.agents import tuned_tools
+    from fireact.rollout.agents import tuned_tools
     from fireact.serving.conformance import check_conformance
     from fireact.training.preference import PreferConfig, prefer
 

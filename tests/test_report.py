@@ -23,18 +23,18 @@ from rich.console import Console
 import sample_report
 from elements import Elements, said
 from fakes import trajectory
-from fireact.controls import strip_controls
+from fireact.base.controls import strip_controls
+from fireact.base.markdown import code_span, escape_line
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import compare_scores, summarise_trajectories
-from fireact.markdown import code_span, escape_line
 from fireact.reporting import plots, wording
 from fireact.reporting.browser import SIZE, browser_data, encode_for_script
 from fireact.reporting.cases import choose_cases, outcome
-from fireact.reporting.data import EpisodeSource, ReportAgent, ReportData
 from fireact.reporting.figures import build_plots
 from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import PAGE, render_png, render_svg
+from fireact.reporting.report_data import EpisodeSource, ReportAgent, ReportData
 from fireact.reporting.summary import failures_by_agent, lede, report_to_dict, subject
 from fireact.reporting.terminal import headline_table
 from fireact.reporting.write import read_printable_markdown, write_report

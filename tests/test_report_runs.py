@@ -13,18 +13,19 @@ import pytest
 import sample_report
 from elements import said
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import RunDir
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting import wording
+from fireact.reporting.assembly import ReportConfig, assemble_report
+from fireact.reporting.assembly import report as write_report
 from fireact.reporting.browser import SIZE
-from fireact.reporting.data import EpisodeSource, ReportData
 from fireact.reporting.figures import build_plots
 from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import render_svg
-from fireact.reporting.run import ReportConfig, assemble_report
-from fireact.reporting.run import report as write_report
+from fireact.reporting.report_data import EpisodeSource, ReportData
 from fireact.reporting.runs import read_runs, short_labels
 from fireact.reporting.summary import (
     RobustnessRow,
@@ -36,7 +37,6 @@ from fireact.reporting.summary import (
     subject,
 )
 from fireact.reporting.terminal import headline_table
-from fireact.store import RunDir
 from fireact.types import Action, Step, Trajectory, Usage
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from fakes import Small, trajectory
+from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.rescore import read_run_trajectories, rescore
-from fireact.jsonl import dumps
 from fireact.models.replies import Replies
+from fireact.render.released_run import read_released_run
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import hotpotqa, mmlu, strategyqa
-from fireact.tasks.released import read_released_run
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Action, Example, Step, Trajectory
 

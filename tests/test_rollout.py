@@ -4,10 +4,10 @@ import threading
 from dataclasses import replace
 
 from fakes import GOOD, LIMITS, Echo, agent, episodes
-from fireact.episodes import Agent, rollout, run_episode
 from fireact.methods.cot import CoT
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
+from fireact.rollout.episodes import Agent, rollout, run_episode
 
 
 def test_a_good_episode_is_finished_scored_and_metered() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fireact import jsonl
-from fireact.collection import summarise_episodes
+from fireact.base import jsonl
+from fireact.base.run_directory import RunDir, read_manifest, read_trajectories
 from fireact.errors import ConfigError, DataError
-from fireact.recording.run import RecordConfig
+from fireact.recording.recorder import RecordConfig
 from fireact.recording.scores import score
-from fireact.store import RunDir, read_manifest, read_trajectories
+from fireact.rollout.collection import summarise_episodes
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 
@@ -164,7 +164,7 @@ def test_the_commands(run: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_a_recording_survive_their_file(tmp_path: Path) -> None:
-    from fireact.verbs import resume
+    from fireact.pipeline.verbs import resume
 
     with pytest.raises(DataError, match="no run directory"):
         resume(tmp_path)

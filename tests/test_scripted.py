@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fireact.episodes import Agent, Episode, run_episode
+from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError
-from fireact.jsonl import dumps
 from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
@@ -30,6 +29,7 @@ from fireact.models.scripted import (
     write_few_shot,
 )
 from fireact.render.react import ReActRenderer
+from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
 from fireact.types import Message, Method, Tool, Trajectory

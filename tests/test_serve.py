@@ -24,8 +24,8 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("starlette")
 
 from fakes import GOOD, agent  # noqa: E402
-from fireact.agents import load_model  # noqa: E402
 from fireact.errors import ConfigError, FormatError  # noqa: E402
+from fireact.rollout.agents import load_model  # noqa: E402
 from fireact.serving.server import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
 from fireact.types import Completion, Message, Usage  # noqa: E402
@@ -303,9 +303,9 @@ def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:
 
 def test_the_server_feeds_the_tokens_that_were_trained_on(student: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    from fireact import jsonl
+    from fireact.base import jsonl
     from fireact.serving.conformance import check_conformance
-    from fireact.training.run import TrainConfig, train
+    from fireact.training.train import TrainConfig, train
     from test_train import RECIPE
     from test_train_more import trajectories
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import parse_trajectory
 from fireact.data import MixConfig
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.hosted.run import training_row
+from fireact.hosted.tune import training_row
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import IGNORED, Sample, encode_chat
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.store import parse_trajectory
 from fireact.training.samples import Rendering
 from fireact.types import Step, Trajectory
 

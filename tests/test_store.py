@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.machine import require_disk, require_memory
+from fireact.base.run_directory import RunDir, read_config, read_manifest, read_trajectories
 from fireact.errors import ConfigError, DataError
-from fireact.machine import require_disk, require_memory
-from fireact.store import RunDir, read_config, read_manifest, read_trajectories
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 text = st.text(st.characters(blacklist_categories=["Cs"]))

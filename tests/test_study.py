@@ -10,13 +10,13 @@ from typing import Any
 import filelock
 import pytest
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import Progress
+from fireact.base.run_directory import LOCK
 from fireact.errors import FireactError
-from fireact.progress import Progress
-from fireact.reporting.run import ReportConfig, report
-from fireact.store import LOCK
-from fireact.study.run import StudyConfig, StudyMatrix, plan_study, run_study
-from fireact.verbs import resume
+from fireact.pipeline.verbs import resume
+from fireact.reporting.assembly import ReportConfig, report
+from fireact.study.runner import StudyConfig, StudyMatrix, plan_study, run_study
 from small_study import SMALL
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ import pytest
 from fireact.errors import ConfigError, FireactError
 from fireact.study.cells import build_cells
 from fireact.study.file import CHOICES, PaperFigure, StudyFile, list_shipped_studies, read_study
-from fireact.study.run import StudyConfig, StudyMatrix, _restore_placeholders, plan_study, run_study
+from fireact.study.runner import StudyConfig, StudyMatrix, _restore_placeholders, plan_study, run_study
 from fireact.study.stages import StageResolver
 from fireact.study.tables import format_tables
 from fireact.terminal.study import _remaining_work

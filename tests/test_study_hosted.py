@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fake_tuning import Answer, FakeTuning
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.errors import ConfigError, FireactError
-from fireact.study.run import StudyConfig, plan_study, run_study
+from fireact.pipeline.verbs import resume
+from fireact.study.runner import StudyConfig, plan_study, run_study
 from fireact.study.spending import StudyBudget
-from fireact.verbs import resume
 
 STUDY = """
 title = "Hosted"
@@ -142,7 +142,7 @@ def test_a_budget_of_a_study_is_in_dollars() -> None:
 
 def test_searches_count_at_the_price_of_the_file(tmp_path: Path) -> None:
     from fireact.errors import BudgetError
-    from fireact.study.run import StudyMatrix, load_rates
+    from fireact.study.runner import StudyMatrix, load_rates
     from fireact.study.spending import parse_usd_budget
 
     text = STUDY.replace("n = 2", 'n = 2\ntools = ["serpapi"]').replace("trained_tokens", "search")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fakes import Small
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.study.cells import Cell
 from fireact.study.economics import _compute_break_even, compute_economics
 from fireact.study.file import PaperFigure, StudyPrice

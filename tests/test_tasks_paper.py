@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.agents import Model, absolute_task_spec, build_agent, load_task
-from fireact.collection import CollectConfig, collect, plan_episodes
+from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.run import EvalConfig, evaluate
-from fireact.jsonl import dumps
+from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.models.replies import Replies
 from fireact.render import prompts
+from fireact.rollout.agents import Model, absolute_task_spec, build_agent, load_task
+from fireact.rollout.collection import CollectConfig, collect, plan_episodes
 from fireact.tasks.files import load_file_task
 from fireact.tasks.judge import Judge
 from fireact.tasks.order import order_examples
@@ -229,7 +229,7 @@ def test_without_hub_or_extra_the_message_says_what_to_do(code: str, rc: int, sa
 
 
 def test_making_a_task_reads_and_imports_nothing(tmp_path: Path) -> None:
-    code = "import sys; from fireact.agents import load_task; load_task('mmlu'); print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
+    code = "import sys; from fireact.rollout.agents import load_task; load_task('mmlu'); print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
     assert _python(code, tmp_path).stdout == "[]\n"
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import SILENT
 from fireact.errors import ConfigError
-from fireact.progress import SILENT
 from fireact.training.trackers import TRACKERS, check_trackers, set_tensorboard_directory
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fireact.training.preference import PreferConfig, prefer  # noqa: E402
-from fireact.training.run import TrainConfig, train  # noqa: E402
 from fireact.training.student import load_student  # noqa: E402
+from fireact.training.train import TrainConfig, train  # noqa: E402
 from fireact.training.trainer import _TrainingRun, build_trainer  # noqa: E402
 from test_preference import imitated, tried  # noqa: E402, F401
 from test_train import RECIPE, samples  # noqa: E402

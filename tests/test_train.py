@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.progress import Progress
 from fireact.render.tokens import IGNORED, Chat, Sample, encode_chat
 from fireact.training.batches import (
     MOST_PADDING,

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import to_toml_table
 from fireact.errors import ConfigError, DataError
-from fireact.store import to_toml_table
 from fireact.training.batches import MOST_PADDING
-from fireact.training.curve import truncate_log
 from fireact.training.launch import (
     build_launch_command,
     launch_config_path,
@@ -27,7 +26,8 @@ from fireact.training.launch import (
     parse_launch,
     validate_launch,
 )
-from fireact.training.run import TrainConfig, train
+from fireact.training.log import truncate_log
+from fireact.training.train import TrainConfig, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -228,7 +228,7 @@ def machine(folder: Path, rank: int, port: int) -> str:
 def started(config: TrainConfig, out: Path) -> subprocess.Popen[str]:
     """A launch in a process of its own."""
     program = (
-        "import json, sys; from fireact.verbs import load_verb; from fireact.store import build_settings; "
+        "import json, sys; from fireact.pipeline.verbs import load_verb; from fireact.base.run_directory import build_settings; "
         "from pathlib import Path; kind, train = load_verb('train'); out = Path(sys.argv[2]); "
         "print('MADE', json.dumps(train(build_settings(kind, json.loads(sys.argv[1]), out), out)))"
     )

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.errors import ConfigError, ProviderError
-from fireact.progress import Progress
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.recipe import Recipe, read_recipe
 from test_train import RECIPE, chats, full_loss, losses, samples, shake
@@ -22,7 +22,7 @@ from test_train import RECIPE, chats, full_loss, losses, samples, shake
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.machine import require_memory  # noqa: E402
+from fireact.base.machine import require_memory  # noqa: E402
 from fireact.models.weights import convert_gguf, student_directory  # noqa: E402
 from fireact.training.loss import TargetLoss, has_bfloat16  # noqa: E402
 from fireact.training.memory import (  # noqa: E402
@@ -146,7 +146,7 @@ import json, sys, threading, time
 from pathlib import Path
 import psutil, torch
 torch.set_num_threads(1)
-from fireact.progress import SILENT
+from fireact.base.progress import SILENT
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.loss import has_bfloat16
 from fireact.training.memory import estimate_training_gb

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from fakes import Small, trajectory
-from fireact import jsonl
-from fireact.agents import load_model
+from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError, FireactError, FormatError
 from fireact.render.react import ReActRenderer
+from fireact.rollout.agents import load_model
 from fireact.training.recipe import Recipe, list_recipes, read_recipe
-from fireact.training.run import TrainConfig, choose_held_out, train
 from fireact.training.samples import render_trajectory
+from fireact.training.train import TrainConfig, choose_held_out, train
 from fireact.types import Action, Message, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
@@ -104,7 +104,7 @@ def test_what_is_held_out_is_left_out_where_nothing_in_it_is_learnt_or_it_is_too
     student: str, tmp_path: Path
 ) -> None:
     """Both are said; with patience there must be something left to measure on."""
-    from fireact.progress import Progress
+    from fireact.base.progress import Progress
 
     said: list[str] = []
 
@@ -200,7 +200,7 @@ def test_out_of_memory_is_answered_with_the_setting_to_change(student: str, tmp_
 
 
 def _silent() -> Any:
-    from fireact.progress import SILENT
+    from fireact.base.progress import SILENT
 
     return SILENT
 
@@ -288,7 +288,7 @@ def test_a_sample_that_inference_would_not_ask_for_is_refused() -> None:
 
 
 def test_a_sample_is_shown_before_training(student: str, tmp_path: Path) -> None:
-    from fireact.progress import Progress
+    from fireact.base.progress import Progress
 
     shown: list[tuple[str, bool]] = []
 
@@ -363,7 +363,7 @@ def test_a_recipe_says_what_the_loss_is_over(student: str, data: Path, tmp_path:
 
 
 def test_runs_as_collected_are_learned_where_they_are_right(tmp_path: Path) -> None:
-    from fireact.training.run import load_learnable
+    from fireact.training.train import load_learnable
 
     out = tmp_path / "collect"
     (out).mkdir()

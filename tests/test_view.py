@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import trajectory
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.jsonl import Appender, dumps
+from fireact.base.run_directory import RunDir
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise_trajectories
-from fireact.jsonl import Appender, dumps
 from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import display_name
-from fireact.store import RunDir
 
 pytest.importorskip("starlette")
 from fireact.reporting.view import _is_authorised, _render_page, serve_view

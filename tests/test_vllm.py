@@ -16,9 +16,9 @@ pytest.importorskip("starlette")
 
 import transformers
 
-from fireact.agents import load_renderer
 from fireact.errors import ConfigError, ProviderError
 from fireact.render.tokens import prompt_ids
+from fireact.rollout.agents import load_renderer
 from fireact.serving.vllm import _adapter_rank, run_vllm, vllm_arguments
 from fireact.types import Message
 from test_serve import ASK, Running

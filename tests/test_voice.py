@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from fakes import GOOD, Echo, agent
 from fireact.cli import app
-from fireact.episodes import Cancelled, MeteredLM, OnDelta
 from fireact.errors import ConfigError, ProviderError
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.serving.voice import EpisodeStream, ask_agent, iterate_steps, render_step
+from fireact.rollout.episodes import Cancelled, MeteredLM, OnDelta
+from fireact.serving.stream import EpisodeStream, ask_agent, iterate_steps, render_step
 from fireact.terminal.steps import StreamPrinter
 from fireact.types import Action, Completion, Message
 

@@ -9,21 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fireact.collection import CollectConfig, collect
+    from fireact.base.run_directory import read_trajectories
     from fireact.data import Dataset, MixConfig, mix
-    from fireact.episodes import Agent, Episode, rollout
     from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
-    from fireact.evaluation.run import EvalConfig, evaluate
+    from fireact.evaluation.evaluate import EvalConfig, evaluate
     from fireact.formats.conversion import convert
     from fireact.formats.read import read_any
     from fireact.formats.source import Damage
-    from fireact.line import QuickstartConfig, quickstart
-    from fireact.recording.run import RecordConfig, recorder
+    from fireact.pipeline.quickstart import QuickstartConfig, quickstart
+    from fireact.pipeline.verbs import resume
+    from fireact.recording.recorder import RecordConfig, recorder
     from fireact.recording.scores import score
-    from fireact.reporting.run import ReportConfig, report
-    from fireact.store import read_trajectories
+    from fireact.reporting.assembly import ReportConfig, report
+    from fireact.rollout.collection import CollectConfig, collect
+    from fireact.rollout.episodes import Agent, Episode, rollout
     from fireact.training.recipe import Recipe
-    from fireact.training.run import TrainConfig, train
+    from fireact.training.train import TrainConfig, train
     from fireact.types import (
         LM,
         Action,
@@ -38,29 +39,28 @@ if TYPE_CHECKING:
         Trajectory,
         Usage,
     )
-    from fireact.verbs import resume
 
 _HOME = {
-    "collection": ("CollectConfig", "collect"),
+    "rollout.collection": ("CollectConfig", "collect"),
     "data": ("Dataset", "MixConfig", "mix"),
     "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
-    "evaluation.run": ("EvalConfig", "evaluate"),
+    "evaluation.evaluate": ("EvalConfig", "evaluate"),
     "formats.conversion": ("convert",),
     "formats.read": ("read_any",),
     "formats.source": ("Damage",),
-    "line": ("QuickstartConfig", "quickstart"),
-    "recording.run": ("RecordConfig", "recorder"),
+    "pipeline.quickstart": ("QuickstartConfig", "quickstart"),
+    "recording.recorder": ("RecordConfig", "recorder"),
     "recording.scores": ("score",),
-    "reporting.run": ("ReportConfig", "report"),
-    "episodes": ("Agent", "Episode", "rollout"),
-    "store": ("read_trajectories",),
+    "reporting.assembly": ("ReportConfig", "report"),
+    "rollout.episodes": ("Agent", "Episode", "rollout"),
+    "base.run_directory": ("read_trajectories",),
     "training.recipe": ("Recipe",),
-    "training.run": ("TrainConfig", "train"),
+    "training.train": ("TrainConfig", "train"),
     "types": (
         "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory",
         "Usage",
     ),
-    "verbs": ("resume",),
+    "pipeline.verbs": ("resume",),
 }  # fmt: skip
 _MODULE = {name: module for module, exports in _HOME.items() for name in exports}
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fireact.base.run_directory import read_manifest
 from fireact.cli.shared import (
     BudgetLimit,
     Cache,
@@ -31,8 +32,7 @@ from fireact.cli.shared import (
     run_verb,
 )
 from fireact.errors import ConfigError
-from fireact.store import read_manifest
-from fireact.terminal.data import print_grades
+from fireact.terminal.data_tables import print_grades
 from fireact.terminal.screen import STDERR, TerminalProgress, wait_for_signal
 
 
@@ -113,7 +113,7 @@ def record_command(
     Example: `fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then
     base_url="http://127.0.0.1:8100/v1", or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode
     """
-    from fireact.recording.run import RecordConfig, recorder
+    from fireact.recording.recorder import RecordConfig, recorder
 
     config = RecordConfig(
         upstream=upstream, task=task, host=host, port=port, idle=idle, timeout=timeout, concurrency=concurrency,

@@ -23,7 +23,13 @@ from fireact.cli.shared import (
     run_verb,
 )
 from fireact.errors import ConfigError
-from fireact.terminal.data import print_conversion, print_diagnosis, print_rendering, print_sample, print_validation
+from fireact.terminal.data_tables import (
+    print_conversion,
+    print_diagnosis,
+    print_rendering,
+    print_sample,
+    print_validation,
+)
 from fireact.terminal.screen import TerminalProgress, print_error, print_json
 from fireact.terminal.steps import print_trajectory
 from fireact.terminal.training import print_conformance
@@ -188,8 +194,8 @@ def show_command(
 
     Example: `fireact show runs/quickstart/eval-fireact -w "em<1" -n 3`
     """
+    from fireact.base.run_directory import read_trajectories
     from fireact.data import predicate
-    from fireact.store import read_trajectories
 
     keep = [predicate(text) for text in where or []]
     for trajectory in islice(
@@ -232,8 +238,8 @@ def convert_command(
 
     Example: `fireact convert runs/mix --to sharegpt -o train.jsonl --tool search --for llama-factory`
     """
-    from fireact.agents import load_tools
     from fireact.formats.conversion import convert as run
+    from fireact.rollout.agents import load_tools
 
     tools = tuple(load_tools(tool or ()).values())
     report = run(
@@ -285,7 +291,7 @@ def validate_command(tasks: Annotated[list[str], typer.Argument(help=f"Tasks: {T
 
     Example: `fireact validate geo-hop geo-compose`
     """
-    from fireact.agents import load_task
+    from fireact.rollout.agents import load_task
     from fireact.tasks.validate import validate_task as check
 
     findings = [check(load_task(name)) for name in tasks]

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from fireact import verbs
 from fireact.cli.shared import (
     BudgetLimit,
     DryRun,
@@ -18,6 +17,7 @@ from fireact.cli.shared import (
     explain_interrupt,
     run_verb,
 )
+from fireact.pipeline import verbs
 from fireact.terminal.evaluation import print_report
 from fireact.terminal.screen import STDERR, TerminalProgress
 

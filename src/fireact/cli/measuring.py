@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fireact.base.progress import SILENT
 from fireact.cli.shared import (
     TASK,
     BudgetLimit,
@@ -28,7 +29,6 @@ from fireact.cli.shared import (
     run_verb,
 )
 from fireact.errors import ConfigError
-from fireact.progress import SILENT
 from fireact.terminal.comparison import print_comparison, print_differences
 from fireact.terminal.evaluation import print_evaluation, print_report, print_rescored
 from fireact.terminal.screen import STDERR, TerminalProgress, print_json
@@ -152,7 +152,7 @@ def study_command(
     Example: `fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/mine`
     """
     from fireact.study.file import list_shipped_studies, read_study
-    from fireact.study.run import StudyConfig, plan_study
+    from fireact.study.runner import StudyConfig, plan_study
 
     if names or not file:
         questions_by_study = {name: read_study(name).asks for name in list_shipped_studies()}
@@ -202,10 +202,10 @@ def rescore_command(
 
     Example: `fireact rescore runs/eval --task hotpotqa:data/hotpotqa -n 500 --json`
     """
-    from fireact import jsonl
-    from fireact.agents import load_model, load_task
+    from fireact.base import jsonl
     from fireact.evaluation.rescore import read_run_trajectories
     from fireact.evaluation.rescore import rescore as score_again
+    from fireact.rollout.agents import load_model, load_task
     from fireact.tasks.judge import Judge
 
     if out is not None and out.exists():

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fireact import verbs
+from fireact.base.run_directory import shell_path, to_toml_table
 from fireact.models.limits import Endpoint
-from fireact.store import shell_path, to_toml_table
+from fireact.pipeline import verbs
 from fireact.terminal.screen import TerminalProgress, print_error, print_json
 from fireact.terminal.training import print_manifest
 

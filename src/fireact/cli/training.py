@@ -201,7 +201,7 @@ def cancel_command(
 
     Example: `fireact cancel runs/train`
     """
-    from fireact.hosted.run import cancel_job as stop
+    from fireact.hosted.tune import cancel_job as stop
 
     job = stop(directory)
     if as_json:

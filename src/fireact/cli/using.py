@@ -34,10 +34,10 @@ def ask_command(
 
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
-    from fireact.serving import voice
+    from fireact.serving import stream
 
     chosen = _load_agent(agent, task, tool)
-    steps = voice.ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
+    steps = stream.ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
     answer = answer_of(steps)
     if as_json:
         print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
@@ -50,11 +50,11 @@ def chat_command(agent: AgentName = "runs/quickstart", tool: Tools = None, task:
 
     Example: `fireact chat -a runs/quickstart`
     """
-    from fireact.serving import voice
+    from fireact.serving import stream
 
     chosen = _load_agent(agent, task, tool)
     while question := read_line("Question: "):
-        voice.ask_agent(chosen, question, StreamPrinter())
+        stream.ask_agent(chosen, question, StreamPrinter())
 
 
 def serve_command(
@@ -102,7 +102,7 @@ def serve_command(
 @contextmanager
 def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
     """The student of an agent, in this process or behind vLLM."""
-    from fireact.agents import load_model
+    from fireact.rollout.agents import load_model
 
     if engine not in ENGINES:
         raise unknown_name_error("engine", engine, ENGINES)
@@ -116,12 +116,12 @@ def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[
 
 
 def _load_agent(model: str, task: str, tools: list[str] | None) -> Any:
-    from fireact.agents import load_model
+    from fireact.rollout.agents import load_model
 
     return _build_agent(load_model(model, slots=1), task, tools)
 
 
 def _build_agent(model: Any, task: str, tools: list[str] | None) -> Any:
-    from fireact.agents import build_agent, load_task, load_tools
+    from fireact.rollout.agents import build_agent, load_task, load_tools
 
     return build_agent(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_task
+from fireact.base.names import known_names
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.names import known_names
+from fireact.rollout.agents import load_task
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Task
 

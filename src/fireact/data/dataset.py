@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from fireact.base.run_directory import MANIFEST, read_manifest, read_trajectories, relative_path
 from fireact.data import selection
 from fireact.data.filters import Filter, Predicate, predicate
 from fireact.data.sources import is_trajectory_file
@@ -18,7 +19,6 @@ from fireact.data.steps import weigh_bad_steps
 from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.read import read_any
 from fireact.formats.released import repair_trajectory
-from fireact.store import MANIFEST, read_manifest, read_trajectories, relative_path
 from fireact.types import Trajectory
 
 

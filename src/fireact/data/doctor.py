@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fireact.base.progress import SILENT, Progress
+from fireact.base.redact import find_sensitive, redact
+from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
 from fireact.data.contamination import (
     UNKNOWN,
     EvaluationSet,
@@ -30,9 +33,6 @@ from fireact.data.measure import load_counting_tokenizer, measure_lengths
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError
-from fireact.progress import SILENT, Progress
-from fireact.sensitive import find_sensitive, redact
-from fireact.store import MANIFEST, absolute_path, parse_trajectory, read_manifest
 from fireact.types import Trajectory
 
 MAX_LINES = 20

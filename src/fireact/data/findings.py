@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fireact.base.redact import SensitiveMatch, excerpt, find_sensitive, iterate_strings
 from fireact.data.steps import find_faults
 from fireact.formats.released import damage_of
-from fireact.sensitive import SensitiveMatch, excerpt, find_sensitive, iterate_strings
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Trajectory
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fireact.base.run_directory import parse_trajectory
 from fireact.errors import DataError, FormatError
-from fireact.store import parse_trajectory
 from fireact.types import Trajectory
 
 Result = TypeVar("Result")

@@ -10,12 +10,12 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
-from fireact.agents import load_renderer, load_tools
+from fireact.base.names import known_names
 from fireact.errors import missing_extra_error
 from fireact.methods.react import offered_schemas, offered_tools
-from fireact.names import known_names
 from fireact.render.chat import Schema, apply_renderer_template, tool_schema
 from fireact.render.react import render_call
+from fireact.rollout.agents import load_renderer, load_tools
 from fireact.types import Message, Renderer, Trajectory
 
 CHARACTERS = 4

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import TRAJECTORIES, RunDir, absolute_path, parse_trajectory, relative_path
 from fireact.data import selection
 from fireact.data.dataset import read_history
 from fireact.data.filters import predicate
@@ -29,8 +31,6 @@ from fireact.data.sources import TrajectoryFile, load_mixture_values, open_traje
 from fireact.data.steps import weigh_bad_steps
 from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.released import repair_trajectory, repairable_damage
-from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute_path, parse_trajectory, relative_path
 from fireact.types import Trajectory
 
 HELD_OUT = "holdout.jsonl"

@@ -15,7 +15,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.redact import find_sensitive, iterate_strings, redact
+from fireact.base.run_directory import TRAJECTORIES, RunDir, relative_path
 from fireact.data.dataset import read_history
 from fireact.data.doctor import DoctorConfig, diagnose_data, diagnose_file, load_bounds
 from fireact.data.findings import Bounds, known_tools
@@ -32,9 +35,6 @@ from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.data.steps import find_faults, spread_over_turns
 from fireact.formats.released import repair_trajectory, repairable_damage
 from fireact.formats.source import UNREADABLE
-from fireact.progress import SILENT, Progress
-from fireact.sensitive import find_sensitive, iterate_strings, redact
-from fireact.store import TRAJECTORIES, RunDir, relative_path
 from fireact.types import Trajectory
 
 CHANGES = "changes.jsonl"

@@ -18,12 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import TRAJECTORIES, file_hash, trajectory_file
 from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage
-from fireact.store import TRAJECTORIES, file_hash, trajectory_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.base.run_directory import CONFIG, read_config, read_manifest, read_trajectories, relative_path
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.accuracy import is_correct
 from fireact.evaluation.conditions import (
@@ -37,7 +38,6 @@ from fireact.evaluation.statistics import (
     estimate_quantile,
 )
 from fireact.formats.read import read_any
-from fireact.store import CONFIG, read_config, read_manifest, read_trajectories, relative_path
 from fireact.types import Trajectory
 
 COMPARED = ("steps", "searches", "tokens_per_question", "latency_mean", "cost_per_question")

@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.statistics import Estimate, bootstrap_mean
-from fireact.progress import SILENT, Progress
-from fireact.store import read_trajectories
+from fireact.render.released_run import read_released_run
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import PaperTask
-from fireact.tasks.released import read_released_run
 from fireact.tasks.scoring import score_answer
 from fireact.types import Example, Task, Trajectory
 

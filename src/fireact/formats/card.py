@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fireact.markdown import code_span, escape_cell, escape_line
-from fireact.store import MANIFEST, TRAJECTORIES, file_hash, read_manifest
+from fireact.base.markdown import code_span, escape_cell, escape_line
+from fireact.base.run_directory import MANIFEST, TRAJECTORIES, file_hash, read_manifest
 
 
 @dataclass(frozen=True, slots=True)

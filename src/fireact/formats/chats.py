@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.formats.source import UNREAD_CALL, Damage, SourceFile, import_trajectory, require_field
 from fireact.render.messages import (
     FINISH_SCHEMA,
@@ -22,7 +23,6 @@ from fireact.render.messages import (
     normalise_schemas,
     steps_from_messages,
 )
-from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory, Usage
 
 KEYS = ("messages", "traj")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.errors import DataError, unknown_name_error
 from fireact.formats import (
     alpaca,
@@ -30,7 +31,6 @@ from fireact.formats import (
 )
 from fireact.formats.repeats import RepeatSeeds
 from fireact.formats.source import Notice, SourceFile, ignore_damage, open_source_file
-from fireact.sensitive import excerpt
 from fireact.types import Trajectory
 
 

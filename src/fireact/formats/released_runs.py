@@ -1,4 +1,4 @@
-"""The released evaluation runs: recognised here, and read by ``tasks.released``, as in ``rescore``."""
+"""The released evaluation runs: recognised here, and read by ``render.released_run``, as in ``rescore``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fireact.formats.source import SourceFile
-from fireact.tasks.released import read_released_run
+from fireact.render.released_run import read_released_run
 from fireact.types import Trajectory
 
 

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fireact.base.run_directory import TRAJECTORIES
 from fireact.errors import DataError, missing_extra_error
-from fireact.store import TRAJECTORIES
 from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage, answer_of
 
 HEAD = 50

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.formats.react_text import MARK, parse_episode, reward_of
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.sensitive import excerpt
 from fireact.types import FINISH, Trajectory
 
 _TRIAL = re.compile(r"\ABEGIN TRIAL (\d+)")

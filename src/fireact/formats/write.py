@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 from fireact.errors import ConfigError, DataError, missing_extra_error, unknown_name_error
 from fireact.formats import alpaca, chats, completions, gpt, native, sharegpt
 from fireact.formats.card import Origin, build_card
-from fireact.formats.losses import find_losses
+from fireact.formats.dropped import find_losses
 from fireact.formats.repeats import RepeatSeeds
 from fireact.formats.source import SourceFile
 from fireact.formats.trainers import learns_all

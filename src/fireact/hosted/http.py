@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx2
 import tenacity
 
+from fireact.base.keys import key_variable, read_key
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.keys import key_variable, read_key
 
 T = TypeVar("T")
 MAX_TRIES = 6

@@ -27,8 +27,8 @@ import httpx2
 import openai
 import tenacity
 
+from fireact.base.keys import key_variable, read_key
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.keys import key_variable, read_key
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.stops import cut_at_stop, held_back_length

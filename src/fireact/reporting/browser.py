@@ -13,7 +13,7 @@ from typing import Any
 
 from fireact.evaluation.failures import classify_failure
 from fireact.render.react import render_argument
-from fireact.reporting.data import EpisodeSource
+from fireact.reporting.report_data import EpisodeSource
 from fireact.reporting.wording import STOPS, display_name, score_label, verdict
 from fireact.types import Step, Trajectory
 

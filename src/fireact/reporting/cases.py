@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fireact.evaluation.accuracy import is_correct
-from fireact.reporting.data import Case
+from fireact.reporting.report_data import Case
 from fireact.types import Trajectory
 
 OUTCOMES: Mapping[tuple[bool, bool], str] = {

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.reporting.data import ReportAgent, ReportData
 from fireact.reporting.plots import SERIES, Palette, ReportPlot, new_canvas
+from fireact.reporting.report_data import ReportAgent, ReportData
 from fireact.reporting.summary import model_names, robustness_rows
 from fireact.reporting.wording import display_name, number, percent
 

@@ -17,9 +17,9 @@ from urllib.parse import urlencode
 from fireact.evaluation.failures import FAILURES
 from fireact.reporting import cases, markdown, summary, wording
 from fireact.reporting.browser import browser_data, encode_for_script, episode_id
-from fireact.reporting.data import EpisodeSource, ReportData
 from fireact.reporting.figures import build_plots
 from fireact.reporting.plots import PAGE, SERIES, render_svg
+from fireact.reporting.report_data import EpisodeSource, ReportData
 
 TEMPLATE = "page.html.jinja"
 STYLES = ("report.css", "browser.css")

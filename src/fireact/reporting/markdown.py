@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.markdown import code_span, escape_line
+from fireact.base.markdown import code_span, escape_line
 from fireact.render.react import render_call
 from fireact.reporting.cases import RULE, outcome
-from fireact.reporting.data import Case, ReportData
+from fireact.reporting.report_data import Case, ReportData
 from fireact.reporting.summary import (
     Headline,
     QuestionGroup,

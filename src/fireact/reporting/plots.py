@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fireact.controls import strip_controls
+from fireact.base.controls import strip_controls
 
 SERIES = 6
 """Number of colours; the agents after these begin with the first colour again."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
 from fireact.evaluation.conditions import noise_kinds
 from fireact.reporting.episodes import describe_episodes
-from fireact.store import read_config, read_manifest, read_trajectories
 from fireact.types import Trajectory
 
 NOISE = "noise:"

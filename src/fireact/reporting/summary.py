@@ -11,7 +11,7 @@ from typing import Any
 
 from fireact.evaluation.failures import FAILURES, count_failures
 from fireact.evaluation.summary import ScoreComparison
-from fireact.reporting.data import Mixture, ReportAgent, ReportData
+from fireact.reporting.report_data import Mixture, ReportAgent, ReportData
 from fireact.reporting.wording import display_name, percent
 
 

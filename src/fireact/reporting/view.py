@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fireact.base.run_directory import MANIFEST, read_config, read_manifest
 from fireact.errors import ConfigError, DataError, missing_extra_error
-from fireact.reporting.data import ReportData
+from fireact.reporting.assembly import assemble_report, select_comparable
 from fireact.reporting.html import render_live_page
-from fireact.reporting.run import assemble_report, select_comparable
+from fireact.reporting.report_data import ReportData
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs
 from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import make_encodable
 from fireact.serving.server import KEY, LOOPBACK, bind_socket, required_key
-from fireact.store import MANIFEST, read_config, read_manifest
 
 MAX_BODY = 1_000_000
 """Most bytes in a request for updates."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.run_directory import CONFIG, MANIFEST, TRAJECTORIES, parse_trajectory, read_config, read_manifest
 from fireact.errors import DataError, FormatError
 from fireact.formats.read import read_any
 from fireact.reporting.browser import episode_entry
-from fireact.store import CONFIG, MANIFEST, TRAJECTORIES, parse_trajectory, read_config, read_manifest
 from fireact.types import Trajectory
 
 AT_A_TIME = 4_000_000

@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from fireact import jsonl
-from fireact.reporting.data import ReportData
+from fireact.base import jsonl
 from fireact.reporting.figures import build_plots
 from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import render_png, render_svg
+from fireact.reporting.report_data import ReportData
 from fireact.reporting.summary import report_to_dict
 from fireact.reporting.wording import make_encodable
 

@@ -13,20 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, load_tools, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import read_config, read_trajectories
 from fireact.errors import ConfigError
 from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
-from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, tool_schema
 from fireact.render.tokens import Chat, prompt_ids
+from fireact.rollout.agents import (
+    load_renderer,
+    load_tools,
+    tuned_directory,
+    tuned_renderer,
+    tuned_tools,
+    tuned_weights,
+)
 from fireact.serving.wire import read_request
-from fireact.store import read_config, read_trajectories
 from fireact.training.preference import pair_by_outcome
-from fireact.training.run import load_learnable
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
+from fireact.training.train import load_learnable
 from fireact.types import Message, Tool, Trajectory
 
 ANSWER_TOKENS = 64

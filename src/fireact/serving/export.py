@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.base.machine import release_memory, require_disk
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import RunDir, absolute_path, file_hash, read_config
 from fireact.errors import ConfigError
-from fireact.machine import release_memory, require_disk
 from fireact.models.weights import student_directory
-from fireact.progress import SILENT, Progress
 from fireact.render.chat import apply_renderer_template
-from fireact.store import RunDir, absolute_path, file_hash, read_config
+from fireact.rollout.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 

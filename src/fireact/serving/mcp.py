@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fireact.episodes import Agent, MeteredLM
 from fireact.errors import missing_extra_error
-from fireact.serving.voice import iterate_steps, render_step
+from fireact.rollout.episodes import Agent, MeteredLM
+from fireact.serving.stream import iterate_steps, render_step
 from fireact.types import answer_of
 
 

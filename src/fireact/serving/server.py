@@ -23,9 +23,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fireact.episodes import Agent, Cancelled, MeteredLM, OnDelta, complete_streaming
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
-from fireact.serving.voice import EpisodeStream, iterate_steps
+from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, OnDelta, complete_streaming
+from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.wire import ChatReply, ChatRequest, error_body, read_request, server_sent_event
 from fireact.types import Completion, Message, Step, answer_of
 

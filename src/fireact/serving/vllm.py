@@ -25,11 +25,11 @@ from typing import Any
 
 import httpx2
 
-from fireact.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
 from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.openai import OpenAIModel
 from fireact.models.weights import student_directory
 from fireact.render.chat import TODAY, apply_renderer_template, fix_template_date
+from fireact.rollout.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
 
 LOG, TEMPLATE = "vllm.log", "chat_template.jinja"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

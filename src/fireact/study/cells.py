@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any, get_type_hints
 
-from fireact import names
+from fireact.base import names
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.evaluation.run import EvalConfig
+from fireact.evaluation.evaluate import EvalConfig
 from fireact.study.file import CHOICES, StudyFile
 from fireact.study.shape import check_fields, check_type
 from fireact.tasks.files import is_file_spec

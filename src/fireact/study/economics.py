@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fireact.base.run_directory import read_trajectories
 from fireact.data import MixConfig
 from fireact.data.filters import predicate
-from fireact.store import read_trajectories
 from fireact.study.file import StudyPrice
 from fireact.study.results import CellResult, count_tool_calls
 from fireact.study.stages import Stage, find_for_stage

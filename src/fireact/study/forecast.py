@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import Model, build_agent, load_task
-from fireact.collection import CollectConfig
-from fireact.episodes import Episode
+from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import FireactError
-from fireact.estimate import SINGLE_STEP_METHODS, STEPS_PER_EPISODE, PromptProbe, estimate_episodes
-from fireact.evaluation.run import EvalConfig
+from fireact.evaluation.evaluate import EvalConfig
 from fireact.formats.read import read_any
-from fireact.hosted.run import KINDS as PROVIDERS
+from fireact.hosted.tune import KINDS as PROVIDERS
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import find_price
-from fireact.store import read_manifest, read_trajectories
+from fireact.rollout.agents import Model, build_agent, load_task
+from fireact.rollout.collection import CollectConfig
+from fireact.rollout.episodes import Episode
+from fireact.rollout.estimate import SINGLE_STEP_METHODS, STEPS_PER_EPISODE, PromptProbe, estimate_episodes
 from fireact.study.file import StudyFile
 from fireact.study.stages import Stage, find_for_stage
 from fireact.training.recipe import Recipe

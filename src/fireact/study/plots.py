@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact.jsonl import open_replacement
+from fireact.base.jsonl import open_replacement
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
 

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact import names
-from fireact.agents import Model, build_agent, load_model, load_task, load_tools
-from fireact.collection import CollectConfig, parse_budget
+from fireact.base import names
+from fireact.base.keys import without_keys
+from fireact.base.run_directory import TRAJECTORIES
 from fireact.data.filters import predicate
 from fireact.errors import ConfigError, FireactError, unknown_name_error
-from fireact.estimate import PromptProbe
-from fireact.evaluation.run import EvalConfig
-from fireact.hosted.run import TuneConfig, load_provider
-from fireact.models.keys import without_keys
+from fireact.evaluation.evaluate import EvalConfig
+from fireact.hosted.tune import TuneConfig, load_provider
 from fireact.models.weights import BUILT_IN
-from fireact.store import TRAJECTORIES
+from fireact.rollout.agents import Model, build_agent, load_model, load_task, load_tools
+from fireact.rollout.collection import CollectConfig, parse_budget
+from fireact.rollout.estimate import PromptProbe
 from fireact.study.stages import PLACEHOLDER, Stage
 from fireact.tasks.order import ORDERS
 from fireact.tools.noise import parse_noise

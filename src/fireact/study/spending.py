@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.cache import FILE as CALLS
-from fireact.cache import CallCache
+from fireact.base.run_directory import TRAJECTORIES, read_manifest, read_trajectories
 from fireact.errors import BudgetError, ConfigError
 from fireact.models.limits import BudgetAmount
-from fireact.store import TRAJECTORIES, read_manifest, read_trajectories
+from fireact.rollout.call_cache import FILE as CALLS
+from fireact.rollout.call_cache import CallCache
 from fireact.study.forecast import Rates, estimate_stage
 from fireact.study.results import count_tool_calls
 from fireact.study.stages import Stage

@@ -18,23 +18,23 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from fireact import jsonl, names
-from fireact.collection import NEUTRAL_SETTINGS as COLLECT_NEUTRAL
-from fireact.collection import CollectConfig
+from fireact.base import jsonl, names
+from fireact.base.run_directory import MANIFEST, file_hash, to_toml_table
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
-from fireact.evaluation.run import EvalConfig
-from fireact.hosted.run import KINDS as PROVIDERS
-from fireact.hosted.run import NEUTRAL_SETTINGS as TUNE_NEUTRAL
-from fireact.hosted.run import TuneConfig
+from fireact.evaluation.evaluate import EvalConfig
+from fireact.hosted.tune import KINDS as PROVIDERS
+from fireact.hosted.tune import NEUTRAL_SETTINGS as TUNE_NEUTRAL
+from fireact.hosted.tune import TuneConfig
 from fireact.models.limits import Endpoint
-from fireact.store import MANIFEST, file_hash, to_toml_table
+from fireact.rollout.collection import NEUTRAL_SETTINGS as COLLECT_NEUTRAL
+from fireact.rollout.collection import CollectConfig
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
 from fireact.study.shape import check_fields
 from fireact.training.recipe import read_recipe
-from fireact.training.run import NEUTRAL_SETTINGS as TRAIN_NEUTRAL
-from fireact.training.run import TrainConfig
+from fireact.training.train import NEUTRAL_SETTINGS as TRAIN_NEUTRAL
+from fireact.training.train import TrainConfig
 
 _NEUTRAL_SETTINGS = {
     "collect": COLLECT_NEUTRAL, "mix": ("workers",), "train": TRAIN_NEUTRAL, "tune": TUNE_NEUTRAL,

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.markdown import escape_cell, escape_line
+from fireact.base.markdown import escape_cell, escape_line
 from fireact.study.cells import Cell
 from fireact.study.file import CHOICES, PaperFigure, StudyFile
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.errors import DataError, missing_extra_error
 
 Row = dict[str, Any]

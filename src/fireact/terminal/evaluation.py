@@ -11,11 +11,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from fireact.base.run_directory import shell_path
 from fireact.evaluation.failures import FAILURES
 from fireact.evaluation.rescore import RescoreResult
 from fireact.reporting.terminal import headline_table
 from fireact.reporting.wording import number
-from fireact.store import shell_path
 from fireact.tasks.judge import Judge
 from fireact.terminal.screen import STDOUT, new_table, percent_with_interval, print_json
 

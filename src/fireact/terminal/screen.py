@@ -18,8 +18,8 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.table import Table
 
-from fireact.controls import escape_controls, strip_controls
-from fireact.progress import Progress
+from fireact.base.controls import escape_controls, strip_controls
+from fireact.base.progress import Progress
 
 
 class Screen(Console):

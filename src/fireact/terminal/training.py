@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from fireact.base.run_directory import shell_path
 from fireact.serving.conformance import Conformance
-from fireact.store import shell_path
 from fireact.terminal.screen import STDOUT, print_json
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
 from fireact.world.corpus import Article
 

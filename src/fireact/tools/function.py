@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from fireact import names
+from fireact.base import names
 from fireact.errors import ConfigError, ToolError
 from fireact.types import Tool
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fireact.base.machine import require_disk
 from fireact.errors import DataError
-from fireact.machine import require_disk
 from fireact.tools.words import hash_word, split_words
 from fireact.world.corpus import Article
 

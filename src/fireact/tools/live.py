@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from fireact.base.keys import read_key
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.keys import read_key
 from fireact.tools.search import no_results
 from fireact.tools.snippets import make_snippet
 from fireact.tools.web import WebService

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.tasks.released import read_released_run
+from fireact.render.released_run import read_released_run
 from fireact.tools.search import Search, no_results, open_search
 from fireact.tools.words import split_words
 from fireact.types import Trajectory

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fireact.base.progress import SILENT, Progress
 from fireact.errors import ConfigError, DataError
-from fireact.progress import SILENT, Progress
 from fireact.render.tokens import REWRITTEN, Chat, Sample
 from fireact.training.recipe import Recipe
 from fireact.training.samples import Encoder

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer
+from fireact.rollout.agents import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
 from fireact.training.fitting import FittingSamples, select_fitting
 from fireact.training.launch import build_launch_command, count_processes
@@ -19,9 +19,9 @@ from fireact.training.loss import has_bfloat16
 from fireact.training.memory import estimate_training_gb, estimate_weights_gb
 from fireact.training.preference import PreferConfig, build_preference_data, prepare_start
 from fireact.training.recipe import QUANTISED, Recipe
-from fireact.training.run import TrainConfig, load_chats, validate_training
 from fireact.training.samples import Encoder
 from fireact.training.student import load_model_shape, load_student_tokenizer, make_trainable
+from fireact.training.train import TrainConfig, load_chats, validate_training
 
 RUN = Path("RUN")
 """The run directory in the command that would be launched."""

@@ -24,10 +24,10 @@ from typing import Any
 import tomli_w
 
 from fireact import errors
+from fireact.base.jsonl import replace_text
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import CONFIG, shell_path, to_toml_table
 from fireact.errors import ConfigError, FireactError, unknown_name_error
-from fireact.jsonl import replace_text
-from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, shell_path, to_toml_table
 from fireact.training.loss import training_device
 from fireact.training.recipe import QUANTISED
 

@@ -60,7 +60,7 @@ class TargetLoss:
     ) -> None:
         import torch
 
-        from fireact.training.halves import FrozenBlocks
+        from fireact.training.frozen_blocks import FrozenBlocks
 
         started = time.perf_counter()
         self.samples, self.model = samples, model
@@ -133,7 +133,7 @@ class TargetLoss:
         """
         import torch
 
-        from fireact.training.halves import pad_right
+        from fireact.training.frozen_blocks import pad_right
 
         labels = pad_right([torch.tensor(self.samples[index].labels) for index in batch], value=IGNORED)[:, 1:]
         labels = labels.to(self.device)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fireact.base.machine import peak_memory_gb, require_memory
 from fireact.errors import ConfigError
-from fireact.machine import peak_memory_gb, require_memory
 from fireact.render.tokens import Sample
 from fireact.training.batches import Batch
 from fireact.training.loss import training_device

@@ -18,24 +18,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer, student_name, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
+from fireact.base.machine import release_memory, require_memory
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, read_trajectories
 from fireact.data import question_key
 from fireact.data.filters import has_full_score
 from fireact.errors import ConfigError, DataError
-from fireact.machine import release_memory, require_memory
-from fireact.progress import SILENT, Progress
 from fireact.render.tokens import REWRITTEN, Chat, text_spans
-from fireact.store import MANIFEST, RunDir, absolute_path, read_config, read_trajectories
+from fireact.rollout.agents import (
+    load_renderer,
+    student_name,
+    tuned_directory,
+    tuned_renderer,
+    tuned_tools,
+    tuned_weights,
+)
 from fireact.training.bad_batch import has_finite_gradients, write_bad_batch
 from fireact.training.checkpoints import find_last_checkpoint
-from fireact.training.curve import LOG, read_last_step, truncate_log
+from fireact.training.log import LOG, read_last_step, truncate_log
 from fireact.training.loss import has_bfloat16, training_device
 from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_training_gb, require_memory_for_training
+from fireact.training.pairs import PairRows
 from fireact.training.recipe import Recipe
-from fireact.training.rows import PairRows
-from fireact.training.run import hash_weights, require_data
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.trackers import check_trackers, set_tensorboard_directory
+from fireact.training.train import hash_weights, require_data
 from fireact.types import Renderer, Trajectory
 
 NEUTRAL_SETTINGS = ("report_to", "micro_batch")
@@ -347,7 +354,7 @@ def _build_log_callback(transformers: Any, out: Path, progress: Progress, done_s
     class PreferenceLogCallback(transformers.TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                from fireact import jsonl
+                from fireact.base import jsonl
 
                 names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
                 row = {ours: round(float(logs[theirs]), 6) for theirs, ours in names.items() if theirs in logs}

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.agents import load_renderer, load_tools
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import read_trajectories, trajectory_file
 from fireact.data.lines import (
     BLOCK_BYTES,
     SINGLE_PROCESS_BYTES,
@@ -28,11 +29,10 @@ from fireact.data.lines import (
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import offered_schemas, offered_tools
-from fireact.progress import SILENT, Progress
 from fireact.render.chat import Schema, apply_renderer_template, tool_schema
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
-from fireact.store import read_trajectories, trajectory_file
+from fireact.rollout.agents import load_renderer, load_tools
 from fireact.types import Renderer, Trajectory
 
 FORMS = ("tokens", "messages")

@@ -121,7 +121,7 @@ def make_trainable(model: Any, recipe: Recipe) -> tuple[Any, int]:
 def _add_lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
     import peft as untyped
 
-    from fireact.training.halves import find_blocks
+    from fireact.training.frozen_blocks import find_blocks
 
     peft: Any = untyped
     names = find_linear_names(model)
@@ -146,7 +146,7 @@ def _add_lora(model: Any, recipe: Recipe, frozen: int, blocks: int) -> Any:
 
 def _unfreeze_upper_blocks(model: Any, frozen: int) -> Any:
     """Make all weights trainable, or, with frozen blocks, those of the upper blocks and the final norm."""
-    from fireact.training.halves import find_blocks, find_final_norm
+    from fireact.training.frozen_blocks import find_blocks, find_final_norm
 
     if frozen:
         model.requires_grad_(False)
@@ -162,7 +162,7 @@ def find_linear_names(model: Any) -> list[str]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    from fireact.training.halves import find_blocks
+    from fireact.training.frozen_blocks import find_blocks
 
     linear = (torch.nn.Linear, Conv1D)  # GPT-2 has linear layers with transposed weights
     blocks = find_blocks(model)[2]

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.machine import require_disk, require_memory
+from fireact.base.progress import SILENT, Progress
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.machine import require_disk, require_memory
 from fireact.models.quiet import silence_libraries
-from fireact.progress import SILENT, Progress
 from fireact.render.tokens import Chat, Sample, text_spans
 from fireact.training.bad_batch import has_finite_gradients, write_bad_batch
 from fireact.training.batches import (
@@ -36,8 +36,8 @@ from fireact.training.batches import (
     split_by_length,
 )
 from fireact.training.checkpoints import estimate_disk_gb, find_last_checkpoint, used_disk_gb
-from fireact.training.curve import LOG, CurveWriter
 from fireact.training.fitting import FittingSamples, select_fitting
+from fireact.training.log import LOG, CurveWriter
 from fireact.training.loss import CACHE_BATCH_SIZE, TargetLoss, has_bfloat16, training_device
 from fireact.training.memory import (
     catch_out_of_memory,

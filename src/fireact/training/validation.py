@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.progress import Progress
+from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.render.tokens import Sample
 from fireact.training.batches import plan_batches
-from fireact.training.curve import VALIDATION, truncate_log
+from fireact.training.log import VALIDATION, truncate_log
 from fireact.training.loss import TargetLoss
 
 BEST = "best"

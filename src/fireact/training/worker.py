@@ -13,12 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+from fireact.base.jsonl import replace_text
+from fireact.base.progress import SILENT, LineProgress
+from fireact.base.run_directory import build_settings, read_config
 from fireact.errors import FireactError
-from fireact.jsonl import replace_text
-from fireact.progress import SILENT, LineProgress
-from fireact.store import build_settings, read_config
 from fireact.training.launch import FIGURES, LAUNCHER, write_worker_error
-from fireact.training.run import TrainConfig, train_in_process
+from fireact.training.train import TrainConfig, train_in_process
 
 AFTER_THE_FIRST = 5.0
 """Seconds that other workers wait with an error: where all fail alike, the first worker's error names the batch."""

@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.collection import PLAN, CollectConfig, collect
+from fireact.base.machine import peak_memory_gb, require_disk, require_memory
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import RunDir, absolute_path, shell_path
 from fireact.data import MixConfig, mix
-from fireact.evaluation.run import EvalConfig, evaluate
-from fireact.machine import peak_memory_gb, require_disk, require_memory
-from fireact.progress import SILENT, Progress
-from fireact.reporting.run import assemble_report
+from fireact.evaluation.evaluate import EvalConfig, evaluate
+from fireact.pipeline.verbs import Verb
+from fireact.reporting.assembly import assemble_report
 from fireact.reporting.runs import STAGES, read_runs
 from fireact.reporting.write import write_report
-from fireact.store import RunDir, absolute_path, shell_path
+from fireact.rollout.collection import PLAN, CollectConfig, collect
 from fireact.training.recipe import Recipe
-from fireact.training.run import TrainConfig, train
-from fireact.verbs import Verb
+from fireact.training.train import TrainConfig, train
 
 
 @dataclass(frozen=True, slots=True)

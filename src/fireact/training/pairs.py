@@ -76,7 +76,7 @@ def collate_pairs(pairs: Sequence[Sequence[TrajectorySamples]]) -> dict[str, Any
     """
     import torch
 
-    from fireact.training.halves import pad_right
+    from fireact.training.frozen_blocks import pad_right
 
     sides = [pair[side] for side in (0, 1) for pair in pairs]
     rows = [concatenate_samples(side) for side in sides]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from fireact.controls import strip_controls
+from fireact.base.controls import strip_controls
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|]|<(?=[A-Za-z/!?])|&(?=[#\w]))")
 _PAIRS = "$~"

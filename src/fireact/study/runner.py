@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.collection import collect
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import CONFIG, MANIFEST, RunDir, absolute_path, read_config, wait_until_free
 from fireact.data import mix
 from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
-from fireact.evaluation.run import evaluate
-from fireact.hosted.run import tune
-from fireact.progress import SILENT, Progress
-from fireact.store import CONFIG, MANIFEST, RunDir, absolute_path, read_config, wait_until_free
+from fireact.evaluation.evaluate import evaluate
+from fireact.hosted.tune import tune
+from fireact.rollout.collection import collect
 from fireact.study.cells import Cell, build_cells
 from fireact.study.economics import compute_economics
 from fireact.study.file import StudyFile, read_study
@@ -34,7 +34,7 @@ from fireact.study.results import CellResult, build_row, find_baseline, pool_see
 from fireact.study.spending import StudyBudget, parse_usd_budget
 from fireact.study.stages import Stage, StageResolver, missing_placeholders, placeholder_names, placeholder_values
 from fireact.study.tables import format_tables, group_by_error
-from fireact.training.run import train
+from fireact.training.train import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
 _VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {

@@ -23,9 +23,9 @@ from typing import Any, get_args, get_type_hints
 import filelock
 import tomli_w
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.redact import excerpt, redact
 from fireact.errors import BusyError, DataError, FormatError
-from fireact.sensitive import excerpt, redact
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any
 
-from fireact.episodes import Episode, run_episode
 from fireact.models.limits import count_prompt_chars
 from fireact.models.prices import TokenPrice
+from fireact.rollout.episodes import Episode, run_episode
 from fireact.types import Completion, Message, Tool, Usage
 
 STEPS_PER_EPISODE = 4

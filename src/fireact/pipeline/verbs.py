@@ -10,36 +10,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import build_settings, read_config
 from fireact.errors import DataError
-from fireact.progress import SILENT, Progress
-from fireact.store import build_settings, read_config
 
 Verb = Callable[..., dict[str, Any]]
 
 VERBS = {
-    "collect": "fireact.collection:CollectConfig:collect",
-    "record": "fireact.recording.run:RecordConfig:conclude",
+    "collect": "fireact.rollout.collection:CollectConfig:collect",
+    "record": "fireact.recording.recorder:RecordConfig:conclude",
     "mix": "fireact.data:MixConfig:mix",
     "doctor": "fireact.data.repair:DoctorConfig:write_repaired_copy",
-    "train": "fireact.training.run:TrainConfig:train",
-    "tune": "fireact.hosted.run:TuneConfig:tune",
+    "train": "fireact.training.train:TrainConfig:train",
+    "tune": "fireact.hosted.tune:TuneConfig:tune",
     "prefer": "fireact.training.preference:PreferConfig:prefer",
-    "improve": "fireact.improvement:ImproveConfig:improve",
-    "eval": "fireact.evaluation.run:EvalConfig:evaluate",
-    "report": "fireact.reporting.run:ReportConfig:report",
+    "improve": "fireact.pipeline.improvement:ImproveConfig:improve",
+    "eval": "fireact.evaluation.evaluate:EvalConfig:evaluate",
+    "report": "fireact.reporting.assembly:ReportConfig:report",
     "export": "fireact.serving.export:ExportConfig:export",
-    "study": "fireact.study.run:StudyConfig:run_study",
-    "quickstart": "fireact.line:QuickstartConfig:quickstart",
+    "study": "fireact.study.runner:StudyConfig:run_study",
+    "quickstart": "fireact.pipeline.quickstart:QuickstartConfig:quickstart",
 }
 
 
 ESTIMATORS = {
-    "collect": "fireact.collection:estimate_collection",
-    "eval": "fireact.evaluation.run:estimate_evaluation",
-    "tune": "fireact.hosted.run:estimate_job",
+    "collect": "fireact.rollout.collection:estimate_collection",
+    "eval": "fireact.evaluation.evaluate:estimate_evaluation",
+    "tune": "fireact.hosted.tune:estimate_job",
     "train": "fireact.training.forecast:estimate_training",
     "prefer": "fireact.training.forecast:estimate_preference",
-    "improve": "fireact.improvement:estimate_improvement",
+    "improve": "fireact.pipeline.improvement:estimate_improvement",
 }
 """The function of each verb that estimates its cost for a dry run."""
 

@@ -10,14 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_renderer
-from fireact.data import HELD_OUT, question_key
-from fireact.data.filters import has_full_score
-from fireact.errors import ConfigError, DataError
-from fireact.machine import release_memory
-from fireact.progress import SILENT, Progress
-from fireact.render.tokens import Chat
-from fireact.store import (
+from fireact.base.machine import release_memory
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import (
     CONFIG,
     MANIFEST,
     RunDir,
@@ -27,6 +22,11 @@ from fireact.store import (
     read_trajectories,
     trajectory_file,
 )
+from fireact.data import HELD_OUT, question_key
+from fireact.data.filters import has_full_score
+from fireact.errors import ConfigError, DataError
+from fireact.render.tokens import Chat
+from fireact.rollout.agents import load_renderer
 from fireact.training.launch import (
     count_local_processes,
     launch_training,

@@ -19,16 +19,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import load_task, tuned_directory
-from fireact.collection import CollectConfig, collect
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import has_full_score
 from fireact.errors import ConfigError
-from fireact.evaluation.run import EvalConfig, evaluate
-from fireact.progress import SILENT, Progress
-from fireact.store import RunDir, absolute_path, build_settings, read_config, read_trajectories
+from fireact.evaluation.evaluate import EvalConfig, evaluate
+from fireact.rollout.agents import load_task, tuned_directory
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.training.recipe import Recipe
-from fireact.training.run import TrainConfig, load_learnable, require_data, train
+from fireact.training.train import TrainConfig, load_learnable, require_data, train
 from fireact.types import Example
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.machine import release_memory
-from fireact.progress import Progress
+from fireact.base import jsonl
+from fireact.base.machine import release_memory
+from fireact.base.progress import Progress
 from fireact.render.tokens import Sample
 from fireact.training.batches import Batch
 

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.conditions import Conditions, conditions_of, find_differences, require_comparable
 from fireact.evaluation.pairing import index_trajectories
 from fireact.evaluation.summary import ScoreComparison, compare_scores
-from fireact.progress import SILENT, Progress
 from fireact.reporting.cases import choose_cases
-from fireact.reporting.data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
+from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
 from fireact.reporting.write import PAGE, write_report
-from fireact.store import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
 from fireact.types import Trajectory
 
 LARGE = 5_000_000

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact import jsonl
-from fireact.agents import absolute_task_spec, build_agent, load_model, load_task, load_tools
-from fireact.cache import FILE as CALLS
-from fireact.cache import CallCache
-from fireact.episodes import Episode, rollout
+from fireact.base import jsonl
+from fireact.base.keys import without_keys
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import TRAJECTORIES, RunDir, absolute_path, read_trajectories, shell_path
 from fireact.errors import ConfigError, ProviderError
-from fireact.estimate import estimate_episodes
-from fireact.models.keys import without_keys
 from fireact.models.limits import Budget, BudgetAmount, Endpoint
-from fireact.progress import SILENT, Progress
-from fireact.store import TRAJECTORIES, RunDir, absolute_path, read_trajectories, shell_path
+from fireact.rollout.agents import absolute_task_spec, build_agent, load_model, load_task, load_tools
+from fireact.rollout.call_cache import FILE as CALLS
+from fireact.rollout.call_cache import CallCache
+from fireact.rollout.episodes import Episode, rollout
+from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
 

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fireact import jsonl
+from fireact.base import jsonl
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.http import NotFoundError
+from fireact.hosted.openai_compatible import DIALECTS, Dialect, OpenAICompatibleProvider
 from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, Provider
-from fireact.hosted.wire import DIALECTS, Dialect, OpenAICompatibleProvider
 from fireact.models.limits import BudgetAmount
-from fireact.progress import SILENT, Progress
 from fireact.render.react import ReActRenderer
-from fireact.store import MANIFEST, RunDir, absolute_path, read_config, shell_path
-from fireact.training.run import load_learnable
+from fireact.training.train import load_learnable
 from fireact.types import Trajectory, Usage
 
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"

@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.agents import Model, absolute_task_spec, build_agent, load_model, load_task, load_tools
-from fireact.cache import FILE as CALLS
-from fireact.cache import CallCache
-from fireact.collection import NEUTRAL_SETTINGS, parse_budget, run_missing_episodes, tool_fingerprints
-from fireact.episodes import Episode, run_episode
+from fireact.base.keys import without_keys
+from fireact.base.progress import SILENT, Progress
+from fireact.base.run_directory import RunDir, absolute_path, read_trajectories
 from fireact.errors import ConfigError
-from fireact.estimate import estimate_episodes
 from fireact.evaluation.summary import summarise_trajectories
-from fireact.models.keys import without_keys
 from fireact.models.limits import Endpoint
-from fireact.progress import SILENT, Progress
-from fireact.store import RunDir, absolute_path, read_trajectories
+from fireact.rollout.agents import Model, absolute_task_spec, build_agent, load_model, load_task, load_tools
+from fireact.rollout.call_cache import FILE as CALLS
+from fireact.rollout.call_cache import CallCache
+from fireact.rollout.collection import NEUTRAL_SETTINGS, parse_budget, run_missing_episodes, tool_fingerprints
+from fireact.rollout.episodes import Episode, run_episode
+from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
 from fireact.types import Completion, Message, Task, Usage
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from fireact.base.redact import excerpt
 from fireact.errors import DataError
-from fireact.sensitive import excerpt
 
 
 def dumps(value: Any) -> str:

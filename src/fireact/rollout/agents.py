@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from fireact import names
-from fireact.cache import CallCache
-from fireact.episodes import Agent
+from fireact.base import names
+from fireact.base.machine import release_memory
+from fireact.base.run_directory import absolute_path, read_config, read_manifest, relative_path
 from fireact.errors import ConfigError, DataError
-from fireact.machine import release_memory
 from fireact.models.limits import Budget, BudgetedLM, Endpoint
 from fireact.render import prompts
-from fireact.store import absolute_path, read_config, read_manifest, relative_path
+from fireact.rollout.call_cache import CallCache
+from fireact.rollout.episodes import Agent
 from fireact.tasks.files import is_file_spec, load_file_task, split_file_spec
 from fireact.tools.function import build_tools
 from fireact.tools.guard import guard_tool

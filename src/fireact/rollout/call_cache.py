@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError, DataError
-from fireact.jsonl import dumps
 from fireact.types import LM, Action, Completion, Message, Observation, Tool, Usage
 
 Mode = Literal["record", "replay", "off"]

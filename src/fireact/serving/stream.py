@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from fireact.episodes import Agent, MeteredLM
 from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.render.react import OBSERVATION, render_turn
+from fireact.rollout.episodes import Agent, MeteredLM
 from fireact.types import Step
 
 

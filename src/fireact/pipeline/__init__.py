@@ -1,0 +1,1 @@
+"""Verbs made of verbs: quickstart and improve, and the list of all verbs."""
