@@ -21,7 +21,7 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.data import MixConfig, mix
 from fireact.rollout.agents import build_agent, load_model, load_task, load_tools
-from fireact.rollout.episodes import Episode, rollout
+from fireact.rollout.episodes import Episode, run_episodes
 from fireact.training.samples import Rendering
 from fireact.types import Trajectory
 
@@ -39,7 +39,7 @@ def samples(n: int = 240) -> list[bytes]:
         for method in ("react", "cot"):
             agent = build_agent(model, task, method=method, tools=tools)
             episodes += [Episode(task=task, example=one, agent=agent) for one in task.examples("train")[: n // 6]]
-    return [marked(trajectory) for trajectory in rollout(episodes, workers=4)]
+    return [marked(trajectory) for trajectory in run_episodes(episodes, workers=4)]
 
 
 def marked(trajectory: Trajectory) -> bytes:

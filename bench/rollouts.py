@@ -36,7 +36,7 @@ from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import run_missing_episodes
-from fireact.rollout.episodes import Agent, Episode, rollout
+from fireact.rollout.episodes import Agent, Episode, run_episodes
 from fireact.types import LM, Completion, Example, Limits, Message, Usage
 
 SNIPPET = "Paris: Paris is the capital and most populous city of France, with an estimated population of 2,048,472."
@@ -200,7 +200,7 @@ def memory(count: int) -> Iterator[tuple[int, float]]:
     with tempfile.TemporaryDirectory() as folder:
         planned = iter(episodes(latencies, CallCache(Path(folder) / "calls.sqlite")))
         with jsonl.Appender(Path(folder) / "trajectories.jsonl") as file:
-            for done, trajectory in enumerate(rollout(planned, workers=16), 1):
+            for done, trajectory in enumerate(run_episodes(planned, workers=16), 1):
                 file.append(trajectory.to_dict())
                 if done % (count // 5) == 0:
                     gc.collect()

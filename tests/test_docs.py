@@ -26,13 +26,6 @@ def test_the_page_of_commands_is_up_to_date(tmp_path: Path) -> None:
     assert written == (ROOT / "docs" / "cli.md").read_text().strip(), "run scripts/docs"
 
 
-def test_an_own_tool_and_task(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "own_tool.py"], capture_output=True, text=True, check=True
-    )
-    assert "scores={'em': 1.0" in done.stdout
-
-
 def test_readme_names_only_what_exists() -> None:
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):

@@ -26,7 +26,7 @@ from fireact.data.sources import TrajectoryFile
 from fireact.data.steps import find_faults
 from fireact.errors import ConfigError, DataError
 from fireact.render.messages import messages_from_steps
-from fireact.rollout.episodes import Episode, rollout
+from fireact.rollout.episodes import Episode, run_episodes
 from fireact.terminal.data_tables import print_diagnosis
 from fireact.types import Action, Example, Step, Trajectory
 
@@ -154,9 +154,11 @@ def test_faults_are_those_that_the_methods_answer() -> None:
         "Action: search[x]",
         "Action: search[x]",
     )
-    (one,) = rollout([Episode(task=Small(), example=Small().examples("train")[0], agent=agent(*replies))], workers=1)
+    (one,) = run_episodes(
+        [Episode(task=Small(), example=Small().examples("train")[0], agent=agent(*replies))], workers=1
+    )
     assert find_faults(one.steps)[:4] == ["no action", "unknown tool or arguments", "unknown tool or arguments", None]
-    (good,) = rollout([Episode(task=Small(), example=Small().examples("train")[0], agent=agent(*GOOD))], workers=1)
+    (good,) = run_episodes([Episode(task=Small(), example=Small().examples("train")[0], agent=agent(*GOOD))], workers=1)
     assert (
         find_faults(good.steps) == [None, None]
         and find_faults(good.steps, tools=["lookup"])[0]

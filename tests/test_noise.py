@@ -24,7 +24,7 @@ from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
 from fireact.rollout.agents import load_tools
 from fireact.rollout.collection import CollectConfig, collect
-from fireact.rollout.episodes import Agent, Episode, rollout, run_episode
+from fireact.rollout.episodes import Agent, Episode, run_episode, run_episodes
 from fireact.tools.noise import (
     INJECTIONS,
     KINDS,
@@ -170,7 +170,7 @@ def played(method: Method, spec: str, *, lm: str = "m", seed: int = 0, n: int = 
     agent = Agent(lm=Replies(LOOKS, name=lm), method=method, tools=tools, limits=Limits(max_steps=8))
     task = Small()
     episodes = [Episode(task=task, example=example, agent=agent, seed=seed) for example in task.examples("dev")[:n]]
-    return {done.example.id: done for done in rollout(episodes, workers=8)}
+    return {done.example.id: done for done in run_episodes(episodes, workers=8)}
 
 
 def noise(found: Mapping[str, Trajectory]) -> dict[str, list[tuple[str | None, str | None]]]:

@@ -7,7 +7,7 @@ from fakes import GOOD, LIMITS, Echo, agent, episodes
 from fireact.methods.cot import CoT
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
-from fireact.rollout.episodes import Agent, rollout, run_episode
+from fireact.rollout.episodes import Agent, run_episode, run_episodes
 
 
 def test_a_good_episode_is_finished_scored_and_metered() -> None:
@@ -78,13 +78,13 @@ def test_all_episodes_run_and_at_most_so_many_at_a_time() -> None:
                     running -= 1
 
     who = replace(agent(), lm=Counting(GOOD))
-    done = list(rollout([replace(episode, agent=who) for episode in episodes(50)], workers=4))
+    done = list(run_episodes([replace(episode, agent=who) for episode in episodes(50)], workers=4))
     assert {trajectory.key for trajectory in done} == {episode.key for episode in episodes(50)}
     assert most <= 4
 
 
 def test_closing_the_iterator_stops_the_rest() -> None:
-    found = rollout(episodes(200), workers=2)
+    found = run_episodes(episodes(200), workers=2)
     next(found)
     found.close()
     before = threading.active_count()

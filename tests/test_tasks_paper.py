@@ -293,7 +293,7 @@ def test_collect_and_eval_take_the_order(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["react", "cot"])
 def test_few_shot_examples_are_sound(name: str, method: str, folder: Path) -> None:
     task = load(name, folder)
-    shown = prompts.few_shot_examples(name, method, 3)
+    shown = prompts.packaged_examples(name, method)[:3]
     for question, steps in shown:
         assert all(step.thought and step.action for step in steps)
         last = steps[-1].action
@@ -316,7 +316,7 @@ def test_no_few_shot_example_is_a_question_of_the_data(shared_data: Path) -> Non
         splits = [split for split in task.splits if (name, split) != ("strategyqa", "test")]
         asked = {" ".join(example.question.lower().split()) for split in splits for example in task.examples(split)}
         for method in ("react", "cot"):
-            for question, _ in prompts.few_shot_examples(name, method, 3):
+            for question, _ in prompts.packaged_examples(name, method)[:3]:
                 assert " ".join(question.lower().split()) not in asked
 
 

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from fireact.evaluation.evaluate import EvalConfig, evaluate
     from fireact.formats.conversion import convert
     from fireact.formats.read import read_any
-    from fireact.formats.source import Damage
+    from fireact.formats.source import Damage, SourceFile
     from fireact.pipeline.quickstart import QuickstartConfig, quickstart
     from fireact.pipeline.verbs import resume
     from fireact.recording.recorder import RecordConfig, recorder
     from fireact.recording.scores import score
     from fireact.reporting.assembly import ReportConfig, report
+    from fireact.rollout.agents import load_tools
     from fireact.rollout.collection import CollectConfig, collect
-    from fireact.rollout.episodes import Agent, Episode, rollout
+    from fireact.rollout.episodes import Agent, Episode, run_episodes
     from fireact.training.recipe import Recipe
     from fireact.training.train import TrainConfig, train
     from fireact.types import (
@@ -41,18 +42,19 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "rollout.agents": ("load_tools",),
     "rollout.collection": ("CollectConfig", "collect"),
     "data": ("Dataset", "MixConfig", "mix"),
     "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
     "evaluation.evaluate": ("EvalConfig", "evaluate"),
     "formats.conversion": ("convert",),
     "formats.read": ("read_any",),
-    "formats.source": ("Damage",),
+    "formats.source": ("Damage", "SourceFile"),
     "pipeline.quickstart": ("QuickstartConfig", "quickstart"),
     "recording.recorder": ("RecordConfig", "recorder"),
     "recording.scores": ("score",),
     "reporting.assembly": ("ReportConfig", "report"),
-    "rollout.episodes": ("Agent", "Episode", "rollout"),
+    "rollout.episodes": ("Agent", "Episode", "run_episodes"),
     "base.run_directory": ("read_trajectories",),
     "training.recipe": ("Recipe",),
     "training.train": ("TrainConfig", "train"),
@@ -88,6 +90,7 @@ __all__ = [
     "Recipe",
     "RecordConfig",
     "ReportConfig",
+    "SourceFile",
     "Step",
     "Task",
     "Tool",
@@ -98,6 +101,7 @@ __all__ = [
     "collect",
     "convert",
     "evaluate",
+    "load_tools",
     "mix",
     "quickstart",
     "read_any",
@@ -105,7 +109,7 @@ __all__ = [
     "recorder",
     "report",
     "resume",
-    "rollout",
+    "run_episodes",
     "score",
     "train",
 ]  # fmt: skip

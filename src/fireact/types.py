@@ -233,8 +233,8 @@ def answer_of(steps: Sequence[Step]) -> str | None:
 class Task(Protocol):
     """A named set of Examples in splits, and how an answer is scored (``em`` and ``f1`` at least, in [0, 1]).
 
-    It may have ``splits``, the names of its splits, and ``prompts``, the name of the task whose few-shot examples are
-    used for it.
+    It may have ``splits``, the names of its splits. Its few-shot examples come from ``few_shot(method)``, a sequence
+    of (question, steps), where it has that; else from the package, under the name in ``prompts`` or its own name.
     """
 
     @property

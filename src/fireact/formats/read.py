@@ -1,5 +1,9 @@
 """Reads episodes from any known format, which is recognised by the content of the file and not by its name.
 
+A format of one's own is an object (a module, say) with ``sniff(rows)`` and ``read(source)``, and ``write(trajectory)``
+where it can be written. It is named as ``module:attribute``, or is an entry point in the group ``fireact.formats``;
+those are tried before the built-in formats.
+
 Invariant: JSONL and Parquet stream. Two rows that would be the same episode (the same question twice in one file) get
 different seeds, so that later code never confuses them.
 """
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base import names
 from fireact.base.redact import excerpt
 from fireact.errors import DataError, unknown_name_error
 from fireact.formats import (
@@ -62,6 +67,13 @@ READERS = (
 """In the order in which they are tried: the more specific formats first."""
 
 
+def plugin_reader(name: str) -> Reader:
+    """The reader of a format of the user's own, or of another package. Raises ConfigError where it is none."""
+    plugin = names.resolve_plugin("format", name)
+    names.require_attributes("format", name, plugin, "sniff", "read")
+    return Reader(name, plugin.sniff, plugin.read)
+
+
 _READ_AS = {"openai": "messages", "parquet": "messages", "dataset": "messages"}
 """Formats that are written under a name of their own and read under another."""
 
@@ -84,13 +96,16 @@ def read_any(
 
 def find_reader(source: SourceFile, format: str | None = None) -> Reader:
     """The reader of a source: the named one, or the first that recognises it."""
+    plugin_names = names.known_names("format")
     if format is not None:
         format = _READ_AS.get(format, format)
+        if format in plugin_names or ":" in format:
+            return plugin_reader(format)
         for reader in READERS:
             if reader.name == format:
                 return reader
-        raise unknown_name_error("format", format, [reader.name for reader in READERS])
-    for reader in READERS:
+        raise unknown_name_error("format", format, [*plugin_names, *(reader.name for reader in READERS)])
+    for reader in (*map(plugin_reader, plugin_names), *READERS):
         if reader.sniff(source.head):
             return reader
     first_row = source.head[0] if source.head else "nothing"

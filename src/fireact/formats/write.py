@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from fireact.base import names
 from fireact.errors import ConfigError, DataError, missing_extra_error, unknown_name_error
 from fireact.formats import alpaca, chats, completions, gpt, native, sharegpt
 from fireact.formats.card import Origin, build_card
@@ -90,11 +91,15 @@ class WriteSummary:
 
 
 def find_writer(format: str) -> Writer:
-    """The writer with a name. Raises ConfigError that lists the known ones."""
+    """The writer with a name: a built-in one, or a plug-in with ``write``. Raises ConfigError that lists the known ones."""
     for writer in WRITERS:
         if writer.name == format:
             return writer
-    raise unknown_name_error("format", format, [writer.name for writer in WRITERS])
+    if ":" in format or format in names.known_names("format"):
+        plugin = names.resolve_plugin("format", format)
+        names.require_attributes("format", format, plugin, "sniff", "read", "write")
+        return _one_row_writer(format, plugin.write, plugin.read, "jsonl")
+    raise unknown_name_error("format", format, [*names.known_names("format"), *(writer.name for writer in WRITERS)])
 
 
 def write_episodes(

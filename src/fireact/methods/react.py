@@ -1,7 +1,7 @@
 """ReAct (Yao et al. 2022; paper, section 2): thought, action, observation, until the finish action.
 
 Invariant: ``run`` yields a step as soon as its observation is known, and stops after a finish action. It counts,
-limits and scores nothing: ``rollout`` does. The other methods share ``request_steps`` and ``execute_action``.
+limits and scores nothing: ``rollout.episodes`` does. The other methods share ``request_steps`` and ``execute_action``.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ from importlib.resources import files
 import jinja2
 
 from fireact.errors import ConfigError
-from fireact.types import Action, Step, Tool
+from fireact.types import Action, Step, Task, Tool
 
 TOOLLESS_METHODS = ("io", "cot")
 """The methods that use no tools."""
+FEW_SHOT = 3
+"""Examples in the prompt of an LM that was not fine-tuned, where the task has so many."""
 
 PromptExample = tuple[str, tuple[Step, ...]]
 
@@ -39,16 +41,31 @@ def fill_prompt(name: str, **values: object) -> str:
     return environment.from_string(source.read_text(encoding="utf-8")).render(**values).strip()
 
 
-def few_shot_examples(task: str, method: str, count: int) -> Sequence[PromptExample]:
-    """The first ``n`` few-shot examples of a task. Raises ConfigError when the package has fewer."""
-    form = "cot" if method in TOOLLESS_METHODS else "react"
-    source = files("fireact").joinpath("prompts", f"{task}.{form}.jsonl")
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()] if source.is_file() else []
-    if count > len(rows):
+def few_shot_examples(task: Task, method: str, count: int | None) -> Sequence[PromptExample]:
+    """The first ``count`` few-shot examples of a task for a method; by default ``FEW_SHOT``, or as many as it has.
+
+    A task brings its own as ``few_shot(method)``, a sequence of (question, steps). Otherwise they are those in the
+    package under the task's ``prompts`` or name. Raises ConfigError when the task has fewer than ``count``.
+    """
+    few_shot = getattr(task, "few_shot", None)
+    if few_shot is not None:
+        examples = [(question, tuple(steps)) for question, steps in few_shot(method)]
+    else:
+        examples = packaged_examples(getattr(task, "prompts", task.name), method)
+    if count is not None and count > len(examples):
         raise ConfigError(
-            f"{task} has {len(rows)} few-shot examples for {form}; {count} were asked for. Use --examples."
+            f"{task.name} has {len(examples)} few-shot examples for {method}; {count} were requested. Lower the number, "
+            "or give the task few_shot(method), which returns more."
         )
-    return [(row["question"], tuple(_parse_step(step) for step in row["steps"])) for row in rows[:count]]
+    return examples[: FEW_SHOT if count is None else count]
+
+
+def packaged_examples(name: str, method: str) -> list[PromptExample]:
+    """The few-shot examples in the package under a name; none where there is no such file."""
+    form = "cot" if method in TOOLLESS_METHODS else "react"
+    source = files("fireact").joinpath("prompts", f"{name}.{form}.jsonl")
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()] if source.is_file() else []
+    return [(row["question"], tuple(_parse_step(step) for step in row["steps"])) for row in rows]
 
 
 def _parse_step(row: Mapping[str, object]) -> Step:

@@ -30,9 +30,6 @@ from fireact.tools.guard import guard_tool
 from fireact.tools.noise import load_noisy_tools
 from fireact.types import LM, Limits, Method, Renderer, Task, Tool
 
-FEW_SHOT = 3
-"""Examples in the prompt of an LM that was not fine-tuned."""
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -260,7 +257,7 @@ def build_agent(
     name = "tool_calls" if native else model.renderer
     if model.tuned and name != model.renderer:
         raise ConfigError(f"the agent was trained with the renderer {model.renderer}; leave --native out.")
-    count = (0 if model.tuned else FEW_SHOT) if examples is None else examples
+    count = 0 if model.tuned and examples is None else examples
     if model.tuned and not count and method in prompts.TOOLLESS_METHODS:
         raise ConfigError(
             f"a fine-tuned agent chooses its method itself; {method!r} would be ignored. Leave it out, or show it how: "
@@ -271,9 +268,7 @@ def build_agent(
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
         "instructions": "" if model.tuned and not count else prompts.method_instructions(method, tools, native=native),
-        "examples": ()
-        if lm_is_scripted
-        else tuple(prompts.few_shot_examples(getattr(task, "prompts", task.name), method, count)),
+        "examples": () if lm_is_scripted else tuple(prompts.few_shot_examples(task, method, count)),
         **({"repairs": repairs} if repairs else {}),
         **({"renderer": load_renderer(name)} if name != "react" else {}),
     }

@@ -22,7 +22,7 @@ from fireact.models.limits import Budget, BudgetAmount, Endpoint
 from fireact.rollout.agents import absolute_task_spec, build_agent, load_model, load_task, load_tools
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
-from fireact.rollout.episodes import Episode, rollout
+from fireact.rollout.episodes import Episode, run_episodes
 from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
@@ -177,7 +177,7 @@ def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: i
     progress.start(str(run.config["verb"]), total=len(episodes), done=run_progress.ended)
     try:
         with jsonl.Appender(file) as appender:
-            for trajectory in rollout(
+            for trajectory in run_episodes(
                 (episode for episode in episodes if episode.key not in finished_keys), workers=workers
             ):
                 appender.append(trajectory.to_dict())

@@ -156,7 +156,7 @@ class _TimedTool:
         return observation
 
 
-def rollout(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Trajectory]:
+def run_episodes(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[Trajectory]:
     """Run ``workers`` episodes at a time and yield each Trajectory as it ends; closing the iterator stops them all."""
     waiting = iter(episodes)
     cancelled = threading.Event()
