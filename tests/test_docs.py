@@ -79,3 +79,12 @@ def test_no_figure_is_still_to_be_filled_in() -> None:
     """Words that stand for a figure until it is measured; SEED and its like have stood in published pages."""
     for page in ("README.md", "LOG.md", "studies/README.md", "CHANGELOG.md"):
         assert not re.search(r"\b(TODO|TBD|SEED[A-Z0-9]*|XX+)\b", (ROOT / page).read_text()), page
+
+
+def test_the_reading_list_names_files_that_exist_in_an_evening_s_length() -> None:
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\d+\. `([\w/]+\.py)`", text, re.MULTILINE)
+    files = [ROOT / "src" / "fireact" / name for name in names]
+    assert [name for name, file in zip(names, files, strict=True) if not file.is_file()] == []
+    assert 25 <= len(names) == len(set(names)) <= 35
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 7_500
