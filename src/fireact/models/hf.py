@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
-from fireact.models.weights import end_ids, student_directory, translate_load_errors
+from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
 from fireact.render.chat import apply_renderer_template, tool_schema
 from fireact.render.tokens import prompt_ids
 from fireact.types import Completion, Message, Renderer, Tool, Usage
@@ -178,32 +178,31 @@ class HFModel:
             from fireact.models.packed import pack_linears
         except ImportError as error:
             raise missing_extra_error(error.name or "transformers", "train") from error
-        model, tokenizer = _load_model(self._location, self._adapter, self._dtype)
+        model, tokenizer, ends = _load_model(self._location, self._adapter, self._dtype)
         if self._renderer is not None:
             apply_renderer_template(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        ends = sorted(end_ids(model.generation_config.eos_token_id, tokenizer))
         limit = _context_length(model.config.get_text_config())
-        return Engine(pack_linears(model), slots=self._slots, ends=ends, limit=limit), tokenizer
+        return Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=limit), tokenizer
 
 
 def load_merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:
     """The float32 model of transformers with the adapter merged into its weights, and its tokenizer."""
-    return _load_model(student_directory(student), adapter, "float32")
+    return _load_model(student_directory(student), adapter, "float32")[:2]
 
 
-def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, Any, frozenset[int]]:
     try:
         import torch
         import transformers
     except ImportError as error:
         raise missing_extra_error(error.name or "transformers", "train") from error
+    tokenizer, ends = load_tokenizer(location)
     with silence_libraries():
         with translate_load_errors(location):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer
+        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer, ends
 
 
 def from_name(name: str, *, slots: int = 16) -> HFModel:
