@@ -14,7 +14,7 @@ from fireact.base.progress import Progress
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.agents import build_agent, load_model, load_tools
-from fireact.types import Action, Example, Step, Trajectory, Usage
+from fireact.types import Action, Call, Example, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -165,10 +165,10 @@ class Asked:
         self.lm, self.name = lm, lm.name
         self.prompts: list[list[int]] = []
 
-    def complete(self, messages: Any, **options: Any) -> Any:
-        done = self.lm.complete(messages, **{**options, "max_tokens": 4})
-        shown = [tool_schema(tool) for tool in options["tools"]]
-        self.prompts.append(prompt_ids(messages, self.lm._load().tokenizer, tools=shown))
+    def complete(self, call: Call) -> Any:
+        done = self.lm.complete(replace(call, max_tokens=4))
+        shown = [tool_schema(tool) for tool in call.tools]
+        self.prompts.append(prompt_ids(call.messages, self.lm._load().tokenizer, tools=shown))
         assert done.usage.prompt_tokens == len(self.prompts[-1])
         return done
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fireact.types import (
         LM,
         Action,
+        Call,
         Completion,
         Example,
         Limits,
@@ -57,8 +58,8 @@ _HOME = {
     "training.recipe": ("Recipe",),
     "training.train": ("TrainConfig", "train"),
     "types": (
-        "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory",
-        "Usage",
+        "LM", "Action", "Call", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool",
+        "Trajectory", "Usage",
     ),
     "pipeline.verbs": ("resume",),
 }  # fmt: skip
@@ -68,6 +69,7 @@ __all__ = [
     "LM",
     "Action",
     "Agent",
+    "Call",
     "CollectConfig",
     "Completion",
     "ConfigError",

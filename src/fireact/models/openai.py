@@ -32,7 +32,7 @@ from fireact.errors import ConfigError, ProviderError
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.stops import cut_at_stop, held_back_length
-from fireact.types import Action, Completion, Message, Tool, Usage
+from fireact.types import Action, Call, Completion, Message, OnDelta, Tool, Usage
 
 DEFAULT_URL = "https://api.openai.com/v1"
 TRIES = 6
@@ -63,41 +63,28 @@ class OpenAIModel:
             max_retries=0,  # our own retries respect the rate limit and the end of the run
         )
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-        on_delta: Callable[[str], None] | None = None,
-    ) -> Completion:
-        """Complete a chat; ``on_delta`` gets each chunk of the text as it arrives.
+    def complete(self, call: Call) -> Completion:
+        """Complete a call; ``call.on_delta`` gets each chunk of the text as it arrives.
 
         Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
         request: dict[str, Any] = {
             "model": self._model,
-            "messages": messages_to_wire(messages),
-            "temperature": temperature,
-            "seed": seed,
+            "messages": messages_to_wire(call.messages),
+            "temperature": call.temperature or 0.0,
+            "seed": call.seed,
         }
-        if stop:
-            request["stop"] = list(stop)[
-                :4
-            ]  # the API refuses more than four; the text is cut at all of them here anyway
-        if max_tokens is not None:
-            request["max_tokens"] = max_tokens
-        if tools:
-            request["tools"] = [function_schema(tool) for tool in tools]
+        if call.stop:
+            request["stop"] = list(call.stop)[:4]  # the API refuses more; the text is cut at all of them here anyway
+        if call.max_tokens is not None:
+            request["max_tokens"] = call.max_tokens
+        if call.tools:
+            request["tools"] = [function_schema(tool) for tool in call.tools]
         started = time.perf_counter()
-        send = _send_whole if on_delta is None else _StreamSender(stop, on_delta)
-        reply = self._send_with_retries(
-            request, send, expected=count_prompt_chars(messages, tools) // 4 + (max_tokens or 256) // 4
-        )
-        return self._completion(reply, stop, time.perf_counter() - started)
+        send = _send_whole if call.on_delta is None or call.tools else _StreamSender(call.stop, call.on_delta)
+        expected_tokens = count_prompt_chars(call.messages, call.tools) // 4 + (call.max_tokens or 256) // 4
+        reply = self._send_with_retries(request, send, expected=expected_tokens)
+        return self._completion(reply, call.stop, time.perf_counter() - started)
 
     def close(self) -> None:
         """Wake up the threads that wait for a retry, and make them give up."""
@@ -272,7 +259,7 @@ class _StreamSender:
     Once text was passed on, an error is final, because the request cannot be repeated.
     """
 
-    def __init__(self, stop: Sequence[str], on_delta: Callable[[str], None]) -> None:
+    def __init__(self, stop: Sequence[str], on_delta: OnDelta) -> None:
         self._stop, self._on_delta = stop, on_delta
         self._text, self._sent_chars = "", 0
 
