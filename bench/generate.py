@@ -27,7 +27,7 @@ from fireact.models.quiet import silence_libraries
 from fireact.models.weights import student_directory
 from fireact.render.react import STOP
 from fireact.render.tokens import prompt_ids
-from fireact.types import Message
+from fireact.types import Call, Message
 
 WANTED = 4.0
 RULES = (
@@ -111,7 +111,7 @@ def one_by_one(model: Any, tokenizer: Any, *, tokens: int) -> Ask:
 
 def batched(lm: HFModel, *, tokens: int) -> Ask:
     def ask(messages: Sequence[Message]) -> tuple[str, int, int, int]:
-        done = lm.complete(messages, stop=STOP, max_tokens=tokens)
+        done = lm.complete(Call(messages, stop=STOP, max_tokens=tokens))
         return done.text, done.usage.prompt_tokens, done.usage.cached_tokens, done.usage.completion_tokens
 
     return ask
@@ -155,7 +155,7 @@ def forward_only(model: Any, *, rows: int) -> float:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     place = student_directory(options.student)
     lm = HFModel(options.student, slots=options.slots)
-    lm.complete([Message("user", "Hello")], max_tokens=2)
+    lm.complete(Call([Message("user", "Hello")], max_tokens=2))
     write, indexes = batched(lm, tokens=options.tokens), range(options.episodes)
     with Stopwatch() as batch, ThreadPoolExecutor(options.threads or options.episodes) as pool:
         ours = list(pool.map(lambda index: episode(index, write, steps=options.steps), indexes))

@@ -37,7 +37,7 @@ from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import run_missing_episodes
 from fireact.rollout.episodes import Agent, Episode, run_episodes
-from fireact.types import LM, Completion, Example, Limits, Message, Usage
+from fireact.types import LM, Call, Completion, Example, Limits, Message, Usage
 
 SNIPPET = "Paris: Paris is the capital and most populous city of France, with an estimated population of 2,048,472."
 
@@ -78,9 +78,9 @@ class Endpoint:
     name: str = "fake:endpoint"
     sleeps: bool = True
 
-    def complete(self, messages: Sequence[Message], **_: Any) -> Completion:
-        episode = int(messages[0].content.split()[1])
-        turn = sum(message.role == "assistant" for message in messages)
+    def complete(self, call: Call) -> Completion:
+        episode = int(call.messages[0].content.split()[1])
+        turn = sum(message.role == "assistant" for message in call.messages)
         mine = self.latencies.seconds[episode]
         if mine[turn] and self.sleeps:
             time.sleep(mine[turn])
@@ -125,7 +125,7 @@ def serve(latencies: Latencies, pipe: Any) -> None:
         return latencies.seconds[int(messages[0].content.split()[1])][turn]
 
     still = Endpoint(latencies, sleeps=False)
-    with FakeEndpoint(lambda request: still.complete(asked(request)).text, latency=latency) as served:
+    with FakeEndpoint(lambda request: still.complete(Call(asked(request))).text, latency=latency) as served:
         pipe.send(served.url)
         pipe.recv()
 
@@ -168,7 +168,7 @@ def over_http(latencies: Latencies, concurrency: int) -> float:
     child = multiprocessing.get_context("spawn").Process(target=serve, args=(latencies, there), daemon=True)
     child.start()
     lm = OpenAIModel("fake", here.recv())
-    lm.complete([Message("user", "Question 0 warms the client up")])
+    lm.complete(Call([Message("user", "Question 0 warms the client up")]))
     seconds = ours(latencies, concurrency, lm=lm)
     here.send("done")
     child.join()

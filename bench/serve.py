@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 
 from fireact.models.hf import HFModel
-from fireact.types import Message
+from fireact.types import Call, Message
 
 PLACES = ("Norway", "Kenya", "Peru", "Japan", "Ghana", "Poland", "Chile", "Vietnam")
 
@@ -70,7 +70,7 @@ def main() -> None:
     lm = HFModel(options.student, slots=options.clients)
 
     def in_process(question: str) -> int:
-        return lm.complete([Message("user", question)], max_tokens=options.tokens).usage.completion_tokens
+        return lm.complete(Call([Message("user", question)], max_tokens=options.tokens)).usage.completion_tokens
 
     in_process("Hello")
     bare = rate(in_process, 2 * options.clients, options.clients)

@@ -24,5 +24,5 @@ class SearchThenAnswer:
         text = str(tools["search"](query=question))
         yield fireact.Step("", action, text, "")
         prompt = [fireact.Message("user", f"{text}\n\nQuestion: {question}\nAnswer in a few words.")]
-        answer = lm.complete(prompt, seed=seed).text.strip()
+        answer = lm.complete(fireact.Call(prompt, seed=seed)).text.strip()
         yield fireact.Step("", fireact.Action("finish", {"answer": answer}), None, answer)

@@ -9,8 +9,8 @@ from typing import Any
 
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
-from fireact.rollout.episodes import Agent, Episode, OnDelta
-from fireact.types import Completion, Example, Limits, Message, Step, Trajectory, Usage
+from fireact.rollout.episodes import Agent, Episode
+from fireact.types import Call, Completion, Example, Limits, Step, Trajectory, Usage
 
 LIMITS = Limits(max_steps=4, max_tokens=32, reflect_at=(2,))
 
@@ -60,18 +60,11 @@ class Slow:
 
     name = "slow"
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        on_delta: OnDelta | None = None,
-        **options: Any,
-    ) -> Completion:
-        for _ in range(0 if max_tokens == 1 else 600):
+    def complete(self, call: Call) -> Completion:
+        for _ in range(0 if call.max_tokens == 1 else 600):
             time.sleep(0.1)
-            if on_delta is not None:
-                on_delta("on ")
+            if call.on_delta is not None:
+                call.on_delta("on ")
         return Completion("on", Usage(1, 1, 0, 1), "stop", 60.0)
 
 

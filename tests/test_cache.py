@@ -4,7 +4,7 @@ import multiprocessing
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from fakes import Echo
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.call_cache import CallCache, load_replayed_lm
 from fireact.rollout.collection import CollectConfig, collect
-from fireact.types import LM, Action, Completion, Message, Observation, Tool, Usage
+from fireact.types import LM, Action, Call, Completion, Message, Observation, Tool, Usage
 
 ASKED = [Message("user", "Why?")]
 
@@ -29,19 +29,21 @@ class Counting:
     calls: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        self.calls.append(messages[-1].content)
+    def complete(self, call: Call) -> Completion:
+        text = call.messages[-1].content
+        self.calls.append(text)
         time.sleep(self.seconds)
         usage = Usage(1, 2, 1, 3, None)
-        return Completion(f"{messages[-1].content} {options}", usage, "stop", 0.25, (Action("f", {"x": [1, "é"]}),))
+        text += f" {call.stop} {call.max_tokens} {call.temperature or 0.0} {call.seed} {call.tools}"
+        return Completion(text, usage, "stop", 0.25, (Action("f", {"x": [1, "é"]}),))
 
 
 def test_a_call_is_made_once_and_comes_back_exactly(tmp_path: Path) -> None:
     lm = Counting()
-    first = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
-    again = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(ASKED, stop=("\n",), max_tokens=5)
-    alone = CallCache(tmp_path / "c", "replay").wrap_lm("spec", pytest.fail).complete(ASKED, stop=("\n",), max_tokens=5)
-    assert first == again == alone == lm.complete(ASKED, stop=("\n",), max_tokens=5, temperature=0.0, seed=0, tools=())
+    first = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(Call(ASKED, stop=("\n",), max_tokens=5))
+    again = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(Call(ASKED, stop=("\n",), max_tokens=5))
+    alone = CallCache(tmp_path / "c", "replay").wrap_lm("spec", pytest.fail).complete(Call(ASKED, stop=("\n",), max_tokens=5))
+    assert first == again == alone == lm.complete(Call(ASKED, stop=("\n",), max_tokens=5, temperature=0.0, seed=0, tools=()))
     assert len(lm.calls) == 2
 
 
@@ -53,11 +55,11 @@ def test_a_call_is_made_once_and_comes_back_exactly(tmp_path: Path) -> None:
 def test_whatever_an_answer_depends_on_makes_another_call(change: dict[str, Any], tmp_path: Path) -> None:
     lm = Counting()
     kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
-    kept.complete(ASKED)
-    kept.complete(ASKED, **change)
-    kept.complete([*ASKED, Message("assistant", "", calls=(Action("f", {}),))])
-    kept.complete([*ASKED, Message("assistant", "", calls=(Action("f", {"x": 1}),))])
-    CallCache(tmp_path / "c").wrap_lm("other", lambda: Counting("other", lm.calls)).complete(ASKED)
+    kept.complete(Call(ASKED))
+    kept.complete(Call(ASKED, **change))
+    kept.complete(Call([*ASKED, Message("assistant", "", calls=(Action("f", {}),))]))
+    kept.complete(Call([*ASKED, Message("assistant", "", calls=(Action("f", {"x": 1}),))]))
+    CallCache(tmp_path / "c").wrap_lm("other", lambda: Counting("other", lm.calls)).complete(Call(ASKED))
     assert len(lm.calls) == 5
 
 
@@ -65,7 +67,7 @@ def test_threads_that_ask_the_same_make_one_call(tmp_path: Path) -> None:
     lm = Counting(seconds=0.05)
     kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
     with ThreadPoolExecutor(16) as pool:
-        said = set(pool.map(lambda at: kept.complete([Message("user", str(at % 4))]).text, range(64)))
+        said = set(pool.map(lambda at: kept.complete(Call([Message("user", str(at % 4))])).text, range(64)))
     assert len(said) == len(lm.calls) == 4
 
 
@@ -73,7 +75,7 @@ def _ask(path: Path, start: Any) -> None:
     kept = CallCache(path).wrap_lm("spec", Counting)
     start.wait(30)
     for index in range(50):
-        kept.complete([Message("user", str(index))])
+        kept.complete(Call([Message("user", str(index))]))
 
 
 def test_processes_share_a_file(tmp_path: Path) -> None:
@@ -133,17 +135,17 @@ def test_a_tool_with_a_state_is_kept_by_episode_and_call(tmp_path: Path) -> None
 def test_replay_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is recorded"):
         CallCache(tmp_path / "c", "replay")
-    CallCache(tmp_path / "c").wrap_lm("spec", Counting).complete(ASKED)
+    CallCache(tmp_path / "c").wrap_lm("spec", Counting).complete(Call(ASKED))
     cache = CallCache(tmp_path / "c", "replay")
     with pytest.raises(ConfigError, match="cannot be replayed"):
-        cache.wrap_lm("spec", Counting).complete(ASKED, seed=7)
+        cache.wrap_lm("spec", Counting).complete(Call(ASKED, seed=7))
     with pytest.raises(ConfigError, match=r"no calls of the model 'gpt'.*It has: spec"):
         cache.wrap_lm("gpt", Counting)
     with pytest.raises(ConfigError, match="Known: record, replay, off"):
         CallCache(tmp_path / "c", "maybe")
     (tmp_path / "text").write_text("this is no database, and long enough to see so " * 20)
     with pytest.raises(DataError, match="cannot keep calls"):
-        CallCache(tmp_path / "text").wrap_lm("spec", Counting).complete(ASKED)
+        CallCache(tmp_path / "text").wrap_lm("spec", Counting).complete(Call(ASKED))
 
 
 def test_off_keeps_nothing(tmp_path: Path) -> None:
@@ -168,11 +170,11 @@ def test_a_whole_run_is_replayed_byte_for_byte_without_its_parts(tmp_path: Path)
 def test_nothing_waits_when_an_unrelated_call_is_under_way(tmp_path: Path) -> None:
     lm = Counting(seconds=0.5)
     kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
-    slow = threading.Thread(target=lambda: kept.complete(ASKED))
+    slow = threading.Thread(target=lambda: kept.complete(Call(ASKED)))
     slow.start()
     lm.seconds = 0.0
     started = time.perf_counter()
-    kept.complete([Message("user", "else")])
+    kept.complete(Call([Message("user", "else")]))
     assert time.perf_counter() - started < 0.4
     slow.join()
 

@@ -75,11 +75,11 @@ from fireact.models.scripted import Expert
 class Slow:
     name: str = "slow"
 
-    def complete(self, messages, **options):
+    def complete(self, call):
         with open("calls.log", "a") as log:
-            log.write(str(hash(tuple(message.content for message in messages))) + "\\n")
+            log.write(str(hash(tuple(message.content for message in call.messages))) + "\\n")
         time.sleep(0.02)
-        return Expert().complete(messages, **options)
+        return Expert().complete(call)
 """
 
 

@@ -415,6 +415,27 @@ def test_tokens_are_those_that_train_would_see_with_the_renderer(renderer: str, 
     assert guessed[1] > 0.5 * guessed[0]  # calls count, though they stand beside the words
 
 
+def test_tokens_of_a_model_without_a_generation_config_are_those_of_training(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from fireact.models.weights import load_tokenizer
+    from fireact.training.samples import Rendering
+    from fireact.training.student import load_student
+    from tiny import tiny_model, tiny_tokenizer
+
+    tiny_model(tmp_path / "student")  # its config alone tells that <|im_end|> ends a turn
+    (tmp_path / "student" / "generation_config.json").unlink()
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "student")
+    student, data = str(tmp_path / "student"), write(tmp_path / "a.jsonl", sound(0), sound(1))
+    assert end in load_tokenizer(student)[1] and load_tokenizer(student)[1] == load_student(student)[2]
+    diagnosis = diagnose_data(DoctorConfig(data, student=student, max_length=10_000))
+    samples = list(Rendering(Path(data), student=student).preview_samples())
+    assert diagnosis.tokens["total"] == sum(sample.tokens for sample in samples)
+    assert diagnosis.tokens["trained"] == sum(sample.trained for sample in samples)
+
+
 def test_calls_that_nothing_is_known_to_check_against_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", sound(0), sound(1), sound(2, finish("Lima"), meta={"tools": [{"name": "x"}]}))
     assert any("tools not known in 2 episodes" in note for note in diagnose_data(DoctorConfig(path)).notes)

@@ -33,7 +33,7 @@ from fireact.models.replies import Replies
 from fireact.models.scripted import Expert
 from fireact.rollout.agents import Model, build_agent, load_model, load_task
 from fireact.rollout.collection import CollectConfig, collect
-from fireact.types import Action, Example, Message, Step, Trajectory, Usage
+from fireact.types import Action, Call, Example, Message, Step, Trajectory, Usage
 
 
 def call(query: str, said: str | None = "nothing", *, noise: str | None = None, joined: bool = False) -> Step:
@@ -331,7 +331,7 @@ def test_a_recorded_agent_is_measured_again_without_it(tmp_path: Path) -> None:
 
 def test_a_served_agent_is_measured_with_tokens_and_unknown_or_known_cost(tmp_path: Path) -> None:
     def reply(request: Mapping[str, Any]) -> str:
-        return Expert().complete([Message(one["role"], one["content"]) for one in request["messages"]]).text
+        return Expert().complete(Call([Message(one["role"], one["content"]) for one in request["messages"]])).text
 
     prices = tmp_path / "prices.toml"
     prices.write_text('[prices."fake"]\ninput_per_million = 1000.0\noutput_per_million = 2000.0\n')

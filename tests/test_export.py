@@ -18,7 +18,7 @@ from fireact.models.hf import load_merged_student  # noqa: E402
 from fireact.rollout.agents import load_model, tuned_weights  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
 from fireact.serving.ollama import render_modelfile, render_ollama_template  # noqa: E402
-from fireact.types import Message  # noqa: E402
+from fireact.types import Call, Message  # noqa: E402
 from llama import llama_server  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -53,7 +53,7 @@ def test_the_merged_student_says_what_the_adapted_one_says(run: Path, tmp_path: 
     assert "model.safetensors" in manifest["files"] and "tokenizer.json" in manifest["files"]
     before, after = load_model(str(run)), load_model(str(tmp_path / "merged"))
     assert after.tuned and after.lm.name.startswith(before.lm.name.partition("+")[0])
-    said = [model.lm.complete([Message("user", QUESTION)], max_tokens=24).text for model in (before, after)]
+    said = [model.lm.complete(Call([Message("user", QUESTION)], max_tokens=24)).text for model in (before, after)]
     assert said[0] == said[1]
     before.close(), after.close()
 
@@ -122,7 +122,7 @@ def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
                 f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )
             theirs = json.load(urllib.request.urlopen(request, timeout=60))
-            ours = model.lm.complete([Message("user", question)], max_tokens=32)
+            ours = model.lm.complete(Call([Message("user", question)], max_tokens=32))
             assert theirs["choices"][0]["message"]["content"] == ours.text
             assert theirs["usage"]["prompt_tokens"] == ours.usage.prompt_tokens
     model.close()
@@ -158,7 +158,7 @@ def test_a_merged_export_in_several_files_is_an_agent(run: Path, tmp_path: Path)
     (tmp_path / "merged" / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
     before, after = load_model(str(run)), load_model(str(tmp_path / "merged"))
     assert len(shards) > 2 and after.lm.name.startswith(before.lm.name.partition("+")[0])
-    said = [one.lm.complete([Message("user", QUESTION)], max_tokens=24).text for one in (before, after)]
+    said = [one.lm.complete(Call([Message("user", QUESTION)], max_tokens=24)).text for one in (before, after)]
     assert said[0] == said[1]
     before.close(), after.close()
 
@@ -242,7 +242,7 @@ def test_llama_cpp_runs_a_bfloat16_export(tmp_path: Path) -> None:
     trained("smollm2-135m", tmp_path / "train", scale=0.02)
     export(ExportConfig(run=str(tmp_path / "train"), to="gguf", dtype="bfloat16"), tmp_path / "out")
     model = load_model(str(tmp_path / "train"), slots=1)
-    ours = model.lm.complete([Message("user", QUESTION)], max_tokens=12).text
+    ours = model.lm.complete(Call([Message("user", QUESTION)], max_tokens=12)).text
     with llama_server(tmp_path / "out" / "model.gguf") as url:
         body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12, "temperature": 0}
         request = urllib.request.Request(

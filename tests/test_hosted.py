@@ -17,9 +17,8 @@ from fireact.base import jsonl
 from fireact.base.progress import Progress
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.http import ProviderClient
 from fireact.hosted.openai_compatible import OpenAICompatibleProvider
-from fireact.hosted.provider import JobRequest
+from fireact.hosted.provider import JobRequest, ProviderClient
 from fireact.hosted.tune import (
     TuneConfig,
     cancel_job,
@@ -423,7 +422,7 @@ def test_azure_is_reached_by_its_address(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY"):
         load_provider("openai:gpt-4.1@https://mine.openai.azure.com/openai/v1")
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "sk-azure")
-    headers = ProviderClient("https://mine.openai.azure.com/openai/v1")._client.headers
+    headers = ProviderClient("https://mine.openai.azure.com/openai/v1")._http._client.headers
     assert headers["api-key"] == "sk-azure" and "authorization" not in headers
     with FakeTuning() as served:
         OpenAICompatibleProvider("openai", f"{served.url}?api-version=2025-04-01-preview").find("file-1", "nobody")

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,8 +15,7 @@ import pytest
 
 from fireact.base import names
 from fireact.errors import ConfigError, FireactError, ProviderError
-from fireact.tools.live import SerpAPI, Wikipedia, extract_snippet
-from fireact.tools.web import MAX_BYTES, WebService
+from fireact.tools.live import MAX_BYTES, SerpAPI, WebService, Wikipedia, extract_snippet
 
 KEY = "secret-key-123"
 ORGANIC = {
@@ -87,8 +85,8 @@ def says(value: Any) -> Reply:
     return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
-def service(url: str, **options: Any) -> WebService:
-    return WebService("SerpAPI", url, **{"back_off": 0.01, "seconds": 2.0, **options})
+def service(url: str, name: str = "SerpAPI", **options: Any) -> WebService:
+    return WebService(name, url, **{"pause": 0.01, "seconds": 2.0, **options})
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,7 @@ def test_faults_are_raised_and_never_tell_the_key(reply: Reply, kind: type[Firea
 
 def test_a_service_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(ProviderError, match=r"Wikipedia failed 2 times: .*refused"):
-        Wikipedia(replace(service("http://127.0.0.1:9/x"), name="Wikipedia", tries=2))(query="x")
+        Wikipedia(service("http://127.0.0.1:9/x", "Wikipedia", tries=2))(query="x")
 
 
 def test_errors_of_mediawiki_are_faults() -> None:

@@ -8,7 +8,7 @@ import pytest
 from fireact.base import jsonl
 from fireact.models.openai import from_name
 from fireact.rollout.collection import CollectConfig, collect
-from fireact.types import Message
+from fireact.types import Call, Message
 from llama import llama_server
 
 pytest.importorskip("xllamacpp")
@@ -30,10 +30,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_stop_strings_and_usage_are_those_of_the_server(url: str) -> None:
     lm = from_name(f"smollm2@{url}")
-    whole = lm.complete([Message("user", "Name three colours.")], max_tokens=24)
+    whole = lm.complete(Call([Message("user", "Name three colours.")], max_tokens=24))
     assert whole.text and whole.usage.prompt_tokens > 5 and 0 < whole.usage.completion_tokens <= 24
     stop = whole.text[5:8]
-    cut = lm.complete([Message("user", "Name three colours.")], max_tokens=24, stop=(stop,))
+    cut = lm.complete(Call([Message("user", "Name three colours.")], max_tokens=24, stop=(stop,)))
     assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish == "stop"
 
 

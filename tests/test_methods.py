@@ -1,7 +1,6 @@
 """Methods: what they ask, how they repair, text and native calls alike, and a method of the user's own."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.rollout.episodes import Agent, run_episode
-from fireact.types import Action, Completion, Message, Step, Trajectory
+from fireact.types import Action, Call, Completion, Step, Trajectory
 
 
 def run(lm: Any, method: Any) -> Trajectory:
@@ -31,20 +30,20 @@ class Sequential:
 
     def __init__(self, *replies: Any) -> None:
         self.name, self.replies = "sequential", replies
-        self.asked: list[tuple[list[Message], dict[str, Any]]] = []
+        self.asked: list[Call] = []
 
-    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        self.asked.append((list(messages), options))
+    def complete(self, call: Call) -> Completion:
+        self.asked.append(call)
         reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
-        return Replies([reply]).complete(messages, stop=options.get("stop", ()))
+        return Replies([reply]).complete(call)
 
 
 def test_a_completion_without_an_action_is_asked_for_again() -> None:
     lm = Sequential("I wonder", "still", *GOOD)
     done = run(lm, ReAct(repairs=5))
     assert [step.repairs for step in done.steps] == [2, 0] and done.stop == "finish" and done.usage.calls == 4
-    seeds = [options["seed"] for _, options in lm.asked]
-    temperatures = [options["temperature"] for _, options in lm.asked]
+    seeds = [call.seed for call in lm.asked]
+    temperatures = [call.temperature for call in lm.asked]
     assert seeds == [0, 1, 2, 0] and temperatures[0] == temperatures[3] == 0.0 and min(temperatures[1:3]) > 0
 
 
@@ -53,7 +52,7 @@ def test_at_last_the_action_alone_is_asked_for() -> None:
     done = run(lm, ReAct(repairs=3))
     assert done.steps[0].repairs == 4 and done.steps[0].thought == "I wonder"
     assert done.steps[0].action == Action("search", {"query": "x"}) and done.steps[0].observation == "You said x."
-    assert lm.asked[4][0][-2].content == "Thought: I wonder"
+    assert lm.asked[4].messages[-2].content == "Thought: I wonder"
 
 
 def test_a_lost_case_stays_without_an_action_and_repairs_can_be_turned_off() -> None:
@@ -74,7 +73,7 @@ def test_io_has_no_thought_in_prompt_or_step() -> None:
     lm = Sequential("Thought: hm\nAction: finish[a]")
     done = run(lm, IO(instructions="Answer.", examples=[example]))
     assert done.steps[0].thought == "" and done.answer == "a" and done.method == "io"
-    assert [message.content for message in lm.asked[0][0]] == [
+    assert [message.content for message in lm.asked[0].messages] == [
         "Answer.", "Which?", "Action: finish[ this]", "Question 0?",
     ]  # fmt: skip
 
@@ -94,8 +93,8 @@ def test_native_calls_and_text_give_the_same_trajectory() -> None:
 def test_native_calls_are_offered_tools_and_shown_what_they_said() -> None:
     lm = Sequential(native("look", query="x"), native("done", answer="a"))
     run(lm, ReAct(renderer=ToolCallsRenderer()))
-    assert [tool.name for tool in lm.asked[0][1]["tools"]] == ["search", "finish"]
-    _, turn, said = lm.asked[1][0]
+    assert [tool.name for tool in lm.asked[0].tools] == ["search", "finish"]
+    _, turn, said = lm.asked[1].messages
     assert (turn.content, turn.calls) == ("look", (Action("search", {"query": "x"}),))
     assert (said.role, said.name, said.content) == ("tool", "search", "You said x.")
 
@@ -106,18 +105,19 @@ def test_several_calls_in_one_turn_are_joined_steps() -> None:
     done = run(lm, ReAct(renderer=ToolCallsRenderer()))
     assert [step.joined for step in done.steps] == [False, True, False]
     assert [step.observation for step in done.steps] == ["You said x.", "You said y.", None]
-    assert [message.role for message in lm.asked[1][0]] == ["user", "assistant", "tool", "tool"]
+    assert [message.role for message in lm.asked[1].messages] == ["user", "assistant", "tool", "tool"]
 
 
 def test_reflexion_reflects_over_native_calls() -> None:
     lm = Sequential(native("look", query="x"), "Reflection: I asked too little.", native("done", answer="a"))
     done = run(lm, Reflexion(renderer=ToolCallsRenderer(), reflect_at=(2,)))
     assert done.steps[1].thought == "I asked too little. done" and done.stop == "finish"
-    assert lm.asked[1][0][-1].role == "user" and lm.asked[1][0][-1].content.startswith("Reflect:")
+    assert lm.asked[1].messages[-1].role == "user" and lm.asked[1].messages[-1].content.startswith("Reflect:")
 
 
 OWN = '''
 from dataclasses import dataclass
+from fireact import Call
 from fireact.methods.react import execute_action
 from fireact.render.react import STOP, ReActRenderer
 
@@ -135,7 +135,7 @@ class SearchFirst:
         renderer = ReActRenderer()
         steps = [execute_action(renderer.parse(f"Thought: Look it up.\\\\nAction: search[{question}]"), tools)]
         yield steps[0]
-        yield renderer.parse(lm.complete(renderer.prompt(question, steps), stop=STOP, seed=seed).text)
+        yield renderer.parse(lm.complete(Call(renderer.prompt(question, steps), stop=STOP, seed=seed)).text)
 '''.replace("\\\\n", "\\n")
 
 
@@ -160,7 +160,7 @@ def test_the_gold_answer_never_reaches_a_method() -> None:
     agent = Agent(lm=lm, method=Reflexion(reflect_at=(2, 3)), tools={"search": Echo()}, limits=LIMITS)
     run_episode(replace(episode, agent=agent))
     assert len(lm.asked) == 6
-    assert not any(gold in message.content for messages, _ in lm.asked for message in messages)
+    assert not any(gold in message.content for call in lm.asked for message in call.messages)
 
 
 def test_several_parameters_are_shown_as_the_json_that_is_wanted() -> None:

@@ -31,10 +31,10 @@ from fireact.tools.noise import (
     TIMED_OUT,
     NoisyTool,
     disturb_tool,
-    for_episode,
     from_name,
     parse_noise,
 )
+from fireact.tools.wrapper import make_episode_tool
 from fireact.types import Limits, Method, Observation, Tool, Trajectory
 
 ALL = ",".join(f"{kind}=0.1" for kind in KINDS)
@@ -60,7 +60,7 @@ def noisy(settings: str, tool: Tool | None = None) -> NoisyTool:
 
 
 def calls(tool: Tool, n: int, *, key: str = "small/1", seed: int = 0) -> list[str]:
-    own = for_episode(tool, key, seed)
+    own = make_episode_tool(tool, key, seed)
     return [own(query=f"red house {number}, built 1850") for number in range(n)]
 
 
@@ -105,12 +105,12 @@ def test_seeds_keys_and_names_draw_apart() -> None:
 @given(text=st.text(max_size=80), key=st.text(max_size=8))
 def test_every_kind_takes_every_text(kind: str, text: str, key: str) -> None:
     tool = noisy(f"{kind}=1")
-    first, again = ([for_episode(tool, key, 0)(query=text) for _ in range(2)] for _ in range(2))
+    first, again = ([make_episode_tool(tool, key, 0)(query=text) for _ in range(2)] for _ in range(2))
     assert first == again and marks(first) == [kind] * 2
 
 
 def said(kind: str, query: str = "red house in 1850, of 12,500 people", n: int = 20) -> list[str]:
-    return [for_episode(noisy(f"{kind}=1"), f"k{number}", 0)(query=query) for number in range(n)]
+    return [make_episode_tool(noisy(f"{kind}=1"), f"k{number}", 0)(query=query) for number in range(n)]
 
 
 TRUE = "You said red house in 1850, of 12,500 people."
@@ -143,7 +143,7 @@ def test_random_and_wrong_page_are_never_of_the_query_itself() -> None:
 
 
 def test_duplicated_repeats_what_the_episode_was_shown_last() -> None:
-    tool = for_episode(noisy("duplicated=0.5"), "k", 0)
+    tool = make_episode_tool(noisy("duplicated=0.5"), "k", 0)
     shown = [tool(query=str(number)) for number in range(40)]
     repeated = [at for at, mark in enumerate(marks(shown)) if mark and at]
     assert repeated and all(shown[at] == shown[at - 1] for at in repeated)
@@ -152,7 +152,7 @@ def test_duplicated_repeats_what_the_episode_was_shown_last() -> None:
 def test_episodes_share_nothing() -> None:
     tool = noisy(ALL)
     alone = {key: calls(tool, 12, key=key) for key in map(str, range(40))}
-    open_ones = {key: for_episode(tool, key, 0) for key in alone}
+    open_ones = {key: make_episode_tool(tool, key, 0) for key in alone}
     mixed: dict[str, list[str]] = {key: [] for key in alone}
     for number in range(12):
         for key, own in open_ones.items():
@@ -212,7 +212,7 @@ def test_a_fault_of_the_tool_stays_a_fault() -> None:
 
 
 def test_none_and_timeout_do_not_call_the_tool() -> None:
-    assert marks([for_episode(noisy(f"{kind}=1"), "k", 0)(query="broken") for kind in ("none", "timeout")]) == [
+    assert marks([make_episode_tool(noisy(f"{kind}=1"), "k", 0)(query="broken") for kind in ("none", "timeout")]) == [
         "none",
         "timeout",
     ]
@@ -227,7 +227,7 @@ def test_specs_wrap_any_tool_and_each_of_several() -> None:
 
 def test_search_answers_with_its_own_pages() -> None:
     (tool,) = names.build_plugin("tool", "noise:random=0.5,wrong_page=0.5:search")
-    found = [for_episode(tool, str(key), 0)(query="Economy of Norway") for key in range(20)]
+    found = [make_episode_tool(tool, str(key), 0)(query="Economy of Norway") for key in range(20)]
     assert all(": " in text and not text.startswith("Economy of Norway") for text in found)
     assert any(
         text.startswith("Economy of ") for text, mark in zip(found, marks(found), strict=True) if mark == "wrong_page"
@@ -291,10 +291,10 @@ def test_every_setting_is_read_or_refused(text: str) -> None:
 def test_a_noisy_tool_belongs_to_an_episode() -> None:
     with pytest.raises(ConfigError, match="for_episode"):
         noisy("none=0.5")(query="x")
-    own = for_episode(noisy("none=1"), "k", 0)
+    own = make_episode_tool(noisy("none=1"), "k", 0)
     assert isinstance(own(query="x"), Observation) and own.name == "search"
     echo = Echo()
-    assert for_episode(echo, "k", 0) is echo
+    assert make_episode_tool(echo, "k", 0) is echo
 
 
 def test_the_fingerprint_names_noise_and_tool() -> None:
@@ -316,7 +316,7 @@ def test_training_data_is_collected_under_noise(tmp_path: Path) -> None:
 
 
 def test_calls_from_many_threads_of_one_episode_are_all_counted() -> None:
-    own, found = for_episode(noisy("none=0.5"), "k", 0), []
+    own, found = make_episode_tool(noisy("none=0.5"), "k", 0), []
     threads = [threading.Thread(target=lambda: found.extend(own(query="x") for _ in range(50))) for _ in range(8)]
     for thread in threads:
         thread.start()

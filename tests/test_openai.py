@@ -22,7 +22,7 @@ from fireact.models.scripted import Expert
 from fireact.pipeline.verbs import resume
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
-from fireact.types import Action, Message
+from fireact.types import Action, Call, Message
 
 ASK = [Message("user", "Why?")]
 PRICES = """
@@ -36,7 +36,7 @@ output_per_million = 2000.0
 def expert(request: Mapping[str, Any]) -> FakeReply:
     """The scripted expert behind an endpoint."""
     messages = [Message(one["role"], one["content"]) for one in request["messages"]]
-    return Expert().complete(messages).text
+    return Expert().complete(Call(messages)).text
 
 
 def model(served: FakeEndpoint, **options: Any) -> OpenAIModel:
@@ -45,7 +45,7 @@ def model(served: FakeEndpoint, **options: Any) -> OpenAIModel:
 
 def test_a_chat_goes_there_and_back() -> None:
     with FakeEndpoint(lambda request: "Because.\nObservation: no") as served:
-        done = model(served).complete(ASK, stop=("\nObservation",), max_tokens=7, temperature=0.5, seed=3)
+        done = model(served).complete(Call(ASK, stop=("\nObservation",), max_tokens=7, temperature=0.5, seed=3))
         (request,) = served.requests
     assert done.text == "Because." and done.finish == "stop" and done.seconds > 0
     assert (done.usage.calls, done.usage.completion_tokens, done.usage.cost) == (1, 1, None)
@@ -57,7 +57,7 @@ def test_stop_strings_hold_where_the_server_ignores_them() -> None:
     with FakeEndpoint(lambda request: {"content": "a STOP b"}) as served:
         lm = model(served)
         lm._refused["stop"] = None
-        assert lm.complete(ASK, stop=("STOP",)).text == "a "
+        assert lm.complete(Call(ASK, stop=("STOP",))).text == "a "
 
 
 def test_cached_tokens_are_counted_apart_and_cost_less(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_cached_tokens_are_counted_apart_and_cost_less(tmp_path: Path) -> None:
     counts = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 60}}
     said = json.dumps({"choices": [{"message": {"content": "one two"}}], "usage": counts})
     with FakeEndpoint(lambda request: "", faults=[Fault(body=said)]) as served:
-        counted = model(served, endpoint=Endpoint(prices=str(tmp_path / "prices.toml"))).complete(ASK).usage
+        counted = model(served, endpoint=Endpoint(prices=str(tmp_path / "prices.toml"))).complete(Call(ASK)).usage
     assert (counted.prompt_tokens, counted.cached_tokens) == (100, 60)
     assert counted.cost == pytest.approx((40 * 1000 + 60 * 100 + 10 * 2000) / 1e6)
 
@@ -80,14 +80,14 @@ def test_cached_tokens_are_counted_apart_and_cost_less(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_faults_that_pass_are_tried_again(fault: Fault) -> None:
     with FakeEndpoint(lambda request: "yes", faults=[fault, fault]) as served:
-        assert model(served).complete(ASK).text == "yes"
+        assert model(served).complete(Call(ASK)).text == "yes"
         assert len(served.requests) == 3
 
 
 def test_a_fault_that_does_not_pass_is_a_fault_of_the_provider() -> None:
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=500)] * 20) as served:
         with pytest.raises(ProviderError, match=r"failed 6 times.*500"):
-            model(served).complete(ASK)
+            model(served).complete(Call(ASK))
         assert len(served.requests) == 6
 
 
@@ -96,15 +96,15 @@ def test_slow_bytes_end_in_a_time_out() -> None:
         lm = model(served, endpoint=Endpoint(timeout=0.2))
         lm._reached = True
         with pytest.raises(ProviderError, match="Timeout"):
-            lm.complete(ASK)
+            lm.complete(Call(ASK))
     with FakeEndpoint(lambda request: "yes", faults=[Fault(seconds_a_byte=0.001)]) as served:
-        assert model(served).complete(ASK).text == "yes"
+        assert model(served).complete(Call(ASK)).text == "yes"
 
 
 def test_a_server_says_how_long_to_wait() -> None:
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=429, headers={"Retry-After": "1"})]) as served:
         started = time.monotonic()
-        model(served).complete(ASK)
+        model(served).complete(Call(ASK))
         assert 1.0 <= time.monotonic() - started < 3.0
 
 
@@ -112,16 +112,16 @@ def test_what_would_end_every_episode_stops_at_once() -> None:
     with FakeEndpoint(lambda request: "yes", models=["other"]) as served:
         lm = model(served)
         with pytest.raises(ConfigError, match=r"404.*Check the model's name"):
-            lm.complete(ASK)
+            lm.complete(Call(ASK))
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=401)]) as served:
         with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-            model(served).complete(ASK)
+            model(served).complete(Call(ASK))
         assert len(served.requests) == 1
     quota = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=429, body=quota)]) as served:
         lm = model(served)
         with pytest.raises(ConfigError, match="quota"):
-            lm.complete(ASK)
+            lm.complete(Call(ASK))
 
 
 def test_a_prompt_that_is_refused_ends_its_own_episode_only() -> None:
@@ -131,20 +131,20 @@ def test_a_prompt_that_is_refused_ends_its_own_episode_only() -> None:
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
         lm = model(served)
         with pytest.raises(ProviderError, match="maximum context length"):
-            lm.complete(ASK)
-        assert lm.complete(ASK).text == "yes"
+            lm.complete(Call(ASK))
+        assert lm.complete(Call(ASK)).text == "yes"
 
 
 def test_an_address_where_nobody_listens_is_said() -> None:
     with FakeEndpoint(lambda request: "yes") as served:
         url = served.url
     with pytest.raises(ConfigError, match="cannot be reached"):
-        OpenAIModel("fake", url, pause=0.001).complete(ASK)
+        OpenAIModel("fake", url, pause=0.001).complete(Call(ASK))
 
 
 def test_an_empty_completion_is_empty_text() -> None:
     with FakeEndpoint(lambda request: {"content": None}) as served:
-        assert model(served).complete(ASK).text == ""
+        assert model(served).complete(Call(ASK)).text == ""
 
 
 @pytest.mark.parametrize("name", ["stop", "temperature", "seed"])
@@ -152,15 +152,15 @@ def test_a_parameter_that_a_model_refuses_is_left_out_from_then_on(name: str) ->
     said = json.dumps({"error": {"message": f"Unsupported parameter: '{name}'", "param": name}})
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
         lm = model(served)
-        lm.complete(ASK, stop=("x",))
-        lm.complete(ASK, stop=("x",))
+        lm.complete(Call(ASK, stop=("x",)))
+        lm.complete(Call(ASK, stop=("x",)))
         assert [name in request for request in served.requests] == [True, False, False]
 
 
 def test_max_tokens_has_another_name_at_some_models() -> None:
     said = json.dumps({"error": {"message": "'max_tokens' is not supported, use 'max_completion_tokens'"}})
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=400, body=said)]) as served:
-        model(served).complete(ASK, max_tokens=9)
+        model(served).complete(Call(ASK, max_tokens=9))
         assert served.requests[1]["max_completion_tokens"] == 9 and "max_tokens" not in served.requests[1]
 
 
@@ -168,7 +168,7 @@ def test_native_calls_go_both_ways() -> None:
     call = {"id": "x", "type": "function", "function": {"name": "search", "arguments": '{"query": "é"}'}}
     broken = {"id": "y", "type": "function", "function": {"name": "search", "arguments": "not json"}}
     with FakeEndpoint(lambda request: {"content": "look", "tool_calls": [call, broken]}) as served:
-        done = model(served).complete(ASK, tools=[Echo()])
+        done = model(served).complete(Call(ASK, tools=[Echo()]))
         offered = served.requests[0]["tools"][0]["function"]
     assert done.text == "look" and offered["name"] == "search" and offered["parameters"]["type"] == "object"
     assert done.calls == (Action("search", {"query": "é"}), Action("search", {"input": "not json"}))
@@ -213,12 +213,12 @@ def test_words_are_heard_as_they_come_and_no_stop_string_among_them() -> None:
     heard: list[str] = []
     with FakeEndpoint(lambda request: "one two three STOP four") as served:
         lm = model(served)
-        done = lm.complete(ASK, on_delta=heard.append)
+        done = lm.complete(Call(ASK, on_delta=heard.append))
         assert "".join(heard) == done.text == "one two three STOP four" and len(heard) > 2
         assert done.usage.completion_tokens == 5 and done.finish == "stop"
         heard.clear()
         lm._refused["stop"] = None  # a server that ignores stop strings
-        assert lm.complete(ASK, stop=("STOP four", " three ST"), on_delta=heard.append).text == "one two"
+        assert lm.complete(Call(ASK, stop=("STOP four", " three ST"), on_delta=heard.append)).text == "one two"
         assert "".join(heard) == "one two"
 
 
@@ -226,10 +226,10 @@ def test_a_stream_that_is_cut_is_not_told_twice() -> None:
     heard: list[str] = []
     with FakeEndpoint(lambda request: "one two three four", faults=[Fault(cut=True)]) as served:
         with pytest.raises(ProviderError, match="the stream was cut"):
-            model(served).complete(ASK, on_delta=heard.append)
+            model(served).complete(Call(ASK, on_delta=heard.append))
         assert "".join(heard).startswith("one") and len(served.requests) == 1
     with FakeEndpoint(lambda request: "one two", faults=[Fault(status=500)]) as served:
-        assert model(served).complete(ASK, on_delta=heard.append).text == "one two"  # nothing was told: tried again
+        assert model(served).complete(Call(ASK, on_delta=heard.append)).text == "one two"  # nothing was told: tried again
 
 
 def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.Monke
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=403)]) as served:
         lm = model(served)
         with pytest.raises(ConfigError) as refused:
-            lm.complete(ASK)
+            lm.complete(Call(ASK))
         assert served.headers[0]["authorization"] == "Bearer sk-very-secret"
     assert "secret" not in str(refused.value) + repr(lm) + str(vars(lm))
 
@@ -265,7 +265,7 @@ def test_rates_hold_over_many_threads() -> None:
     with FakeEndpoint(lambda request: "yes") as served:
         lm = model(served, endpoint=Endpoint(rpm=100_000, tpm=10_000_000))
         with ThreadPoolExecutor(64) as pool:
-            assert set(pool.map(lambda _: lm.complete(ASK).text, range(128))) == {"yes"}
+            assert set(pool.map(lambda _: lm.complete(Call(ASK)).text, range(128))) == {"yes"}
 
 
 # --- whole runs ---

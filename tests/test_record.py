@@ -23,13 +23,13 @@ openai = pytest.importorskip("openai")
 httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("starlette")
 
-from fireact import jsonl  # noqa: E402
+from fireact.base import jsonl  # noqa: E402
 from fireact.base.run_directory import read_manifest, read_trajectories  # noqa: E402
 from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
 from fireact.models.prices import TokenPrice  # noqa: E402
 from fireact.pipeline.verbs import resume  # noqa: E402
-from fireact.recording.conversations import Call, TurnIndex, extract_question  # noqa: E402
+from fireact.recording.conversations import RecordedCall, TurnIndex, extract_question  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
@@ -542,7 +542,7 @@ def build(
         status = reply if isinstance(reply, int) else 200
         message = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply or {})} if status == 200 else {}  # fmt: skip
         body = {"choices": [{"message": message, "finish_reason": "stop"}]}
-        book.add(Call(name, episode is not None, float(at), 0.5, status, request, body))
+        book.add(RecordedCall(name, episode is not None, float(at), 0.5, status, request, body))
     return [build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced) for turns in book.turns.values()]
 
 
@@ -728,7 +728,7 @@ def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
     request = {"messages": [{"role": "user", "content": value}, value, {"role": "assistant", "content": text}]}
     for _ in range(2):
         episode = book.assign_episode(read_messages(request))
-        book.add(Call(episode, False, 0.0, 0.0, 200, request, {"choices": [{"message": {"content": text, "tool_calls": value}}]}))  # fmt: skip
+        book.add(RecordedCall(episode, False, 0.0, 0.0, 200, request, {"choices": [{"message": {"content": text, "tool_calls": value}}]}))  # fmt: skip
     for turns in book.turns.values():
         found = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
         assert Trajectory.from_dict(json.loads(jsonl.dumps(found.to_dict()))).to_dict() == found.to_dict() or "NaN" in str(value).replace("nan", "NaN")  # fmt: skip

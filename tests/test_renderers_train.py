@@ -14,19 +14,20 @@ from fireact.base.progress import Progress
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.agents import build_agent, load_model, load_tools
-from fireact.types import Action, Example, Step, Trajectory, Usage
+from fireact.types import Action, Call, Example, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fakes import Echo, Small  # noqa: E402
 from fireact.methods.react import FinishTool  # noqa: E402
+from fireact.models.weights import load_tokenizer  # noqa: E402
 from fireact.render.chat import tool_schema  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
 from fireact.rollout.episodes import MeteredLM  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
 from fireact.training.samples import Encoder, Rendering, load_tool_schemas, render_trajectory  # noqa: E402  # noqa: E402
-from fireact.training.student import load_student, load_student_tokenizer  # noqa: E402
+from fireact.training.student import load_student  # noqa: E402
 from fireact.training.train import TrainConfig, train  # noqa: E402
 from small_tokenizers import TEMPLATES  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -87,7 +88,7 @@ def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, p
     heard = Asked(model.lm)
     next(iter(agent.method.run("Question 0?", MeteredLM(replace(agent, lm=heard)), tools, 0)))
     begin = heard.prompts[0]
-    encoder, renders = Encoder(*load_student_tokenizer(settings.student), agent.method.renderer), agent.method.renderer  # type: ignore[attr-defined]
+    encoder, renders = Encoder(*load_tokenizer(settings.student), agent.method.renderer), agent.method.renderer  # type: ignore[attr-defined]
     (sample,) = encoder.encode_chat(
         render_trajectory(episode(0), renders, tools=load_tool_schemas(renders, settings.tools))
     )
@@ -164,10 +165,10 @@ class Asked:
         self.lm, self.name = lm, lm.name
         self.prompts: list[list[int]] = []
 
-    def complete(self, messages: Any, **options: Any) -> Any:
-        done = self.lm.complete(messages, **{**options, "max_tokens": 4})
-        shown = [tool_schema(tool) for tool in options["tools"]]
-        self.prompts.append(prompt_ids(messages, self.lm._load().tokenizer, tools=shown))
+    def complete(self, call: Call) -> Any:
+        done = self.lm.complete(replace(call, max_tokens=4))
+        shown = [tool_schema(tool) for tool in call.tools]
+        self.prompts.append(prompt_ids(call.messages, self.lm._load().tokenizer, tools=shown))
         assert done.usage.prompt_tokens == len(self.prompts[-1])
         return done
 
@@ -193,10 +194,10 @@ def test_a_template_that_rewrites_is_said_once_and_in_the_manifest(place: Path, 
 
 def test_the_tokenizer_alone_knows_where_turns_end(place: Path) -> None:
     _, _, ends = load_student(str(place / "student"))
-    assert load_student_tokenizer(str(place / "student"))[1] == ends
+    assert load_tokenizer(str(place / "student"))[1] == ends
     (place / "student" / "generation_config.json").rename(place / "kept.json")
     try:
-        assert load_student_tokenizer(str(place / "student"))[1] == ends
+        assert load_tokenizer(str(place / "student"))[1] == ends
     finally:
         (place / "kept.json").rename(place / "student" / "generation_config.json")
 

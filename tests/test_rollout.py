@@ -8,6 +8,7 @@ from fireact.methods.cot import CoT
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
 from fireact.rollout.episodes import Agent, run_episode, run_episodes
+from fireact.types import Call, Completion
 
 
 def test_a_good_episode_is_finished_scored_and_metered() -> None:
@@ -50,10 +51,10 @@ def test_cot_is_one_step_and_without_an_answer_a_format_stop() -> None:
 
 def test_a_reflection_becomes_part_of_the_next_thought() -> None:
     class Reflects(Replies):
-        def complete(self, messages, **options):  # type: ignore[no-untyped-def]
-            if "Reflect:" in messages[-1].content:
-                return replace(super().complete(messages, **options), text="Reflection: I asked too little.")
-            return super().complete(messages, **options)
+        def complete(self, call: Call) -> Completion:
+            if "Reflect:" in call.messages[-1].content:
+                return replace(super().complete(call), text="Reflection: I asked too little.")
+            return super().complete(call)
 
     method = Reflexion(reflect_at=(2,))
     who = Agent(lm=Reflects(GOOD), method=method, tools={"search": Echo()}, limits=LIMITS)
@@ -66,13 +67,13 @@ def test_all_episodes_run_and_at_most_so_many_at_a_time() -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     class Counting(Replies):
-        def complete(self, messages, **options):  # type: ignore[no-untyped-def]
+        def complete(self, call: Call) -> Completion:
             nonlocal running, most
             with lock:
                 running += 1
                 most = max(most, running)
             try:
-                return super().complete(messages, **options)
+                return super().complete(call)
             finally:
                 with lock:
                     running -= 1

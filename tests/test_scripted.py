@@ -32,7 +32,7 @@ from fireact.render.react import ReActRenderer
 from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
-from fireact.types import Message, Method, Tool, Trajectory
+from fireact.types import Call, Message, Method, Tool, Trajectory
 
 SEARCH = build_geo_search()
 TOOLS: Mapping[str, Tool] = {"search": SEARCH}
@@ -113,22 +113,22 @@ def test_it_varies_its_words() -> None:
 def test_a_reply_depends_on_messages_and_seed_alone() -> None:
     prompts = [ReActRenderer().prompt(example.question) for example in geo_hop().examples("test")]
     expert = Expert()
-    once = [expert.complete(prompt, seed=3).text for prompt in prompts]
+    once = [expert.complete(Call(prompt, seed=3)).text for prompt in prompts]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda prompt: Expert().complete(prompt, seed=3).text, reversed(prompts))) == once[::-1]
-    assert [expert.complete(prompt, seed=4).text for prompt in prompts] != once
+        assert list(pool.map(lambda prompt: Expert().complete(Call(prompt, seed=3)).text, reversed(prompts))) == once[::-1]
+    assert [expert.complete(Call(prompt, seed=4)).text for prompt in prompts] != once
 
 
 def test_it_reads_past_few_shot_examples() -> None:
     question = geo_hop().examples("test")[0].question
     shown = [Message("user", "What is x?"), Message("assistant", "Thought: x\nAction: finish[x]")]
     plain = ReActRenderer().prompt(question)
-    assert Expert().complete([Message("system", "Answer."), *shown, *plain]).text == Expert().complete(plain).text
+    assert Expert().complete(Call([Message("system", "Answer."), *shown, *plain])).text == Expert().complete(Call(plain)).text
 
 
 @pytest.mark.parametrize("messages", [[], [Message("user", "How old is the Moon?")]])
 def test_it_says_when_it_does_not_know_the_question(messages: list[Message]) -> None:
-    completion = Expert().complete(messages)
+    completion = Expert().complete(Call(messages))
     assert completion.text == "Thought: I was not taught this question.\nAction: finish[unknown]"
     assert completion.usage.calls == 1 and completion.usage.completion_tokens == len(completion.text.split())
 

@@ -28,7 +28,7 @@ from fireact.errors import ConfigError, FormatError  # noqa: E402
 from fireact.rollout.agents import load_model  # noqa: E402
 from fireact.serving.server import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
-from fireact.types import Completion, Message, Usage  # noqa: E402
+from fireact.types import Call, Completion, Message, Usage  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
 ASK = [{"role": "user", "content": "What is it?"}]
@@ -73,7 +73,7 @@ def server(student: Path) -> Iterator[Running]:
 
 def test_the_student_says_over_http_what_it_says_here(server: Running, student: Path) -> None:
     model = load_model(str(student), slots=1)
-    here = model.lm.complete([Message("user", "What is it?")], max_tokens=20)
+    here = model.lm.complete(Call([Message("user", "What is it?")], max_tokens=20))
     model.close()
     there = server.client().chat.completions.create(model="tiny", messages=ASK, max_tokens=20)
     assert there.choices[0].message.content == here.text
@@ -363,7 +363,7 @@ def test_a_stream_ends_whatever_fails() -> None:
     class Broken:
         name = "broken"
 
-        def complete(self, messages: Any, **_: Any) -> Any:
+        def complete(self, call: Call) -> Any:
             raise RuntimeError("out of luck")
 
     async def events(served: ServedAgent) -> bytes:
@@ -386,12 +386,12 @@ class Endless:
     def __init__(self) -> None:
         self.begun, self.ended, self.calls = threading.Event(), threading.Event(), 0
 
-    def complete(self, messages: Any, *, on_delta: Any = None, **options: Any) -> Completion:
+    def complete(self, call: Call) -> Completion:
         self.calls += 1
         self.begun.set()
         try:
-            while on_delta is not None:
-                on_delta("on ")
+            while call.on_delta is not None:
+                call.on_delta("on ")
                 time.sleep(0.01)
             return Completion("Thought: look\nAction: search[x]", Usage(1, 1, 0, 1), "stop", 0.0)
         finally:

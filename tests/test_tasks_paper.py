@@ -26,7 +26,7 @@ from fireact.tasks.judge import Judge
 from fireact.tasks.order import order_examples
 from fireact.tasks.paper import PaperTask, bamboogle, hotpotqa, mmlu, strategyqa
 from fireact.tasks.validate import validate_task
-from fireact.types import FINISH, Completion, Example, Limits, Message, Usage
+from fireact.types import FINISH, Call, Completion, Example, Limits, Usage
 
 TASKS = {"hotpotqa": hotpotqa, "strategyqa": strategyqa, "bamboogle": bamboogle, "mmlu": mmlu}
 HOTPOTQA = [{"question": f"Who made thing {n}?", "answer": f"Maker {n}", "type": "bridge"} for n in range(6)]
@@ -492,8 +492,8 @@ class Referee:
 
     name = "referee"
 
-    def complete(self, messages: Sequence[Message], **_: object) -> Completion:
-        asked = messages[-1].content
+    def complete(self, call: Call) -> Completion:
+        asked = call.messages[-1].content
         assert '["the UK", "Britain"]' in asked
         said = "the same\nCORRECT" if "Great" in asked else "not CORRECT:\nINCORRECT" if "France" in asked else "Hm."
         return Completion(said, Usage(calls=1), "stop", 0.0)

@@ -16,7 +16,7 @@ from fireact.rollout.agents import load_model
 from fireact.training.recipe import Recipe, list_recipes, read_recipe
 from fireact.training.samples import render_trajectory
 from fireact.training.train import TrainConfig, choose_held_out, train
-from fireact.types import Action, Message, Step, Trajectory, Usage
+from fireact.types import Action, Call, Message, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -173,7 +173,7 @@ def test_full_fine_tuning_leaves_a_model_that_runs(student: str, data: Path, tmp
     assert rows[-1] < 0.8 * rows[0] and not (tmp_path / "run" / "adapter").exists()
     before, after = load_model(student), load_model(str(tmp_path / "run"))
     assert after.tuned and manifest["adapter_sha256"][:8] in after.lm.name
-    said = [model.lm.complete([Message("user", "Question 1?")], max_tokens=8).text for model in (before, after)]
+    said = [model.lm.complete(Call([Message("user", "Question 1?")], max_tokens=8)).text for model in (before, after)]
     assert said[0] != said[1]
     before.close(), after.close()
 

@@ -2,7 +2,6 @@
 
 import io
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +15,10 @@ from fireact.errors import ConfigError, ProviderError
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.rollout.episodes import Cancelled, MeteredLM, OnDelta
+from fireact.rollout.episodes import Cancelled, MeteredLM
 from fireact.serving.stream import EpisodeStream, ask_agent, iterate_steps, render_step
 from fireact.terminal.steps import StreamPrinter
-from fireact.types import Action, Completion, Message
+from fireact.types import Action, Call, Completion
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,11 @@ class Spelling:
     replies: Replies
     name: str = "spelling"
 
-    def complete(self, messages: Sequence[Message], *, on_delta: OnDelta | None = None, **options: Any) -> Completion:
-        done = self.replies.complete(messages, **options)
+    def complete(self, call: Call) -> Completion:
+        done = self.replies.complete(call)
         for letter in done.text:
-            if on_delta is not None:
-                on_delta(letter)
+            if call.on_delta is not None:
+                call.on_delta(letter)
         return done
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fireact.types import (
         LM,
         Action,
+        Call,
         Completion,
         Example,
         Limits,
@@ -59,8 +60,8 @@ _HOME = {
     "training.recipe": ("Recipe",),
     "training.train": ("TrainConfig", "train"),
     "types": (
-        "LM", "Action", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool", "Trajectory",
-        "Usage",
+        "LM", "Action", "Call", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool",
+        "Trajectory", "Usage",
     ),
     "pipeline.verbs": ("resume",),
 }  # fmt: skip
@@ -70,6 +71,7 @@ __all__ = [
     "LM",
     "Action",
     "Agent",
+    "Call",
     "CollectConfig",
     "Completion",
     "ConfigError",

@@ -6,7 +6,7 @@ This module does not parse LM text (``render``), score (``tasks``) or save (``st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -251,8 +251,10 @@ class Task(Protocol):
 class Tool(Protocol):
     """Something an agent may call: JSON-schema ``parameters`` in, text out.
 
-    It may have ``fingerprint``, which identifies all that its answers depend on, and ``for_episode(key, seed)``, which
-    returns the tool for one episode (``key`` identifies the task and question).
+    It may have these members: ``fingerprint`` identifies all that its answers depend on. ``for_episode(key, seed)``
+    returns the tool for one episode (``key`` identifies the task and question), and ``stateful`` tells whether that
+    tool remembers earlier calls (true where there is ``for_episode``). ``sample_queries`` are queries that noise draws
+    from. ``keeps_time`` tells that it limits the time of its calls itself. ``close()`` frees what it holds.
     """
 
     @property
@@ -267,26 +269,39 @@ class Tool(Protocol):
     def __call__(self, **arguments: Any) -> str: ...
 
 
+OnDelta = Callable[[str], None]
+"""Takes the text of an LM in deltas; an exception that it raises ends the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of an LM: a prompt, and how the LM shall complete it.
+
+    ``tools`` are offered for native tool calling. ``max_tokens`` of None leaves the length to the LM, ``temperature``
+    of None is that of the agent, and 0 without an agent. ``on_delta`` gets the text as it is written, without any
+    part of a stop string; an LM that cannot stream ignores it.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    stop: Sequence[str] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int = 0
+    on_delta: OnDelta | None = field(default=None, compare=False)
+
+
 class LM(Protocol):
     """A chat language model. The returned text does not include ``stop`` strings. Safe to call from many threads.
 
-    ``tools`` are offered for native tool calling; the calls come back in ``Completion.calls``. An LM that
-    does not support them raises ConfigError.
+    The native tool calls that it makes come back in ``Completion.calls``. An LM that does not support ``tools``
+    raises ConfigError.
     """
 
     @property
     def name(self) -> str: ...
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion: ...
+    def complete(self, call: Call) -> Completion: ...
 
 
 class Renderer(Protocol):

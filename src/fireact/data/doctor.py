@@ -29,7 +29,7 @@ from fireact.data.duplicates import HASHES, compute_minhash, find_near_duplicate
 from fireact.data.filters import has_full_score
 from fireact.data.findings import KINDS, Bounds, check_trajectory, known_tools
 from fireact.data.lines import Block, choose_worker_count, map_in_order, read_entries, read_raw_lines, split_into_blocks
-from fireact.data.measure import load_counting_tokenizer, measure_lengths
+from fireact.data.measure import load_renderer_tokenizer, measure_lengths
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError
@@ -233,7 +233,7 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     file = source.file
     choose_evaluation_sets(tuple(config.against), ())  # a wrong name fails before the file is read
     if config.student:
-        load_counting_tokenizer(config.student)
+        load_renderer_tokenizer(config.student, config.renderer)  # an unknown student fails before the file is read
     reports, findings = _examine_blocks(config, file, progress)
     n = sum(len(report.lines) for report in reports)
     if not n and not findings and not source.bad:

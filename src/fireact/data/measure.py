@@ -6,13 +6,12 @@ Invariant: with a student the lengths are those of the samples that ``train`` ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cache
 from typing import Any
 
 from fireact.base.names import known_names
-from fireact.errors import missing_extra_error
 from fireact.methods.react import offered_schemas, offered_tools
+from fireact.models.weights import load_tokenizer
 from fireact.render.chat import Schema, apply_renderer_template, tool_schema
 from fireact.render.react import render_call
 from fireact.rollout.agents import load_renderer, load_tools
@@ -34,7 +33,7 @@ def measure_lengths(
 
     if not any(message.train for message in messages):
         return (total := _estimate_tokens(messages)), 0, total
-    tokenizer, ends = _load_tokenizer_for(student, renderer)
+    tokenizer, ends = load_renderer_tokenizer(student, renderer)
     samples = encode_chat(messages, tokenizer, ends=ends, tools=_tools_in_prompt(trajectory, renderer, tuple(tools)))
     sizes = [len(sample.input_ids) for sample in samples]
     return sum(sizes), sum(sample.targets for sample in samples), max(sizes)
@@ -69,30 +68,10 @@ def _load_renderer(name: str) -> Renderer:
 
 
 @cache
-def _load_tokenizer_for(student: str, renderer: str) -> tuple[Any, frozenset[int | str]]:
-    tokenizer, ends = load_counting_tokenizer(student)
+def load_renderer_tokenizer(student: str, renderer: str) -> tuple[Any, frozenset[int | str]]:
+    """The tokenizer of a student with the renderer's chat template, and the ends of its turns; loaded once."""
+    tokenizer, ends = load_tokenizer(student)
     loaded_renderer = _load_renderer(renderer)
-    return apply_renderer_template(deepcopy(tokenizer), loaded_renderer), ends | frozenset(
+    return apply_renderer_template(tokenizer, loaded_renderer), ends | frozenset(
         getattr(loaded_renderer, "ends", ())
     )
-
-
-@cache
-def load_counting_tokenizer(student: str) -> tuple[Any, frozenset[int]]:
-    """The tokenizer of a student and the ids that end its turn. Raises ConfigError for an unknown student."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise missing_extra_error("transformers", "train") from error
-    from fireact.models.quiet import silence_libraries
-    from fireact.models.weights import student_directory
-
-    with silence_libraries():
-        directory = student_directory(student)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-        try:
-            ends = transformers.GenerationConfig.from_pretrained(directory).eos_token_id
-        except OSError:  # a model may have no generation config
-            ends = None
-    ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    return tokenizer, frozenset(ids)

@@ -23,7 +23,7 @@ from fireact.rollout.collection import NEUTRAL_SETTINGS, parse_budget, run_missi
 from fireact.rollout.episodes import Episode, run_episode
 from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
-from fireact.types import Completion, Message, Task, Usage
+from fireact.types import Call, Completion, Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,8 @@ class _PromptRecorder:
     name: str = "prompt"
     text: str = ""
 
-    def complete(self, messages: Sequence[Message], **_: Any) -> Completion:
-        self.text = "\n".join(message.content for message in messages)
+    def complete(self, call: Call) -> Completion:
+        self.text = "\n".join(message.content for message in call.messages)
         raise _PromptSeenError
 
 

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fireact.base.http import TransientError
 from fireact.errors import ConfigError, DataError, ProviderError
-from fireact.hosted.http import NotFoundError, ProviderClient, TransientError
-from fireact.hosted.provider import Job, JobQuote, JobRequest, Status
+from fireact.hosted.provider import Job, JobQuote, JobRequest, NotFoundError, ProviderClient, Status
 
 URL = "https://api.fireworks.ai/v1"
 KEY, ACCOUNT = "FIREWORKS_API_KEY", "FIREWORKS_ACCOUNT_ID"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.http import TransientError
 from fireact.errors import ConfigError, DataError, ProviderError
-from fireact.hosted.http import ProviderClient, TransientError
-from fireact.hosted.provider import Job, JobQuote, JobRequest, Status
+from fireact.hosted.provider import Job, JobQuote, JobRequest, ProviderClient, Status
 
 PAGE = 100
 MAX_POLLS = 600

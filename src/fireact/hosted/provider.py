@@ -1,11 +1,20 @@
-"""Requests to a fine-tuning provider and its jobs, in one form for all providers."""
+"""A fine-tuning provider and its jobs, in one form for all, and the client that has its key."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+from fireact.base.http import HttpClient, Retry, show_address
+from fireact.base.keys import key_variable, read_key
+from fireact.errors import ConfigError
+
+T = TypeVar("T")
 
 Status = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 ENDED_STATUSES: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
@@ -83,3 +92,43 @@ class Provider(Protocol):
         ...
 
     def cancel(self, id: str) -> Job: ...
+
+
+class NotFoundError(ConfigError):
+    """The provider has nothing at that address."""
+
+
+class ProviderClient:
+    """Asks for JSON at a provider's address, with its key. Raises ConfigError when the environment has no key."""
+
+    def __init__(self, url: str, *, variable: str = "", pause: float = 1.0) -> None:
+        self.url = url.rstrip("/")
+        self._base, _, self._query = self.url.partition("?")  # an api-version stands in the query
+        self._variable = variable or key_variable(url)
+        key = read_key(url, self._variable)
+        azure = f".{urlsplit(url).hostname}".endswith(".azure.com")
+        headers = {"api-key": key} if azure else {"Authorization": f"Bearer {key}"}
+        self._http = HttpClient(show_address(url), headers=headers, quotes_errors=True, retry=Retry(pause=pause))
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """The JSON at a path; transient faults are retried."""
+        return self.retry(lambda: self.send("GET", path, params=query))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Like ``get``, for a request that may be repeated without harm."""
+        return self.retry(lambda: self.send("POST", path, json={} if body is None else body))
+
+    def retry(self, send: Callable[[], T]) -> T:
+        """The result of ``send``; transient faults are retried. Raises ProviderError after the last try."""
+        return self._http.retry(send)
+
+    def send(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of one reply. Raises TransientError, or ConfigError for a request that is refused."""
+        query = dict(httpx2.QueryParams(self._query)) | dict(options.pop("params", None) or {})
+        address = f"{self._base}/{path}" if path else self._base
+        reply = self._http.send(method, address, params=query or None, **options)
+        if reply.status >= 300:
+            message = f"{self._http.service} refused {method} {path} with {reply.status}: {reply.error_text}"
+            advice = f" Set {self._variable} to a valid key." if reply.status == 401 else ""
+            raise (NotFoundError if reply.status == 404 else ConfigError)(message + advice)
+        return reply.json()

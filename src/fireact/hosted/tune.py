@@ -25,9 +25,8 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.http import NotFoundError
 from fireact.hosted.openai_compatible import DIALECTS, Dialect, OpenAICompatibleProvider
-from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, Provider
+from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, NotFoundError, Provider
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.training.train import load_learnable

@@ -14,7 +14,7 @@ from typing import Any
 from fireact.render.chat import Schema, tool_schema
 from fireact.render.messages import FINISH_SCHEMA, normalise_schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
-from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
+from fireact.types import FINISH, LM, Action, Call, Message, Renderer, Step, Tool
 
 EpisodeExample = tuple[str, Sequence[Step]]
 
@@ -77,14 +77,12 @@ def request_steps(
     A completion without an action is requested up to ``repairs`` times more. Then the LM is asked for the action
     alone, as in the paper's released code. The step stores the number of repairs.
     """
-    offered = offered_tools(renderer, tools)
-    steps = renderer.read(lm.complete(messages, stop=stop_strings(renderer), seed=seed, tools=offered))
+    call = Call(messages, offered_tools(renderer, tools), stop=stop_strings(renderer), seed=seed)
+    steps = renderer.read(lm.complete(call))
     if steps[0].action is not None or not repairs:
         return steps
     for attempt in range(1, repairs + 1):
-        completion = lm.complete(
-            messages, stop=stop_strings(renderer), seed=seed + attempt, tools=offered, temperature=REPAIR_TEMPERATURE
-        )
+        completion = lm.complete(replace(call, seed=seed + attempt, temperature=REPAIR_TEMPERATURE))
         repaired_steps = renderer.read(completion)
         if repaired_steps[0].action is not None:
             return [replace(repaired_steps[0], repairs=attempt), *repaired_steps[1:]]
@@ -112,7 +110,7 @@ def _request_action(lm: LM, messages: Sequence[Message], *, step: Step, renderer
     thought = step.thought.split("\n", 1)[0].strip()
     request = f"Write the action for this thought and nothing else, on one line that begins with {ACTION}"
     action_prompt = [*messages, Message("assistant", f"Thought: {thought}"), Message("user", request)]
-    text = lm.complete(action_prompt, stop=("\n",), seed=seed).text.strip()
+    text = lm.complete(Call(action_prompt, stop=("\n",), seed=seed)).text.strip()
     action = renderer.parse(text if text.startswith(ACTION) else f"{ACTION} {text}").action
     return step if action is None else replace(step, thought=thought, action=action, text=f"Thought: {thought}\n{text}")
 

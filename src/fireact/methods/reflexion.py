@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from fireact.methods.react import EpisodeExample, execute_action, is_finished, request_steps
 from fireact.render.react import REFLECT, REFLECTION, ReActRenderer
-from fireact.types import LM, Limits, Message, Renderer, Step, Tool
+from fireact.types import LM, Call, Limits, Message, Renderer, Step, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Reflexion:
 
     def _reflect(self, messages: Sequence[Message], lm: LM, seed: int) -> str:
         request = f"{REFLECT} the question is still open. Say in one sentence what went wrong and what to try next."
-        text = lm.complete(_with_paragraph(messages, request), stop=("\n",), seed=seed).text
+        text = lm.complete(Call(_with_paragraph(messages, request), stop=("\n",), seed=seed)).text
         return text.strip().removeprefix(REFLECTION).strip()
 
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
-from fireact.models.weights import end_ids, student_directory, translate_load_errors
+from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
 from fireact.render.chat import apply_renderer_template, tool_schema
 from fireact.render.tokens import prompt_ids
-from fireact.types import Completion, Message, Renderer, Tool, Usage
+from fireact.types import Call, Completion, OnDelta, Renderer, Usage
 
 if TYPE_CHECKING:
     from fireact.models.engine import Engine
@@ -68,38 +68,28 @@ class HFModel:
         self._loading, self._tokenizing = threading.Lock(), threading.Lock()
         self._loaded: LoadedModel | None = None
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-        on_delta: Callable[[str], None] | None = None,
-    ) -> Completion:
-        """Complete a chat; safe from many threads.
+    def complete(self, call: Call) -> Completion:
+        """Complete a call; safe from many threads.
 
-        ``on_delta`` gets each chunk of the text as it is written; an exception there ends the text.
+        An exception that ``call.on_delta`` raises ends the text.
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.
         """
         started = time.perf_counter()
         loaded = self._load()
         with self._tokenizing:  # tokenizers are not thread-safe
-            prompt = prompt_ids(messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in tools])
+            prompt = prompt_ids(call.messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in call.tools])
         request = loaded.engine.generate(
             prompt,
-            max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
-            temperature=temperature,
-            seed=seed,
-            is_finished=self._stop_checker(stop, loaded.tokenizer)
-            if on_delta is None
-            else self._stream_checker(stop, loaded, on_delta),
+            max_tokens=MAX_TOKENS if call.max_tokens is None else call.max_tokens,
+            temperature=call.temperature or 0.0,
+            seed=call.seed,
+            is_finished=self._stop_checker(call.stop, loaded.tokenizer)
+            if call.on_delta is None
+            else self._stream_checker(call.stop, loaded, call.on_delta),
         )
         text = self._text(request.generated, loaded.tokenizer)
-        visible_text = cut_at_stop(text, stop)
+        visible_text = cut_at_stop(text, call.stop)
         ended = request.generated[-1] in loaded.engine.ends or len(visible_text) < len(text)
         return Completion(
             text=visible_text,
@@ -136,7 +126,7 @@ class HFModel:
         return lambda ids: bool(stop) and any(string in self._text(ids[-tail:], tokenizer) for string in stop)
 
     def _stream_checker(
-        self, stop: Sequence[str], loaded: LoadedModel, on_delta: Callable[[str], None]
+        self, stop: Sequence[str], loaded: LoadedModel, on_delta: OnDelta
     ) -> Callable[[list[int]], bool]:
         """Like ``_stop_checker``, but also sends the text that is certain to ``on_delta``.
 
@@ -178,32 +168,31 @@ class HFModel:
             from fireact.models.packed import pack_linears
         except ImportError as error:
             raise missing_extra_error(error.name or "transformers", "train") from error
-        model, tokenizer = _load_model(self._location, self._adapter, self._dtype)
+        model, tokenizer, ends = _load_model(self._location, self._adapter, self._dtype)
         if self._renderer is not None:
             apply_renderer_template(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        ends = sorted(end_ids(model.generation_config.eos_token_id, tokenizer))
         limit = _context_length(model.config.get_text_config())
-        return Engine(pack_linears(model), slots=self._slots, ends=ends, limit=limit), tokenizer
+        return Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=limit), tokenizer
 
 
 def load_merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:
     """The float32 model of transformers with the adapter merged into its weights, and its tokenizer."""
-    return _load_model(student_directory(student), adapter, "float32")
+    return _load_model(student_directory(student), adapter, "float32")[:2]
 
 
-def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, Any, frozenset[int]]:
     try:
         import torch
         import transformers
     except ImportError as error:
         raise missing_extra_error(error.name or "transformers", "train") from error
+    tokenizer, ends = load_tokenizer(location)
     with silence_libraries():
         with translate_load_errors(location):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer
+        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer, ends
 
 
 def from_name(name: str, *, slots: int = 16) -> HFModel:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from fireact.errors import BudgetError, ConfigError
 from fireact.models.prices import TokenPrice
-from fireact.types import LM, Completion, Message, Tool, Usage
+from fireact.types import LM, Call, Completion, Message, Tool, Usage
 
 WINDOW = 60.0
 """Seconds over which requests and tokens are counted."""
@@ -157,24 +157,13 @@ class BudgetedLM:
         self._lm, self._budget, self._price = lm, budget, price
         self._ratio = 0.5  # tokens a character of a prompt: far above English, until a call gives the real ratio
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion:
+    def complete(self, call: Call) -> Completion:
         """Complete a chat with the LM. Raises BudgetError instead of exceeding the budget."""
-        prompt_chars = count_prompt_chars(messages, tools)
-        share = self._budget.reserve(self._worst_case(prompt_chars, max_tokens))
+        prompt_chars = count_prompt_chars(call.messages, call.tools)
+        share = self._budget.reserve(self._worst_case(prompt_chars, call.max_tokens))
         used = Usage()
         try:
-            completion = self._lm.complete(
-                messages, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed, tools=tools
-            )
+            completion = self._lm.complete(call)
             used = completion.usage
         finally:
             self._budget.settle(share, used)

@@ -18,25 +18,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
-import tenacity
 
+from fireact.base.http import (
+    MAX_BYTES,
+    Retry,
+    TransientError,
+    is_transient,
+    limit_reply,
+    parse_retry_after,
+    show_address,
+)
 from fireact.base.keys import key_variable, read_key
 from fireact.errors import ConfigError, ProviderError
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.stops import cut_at_stop, held_back_length
-from fireact.types import Action, Completion, Message, Tool, Usage
+from fireact.types import Action, Call, Completion, Message, OnDelta, Tool, Usage
 
 DEFAULT_URL = "https://api.openai.com/v1"
-TRIES = 6
-LONGEST_WAIT = 120.0
 _PROMPT_ERRORS = ("context_length_exceeded", "content_filter", "content_policy_violation")
 """Error codes that concern one prompt, not the model or the key."""
 _OPTIONAL = ("stop", "temperature", "seed", "max_tokens")
@@ -46,7 +51,14 @@ class OpenAIModel:
     """An LM at an endpoint. Raises ConfigError when its key is not in the environment."""
 
     def __init__(
-        self, model: str, base_url: str, *, endpoint: Endpoint | None = None, pause: float = 0.5, key: str | None = None
+        self,
+        model: str,
+        base_url: str,
+        *,
+        endpoint: Endpoint | None = None,
+        pause: float = 0.5,
+        key: str | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         endpoint = endpoint or Endpoint()
         self.name = f"openai:{model}"
@@ -60,44 +72,34 @@ class OpenAIModel:
             base_url=base_url,
             api_key=key or read_key(base_url),
             timeout=endpoint.timeout,
+            http_client=openai.DefaultHttpxClient(
+                timeout=endpoint.timeout, event_hooks={"response": [limit_reply(self.name, max_bytes)]}
+            ),
             max_retries=0,  # our own retries respect the rate limit and the end of the run
         )
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-        on_delta: Callable[[str], None] | None = None,
-    ) -> Completion:
-        """Complete a chat; ``on_delta`` gets each chunk of the text as it arrives.
+    def complete(self, call: Call) -> Completion:
+        """Complete a call; ``call.on_delta`` gets each chunk of the text as it arrives.
 
         Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
         request: dict[str, Any] = {
             "model": self._model,
-            "messages": messages_to_wire(messages),
-            "temperature": temperature,
-            "seed": seed,
+            "messages": messages_to_wire(call.messages),
+            "temperature": call.temperature or 0.0,
+            "seed": call.seed,
         }
-        if stop:
-            request["stop"] = list(stop)[
-                :4
-            ]  # the API refuses more than four; the text is cut at all of them here anyway
-        if max_tokens is not None:
-            request["max_tokens"] = max_tokens
-        if tools:
-            request["tools"] = [function_schema(tool) for tool in tools]
+        if call.stop:
+            request["stop"] = list(call.stop)[:4]  # the API refuses more; the text is cut at all of them here anyway
+        if call.max_tokens is not None:
+            request["max_tokens"] = call.max_tokens
+        if call.tools:
+            request["tools"] = [function_schema(tool) for tool in call.tools]
         started = time.perf_counter()
-        send = _send_whole if on_delta is None else _StreamSender(stop, on_delta)
-        reply = self._send_with_retries(
-            request, send, expected=count_prompt_chars(messages, tools) // 4 + (max_tokens or 256) // 4
-        )
-        return self._completion(reply, stop, time.perf_counter() - started)
+        send = _send_whole if call.on_delta is None or call.tools else _StreamSender(call.stop, call.on_delta)
+        expected_tokens = count_prompt_chars(call.messages, call.tools) // 4 + (call.max_tokens or 256) // 4
+        reply = self._send_with_retries(request, send, expected=expected_tokens)
+        return self._completion(reply, call.stop, time.perf_counter() - started)
 
     def close(self) -> None:
         """Wake up the threads that wait for a retry, and make them give up."""
@@ -105,27 +107,16 @@ class OpenAIModel:
 
     def _send_with_retries(self, request: dict[str, Any], send: _Send, *, expected: int) -> _ParsedReply:
         """Send a request, with retries after transient errors, and return its reply."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda fault: isinstance(fault, _TransientError)),
-            stop=tenacity.stop_after_attempt(TRIES),
-            wait=self._wait,
-            sleep=self._sleep,
-            reraise=True,
-        )
+        retry = Retry(pause=self._pause, sleep=self._sleep)
         try:
-            return retrying(self._send_once, request, send, expected)
-        except _TransientError as fault:
-            if isinstance(fault.__cause__, openai.APIConnectionError) and not self._reached:
+            return retry.run(self.name, lambda: self._send_once(request, send, expected))
+        except ProviderError as error:
+            fault = error.__cause__
+            if fault is not None and isinstance(fault.__cause__, openai.APIConnectionError) and not self._reached:
                 raise ConfigError(
-                    f"{self._url} cannot be reached ({fault}). Check the address, and that it runs."
+                    f"{show_address(self._url)} cannot be reached ({fault}). Check the address, and that it runs."
                 ) from None
-            raise ProviderError(f"{self.name} failed {TRIES} times; the last time: {fault}") from None
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        fault = state.outcome.exception() if state.outcome is not None else None
-        requested_wait = fault.retry_after if isinstance(fault, _TransientError) else None
-        backoff = tenacity.wait_random_exponential(multiplier=self._pause, max=30.0)(state)
-        return min(requested_wait + 0.1 * backoff if requested_wait is not None else backoff, LONGEST_WAIT)
+            raise
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):
@@ -136,7 +127,9 @@ class OpenAIModel:
         try:
             reply = self._send_supported(request, send)
         except (openai.APIConnectionError, httpx2.HTTPError, ValueError, RecursionError) as error:
-            raise _TransientError(_describe_error(error)) from error
+            if isinstance(error.__cause__, ProviderError):
+                raise error.__cause__ from None  # a reply that is too long: to the client, a lost connection
+            raise TransientError(_describe_error(error)) from error
         except openai.APIStatusError as error:
             self._reached = True
             raise self._classify_error(error) from error
@@ -168,11 +161,9 @@ class OpenAIModel:
         return next((name for name in _OPTIONAL if name in error_text and name not in self._refused), None)
 
     def _classify_error(self, error: openai.APIStatusError) -> Exception:
-        error_text = f"{self.name} at {self._url} answered {error.status_code}: {error.message}"
-        if error.status_code in (408, 409, 425) or error.status_code >= 500:
-            return _TransientError(error_text, retry_after=_retry_after(error.response.headers))
-        if error.status_code == 429 and error.code != "insufficient_quota":
-            return _TransientError(error_text, retry_after=_retry_after(error.response.headers))
+        error_text = f"{self.name} at {show_address(self._url)} answered {error.status_code}: {error.message}"
+        if is_transient(error.status_code) and error.code != "insufficient_quota":
+            return TransientError(error_text, retry_after=parse_retry_after(error.response.headers))
         if error.code in _PROMPT_ERRORS or "maximum context length" in error.message:
             return ProviderError(error_text)  # ends only this episode, as others may be shorter
         advice = {
@@ -272,7 +263,7 @@ class _StreamSender:
     Once text was passed on, an error is final, because the request cannot be repeated.
     """
 
-    def __init__(self, stop: Sequence[str], on_delta: Callable[[str], None]) -> None:
+    def __init__(self, stop: Sequence[str], on_delta: OnDelta) -> None:
         self._stop, self._on_delta = stop, on_delta
         self._text, self._sent_chars = "", 0
 
@@ -307,14 +298,6 @@ class _StreamSender:
         if safe_chars > self._sent_chars:
             self._on_delta(visible_text[self._sent_chars : safe_chars])
             self._sent_chars = safe_chars
-
-
-class _TransientError(Exception):
-    """An error that a retry may mend; ``retry_after`` is the wait in seconds that the server asks for."""
-
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel:
@@ -367,21 +350,6 @@ def _action(call: Mapping[str, Any]) -> Action:
         arguments = raw if isinstance(raw, dict) else None
     name = str(function.get("name") or "")
     return Action(name, arguments if isinstance(arguments, dict) else {"input": str(raw)})
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The ``Retry-After`` header, a number or a date, as seconds from now."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
 
 
 def _describe_error(error: Exception) -> str:

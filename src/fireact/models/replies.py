@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fireact.types import Action, Completion, Message, Tool, Usage
+from fireact.types import Action, Call, Completion, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +19,12 @@ class Replies:
     replies: Sequence[str | tuple[str, tuple[Action, ...]]]
     name: str = "scripted:replies"
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion:
-        turns = sum(message.role == "assistant" for message in messages)
+    def complete(self, call: Call) -> Completion:
+        turns = sum(message.role == "assistant" for message in call.messages)
         reply = self.replies[min(turns, len(self.replies) - 1)]
         text, calls = (reply, ()) if isinstance(reply, str) else reply
-        for string in stop:
+        for string in call.stop:
             text = text.split(string, 1)[0]
-        prompt_words = sum(len(message.content.split()) for message in messages)
+        prompt_words = sum(len(message.content.split()) for message in call.messages)
         usage = Usage(calls=1, prompt_tokens=prompt_words, completion_tokens=len(text.split()))
         return Completion(text=text, usage=usage, finish="stop", seconds=0.0, calls=calls)

@@ -24,7 +24,7 @@ from typing import Any
 
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.render.react import OBSERVATION, REFLECT, REFLECTION, ReActRenderer
-from fireact.types import FINISH, Completion, Example, Message, Step, Tool, Usage
+from fireact.types import FINISH, Call, Completion, Example, Message, Step, Usage
 from fireact.world.facts import Split
 from fireact.world.questions import SHAPES, generate_examples
 
@@ -65,23 +65,14 @@ class Expert:
 
     name: str = "scripted:expert"
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion:
+    def complete(self, call: Call) -> Completion:
         """The next reply; ``usage`` counts words split at white space."""
-        if tools:
+        if call.tools:
             raise ConfigError(f"{self.name} writes text actions only; native tool calling needs an endpoint.")
-        text = write_reply(messages, seed)
-        for string in stop:
+        text = write_reply(call.messages, call.seed)
+        for string in call.stop:
             text = text.split(string, 1)[0]
-        prompt_words = sum(len(message.content.split()) for message in messages)
+        prompt_words = sum(len(message.content.split()) for message in call.messages)
         usage = Usage(calls=1, prompt_tokens=prompt_words, completion_tokens=len(text.split()))
         return Completion(text=text, usage=usage, finish="stop", seconds=0.0)
 

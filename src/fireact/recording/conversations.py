@@ -34,7 +34,7 @@ Exchange = tuple[RecordedReply, tuple[ChatMessage, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """One line of the log: a request and its reply.
 
     ``named`` is true when the URL held the episode's id. ``at`` is Unix time in seconds. ``reply`` is the body: JSON,
@@ -142,7 +142,7 @@ class TurnIndex:
             if name not in self.turns:
                 return name
 
-    def add(self, call: Call) -> Turn:
+    def add(self, call: RecordedCall) -> Turn:
         """Add a call that has ended, and return its turn."""
         messages = read_messages(call.request)
         hashes = hash_prefixes(messages)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from fireact.errors import ConfigError, missing_extra_error
-from fireact.recording.conversations import Call, decode_body
+from fireact.recording.conversations import RecordedCall, decode_body
 from fireact.recording.wire import parse_json
 
 _HOP = {
@@ -42,7 +42,7 @@ class Recorder(Protocol):
     def assign_episode(self, request: Mapping[str, Any]) -> str:
         """The episode of a call whose URL names none."""
 
-    def add_call(self, call: Call) -> None:
+    def add_call(self, call: RecordedCall) -> None:
         """Store a call that has ended."""
 
     def note(self, line: str) -> None:
@@ -260,7 +260,7 @@ class _PendingCall:
         seconds = round(time.perf_counter() - self._started, 6)
         reply = decode_body(self._redact(body))
         self._recorder.add_call(
-            Call(self._episode, self._named, round(self._at, 6), seconds, status, self._request, reply, cut)
+            RecordedCall(self._episode, self._named, round(self._at, 6), seconds, status, self._request, reply, cut)
         )
 
 

@@ -22,7 +22,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error
 from fireact.models.prices import TokenPrice, find_price
-from fireact.recording.conversations import Call, TurnIndex
+from fireact.recording.conversations import RecordedCall, TurnIndex
 from fireact.recording.proxy import Upstream, build_proxy, is_loopback, parse_base_url
 from fireact.recording.trajectories import FINISHES, build_trajectory
 from fireact.recording.wire import read_messages
@@ -95,14 +95,14 @@ class Recording:
     def assign_episode(self, request: Mapping[str, Any]) -> str:
         return self.book.assign_episode(read_messages(request))
 
-    def add_call(self, call: Call) -> None:
+    def add_call(self, call: RecordedCall) -> None:
         self._log.append(asdict(call))
         self._add(call)
 
     def note(self, line: str) -> None:
         self._progress.say(line)
 
-    def _add(self, call: Call) -> None:
+    def _add(self, call: RecordedCall) -> None:
         turn = self.book.add(call)
         self.calls += 1
         has_answered = turn.reply is not None and any(call.name in self._finish_tools for call in turn.reply.calls)
@@ -162,13 +162,13 @@ def merge_trajectories(stored: Iterable[Trajectory], fresh: Mapping[str, Traject
     yield from (trajectory for episode, trajectory in fresh.items() if episode not in stored_ids)
 
 
-def read_calls(file: Path) -> Iterator[Call]:
+def read_calls(file: Path) -> Iterator[RecordedCall]:
     """The calls of a log. Raises DataError for a line that is not a call."""
     if not file.exists():
         return
     for number, row in enumerate(jsonl.read_objects(file), 1):
         try:
-            yield Call(**row)
+            yield RecordedCall(**row)
         except TypeError as error:
             raise DataError(f"{file}, line {number}: not a call ({error}).") from error
 

@@ -20,13 +20,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError, DataError
-from fireact.types import LM, Action, Completion, Message, Observation, Tool, Usage
+from fireact.tools.wrapper import ToolWrapper, make_episode_tool
+from fireact.types import LM, Action, Call, Completion, Observation, Tool, Usage
 
 Mode = Literal["record", "replay", "off"]
 MODES: tuple[Mode, ...] = ("record", "replay", "off")
@@ -68,10 +69,10 @@ class CallCache:
         if self.mode == "off":
             return list(load())
         if self.mode == "replay":
-            return [CachedTool(**facts, cache=self, tool=None) for facts in self._read_facts("tools", spec)]
-        tools = load()
-        self._note_facts("tools", spec, [_tool_facts(tool) for tool in tools])
-        return [CachedTool(**_tool_facts(tool), cache=self, tool=tool) for tool in tools]
+            return [CachedTool(RecordedTool(**facts), self) for facts in self._read_facts("tools", spec)]
+        tools = [CachedTool(tool, self) for tool in load()]
+        self._note_facts("tools", spec, [asdict(RecordedTool.of(tool)) for tool in tools])
+        return list(tools)
 
     def model_specs(self) -> list[str]:
         """The specs of the models whose calls the file holds."""
@@ -176,33 +177,22 @@ class CachedLM:
     cache: CallCache
     lm: LM | None
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion:
+    def complete(self, call: Call) -> Completion:
         """The stored completion, or a new one."""
-        offered = [[tool.name, tool.description, tool.parameters] for tool in tools]
+        offered = [[tool.name, tool.description, tool.parameters] for tool in call.tools]
         sent_messages = [
-            [message.role, message.content, [[call.name, call.arguments] for call in message.calls], message.name]
-            for message in messages
+            [message.role, message.content, [[action.name, action.arguments] for action in message.calls], message.name]
+            for message in call.messages
         ]
-        call = ["lm", self.name, sent_messages, list(stop), max_tokens, temperature, seed, offered]
+        temperature = 0.0 if call.temperature is None else call.temperature
+        identity = ["lm", self.name, sent_messages, list(call.stop), call.max_tokens, temperature, call.seed, offered]
 
         def make() -> str:
             assert self.lm is not None  # in replay mode ``get_or_make`` never calls this
-            completion = self.lm.complete(
-                messages, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed, tools=tools
-            )
-            return dumps(asdict(completion))
+            return dumps(asdict(self.lm.complete(call)))
 
-        values = json.loads(self.cache.get_or_make(call, make))
-        calls = tuple(Action(**call) for call in values["calls"])
+        values = json.loads(self.cache.get_or_make(identity, make))
+        calls = tuple(Action(**action) for action in values["calls"])
         return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
 
     def close(self) -> None:
@@ -213,54 +203,49 @@ class CachedLM:
 
 
 @dataclass(frozen=True, slots=True)
-class CachedTool:
-    """A tool whose calls are stored. Those of a tool with state are stored by episode and number of the call."""
+class RecordedTool:
+    """The facts of a tool whose calls are stored: what replay knows of it."""
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     fingerprint: str
     stateful: bool
-    cache: CallCache
-    tool: Tool | None
-    scope: tuple[Any, ...] = ()
-    count: list[int] = field(default_factory=lambda: [0])
+
+    @classmethod
+    def of(cls, tool: ToolWrapper) -> RecordedTool:
+        """The facts of a tool."""
+        return cls(tool.name, tool.description, dict(tool.parameters), tool.fingerprint, tool.stateful)
+
+    def __call__(self, **arguments: Any) -> str:
+        raise AssertionError("in replay mode no tool is called")
+
+
+class CachedTool(ToolWrapper):
+    """A tool whose calls are stored. Those of a tool with state are stored by episode and number of the call."""
+
+    def __init__(self, tool: Tool, cache: CallCache) -> None:
+        super().__init__(tool)
+        self._cache, self._scope, self._count = cache, list[Any](), 0
+        self._identity = [self.name, self.fingerprint]  # also of the tools that it makes for episodes
 
     def __call__(self, **arguments: Any) -> str:
         """The stored observation, or a new one; the seconds are those of the original call."""
-        call = ["tool", self.name, self.fingerprint, arguments, *self.scope]
-        if self.scope:
-            self.count[0] += 1
-            call.append(self.count[0])
+        self._count += 1
+        call = ["tool", *self._identity, arguments, *self._scope, *([self._count] if self._scope else [])]
 
         def make() -> str:
-            assert self.tool is not None
             started = time.perf_counter()
             observation = self.tool(**arguments)
             return dumps([str(observation), getattr(observation, "noise", None), time.perf_counter() - started])
 
-        text, noise, seconds = json.loads(self.cache.get_or_make(call, make))
+        text, noise, seconds = json.loads(self._cache.get_or_make(call, make))
         return Observation(text, noise=noise, seconds=seconds)
-
-    def __getattr__(self, name: str) -> Any:
-        """Passes on ``sample_queries``, from which noise draws other queries."""
-        if name == "sample_queries" and self.tool is not None:
-            return getattr(self.tool, name)
-        raise AttributeError(name)
 
     def for_episode(self, key: str, seed: int) -> Tool:
         """The tool of one episode: itself, unless the tool has state."""
         if not self.stateful:
             return self
-        episode_tool = None if self.tool is None else self.tool.for_episode(key, seed)  # type: ignore[attr-defined]
-        return replace(self, tool=episode_tool, scope=(key, seed), count=[0])
-
-
-def _tool_facts(tool: Tool) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": dict(tool.parameters),
-        "fingerprint": str(getattr(tool, "fingerprint", "")),
-        "stateful": bool(getattr(tool, "stateful", hasattr(tool, "for_episode"))),
-    }
+        episode_tool = self.wrap_again(make_episode_tool(self.tool, key, seed))
+        episode_tool._scope, episode_tool._count = [key, seed], 0
+        return episode_tool

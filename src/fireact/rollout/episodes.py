@@ -7,20 +7,33 @@ saves. The seconds of an episode are those of its LM and tool calls. Methods kno
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from fireact.errors import BudgetError, ConfigError
 from fireact.methods.react import is_finished
 from fireact.tasks.scoring import score_answer
-from fireact.tools.noise import for_episode
-from fireact.types import LM, Completion, Example, Limits, Message, Method, Step, Stop, Task, Tool, Trajectory, Usage
+from fireact.tools.wrapper import ToolWrapper, make_episode_tool
+from fireact.types import (
+    LM,
+    Call,
+    Completion,
+    Example,
+    Limits,
+    Method,
+    OnDelta,
+    Step,
+    Stop,
+    Task,
+    Tool,
+    Trajectory,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,6 @@ class Cancelled(BaseException):
     """Ends an episode from inside because the run is being stopped; never stored."""
 
 
-OnDelta = Callable[[str], None]
-"""Takes the text of an LM in deltas; an exception that it raises ends the text."""
-
-
 class MeteredLM:
     """An LM for one episode: fills in its limits, counts its usage and seconds, and raises once cancelled.
 
@@ -73,47 +82,36 @@ class MeteredLM:
         self._cancelled = cancelled or threading.Event()
         self._on_delta = on_delta
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
-        tools: Sequence[Tool] = (),
-    ) -> Completion:
+    def complete(self, call: Call) -> Completion:
         if self._cancelled.is_set():
             raise Cancelled
-        without_stream = self._on_delta is None or bool(tools)
-        completion = (self._agent.lm.complete if without_stream else self._complete_streaming)(
-            messages,
-            stop=stop,
-            max_tokens=self._agent.limits.max_tokens if max_tokens is None else max_tokens,
-            temperature=self._agent.temperature if temperature is None else temperature,
-            seed=seed,
-            tools=tools,
+        limited_call = replace(
+            call,
+            max_tokens=self._agent.limits.max_tokens if call.max_tokens is None else call.max_tokens,
+            temperature=self._agent.temperature if call.temperature is None else call.temperature,
+            on_delta=call.on_delta if self._on_delta is None or call.tools else self._forward_delta,
         )
+        completion = complete_streaming(self._agent.lm, limited_call)
         self.usage += completion.usage
         self.seconds += completion.seconds
         return completion
 
-    def _complete_streaming(self, messages: Sequence[Message], **options: Any) -> Completion:
-        def forward_delta(delta: str) -> None:
-            if self._cancelled.is_set():
-                raise Cancelled
-            if self._on_delta is not None:
-                self._on_delta(delta)
-
-        return complete_streaming(self._agent.lm, messages, forward_delta, **options)
+    def _forward_delta(self, delta: str) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+        if self._on_delta is not None:
+            self._on_delta(delta)
 
     def timed_tools(self, key: str, seed: int) -> dict[str, Tool]:
         """The agent's tools as this episode uses them, with their seconds counted."""
-        return {name: _TimedTool(for_episode(tool, key, seed), self) for name, tool in self._agent.tools.items()}
+        return {name: _TimedTool(make_episode_tool(tool, key, seed), self) for name, tool in self._agent.tools.items()}
 
 
-def complete_streaming(lm: LM, messages: Sequence[Message], on_delta: OnDelta, **options: Any) -> Completion:
-    """Complete a chat; its text goes to ``on_delta`` as it is written, or at once where the LM cannot stream."""
+def complete_streaming(lm: LM, call: Call) -> Completion:
+    """Complete a call; ``call.on_delta`` gets all of the text: at the end what the LM did not stream."""
+    on_delta = call.on_delta
+    if on_delta is None:
+        return lm.complete(call)
     streamed_chars = 0
 
     def forward_delta(delta: str) -> None:
@@ -121,38 +119,24 @@ def complete_streaming(lm: LM, messages: Sequence[Message], on_delta: OnDelta, *
         streamed_chars += len(delta)
         on_delta(delta)
 
-    complete: Callable[..., Completion] = lm.complete
-    stream_options = {"on_delta": forward_delta} if "on_delta" in inspect.signature(complete).parameters else {}
-    completion = complete(messages, **options, **stream_options)
+    completion = lm.complete(replace(call, on_delta=forward_delta))
     if remaining_text := completion.text[streamed_chars:]:
         on_delta(remaining_text)
     return completion
 
 
-@dataclass(frozen=True, slots=True)
-class _TimedTool:
+class _TimedTool(ToolWrapper):
     """A tool that adds its seconds to the episode's; a replayed call counts its recorded seconds."""
 
-    tool: Tool
-    meter: MeteredLM
-
-    @property
-    def name(self) -> str:
-        return self.tool.name
-
-    @property
-    def description(self) -> str:
-        return self.tool.description
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        return self.tool.parameters
+    def __init__(self, tool: Tool, meter: MeteredLM) -> None:
+        super().__init__(tool)
+        self._meter = meter
 
     def __call__(self, **arguments: Any) -> str:
         started = time.perf_counter()
         observation = self.tool(**arguments)
         recorded: float | None = getattr(observation, "seconds", None)
-        self.meter.seconds += time.perf_counter() - started if recorded is None else recorded
+        self._meter.seconds += time.perf_counter() - started if recorded is None else recorded
         return observation
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fireact.models.limits import count_prompt_chars
 from fireact.models.prices import TokenPrice
 from fireact.rollout.episodes import Episode, run_episode
-from fireact.types import Completion, Message, Tool, Usage
+from fireact.types import Call, Completion, Usage
 
 STEPS_PER_EPISODE = 4
 """Steps of an episode that searches; the paper's fine-tuned agents take 3.0 to 3.8 (Table 10)."""
@@ -32,8 +32,8 @@ class PromptProbe:
     name: str = "probe"
     prompt_chars: list[int] = field(default_factory=list)
 
-    def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), **_: Any) -> Completion:
-        self.prompt_chars.append(count_prompt_chars(messages, tools))
+    def complete(self, call: Call) -> Completion:
+        self.prompt_chars.append(count_prompt_chars(call.messages, call.tools))
         return Completion("Action: finish[ x]", Usage(), "stop", 0.0)
 
 

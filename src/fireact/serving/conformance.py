@@ -34,7 +34,7 @@ from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
-from fireact.types import Message, Tool, Trajectory
+from fireact.types import Call, Message, Tool, Trajectory
 
 ANSWER_TOKENS = 64
 """The maximum length in tokens of a compared answer."""
@@ -196,7 +196,7 @@ def _count_differing_answers(
                     input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER_TOKENS, do_sample=False
                 )
             text = tokenizer.decode(output_ids[0, ids.shape[1] :], skip_special_tokens=True)
-            answer = served.lm.complete(messages, stop=stop, max_tokens=ANSWER_TOKENS, tools=served.tools).text
+            answer = served.lm.complete(Call(messages, served.tools, stop=stop, max_tokens=ANSWER_TOKENS)).text
             count += cut_at_stop(text, stop) != answer
             progress.advance()
     progress.end()

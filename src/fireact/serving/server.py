@@ -18,16 +18,16 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
-from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, OnDelta, complete_streaming
+from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.wire import ChatReply, ChatRequest, error_body, read_request, server_sent_event
-from fireact.types import Completion, Message, Step, answer_of
+from fireact.types import Call, Completion, Message, OnDelta, Step, answer_of
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
@@ -215,20 +215,21 @@ class ServedRequest:
 
     def _student(self) -> Completion:
         chat_request = self.chat_request
-        options: dict[str, Any] = {
-            "stop": chat_request.stop,
-            "temperature": chat_request.temperature,
-            "seed": chat_request.seed,
-        }
-        if chat_request.max_tokens is not None:
-            options["max_tokens"] = chat_request.max_tokens
 
         def on_delta(delta: str) -> None:
             if self.client_left.is_set():
                 raise Cancelled
             self.on_reply_delta({"content": delta})
 
-        return complete_streaming(self.served.agent.lm, chat_request.messages, on_delta, **options)
+        call = Call(
+            chat_request.messages,
+            stop=chat_request.stop,
+            max_tokens=chat_request.max_tokens,
+            temperature=chat_request.temperature,
+            seed=chat_request.seed,
+            on_delta=on_delta,
+        )
+        return complete_streaming(self.served.agent.lm, call)
 
     def _agent(self) -> tuple[Completion, dict[str, Any]]:
         chat_request, agent = self.chat_request, self.served.agent
@@ -283,8 +284,9 @@ class _TokenLimitedLM(MeteredLM):
             else max(0, min(self._turn_limit, self._token_limit - self.usage.completion_tokens))
         )
 
-    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        return super().complete(messages, **{"max_tokens": max(1, self.remaining_tokens), **options})
+    def complete(self, call: Call) -> Completion:
+        max_tokens = max(1, self.remaining_tokens) if call.max_tokens is None else call.max_tokens
+        return super().complete(replace(call, max_tokens=max_tokens))
 
 
 async def _stream_events(
@@ -332,7 +334,7 @@ def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[
         raise missing_extra_error("uvicorn", "serve") from error
     app = build_serving_app(served)
     listening = bind_socket(host, port)
-    served.agent.lm.complete([Message("user", "Hello")], max_tokens=1)  # loads the weights before the first request
+    served.agent.lm.complete(Call([Message("user", "Hello")], max_tokens=1))  # loads the weights before the first request
     started(f"http://{host_and_port(host, listening.getsockname()[1])}/v1")
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)

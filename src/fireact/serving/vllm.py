@@ -25,9 +25,9 @@ from typing import Any
 
 import httpx2
 
-from fireact.errors import ConfigError, ProviderError, missing_extra_error
+from fireact.errors import ConfigError, ProviderError
 from fireact.models.openai import OpenAIModel
-from fireact.models.weights import student_directory
+from fireact.models.weights import load_tokenizer, student_directory
 from fireact.render.chat import TODAY, apply_renderer_template, fix_template_date
 from fireact.rollout.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
 
@@ -115,12 +115,7 @@ def _adapter_rank(adapter: Path) -> int:
 
 def _chat_template(base: str, renderer: Any) -> str:
     """The chat template of the training: the renderer's own where it has one, with the fixed date of training."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise missing_extra_error("transformers", "train") from error
-    tokenizer = apply_renderer_template(transformers.AutoTokenizer.from_pretrained(base), renderer)
-    template = str(fix_template_date(tokenizer.chat_template))
+    template = str(fix_template_date(apply_renderer_template(load_tokenizer(base)[0], renderer).chat_template))
     day = f'{{%- set date_string = "{TODAY:%d %b %Y}" -%}}' if "date_string" in template else ""
     return day + template
 

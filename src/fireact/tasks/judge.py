@@ -12,7 +12,7 @@ import threading
 
 from fireact.render.prompts import fill_prompt
 from fireact.tasks.scoring import gold_answers
-from fireact.types import LM, Example, Message, Usage
+from fireact.types import LM, Call, Example, Message, Usage
 
 _VERDICT = re.compile(r"\b(IN)?CORRECT\b")
 MAX_TOKENS = 512
@@ -34,7 +34,7 @@ class Judge:
         if not (answer or "").strip():
             return 0.0
         text = fill_prompt("judge", question=example.question, golds=list(gold_answers(example)), answer=answer)
-        completion = self._lm.complete([Message("user", text)], max_tokens=MAX_TOKENS)
+        completion = self._lm.complete(Call([Message("user", text)], max_tokens=MAX_TOKENS))
         verdicts = list(_VERDICT.finditer(completion.text))
         with self._lock:
             self.usage += completion.usage

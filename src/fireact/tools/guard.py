@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from functools import cached_property
 from typing import Any
 
 from fireact.errors import ToolError
+from fireact.tools.wrapper import ToolWrapper
 from fireact.types import Observation, Tool
 
 SECONDS = 30.0
 MAX_CHARS = 4000
 
 
-class GuardedTool:
-    """A tool within limits; it passes everything else through to the tool."""
+class GuardedTool(ToolWrapper):
+    """A tool within limits."""
 
     def __init__(self, tool: Tool, seconds: float, max_chars: int) -> None:
-        self.tool, self.seconds, self.max_chars = tool, seconds, max_chars
-        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        super().__init__(tool)
+        self.seconds, self.max_chars = seconds, max_chars
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The tool's fingerprint; limits are part of it only where they are not the usual ones."""
         tool_fingerprint = str(getattr(self.tool, "fingerprint", ""))
@@ -40,22 +42,6 @@ class GuardedTool:
             if has_usual_limits or not tool_fingerprint
             else f"{tool_fingerprint} {self.seconds:g}s {self.max_chars} characters"
         )
-
-    @property
-    def stateful(self) -> bool:
-        """Whether the tool keeps a state in each episode."""
-        return hasattr(self.tool, "for_episode")
-
-    def __getattr__(self, name: str) -> Any:
-        """Any other attribute of the tool, such as the queries that noise draws from."""
-        if name.startswith("_") or name == "tool":
-            raise AttributeError(name)
-        return getattr(self.tool, name)
-
-    def for_episode(self, key: str, seed: int) -> Tool:
-        """The tool of one episode within the same limits."""
-        factory = getattr(self.tool, "for_episode", None)
-        return self if factory is None else GuardedTool(factory(key, seed), self.seconds, self.max_chars)
 
     def __call__(self, **arguments: Any) -> str:
         """The observation. Raises what the tool raises, except ToolError, and TimeoutError."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from fireact.base.http import HttpClient, Retry
 from fireact.base.keys import read_key
 from fireact.errors import ConfigError, ProviderError
 from fireact.tools.search import no_results
 from fireact.tools.snippets import make_snippet
-from fireact.tools.web import WebService
 from fireact.tools.words import split_words
 from fireact.world.corpus import Article
 
@@ -28,11 +29,52 @@ SERPAPI_URL = "https://serpapi.com/search"
 WIKIPEDIA_URL = "https://en.wikipedia.org/w/api.php"
 PAGES = 3
 """Pages in each request to Wikipedia; the first one with a text is used."""
+MAX_BYTES = 4_000_000
+"""The longest answer of a service."""
 _QUERY = {
     "type": "object",
     "properties": {"query": {"type": "string", "description": "what to look for"}},
     "required": ["query"],
 }
+
+
+class WebService:
+    """A web service that answers GET with a JSON object; ``seconds`` limits a whole try.
+
+    No message quotes its answer or its address, as both may hold a key.
+    """
+
+    def __init__(self, name: str, url: str, *, seconds: float = 10.0, tries: int = 4, pause: float = 0.5) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ConfigError(f"the address of {name} is not http or https. Set it to a URL such as http://host/path.")
+        self.name, self.url = name, url
+        agent = f"FireAct/{version('fireact')} (https://arxiv.org/abs/2310.05915; language agents by fine-tuning)"
+        self._http = HttpClient(
+            name,
+            headers={"User-Agent": agent, "Accept": "application/json"},
+            seconds=seconds,
+            limits_try=True,
+            max_bytes=MAX_BYTES,
+            retry=Retry(tries=tries, pause=pause, longest_wait=60.0),
+        )
+
+    def get(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Request these parameters and return the answer.
+
+        Raises ConfigError where the service refuses the key, ProviderError where it fails after all tries.
+        """
+        return self._http.retry(lambda: self._get_once(parameters))
+
+    def _get_once(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        reply = self._http.send("GET", self.url, params=parameters)
+        if reply.status in (401, 403):
+            raise ConfigError(f"{self.name} refused the call (status {reply.status}). Check its key.")
+        if reply.status >= 300:
+            raise ProviderError(f"{self.name} answered with status {reply.status}.")
+        value = reply.json()
+        if not isinstance(value, dict):
+            raise ProviderError(f"{self.name} answered with a {type(value).__name__}; a JSON object was expected.")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

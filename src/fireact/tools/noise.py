@@ -41,6 +41,7 @@ from typing import Any
 
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.tools.function import build_tools
+from fireact.tools.wrapper import ToolWrapper, make_episode_tool
 from fireact.types import Observation, Tool
 
 VERSION = 1
@@ -107,36 +108,36 @@ class QueryPool:
         yield from self.random_queries(query, rng)
 
 
-class NoisyTool:
+class NoisyTool(ToolWrapper):
     """A tool under noise; only the tool that ``for_episode`` returns can be called.
 
     Its ``fingerprint`` holds the noise, the hash of the queries of a file, and the fingerprint of the tool.
     """
 
-    def __init__(self, inner: Tool, settings: NoiseSettings, pool: QueryPool | None = None) -> None:
-        self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
-        self.inner, self.settings, self.pool = inner, settings, pool
+    def __init__(self, tool: Tool, settings: NoiseSettings, pool: QueryPool | None = None) -> None:
+        super().__init__(tool)
+        self.settings, self.pool, self.stateful = settings, pool, True
         listed = f",queries={_hash_lines(pool.queries)}" if pool is not None and settings.queries else ""
-        self.fingerprint = f"noise-{VERSION}:{settings}{listed}:{getattr(inner, 'fingerprint', '')}"
+        self.fingerprint = f"noise-{VERSION}:{settings}{listed}:{getattr(tool, 'fingerprint', '')}"
 
     def __call__(self, **arguments: Any) -> str:
         raise ConfigError(
-            f"noise on {self.name!r} belongs to an episode. "
-            "Call fireact.tools.noise.for_episode(tool, key, seed) first."
+            f"noise on {self.name!r} belongs to an episode. Call its for_episode(key, seed) first, and then the result."
         )
 
     def for_episode(self, key: str, seed: int) -> Tool:
         """The tool for one episode; ``key`` names its task and question."""
-        return _EpisodeTool(self, for_episode(self.inner, key, seed), f"{self.settings.seed} {seed} {key} {self.name}")
+        episode_tool = make_episode_tool(self.tool, key, seed)
+        return _EpisodeTool(self, episode_tool, f"{self.settings.seed} {seed} {key} {self.name}")
 
 
-class _EpisodeTool:
+class _EpisodeTool(ToolWrapper):
     """A tool under noise in one episode: it counts its calls and keeps its last observation."""
 
-    def __init__(self, noisy: NoisyTool, inner: Tool, key: str) -> None:
-        self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
+    def __init__(self, noisy: NoisyTool, tool: Tool, key: str) -> None:
+        super().__init__(tool)
         self.fingerprint = noisy.fingerprint
-        self._noisy, self._inner, self._key = noisy, inner, key
+        self._noisy, self._key = noisy, key
         self._numbers = count()
         self._last: str | None = None
 
@@ -144,9 +145,9 @@ class _EpisodeTool:
         rng = random.Random(f"{self._key} {next(self._numbers)}")
         kind = self._noisy.settings.kind(rng.random())
         if kind is None:
-            observation = self._inner(**arguments)
+            observation = self.tool(**arguments)
         else:
-            call = _Call(self._inner, arguments, rng, self._last, self._noisy.pool)
+            call = _Call(self.tool, arguments, rng, self._last, self._noisy.pool)
             observation = Observation(KINDS[kind](call), kind)
         self._last = str(observation)
         return observation
@@ -275,12 +276,6 @@ def disturb_tool(tool: Tool, settings: NoiseSettings) -> NoisyTool:
         raise ConfigError(f"{tool.name!r} has noise already. Give all kinds at once: noise:none=0.2,random=0.2:search.")
     kinds = [name for name in _NEED_QUERIES if settings.probabilities.get(name)]
     return NoisyTool(tool, settings, _build_pool(tool, settings, kinds) if kinds else None)
-
-
-def for_episode(tool: Tool, key: str, seed: int) -> Tool:
-    """The tool of one episode: the tool itself, unless it builds one for each episode."""
-    make: Callable[[str, int], Tool] | None = getattr(tool, "for_episode", None)
-    return tool if make is None else make(key, seed)
 
 
 def parse_noise(text: str) -> NoiseSettings:

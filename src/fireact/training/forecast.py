@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from fireact.models.weights import load_tokenizer
 from fireact.rollout.agents import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
 from fireact.training.fitting import FittingSamples, select_fitting
@@ -20,7 +21,7 @@ from fireact.training.memory import estimate_training_gb, estimate_weights_gb
 from fireact.training.preference import PreferConfig, build_preference_data, prepare_start
 from fireact.training.recipe import QUANTISED, Recipe
 from fireact.training.samples import Encoder
-from fireact.training.student import load_model_shape, load_student_tokenizer, make_trainable
+from fireact.training.student import load_model_shape, make_trainable
 from fireact.training.train import TrainConfig, load_chats, validate_training
 
 RUN = Path("RUN")
@@ -31,7 +32,7 @@ def estimate_training(config: TrainConfig) -> dict[str, Any]:
     """Estimate a run of ``train``. Raises the errors that ``train`` raises before it reads weights."""
     validate_training(config)
     chats, validation = load_chats(config)
-    recipe, (tokenizer, ends) = config.recipe, load_student_tokenizer(config.student)
+    recipe, (tokenizer, ends) = config.recipe, load_tokenizer(config.student)
     encoder = Encoder(tokenizer, ends, load_renderer(config.renderer), everything=recipe.train_on == "all")
     fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe)
     lengths = [len(sample.input_ids) for sample in fitting.samples]
@@ -81,6 +82,6 @@ def _round_digits(value: float) -> float:
 def estimate_preference(config: PreferConfig) -> dict[str, Any]:
     """Estimate a run of ``prefer``."""
     start, pairs = prepare_start(config)
-    tokenizer, ends = load_student_tokenizer(start.weights_path)
+    tokenizer, ends = load_tokenizer(start.weights_path)
     preference_data = build_preference_data(pairs, Encoder(tokenizer, ends, start.renderer), config)
     return preference_data.count_fields()

@@ -249,9 +249,9 @@ def render_block(block: Block, rendering: Rendering, form: str) -> RenderedBlock
 
 @cache
 def _load_encoder(student: str, renderer: str) -> Encoder:
-    from fireact.training.student import load_student_tokenizer
+    from fireact.models.weights import load_tokenizer
 
-    tokenizer, ends = load_student_tokenizer(student)
+    tokenizer, ends = load_tokenizer(student)
     return Encoder(tokenizer, ends, _load_renderer(renderer))
 
 

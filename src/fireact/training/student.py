@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, missing_extra_error
-from fireact.models.weights import end_ids, student_directory, translate_load_errors
+from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
 from fireact.training.loss import has_bfloat16, require_gpu, training_device
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 
 
-def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
+def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, frozenset[int]]:
     """Load the model (float32, or quantised by ``kind``), its tokenizer, and the ids that end a turn at inference."""
     try:
         import torch
@@ -24,16 +24,16 @@ def load_student(student: str, kind: str = "lora") -> tuple[Any, Any, set[int]]:
         import trl  # noqa: F401
     except ImportError as error:
         raise missing_extra_error(error.name or "trl", "train") from error
+    tokenizer, ends = load_tokenizer(student)
     directory = student_directory(student)
     options = _quantisation_options(kind) if kind in QUANTISED else {"dtype": torch.float32}
     with translate_load_errors(directory):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         require_memory_for_weights(load_model_shape(student), directory, kind)
         model = transformers.AutoModelForCausalLM.from_pretrained(directory, **options)
-    return model, tokenizer, end_ids(model.generation_config.eos_token_id, tokenizer)
+    return model, tokenizer, ends
 
 
-def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[int]]:
+def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, frozenset[int]]:
     """Load what ``load_student`` does, with an adapter to train further."""
     import peft as untyped
 
@@ -42,22 +42,6 @@ def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, set[
     if kind in QUANTISED:
         model = _prepare_quantised(model)
     return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
-
-
-def load_student_tokenizer(student: str) -> tuple[Any, set[int]]:
-    """Load the tokenizer alone, and the ids that end a turn at inference; needs no torch."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise missing_extra_error("transformers", "train") from error
-    directory = student_directory(student)
-    with translate_load_errors(directory):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-        try:
-            eos = transformers.GenerationConfig.from_pretrained(directory).eos_token_id
-        except OSError:  # without generation settings, the model config has the end token
-            eos = transformers.AutoConfig.from_pretrained(directory).get_text_config().eos_token_id
-    return tokenizer, end_ids(eos, tokenizer)
 
 
 def load_model_shape(student: str) -> Any:
