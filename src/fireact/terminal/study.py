@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from fireact.evaluation.summary import Summary
 from fireact.reporting.report_tables import share_cell
 from fireact.reporting.table import Cell, Row, Table
 from fireact.reporting.wording import points
+from fireact.study.rows import BaselineChange, read_complete_rows
 from fireact.terminal.screen import STDOUT, print_json, print_table
 
 
@@ -82,21 +82,14 @@ def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> Non
         print_json({**manifest, "rows": rows})
         return
     table_rows: list[Row] = [
-        [
-            row["cell"],
-            task,
-            str(result["n"]),
-            share_cell(Summary.from_dict(result).measures.em, 0),
-            _format_change(row, task),
-        ]
-        for row in rows
-        for task, result in row["results"].items()
+        [row.cell, task, str(summary.n), share_cell(summary.measures.em, 0), _change_cell(row.against.get(task))]
+        for row in read_complete_rows(rows)
+        for task, summary in row.results.items()
     ]
     print_table(Table(manifest["title"], ["cell", "task", "n", "EM", "difference"], table_rows, names=2))
     STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
 
 
-def _format_change(row: Mapping[str, Any], task: str) -> Cell:
+def _change_cell(change: BaselineChange | None) -> Cell:
     """The change in EM, and the cell that it is against."""
-    change = row["against"].get(task)
-    return Cell() if change is None else Cell(points(change["em"]["difference"]), [f"to {change['cell']}"])
+    return Cell() if change is None else Cell(points(change.em.difference.mean), [f"to {change.cell}"])
