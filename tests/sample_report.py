@@ -6,7 +6,8 @@ import math
 import random
 from collections.abc import Sequence
 
-from fireact.evaluation.summary import compare_scores, summarise_trajectories
+from fireact.evaluation.comparison import compare_scores
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting.cases import choose_cases
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
@@ -53,7 +54,7 @@ def sample(n: int = 60) -> ReportData:
         ),
         results={
             task: {
-                name: summarise_trajectories(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71)).to_dict()
+                name: summarise_trajectories(own, wall_seconds=len(own) * (2.4 if name == BASE else 0.71))
                 for name, own in found.items()
             }
             for task, found in episodes.items()

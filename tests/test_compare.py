@@ -18,10 +18,15 @@ from hypothesis import strategies as st
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.comparison import ComparedRun, compare_runs, find_blocking_differences, read_scored_run
+from fireact.evaluation.comparison import (
+    ComparedRun,
+    compare_runs,
+    compare_scores,
+    find_blocking_differences,
+    read_scored_run,
+)
 from fireact.evaluation.conditions import SETTINGS, Conditions, conditions_of, find_differences, require_comparable
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.evaluation.summary import compare_scores
 from fireact.types import Action, Step, Trajectory
 
 SETTLED: dict[str, Any] = {

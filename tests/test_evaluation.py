@@ -199,10 +199,10 @@ def test_questions_are_grouped_by_what_their_task_says() -> None:
         {"kind": "2-hop", "hops": 2}, {"type": "bridge", "level": "hard"}, {"decomposition": ["a", "b", "c"]}, {"subject": "law"}, {},
     ]  # fmt: skip
     found = compute_breakdown([episode(finish("Oslo"), em=float(at < 1), meta=meta) for at, meta in enumerate(metas)])
-    assert {kind: {value: group["n"] for value, group in groups.items()} for kind, groups in found.items()} == {
+    assert {kind: {value: group.n for value, group in groups.items()} for kind, groups in found.items()} == {
         "type": {"2-hop": 1, "bridge": 1}, "hops": {"2": 1, "3": 1}, "level": {"hard": 1}, "subject": {"law": 1},
     }  # fmt: skip
-    group = found["type"]["2-hop"]
+    group = found["type"]["2-hop"].to_dict()
     assert group["em"] == 1.0 and group["em_interval"][0] < 1.0
     for name in ("finished", "steps", "searches", "tokens_per_question", "latency_mean", "latency_p95"):
         low, high = group[f"{name}_interval"]

@@ -26,7 +26,9 @@ from fakes import trajectory
 from fireact.base.controls import strip_controls
 from fireact.base.markdown import code_span, escape_line
 from fireact.errors import ConfigError
-from fireact.evaluation.summary import compare_scores, summarise_trajectories
+from fireact.evaluation.comparison import compare_scores
+from fireact.evaluation.statistics import Estimate
+from fireact.evaluation.summary import Summary, summarise_trajectories
 from fireact.reporting import plots, wording
 from fireact.reporting.browser import SIZE, browser_data, encode_for_script
 from fireact.reporting.cases import choose_cases, outcome
@@ -35,8 +37,9 @@ from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import PAGE, render_png, render_svg
 from fireact.reporting.report_data import EpisodeSource, ReportAgent, ReportData
+from fireact.reporting.report_tables import read_headline_table
 from fireact.reporting.summary import failures_by_agent, lede, report_to_dict, subject
-from fireact.reporting.terminal import headline_table
+from fireact.reporting.table import fit_to_terminal
 from fireact.reporting.write import read_printable_markdown, write_report
 from fireact.types import Action, Step
 
@@ -187,7 +190,7 @@ def test_a_report_may_be_of_one_agent_on_one_task_and_nothing_more(tmp_path: Pat
     write_report(small, tmp_path)
     assert not Elements((tmp_path / "report.html").read_text(encoding="utf-8")).open
     assert "## Training" not in (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert headline_table(report_to_dict(small)).row_count == 1
+    assert len(read_headline_table(report_to_dict(small)).rows) == 1
 
 
 def test_half_a_surrogate_pair_does_not_keep_a_report_from_being_written(tmp_path: Path) -> None:
@@ -204,7 +207,7 @@ def test_a_report_that_contradicts_itself_is_refused() -> None:
 
 def test_the_terminal_shows_before_and_after() -> None:
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(headline_table(report_to_dict(report())))
+    console.print(fit_to_terminal(read_headline_table(report_to_dict(report())), console)[0])
     shown = console.export_text()
     assert "geo-compose" in shown and wording.ARROW in shown and "points" in shown
 
@@ -334,7 +337,7 @@ def noisy_report() -> ReportData:
         title="t",
         created="2026-07-01",
         agents=agents,
-        results={"geo-hop": {name: summarise_trajectories(own).to_dict() for name, own in found.items()}},
+        results={"geo-hop": {name: summarise_trajectories(own) for name, own in found.items()}},
         robustness={
             "geo-hop": {
                 f"{m}, noise none=0.5": compare_scores(found[m], found[f"{m}, noise none=0.5"])
@@ -382,9 +385,14 @@ def test_plots_have_room_for_many_agents_with_long_names(name: str) -> None:
         assert all(box.height >= 1.5 and box.width >= 2.5 for box in inches)
 
 
+def with_tokens(summary: Summary, mean: float) -> Summary:
+    tokens = Estimate(mean, mean, mean, summary.n)
+    return replace(summary, measures=replace(summary.measures, tokens_per_question=tokens))
+
+
 def test_an_axis_of_close_amounts_has_ticks_and_one_agent_no_plot_of_costs() -> None:
     data = report()
-    near = {task: {name: {**one, "tokens_per_question": 260 + 30 * place} for place, (name, one) in enumerate(found.items())}
+    near = {task: {name: with_tokens(one, 260 + 30 * place) for place, (name, one) in enumerate(found.items())}
             for task, found in data.results.items()}  # fmt: skip
     drawn = render_svg({plot.name: plot for plot in build_plots(replace(data, results=near))}["cost"])
     assert all(f">{tick}</text>" in drawn for tick in (200, 300, 400))

@@ -26,6 +26,7 @@ from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import render_svg
 from fireact.reporting.report_data import EpisodeSource, ReportData
+from fireact.reporting.report_tables import read_headline_table
 from fireact.reporting.runs import read_runs, short_labels
 from fireact.reporting.summary import (
     RobustnessRow,
@@ -36,7 +37,6 @@ from fireact.reporting.summary import (
     robustness_rows,
     subject,
 )
-from fireact.reporting.terminal import headline_table
 from fireact.types import Action, Step, Trajectory, Usage
 
 
@@ -99,7 +99,8 @@ def test_the_cells_of_a_study_are_compared_as_it_says_on_the_task_of_each(tmp_pa
     shown = said(render_html(own))
     assert "to cot, other" in shown and "Before and after" in shown
     assert (
-        "react, other against cot, other" in render_markdown(own) and headline_table(report_to_dict(own)).row_count == 2
+        "react, other against cot, other" in render_markdown(own)
+        and len(read_headline_table(report_to_dict(own)).rows) == 2
     )
 
 
@@ -165,7 +166,7 @@ def test_a_report_of_an_earlier_version_is_still_printed() -> None:
     said = report_to_dict(sample_report.sample())
     older = {key: value for key, value in said.items() if key != "one_pair"}
     older["headlines"] = [{key: value for key, value in line.items() if key != "best_of"} for line in said["headlines"]]
-    assert headline_table(older).row_count == headline_table(said).row_count
+    assert len(read_headline_table(older).rows) == len(read_headline_table(said).rows)
 
 
 def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path
         paths.append(_evaluation(tmp_path / kind, "x", **noisy))
     own = _reported(*paths)
     assert lede(own) == "Exact match: small 100.0% (x, noise none=0.5)."
-    assert "x, noise none=0.5" in str(headline_table(report_to_dict(own)).columns[0]._cells)
+    assert "x, noise none=0.5" in str(read_headline_table(report_to_dict(own)).rows[0][0])
 
 
 def test_control_characters_make_no_broken_plot_or_markdown(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_noise_on_fewer_questions_says_on_how_many(tmp_path: Path) -> None:
     noisy.write_text("".join(noisy.read_text().splitlines(keepends=True)[:6]))
     own = _reported(clean, noisy)
     assert [row.shared for row in robustness_rows(own)] == [6]
-    assert ") on 6 |" in render_markdown(own) and "on 6 questions" in said(render_html(own))
+    assert ") on 6 questions |" in render_markdown(own) and "on 6 questions" in said(render_html(own))
 
 
 def test_cells_that_differ_in_their_tools_are_shown_with_the_difference(tmp_path: Path) -> None:
@@ -262,8 +263,8 @@ def test_gathered_episodes_alone_are_reported_without_before_and_after(tmp_path:
     found = _reported(_gathered(tmp_path / verb, verb))
     (agent,) = found.agents
     result = found.results["small"][agent.name]
-    assert (result["n"], len(found.sources), len(found.sources[0].trajectories)) == (15, 1, 15)
-    assert {name: group["n"] for name, group in result["by"]["method"].items()} == {"react": 10, "cot": 5}
+    assert (result.n, len(found.sources), len(found.sources[0].trajectories)) == (15, 1, 15)
+    assert {name: group.n for name, group in result.by["method"].items()} == {"react": 10, "cot": 5}
     (line,) = headlines(found)
     assert line.before is None and "Before and after" not in render_html(found) + render_markdown(found)
 
@@ -273,19 +274,22 @@ def test_a_file_of_episodes_is_reported_beside_another_and_says_no_time_that_it_
         own = [replace(trajectory(index, em=float(index >= wrong)), usage=Usage(), seconds=0.0) for index in range(10)]
         jsonl.write_objects(tmp_path / f"{name}.jsonl", [replace(one, model=name).to_dict() for one in own])
     alone = _reported(tmp_path / "a.jsonl")
-    assert alone.results["small"]["a"]["em"] == 0.4 and alone.results["small"]["a"]["tokens_per_question"] is None
+    assert (
+        alone.results["small"]["a"].measures.em.mean == 0.4
+        and alone.results["small"]["a"].measures.tokens_per_question is None
+    )
     assert "Seconds" not in said(render_html(alone)).split("How to read the numbers")[0]
     assert "onds/question" not in render_markdown(alone) and "| s/question" not in render_markdown(alone)
-    assert [column.header for column in headline_table(report_to_dict(alone)).columns] == [
+    assert list(read_headline_table(report_to_dict(alone)).columns) == [
         "task",
         "n",
         "EM",
         "finished",
     ]
     both = _reported(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-    assert "onds/question" not in render_markdown(both) and "change" in [
-        one.header for one in headline_table(report_to_dict(both)).columns
-    ]
+    assert (
+        "onds/question" not in render_markdown(both) and "change" in read_headline_table(report_to_dict(both)).columns
+    )
     assert both.comparisons["small"]["b"].em.wins == 5
     write_report(ReportConfig((str(tmp_path / "a.jsonl"),)), tmp_path / "out")
     assert (tmp_path / "out/report.json").exists() and (tmp_path / "a.jsonl").exists()
@@ -371,5 +375,5 @@ def test_amounts_have_columns_and_intervals(tmp_path: Path) -> None:
     assert all(word in page for word in ("Searches", "p95", "Dollars"))
     result = found.results["small"]["one"]
     own = dict(zip(head.split(" | "), render_markdown(found).split(head)[1].splitlines()[2].split(" | "), strict=True))
-    assert own["Steps"].startswith(f"{wording.number(result['steps'])} (") and " to " in own["Searches"]
+    assert own["Steps"].startswith(f"{wording.number(result.measures.steps.mean)} (") and " to " in own["Searches"]
     assert "Accuracy" not in head

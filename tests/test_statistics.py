@@ -14,6 +14,7 @@ from scipy import stats
 
 from fakes import trajectory
 from fireact.errors import DataError
+from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.statistics import (
     bootstrap_mean,
     compare_paired,
@@ -21,7 +22,7 @@ from fireact.evaluation.statistics import (
     estimate_change,
     estimate_quantile,
 )
-from fireact.evaluation.summary import compare_scores, summarise_trajectories
+from fireact.evaluation.summary import summarise_trajectories
 from fireact.types import Usage
 
 SCORES = st.lists(st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.8, 1.0]), min_size=1, max_size=40)

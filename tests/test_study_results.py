@@ -19,10 +19,12 @@ from fireact.study.results import (
     summarise_behaviour,
     summarise_choice,
 )
+from fireact.study.rows import BaselineChange, StudyRow
 from fireact.study.stages import Stage
 from fireact.study.tables import _format_difference, _format_gain, _paper_gains, _seeds_table
 from fireact.types import Action, Step, Trajectory, Usage
 
+SCORED = {"n": 1, "em": 0.0, "f1": 0.0, "finished": 1.0}
 SEARCH, FINISH = Action("search", {"query": "x"}), Action("finish", {"answer": "a"})
 
 
@@ -102,9 +104,8 @@ def test_why_there_is_no_difference_is_said_and_what_else_differs() -> None:
     found, _ = compare_with_baseline(measured("a", [1.0, 0.0]), replace(before, episodes={"small": reworded}))
     assert found["small"]["asked"] == [1, 2] and found["small"]["em"]["n"] == 1
     assert found["small"]["conditions"][0]["setting"] == "questions"
-    assert "on 1 of 2 questions" in _format_difference(found["small"]) and "questions differ" in _format_difference(
-        found["small"]
-    )
+    shown = _format_difference(BaselineChange.from_dict(found["small"]))
+    assert "on 1 of 2 questions" in shown and "questions differ" in shown
 
 
 def test_tools_and_limits_are_checked_but_for_what_an_axis_varies(tmp_path: Path) -> None:
@@ -204,10 +205,12 @@ def test_seeds_are_taken_together_by_question() -> None:
 
 
 def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -> None:
-    def shown(name: str, against: dict[str, object]) -> dict[str, object]:
-        return {"cell": name, "axes": {}, "results": {"small": {}}, "against": against}
-
-    rows = [shown("prompted", {}), shown("tuned", {"small": {"cell": "prompted"}})]
+    pair = [measured("prompted", [0.0]), measured("tuned", [1.0])]
+    changes = [{}, compare_with_baseline(pair[1], pair[0])[0]]
+    rows = [
+        StudyRow.from_dict({"cell": one.cell.name, "results": {"small": SCORED}, "against": change})
+        for one, change in zip(pair, changes, strict=True)
+    ]
     figures = [
         PaperFigure("Llama-2-7B, ReAct", 14.8, cell="prompted"),
         PaperFigure("Llama-2-7B, FireAct", 26.2, cell="tuned"),
@@ -221,9 +224,10 @@ def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -
 
 
 def test_how_far_apart_seeds_are_is_said() -> None:
-    rows = [{"cell": f"five, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.2, 0.26, 0.32))]
-    rows += [{"cell": f"ten, seed {at}", "results": {"small": {"em": em}}} for at, em in enumerate((0.5, 0.5))]
-    own = [Cell(str(row["cell"]), str(row["cell"]).partition(",")[0]) for row in rows]
+    ems = [(f"five, seed {at}", em) for at, em in enumerate((0.2, 0.26, 0.32))]
+    ems += [(f"ten, seed {at}", em) for at, em in enumerate((0.5, 0.5))]
+    rows = [StudyRow.from_dict({"cell": name, "results": {"small": {**SCORED, "em": em}}}) for name, em in ems]
+    own = [Cell(name, name.partition(",")[0]) for name, _ in ems]
     page = _seeds_table("small", own, rows, {})
     assert "| five | 3 | 26.0 | 20.0 to 32.0 |" in page and "| ten | 2 | 50.0 |" in page
     assert "a standard deviation of 4.9 points, pooled" in page  # the root of (36 + 36 + 0) / 3

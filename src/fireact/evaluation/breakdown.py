@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fireact.evaluation.measures import compute_measures, measures_to_dict
+from fireact.evaluation.measures import GroupSummary, summarise_group
 from fireact.types import Trajectory
 
 
@@ -39,10 +39,10 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, GroupSummary]]:
     """Kind -> value -> ``summarise_group`` of its episodes, without those that ended in a fault."""
     scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
-    groups_by_kind: dict[str, dict[str, dict[str, Any]]] = {}
+    groups_by_kind: dict[str, dict[str, GroupSummary]] = {}
     for kind, read_value in KINDS.items():
         trajectories_by_value: dict[str, list[Trajectory]] = {}
         for trajectory in scored:
@@ -54,8 +54,3 @@ def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> d
                 for meta_value in sorted(trajectories_by_value)
             }
     return groups_by_kind
-
-
-def summarise_group(trajectories: Sequence[Trajectory], seed: int = 0) -> dict[str, Any]:
-    """``n`` and the ``measures`` of some episodes, with intervals."""
-    return {"n": len(trajectories), **measures_to_dict(compute_measures(trajectories, seed=seed))}

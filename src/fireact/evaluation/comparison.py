@@ -7,7 +7,7 @@ questions. Runs with different conditions are not compared, unless the differenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,34 @@ class RunComparison:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreComparison:
+    """The change in EM and F1 between two agents, over the questions of one task that both were scored on."""
+
+    em: PairedDifference
+    f1: PairedDifference
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"em": self.em.to_dict(), "f1": self.f1.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ScoreComparison:
+        """The comparison that ``to_dict`` wrote."""
+        return cls(*(PairedDifference.from_dict(fields[name]) for name in _FIRST))
+
+
+def compare_scores(
+    before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True, seed: int = 0
+) -> ScoreComparison:
+    """Compare two agents on one task, paired by question and (with ``seeds``) seed; episodes with a fault are left out.
+
+    A question that was answered with several seeds counts once, with the mean of its scores. Raises DataError where an
+    agent answered a question twice, or where they share none.
+    """
+    pairs = pair_trajectories(before, after, seeds=seeds)
+    return ScoreComparison(*(compare_paired(*_average_score(pairs, name), seed=seed) for name in _FIRST))
+
+
 def read_scored_run(path: Path) -> ComparedRun:
     """Read a run to compare. Raises DataError where ``read_compared_run`` does, or where no episode has scores."""
     run = read_compared_run(path)
@@ -313,8 +341,8 @@ def _compare_task(
         only_after=_names_missing_from(keys[1], keys[0], seeds),
         faults=(_count_faults(before), _count_faults(after)),
         unscored=(_count_unscored(before), _count_unscored(after)),
-        scores={name: _compare_score(pairs, name, seed) for name in names},
-        finished=_compare_share(pairs, lambda episode: float(episode.stop == "finish"), seed),
+        scores={name: _compare_shares(*_average_score(pairs, name), seed) for name in names},
+        finished=_compare_shares(*average_by_question(pairs, lambda episode: float(episode.stop == "finish")), seed),
         amounts={name: _compare_amount(pairs, name, seed) for name in COMPARED},
         latency={
             name: _compare_latency(before_paired, after_paired, share, seed)
@@ -375,19 +403,16 @@ def _names_missing_from(
     ]
 
 
-def _compare_score(pairs: Sequence[Pair], name: str, seed: int) -> tuple[Estimate, Estimate, PairedDifference]:
-    return _compare_share(pairs, lambda episode: get_score(episode, name), seed)
+def _average_score(pairs: Sequence[Pair], name: str) -> tuple[list[float], list[float]]:
+    return average_by_question(pairs, lambda episode: get_score(episode, name))
 
 
-def _compare_share(
-    pairs: Sequence[Pair], value: Callable[[Trajectory], float], seed: int
+def _compare_shares(
+    before: Sequence[float], after: Sequence[float], seed: int
 ) -> tuple[Estimate, Estimate, PairedDifference]:
-    before_values, after_values = average_by_question(pairs, value)
-    return (
-        bootstrap_mean(before_values, seed=seed),
-        bootstrap_mean(after_values, seed=seed),
-        compare_paired(before_values, after_values, seed=seed),
-    )
+    """The shares of two runs over the same questions, and the change."""
+    first, second = (bootstrap_mean(values, seed=seed) for values in (before, after))
+    return first, second, compare_paired(before, after, seed=seed)
 
 
 def _has_timings(pairs: Sequence[Pair]) -> bool:

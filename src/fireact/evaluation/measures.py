@@ -6,7 +6,9 @@ An amount is known for all episodes or for none, so that no mean leaves out the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import DataError
@@ -38,35 +40,96 @@ SCORES: Mapping[str, Callable[[Trajectory], float]] = {
 }
 """Shares, from 0 to 1."""
 
-Measures = Mapping[str, Estimate | None]
-"""By name: ``SCORES``, ``AMOUNTS``, and the quantiles ``latency_p50`` and ``latency_p95`` of an episode's seconds.
 
-None means that an amount is not known.
-"""
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """``SCORES``, ``AMOUNTS``, and the quantiles ``latency_p50`` and ``latency_p95`` of an episode's seconds.
+
+    None means that an amount is not known, or that an earlier version did not measure it.
+    """
+
+    em: Estimate
+    f1: Estimate
+    finished: Estimate
+    accuracy: Estimate | None = None
+    steps: Estimate | None = None
+    searches: Estimate | None = None
+    calls: Estimate | None = None
+    tokens_per_question: Estimate | None = None
+    prompt_tokens: Estimate | None = None
+    cached_tokens: Estimate | None = None
+    completion_tokens: Estimate | None = None
+    latency_mean: Estimate | None = None
+    cost_per_question: Estimate | None = None
+    latency_p50: Estimate | None = None
+    latency_p95: Estimate | None = None
+
+    def get(self, name: str) -> Estimate | None:
+        """The measure of this name."""
+        estimate: Estimate | None = getattr(self, name)
+        return estimate
+
+    @property
+    def differing_accuracy(self) -> Estimate | None:
+        """Accuracy where it is not EM: the answers were judged, or the task has a score of its own."""
+        return None if self.accuracy is None or self.accuracy.mean == self.em.mean else self.accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Measures for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
+        fields: dict[str, Any] = {}
+        for name in MEASURES:
+            estimate = self.get(name)
+            interval = estimate.interval if estimate and estimate.has_interval else None
+            fields |= {name: estimate and estimate.mean, f"{name}_interval": interval}
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], n: int) -> Measures:
+        """The measures of ``n`` episodes from JSON. Earlier versions lack some, and some intervals."""
+        estimates: dict[str, Any] = {}
+        for name in MEASURES:
+            if fields.get(name) is not None:
+                low, high = fields.get(f"{name}_interval") or (math.nan, math.nan)
+                estimates[name] = Estimate(fields[name], low, high, n)
+        return cls(**estimates)
+
+
+MEASURES = (*SCORES, *AMOUNTS, "latency_p50", "latency_p95")
 
 
 def compute_measures(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Measures:
     """All measures of episodes that did not end in a fault. Raises DataError where one has no EM or F1."""
-    seconds = [trajectory.seconds for trajectory in trajectories]
-    return {
-        **{
-            name: bootstrap_mean([value(trajectory) for trajectory in trajectories], seed=seed)
-            for name, value in SCORES.items()
-        },
-        **{
-            name: _estimate_if_known([value(trajectory) for trajectory in trajectories], seed)
-            for name, value in AMOUNTS.items()
-        },
-        **{f"latency_p{share}": estimate_quantile(seconds, share / 100, seed=seed) for share in (50, 95)},
+    shares: dict[str, Any] = {
+        name: bootstrap_mean([value(trajectory) for trajectory in trajectories], seed=seed)
+        for name, value in SCORES.items()
     }
+    amounts: dict[str, Any] = {
+        name: _estimate_if_known([value(trajectory) for trajectory in trajectories], seed)
+        for name, value in AMOUNTS.items()
+    }
+    seconds = [trajectory.seconds for trajectory in trajectories]
+    quantiles = {f"latency_p{share}": estimate_quantile(seconds, share / 100, seed=seed) for share in (50, 95)}
+    return Measures(**shares, **amounts, **quantiles)
 
 
-def measures_to_dict(estimates: Measures) -> dict[str, Any]:
-    """Measures for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
-    fields: dict[str, Any] = {}
-    for name, estimate in estimates.items():
-        fields |= {name: estimate and estimate.mean, f"{name}_interval": estimate and estimate.interval}
-    return fields
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Questions of one kind: their number and their measures."""
+
+    n: int
+    measures: Measures
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"n": self.n, **self.measures.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> GroupSummary:
+        return cls(fields["n"], Measures.from_dict(fields, fields["n"]))
+
+
+def summarise_group(trajectories: Sequence[Trajectory], seed: int = 0) -> GroupSummary:
+    """The number and the measures of some episodes, with intervals."""
+    return GroupSummary(len(trajectories), compute_measures(trajectories, seed=seed))
 
 
 def get_score(trajectory: Trajectory, name: str) -> float:

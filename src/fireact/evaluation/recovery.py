@@ -58,6 +58,14 @@ class Recovery:
             "by_noise": {name: dict(counts) for name, counts in self.by_noise.items()},
         }
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Recovery:
+        """The result that ``to_dict`` wrote."""
+        shares = ((fields[name], fields[f"{name}_interval"]) for name in ("right", "retried", "retried_and_right"))
+        counts = [fields[name] for name in ("questions", "disturbed", "disturbed_calls")]
+        estimates = (Estimate(mean, low, high, counts[1]) for mean, (low, high) in shares)
+        return cls(*counts, *estimates, *(fields[name] for name in ("reactions", "by_noise")))
+
 
 def measure_recovery(trajectories: Sequence[Trajectory], *, seed: int = 0) -> Recovery | None:
     """Summarise how disturbed episodes continue; None where there are none."""

@@ -9,7 +9,7 @@ This module knows nothing of trajectories (``summary`` does) and does not correc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,11 @@ class Estimate:
         """``[low, high]``, as in JSON."""
         return [self.low, self.high]
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether the interval is known: files of earlier versions lack some."""
+        return not math.isnan(self.low)
+
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
@@ -68,6 +73,12 @@ class PairedDifference:
             "wins": self.wins,
             "losses": self.losses,
         }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PairedDifference:
+        """The comparison that ``to_dict`` wrote."""
+        mean, (low, high), *facts = (fields[name] for name in ("difference", "interval", "p", "n", "wins", "losses"))
+        return cls(Estimate(mean, low, high, facts[1]), *facts)
 
 
 def bootstrap_mean(

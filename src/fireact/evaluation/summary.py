@@ -1,4 +1,4 @@
-"""A summary in numbers of one agent's episodes on one task, and a comparison of two agents on the same questions.
+"""A summary in numbers of one agent's episodes on one task.
 
 Invariant: an episode that ended in a fault of the infrastructure counts in ``faults`` and nowhere else, so ``n`` is the
 number of right episodes plus all ``failures``. This module runs and reads nothing.
@@ -14,10 +14,8 @@ from typing import Any
 from fireact.errors import DataError
 from fireact.evaluation.breakdown import compute_breakdown
 from fireact.evaluation.failures import count_failures, count_searches
-from fireact.evaluation.measures import Measures, compute_measures, get_score, measures_to_dict
-from fireact.evaluation.pairing import average_by_question, pair_trajectories
+from fireact.evaluation.measures import GroupSummary, Measures, compute_measures
 from fireact.evaluation.recovery import Recovery, measure_recovery
-from fireact.evaluation.statistics import PairedDifference, compare_paired
 from fireact.types import Trajectory
 
 
@@ -31,38 +29,46 @@ class Summary:
 
     n: int
     measures: Measures
-    seconds_per_question: float
+    seconds_per_question: float | None
     tools: Mapping[str, float]
     stops: Mapping[str, int]
     failures: Mapping[str, int]
     faults: int
-    by: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    by: Mapping[str, Mapping[str, GroupSummary]]
     recovery: Recovery | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
         return {
             "n": self.n,
-            **measures_to_dict(self.measures),
+            **self.measures.to_dict(),
             "seconds_per_question": self.seconds_per_question,
             "tools": dict(self.tools),
             "stops": dict(self.stops),
             "failures": dict(self.failures),
             "faults": self.faults,
-            "by": {kind: {value: dict(group) for value, group in groups.items()} for kind, groups in self.by.items()},
+            "by": {
+                kind: {value: group.to_dict() for value, group in groups.items()} for kind, groups in self.by.items()
+            },
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
         }
 
-
-@dataclass(frozen=True, slots=True)
-class ScoreComparison:
-    """The change in EM and F1 between two agents, over the questions of one task that both were scored on."""
-
-    em: PairedDifference
-    f1: PairedDifference
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"em": self.em.to_dict(), "f1": self.f1.to_dict()}
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Summary:
+        """The summary in a manifest; an earlier version may not have counted all of it."""
+        n, recovery = fields["n"], fields.get("recovery")
+        return cls(
+            n=n,
+            measures=Measures.from_dict(fields, n),
+            seconds_per_question=fields.get("seconds_per_question"),
+            **{name: fields.get(name, {}) for name in ("tools", "stops", "failures")},
+            faults=fields.get("faults", 0),
+            by={
+                kind: {value: GroupSummary.from_dict(group) for value, group in groups.items()}
+                for kind, groups in fields.get("by", {}).items()
+            },
+            recovery=None if recovery is None else Recovery.from_dict(recovery),
+        )
 
 
 def summarise_trajectories(
@@ -92,19 +98,3 @@ def summarise_trajectories(
         by=compute_breakdown(scored, seed=seed),
         recovery=measure_recovery(scored, seed=seed),
     )
-
-
-def compare_scores(
-    before: Sequence[Trajectory], after: Sequence[Trajectory], *, seeds: bool = True, seed: int = 0
-) -> ScoreComparison:
-    """Compare two agents on one task, paired by question and (with ``seeds``) seed; episodes with a fault are left out.
-
-    A question that was answered with several seeds counts once, with the mean of its scores. Raises DataError where an
-    agent answered a question twice, or where they share none.
-    """
-    pairs = pair_trajectories(before, after, seeds=seeds)
-
-    def metric(name: str) -> PairedDifference:
-        return compare_paired(*average_by_question(pairs, lambda trajectory: get_score(trajectory, name)), seed=seed)
-
-    return ScoreComparison(em=metric("em"), f1=metric("f1"))

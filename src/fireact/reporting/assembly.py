@@ -13,9 +13,10 @@ from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
 from fireact.errors import ConfigError, DataError
+from fireact.evaluation.comparison import ScoreComparison, compare_scores
 from fireact.evaluation.conditions import Conditions, conditions_of, find_differences, require_comparable
 from fireact.evaluation.pairing import index_trajectories
-from fireact.evaluation.summary import ScoreComparison, compare_scores
+from fireact.evaluation.summary import Summary
 from fireact.reporting.cases import choose_cases
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
@@ -67,7 +68,7 @@ class AgentEvaluation:
 
     def conditions(self, task: str) -> Conditions:
         """The conditions under which the agent was measured on a task."""
-        run = next(run for run in self.runs if task in run.manifest["results"])
+        run = next(run for run in self.runs if task in run.tasks)
         return conditions_of(self.agent.name, self.episodes_on(task), config=run.config, manifest=run.manifest)
 
 
@@ -186,7 +187,7 @@ def _group_by_agent(
         agent = ReportAgent(
             name=unique[run.path],
             description=run.manifest["description"] + (f", tools under noise: {run.noise}" if run.noise else ""),
-            model=unique[clean.path] if clean else str(run.manifest["agent"]),
+            model=unique[clean.path] if clean else run.agent,
             noise=run.noise,
             trajectories=size,
             line=run.line if run.cell else student,
@@ -198,11 +199,11 @@ def _group_runs(eval_runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
     """The runs of each agent: a group holds runs that differ only in their tasks; groups keep the order of the runs."""
     groups: list[list[ReportedRun]] = []
     for run in eval_runs:
-        key = (run.manifest["agent"], run.noise, run.cell)
+        key = (run.agent, run.noise, run.cell)
         for group in groups:
-            tasks = {task for grouped_run in group for task in grouped_run.manifest["results"]}
+            tasks = {task for grouped_run in group for task in grouped_run.tasks}
             first = group[0]
-            if (first.manifest["agent"], first.noise, first.cell) == key and not tasks & set(run.manifest["results"]):
+            if (first.agent, first.noise, first.cell) == key and not tasks & set(run.tasks):
                 group.append(run)
                 break
         else:
@@ -215,21 +216,17 @@ def _without_noise(group: Sequence[ReportedRun], groups: Sequence[Sequence[Repor
     if not group[0].noise:
         return group[0]
     compared_paths = {path for run in group for path in run.against.values()}
-    tasks = {task for run in group for task in run.manifest["results"]}
-    clean_groups = [
-        runs for runs in groups if runs[0].manifest["agent"] == group[0].manifest["agent"] and not runs[0].noise
-    ]
+    tasks = {task for run in group for task in run.tasks}
+    clean_groups = [runs for runs in groups if runs[0].agent == group[0].agent and not runs[0].noise]
     compared_groups = [runs for runs in clean_groups if compared_paths & {run.path for run in runs}]
-    same_task_groups = [
-        runs for runs in clean_groups if tasks & {task for run in runs for task in run.manifest["results"]}
-    ]
+    same_task_groups = [runs for runs in clean_groups if tasks & {task for run in runs for task in run.tasks}]
     return next((runs[0] for runs in [*compared_groups, *same_task_groups, *clean_groups]), None)
 
 
 def _agent_name(run: ReportedRun) -> str:
     if run.cell:
         return run.cell
-    return f"{run.manifest['agent']}, noise {run.noise}" if run.noise else str(run.manifest["agent"])
+    return f"{run.agent}, noise {run.noise}" if run.noise else run.agent
 
 
 def _training_of(run: ReportedRun, training_runs: Sequence[ReportedRun]) -> tuple[int | None, str]:
@@ -237,7 +234,7 @@ def _training_of(run: ReportedRun, training_runs: Sequence[ReportedRun]) -> tupl
     if not run.manifest.get("tuned"):
         return None, ""
     for training_run in training_runs:
-        if str(run.manifest["agent"]).endswith(f"+{training_run.manifest['adapter_sha256'][:8]}"):
+        if run.agent.endswith(f"+{training_run.manifest['adapter_sha256'][:8]}"):
             return int(training_run.manifest["trajectories"]), str(training_run.config["student"])
     try:
         agent_dir = Path(run.config["agent"])
@@ -246,11 +243,11 @@ def _training_of(run: ReportedRun, training_runs: Sequence[ReportedRun]) -> tupl
         return None, ""
 
 
-def _results_by_task(evaluations: Sequence[AgentEvaluation]) -> dict[str, dict[str, Any]]:
-    results: dict[str, dict[str, Any]] = {}
+def _results_by_task(evaluations: Sequence[AgentEvaluation]) -> dict[str, dict[str, Summary]]:
+    results: dict[str, dict[str, Summary]] = {}
     for evaluation in evaluations:
         for run in evaluation.runs:
-            for task, summary in run.manifest["results"].items():
+            for task, summary in run.results.items():
                 results.setdefault(task, {})[evaluation.agent.name] = summary
     return results
 
@@ -310,9 +307,7 @@ def _compute_changes(
 ) -> Iterator[AgentChange]:
     """On each task, every agent against its baseline, and every agent under noise against itself without noise."""
     by_name = {evaluation.agent.name: evaluation for evaluation in evaluations}
-    for task in dict.fromkeys(
-        task for evaluation in evaluations for run in evaluation.runs for task in run.manifest["results"]
-    ):
+    for task in dict.fromkeys(task for evaluation in evaluations for run in evaluation.runs for task in run.tasks):
         agents = [evaluation.agent for evaluation in evaluations if evaluation.episodes_on(task)]
         agent_names = {agent.name for agent in agents}
         pairs = list(against.get(task, {}).items())
@@ -363,9 +358,7 @@ def _episodes_side_by_side(
     evaluations: Sequence[AgentEvaluation], against: Mapping[str, Mapping[str, str]]
 ) -> Iterator[dict[str, Sequence[Trajectory]]]:
     """For each task, the episodes by agent to show side by side: first a baseline, then the agents compared with it."""
-    for task in dict.fromkeys(
-        task for evaluation in evaluations for run in evaluation.runs for task in run.manifest["results"]
-    ):
+    for task in dict.fromkeys(task for evaluation in evaluations for run in evaluation.runs for task in run.tasks):
         same_tools = [
             evaluation
             for evaluation in evaluations

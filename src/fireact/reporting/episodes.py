@@ -6,12 +6,13 @@ not record (time and tokens, in files of other tools) is None and never 0. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.evaluation.breakdown import summarise_group
 from fireact.evaluation.comparison import read_compared_run
+from fireact.evaluation.measures import summarise_group
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.types import Trajectory
 
@@ -41,20 +42,22 @@ def _is_scored(episodes: Sequence[Trajectory]) -> bool:
     return bool(without_faults) and all({"em", "f1"} <= episode.scores.keys() for episode in without_faults)
 
 
-def _summarise(episodes: Sequence[Trajectory]) -> Mapping[str, Any]:
-    summary = summarise_trajectories(episodes).to_dict()
-    methods: dict[str, list[Trajectory]] = {}
+def _summarise(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    summary = summarise_trajectories(episodes)
+    trajectories_by_method: dict[str, list[Trajectory]] = {}
     for episode in episodes:
         if episode.stop != "error":
-            methods.setdefault(episode.method, []).append(episode)
-    if len(methods) > 1:
-        summary["by"] = {
-            "method": {name: summarise_group(trajectories) for name, trajectories in methods.items()},
-            **summary["by"],
-        }
-    unknown_keys = [
-        "seconds_per_question",  # it depends on how many episodes ran at once, which episodes do not record
-        *(SPENT if not any(episode.usage.calls for episode in episodes) else ()),
-        *(TIMED if not any(episode.seconds for episode in episodes) else ()),
-    ]
-    return summary | dict.fromkeys(unknown_keys)
+            trajectories_by_method.setdefault(episode.method, []).append(episode)
+    by_method = {name: summarise_group(trajectories) for name, trajectories in trajectories_by_method.items()}
+    unknown_amounts: dict[str, Any] = dict.fromkeys(
+        [
+            *(SPENT if not any(episode.usage.calls for episode in episodes) else ()),
+            *(TIMED if not any(episode.seconds for episode in episodes) else ()),
+        ]
+    )
+    return replace(
+        summary,
+        measures=replace(summary.measures, **unknown_amounts),
+        seconds_per_question=None,  # it depends on how many episodes ran at once, which episodes do not record
+        by={"method": by_method, **summary.by} if len(by_method) > 1 else summary.by,
+    ).to_dict()

@@ -10,9 +10,11 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fireact.reporting.plots import SERIES, Palette, ReportPlot, new_canvas
+from fireact.evaluation.measures import Measures
+from fireact.evaluation.statistics import Estimate
+from fireact.reporting.plots import Palette, ReportPlot, new_canvas
 from fireact.reporting.report_data import ReportAgent, ReportData
-from fireact.reporting.summary import model_names, robustness_rows
+from fireact.reporting.summary import SERIES, model_names, robustness_rows
 from fireact.reporting.wording import display_name, number, percent
 
 _MARKERS = "osD^vP"
@@ -20,8 +22,8 @@ _SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 _LINES = ("-", "--", ":")
 _BESIDE, _ABOVE = 26, 58
 """Most characters in a line of text at the left of a plot, and above it."""
-Bar = tuple[str, str, Mapping[str, Any]]
-"""The label of a bar, the model that gives its colour, and the summary that it shows."""
+Bar = tuple[str, str, Measures]
+"""The label of a bar, the model that gives its colour, and the measures that it shows."""
 
 
 def build_plots(report: ReportData) -> list[ReportPlot]:
@@ -41,7 +43,9 @@ def plot_results(report: ReportData) -> ReportPlot | None:
     agents = _agents_without_noise(report)
     groups = {
         task: [
-            (display_name(agent.name), agent.model, by_agent[agent.name]) for agent in agents if agent.name in by_agent
+            (display_name(agent.name), agent.model, by_agent[agent.name].measures)
+            for agent in agents
+            if agent.name in by_agent
         ]
         for task, by_agent in report.results.items()
     }
@@ -66,10 +70,10 @@ def plot_robustness(report: ReportData) -> ReportPlot | None:
     for row in rows:
         bars, clean = groups.setdefault(row.task, []), display_name(row.agent.model)
         if row.before is not None and (clean, row.agent.model) not in [bar[:2] for bar in bars]:
-            bars.append((clean, row.agent.model, row.before))
-        bars.append((display_name(row.agent.name), row.agent.model, row.after))
+            bars.append((clean, row.agent.model, row.before.measures))
+        bars.append((display_name(row.agent.name), row.agent.model, row.after.measures))
     words = ". ".join(
-        f"{task}: " + ", ".join(f"{label} {percent(result['em'])}" for label, _, result in bars)
+        f"{task}: " + ", ".join(f"{label} {percent(measures.em.mean)}" for label, _, measures in bars)
         for task, bars in groups.items()
     )
     return ReportPlot(
@@ -90,7 +94,7 @@ def plot_scaling(report: ReportData) -> ReportPlot | None:
     if not lines:
         return None
     words = " ".join(
-        f"{label}: " + ", ".join(f"{size} {percent(_mean_em(summaries))}" for size, summaries in line.items()) + "."
+        f"{label}: " + ", ".join(f"{size} {percent(_mean_em(students))}" for size, students in line.items()) + "."
         for label, line in lines.items()
     )
 
@@ -100,12 +104,12 @@ def plot_scaling(report: ReportData) -> ReportPlot | None:
         for index, (label, line) in enumerate(lines.items()):
             colour, marker = palette.series[(index + 1) % SERIES], _MARKERS[index % len(_MARKERS)]
             dashes = _LINES[index // SERIES % len(_LINES)]
-            seeds = [(size, summaries) for size, summaries in line.items() if len(summaries) > 1]
-            alone = [(size, summaries[0]) for size, summaries in line.items() if len(summaries) == 1]
-            for size, summaries in seeds:
+            seeds = [(size, students) for size, students in line.items() if len(students) > 1]
+            alone = [(size, students[0]) for size, students in line.items() if len(students) == 1]
+            for size, students in seeds:
                 axes.plot(
-                    [size] * len(summaries),
-                    [summary["em"] for summary in summaries],
+                    [size] * len(students),
+                    [measures.em.mean for measures in students],
                     "o",
                     color=colour,
                     markersize=4,
@@ -113,7 +117,7 @@ def plot_scaling(report: ReportData) -> ReportPlot | None:
                 )
             if alone:
                 _draw_points(axes, alone, colour, marker="")
-            means = [_mean_em(summaries) for summaries in line.values()]
+            means = [_mean_em(students) for students in line.values()]
             axes.plot(list(line), means, dashes, color=colour, linewidth=1.6, marker=marker, markersize=6)
             legend.add(label, color=colour, marker=marker, linestyle=dashes)
         axes.set_xscale("log")
@@ -131,14 +135,14 @@ def plot_scaling(report: ReportData) -> ReportPlot | None:
     return ReportPlot("scaling", "Scaling", f"Exact match by trajectories. {words}", caption, draw)
 
 
-def _scaling_lines(report: ReportData) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
+def _scaling_lines(report: ReportData) -> dict[str, dict[int, list[Measures]]]:
     """Label of a line -> number of trajectories -> summaries of the students; only lines with several numbers."""
-    by_line: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    by_line: dict[tuple[str, str], dict[int, list[Measures]]] = {}
     for task, results in report.results.items():
         sized = [agent for agent in _agents_without_noise(report) if agent.trajectories and agent.name in results]
         for agent in sorted(sized, key=lambda agent: agent.trajectories or 0):
             by_size = by_line.setdefault((task, agent.line), {})
-            by_size.setdefault(agent.trajectories or 0, []).append(results[agent.name])
+            by_size.setdefault(agent.trajectories or 0, []).append(results[agent.name].measures)
     several = {key: line for key, line in by_line.items() if len(line) > 1}
     single_line = len({line for _, line in several}) < 2
     return {
@@ -147,27 +151,34 @@ def _scaling_lines(report: ReportData) -> dict[str, dict[int, list[Mapping[str, 
     }
 
 
-def _mean_em(summaries: Sequence[Mapping[str, Any]]) -> float:
-    return sum(float(summary["em"]) for summary in summaries) / len(summaries)
+def _mean_em(students: Sequence[Measures]) -> float:
+    return sum(measures.em.mean for measures in students) / len(students)
 
 
 def plot_costs(report: ReportData) -> ReportPlot | None:
     """Exact match against the cost of a question: in dollars where any agent cost money, else in tokens."""
     agents = _agents_without_noise(report)
     measured = [
-        by_agent[agent.name] for by_agent in report.results.values() for agent in agents if agent.name in by_agent
+        by_agent[agent.name].measures
+        for by_agent in report.results.values()
+        for agent in agents
+        if agent.name in by_agent
     ]
     if len(agents) < 2 or len(measured) < 2:
         return None
-    has_prices = all(summary.get("cost_per_question") is not None for summary in measured)
-    paid = has_prices and any(summary["cost_per_question"] for summary in measured)
-    key, unit = ("cost_per_question", "US dollars") if paid else ("tokens_per_question", "tokens")
-    if any(summary[key] is None for summary in measured):  # episodes of a file do not always record it
+    key, unit = ("cost_per_question", "US dollars") if _is_paid(measured) else ("tokens_per_question", "tokens")
+    if any(measures.get(key) is None for measures in measured):  # episodes of a file do not always record it
         return None
+
+    def amount_of(measures: Measures) -> float:
+        amount = measures.get(key)
+        assert amount is not None
+        return amount.mean
+
     words = " ".join(
         f"{task}: "
         + ", ".join(
-            f"{display_name(agent.name)} {number(by_agent[agent.name][key])} {unit}"
+            f"{display_name(agent.name)} {number(amount_of(by_agent[agent.name].measures))} {unit}"
             for agent in agents
             if agent.name in by_agent
         )
@@ -185,15 +196,15 @@ def plot_costs(report: ReportData) -> ReportPlot | None:
         )
         for agent in plotted_agents:
             hollow = model_names(report).index(agent.model) >= SERIES  # the colours are used a second time
-            look = {"color": _colour(report, agent.model, palette), **({"markerfacecolor": "none"} if hollow else {})}
-            legend.add(display_name(agent.name), marker="s", markersize=8, linestyle="none", **look)
+            colour, face = _colour(report, agent.model, palette), {"markerfacecolor": "none"} if hollow else {}
+            legend.add(display_name(agent.name), marker="s", markersize=8, linestyle="none", color=colour, **face)
             for index, by_agent in enumerate(report.results.values()):
                 if agent.name in by_agent:
-                    marker, point = _MARKERS[index % len(_MARKERS)], [(by_agent[agent.name][key], by_agent[agent.name])]
-                    _draw_points(axes, point, look["color"], marker=marker, hollow=hollow)
+                    marker, measures = _MARKERS[index % len(_MARKERS)], by_agent[agent.name].measures
+                    _draw_points(axes, [(amount_of(measures), measures)], colour, marker=marker, hollow=hollow)
         for index, task in enumerate(tasks):
             legend.add(task, marker=_MARKERS[index % len(_MARKERS)], linestyle="none", color=palette.ink)
-        values = [summary[key] for summary in measured]
+        values = list(map(amount_of, measured))
         if min(values) > 0:
             _set_log_axis(axes, min(values), max(values))
         axes.set_xlabel(f"{unit} a question")
@@ -204,14 +215,18 @@ def plot_costs(report: ReportData) -> ReportPlot | None:
     return ReportPlot("cost", "Cost and accuracy", f"Exact match by {unit} a question. {words}", caption, draw)
 
 
+def _is_paid(measured: Sequence[Measures]) -> bool:
+    """Whether the price of every answer is known, and some answers cost money."""
+    costs = [measures.cost_per_question for measures in measured]
+    return all(costs) and any(cost.mean for cost in costs if cost)
+
+
 def plot_training(report: ReportData) -> ReportPlot | None:
     """Loss and learning rate by optimizer step, or None where nothing was trained."""
     logs = {name: rows for name, rows in report.training.items() if rows}
     if not logs:
         return None
-    curves = {
-        name: ([row["step"] for row in rows], [float(row["loss"]) for row in rows]) for name, rows in logs.items()
-    }
+    curves = {name: (_column(rows, "step"), _column(rows, "loss")) for name, rows in logs.items()}
     smooth = {name: running_mean(losses, window=len(losses) // 10) for name, (_, losses) in curves.items()}
     words = " ".join(
         f"The training loss{f' of {name}' if len(curves) > 1 else ''} goes from {losses[0]:.2f} to "
@@ -222,7 +237,7 @@ def plot_training(report: ReportData) -> ReportPlot | None:
     def draw(palette: Palette) -> Any:
         alone = len(logs) == 1
         rows = next(iter(logs.values()))
-        rates = [float(row["learning_rate"]) for row in rows if row.get("learning_rate") is not None]
+        rates = _column(rows, "learning_rate")
         with_rates = alone and len(rates) == len(rows)
         legend, ends = _Legend(), {name: f"{name}: {smooth[name][-1]:.2f}" for name in curves}
         height = 3.3 if alone else 3.0 + legend.height(ends.values())
@@ -240,7 +255,7 @@ def plot_training(report: ReportData) -> ReportPlot | None:
         panels[0].set_ylabel("loss")
         panels[0].set_ylim(0, 1.05 * max(max(losses) for _, losses in curves.values()) or 1)
         if with_rates:
-            panels[1].plot([row["step"] for row in rows], rates, color=palette.ink, linewidth=1.3)
+            panels[1].plot(_column(rows, "step"), rates, color=palette.ink, linewidth=1.3)
             panels[1].set_ylabel("learning\nrate")
             panels[1].set_ylim(0, 1.15 * max(rates) or 1)
             panels[1].set_yticks([0, max(rates)], ["0", f"{max(rates):.0e}".replace("e-0", "e-")])
@@ -255,6 +270,11 @@ def plot_training(report: ReportData) -> ReportPlot | None:
         "Loss on the tokens that the student learns, one point per optimizer step; the bold line is the running mean."
     )
     return ReportPlot("training", "Training", words, caption, draw)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """The values of a column of a training log, without the rows that lack it."""
+    return [row[name] for row in rows if row.get(name) is not None]
 
 
 def running_mean(values: Sequence[float], *, window: int) -> list[float]:
@@ -279,12 +299,12 @@ def _draw_bars(report: ReportData, groups: Mapping[str, Sequence[Bar]], palette:
     for task, rows in filled_groups.items():
         axes.text(0, -position, task, va="center", fontweight="bold")
         position += 0.12
-        for label, model, result in rows:
+        for label, model, measures in rows:
             label_lines = textwrap.wrap(label, _BESIDE)
             room = unit * (len(label_lines) + 1)
             position += room / 2
             ticks.append((-position, "\n".join(label_lines)))
-            _draw_bar(axes, result, position=-position, colour=_colour(report, model, palette), palette=palette)
+            _draw_bar(axes, measures.em, position=-position, colour=_colour(report, model, palette), palette=palette)
             position += room / 2
         position += 0.3
     axes.set_ylim(-position + 0.2, 0.12)
@@ -296,29 +316,28 @@ def _draw_bars(report: ReportData, groups: Mapping[str, Sequence[Bar]], palette:
     return figure
 
 
-def _draw_bar(axes: Any, result: Mapping[str, Any], *, position: float, colour: str, palette: Palette) -> None:
-    low, high = result["em_interval"]
-    axes.barh(position, result["em"], height=0.19, color=colour, zorder=2)
+def _draw_bar(axes: Any, em: Estimate, *, position: float, colour: str, palette: Palette) -> None:
+    axes.barh(position, em.mean, height=0.19, color=colour, zorder=2)
     style = {"linewidth": 1.3, "marker": "|", "markersize": 5, "markevery": [1], "zorder": 3}
-    for end, ink in ((low, palette.on_bar), (high, palette.ink)):
-        axes.plot([result["em"], end], [position, position], color=ink, **style)
-    axes.text(high + 0.018, position, percent(result["em"]), va="center", fontsize=9.5)
+    for end, ink in ((em.low, palette.on_bar), (em.high, palette.ink)):
+        axes.plot([em.mean, end], [position, position], color=ink, **style)
+    axes.text(em.high + 0.018, position, percent(em.mean), va="center", fontsize=9.5)
 
 
 def _draw_points(
     axes: Any,
-    points: Sequence[tuple[float, Mapping[str, Any]]],
+    points: Sequence[tuple[float, Measures]],
     colour: str,
     *,
     marker: str,
     hollow: bool = False,
 ) -> None:
-    values = [result["em"] for _, result in points]
-    low = [max(0.0, result["em"] - result["em_interval"][0]) for _, result in points]
-    high = [max(0.0, result["em_interval"][1] - result["em"]) for _, result in points]
+    ems = [measures.em for _, measures in points]
+    low = [max(0.0, em.mean - em.low) for em in ems]
+    high = [max(0.0, em.high - em.mean) for em in ems]
     style: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "none", "elinewidth": 1.1}
     style |= {"markerfacecolor": "none"} if hollow else {}
-    axes.errorbar([x for x, _ in points], values, [low, high], color=colour, capsize=2.5, **style)
+    axes.errorbar([x for x, _ in points], [em.mean for em in ems], [low, high], color=colour, capsize=2.5, **style)
 
 
 def _format_share_axis(figure: Any, axes: Any) -> Any:
@@ -373,7 +392,7 @@ def _describe_results(report: ReportData, agents: Sequence[ReportAgent]) -> str:
     parts: Iterator[str] = (
         f"{task}: "
         + ", ".join(
-            f"{display_name(agent.name)} {percent(by_agent[agent.name]['em'])}"
+            f"{display_name(agent.name)} {percent(by_agent[agent.name].measures.em.mean)}"
             for agent in agents
             if agent.name in by_agent
         )

@@ -10,16 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from fireact.evaluation.failures import FAILURES
-from fireact.reporting import cases, markdown, summary, wording
+from fireact.reporting import cases, markdown, report_tables, summary, wording
 from fireact.reporting.browser import browser_data, encode_for_script, episode_id
 from fireact.reporting.figures import build_plots
-from fireact.reporting.plots import PAGE, SERIES, render_svg
+from fireact.reporting.plots import PAGE, render_svg
 from fireact.reporting.report_data import EpisodeSource, ReportData
+from fireact.reporting.table import Table, write_html_table
 
 TEMPLATE = "page.html.jinja"
 STYLES = ("report.css", "browser.css")
@@ -77,33 +78,50 @@ def _render_page(data: Mapping[str, Any], *, scripts: tuple[str, ...], live: boo
 
 def _report_context(report: ReportData) -> dict[str, Any]:
     """What the template of the report view needs."""
-    models, lines = summary.model_names(report), summary.headlines(report)
+    lines = summary.headlines(report)
     return {
         "report": report,
         "headlines": lines,
         "one_pair": summary.has_one_pair(report, lines),
-        "one_baseline": summary.has_one_baseline(report),
-        "robustness": summary.robustness_rows(report),
-        "failures": summary.failures_by_agent(report),
         "kinds": FAILURES,
-        "groups": summary.question_groups_by_task(report),
+        "failures": summary.failures_by_agent(report),
         "lede": summary.lede(report),
-        "mixture_rows": summary.mixture_rows(report),
         "teachers": summary.teachers(report),
         "settings": wording.flatten_settings(report.settings),
         "plots": [(plot, _as_markup(render_svg(plot, PAGE))) for plot in build_plots(report)],
-        "series": {agent.name: models.index(agent.model) % SERIES for agent in report.agents},
+        "series": summary.series_by_agent(report),
         "several": len(report.agents) > 1,
-        "compared": any(report.comparisons.values()),
-        "paid": summary.has_amount(report, "cost_per_question"),
-        "told": summary.has_amount(report, "tokens_per_question"),
-        "timed": summary.has_amount(report, "latency_mean"),
-        "accuracy": summary.has_distinct_accuracy(report),
         "total_seconds": sum(report.timings.values()),
         "longest": max(report.timings.values(), default=0),
         "notes": markdown.NOTES,
         "rule": cases.RULE,
         "cases_heading": summary.cases_heading(report),
+        **{
+            name: _as_markup(write_html_table(table, plain=name not in WIDE)) if table.rows else ""
+            for name, table in _tables(report).items()
+        },
+        "groups": {table.title: _as_markup(write_html_table(table)) for table in report_tables.group_tables(report)},
+    }
+
+
+WIDE = ("scores", "amounts")
+"""The tables of the page that have too many columns for a phone."""
+
+
+def _tables(report: ReportData) -> dict[str, Table]:
+    """The tables of the page, by their names in the template."""
+    mixtures = report_tables.mixture_table(report)
+    sums = [
+        str(sum(getattr(row, name) for row in summary.mixture_rows(report)))
+        for name in ("collected", "finished", "correct", "mixed")
+    ]
+    footer = ["all", "", *sums] if len(report.mixtures) == 1 else []
+    return {
+        "scores": report_tables.score_table(report),
+        "amounts": report_tables.amount_table(report),
+        "robustness": report_tables.robustness_table(report),
+        "failure_counts": report_tables.failure_table(report),
+        "mixtures": replace(mixtures, footer=footer),
     }
 
 
@@ -124,19 +142,8 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = (
-        "description_beside",
-        "display_name",
-        "duration",
-        "interval",
-        "number",
-        "p_value",
-        "percent",
-        "points",
-        "spread",
-    )
+    names = ("description_beside", "display_name", "duration", "interval", "number", "p_value", "percent", "points")
     environment.filters.update({name: getattr(wording, name) for name in names})
-    environment.filters["query"] = urlencode
     return environment
 
 

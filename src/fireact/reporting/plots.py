@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fireact.base.controls import strip_controls
+from fireact.reporting.summary import SERIES
 
-SERIES = 6
-"""Number of colours; the agents after these begin with the first colour again."""
 WIDTH = 5.2
 """Inches of 72 px: narrow, so that text stays legible where a phone scales the plot down."""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.evaluation.summary import ScoreComparison
+from fireact.evaluation.comparison import ScoreComparison
+from fireact.evaluation.summary import Summary
 from fireact.types import Example, Trajectory
 
 
@@ -72,7 +73,7 @@ class EpisodeSource:
 class ReportData:
     """Everything that a report shows. Raises ConfigError where a field names an agent that ``agents`` lacks.
 
-    - ``results``: task -> agent -> ``Summary.to_dict()``; further keys are shown where they are known.
+    - ``results``: task -> agent -> its summary.
     - ``paired``: task -> agent -> its baseline; if empty, ``default_baselines`` chooses.
     - ``of_studies``: the report is about the cells of studies, and not about one agent.
     - ``comparisons``: task -> agent -> the change against its baseline.
@@ -89,7 +90,7 @@ class ReportData:
     title: str
     created: str
     agents: Sequence[ReportAgent]
-    results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    results: Mapping[str, Mapping[str, Summary]]
     paired: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     of_studies: bool = False
     comparisons: Mapping[str, Mapping[str, ScoreComparison]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from fireact.base import jsonl
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
 from fireact.evaluation.conditions import noise_kinds
+from fireact.evaluation.summary import Summary
 from fireact.reporting.episodes import describe_episodes
 from fireact.types import Trajectory
 
@@ -55,6 +56,21 @@ class ReportedRun:
             return ", ".join(sorted(noise_kinds(self.episodes or ())))
         specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
+
+    @property
+    def agent(self) -> str:
+        """The name of the agent that the run measured."""
+        return str(self.manifest["agent"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that were measured."""
+        return list(self.manifest["results"])
+
+    @property
+    def results(self) -> dict[str, Summary]:
+        """Task -> its summary."""
+        return {task: Summary.from_dict(fields) for task, fields in self.manifest["results"].items()}
 
     def read_episodes(self) -> Sequence[Trajectory]:
         """The episodes of the run."""

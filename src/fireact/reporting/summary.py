@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.failures import FAILURES, count_failures
-from fireact.evaluation.summary import ScoreComparison
+from fireact.evaluation.measures import GroupSummary
+from fireact.evaluation.statistics import PairedDifference
+from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import Mixture, ReportAgent, ReportData
 from fireact.reporting.wording import display_name, percent
 
@@ -27,10 +30,15 @@ class Headline:
     note: str
     baseline: str
     agent: str
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any]
+    before: Summary | None
+    after: Summary
     comparison: ScoreComparison | None
     best_of: int = 0
+
+    @property
+    def change(self) -> PairedDifference | None:
+        """The change in exact match."""
+        return self.comparison.em if self.comparison else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,10 @@ class MixtureRow:
     finished: int
     correct: int
     mixed: int
+
+
+SERIES = 6
+"""Number of colours; the agents after these begin with the first colour again."""
 
 
 def subject(report: ReportData) -> ReportAgent:
@@ -70,20 +82,26 @@ def model_names(report: ReportData) -> list[str]:
     return list(dict.fromkeys(agent.model for agent in report.agents))
 
 
+def series_by_agent(report: ReportData) -> dict[str, int]:
+    """Agent -> the number of its colour."""
+    models = model_names(report)
+    return {agent.name: models.index(agent.model) % SERIES for agent in report.agents}
+
+
 @dataclass(frozen=True, slots=True)
 class RobustnessRow:
     """An agent on a task: its summary without noise (None if not measured) and with it, and the comparison."""
 
     task: str
     agent: ReportAgent
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any]
+    before: Summary | None
+    after: Summary
     comparison: ScoreComparison | None
 
     @property
     def shared(self) -> int:
         """The number of questions that both sides share, where one of them has more; else 0."""
-        question_count = max(side["n"] for side in (self.before, self.after) if side is not None)
+        question_count = max(side.n for side in (self.before, self.after) if side is not None)
         return self.comparison.em.n if self.comparison and self.comparison.em.n < question_count else 0
 
 
@@ -116,13 +134,13 @@ def failures_by_agent(report: ReportData) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class QuestionGroup:
-    """Questions of one kind (two hops, say), with agent -> ``n``, ``em``, ``em_interval`` and so on."""
+    """Questions of one kind (two hops, say), and the results of each agent on them."""
 
     task: str
     kind: str
     value: str
     n: int
-    agents: Mapping[str, Mapping[str, Any]]
+    agents: Mapping[str, GroupSummary]
 
 
 def question_groups(report: ReportData) -> list[QuestionGroup]:
@@ -130,14 +148,14 @@ def question_groups(report: ReportData) -> list[QuestionGroup]:
     names = [agent.name for agent in report.agents]
     rows = []
     for task, results in report.results.items():
-        by_agent = {name: results[name].get("by", {}) for name in names if name in results}
+        by_agent = {name: results[name].by for name in names if name in results}
         for kind in dict.fromkeys(kind for by_kind in by_agent.values() for kind in by_kind):
             values = dict.fromkeys(value for by_kind in by_agent.values() for value in by_kind.get(kind, {}))
             for value in values if len(values) > 1 else ():
                 agents = {
                     name: by_kind[kind][value] for name, by_kind in by_agent.items() if value in by_kind.get(kind, {})
                 }
-                rows.append(QuestionGroup(task, kind, value, max(summary["n"] for summary in agents.values()), agents))
+                rows.append(QuestionGroup(task, kind, value, max(summary.n for summary in agents.values()), agents))
     return rows
 
 
@@ -169,9 +187,9 @@ def headlines(report: ReportData) -> list[Headline]:
         last = next((name for name in reversed(names) if name in against), names[-1])
         best_of = len(names) if report.of_studies and len(names) > 2 else 0
         if best_of:
-            last = max(names, key=lambda name: (results[name]["em"], name in against))
+            last = max(names, key=lambda name: (results[name].measures.em.mean, name in against))
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
-        if first and (comparison is None or comparison.em.n < ALIKE * max(first["n"], results[last]["n"])):
+        if first and (comparison is None or comparison.em.n < ALIKE * max(first.n, results[last].n)):
             first = None
         note = report.task_notes.get(task, "")
         lines.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison, best_of))
@@ -214,8 +232,8 @@ def _count_episodes(report: ReportData) -> str:
 
 
 def _headline_words(line: Headline, *, with_names: bool) -> str:
-    after = percent(line.after["em"])
-    change = f"from {percent(line.before['em'])} to {after}" if line.before else after
+    after = percent(line.after.measures.em.mean)
+    change = f"from {percent(line.before.measures.em.mean)} to {after}" if line.before else after
     pair = f"{display_name(line.baseline)} to {display_name(line.agent)}" if line.before else display_name(line.agent)
     pair += f", the best of {line.best_of}" if line.best_of else ""
     return f"{line.task} {change}{f' ({pair})' if with_names else ''}"
@@ -227,17 +245,16 @@ def cases_heading(report: ReportData) -> str:
     return "Some of the questions" if alone else "The same questions, side by side"
 
 
-def has_amount(report: ReportData, amount: str) -> bool:
+def has_amount(report: ReportData, name: str) -> bool:
     """Whether any result has this amount and it is not 0."""
-    return any(summary.get(amount) for by_agent in report.results.values() for summary in by_agent.values())
+    amounts = (summary.measures.get(name) for by_agent in report.results.values() for summary in by_agent.values())
+    return any(amount is not None and amount.mean for amount in amounts)
 
 
 def has_distinct_accuracy(report: ReportData) -> bool:
     """Whether the accuracy of any agent differs from its exact match."""
     return any(
-        summary.get("accuracy", summary["em"]) != summary["em"]
-        for by_agent in report.results.values()
-        for summary in by_agent.values()
+        summary.measures.differing_accuracy for by_agent in report.results.values() for summary in by_agent.values()
     )
 
 
@@ -275,7 +292,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "one_pair": has_one_pair(report, headlines(report)),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
-            name: {task: dict(results[name]) for task, results in report.results.items() if name in results}
+            name: {task: results[name].to_dict() for task, results in report.results.items() if name in results}
             for name in agents
         },
         "comparisons": {
@@ -295,6 +312,33 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
             "peak_memory_gb": report.peak_memory_gb,
         },
     }
+
+
+def read_headlines(report: Mapping[str, Any]) -> list[Headline]:
+    """The headlines of a report from its JSON; earlier versions lack some keys."""
+    summaries = {
+        name: {task: Summary.from_dict(fields) for task, fields in by_task.items()}
+        for name, by_task in report["agents"].items()
+    }
+    comparisons = {
+        (task, name): ScoreComparison.from_dict(fields)
+        for task, by_agent in report.get("comparisons", {}).items()
+        for name, fields in by_agent.items()
+    }
+    return [
+        Headline(
+            task=task,
+            note="",
+            baseline=before or "",
+            agent=agent,
+            before=summaries.get(before, {}).get(task),
+            after=summaries[agent][task],
+            comparison=comparisons.get((task, agent)),
+            best_of=line.get("best_of") or 0,
+        )
+        for line in report["headlines"]
+        for task, before, agent in [(line["task"], line["before"], line["after"])]
+    ]
 
 
 def _mixture_to_dict(mixture: Mixture) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.evaluation.accuracy import is_correct
+from fireact.evaluation.statistics import Estimate
 from fireact.types import Stop, Trajectory
 
 A_SCRIPT = "a script, not a language model"
@@ -61,6 +62,32 @@ def points(difference: float, digits: int = 1) -> str:
 def p_value(p: float) -> str:
     """``p < 0.001``, or p to two significant digits."""
     return "p < 0.001" if p < 0.001 else f"p = {min(p, 1):.2g}"
+
+
+def p_number(p: float) -> str:
+    """A p-value in a column of that name: ``< 0.001``, ``0.034``."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
+def share(estimate: Estimate, digits: int = 1) -> str:
+    """A share with its interval: ``78.3% (66.7 to 86.7)``; ``digits`` are those of the interval."""
+    bounds = f" ({interval(estimate.interval, digits)})" if estimate.has_interval else ""
+    return f"{percent(estimate.mean)}{bounds}"
+
+
+def dollars(value: float | None) -> str:
+    """An amount of money: ``$1,234.50``, ``$0.012``; a dash for None."""
+    return UNTOLD if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
+
+
+def count_of(number_of: int, noun: str) -> str:
+    """A number of countable things: ``1 step``, ``3 steps``."""
+    return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
+
+
+def signed_number(value: float) -> str:
+    """A change of a quantity: ``+3``, ``−0.25``."""
+    return f"{'+' if value > 0 else ''}{number(value)}".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.jsonl import open_replacement
+from fireact.evaluation.statistics import Estimate
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
+from fireact.study.rows import Behaviour, StudyRow, read_complete_rows
 
 COLOURS = ("#1b4f72", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
 MARKERS = ("D", "o", "s", "^", "v", "P")
@@ -44,11 +46,13 @@ def draw_plots(
     study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], directory: Path
 ) -> list[str]:
     """Draw every plot of every task that has rows, and return the names of the files."""
-    rows_by_cell = {str(row["cell"]): row for row in rows if "error" not in row}
+    rows_by_cell = {row.cell: row for row in read_complete_rows(rows)}
     file_names = []
     for plot in study.plots:
-        for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row["results"]):
-            task_cells = [cell for cell in cells if task in rows_by_cell.get(cell.name, {}).get("results", {})]
+        for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row.results):
+            task_cells = [
+                cell for cell in cells if cell.name in rows_by_cell and task in rows_by_cell[cell.name].results
+            ]
             figure = (
                 _draw_curve(study, plot, task_cells, rows_by_cell, task)
                 if plot.kind == "curve"
@@ -57,28 +61,21 @@ def draw_plots(
             if figure is not None:
                 name = f"{_safe_name(task)}-{plot.kind}{f'-{_safe_name(plot.x)}' if plot.x else ''}"
                 file_names += _save_figure(figure, directory / name)
-    for task in (
-        dict.fromkeys(name for row in rows_by_cell.values() for name in row["behaviour"]) if study.choice else ()
-    ):
-        turn_counts = {
-            name: row["behaviour"][task]["questions"] for name, row in rows_by_cell.items() if task in row["behaviour"]
-        }
+    for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row.behaviour) if study.choice else ():
+        turn_counts = {name: row.behaviour[task] for name, row in rows_by_cell.items() if task in row.behaviour}
         file_names += _save_figure(_draw_turns(study, turn_counts, task), directory / f"{_safe_name(task)}-turns")
     return file_names
 
 
-def _draw_turns(study: StudyFile, cells: Mapping[str, Mapping[str, Mapping[str, int]]], task: str) -> Any:
+def _draw_turns(study: StudyFile, cells: Mapping[str, Behaviour], task: str) -> Any:
     """Draw the shares of questions by their method and by their number of turns, with one bar a cell."""
     lines = sum(len(textwrap.wrap(name, 24)) for name in cells)
     figure, (method_axes, turns_axes) = _new_figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
     by_turns: dict[str, Counter[int]] = {name: Counter() for name in cells}
-    for name, method_counts in cells.items():
-        for n, count in ((int(n), count) for counts in method_counts.values() for n, count in counts.items()):
+    for name, behaviour in cells.items():
+        for n, count in ((int(n), count) for counts in behaviour.questions.values() for n, count in counts.items()):
             by_turns[name][min(n, _MAX_TURNS)] += count
-    by_method = {
-        name: {method: sum(counts.values()) for method, counts in method_counts.items()}
-        for name, method_counts in cells.items()
-    }
+    by_method = {name: behaviour.counts_by_method() for name, behaviour in cells.items()}
     methods = [name for name in METHODS if any(name in counts for counts in by_method.values())]
     turns = sorted({n for counts in by_turns.values() for n in counts})
     _draw_stacked_bars(method_axes, by_method, {name: (name, COLOURS[METHODS.index(name)]) for name in methods})
@@ -107,18 +104,17 @@ def _draw_stacked_bars(
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3, fontsize=8, frameon=False)
 
 
-def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
+def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, StudyRow], task: str) -> Any:
     from matplotlib.patches import Patch
 
     lines = sum(len(textwrap.wrap(cell.name, 36)) for cell in cells)
     figure, axes = _new_figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
     for position, cell in enumerate(cells):
-        result = rows[cell.name]["results"][task]
-        low, high = result["em_interval"]
+        em = rows[cell.name].results[task].measures.em
         colour = COLOURS[1] if cell.is_fine_tuned else COLOURS[0]
-        axes.barh(-position, 100 * result["em"], height=0.7, color=colour, zorder=2)
+        axes.barh(-position, 100 * em.mean, height=0.7, color=colour, zorder=2)
         axes.plot(
-            [100 * low, 100 * high],
+            [100 * em.low, 100 * em.high],
             [-position, -position],
             color="#1c2833",
             linewidth=1.2,
@@ -126,7 +122,7 @@ def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any],
             markersize=5,
             zorder=3,
         )
-        axes.text(108, -position, f"{100 * result['em']:.3g}", va="center", ha="right", fontsize=9)
+        axes.text(108, -position, f"{100 * em.mean:.3g}", va="center", ha="right", fontsize=9)
     paper_handles = _draw_paper_figures(axes, study, cells, rows, task)
     axes.set_yticks(
         [-position for position in range(len(cells))], [textwrap.fill(cell.name, 36) for cell in cells], linespacing=1.1
@@ -147,12 +143,12 @@ def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any],
 
 
 def _draw_paper_figures(
-    axes: Any, study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Any], task: str
+    axes: Any, study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, StudyRow], task: str
 ) -> list[Any]:
     """Draw the paper's figures with one marker for each of its models, and return the legend's entries."""
     points: dict[str, list[tuple[float, int]]] = {}
     for figure in (figure for figure in study.paper if figure.unit == "EM"):
-        task_cells = [cell for cell in cells if figure.is_about(task, rows[cell.name]["results"])]
+        task_cells = [cell for cell in cells if figure.is_about(task, rows[cell.name].results)]
         positions = [-cells.index(cell) for cell in task_cells if figure.matches(cell.name, cell.group)]
         points.setdefault(figure.label.partition(",")[0], []).extend((figure.value, position) for position in positions)
     handles = []
@@ -168,37 +164,39 @@ def _draw_paper_figures(
     return handles
 
 
-def _draw_curve(study: StudyFile, plot: PlotSpec, cells: Sequence[Cell], rows: Mapping[str, Any], task: str) -> Any:
-    points: dict[str, dict[float, list[tuple[float, list[float]]]]] = {}
+def _draw_curve(
+    study: StudyFile, plot: PlotSpec, cells: Sequence[Cell], rows: Mapping[str, StudyRow], task: str
+) -> Any:
+    points: dict[str, dict[float, list[Estimate]]] = {}
     for cell in cells:
         try:
             x = float(cell.axes[plot.x])
         except (KeyError, ValueError):
             continue
         other_labels = [str(value) for name, value in cell.axes.items() if name not in (plot.x, "seed")]
-        result = rows[cell.name]["results"][task]
-        points.setdefault(", ".join(other_labels), {}).setdefault(x, []).append((result["em"], result["em_interval"]))
+        em = rows[cell.name].results[task].measures.em
+        points.setdefault(", ".join(other_labels), {}).setdefault(x, []).append(em)
     if not points:
         return None
     figure, axes = _new_figure(3.6)
     for number, (name, scores_by_x) in enumerate(points.items()):
         colour, xs = COLOURS[number % len(COLOURS)], sorted(scores_by_x)
-        means = [100 * statistics.fmean(em for em, _ in scores_by_x[x]) for x in xs]
+        means = [100 * statistics.fmean(em.mean for em in scores_by_x[x]) for x in xs]
         axes.plot(xs, means, color=colour, linewidth=1.8, label=name or "fine-tuned", zorder=3)
         for x in xs:
             axes.plot(
                 [x] * len(scores_by_x[x]),
-                [100 * em for em, _ in scores_by_x[x]],
+                [100 * em.mean for em in scores_by_x[x]],
                 "o",
                 color=colour,
                 markersize=4,
                 zorder=4,
             )
-            lows, highs = zip(*(interval for _, interval in scores_by_x[x]), strict=True)
-            axes.plot([x, x], [100 * min(lows), 100 * max(highs)], color=colour, linewidth=0.8, alpha=0.5)
+            low, high = min(em.low for em in scores_by_x[x]), max(em.high for em in scores_by_x[x])
+            axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=0.8, alpha=0.5)
     for number, cell in enumerate(cell for cell in cells if plot.x not in cell.axes):
-        em = 100 * rows[cell.name]["results"][task]["em"]
-        axes.axhline(em, color="#7b8494", linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
+        level = 100 * rows[cell.name].results[task].measures.em.mean
+        axes.axhline(level, color="#7b8494", linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
     all_xs = sorted({x for scores_by_x in points.values() for x in scores_by_x})
     if all_xs[0] > 0 and all_xs[-1] / all_xs[0] >= 4:
         axes.set_xscale("log")

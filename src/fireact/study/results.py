@@ -17,9 +17,9 @@ from typing import Any
 from fireact.base.run_directory import CONFIG, read_config, read_manifest, read_trajectories, to_toml_table
 from fireact.errors import DataError
 from fireact.evaluation import conditions
+from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.statistics import bootstrap_mean
-from fireact.evaluation.summary import compare_scores
 from fireact.models.weights import BUILT_IN
 from fireact.rollout.collection import CollectConfig
 from fireact.study.cells import Cell

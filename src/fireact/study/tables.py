@@ -11,42 +11,63 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fireact.base.markdown import escape_cell, escape_line
+from fireact.base.markdown import escape_line
+from fireact.evaluation.recovery import Recovery
+from fireact.evaluation.statistics import Estimate
+from fireact.reporting.table import Table, write_markdown_table
+from fireact.reporting.wording import dollars
 from fireact.study.cells import Cell
 from fireact.study.file import CHOICES, PaperFigure, StudyFile
+from fireact.study.rows import (
+    BaselineChange,
+    Behaviour,
+    CellCost,
+    DataFacts,
+    MethodChoice,
+    StudyRow,
+    read_complete_rows,
+)
 
-Row = Mapping[str, Any]
 
-
-def format_tables(study: StudyFile, cells: Sequence[Cell], rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    """The whole page of tables, as Markdown."""
-    complete_rows = [row for row in rows if "error" not in row]
+def format_tables(
+    study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> str:
+    """The whole page of tables, as Markdown; ``rows`` and ``facts`` are as in the files of the study."""
+    complete_rows = read_complete_rows(rows)
+    errors = {row["cell"]: row["error"] for row in rows if "error" in row}
+    choices = {task: MethodChoice.from_dict(choice) for task, choice in facts["choice"].items()}
+    costs = {name: CellCost.from_dict(cost) for name, cost in facts["economics"].items()}
+    pooled = {
+        (group, task): BaselineChange.from_dict(change)
+        for group, tasks in facts["seeds"].items()
+        for task, change in tasks.items()
+    }
     sections = [f"# {escape_line(study.title)}", study.asks, _introduction(study, cells, complete_rows)]
-    for task in dict.fromkeys(name for row in complete_rows for name in row["results"]):
+    for task in dict.fromkeys(name for row in complete_rows for name in row.results):
         sections += [
             f"## {escape_line(task)}",
             _results_table(task, complete_rows, study.paper),
-            _seeds_table(task, cells, complete_rows, facts["seeds"]),
+            _seeds_table(task, cells, complete_rows, pooled),
             _list_not_compared(task, complete_rows),
             _behaviour_table(task, complete_rows, study.paper),
             _turns_table(task, complete_rows) if study.choice else "",
             _failures_table(task, complete_rows),
         ]
-        if task in facts["choice"]:
-            sections.append(_choice_table(facts["choice"][task], study.paper))
+        if task in choices:
+            sections.append(_choice_table(choices[task], study.paper))
     sections += [
         _training_table(complete_rows),
         _size_table(complete_rows, study.paper),
-        _economics_table(study, facts["economics"], complete_rows),
+        _economics_table(study, costs, complete_rows),
         _paper_table(study.paper),
-        _list_failures(cells, rows),
+        _list_failures(cells, errors, complete_rows),
         _directories_table(complete_rows),
     ]
     sections.append("\n".join(f"- {note}" for note in study.notes))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _introduction(study: StudyFile, cells: Sequence[Cell], complete_rows: Sequence[Row]) -> str:
+def _introduction(study: StudyFile, cells: Sequence[Cell], complete_rows: Sequence[StudyRow]) -> str:
     source = f" After {study.source}." if study.source else ""
     compared = (
         " Differences are to the cell named beside them and paired by question; interval and p are of the same test. "
@@ -56,7 +77,7 @@ def _introduction(study: StudyFile, cells: Sequence[Cell], complete_rows: Sequen
     )
     seeds = (
         " No interval covers what another seed of the training would change; only cells of several seeds show that."
-        if any(row["training"] for row in complete_rows)
+        if any(row.training for row in complete_rows)
         else ""
     )
     return (
@@ -72,38 +93,33 @@ WEIGHTS, COSTS = ("GB", "examples/s"), ("USD a trial", "s a trial")
 BASES = "where bases or tasks differ, only the direction compares."
 
 
-def _results_table(task: str, rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
-    table_rows = []
-    for row in rows:
-        if task not in row["results"]:
-            continue
-        result = row["results"][task]
-        table_rows.append(
-            [
-                row["cell"],
-                str(result["n"]),
-                _format_share(result["em"], result["em_interval"]),
-                _format_share(result["f1"], result["f1_interval"]),
-                f"{100 * result['finished']:.0f}",
-                _format_difference(row["against"].get(task)),
-                f"{result['steps']:.1f}",
-                f"{result['tokens_per_question']:,.0f}",
-                f"{result['seconds_per_question']:.2f}",
-                _paper_gains(figures, row, task, rows),
-                _figures_beside(figures, SCORES, row, task),
-            ]
-        )
+def _results_table(task: str, rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str:
+    table_rows = [
+        [
+            row.cell,
+            str(result.n),
+            _format_share(result.measures.em),
+            _format_share(result.measures.f1),
+            f"{100 * result.measures.finished.mean:.0f}",
+            _format_difference(row.against.get(task)),
+            _format_mean(result.measures.steps, ".1f"),
+            _format_mean(result.measures.tokens_per_question, ",.0f"),
+            "-" if result.seconds_per_question is None else f"{result.seconds_per_question:.2f}",
+            _paper_gains(figures, row, task, rows),
+            _figures_beside(figures, SCORES, row, task),
+        ]
+        for row in rows
+        if (result := row.results.get(task)) is not None
+    ]
     heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question",
              "paper, difference", "paper"]  # fmt: skip
     return _markdown_table(heads, table_rows)
 
 
-def _paper_gains(figures: Sequence[PaperFigure], row: Row, task: str, rows: Sequence[Row]) -> str:
+def _paper_gains(figures: Sequence[PaperFigure], row: StudyRow, task: str, rows: Sequence[StudyRow]) -> str:
     """The paper's gain of the same two agents, in points and in proportion, for each model with one figure of each."""
-    change = row["against"].get(task)
-    baseline_row = next(
-        (candidate for candidate in rows if change is not None and candidate["cell"] == change["cell"]), None
-    )
+    change = row.against.get(task)
+    baseline_row = next((candidate for candidate in rows if change and candidate.cell == change.cell), None)
     if baseline_row is None:
         return ""
     before, after = (_paper_em_by_model(figures, compared_row, task) for compared_row in (baseline_row, row))
@@ -114,7 +130,7 @@ def _paper_gains(figures: Sequence[PaperFigure], row: Row, task: str, rows: Sequ
     )
 
 
-def _paper_em_by_model(figures: Sequence[PaperFigure], row: Row, task: str) -> dict[str, float]:
+def _paper_em_by_model(figures: Sequence[PaperFigure], row: StudyRow, task: str) -> dict[str, float]:
     """The paper's EM beside a row, by the model that a label begins with; a model with several figures is left out."""
     matching_figures = [figure for figure in figures if figure.unit == "EM" and _is_beside(figure, row, task)]
     models = [figure.label.partition(",")[0] for figure in matching_figures]
@@ -123,47 +139,39 @@ def _paper_em_by_model(figures: Sequence[PaperFigure], row: Row, task: str) -> d
     }
 
 
-def _list_not_compared(task: str, rows: Sequence[Row]) -> str:
+def _list_not_compared(task: str, rows: Sequence[StudyRow]) -> str:
     """Why cells have no difference to their baseline."""
     lines = [
-        f"- {escape_line(row['cell'])}: {escape_line(row['not_compared'][task])}"
-        for row in rows
-        if task in row["not_compared"]
+        f"- {escape_line(row.cell)}: {escape_line(row.not_compared[task])}" for row in rows if task in row.not_compared
     ]
     return "Not compared:\n\n" + "\n".join(lines) if lines else ""
 
 
-def _figures_beside(figures: Sequence[PaperFigure], units: Sequence[str], row: Row, task: str) -> str:
+def _figures_beside(figures: Sequence[PaperFigure], units: Sequence[str], row: StudyRow, task: str) -> str:
     """The paper's figures of some units that belong beside a row."""
     return _join_figures([figure for figure in figures if figure.unit in units and _is_beside(figure, row, task)])
 
 
-def _is_beside(figure: PaperFigure, row: Row, task: str) -> bool:
-    return figure.matches(row["cell"], _group_name(row)) and figure.is_about(task, row["results"])
+def _is_beside(figure: PaperFigure, row: StudyRow, task: str) -> bool:
+    return figure.matches(row.cell, row.group) and figure.is_about(task, row.results)
 
 
 def _join_figures(figures: Sequence[PaperFigure]) -> str:
     return "; ".join(f"{figure} ({figure.label})" for figure in figures)
 
 
-def _group_name(row: Row) -> str:
-    seed = row["axes"].get("seed")
-    return str(row["cell"]).removesuffix(f", seed {seed}") if seed is not None else str(row["cell"])
-
-
-def _format_difference(change: Mapping[str, Any] | None) -> str:
+def _format_difference(change: BaselineChange | None) -> str:
     if change is None:
         return ""
-    em = change["em"]
-    relative = "" if change["relative"] is None else f", {_format_gain(change['relative'])}"
-    low, high = (100 * end for end in em["interval"])
-    p = "p < 0.001" if em["p"] < 0.001 else f"p = {em['p']:.3f}"
-    most_questions = max(change["asked"])
-    shared_note = f", on {em['n']} of {most_questions} questions" if em["n"] < most_questions else ""
-    setting_names = list(dict.fromkeys(condition["setting"] for condition in change.get("conditions", ())))
-    differ_note = f"; {' and '.join(setting_names)} differ" if setting_names else ""
+    em = change.em
+    relative = "" if change.relative is None else f", {_format_gain(change.relative)}"
+    low, high = (100 * end for end in em.difference.interval)
+    p = "p < 0.001" if em.p < 0.001 else f"p = {em.p:.3f}"
+    most_questions = max(change.asked)
+    shared_note = f", on {em.n} of {most_questions} questions" if em.n < most_questions else ""
+    differ_note = f"; {' and '.join(change.differing)} differ" if change.differing else ""
     notes = f"{low:+.0f} to {high:+.0f}; {p}{relative}{differ_note}"
-    return f"{100 * em['difference']:+.1f} ({notes}) to {change['cell']}{shared_note}"
+    return f"{100 * em.difference.mean:+.1f} ({notes}) to {change.cell}{shared_note}"
 
 
 def _format_gain(gain: float) -> str:
@@ -171,15 +179,17 @@ def _format_gain(gain: float) -> str:
     return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
 
 
-def _seeds_table(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: Mapping[str, Any]) -> str:
+def _seeds_table(
+    task: str, cells: Sequence[Cell], rows: Sequence[StudyRow], pooled: Mapping[tuple[str, str], BaselineChange]
+) -> str:
     """One row for each group of cells that differ only in their seed."""
-    results, ems = {row["cell"]: row["results"] for row in rows}, dict[str, list[float]]()
+    results, ems = {row.cell: row.results for row in rows}, dict[str, list[float]]()
     for cell in cells:
         if task in results.get(cell.name, {}):
-            ems.setdefault(cell.group, []).append(100 * results[cell.name][task]["em"])
+            ems.setdefault(cell.group, []).append(100 * results[cell.name][task].measures.em.mean)
     table_rows = [
         [group, str(len(seed_ems)), f"{statistics.fmean(seed_ems):.1f}", f"{min(seed_ems):.1f} to {max(seed_ems):.1f}",
-         _format_difference(pooled.get(group, {}).get(task))]
+         _format_difference(pooled.get((group, task)))]
         for group, seed_ems in ems.items()
         if len(seed_ems) > 1
     ]  # fmt: skip
@@ -196,25 +206,20 @@ def _seeds_table(task: str, cells: Sequence[Cell], rows: Sequence[Row], pooled: 
     return f"Over seeds:\n\n{_markdown_table(heads, table_rows)}\n\n{note}"
 
 
-def _behaviour_table(task: str, rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
-    table_rows = []
-    for row in rows:
-        behaviour = row["behaviour"].get(task)
-        if behaviour is None:
-            continue
-        used = ", ".join(f"{name} {100 * share:.0f} %" for name, share in behaviour["used"].items())
-        searched, noisy = f"{behaviour['calls_of_tools']:.2f}", f"{behaviour['noisy_steps']:.2f}"
-        table_rows.append(
-            [
-                row["cell"],
-                _format_turns(behaviour),
-                _format_turns(row["data"]),
-                searched,
-                noisy,
-                used,
-                _figures_beside(figures, TURNS, row, task),
-            ]
-        )
+def _behaviour_table(task: str, rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str:
+    table_rows = [
+        [
+            row.cell,
+            _format_turns(behaviour),
+            _format_turns(row.data),
+            f"{behaviour.calls_of_tools:.2f}",
+            f"{behaviour.noisy_steps:.2f}",
+            ", ".join(f"{name} {100 * share:.0f} %" for name, share in behaviour.used.items()),
+            _figures_beside(figures, TURNS, row, task),
+        ]
+        for row in rows
+        if (behaviour := row.behaviour.get(task)) is not None
+    ]
     heads = [
         "cell", "turns, mean (deviation)", "turns of its training data", "tool calls", "disturbed",
         "what its steps show, share of questions", "paper",
@@ -222,13 +227,13 @@ def _behaviour_table(task: str, rows: Sequence[Row], figures: Sequence[PaperFigu
     return "What the agents did:\n\n" + _markdown_table(heads, table_rows)
 
 
-def _format_turns(behaviour: Mapping[str, Any] | None) -> str:
-    return "-" if behaviour is None else f"{behaviour['turns']:.2f} ({behaviour['turns_deviation']:.2f})"
+def _format_turns(facts: Behaviour | DataFacts | None) -> str:
+    return "-" if facts is None else f"{facts.turns:.2f} ({facts.turns_deviation:.2f})"
 
 
-def _turns_table(task: str, rows: Sequence[Row]) -> str:
+def _turns_table(task: str, rows: Sequence[StudyRow]) -> str:
     """The number of questions by turns, and by the method that their steps show."""
-    cell_questions = [(row["cell"], row["behaviour"][task]["questions"]) for row in rows if task in row["behaviour"]]
+    cell_questions = [(row.cell, row.behaviour[task].questions) for row in rows if task in row.behaviour]
     turns = sorted({int(n) for _, method_counts in cell_questions for counts in method_counts.values() for n in counts})
     table_rows = [
         [cell, method, str(sum(counts.values())), *(str(counts.get(str(n), "-")) for n in turns)]
@@ -240,70 +245,59 @@ def _turns_table(task: str, rows: Sequence[Row]) -> str:
     return f"{title}\n\n{_markdown_table(heads, table_rows)}"
 
 
-def _failures_table(task: str, rows: Sequence[Row]) -> str:
+def _failures_table(task: str, rows: Sequence[StudyRow]) -> str:
     """Why answers are wrong, what the agents did after noise, and the time and cost of a question."""
-    table_rows = []
-    for row in rows:
-        if (result := row["results"].get(task)) is None:
-            continue
-        wrong = ", ".join(f"{kind} {count}" for kind, count in result["failures"].items() if count)
-        cost = result["cost_per_question"]
-        table_rows.append(
-            [
-                row["cell"], wrong or "-", _format_recovery(result["recovery"]), f"{result['latency_p50']:.2f}",
-                f"{result['latency_p95']:.2f}", "-" if cost is None else _format_dollars(cost),
-            ]
-        )  # fmt: skip
+    table_rows = [
+        [
+            row.cell,
+            ", ".join(f"{kind} {count}" for kind, count in result.failures.items() if count) or "-",
+            _format_recovery(result.recovery),
+            _format_mean(result.measures.latency_p50, ".2f"),
+            _format_mean(result.measures.latency_p95, ".2f"),
+            "-" if (cost := result.measures.cost_per_question) is None else dollars(cost.mean),
+        ]
+        for row in rows
+        if (result := row.results.get(task)) is not None
+    ]
     heads = ["cell", "why wrong, questions", "after a disturbed call", "s, p50", "s, p95", "paid, a question"]
     return "What went wrong, and what a question took:\n\n" + _markdown_table(heads, table_rows)
 
 
-def _format_recovery(recovery: Mapping[str, Any] | None) -> str:
+def _format_recovery(recovery: Recovery | None) -> str:
     if recovery is None:
         return "-"
-    right = _format_share(recovery["right"], recovery["right_interval"])
-    retried = _format_share(recovery["retried"], recovery["retried_interval"])
-    return f"of {recovery['disturbed']} questions {right} % right, {retried} % asked again"
+    right, retried = _format_share(recovery.right), _format_share(recovery.retried)
+    return f"of {recovery.episodes} questions {right} % right, {retried} % asked again"
 
 
-def _choice_table(choice: Mapping[str, Any], figures: Sequence[PaperFigure]) -> str:
-    oracle, chooser, best_single = choice["oracle"], choice["chooser"], choice["best"]
-    chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in choice["chosen"].items())
+def _choice_table(choice: MethodChoice, figures: Sequence[PaperFigure]) -> str:
+    chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in choice.chosen.items())
     rows = [
-        [CHOICES[0], choice["random"], ""],
-        [CHOICES[1], best_single, f"{best_single['cell']}: the best on these very questions"],
-        [CHOICES[2], oracle, f"{oracle['turns']:.1f} turns; takes {chosen}"],
+        (CHOICES[0], choice.random, ""),
+        (CHOICES[1], choice.best, f"{choice.best.cell}: the best on these very questions"),
+        (CHOICES[2], choice.oracle, f"{choice.oracle.turns:.1f} turns; takes {chosen}"),
     ]
-    if chooser is not None:
-        rows.insert(2, ["a student that chooses itself", chooser, f"{chooser['turns']:.1f} turns; {chooser['cell']}"])
+    if chooser := choice.chooser:
+        rows.insert(2, ("a student that chooses itself", chooser, f"{chooser.turns:.1f} turns; {chooser.cell}"))
     table_rows = [
-        [
-            name,
-            _format_share(score["em"], score["em_interval"]),
-            remark,
-            _join_figures([figure for figure in figures if figure.matches(name)]),
-        ]
+        [name, _format_share(score.em), remark, _join_figures([figure for figure in figures if figure.matches(name)])]
         for name, score, remark in rows
     ]
-    return f"Choice of method for each of {choice['n']} questions:\n\n" + _markdown_table(
-        ["choice", "EM", "", "paper"], table_rows
-    )
+    title = f"Choice of method for each of {choice.n} questions:"
+    return f"{title}\n\n{_markdown_table(['choice', 'EM', '', 'paper'], table_rows)}"
 
 
-def _training_table(rows: Sequence[Row]) -> str:
-    table_rows = []
-    for row in rows:
-        training, data = row["training"], row["data"]
-        if training is None or data is None:
-            continue
-        passed = f"{data['right']} of {data['collected']}" if data["collected"] else "-"
-        table_rows.append(
-            [
-                row["cell"], str(data["trajectories"]), passed, str(training["dropped"]), f"{training['tokens']:,}",
-                str(training["steps"]), f"{training['training_seconds']:.0f}", f"{training['tokens_per_second']:.0f}",
-                f"{training['trained_parameters'] / 1e6:.1f} M", f"{training['final_loss']:.3f}",
-            ]
-        )  # fmt: skip
+def _training_table(rows: Sequence[StudyRow]) -> str:
+    table_rows = [
+        [
+            row.cell, str(data.trajectories), f"{data.right} of {data.collected}" if data.collected else "-",
+            str(training.dropped), f"{training.tokens:,}", str(training.steps), f"{training.training_seconds:.0f}",
+            f"{training.tokens_per_second:.0f}", f"{training.trained_parameters / 1e6:.1f} M",
+            f"{training.final_loss:.3f}",
+        ]
+        for row in rows
+        if (training := row.training) is not None and (data := row.data) is not None
+    ]  # fmt: skip
     heads = [
         "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained",
         "loss",
@@ -311,53 +305,50 @@ def _training_table(rows: Sequence[Row]) -> str:
     return "## Training\n\n" + _markdown_table(heads, table_rows) if table_rows else ""
 
 
-def _format_break_even(costs: Mapping[str, Any]) -> str:
+def _format_break_even(cost: CellCost) -> str:
     """After how many questions the student pays off, or why there is no number."""
-    number, note = costs.get("questions_to_break_even"), costs.get("break_even_note") or ""
+    number, note = cost.questions_to_break_even, cost.break_even_note
     return f"{_format_number(number)} ({note})" if number is not None and note else note or _format_number(number)
 
 
-def _size_table(rows: Sequence[Row], figures: Sequence[PaperFigure]) -> str:
+def _size_table(rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str:
     """Size of the saved weights and speed of training, if the paper has such figures for the study."""
     if not any(figure.unit in WEIGHTS for figure in figures):
         return ""
-    table_rows = []
-    for row in rows:
-        if (training := row["training"]) is None:
-            continue
-        size = training["weights_bytes"]
-        table_rows.append(
-            [
-                row["cell"],
-                "-" if size is None else f"{size / 1e9:.3f}",
-                f"{training['examples_per_second']:.2f}",
-                training["device"],
-                _figures_beside(figures, WEIGHTS, row, next(iter(row["results"]))),
-            ]
-        )
+    table_rows = [
+        [
+            row.cell,
+            "-" if training.weights_bytes is None else f"{training.weights_bytes / 1e9:.3f}",
+            f"{training.examples_per_second:.2f}",
+            training.device,
+            _figures_beside(figures, WEIGHTS, row, row.first_task),
+        ]
+        for row in rows
+        if (training := row.training) is not None
+    ]
     note = "A trajectory is one example in every epoch. The weights are the saved ones: an adapter, or a whole model."
     heads = ["cell", "weights, GB", "examples/s", "on", "paper"]
     return f"## Size and speed\n\n{note}\n\n{_markdown_table(heads, table_rows)}" if table_rows else ""
 
 
-def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
+def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, CellCost], rows: Sequence[StudyRow]) -> str:
     if not costs_by_cell:
         return ""
-    by_name = {row["cell"]: row for row in rows}
+    by_name = {row.cell: row for row in rows}
     table_rows = [
         [
             name,
-            _format_number(costs.get("trajectories")),
-            _format_dollars(costs.get("data_usd")),
-            f"{_format_dollars(costs.get('waste_usd'))} ({_format_number(costs.get('wasted_episodes'))})",
-            f"{_format_number(costs.get('data_seconds'))} + {_format_number(costs.get('waste_seconds'))}",
-            f"{_format_dollars(costs.get('training_usd'))} ({_format_number(costs.get('training_seconds'))} s)",
-            _format_dollars(costs.get("usd_per_question")),
-            f"{costs['seconds_per_question']:.2f}",
-            _format_break_even(costs),
-            _figures_beside(study.paper, COSTS, by_name[name], next(iter(by_name[name]["results"]))),
+            _format_number(cost.trajectories),
+            _format_dollars(cost.data_usd),
+            f"{_format_dollars(cost.waste_usd)} ({_format_number(cost.wasted_episodes)})",
+            f"{_format_number(cost.data_seconds)} + {_format_number(cost.waste_seconds)}",
+            f"{_format_dollars(cost.training_usd)} ({_format_number(cost.training_seconds)} s)",
+            _format_dollars(cost.usd_per_question),
+            f"{cost.seconds_per_question:.2f}",
+            _format_break_even(cost),
+            _figures_beside(study.paper, COSTS, by_name[name], by_name[name].first_task),
         ]
-        for name, costs in costs_by_cell.items()
+        for name, cost in costs_by_cell.items()
     ]
     heads = ["cell", "trajectories", "data", "wasted (episodes)", "s of data + waste", "training", "a question",
              "s/question", "questions to break even", "paper"]  # fmt: skip
@@ -382,16 +373,18 @@ def _paper_table(figures: Sequence[PaperFigure]) -> str:
     )
 
 
-def _directories_table(rows: Sequence[Row]) -> str:
-    table_rows = [[row["cell"], ", ".join(row["stages"])] for row in rows]
+def _directories_table(rows: Sequence[StudyRow]) -> str:
+    table_rows = [[row.cell, ", ".join(row.stages)] for row in rows]
     note = "Each stage is a run directory, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
     return f"## Where it lies\n\n{note}\n\n" + _markdown_table(["cell", "stages"], table_rows) if table_rows else ""
 
 
-def _list_failures(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    faults = group_by_error({row["cell"]: row["error"] for row in rows if "error" in row})
-    failed = [f"- {escape_line(', '.join(names))}: {escape_line(error_text)}" for error_text, names in faults.items()]
-    recorded_cells = {row["cell"] for row in rows}
+def _list_failures(cells: Sequence[Cell], errors: Mapping[str, str], rows: Sequence[StudyRow]) -> str:
+    failed = [
+        f"- {escape_line(', '.join(names))}: {escape_line(error_text)}"
+        for error_text, names in group_by_error(errors).items()
+    ]
+    recorded_cells = {*errors, *(row.cell for row in rows)}
     failed += [f"- {escape_line(cell.name)}: not run yet" for cell in cells if cell.name not in recorded_cells]
     return "## Not there\n\n" + "\n".join(failed) if failed else ""
 
@@ -404,16 +397,21 @@ def group_by_error(failures: Mapping[str, str]) -> dict[str, list[str]]:
     return names_by_error
 
 
-def _format_share(mean: float, interval: Sequence[float]) -> str:
-    return f"{100 * mean:.1f} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
+def _format_share(share: Estimate) -> str:
+    """A share in per cent, which the head of the page says."""
+    return f"{100 * share.mean:.1f} ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
-def _format_number(value: Any) -> str:
+def _format_mean(amount: Estimate | None, form: str) -> str:
+    return "-" if amount is None else format(amount.mean, form)
+
+
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _format_dollars(value: Any) -> str:
-    return "-" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
+def _format_dollars(value: float | None) -> str:
+    return "-" if value is None else dollars(value)
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -423,6 +421,4 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for column, heading in enumerate(heads)
         if not heading.startswith("paper") or any(row[column] for row in rows)
     ]
-    heads, rows = [heads[column] for column in columns], [[row[column] for column in columns] for row in rows]
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)
+    return "\n".join(write_markdown_table(Table("", heads, rows).select_columns(columns)))

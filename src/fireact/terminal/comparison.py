@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from fireact.evaluation.failures import FAILURES, classify_failure
-from fireact.reporting.wording import MINUS, number, p_value, points
-from fireact.reporting.wording import interval as format_interval
+from fireact.reporting.report_tables import change_cell, share_cell
+from fireact.reporting.table import Cell, Row, Table
+from fireact.reporting.wording import MINUS, UNTOLD, dollars, number, p_number, share, signed_number
+from fireact.terminal.screen import STDERR, STDOUT, print_error, print_json, print_table
 from fireact.types import Trajectory
 
 if TYPE_CHECKING:
     from fireact.evaluation.comparison import AccuracyUnderNoise, Flip, RunComparison, TaskComparison
     from fireact.evaluation.conditions import Difference
     from fireact.evaluation.recovery import Recovery
-    from fireact.evaluation.statistics import Estimate
-from fireact.terminal.screen import STDERR, STDOUT, new_table, percent_with_interval, print_error, print_json
+    from fireact.evaluation.statistics import Estimate, PairedDifference
 
 
 def print_differences(differences: Sequence[Difference], before: str, after: str, *, as_json: bool) -> None:
@@ -81,83 +81,79 @@ def _print_task(task: TaskComparison, flips: int) -> None:
 
 
 def _print_scores(task: TaskComparison) -> None:
-    table = new_table("score", "A", "B", "B - A", "p")
-    for name, (before, after, comparison) in {**task.scores, "finished": task.finished}.items():
-        difference = comparison.difference
-        change = f"{points(difference.mean).removesuffix(' points')} ({format_interval(difference.interval, 0)})"
-        p = p_value(comparison.p).removeprefix("p = ").removeprefix("p ")
-        sides = (percent_with_interval(side.mean, side.interval) for side in (before, after))
-        table.add_row(escape(name.upper() if name in ("em", "f1") else name), *sides, change, p)
-    STDOUT.print(table)
+    rows: list[Row] = [
+        [name.upper() if name in ("em", "f1") else name, share_cell(before, 0), share_cell(after, 0),
+         _change_of_share(comparison), p_number(comparison.p)]
+        for name, (before, after, comparison) in {**task.scores, "finished": task.finished}.items()
+    ]  # fmt: skip
+    print_table(Table("", ["score", "A", "B", "B - A", "p"], rows))
+
+
+def _change_of_share(comparison: PairedDifference) -> Cell:
+    cell = change_cell(comparison, digits=0)
+    return replace(cell, text=cell.text.removesuffix(" points"))
 
 
 def _print_amounts(task: TaskComparison) -> None:
     """Means of both runs and the change with its interval, without amounts that neither run has and prices of 0."""
-    table = new_table("per question", "A", "B", "B - A")
+    rows: list[Row] = []
     for name, title in _AMOUNTS.items():
-        amount = task.amounts[name]
-        sides = ("-" if estimate is None else number(estimate.mean) for estimate in (amount.before, amount.after))
-        if any(
-            estimate is not None and (estimate.mean or title != "USD") for estimate in (amount.before, amount.after)
-        ):
-            table.add_row(title, *sides, _format_change(amount.change))
+        amount, form = task.amounts[name], dollars if name == "cost_per_question" else number
+        sides = (amount.before, amount.after)
+        if any(estimate is not None and (estimate.mean or form is number) for estimate in sides):
+            means = (form(estimate.mean if estimate else None) for estimate in sides)
+            rows.append([title, *means, _change_of_amount(amount.change)])
         if name == "latency_mean":
-            for share, (before, after) in task.latency.items():
-                table.add_row(f"  {share}", number(before.mean), number(after.mean))
-    STDOUT.print(table)
+            rows += [
+                [f"  {quantile}", number(before.mean), number(after.mean), ""]
+                for quantile, (before, after) in task.latency.items()
+            ]
+    print_table(Table("", ["per question", "A", "B", "B - A"], rows))
 
 
 _AMOUNTS = {
     "steps": "steps", "searches": "searches", "tokens_per_question": "tokens", "latency_mean": "seconds, mean",
-    "cost_per_question": "USD",
+    "cost_per_question": "cost",
 }  # fmt: skip
 
 
-def _format_change(change: Estimate | None) -> str:
+def _change_of_amount(change: Estimate | None) -> Cell:
     if change is None:
-        return "-"
-    span = f" ({number(change.low)} to {number(change.high)})" if change.low < change.high else ""
-    return f"{'+' if change.mean > 0 else ''}{number(change.mean)}{span}".replace("-", MINUS)
+        return Cell(UNTOLD)
+    bounds = f"{number(change.low)} to {number(change.high)}".replace("-", MINUS)
+    return Cell(signed_number(change.mean), [bounds] if change.low < change.high else [])
 
 
 def _print_outcomes(task: TaskComparison) -> None:
     """How many episodes are right, and how many of each kind of failure; under noise also how agents recovered."""
-    table = new_table("outcome", "A", "B", "B - A")
-    for name, before_count, after_count in (
-        ("right", *task.right),
-        *((kind, task.failures[0][kind], task.failures[1][kind]) for kind in FAILURES),
-    ):
-        if before_count or after_count or name == "right":
-            table.add_row(
-                name,
-                str(before_count),
-                str(after_count),
-                f"{after_count - before_count:+}".replace("-", MINUS) if after_count != before_count else "0",
-            )
+    before_failures, after_failures = task.failures
+    counts = [("right", *task.right), *((kind, before_failures[kind], after_failures[kind]) for kind in FAILURES)]
+    rows: list[Row] = [
+        [name, str(before), str(after), signed_number(after - before)]
+        for name, before, after in counts
+        if before or after or name == "right"
+    ]
     if any(task.recovery):
-        table.add_section()
-        for name, cell in _RECOVERY.items():
-            table.add_row(name, *("-" if recovery is None else cell(recovery) for recovery in task.recovery))
-    STDOUT.print(table)
+        rows += [
+            [name, *(cell_of(recovery) if recovery else UNTOLD for recovery in task.recovery), ""]
+            for name, cell_of in _RECOVERY.items()
+        ]
+    print_table(Table("", ["outcome", "A", "B", "B - A"], rows))
 
 
-_RECOVERY: Mapping[str, Callable[[Recovery], str]] = {
-    "disturbed by noise": lambda recovery: f"{recovery.episodes} of {recovery.all}",
-    "  ended right": lambda recovery: percent_with_interval(recovery.right.mean, recovery.right.interval),
-    "  asked again, answered": lambda recovery: percent_with_interval(recovery.retried.mean, recovery.retried.interval),
-    "  and were right": lambda recovery: percent_with_interval(
-        recovery.retried_and_right.mean, recovery.retried_and_right.interval
-    ),
+_RECOVERY: Mapping[str, Callable[[Recovery], Cell]] = {
+    "disturbed by noise": lambda recovery: Cell(f"{recovery.episodes} of {recovery.all}"),
+    "  ended right": lambda recovery: share_cell(recovery.right, 0),
+    "  asked again, answered": lambda recovery: share_cell(recovery.retried, 0),
+    "  and were right": lambda recovery: share_cell(recovery.retried_and_right, 0),
 }
 
 
 def _format_retention(retained: AccuracyUnderNoise) -> str:
-    share = percent_with_interval(retained.all.mean, retained.all.interval)
-    text = f"Of {retained.n} questions right without noise, {share} are right with it"
+    text = f"Of {retained.n} questions right without noise, {share(retained.all, 0)} are right with it"
     if retained.disturbed is None:
         return f"{text}; none of them met noise."
-    share = percent_with_interval(retained.disturbed.mean, retained.disturbed.interval)
-    return f"{text}; of the {retained.disturbed.n} that met noise, {share}."
+    return f"{text}; of the {retained.disturbed.n} that met noise, {share(retained.disturbed, 0)}."
 
 
 def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
@@ -166,24 +162,15 @@ def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
     if not flips or most <= 0:
         STDOUT.print(f"{direction}: {len(flips)}")
         return
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        title=f"{direction}: {len(flips)}{shown_note}",
-        title_justify="left",
-        title_style="bold",
-    )
-    for name in ("question", "gold", "A", "B"):
-        table.add_column(name, overflow="fold", ratio=3 if name == "question" else 2)
-    for flip in flips[:most]:
-        example = flip.before.example
-        sides = (_answer_cell(trajectory) for trajectory in (flip.before, flip.after))
-        table.add_row(f"[dim]{escape(example.id)}[/] {escape(example.question)}", escape(example.answer), *sides)
-    STDOUT.print(table)
+    rows: list[Row] = [
+        [f"{flip.before.example.id} {flip.before.example.question}", flip.before.example.answer,
+         _answer_cell(flip.before), _answer_cell(flip.after)]
+        for flip in flips[:most]
+    ]  # fmt: skip
+    print_table(Table(f"{direction}: {len(flips)}{shown_note}", ["question", "gold", "A", "B"], rows, names=4))
 
 
-def _answer_cell(trajectory: Trajectory) -> str:
+def _answer_cell(trajectory: Trajectory) -> Cell:
     """The answer of an episode, and its kind of failure if it failed."""
-    kind, answer = classify_failure(trajectory), trajectory.answer
-    answer_text = escape(answer) if answer and answer.strip() else ""
-    return "\n".join(filter(None, [answer_text, f"[dim]{kind}[/]" if kind else ""]))
+    kind = classify_failure(trajectory)
+    return Cell((trajectory.answer or "").strip(), [kind] if kind else [])

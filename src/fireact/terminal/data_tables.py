@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from fireact.render.tokens import REWRITTEN
+from fireact.reporting.table import Table
+from fireact.reporting.wording import UNTOLD, percent
 from fireact.tasks.validate import TaskValidation
+from fireact.terminal.screen import STDERR, STDOUT, mark_trained_text, print_json, print_table
 from fireact.training.samples import SamplePreview
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
-from fireact.terminal.screen import STDERR, STDOUT, mark_trained_text, print_json
 
 
 def print_sample(sample: SamplePreview) -> None:
@@ -26,7 +27,7 @@ def print_sample(sample: SamplePreview) -> None:
     STDOUT.rule(escape(f"{sample.key}{part_note}"), align="left")
     STDOUT.print(mark_trained_text(sample.spans, STDOUT), soft_wrap=True)
     STDOUT.print(
-        f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({sample.share:.0%})", highlight=False
+        f"{sample.tokens} tokens, [bold green]{sample.trained} trained[/] ({percent(sample.share, 0)})", highlight=False
     )
 
 
@@ -34,7 +35,7 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
     """What was written for another trainer: samples, tokens, and skipped lines."""
     summary = f"{counts['samples']} samples of {counts['trajectories']} trajectories"
     if counts["tokens"]:
-        summary += f", {counts['tokens']} tokens, {counts['trained'] / counts['tokens']:.0%} of them trained"
+        summary += f", {counts['tokens']} tokens, {percent(counts['trained'] / counts['tokens'], 0)} of them trained"
     if counts["rewritten"]:
         summary += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
     if counts["skipped"]:
@@ -47,7 +48,7 @@ def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None
     if as_json:
         print_json(grades)
         return
-    STDOUT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {grades['em']:.1%}.")
+    STDOUT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {percent(grades['em'])}.")
     for label, keys in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
         if keys:
             more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
@@ -59,11 +60,12 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
         return
-    table = Table("task/method", "episodes", "finished", "right (EM 1)", "F1")
-    for name, group in diagnosis.groups.items():
-        counts = (f"{group[column]:,.0f}" for column in ("n", "finished", "correct"))
-        table.add_row(escape(name), *counts, f"{group['f1']:.1%}" if "f1" in group else "-")
-    STDOUT.print(table)
+    rows = [
+        [name, *(f"{group[column]:,.0f}" for column in ("n", "finished", "correct")),
+         percent(group["f1"]) if "f1" in group else UNTOLD]
+        for name, group in diagnosis.groups.items()
+    ]  # fmt: skip
+    print_table(Table("", ["task/method", "episodes", "finished", "right (EM 1)", "F1"], rows))
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
     summary = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
@@ -72,7 +74,7 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         STDOUT.print(
             escape(
                 f"Tokens ({diagnosis.tokenizer}): {tokens['total']:,}; {tokens['mean']:.0f} a sample, 95 % have at "
-                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. Trained on: {tokens['trained_share']:.0%}."
+                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. Trained on: {percent(tokens['trained_share'], 0)}."
             )
         )
     for finding in diagnosis.findings:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from fireact.base.run_directory import shell_path
 from fireact.evaluation.failures import FAILURES
+from fireact.evaluation.measures import GroupSummary, Measures
+from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.rescore import RescoreResult
-from fireact.reporting.terminal import headline_table
-from fireact.reporting.wording import number
+from fireact.evaluation.statistics import Estimate
+from fireact.evaluation.summary import Summary
+from fireact.reporting.report_tables import get_amount, read_headline_table, share_cell
+from fireact.reporting.table import Row, Table
+from fireact.reporting.wording import UNTOLD, count_of, dollars, duration, interval, number, percent, share
 from fireact.tasks.judge import Judge
-from fireact.terminal.screen import STDOUT, new_table, percent_with_interval, print_json
+from fireact.terminal.screen import STDOUT, print_json, print_table
 
 
 def print_rescored(result: RescoreResult, judge: Judge | None, *, as_json: bool) -> None:
@@ -27,17 +31,18 @@ def print_rescored(result: RescoreResult, judge: Judge | None, *, as_json: bool)
         spent = {} if judge is None else {"judge_usage": asdict(judge.usage)}
         print_json({**result.to_dict(), **judge_fields, **spent})
         return
-    table = Table("score", "mean", "95 % interval", "reported", title=escape(f"{result.task}, {result.n} questions"))
-    for name, mean in result.means.items():
-        reported = f"{result.reported[name]:.1%}" if name in result.reported else "-"
-        table.add_row(escape(name.upper()), f"{mean.mean:.1%}", f"{mean.low:.1%} to {mean.high:.1%}", reported)
-    STDOUT.print(table)
-    STDOUT.print(
+    rows: list[Row] = [
+        [name.upper(), percent(mean.mean), interval(mean.interval), _reported_score(result, name)]
+        for name, mean in result.means.items()
+    ]
+    note = (
         f"{result.finished} finished, {result.missing} without an episode, {result.faults} faults (not scored); gold "
         f"answers: {result.golds['task']} of the task, {result.golds['run']} of the run."
     )
+    title = f"{result.task}, {count_of(result.n, 'question')}"
+    print_table(Table(title, ["score", "mean", "95% interval", "reported"], rows, notes=[note]))
     if judge is not None:
-        cost = "price unknown" if judge.usage.cost is None else f"{judge.usage.cost:.2f} USD"
+        cost = "price unknown" if judge.usage.cost is None else dollars(judge.usage.cost)
         tokens = judge.usage.prompt_tokens + judge.usage.completion_tokens
         STDOUT.print(
             escape(f"Judge {judge.name}: {judge.usage.calls} calls, {tokens} tokens, {cost}; {judge.unclear} unclear.")
@@ -55,90 +60,85 @@ def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -
     if as_json:
         print_json({"agents": {manifest["agent"]: manifest["results"]}})
         return
-    results: Mapping[str, Mapping[str, Any]] = manifest["results"]
+    results = {task: Summary.from_dict(fields) for task, fields in manifest["results"].items()}
     STDOUT.print(f"[bold]{escape(manifest['description'])}[/]")
-    _print_rows("score", _SCORES, results)
-    _print_rows("per question", _SPENT, results)
+    _print_amounts(results)
     _print_groups(results)
-    failed = {name: result["failures"] for name, result in results.items() if "failures" in result}
-    if failed:
-        table = new_table("why wrong", *FAILURES)
-        for name, counts in failed.items():
-            table.add_row(escape(name), *(str(counts[kind]) for kind in FAILURES))
-        STDOUT.print(table)
-    for name, result in results.items():
-        if result.get("recovery"):
-            STDOUT.print(escape(f"{name} under noise: {_format_recovery(result['recovery'])}"))
+    failures = [
+        [task, *(str(summary.failures[kind]) for kind in FAILURES)]
+        for task, summary in results.items()
+        if summary.failures
+    ]
+    if failures:
+        print_table(Table("", ["why wrong", *FAILURES], failures))
+    for task, summary in results.items():
+        if summary.recovery:
+            STDOUT.print(escape(f"{task} under noise: {_describe_recovery(summary.recovery)}"))
+    _print_scores(results)
     STDOUT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(shell_path(out))}")
 
 
-def _score_cell(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda result: percent_with_interval(result[name], result[f"{name}_interval"]) if name in result else ""
+def _reported_score(result: RescoreResult, name: str) -> str:
+    return percent(result.reported[name]) if name in result.reported else UNTOLD
 
 
-def _amount_cell(name: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda result: "-" if result.get(name) is None else form(result[name])
-
-
-def _accuracy_cell(result: Mapping[str, Any]) -> str:
-    """Accuracy where it is not EM: the answers were judged, or the task has a score of its own."""
-    return "" if result.get("accuracy", result["em"]) == result["em"] else _score_cell("accuracy")(result)
-
-
-Cells = Mapping[str, Callable[[Mapping[str, Any]], str]]
-
-_SCORES: Cells = {
-    "n": lambda result: str(result["n"]), "EM": _score_cell("em"), "F1": _score_cell("f1"), "accuracy": _accuracy_cell,
-    "finished": _score_cell("finished"),
-}  # fmt: skip
-
-_SPENT: Cells = {
-    "steps": _amount_cell("steps", "{:.1f}".format), "searches": _amount_cell("searches", "{:.1f}".format),
-    "tokens": _amount_cell("tokens_per_question", "{:,.0f}".format),
-    "USD": _amount_cell("cost_per_question", "{:.2g}".format),
-    "seconds": _amount_cell("seconds_per_question", number), "latency": _amount_cell("latency_mean", number),
-    "p50": _amount_cell("latency_p50", number), "p95": _amount_cell("latency_p95", number),
+_AMOUNTS = {
+    "steps": "steps", "searches": "searches", "tokens": "tokens_per_question", "cost": "cost_per_question",
+    "seconds": "seconds_per_question", "latency": "latency_mean", "p50": "latency_p50", "p95": "latency_p95",
 }  # fmt: skip
 
 _GROUPS = 12
 """A kind with more groups of questions than this (the subjects of MMLU) is not printed; the JSON has it."""
 
 
-def _print_rows(first: str, cells: Cells, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """A row a task; columns that no task fills are left out."""
-    filled = {name: [cell(result) for result in results.values()] for name, cell in cells.items()}
-    filled_columns = {name: column for name, column in filled.items() if any(column)}
-    table = new_table(first, *filled_columns)
-    for task, *row in zip(results, *filled_columns.values(), strict=True):
-        table.add_row(escape(task), *row)
-    STDOUT.print(table)
+def _print_scores(results: Mapping[str, Summary]) -> None:
+    rows: list[Row] = [
+        [task, str(summary.n), *(share_cell(estimate, 0) for estimate in _scores_of(summary.measures))]
+        for task, summary in results.items()
+    ]
+    table = Table("", ["score", "n", "EM", "F1", "accuracy", "finished"], rows)
+    print_table(table.without_empty_columns())
 
 
-def _print_groups(results: Mapping[str, Mapping[str, Any]]) -> None:
-    spent = {name: _SPENT[name] for name in ("steps", "searches", "tokens", "latency")}
-    table = new_table("by", "", "n", "EM", "finished", *spent)
-    for task, result in results.items():
-        for kind, groups in result.get("by", {}).items():
-            for index, (value, group) in enumerate(groups.items() if 1 < len(groups) <= _GROUPS else ()):
-                cells = [
-                    str(group["n"]),
-                    percent_with_interval(group["em"], group["em_interval"]),
-                    f"{group['finished']:.0%}",
-                ]
-                cells += [cell(group) for cell in spent.values()]
-                table.add_row("" if index else escape(f"{task}: {kind}"), escape(value), *cells)
-    table.columns[1].justify = "left"
-    if table.row_count:
-        STDOUT.print(table)
+def _scores_of(measures: Measures) -> list[Estimate | None]:
+    return [measures.em, measures.f1, measures.differing_accuracy, measures.finished]
 
 
-def _format_recovery(recovery: Mapping[str, Any]) -> str:
-    right = percent_with_interval(recovery["right"], recovery["right_interval"])
-    retried = percent_with_interval(recovery["retried"], recovery["retried_interval"])
+def _print_amounts(results: Mapping[str, Summary]) -> None:
+    rows = [[task, *(_amount(summary, name) for name in _AMOUNTS.values())] for task, summary in results.items()]
+    print_table(Table("", ["per question", *_AMOUNTS], rows).without_empty_columns())
+
+
+def _amount(summary: Summary, name: str) -> str:
+    """The mean alone: its interval is in the report."""
+    amount = get_amount(summary, name)
+    mean = amount.mean if isinstance(amount, Estimate) else amount
+    return dollars(mean) if name == "cost_per_question" else number(mean)
+
+
+def _print_groups(results: Mapping[str, Summary]) -> None:
+    amounts = {name: _AMOUNTS[name] for name in ("steps", "searches", "tokens", "latency")}
+    rows: list[Row] = [
+        [f"{task}: {kind}", value, str(group.n), share_cell(group.measures.em, 0),
+         percent(group.measures.finished.mean, 0), *(_group_amount(group, name) for name in amounts.values())]
+        for task, summary in results.items()
+        for kind, groups in summary.by.items()
+        for value, group in (groups.items() if 1 < len(groups) <= _GROUPS else ())
+    ]  # fmt: skip
+    if rows:
+        print_table(Table("", ["by", "", "n", "EM", "finished", *amounts], rows, names=2, grouped=True))
+
+
+def _group_amount(group: GroupSummary, name: str) -> str:
+    amount = group.measures.get(name)
+    return number(amount.mean if amount else None)
+
+
+def _describe_recovery(recovery: Recovery) -> str:
     return (
-        f"{recovery['disturbed']} of {recovery['questions']} episodes had a disturbed call "
-        f"({recovery['disturbed_calls']} calls). Of these, {right} ended right; "
-        f"{retried} repeated the call and then answered."
+        f"{recovery.episodes} of {recovery.all} episodes had a disturbed call ({recovery.calls} calls). "
+        f"Of these, {share(recovery.right, 0)} ended right; "
+        f"{share(recovery.retried, 0)} repeated the call and then answered."
     )
 
 
@@ -148,15 +148,11 @@ def print_report(directory: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
         return
-    STDOUT.print(headline_table(data))
-    stages = data["timings"]["stages"]
+    print_table(read_headline_table(data))
+    timings = data["timings"]
+    stages, memory = timings["stages"], timings["peak_memory_gb"]
     if stages:
-        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())
-        memory = data["timings"]["peak_memory_gb"]
-        STDOUT.print(
-            escape(
-                f"Time: {sum(stages.values()) / 60:.1f} min ({spent})"
-                + (f"; peak memory {memory:.1f} GB" if memory else "")
-            )
-        )
+        spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
+        memory_note = f"; peak memory {memory:.1f} GB" if memory else ""
+        STDOUT.print(escape(f"Time: {duration(sum(stages.values()))} ({spent}){memory_note}"))
     STDOUT.print(f"Report: {escape(str(directory / 'report.html'))}")

@@ -10,16 +10,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.segment import Segment
-from rich.table import Table
 
 from fireact.base.controls import escape_controls, strip_controls
 from fireact.base.progress import Progress
+from fireact.reporting.table import Table, fit_to_terminal
 
 
 class Screen(Console):
@@ -124,20 +123,11 @@ def wait_for_signal() -> None:
             signal.signal(signal_number, signal.default_int_handler)
 
 
-def new_table(first: str, *columns: str, title: str = "") -> Table:
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column(first, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
-
-
-def percent_with_interval(mean: float, interval: Sequence[float]) -> str:
-    return f"{mean:.1%} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
+def print_table(table: Table) -> None:
+    """Print a table with its notes, in a form that fits the terminal."""
+    rich_table, left_out = fit_to_terminal(table, STDOUT)
+    STDOUT.print(rich_table)
+    for note in table.notes:
+        STDOUT.print(escape(note))
+    if left_out:
+        STDOUT.print(escape(f"Too wide for this terminal: {', '.join(left_out)}."))

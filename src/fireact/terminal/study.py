@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
-from fireact.terminal.screen import STDOUT, percent_with_interval, print_json
+from fireact.reporting.report_tables import share_cell
+from fireact.reporting.table import Cell, Row, Table
+from fireact.reporting.wording import points
+from fireact.study.rows import BaselineChange, read_complete_rows
+from fireact.terminal.screen import STDOUT, print_json, print_table
 
 
 def print_studies(studies: Mapping[str, str]) -> None:
@@ -21,15 +24,14 @@ def print_studies(studies: Mapping[str, str]) -> None:
 
 def print_plan(plan: Mapping[str, Any], out: Path) -> None:
     """The plan of a study: what each cell still needs, and the total cost."""
-    table = Table("cell", "collect", "mix", "train", "eval", title=escape(f"{plan['title']} ({plan['size']})"))
-    table.columns[0].overflow, table.columns[0].ratio = "fold", 1  # names of cells differ at their ends
+    rows = []
     for cell in plan["cells"]:
         stages_by_verb: dict[str, list[Mapping[str, Any]]] = {verb: [] for verb in ("collect", "mix", "train", "eval")}
         for stage in cell["stages"]:
             verb = stage["stage"].partition("/")[0]
             stages_by_verb["train" if verb == "tune" else verb].append(stage)
-        table.add_row(escape(cell["cell"]), *(_remaining_work(stages, verb) for verb, stages in stages_by_verb.items()))
-    STDOUT.print(table)
+        rows.append([cell["cell"], *(_remaining_work(stages, verb) for verb, stages in stages_by_verb.items())])
+    print_table(Table(f"{plan['title']} ({plan['size']})", ["cell", "collect", "mix", "train", "eval"], rows))
     if plan["needs"]:
         STDOUT.print(escape(f"It needs {'; '.join(plan['needs'].values())}."), soft_wrap=True)
     tokens, usd, seconds = plan["training_tokens"], plan["usd"], plan["seconds"]
@@ -79,12 +81,15 @@ def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> Non
     if as_json:
         print_json({**manifest, "rows": rows})
         return
-    table = Table("cell", "task", "n", "EM", "difference", title=escape(manifest["title"]))
-    for row in rows:
-        for task, result in row["results"].items():
-            change = row["against"].get(task)
-            difference = "" if change is None else f"{100 * change['em']['difference']:+.1f} to {change['cell']}"
-            em_text = percent_with_interval(result["em"], result["em_interval"])
-            table.add_row(escape(row["cell"]), escape(task), str(result["n"]), em_text, escape(difference))
-    STDOUT.print(table)
+    table_rows: list[Row] = [
+        [row.cell, task, str(summary.n), share_cell(summary.measures.em, 0), _change_cell(row.against.get(task))]
+        for row in read_complete_rows(rows)
+        for task, summary in row.results.items()
+    ]
+    print_table(Table(manifest["title"], ["cell", "task", "n", "EM", "difference"], table_rows, names=2))
     STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
+
+
+def _change_cell(change: BaselineChange | None) -> Cell:
+    """The change in EM, and the cell that it is against."""
+    return Cell() if change is None else Cell(points(change.em.difference.mean), [f"to {change.cell}"])

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from fireact.base.run_directory import shell_path
+from fireact.reporting.table import Table
+from fireact.reporting.wording import dollars, duration
 from fireact.serving.conformance import Conformance
-from fireact.terminal.screen import STDOUT, print_json
+from fireact.terminal.screen import STDOUT, print_json, print_table
 
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What a verb did, in a few lines: counts by task and method, usage, and the path of the run."""
     counts = manifest.get("counts")
     if counts:
-        table = Table("task/method", "episodes", "finished", "right (EM 1)")
-        for name, count in counts.items():
-            table.add_row(escape(name), str(count["n"]), str(count["finished"]), str(count["correct"]))
-        STDOUT.print(table)
+        rows = [[name, *(str(count[key]) for key in ("n", "finished", "correct"))] for name, count in counts.items()]
+        print_table(Table("", ["task/method", "episodes", "finished", "right (EM 1)"], rows))
     usage = manifest.get("usage")
     if counts and usage:
-        cost = "price not known (see --prices)" if usage["cost"] is None else f"${usage['cost']:,.4f}"
+        cost = "price not known (see --prices)" if usage["cost"] is None else dollars(usage["cost"])
         tokens = f"{usage['prompt_tokens']:,} tokens read ({usage['cached_tokens']:,} cached)"
         tokens += f", {usage['completion_tokens']:,} written"
         repaired = f"; {manifest['repairs']} repairs" if manifest.get("repairs") else ""
@@ -33,7 +32,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         STDOUT.print(escape(line))
     if remaining := manifest.get("remaining"):
         STDOUT.print(escape(f"Remaining findings: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
-    STDOUT.print(f"{escape(str(out))} is complete ({manifest['seconds']:.0f} s).")
+    STDOUT.print(f"{escape(str(out))} is complete ({duration(manifest['seconds'])}).")
 
 
 def print_conformance(conformance: Conformance) -> None:
