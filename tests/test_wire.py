@@ -17,7 +17,7 @@ from fireact.wire.dialect import (
     WireMessage,
     WireReply,
     WireRequest,
-    call_id,
+    make_call_id,
     number_calls,
 )
 from fireact.wire.fields import parse_json
@@ -272,8 +272,8 @@ def test_what_has_no_field_rides_along_and_is_written_back() -> None:
 
 
 def test_ids_are_nine_letters_and_digits_and_results_have_those_of_their_calls() -> None:
-    assert all(len(call_id(n)) == 9 and call_id(n).isalnum() for n in (0, 1, 99_999, 100_000, 12_345_678))
-    assert len({call_id(n) for n in (1, 10, 100_001, 1_000_001)}) == 4
+    assert all(len(make_call_id(n)) == 9 and make_call_id(n).isalnum() for n in (0, 1, 99_999, 100_000, 12_345_678))
+    assert len({make_call_id(n) for n in (1, 10, 100_001, 1_000_001)}) == 4
     look = Action("look", {"at": "é"})
     messages = [
         Message("user", "q"), Message("assistant", "", calls=(look, look)), Message("tool", "1", name="look"),

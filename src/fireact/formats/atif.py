@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import content_text, normalise_schemas, steps_from_messages
+from fireact.render.messages import content_text, steps_from_messages
 from fireact.types import Trajectory, Usage
+from fireact.wire.schemas import normalise_schemas
 
 
 def sniff(rows: Sequence[Any]) -> bool:

@@ -16,8 +16,9 @@ from fireact.formats.react_text import CLOSING, EpisodeText, parse_react_turn
 from fireact.formats.released import RowDamage, build_released_trajectory, has_closing_lines, released_facts
 from fireact.formats.source import RELEASED, SourceFile
 from fireact.render.alpaca import closing_line, render_alpaca_turn
-from fireact.render.messages import content_text, message_weight, normalise_role
+from fireact.render.messages import content_text, message_weight
 from fireact.types import Step, Trajectory
+from fireact.wire.roles import normalise_role
 
 _OBSERVATION = "Observation:"
 _ACTION = re.compile(r"^Action(?: ?\d+)?:", re.MULTILINE)

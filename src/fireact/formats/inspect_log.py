@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import normalise_schemas, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
+from fireact.wire.schemas import normalise_schemas
 
 _ATTACHMENT = "attachment://"
 _VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}

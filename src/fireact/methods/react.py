@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fireact.render.chat import Schema, tool_schema
-from fireact.render.messages import FINISH_SCHEMA, normalise_schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Message, Renderer, Step, Tool
+from fireact.wire.schemas import FINISH_SCHEMA, Schema, normalise_schemas, tool_schema
 
 EpisodeExample = tuple[str, Sequence[Step]]
 

@@ -7,6 +7,7 @@ Invariant: reading is total. Whatever JSON comes, a reader returns a noun, and w
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,7 +34,7 @@ class ToolCall:
     @classmethod
     def from_action(cls, action: Action, number: int) -> ToolCall:
         """An action as the call of this number in its conversation."""
-        return cls(call_id(number), action.name, to_json(dict(action.arguments)))
+        return cls(make_call_id(number), action.name, json.dumps(dict(action.arguments), ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Dialect(Protocol):
     def write_error(self, message: str, kind: str) -> dict[str, Any]: ...
 
 
-def call_id(number: int) -> str:
+def make_call_id(number: int) -> str:
     """The id of a call by its number in a conversation: nine letters and digits, which every provider takes."""
     return f"call{number:05d}"[-9:]
 
@@ -183,7 +184,7 @@ def number_calls(messages: Sequence[Message], *, named: bool = False) -> Iterato
             message.role,
             (message.content,),
             calls,
-            call_id=call_id(answered_count) if message.role == "tool" else "",
+            call_id=make_call_id(answered_count) if message.role == "tool" else "",
             name=message.name if named and message.role == "tool" else "",
         )
 
