@@ -251,7 +251,7 @@ def test_damage_says_where_it_is_and_what_is_allowed() -> None:
         ("wrong-type", "messages[0]"), ("unknown-role", "messages[1].role"), ("wrong-type", "messages[1].content"),
         ("torn-arguments", "messages[2].tool_calls[0]"), ("wrong-type", "temperature"),
     ]  # fmt: skip
-    assert str(damage[-1]) == 'temperature is "hot"; it must be a number'
+    assert str(damage[-1]) == "temperature is 'hot'; it must be a number"
 
 
 def test_what_has_no_field_rides_along_and_is_written_back() -> None:

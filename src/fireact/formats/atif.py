@@ -66,7 +66,7 @@ def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     if role != "assistant":
         return [{"role": role, "content": content}]
     calls = [
-        {"id": call.get("tool_call_id"), "function": {"name": call["function_name"], "arguments": call["arguments"]}}
+        {"id": call.get("tool_call_id"), "name": call["function_name"], "arguments": call["arguments"]}
         for call in step.get("tool_calls") or []
     ]
     message = {

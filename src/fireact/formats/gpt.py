@@ -18,6 +18,7 @@ from fireact.formats.source import RELEASED, SourceFile
 from fireact.render.alpaca import closing_line, render_alpaca_turn
 from fireact.render.messages import content_text, message_weight
 from fireact.types import Step, Trajectory
+from fireact.wire.chat_completions import has_calls
 from fireact.wire.roles import normalise_role
 
 _OBSERVATION = "Observation:"
@@ -76,7 +77,7 @@ def _is_text(messages: Any) -> bool:
     """Whether these are messages without native calls."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
-    return not any(message.get("tool_calls") or normalise_role(message.get("role")) == "tool" for message in messages)
+    return not any(has_calls(message) or normalise_role(message.get("role")) == "tool" for message in messages)
 
 
 def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -203,7 +203,8 @@ def _message_entry(message: Message, tokenizer: Any, features: TemplateFeatures)
     )
     if features.calls == "beside":
         return _tool_call_message(content, calls)
-    call_texts = [render_calls([call], tokenizer) if features.calls == "alone" else write_tagged_call(call) for call in calls]
+    is_alone = features.calls == "alone"
+    call_texts = [render_calls([call], tokenizer) if is_alone else write_tagged_call(call) for call in calls]
     return {"role": message.role, "content": "\n".join([content, *call_texts] if content else call_texts)}
 
 

@@ -100,7 +100,8 @@ class ChatCompletions:
         extra = dict(reply.extra)
         choice_extra, *other_choices = extra.pop("choices", None) or [{}]
         body = {
-            **_write_head(model), "object": "chat.completion", "choices": [_merge(choice, choice_extra), *other_choices],
+            **_write_head(model), "object": "chat.completion",
+            "choices": [_merge(choice, choice_extra), *other_choices],
         }  # fmt: skip
         return _merge(body if reply.usage is None else {**body, "usage": write_usage(reply.usage)}, extra)
 
@@ -154,7 +155,11 @@ def write_call(call: ToolCall) -> dict[str, Any]:
 def write_template_calls(actions: Sequence[Action]) -> dict[str, Any]:
     """The calls of a message as chat templates take them: numbered from 1, arguments as objects."""
     calls = [
-        {"type": "function", "id": make_call_id(number), "function": {"name": action.name, "arguments": dict(action.arguments)}}
+        {
+            "type": "function",
+            "id": make_call_id(number),
+            "function": {"name": action.name, "arguments": dict(action.arguments)},
+        }
         for number, action in enumerate(actions, 1)
     ]
     return {"tool_calls": calls}
@@ -167,7 +172,7 @@ def read_template_calls(message: Mapping[str, Any]) -> list[Action]:
 
 
 def read_calls_of_any_shape(message: Mapping[str, Any]) -> list[tuple[Action, str]]:
-    """The calls, with their ids, of an assistant's message in a file: wrapped, bare, older, or blocks of the content."""
+    """The calls, with their ids, of an assistant's message in a file: wrapped, bare, old, or blocks of content."""
     content = message.get("content", message.get("value"))
     blocks = content if isinstance(content, list) else []
     calls = [call for call in _list_calls(message) if isinstance(call, Mapping)]

@@ -23,9 +23,12 @@ class WireDamage:
     expected: str
 
     def __str__(self) -> str:
-        shown = to_json(self.value)
-        shown = f"{shown[:200]}..." if len(shown) > 200 else shown
-        return f"{self.where} is {shown}; it must be {self.expected}"
+        try:
+            value_text = repr(self.value)
+        except RecursionError:
+            value_text = "nested too deeply"
+        excerpt = f"{value_text[:200]}..." if len(value_text) > 200 else value_text
+        return f"{self.where} is {excerpt}; it must be {self.expected}"
 
 
 class Fields:

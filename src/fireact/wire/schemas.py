@@ -11,6 +11,7 @@ from fireact.wire.fields import parse_json
 Schema = Mapping[str, Any]
 """A tool as chat templates and endpoints take it: ``{"type": "function", "function": {...}}``."""
 
+
 def make_schema(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a tool with this name, description and JSON schema of its arguments."""
     function = {"name": name, "description": description, "parameters": dict(parameters)}

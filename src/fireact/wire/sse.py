@@ -25,7 +25,8 @@ def split_events(text: str) -> Iterator[str]:
 
 def write_event(data: Mapping[str, Any] | str) -> bytes:
     """One server-sent event."""
-    return f"data: {data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n".encode("utf-8", "replace")  # a model may write half a surrogate pair
 
 
 def read_stream(dialect: Dialect, text: str) -> WireReply:

@@ -1,9 +1,9 @@
 """Tool calls in the text forms of model families, read and written; any text can be read.
 
-    <tool_call>{"name": ..., "arguments": {...}}</tool_call>           Hermes, Qwen; also Python literals
-    <tool_call><function=NAME><parameter=KEY>...</tool_call>           Qwen3-Coder
-    {"name": ..., "parameters": {...}}                                 Llama 3, bare
-    {"action": ..., "action_input": ...}                               agents' JSON, under several names
+<tool_call>{"name": ..., "arguments": {...}}</tool_call>           Hermes, Qwen; also Python literals
+<tool_call><function=NAME><parameter=KEY>...</tool_call>           Qwen3-Coder
+{"name": ..., "parameters": {...}}                                 Llama 3, bare
+{"action": ..., "action_input": ...}                               agents' JSON, under several names
 """
 
 from __future__ import annotations
@@ -94,7 +94,11 @@ def split_tagged_calls(text: str, types: Mapping[str, Any]) -> tuple[str, list[M
     closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
     calls: list[Mapping[str, Any]] = []
     for match in _CALL.finditer(closed):
-        call = _parse_tagged_call(match[1], types) if match[1].startswith("<function=") else parse_json_or_literal(match[1])
+        call = (
+            _parse_tagged_call(match[1], types)
+            if match[1].startswith("<function=")
+            else parse_json_or_literal(match[1])
+        )
         if isinstance(call, Mapping) and "name" in call:
             text = text.replace(match[0], "", 1)
             calls.append(call)
