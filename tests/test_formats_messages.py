@@ -5,13 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fireact.render.messages import (
-    infer_schemas,
-    messages_from_steps,
-    normalise_schemas,
-    steps_from_messages,
-)
+from fireact.render.messages import messages_from_steps, steps_from_messages
 from fireact.types import Action, Step
+from fireact.wire.schemas import infer_schemas, normalise_schemas
 from formats_cases import conversations, steps_lists
 
 

@@ -17,12 +17,14 @@ from fireact.base.keys import KEY_VARIABLES
 from fireact.errors import BudgetError, ConfigError, ProviderError
 from fireact.models.fake_endpoint import FakeEndpoint, FakeReply, Fault
 from fireact.models.limits import BudgetAmount, Endpoint
-from fireact.models.openai import OpenAIModel, from_name, messages_to_wire, read_reply
+from fireact.models.openai import OpenAIModel, from_name, read_reply
 from fireact.models.scripted import Expert
 from fireact.pipeline.verbs import resume
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import Action, Call, Message
+from fireact.wire.chat_completions import write_message
+from fireact.wire.dialect import number_calls
 
 ASK = [Message("user", "Why?")]
 PRICES = """
@@ -172,13 +174,12 @@ def test_native_calls_go_both_ways() -> None:
         offered = served.requests[0]["tools"][0]["function"]
     assert done.text == "look" and offered["name"] == "search" and offered["parameters"]["type"] == "object"
     assert done.calls == (Action("search", {"query": "é"}), Action("search", {"input": "not json"}))
-    sent = messages_to_wire(
-        [*ASK, Message("assistant", "look", calls=done.calls), Message("tool", "1"), Message("tool", "2")]
-    )
+    told = [*ASK, Message("assistant", "look", calls=done.calls), Message("tool", "1"), Message("tool", "2")]
+    sent = [write_message(message) for message in number_calls(told)]
     assert (
         [one["id"] for one in sent[1]["tool_calls"]]
         == [one["tool_call_id"] for one in sent[2:]]
-        == ["call_1", "call_2"]
+        == ["call00001", "call00002"]
     )
 
 
@@ -186,7 +187,7 @@ def test_native_calls_go_both_ways() -> None:
     "content", ["plain", [{"type": "text", "text": "pl"}, {"type": "text", "text": "ain"}, 3, {"type": "x"}]]
 )
 def test_words_may_come_in_parts(content: Any) -> None:
-    assert read_reply(json.dumps({"choices": [{"message": {"content": content}}]})).text == "plain"
+    assert read_reply(json.dumps({"choices": [{"message": {"content": content}}]})).plain_text == "plain"
 
 
 JSON = st.recursive(
@@ -202,7 +203,7 @@ JSON = st.recursive(
 def test_any_reply_is_read_totally(content: Any, calls: Any, usage: Any, whole: Any) -> None:
     message = {"content": content, "tool_calls": calls}
     reply = read_reply(json.dumps({"choices": [{"message": message}], "usage": usage}))
-    assert isinstance(reply.text, str) and reply.total_tokens >= 0
+    assert isinstance(reply.plain_text, str) and reply.total_tokens >= 0
     try:
         read_reply(json.dumps(whole))
     except ValueError as error:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
 from fireact.models.prices import TokenPrice  # noqa: E402
 from fireact.pipeline.verbs import resume  # noqa: E402
-from fireact.recording.conversations import RecordedCall, TurnIndex, extract_question  # noqa: E402
+from fireact.recording.conversations import RecordedCall, TurnIndex, extract_question, read_messages  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
 from fireact.recording.trajectories import FINISHES, build_trajectory  # noqa: E402
-from fireact.recording.wire import read_completion, read_messages, read_stream  # noqa: E402
 from fireact.types import FINISH, Action, Trajectory  # noqa: E402
+from fireact.wire.chat_completions import CHAT_COMPLETIONS  # noqa: E402
+from fireact.wire.sse import read_stream  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-very-secret-0123456789"
@@ -662,13 +663,13 @@ def test_a_stream_in_splinters_is_put_together() -> None:
     text += chunk(tool_calls=[part(1, "y", "go", '{"to": 2}')]) + chunk(tool_calls=[part(0, None, None, "1}")])
     counted = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
     text += f"data: {json.dumps({'choices': [], 'usage': counted})}\n\ndata: [DONE]\n\n"
-    reply, ended, failed = read_stream(text)
-    assert reply is not None and ended and failed is None and reply.reasoning == "hm"
+    reply = read_stream(CHAT_COMPLETIONS, text)
+    assert reply.answered and reply.complete and not reply.error and reply.reasoning == "hm"
     assert [call.action for call in reply.calls] == [Action("look", {"at": 1}), Action("go", {"to": 2})]
     assert [call.id for call in reply.calls] == ["x", "y"]
     assert reply.usage is not None and (reply.usage.prompt_tokens, reply.usage.cached_tokens) == (9, 3)
-    cut, ended, _ = read_stream(text.split("data: [DONE]")[0])
-    assert cut == reply and not ended
+    cut = read_stream(CHAT_COMPLETIONS, text.split("data: [DONE]")[0])
+    assert cut == replace(reply, complete=False)
 
 
 def test_a_client_that_goes_away_leaves_what_it_heard(tmp_path: Path) -> None:
@@ -717,9 +718,9 @@ JSON = st.recursive(
 @given(JSON, st.text())
 def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
     written = json.dumps(value)
-    read_completion(value)
-    read_completion({"choices": [{"message": value}]})
-    read_stream(f"data: {written}\n\ndata: {json.dumps({'choices': [{'delta': value}]})}\n\n{text}")
+    CHAT_COMPLETIONS.read_reply(value)
+    CHAT_COMPLETIONS.read_reply({"choices": [{"message": value}]})
+    read_stream(CHAT_COMPLETIONS, f"data: {written}\n\ndata: {json.dumps({'choices': [{'delta': value}]})}\n\n{text}")
     for coded in (True, False):
         assert parse_turn(text, coded=coded)[0].text == text
         parse_turn(f"<code>{text}", coded=coded)

@@ -22,13 +22,13 @@ pytest.importorskip("trl")
 from fakes import Echo, Small  # noqa: E402
 from fireact.methods.react import FinishTool  # noqa: E402
 from fireact.models.weights import load_tokenizer  # noqa: E402
-from fireact.render.chat import tool_schema  # noqa: E402
 from fireact.render.tokens import prompt_ids  # noqa: E402
 from fireact.rollout.episodes import MeteredLM  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
 from fireact.training.samples import Encoder, Rendering, load_tool_schemas, render_trajectory  # noqa: E402  # noqa: E402
 from fireact.training.student import load_student  # noqa: E402
 from fireact.training.train import TrainConfig, train  # noqa: E402
+from fireact.wire.schemas import tool_schema  # noqa: E402
 from small_tokenizers import TEMPLATES  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 

@@ -358,7 +358,7 @@ def test_a_turn_of_the_assistant_without_words_is_taken_as_empty() -> None:
 
 def test_a_stream_ends_whatever_fails() -> None:
     from fireact.serving.server import ServedAgent, ServedRequest, _stream_events
-    from fireact.serving.wire import ChatReply
+    from fireact.wire.chat_completions import CHAT_COMPLETIONS
 
     class Broken:
         name = "broken"
@@ -371,7 +371,7 @@ def test_a_stream_ends_whatever_fails() -> None:
         watch = asyncio.create_task(asyncio.sleep(60))
         with ThreadPoolExecutor(1) as threads:
             return b"".join(
-                [one async for one in _stream_events(ServedRequest(served, asked), ChatReply("s"), threads, watch)]
+                [one async for one in _stream_events(ServedRequest(served, asked), CHAT_COMPLETIONS.stream_writer("s"), threads, watch)]
             )
 
     served = ServedAgent("s", replace(agent(GOOD), lm=Broken()))

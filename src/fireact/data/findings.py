@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fireact.base.redact import SensitiveMatch, excerpt, find_sensitive, iterate_strings
 from fireact.data.steps import find_faults
 from fireact.formats.released import damage_of
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Trajectory
+from fireact.wire.schemas import schema_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +150,8 @@ def known_tools(trajectory: Trajectory, tools: Collection[str]) -> frozenset[str
     if tools:
         return frozenset(tools)
     schemas = trajectory.meta.get("tools")
-    names = [_schema_name(schema) for schema in schemas] if isinstance(schemas, list) else []
+    names = [schema_name(schema) for schema in schemas if isinstance(schema, dict)] if isinstance(schemas, list) else []
     return frozenset(name for name in names if name)
-
-
-def _schema_name(schema: Any) -> str:
-    if not isinstance(schema, dict):
-        return ""
-    inner = schema.get("function", schema)
-    return str(inner.get("name", "")) if isinstance(inner, dict) else ""
 
 
 def _check_answer(trajectory: Trajectory) -> Iterator[SensitiveMatch]:

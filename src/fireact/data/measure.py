@@ -12,10 +12,11 @@ from typing import Any
 from fireact.base.names import known_names
 from fireact.methods.react import offered_schemas, offered_tools
 from fireact.models.weights import load_tokenizer
-from fireact.render.chat import Schema, apply_renderer_template, tool_schema
+from fireact.render.chat import apply_renderer_template
 from fireact.render.react import render_call
 from fireact.rollout.agents import load_renderer, load_tools
 from fireact.types import Message, Renderer, Trajectory
+from fireact.wire.schemas import Schema, tool_schema
 
 CHARACTERS = 4
 """Characters of English in a token, roughly."""

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import content_text, normalise_schemas, steps_from_messages
+from fireact.render.messages import content_text, steps_from_messages
 from fireact.types import Trajectory, Usage
+from fireact.wire.schemas import normalise_schemas
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -65,7 +66,7 @@ def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     if role != "assistant":
         return [{"role": role, "content": content}]
     calls = [
-        {"id": call.get("tool_call_id"), "function": {"name": call["function_name"], "arguments": call["arguments"]}}
+        {"id": call.get("tool_call_id"), "name": call["function_name"], "arguments": call["arguments"]}
         for call in step.get("tool_calls") or []
     ]
     message = {

@@ -14,16 +14,11 @@ from typing import Any
 
 from fireact.base.redact import excerpt
 from fireact.formats.source import UNREAD_CALL, Damage, SourceFile, import_trajectory, require_field
-from fireact.render.messages import (
-    FINISH_SCHEMA,
-    find_unreadable_calls,
-    infer_schemas,
-    messages_from_steps,
-    normalise_role,
-    normalise_schemas,
-    steps_from_messages,
-)
+from fireact.render.messages import find_unreadable_calls, messages_from_steps, steps_from_messages
 from fireact.types import FINISH, Trajectory, Usage
+from fireact.wire.chat_completions import functions_of, with_argument_objects
+from fireact.wire.roles import normalise_role
+from fireact.wire.schemas import FINISH_SCHEMA, infer_schemas, normalise_schemas, schema_name
 
 KEYS = ("messages", "traj")
 _OWN_KEYS = ("id", "task", "method", "model", "seed", "stop", "answer", "scores", "extra")
@@ -59,17 +54,8 @@ def messages_row(trajectory: Trajectory) -> dict[str, Any]:
 
 def arrow_row(trajectory: Trajectory) -> dict[str, Any]:
     """The same for columns of JSON: every message is one JSON text, and its arguments are objects."""
-    messages = [_parse_arguments(message) for message in _chat_messages(trajectory)]
+    messages = [with_argument_objects(message) for message in _chat_messages(trajectory)]
     return {**messages_row(trajectory), "messages": [json.dumps(message, ensure_ascii=False) for message in messages]}
-
-
-def _parse_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with arguments as objects, as chat templates take them."""
-    calls = [
-        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
-        for call in message.get("tool_calls", ())
-    ]
-    return {**message, "tool_calls": calls} if calls else message
 
 
 def api_row(trajectory: Trajectory) -> dict[str, Any]:
@@ -93,12 +79,10 @@ def api_row(trajectory: Trajectory) -> dict[str, Any]:
 def tools_of(trajectory: Trajectory) -> list[dict[str, Any]]:
     """The tool schemas of an episode: its own, plus schemas inferred from its calls; finish only where it is called."""
     known_tools = normalise_schemas(trajectory.meta.get("tools"))
-    names = {tool["function"]["name"] for tool in known_tools}
-    missing = [tool for tool in infer_schemas(trajectory.steps) if tool["function"]["name"] not in names]
+    names = set(map(schema_name, known_tools))
+    missing = [tool for tool in infer_schemas(trajectory.steps) if schema_name(tool) not in names]
     ends_in_call = any(
-        call["function"]["name"] == FINISH
-        for message in _chat_messages(trajectory)
-        for call in message.get("tool_calls", ())
+        function["name"] == FINISH for message in _chat_messages(trajectory) for function in functions_of(message)
     )
     return known_tools + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
 

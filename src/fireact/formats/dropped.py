@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fireact.formats.source import RELEASED
-from fireact.render.messages import normalise_schemas
 from fireact.types import Step, Trajectory
+from fireact.wire.schemas import normalise_schemas
 
 _FIELDS: dict[str, Callable[[Trajectory], Any]] = {
     "task": lambda trajectory: trajectory.task,

@@ -16,8 +16,10 @@ from fireact.formats.react_text import CLOSING, EpisodeText, parse_react_turn
 from fireact.formats.released import RowDamage, build_released_trajectory, has_closing_lines, released_facts
 from fireact.formats.source import RELEASED, SourceFile
 from fireact.render.alpaca import closing_line, render_alpaca_turn
-from fireact.render.messages import content_text, message_weight, normalise_role
+from fireact.render.messages import content_text, message_weight
 from fireact.types import Step, Trajectory
+from fireact.wire.chat_completions import has_calls
+from fireact.wire.roles import normalise_role
 
 _OBSERVATION = "Observation:"
 _ACTION = re.compile(r"^Action(?: ?\d+)?:", re.MULTILINE)
@@ -75,7 +77,7 @@ def _is_text(messages: Any) -> bool:
     """Whether these are messages without native calls."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
-    return not any(message.get("tool_calls") or normalise_role(message.get("role")) == "tool" for message in messages)
+    return not any(has_calls(message) or normalise_role(message.get("role")) == "tool" for message in messages)
 
 
 def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -7,21 +7,20 @@ of chat messages.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.chats import read_conversation
 from fireact.formats.source import SourceFile, require_field
-from fireact.render.messages import content_text, normalise_role, normalise_schemas
+from fireact.render.messages import content_text
 from fireact.types import Trajectory
+from fireact.wire.chat_completions import with_calls
+from fireact.wire.roles import normalise_role
+from fireact.wire.schemas import normalise_schemas, schema_name, unwrap_schema
+from fireact.wire.text_calls import parse_json_or_literal, split_tagged_calls
 
-_CALL = re.compile(r"\s*<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
-_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*)\Z", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 _QWEN = re.compile(r"\s*# Tools\n\nYou (?:may call one or more|have access to the following) functions.*\Z", re.DOTALL)
 _TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
@@ -48,15 +47,14 @@ def messages_from_tags(turns: Sequence[Mapping[str, Any]], *, tools: Any = ()) -
     The schemas of ``tools`` say which of Qwen3-Coder's parameters are not strings.
     """
     types = {
-        tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in normalise_schemas(tools)
+        schema_name(tool): unwrap_schema(tool)["parameters"]["properties"] for tool in normalise_schemas(tools)
     }
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role, text = normalise_role(_role(turn)), _text(turn)
         if role == "assistant":
-            words, calls = _split_calls(text, types)
-            message = {**turn, "role": role, "content": words}
-            messages.append({**message, "tool_calls": [{"function": call} for call in calls]} if calls else message)
+            words, calls = split_tagged_calls(text, types)
+            messages.append(with_calls({**turn, "role": role, "content": words}, calls))
         elif role in ("tool", "user") and _RESPONSE.search(text):
             messages += [{"role": "tool", "content": match[1]} for match in _RESPONSE.finditer(text)]
         else:
@@ -82,44 +80,17 @@ def _without_schemas(system: str) -> str:
     return _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", system)).strip()
 
 
-def _split_calls(text: str, types: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
-    """The text of a turn and its calls; a tag without a readable call stays in the text."""
-    closed = text[: text.rfind("</tool_call>") + len("</tool_call>")] if "</tool_call>" in text else ""
-    calls: list[Mapping[str, Any]] = []
-    for match in _CALL.finditer(closed):
-        call = _parse_tagged_call(match[1], types) if match[1].startswith("<function=") else _parse_json(match[1])
-        if isinstance(call, Mapping) and "name" in call:
-            text = text.replace(match[0], "", 1)
-            calls.append(call)
-    return (text.strip() if calls else text), calls
-
-
-def _parse_tagged_call(text: str, types: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A call in Qwen3-Coder's tags; as in its own parser, a value is a string unless the schema says otherwise."""
-    function = _FUNCTION.match(text)
-    if function is None:
-        return None
-    properties = types.get(function[1], {})
-    arguments = {}
-    for name, value in (match.groups() for match in _PARAMETER.finditer(function[2])):
-        schema = properties.get(name) if isinstance(properties, Mapping) else None
-        kind = schema.get("type", "string") if isinstance(schema, Mapping) else "string"
-        read = None if kind == "string" else _parse_json(value)
-        arguments[name] = value if read is None else read
-    return {"name": function[1], "arguments": arguments}
-
-
 def _find_schemas(system: str) -> list[Any]:
     """The tool schemas in a system prompt: one document or one a line (Hermes' prompt also mentions the tag itself)."""
     tools = []
     for match in _TOOLS.finditer(system):
-        document = _parse_json(match[1])
+        document = parse_json_or_literal(match[1])
         lines = (
             document
             if isinstance(document, list)
             else [document]
             if document
-            else map(_parse_json, match[1].splitlines())
+            else map(parse_json_or_literal, match[1].splitlines())
         )
         tools += [tool for tool in lines if isinstance(tool, Mapping)]
     return tools
@@ -138,13 +109,3 @@ def _role(turn: Mapping[str, Any]) -> Any:
 
 def _text(turn: Mapping[str, Any]) -> str:
     return content_text(turn.get("value", turn.get("content")))
-
-
-def _parse_json(text: str) -> Any:
-    """The value of JSON or of a Python literal, which Hermes' data also has; None where it is neither."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return json.loads(json.dumps(read(text)))  # a Python literal may have no JSON form
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            continue
-    return None

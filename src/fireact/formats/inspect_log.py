@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import normalise_schemas, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
+from fireact.wire.schemas import normalise_schemas, schema_name
 
 _ATTACHMENT = "attachment://"
 _VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -54,7 +55,7 @@ def _read_sample(evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Tr
         about=sample.get("metadata") or {},
         meta={
             "system": system,
-            "tools": [tool for tool in _tool_schemas(sample) if tool["function"]["name"] != finisher],
+            "tools": [tool for tool in _tool_schemas(sample) if schema_name(tool) != finisher],
         },
     )
 

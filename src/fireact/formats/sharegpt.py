@@ -13,8 +13,13 @@ from typing import Any
 
 from fireact.formats.chats import read_conversation, tools_of
 from fireact.formats.source import SourceFile, require_field
-from fireact.render.messages import content_text, messages_from_steps, normalise_role
+from fireact.render.messages import content_text, messages_from_steps
 from fireact.types import Trajectory
+from fireact.wire.chat_completions import functions_of, with_calls
+from fireact.wire.fields import parse_json
+from fireact.wire.reasoning import wrap_reasoning
+from fireact.wire.roles import normalise_role
+from fireact.wire.schemas import unwrap_schema
 
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 """What LLaMA-Factory puts between the results of several calls when it reads tool-call messages."""
@@ -52,7 +57,7 @@ def sharegpt_row(trajectory: Trajectory) -> dict[str, Any]:
         turns.append(_build_turn(message))
     while turns and turns[-1]["from"] == "human" and len(turns) > 1:  # a last user turn has no answer to learn
         turns.pop()
-    tools = [tool["function"] for tool in tools_of(trajectory)]
+    tools = list(map(unwrap_schema, tools_of(trajectory)))
     return {"conversations": turns, "tools": json.dumps(tools, ensure_ascii=False) if tools else ""}
 
 
@@ -73,8 +78,8 @@ def messages_from_sharegpt(turns: Sequence[Mapping[str, Any]]) -> list[dict[str,
     for turn in turns:
         name, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if name == "function_call":
-            message = _parse_call_message(content_text(value))
-            call_count = len(message.get("tool_calls", ()))
+            message, calls = _parse_call_message(content_text(value))
+            call_count = len(calls)
             messages.append(message)
         elif normalise_role(name) == "tool":
             results = content_text(value).split(BETWEEN_RESULTS)
@@ -89,27 +94,24 @@ def _build_turn(message: Mapping[str, Any]) -> dict[str, str]:
     if message["role"] != "assistant":
         return {"from": "human" if message["role"] == "user" else "system", "value": message["content"]}
     reasoning, content = message.get("reasoning_content", ""), message["content"]
-    if "tool_calls" not in message:
-        return {"from": "gpt", "value": f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content}
-    functions = [call["function"] for call in message["tool_calls"]]
-    calls = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in functions]
+    calls = functions_of(message)
+    if not calls:
+        return {"from": "gpt", "value": wrap_reasoning(reasoning, content)}
     thought = "\n\n".join(filter(None, (reasoning, content)))
     value = json.dumps(calls if len(calls) > 1 else calls[0], ensure_ascii=False)
-    return {"from": "function_call", "value": f"<think>\n{thought}\n</think>\n\n{value}" if thought else value}
+    return {"from": "function_call", "value": wrap_reasoning(thought, value)}
 
 
-def _parse_call_message(value: str) -> dict[str, Any]:
+def _parse_call_message(value: str) -> tuple[dict[str, Any], list[Any]]:
+    """The message of a turn of calls, and its calls; none where they cannot be read."""
     match = _THINK.match(value)
     thought = match[1] if match else ""
     text = value[match.end() :] if match else value
-    try:
-        calls = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"role": "assistant", "content": value, "unread": text}
-    calls = calls if isinstance(calls, list) else [calls]
+    parsed = parse_json(text)
+    calls = parsed if isinstance(parsed, list) else [parsed]
     if not all(isinstance(call, Mapping) and "name" in call for call in calls):
-        return {"role": "assistant", "content": value, "unread": text}
-    return {"role": "assistant", "content": thought, "tool_calls": [{"function": call} for call in calls]}
+        return {"role": "assistant", "content": value, "unread": text}, []
+    return with_calls({"role": "assistant", "content": thought}, calls), calls
 
 
 def _find_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

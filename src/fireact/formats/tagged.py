@@ -15,6 +15,7 @@ from typing import Any
 from fireact.formats.source import SourceFile, import_trajectory, require_field
 from fireact.tasks.scoring import score_free_form
 from fireact.types import FINISH, Action, Step, Trajectory
+from fireact.wire.reasoning import strip_think_tags
 
 _TEXTS = (
     "gen_text_store", "response", "output", "completion", "generation", "generated_text", "sequence",
@@ -38,7 +39,6 @@ _HEADER = re.compile(
 _SEARCH_R1 = re.compile(r"\s*Answer the given question\..*?\bQuestion: [^\n]*\n?", re.DOTALL)
 _ASKED = re.compile(r"\bQuestion: ?([^\n]*?)\s*(?=\n|<\||\Z)")
 _END = re.compile(r"<\|(?:im_end|endoftext|eot_id)\|>")
-_THINK = re.compile(r"</?think>")
 _QUESTIONS = ("question", "query", "problem", "input", "prompt", "instruction")
 _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers")
 
@@ -121,4 +121,4 @@ def _find_text(row: Mapping[str, Any]) -> str | None:
 
 
 def _strip_tags(text: str) -> str:
-    return _END.sub("", _THINK.sub("", text)).strip()
+    return _END.sub("", strip_think_tags(text)).strip()

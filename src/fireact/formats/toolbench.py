@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import normalise_schemas, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory
+from fireact.wire.schemas import normalise_schemas
 
 
 def sniff(rows: Sequence[Any]) -> bool:

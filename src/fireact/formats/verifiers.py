@@ -11,8 +11,9 @@ from typing import Any
 
 from fireact.formats.chats import find_id
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import normalise_schemas, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import Stop, Trajectory, Usage
+from fireact.wire.schemas import normalise_schemas
 
 _LIMITS: dict[str, Stop] = dict.fromkeys(
     (

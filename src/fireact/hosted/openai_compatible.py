@@ -37,7 +37,7 @@ _STATUS: dict[str, Status] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class TuningApi:
     """The differences between these providers: addresses, the key, pages of lists, prices."""
 
     url: str
@@ -54,7 +54,7 @@ class Dialect:
 
 
 DIALECTS = {
-    "openai": Dialect(
+    "openai": TuningApi(
         "https://api.openai.com/v1",
         "files",
         "fine_tuning/jobs",
@@ -62,7 +62,7 @@ DIALECTS = {
         accepted_settings=("seed", "batch_size"),
         paged=True,
     ),
-    "together": Dialect(
+    "together": TuningApi(
         "https://api.together.ai/v1",
         "files/upload",
         "fine-tunes",

@@ -25,12 +25,14 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.openai_compatible import DIALECTS, Dialect, OpenAICompatibleProvider
+from fireact.hosted.openai_compatible import DIALECTS, OpenAICompatibleProvider, TuningApi
 from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, NotFoundError, Provider
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.training.train import load_learnable
 from fireact.types import Trajectory, Usage
+from fireact.wire.chat_completions import write_message
+from fireact.wire.dialect import WireMessage
 
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
 CHARS_PER_TOKEN = 4
@@ -199,7 +201,7 @@ def split_provider_spec(spec: str) -> tuple[str, str, str]:
     return kind, model, url
 
 
-def _provider_limits(kind: str) -> Dialect | type[FireworksProvider]:
+def _provider_limits(kind: str) -> TuningApi | type[FireworksProvider]:
     """The limits of a kind of provider: the smallest number of samples, and the settings that it accepts."""
     return DIALECTS.get(kind, FireworksProvider)
 
@@ -244,10 +246,8 @@ def training_row(trajectory: Trajectory) -> dict[str, Any]:
     for message in sample[
         : max((position for position, message in enumerate(sample, 1) if message.train), default=len(sample))
     ]:
-        entry: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.role == "assistant" and not message.train:
-            entry["weight"] = 0
-        messages.append(entry)
+        extra = {"weight": 0} if message.role == "assistant" and not message.train else {}
+        messages.append(write_message(WireMessage(message.role, (message.content,), extra=extra)))
     return {"messages": messages}
 
 

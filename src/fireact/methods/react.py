@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fireact.render.chat import Schema, tool_schema
-from fireact.render.messages import FINISH_SCHEMA, normalise_schemas
 from fireact.render.react import ACTION, STOP, ReActRenderer
 from fireact.types import FINISH, LM, Action, Call, Message, Renderer, Step, Tool
+from fireact.wire.schemas import FINISH_SCHEMA, Schema, normalise_schemas, schema_name, tool_schema, unwrap_schema
 
 EpisodeExample = tuple[str, Sequence[Step]]
 
@@ -62,8 +61,8 @@ class FinishTool:
     """The finish action as a tool, for native tool calling; calling it ends the episode, so it never runs."""
 
     name: str = FINISH
-    description: str = FINISH_SCHEMA["function"]["description"]
-    parameters: Mapping[str, Any] = field(default_factory=lambda: FINISH_SCHEMA["function"]["parameters"])
+    description: str = unwrap_schema(FINISH_SCHEMA)["description"]
+    parameters: Mapping[str, Any] = field(default_factory=lambda: unwrap_schema(FINISH_SCHEMA)["parameters"])
 
     def __call__(self, **arguments: Any) -> str:
         return ""
@@ -96,7 +95,7 @@ def offered_tools(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Too
 
 def offered_schemas(own_schemas: Sequence[Schema]) -> tuple[Schema, ...]:
     """The schemas of an episode for native tool calls, with finish added where it is missing."""
-    ends = any(own_schema["function"]["name"].lower() == FINISH for own_schema in normalise_schemas(own_schemas))
+    ends = any(schema_name(schema).lower() == FINISH for schema in normalise_schemas(own_schemas))
     return tuple(own_schemas) if ends else (*own_schemas, tool_schema(FinishTool()))
 
 

@@ -15,6 +15,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fireact.types import Usage
+from fireact.wire.chat_completions import CHAT_COMPLETIONS, read_message, write_message
+from fireact.wire.dialect import StreamDelta, WireReply, WireRequest
+
 FakeReply = str | Mapping[str, Any]
 """The text of a reply, or a whole assistant message (``content``, ``tool_calls``)."""
 
@@ -84,26 +88,20 @@ class FakeEndpoint:
             self._active -= 1
 
 
-def make_completion(request: Mapping[str, Any], reply: FakeReply) -> dict[str, Any]:
-    """The body that answers a request; it honours stop strings and ``max_tokens`` (in words)."""
-    message: dict[str, Any] = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply)}
-    text, finish = message.get("content") or "", "tool_calls" if message.get("tool_calls") else "stop"
-    stops = request.get("stop") or []
-    for string in [stops] if isinstance(stops, str) else stops:
+def make_reply(request: WireRequest, reply: FakeReply) -> WireReply:
+    """The reply to a request; it honours stop strings and ``max_tokens`` (in words)."""
+    message, _ = read_message({"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply)})
+    text, finish = message.text, "tool_calls" if message.calls else "stop"
+    for string in request.stop:
         text = text.split(string, 1)[0]
-    limit = request.get("max_completion_tokens") or request.get("max_tokens")
-    if limit is not None and len(text.split()) > limit:
-        text, finish = " ".join(text.split()[:limit]), "length"
-    if message.get("content") is not None:
-        message["content"] = text
-    prompt_words, reply_words = len(json.dumps(request.get("messages", [])).split()), len(text.split())
-    return {
-        "id": "chatcmpl-fake", "object": "chat.completion", "created": int(time.time()), "model": request.get("model"),
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-        "usage": {
-            "prompt_tokens": prompt_words, "completion_tokens": reply_words, "total_tokens": prompt_words + reply_words,
-        },
-    }  # fmt: skip
+    if request.max_tokens is not None and len(text.split()) > request.max_tokens:
+        text, finish = " ".join(text.split()[: request.max_tokens]), "length"
+    prompt_words = len(json.dumps([write_message(message) for message in request.messages]).split())
+    message_extra = {"choices": [{"message": dict(message.extra)}]} if message.extra else {}
+    return WireReply(
+        (text,) if message.parts else (), message.calls, message.reasoning, finish,
+        usage=Usage(1, prompt_words, 0, len(text.split())), extra={"id": "chatcmpl-fake", **message_extra},
+    )  # fmt: skip
 
 
 class _Server(ThreadingHTTPServer):
@@ -139,9 +137,11 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.status != 200:
                 body = fault.body or json.dumps({"error": {"message": f"planned fault {fault.status}"}})
                 return self._send(fault.status, body, fault)
-            body = json.dumps(make_completion(request, endpoint.reply(request)))
-            if request.get("stream"):
-                return self._stream(json.loads(body), cut=fault is not None and fault.cut)
+            wire_request = CHAT_COMPLETIONS.read_request(request)
+            reply = make_reply(wire_request, endpoint.reply(request))
+            if wire_request.stream:
+                return self._stream(reply, wire_request.model, cut=fault is not None and fault.cut)
+            body = json.dumps(CHAT_COMPLETIONS.write_reply(reply, model=wire_request.model))
             self._send(200, fault.body if fault is not None and fault.body is not None else body, fault)
 
         def _send(self, status: int, body: str, fault: Fault | None = None) -> None:
@@ -165,16 +165,16 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(raw)
 
-        def _stream(self, body: dict[str, Any], *, cut: bool) -> None:
+        def _stream(self, reply: WireReply, model: str, *, cut: bool) -> None:
             """The reply as server-sent events, a word an event; or the first half of them."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
-            events = list(_stream_events(body))
+            events = list(_write_events(reply, model))
             for event in events[: len(events) // 2] if cut else events:
-                self.wfile.write(f"data: {event}\n\n".encode())
+                self.wfile.write(event)
                 self.wfile.flush()
 
         def log_message(self, format: str, *args: Any) -> None:
@@ -183,15 +183,11 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _stream_events(body: dict[str, Any]) -> Iterator[str]:
-    message, finish = body["choices"][0]["message"], body["choices"][0]["finish_reason"]
-    words = (message.get("content") or "").split(" ")
-    deltas: list[dict[str, Any]] = [{"role": "assistant"}]
-    deltas += [{"content": (" " if position else "") + word} for position, word in enumerate(words) if word or position]
-    deltas += [{"tool_calls": [{**call, "index": index}]} for index, call in enumerate(message.get("tool_calls") or [])]
-    base = {key: body[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-    for delta in deltas:
-        yield json.dumps({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-    last = {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": body["usage"]}
-    yield json.dumps(last)
-    yield "[DONE]"
+def _write_events(reply: WireReply, model: str) -> Iterator[bytes]:
+    writer = CHAT_COMPLETIONS.stream_writer(model)
+    yield writer.start()
+    for position, word in enumerate(reply.text.split(" ")):
+        yield writer.add(StreamDelta((" " if position else "") + word))
+    for call in reply.calls:
+        yield writer.add(StreamDelta(calls=(call,)))
+    yield writer.end(finish=reply.finish, usage=reply.usage)

@@ -20,9 +20,10 @@ from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
-from fireact.render.chat import apply_renderer_template, tool_schema
+from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import prompt_ids
 from fireact.types import Call, Completion, OnDelta, Renderer, Usage
+from fireact.wire.schemas import tool_schema
 
 if TYPE_CHECKING:
     from fireact.models.engine import Engine

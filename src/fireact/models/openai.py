@@ -16,8 +16,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,7 +39,10 @@ from fireact.errors import ConfigError, ProviderError
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.stops import cut_at_stop, held_back_length
-from fireact.types import Action, Call, Completion, Message, OnDelta, Tool, Usage
+from fireact.types import Call, Completion, OnDelta, Usage
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import WireReply, WireRequest, number_calls
+from fireact.wire.schemas import normalise_schemas, tool_schema
 
 DEFAULT_URL = "https://api.openai.com/v1"
 _PROMPT_ERRORS = ("context_length_exceeded", "content_filter", "content_policy_violation")
@@ -83,18 +86,17 @@ class OpenAIModel:
 
         Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
-        request: dict[str, Any] = {
-            "model": self._model,
-            "messages": messages_to_wire(call.messages),
-            "temperature": call.temperature or 0.0,
-            "seed": call.seed,
-        }
-        if call.stop:
-            request["stop"] = list(call.stop)[:4]  # the API refuses more; the text is cut at all of them here anyway
-        if call.max_tokens is not None:
-            request["max_tokens"] = call.max_tokens
-        if call.tools:
-            request["tools"] = [function_schema(tool) for tool in call.tools]
+        request = CHAT_COMPLETIONS.write_request(
+            WireRequest(
+                model=self._model,
+                messages=tuple(number_calls(call.messages)),
+                tools=tuple(normalise_schemas([tool_schema(tool) for tool in call.tools])),
+                stop=tuple(call.stop)[:4],  # the API refuses more; the text is cut at all of them here anyway
+                max_tokens=call.max_tokens,
+                temperature=call.temperature or 0.0,
+                seed=call.seed,
+            )
+        )
         started = time.perf_counter()
         send = _send_whole if call.on_delta is None or call.tools else _StreamSender(call.stop, call.on_delta)
         expected_tokens = count_prompt_chars(call.messages, call.tools) // 4 + (call.max_tokens or 256) // 4
@@ -105,7 +107,7 @@ class OpenAIModel:
         """Wake up the threads that wait for a retry, and make them give up."""
         self._closed.set()
 
-    def _send_with_retries(self, request: dict[str, Any], send: _Send, *, expected: int) -> _ParsedReply:
+    def _send_with_retries(self, request: dict[str, Any], send: _Send, *, expected: int) -> WireReply:
         """Send a request, with retries after transient errors, and return its reply."""
         retry = Retry(pause=self._pause, sleep=self._sleep)
         try:
@@ -122,7 +124,7 @@ class OpenAIModel:
         if self._closed.wait(seconds):
             raise ProviderError("the run is over")
 
-    def _send_once(self, request: dict[str, Any], send: _Send, expected: int) -> _ParsedReply:
+    def _send_once(self, request: dict[str, Any], send: _Send, expected: int) -> WireReply:
         entry = self._limit.enter(expected)
         try:
             reply = self._send_supported(request, send)
@@ -134,11 +136,11 @@ class OpenAIModel:
             self._reached = True
             raise self._classify_error(error) from error
         self._reached = True
-        if reply.counted:
+        if reply.usage is not None:
             self._limit.settle(entry, reply.total_tokens)
         return reply
 
-    def _send_supported(self, request: dict[str, Any], send: _Send) -> _ParsedReply:
+    def _send_supported(self, request: dict[str, Any], send: _Send) -> WireReply:
         """Send a request without the parameters that the model refused before, and remember new refusals."""
         while True:
             names = {name: self._refused.get(name, name) for name in request}
@@ -172,89 +174,32 @@ class OpenAIModel:
         }
         return ConfigError(error_text + advice.get(error.status_code, ""))
 
-    def _completion(self, reply: _ParsedReply, stop: Sequence[str], seconds: float) -> Completion:
-        text = cut_at_stop(reply.text, stop)
-        usage = Usage(1, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
+    def _completion(self, reply: WireReply, stop: Sequence[str], seconds: float) -> Completion:
+        text, usage = cut_at_stop(reply.plain_text, stop), reply.usage
         return Completion(
             text=text,
-            usage=Usage(*_counts(usage), self.price.cost(usage)) if reply.counted else Usage(1, 0, 0, 0, None),
-            finish="length" if reply.finish == "length" and text == reply.text else "stop",
+            usage=Usage(1, cost=None) if usage is None else replace(usage, cost=self.price.cost(usage)),
+            finish="length" if reply.finish == "length" and text == reply.plain_text else "stop",
             seconds=seconds,
-            calls=reply.calls,
+            calls=tuple(call.action for call in reply.calls),
         )
 
 
-def _counts(usage: Usage) -> tuple[int, int, int, int]:
-    return usage.calls, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class _ParsedReply:
-    """The parts of a reply that are used. ``counted`` is true where the endpoint sent its usage."""
-
-    text: str
-    finish: str
-    calls: tuple[Action, ...]
-    counted: bool
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-_Send = Callable[[openai.OpenAI, dict[str, Any]], _ParsedReply]
+_Send = Callable[[openai.OpenAI, dict[str, Any]], WireReply]
 """Sends a request unchanged and reads the reply; raises ValueError, or the client's own errors, where there is none."""
 
 
-def _send_whole(client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
+def _send_whole(client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
     """Send a request, and read the complete reply."""
     return read_reply(client.post("/chat/completions", cast_to=httpx2.Response, body=request).content)
 
 
-def read_reply(raw: bytes | str) -> _ParsedReply:
-    """The first choice of a reply and its usage; malformed parts count as absent.
-
-    Raises ValueError for a body without a choice.
-    """
-    data = json.loads(raw)
-    choices = data.get("choices") if isinstance(data, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise ValueError("a reply that holds no choice")
-    return _build_reply(
-        _content_text(message.get("content")), choice.get("finish_reason"), message.get("tool_calls"), data.get("usage")
-    )
-
-
-def _build_reply(text: str, finish: Any, calls: Any, usage: Any) -> _ParsedReply:
-    counts = usage if isinstance(usage, dict) else {}
-    details = counts.get("prompt_tokens_details")
-    prompt_tokens, completion_tokens = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
-    return _ParsedReply(
-        text=text,
-        finish=str(finish),
-        calls=tuple(_action(call) for call in calls if isinstance(call, dict)) if isinstance(calls, list) else (),
-        counted=bool(counts),
-        prompt_tokens=prompt_tokens,
-        cached_tokens=_count(details, "cached_tokens") if isinstance(details, dict) else 0,
-        completion_tokens=completion_tokens,
-        total_tokens=_count(counts, "total_tokens") or prompt_tokens + completion_tokens,
-    )
-
-
-def _content_text(content: Any) -> str:
-    """The text of a message, which some endpoints send as content parts."""
-    if isinstance(content, list):
-        return "".join(
-            str(content_part.get("text") or "") for content_part in content if isinstance(content_part, dict)
-        )
-    return content if isinstance(content, str) else ""
-
-
-def _count(counts: Mapping[str, Any], name: str) -> int:
-    value = counts.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+def read_reply(raw: bytes | str) -> WireReply:
+    """The reply in a body. Raises ValueError for a body without a choice."""
+    reply = CHAT_COMPLETIONS.read_reply(json.loads(raw))
+    if not reply.answered:
+        raise ValueError(f"a reply that holds no choice{': ' + reply.error if reply.error else ''}")
+    return reply
 
 
 class _StreamSender:
@@ -267,7 +212,7 @@ class _StreamSender:
         self._stop, self._on_delta = stop, on_delta
         self._text, self._sent_chars = "", 0
 
-    def __call__(self, client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
+    def __call__(self, client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
         try:
             return self._read_stream(client, request)
         except (openai.APIError, httpx2.HTTPError, ValueError) as error:
@@ -276,19 +221,17 @@ class _StreamSender:
             self._text = ""
             raise
 
-    def _read_stream(self, client: openai.OpenAI, request: dict[str, Any]) -> _ParsedReply:
-        finish, usage = "", None
+    def _read_stream(self, client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
+        reader = CHAT_COMPLETIONS.stream_reader()
         stream_request = {**request, "stream": True, "stream_options": {"include_usage": True}}
         with client.chat.completions.create(**stream_request) as chunks:
             for chunk in chunks:
-                usage = chunk.usage.to_dict() if chunk.usage is not None else usage
-                for choice in chunk.choices[:1]:
-                    finish = choice.finish_reason or finish
-                    self._emit(choice.delta.content or "")
-        if not finish:
+                self._emit(reader.add_chunk(chunk.to_dict()).text)
+        reply = reader.reply()
+        if not reply.finish:
             raise ValueError("a stream that ended before its reply did")
         self._emit("", last=True)
-        return _build_reply(self._text, finish, None, usage)
+        return reply
 
     def _emit(self, delta: str, *, last: bool = False) -> None:
         self._text += delta
@@ -313,43 +256,6 @@ def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -
     return OpenAIModel(model, url, endpoint=endpoint)
 
 
-def messages_to_wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages in the wire format; tool calls and their results get matching ids in the order of the calls."""
-    entries: list[dict[str, Any]] = []
-    call_count, answer_count = 0, 0
-    for message in messages:
-        entry: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.calls:
-            entry["tool_calls"] = []
-            for call in message.calls:
-                call_count += 1
-                function = {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)}
-                entry["tool_calls"].append({"id": f"call_{call_count}", "type": "function", "function": function})
-        if message.role == "tool":
-            answer_count += 1
-            entry["tool_call_id"] = f"call_{answer_count}"
-        entries.append(entry)
-    return entries
-
-
-def function_schema(tool: Tool) -> dict[str, Any]:
-    """A tool's definition in a request."""
-    parameters = {"type": "object", **tool.parameters}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return {"type": "function", "function": function}
-
-
-def _action(call: Mapping[str, Any]) -> Action:
-    """A tool call as an action; arguments that are not a JSON object become the argument ``input``."""
-    definition = call.get("function") or call.get("custom")
-    function = definition if isinstance(definition, dict) else {}
-    raw = function.get("arguments") or function.get("input") or "{}"
-    try:
-        arguments = json.loads(raw)
-    except (ValueError, TypeError, RecursionError):
-        arguments = raw if isinstance(raw, dict) else None
-    name = str(function.get("name") or "")
-    return Action(name, arguments if isinstance(arguments, dict) else {"input": str(raw)})
 
 
 def _describe_error(error: Exception) -> str:

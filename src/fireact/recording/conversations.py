@@ -7,6 +7,8 @@ only the new messages of each call. This module builds no trajectories and write
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,22 +16,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fireact.recording.text import CODE_ENDS
-from fireact.recording.wire import (
-    ChatMessage,
-    RecordedReply,
-    hash_prefixes,
-    parse_json,
-    read_completion,
-    read_messages,
-    read_stream,
-)
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import WireMessage, WireReply
+from fireact.wire.fields import parse_json
+from fireact.wire.sse import read_stream
 
 _CUE = re.compile(r"\n\s*(?:Thought|Action)[ \t]*\d*:\s*\Z", re.IGNORECASE)
 _OBSERVATION = re.compile(r"\s*\**Observation[ \t]*\d*\**:", re.IGNORECASE)
 _TASK = re.compile(r"\s*(?:New task|Task|Question)[ \t]*\d*:\s*", re.IGNORECASE)
 _QUESTION = re.compile(r"^[ \t]*Question[ \t]*\d*:[ \t]*", re.MULTILINE)
 
-Exchange = tuple[RecordedReply, tuple[ChatMessage, ...]]
+Exchange = tuple[WireReply, tuple[WireMessage, ...]]
 """A reply of the model, and the messages that answered it."""
 
 
@@ -50,20 +47,22 @@ class RecordedCall:
     reply: Any
     cut: str = ""
 
-    def parse_reply(self) -> tuple[RecordedReply | None, str]:
+    def parse_reply(self) -> tuple[WireReply | None, str]:
         """The reply and an empty text, or None and an error message."""
         if self.status != 200:
             return None, f"the endpoint answered {self.status}: {_error_detail(self.reply)}"
         if not isinstance(self.reply, str):
-            reply = read_completion(self.reply)
-            return reply, "" if reply else f"the endpoint sent no choice: {_error_detail(self.reply)}"
-        reply, ended, failed = read_stream(self.reply)
-        if failed or self.cut == "upstream" or not (ended or self.cut):
-            return None, f"the endpoint broke off its stream{': ' + failed if failed else ''}"
-        if reply is None or not (ended or reply.text or reply.calls):
+            reply = CHAT_COMPLETIONS.read_reply(self.reply)
+            if reply.answered:
+                return reply, ""
+            return None, f"the endpoint sent no choice: {_error_detail(self.reply)}"
+        reply = read_stream(CHAT_COMPLETIONS, self.reply)
+        if reply.error or self.cut == "upstream" or not (reply.complete or self.cut):
+            return None, f"the endpoint broke off its stream{': ' + reply.error if reply.error else ''}"
+        if not reply.answered or not (reply.complete or reply.text or reply.calls):
             return None, "the client went away before the reply"
         # A client that closes the stream early may already have read enough to act on, so the reply counts.
-        return (reply if ended else replace(reply, finish="length")), ""
+        return (reply if reply.complete else replace(reply, finish="length")), ""
 
 
 def _error_detail(body: Any) -> str:
@@ -82,7 +81,7 @@ class ConversationStart:
 
     system: str
     question: str
-    context: tuple[ChatMessage, ...]
+    context: tuple[WireMessage, ...]
     past: tuple[Exchange, ...]
     tools: Sequence[Any]
     coded: bool
@@ -99,9 +98,9 @@ class Turn:
     episode: str
     parent: Turn | None
     conversation: str
-    new_messages: tuple[ChatMessage, ...]
+    new_messages: tuple[WireMessage, ...]
     start: ConversationStart | None
-    reply: RecordedReply | None
+    reply: WireReply | None
     error: str
     model: str
     started_at: float
@@ -121,7 +120,7 @@ class TurnIndex:
         self._by_question: dict[str, list[Turn]] = defaultdict(list)
         self._assigned = 0
 
-    def assign_episode(self, messages: Sequence[ChatMessage]) -> str:
+    def assign_episode(self, messages: Sequence[WireMessage]) -> str:
         """The episode of a call whose URL names none: the one that it continues, or a new id."""
         hashes = hash_prefixes(messages)
         parent_turn, _, _ = self._find_parent(messages, hashes, None)
@@ -171,7 +170,7 @@ class TurnIndex:
         self._index(turn, messages, hashes)
         return turn
 
-    def _index(self, turn: Turn, messages: Sequence[ChatMessage], hashes: Sequence[str]) -> None:
+    def _index(self, turn: Turn, messages: Sequence[WireMessage], hashes: Sequence[str]) -> None:
         self.turns.setdefault(turn.episode, []).append(turn)
         self._by_conversation[turn.conversation].append(turn)
         if messages and messages[-1].role == "user":
@@ -193,8 +192,8 @@ class TurnIndex:
         ]
 
     def _find_parent(
-        self, messages: Sequence[ChatMessage], hashes: Sequence[str], episode: str | None
-    ) -> tuple[Turn | None, tuple[ChatMessage, ...], bool]:
+        self, messages: Sequence[WireMessage], hashes: Sequence[str], episode: str | None
+    ) -> tuple[Turn | None, tuple[WireMessage, ...], bool]:
         """The turn that these messages continue, the messages that they add, and whether they contain its reply.
 
         Of all turns whose conversation is a prefix of the messages, the one with the longest conversation is the
@@ -210,14 +209,14 @@ class TurnIndex:
                 return parent, new_messages, parent.reply is not None and _has_reply(messages[length], parent.reply)
         return self._find_lengthened(messages, hashes, episode)
 
-    def _rank_parent(self, turn: Turn, following: ChatMessage) -> tuple[bool, bool, bool, int]:
+    def _rank_parent(self, turn: Turn, following: WireMessage) -> tuple[bool, bool, bool, int]:
         reply = turn.reply
         has_reply = reply is not None and _has_reply(following, reply)
         return reply is not None, has_reply, turn.number not in self._continued, turn.number
 
     def _find_lengthened(
-        self, messages: Sequence[ChatMessage], hashes: Sequence[str], episode: str | None
-    ) -> tuple[Turn | None, tuple[ChatMessage, ...], bool]:
+        self, messages: Sequence[WireMessage], hashes: Sequence[str], episode: str | None
+    ) -> tuple[Turn | None, tuple[WireMessage, ...], bool]:
         """The turn whose last message these messages lengthen, for an agent that keeps all its notes in one message."""
         if not messages or messages[-1].role != "user" or hashes[-2] not in self._by_prefix:
             return None, (), False
@@ -228,11 +227,11 @@ class TurnIndex:
             reply_text = turn.reply.text.strip()
             start = text.find(reply_text, len(earlier_text)) if reply_text else -1
             if start >= 0:
-                return turn, (ChatMessage("user", _CUE.sub("", text[start + len(reply_text) :])),), True
+                return turn, (WireMessage("user", (_CUE.sub("", text[start + len(reply_text) :]),)),), True
         return None, (), False
 
     def _find_rewritten(
-        self, messages: Sequence[ChatMessage], episode: str | None, *, repeated: bool = False
+        self, messages: Sequence[WireMessage], episode: str | None, *, repeated: bool = False
     ) -> Turn | None:
         """The last turn of an episode with the same question, whose history was shortened or reworded.
 
@@ -253,7 +252,7 @@ class TurnIndex:
         return None
 
 
-def _has_reply(message: ChatMessage, reply: RecordedReply) -> bool:
+def _has_reply(message: WireMessage, reply: WireReply) -> bool:
     """Whether an assistant message of a later request contains this reply, by its call ids or by its text."""
     ids = [call.id for call in reply.calls if call.id]
     if ids:
@@ -261,12 +260,12 @@ def _has_reply(message: ChatMessage, reply: RecordedReply) -> bool:
     return bool(reply.text.strip()) and reply.text.strip() in message.text
 
 
-def _after_last_assistant(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+def _after_last_assistant(messages: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     return tuple(message for message in messages[last + 1 :] if message.role != "system")
 
 
-def _read_start(request: Mapping[str, Any], messages: Sequence[ChatMessage]) -> ConversationStart:
+def _read_start(request: Mapping[str, Any], messages: Sequence[WireMessage]) -> ConversationStart:
     system = "\n\n".join(message.text for message in messages if message.role == "system")
     chat_messages = [message for message in messages if message.role != "system"]
     unanswered = _after_last_assistant(chat_messages)
@@ -288,7 +287,7 @@ def _read_start(request: Mapping[str, Any], messages: Sequence[ChatMessage]) -> 
         )
     bare_question = extract_question(question)
     if bare_question != question and not _TASK.match(question):  # the whole prompt is one message
-        context = [*context, ChatMessage("user", question)]
+        context = [*context, WireMessage("user", (question,))]
     tools = request.get("tools") or request.get("functions")
     stop = request.get("stop")
     stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
@@ -302,11 +301,11 @@ def _read_start(request: Mapping[str, Any], messages: Sequence[ChatMessage]) -> 
     )
 
 
-def _read_exchanges(messages: Sequence[ChatMessage]) -> tuple[Exchange, ...]:
+def _read_exchanges(messages: Sequence[WireMessage]) -> tuple[Exchange, ...]:
     exchanges: list[Exchange] = []
     for message in messages:
         if message.role == "assistant":
-            exchanges.append((RecordedReply(message.text, message.calls), ()))
+            exchanges.append((WireReply(message.parts, message.calls), ()))
         elif exchanges:
             exchanges[-1] = (exchanges[-1][0], (*exchanges[-1][1], message))
     return tuple(exchanges)
@@ -340,3 +339,20 @@ def decode_body(raw: bytes) -> Any:
     """A body as the log stores it: the JSON value where it is JSON, else its text."""
     value = parse_json(raw)
     return raw.decode("utf-8", "replace") if value is None else value
+
+
+def read_messages(request: Mapping[str, Any]) -> tuple[WireMessage, ...]:
+    """The messages of a request."""
+    return CHAT_COMPLETIONS.read_request(request).messages
+
+
+def hash_prefixes(messages: Sequence[WireMessage]) -> list[str]:
+    """A hash for each prefix of a conversation; item k covers the first k messages, and item 0 covers none."""
+    state = hashlib.blake2b(digest_size=16)
+    hashes = [state.hexdigest()]
+    for message in messages:
+        calls = [[call.id, call.name, call.arguments] for call in message.calls]
+        line = [message.role, message.text.strip(), message.call_id, calls]
+        state.update(json.dumps(line).encode() + b"\n")
+        hashes.append(state.hexdigest())
+    return hashes

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from fireact.errors import ConfigError, missing_extra_error
 from fireact.recording.conversations import RecordedCall, decode_body
-from fireact.recording.wire import parse_json
+from fireact.wire.fields import parse_json
 
 _HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",

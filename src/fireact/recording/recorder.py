@@ -22,10 +22,9 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error
 from fireact.models.prices import TokenPrice, find_price
-from fireact.recording.conversations import RecordedCall, TurnIndex
+from fireact.recording.conversations import RecordedCall, TurnIndex, read_messages
 from fireact.recording.proxy import Upstream, build_proxy, is_loopback, parse_base_url
 from fireact.recording.trajectories import FINISHES, build_trajectory
-from fireact.recording.wire import read_messages
 from fireact.rollout.collection import summarise_episodes
 from fireact.types import Trajectory
 

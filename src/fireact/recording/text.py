@@ -12,14 +12,14 @@ Invariant: any text can be read, and ``Step.text`` keeps it verbatim. Code is pa
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from fireact.recording.wire import parse_json, replace_surrogates
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Step, Usage
+from fireact.wire.fields import parse_json, replace_surrogates
+from fireact.wire.text_calls import decode_json, format_answer, read_named_action
 
 CODE = "python_interpreter"
 CODE_ENDS = ("</code>", "<end_code>", "```<end_code>")
@@ -35,8 +35,6 @@ _INPUT = re.compile(
 _FINAL = re.compile(r"^[ \t]*Final Answer:[ \t]*(.*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 _INVENTED = re.compile(r"^[ \t]*Observation[ \t]*\d*:", re.MULTILINE)
 _MARK = re.compile(r"\s*\**Thoughts?[ \t]*\d*\**:\**", re.IGNORECASE)
-_NAMES = ("name", "action", "tool", "tool_name", "function")
-_ARGUMENTS = ("arguments", "action_input", "args", "parameters", "tool_input", "input")
 _LONGEST_CODE = 100_000
 
 
@@ -87,7 +85,7 @@ def _read_rendered(text: str) -> ParsedText:
 def _read_json_action(text: str) -> ParsedText:
     match = _BLOB.search(text)
     start = match.end() if match else 0 if text.lstrip().startswith("{") else -1
-    action = _action_from_json(_read_json_object(text, start)) if start >= 0 else None
+    action = read_named_action(decode_json(text[max(text.find("{", start), 0) :])[0]) if start >= 0 else None
     return None if action is None else (text[: match.start()] if match else "", [action])
 
 
@@ -145,38 +143,8 @@ def _read_literal(node: ast.expr) -> str | None:
         return None
 
 
-def _read_json_object(text: str, start: int) -> Any:
-    try:
-        return json.JSONDecoder().raw_decode(text, text.index("{", start))[0]
-    except (ValueError, RecursionError):
-        return None
-
-
-def _action_from_json(value: Any) -> Action | None:
-    """The action that a JSON object names, or None where it has no name and arguments."""
-    if not isinstance(value, dict):
-        return None
-    name = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), None)
-    arguments = next((value[key] for key in _ARGUMENTS if key in value), None)
-    if name is None or arguments is None:
-        return None
-    if isinstance(arguments, str) and isinstance(inner := parse_json(arguments), dict):
-        arguments = inner
-    return Action(name, arguments if isinstance(arguments, dict) else {"input": format_answer(arguments)})
-
-
 def extract_answer(arguments: Mapping[str, Any]) -> str:
     """The answer of a finish call: its argument ``answer``, else its only argument, else all of them as JSON."""
     if "answer" in arguments:
         return format_answer(arguments["answer"])
     return format_answer(next(iter(arguments.values())) if len(arguments) == 1 else dict(arguments))
-
-
-def format_answer(value: Any) -> str:
-    """A value as text: a string as it is, other values as JSON where possible."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return str(value)

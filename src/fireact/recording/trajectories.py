@@ -13,9 +13,9 @@ from typing import Any
 from fireact.models.prices import TokenPrice
 from fireact.recording.conversations import ConversationStart, Exchange, Turn, strip_observation_label
 from fireact.recording.text import extract_answer, parse_turn
-from fireact.recording.wire import ChatMessage, RecordedReply, ToolCall
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Example, Step, Stop, Trajectory, Usage
+from fireact.wire.dialect import ToolCall, WireMessage, WireReply
 
 METHOD = "recorded"
 FINISHES = ("final_answer", "finish", "submit", "submit_answer", "submit_final_answer")
@@ -140,7 +140,7 @@ def _move_finish_last(turn: Sequence[Step], finish: Step) -> list[Step]:
     return [replace(steps[0], thought=first.thought, text=first.text, joined=False), *steps[1:]]
 
 
-def steps_of_reply(reply: RecordedReply, *, coded: bool) -> list[Step]:
+def steps_of_reply(reply: WireReply, *, coded: bool) -> list[Step]:
     """The steps of a reply without observations, from its tool calls or from the actions in its text."""
     if not reply.calls:
         return parse_turn(reply.text, coded=coded)
@@ -149,7 +149,7 @@ def steps_of_reply(reply: RecordedReply, *, coded: bool) -> list[Step]:
     return ToolCallsRenderer().read(Completion(words, Usage(), "stop", 0.0, calls))
 
 
-def add_observations(steps: Sequence[Step], calls: Sequence[ToolCall], messages: Sequence[ChatMessage]) -> list[Step]:
+def add_observations(steps: Sequence[Step], calls: Sequence[ToolCall], messages: Sequence[WireMessage]) -> list[Step]:
     """Steps with their observations: a tool's message goes to its call, a user's message to the turn's last step."""
     tool_messages = [message for message in messages if message.role == "tool"]
     user_texts = [strip_observation_label(message.text) for message in messages if message.role != "tool"]

@@ -18,23 +18,18 @@ from typing import Any, Literal
 import jinja2
 
 from fireact.errors import ConfigError, FormatError
-from fireact.types import Action, Message, Renderer, Tool
-
-Schema = Mapping[str, Any]
-"""A tool as chat templates and endpoints take it: ``{"type": "function", "function": {...}}``."""
+from fireact.types import Action, Message, Renderer
+from fireact.wire.chat_completions import write_template_calls
+from fireact.wire.dialect import make_call_id
+from fireact.wire.schemas import Schema, make_schema, unwrap_schema
+from fireact.wire.text_calls import CALL_TAGS, RESULT_TAGS, write_tagged_call
 
 TODAY = datetime.date(2024, 7, 26)
 """The date for templates that show one: inference on a later day must see the same date as training."""
 
 _DAY = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
-_CALL_TAGS, _RESULT_TAGS = "<tool_call>\n{}\n</tool_call>", "<tool_response>\n{}\n</tool_response>"
 _PROBE = Action("probe_name", {"probe_key": "probe value"})
-_PROBE_SCHEMA: Schema = {
-    "type": "function",
-    "function": {
-        "name": _PROBE.name, "description": "probe description", "parameters": {"type": "object", "properties": {}},
-    },
-}  # fmt: skip
+_PROBE_SCHEMA = make_schema(_PROBE.name, "probe description", {"type": "object", "properties": {}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,6 @@ class TemplateFeatures:
     alternating: bool
     schemas: bool
     calls: Literal["beside", "alone", "none"]
-
-
-def tool_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool."""
-    described = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-    return {"type": "function", "function": described}
 
 
 def apply_renderer_template(tokenizer: Any, renderer: Renderer) -> Any:
@@ -158,7 +147,7 @@ def _probe_template(tokenizer: Any, template: str) -> TemplateFeatures:
 
 def _probe_calls(tokenizer: Any, user: dict[str, Any]) -> Literal["beside", "alone", "none"]:
     tool_results = [
-        {"role": "tool", "name": _PROBE.name, "content": f"probe seen {number}", "tool_call_id": _call_id(number)}
+        {"role": "tool", "name": _PROBE.name, "content": f"probe seen {number}", "tool_call_id": make_call_id(number)}
         for number in (1, 2)
     ]
     two_calls_text = _try_template(
@@ -204,8 +193,8 @@ def _message_entry(message: Message, tokenizer: Any, features: TemplateFeatures)
     content = break_special_tokens(message.content, tokenizer, is_own=message.role == "assistant")
     if message.role == "tool":
         if features.calls == "none":
-            return {"role": "user", "content": _RESULT_TAGS.format(content)}
-        return {"role": "tool", "name": message.name, "content": content, "tool_call_id": _call_id(1)}
+            return {"role": "user", "content": RESULT_TAGS.format(content)}
+        return {"role": "tool", "name": message.name, "content": content, "tool_call_id": make_call_id(1)}
     if not message.calls:
         return {"role": message.role, "content": content}
     calls = tuple(
@@ -214,31 +203,19 @@ def _message_entry(message: Message, tokenizer: Any, features: TemplateFeatures)
     )
     if features.calls == "beside":
         return _tool_call_message(content, calls)
-    call_texts = [render_calls([call], tokenizer) if features.calls == "alone" else _tag_call(call) for call in calls]
+    is_alone = features.calls == "alone"
+    call_texts = [render_calls([call], tokenizer) if is_alone else write_tagged_call(call) for call in calls]
     return {"role": message.role, "content": "\n".join([content, *call_texts] if content else call_texts)}
 
 
 def _tool_call_message(content: str, calls: Sequence[Action]) -> dict[str, Any]:
-    tool_calls = [
-        {"type": "function", "id": _call_id(number), "function": {"name": call.name, "arguments": dict(call.arguments)}}
-        for number, call in enumerate(calls, 1)
-    ]
-    return {"role": "assistant", "content": content, "tool_calls": tool_calls}
-
-
-def _call_id(number: int) -> str:
-    """Nine letters and digits, which the strictest templates require."""
-    return f"call{number:05d}"
-
-
-def _tag_call(action: Action) -> str:
-    return _CALL_TAGS.format(json.dumps({"name": action.name, "arguments": dict(action.arguments)}, ensure_ascii=False))
+    return {"role": "assistant", "content": content, **write_template_calls(calls)}
 
 
 def render_calls(calls: Sequence[Action], tokenizer: Any) -> str:
     """Calls without a thought as the template writes them, up to the template's next special token."""
     question_chat = [{"role": "user", "content": "probe question"}]
-    reply = {"role": "tool", "name": calls[-1].name, "content": "-", "tool_call_id": _call_id(1)}
+    reply = {"role": "tool", "name": calls[-1].name, "content": "-", "tool_call_id": make_call_id(1)}
     prompt = _apply_template(tokenizer, question_chat, tools=(), ask=True)
     special = special_tokens(tokenizer)
     tail = text_after(prompt, _try_template(tokenizer, [*question_chat, _tool_call_message("", calls), reply]), special)
@@ -267,8 +244,8 @@ def _special_strings(tokenizer: Any, template: str, size: int) -> tuple[list[str
 
 def _describe_tools(tools: Sequence[Schema]) -> str:
     """A text that lists the tools and the form of a call, for a template that shows no tools."""
-    described = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
-    form = _CALL_TAGS.format('{"name": NAME, "arguments": {...}}')
+    described = "\n".join(json.dumps(unwrap_schema(tool), ensure_ascii=False) for tool in tools)
+    form = CALL_TAGS.format('{"name": NAME, "arguments": {...}}')
     return f"These tools can be called:\n{described}\nA call is written so:\n{form}"
 
 

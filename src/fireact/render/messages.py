@@ -8,43 +8,17 @@ user's reply is the observation of a step without action. This module knows no f
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.types import FINISH, Action, Step
-
-FINISH_SCHEMA: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": FINISH,
-        "description": "gives the answer, as short as possible, and ends the task",
-        "parameters": {
-            "type": "object",
-            "properties": {"answer": {"type": "string", "description": "the answer"}},
-            "required": ["answer"],
-        },
-    },
-}
-"""The finish action as a tool: at inference with native calls, and in files of episodes that end in a call of it."""
-
-_ROLES = {
-    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-    "agent": "assistant", "function_call": "assistant", "developer": "system", "function": "tool",
-    "observation": "tool", "tool_response": "tool", "ipython": "tool", "tool-response": "tool",
-}  # fmt: skip
-_THOUGHT = re.compile(r"\A<think>\n(.*?)\n</think>\n\n(.*)\Z", re.DOTALL)
-_INLINE = re.compile(r"\A\s*<think>(.*?)</think>\s*(.*)\Z", re.DOTALL)
-_REASONING = ("reasoning", "thinking")
-_TAGGED = re.compile(r"<tool_call>(?:(?:(?!<tool_call>).)*?</tool_call>|\s*[{<][^\n]*)", re.DOTALL)
-"""A tagged call that is still part of the text: a closed one, or one that was cut off."""
-
-
-def normalise_role(name: Any) -> str:
-    """The role for a name of any dialect: system, user, assistant or tool; unknown names count as user."""
-    role = _ROLES.get(str(name), str(name))
-    return role if role in ("system", "user", "assistant", "tool") else "user"
+from fireact.wire.chat_completions import find_torn_arguments, read_calls_of_any_shape, write_message
+from fireact.wire.dialect import ToolCall, WireMessage, make_call_id
+from fireact.wire.fields import parse_json
+from fireact.wire.reasoning import REASONING_BLOCKS, split_reasoning, unwrap_reasoning, wrap_reasoning
+from fireact.wire.roles import normalise_role
+from fireact.wire.text_calls import find_tags
 
 
 def steps_from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str, tuple[Step, ...]]:
@@ -84,18 +58,9 @@ def find_unreadable_calls(message: Mapping[str, Any]) -> list[str]:
 
     They are torn arguments, a list of arguments, tags in the text, and what a reader put under ``unread``.
     """
-    unreadable = [str(message["unread"])] if message.get("unread") else []
-    for call in [*_as_list(message.get("tool_calls")), message.get("function_call")]:
-        inner = call.get("function", call) if isinstance(call, Mapping) else None
-        arguments = inner.get("arguments", inner.get("parameters")) if isinstance(inner, Mapping) else None
-        value = _parse_json(arguments, arguments) if isinstance(arguments, str) else arguments
-        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith(("{", "["))):
-            unreadable.append(
-                content_text(arguments) if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            )
-    content = message.get("content", message.get("value"))
-    tags = (match[0].removeprefix("<tool_call>") for match in _TAGGED.finditer(content_text(content)))
-    return [*unreadable, *(tag.removesuffix("</tool_call>").strip() for tag in tags)]
+    unread = [str(message["unread"])] if message.get("unread") else []
+    text = content_text(message.get("content", message.get("value")))
+    return [*unread, *find_torn_arguments(message), *find_tags(text)]
 
 
 def split_into_turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
@@ -108,31 +73,6 @@ def split_into_turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
         group.append(step)
     if group:
         yield tuple(group)
-
-
-def normalise_schemas(tools: Any) -> list[dict[str, Any]]:
-    """Tool schemas in OpenAI's form from any common one: wrapped or bare, ``input_schema``, a list or its JSON text."""
-    if isinstance(tools, str):
-        tools = _parse_json(tools, [])
-    if isinstance(tools, Mapping):
-        tools = [tools]
-    if not isinstance(tools, Sequence) or isinstance(tools, str):
-        return []
-    return [_normalise_schema(tool) for tool in tools if isinstance(tool, Mapping)]
-
-
-def infer_schemas(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Schemas inferred from the calls of the steps, for episodes without schemas; descriptions are empty."""
-    properties_by_tool: dict[str, dict[str, Any]] = {}
-    for step in steps:
-        if step.action is not None:
-            properties = properties_by_tool.setdefault(step.action.name, {})
-            for name, value in step.action.arguments.items():
-                properties.setdefault(name, {"type": _json_type(value)})
-    return [
-        FINISH_SCHEMA if name == FINISH else _normalise_schema({"name": name, "parameters": {"properties": properties}})
-        for name, properties in properties_by_tool.items()
-    ]
 
 
 @dataclass(slots=True)
@@ -161,7 +101,7 @@ class _ConversationReader:
 
     def _add_assistant_message(self, message: Mapping[str, Any]) -> None:
         reasoning, content, calls = _parse_assistant_message(message)
-        text = f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content
+        text = wrap_reasoning(reasoning, content)
         weight = message_weight(message)
         step = Step(_join_texts(reasoning, content), None, None, text, weight=weight)
         self.pending_calls = []
@@ -197,7 +137,7 @@ class _ConversationReader:
 
 def _split_bundle(content: str) -> list[str]:
     """The results of several calls in one message (a JSON list of objects with ``content``); else an empty list."""
-    bundle = _parse_json(content, None) if content.startswith("[") else None
+    bundle = parse_json(content) if content.startswith("[") else None
     if not isinstance(bundle, list) or not all(isinstance(item, Mapping) and "content" in item for item in bundle):
         return []
     return [content_text(item["content"]) for item in bundle]
@@ -208,8 +148,7 @@ def _with_final_answer(steps: Sequence[Step]) -> tuple[Step, ...]:
     if not steps or steps[-1].action is not None or steps[-1].observation is not None:
         return tuple(steps)
     last_step = steps[-1]
-    match = _THOUGHT.match(last_step.text)
-    thought, answer = match.groups() if match else ("", last_step.text)
+    thought, answer = unwrap_reasoning(last_step.text) or ("", last_step.text)
     if not answer:
         return tuple(steps)
     return (*steps[:-1], replace(last_step, thought=thought, action=Action(FINISH, {"answer": answer})))
@@ -232,10 +171,8 @@ def _turn_messages(turn: Sequence[Step], start: int, *, is_last: bool) -> list[d
         return [_assistant_message(*plain, first_step.weight)]
     reasoning, content = _reasoning_and_content(first_step)
     later_thoughts = [step.thought for step in turn[1:]]
-    message = _assistant_message(reasoning, _join_texts(content, *later_thoughts), weight)
-    message["tool_calls"] = [
-        _call_entry(step.action, start + index) for index, step in enumerate(turn) if step.action is not None
-    ]
+    calls = [ToolCall.from_action(step.action, start + n) for n, step in enumerate(turn) if step.action is not None]
+    message = _assistant_message(reasoning, _join_texts(content, *later_thoughts), weight, calls)
     results = [
         _result_message(step, start + index)
         for index, step in enumerate(turn)
@@ -244,33 +181,24 @@ def _turn_messages(turn: Sequence[Step], start: int, *, is_last: bool) -> list[d
     return [message, *results]
 
 
-def _assistant_message(reasoning: str, content: str, weight: float) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": content}
-    if reasoning:
-        message["reasoning_content"] = reasoning
-    if weight != 1.0:
-        message["weight"] = weight
-    return message
-
-
-def _call_entry(action: Action, number: int) -> dict[str, Any]:
-    arguments = json.dumps(dict(action.arguments), ensure_ascii=False)
-    return {
-        "id": f"call{number:05d}", "type": "function", "function": {"name": action.name, "arguments": arguments},
-    }  # fmt: skip
+def _assistant_message(
+    reasoning: str, content: str, weight: float, calls: Sequence[ToolCall] = ()
+) -> dict[str, Any]:
+    extra = {} if weight == 1.0 else {"weight": weight}
+    return write_message(WireMessage("assistant", (content,), tuple(calls), reasoning=reasoning, extra=extra))
 
 
 def _result_message(step: Step, number: int) -> dict[str, Any]:
     name = step.action.name if step.action is not None else ""
     content = "" if step.observation is None else str(step.observation)
-    return {"role": "tool", "tool_call_id": f"call{number:05d}", "name": name, "content": content}
+    return write_message(WireMessage("tool", (content,), call_id=make_call_id(number), extra={"name": name}))
 
 
 def _reasoning_and_content(step: Step) -> tuple[str, str]:
     """The reasoning and the content of a turn; the reasoning is empty where the text does not mark it."""
-    match = _THOUGHT.match(step.text)
-    if match and _join_texts(match[1], match[2]) == step.thought:
-        return match[1], match[2]
+    wrapped = unwrap_reasoning(step.text)
+    if wrapped and _join_texts(*wrapped) == step.thought:
+        return wrapped
     marked = step.text.strip().removeprefix("Thought:").strip() == step.thought.strip()
     return "", step.thought if step.action is not None or marked else step.text or step.thought
 
@@ -280,55 +208,29 @@ def _plain_answer(step: Step) -> tuple[str, str] | None:
     if action is None or action.name != FINISH or set(action.arguments) != {"answer"} or step.observation is not None:
         return None
     answer = action.arguments["answer"]
-    match = _THOUGHT.match(step.text)
-    if match and answer and (match[1], match[2]) == (step.thought, answer):
+    if answer and unwrap_reasoning(step.text) == (step.thought, answer):
         return step.thought, answer
     plain = isinstance(answer, str) and bool(answer) and step.text == answer and not step.thought
-    return ("", answer) if plain and not _INLINE.match(answer) else None
+    return ("", answer) if plain and not split_reasoning(answer) else None
 
 
 def _parse_assistant_message(message: Mapping[str, Any]) -> tuple[str, str, list[tuple[Action, str]]]:
     """The reasoning, the text and the calls (with their ids) of an assistant's message in any dialect."""
     content = message.get("content", message.get("value"))
     reasoning = content_text(message.get("reasoning_content") or message.get("reasoning") or "")
-    calls = [call for call in _as_list(message.get("tool_calls")) if isinstance(call, Mapping)]
-    if isinstance(message.get("function_call"), Mapping):
-        calls.append({"function": message["function_call"]})
     if isinstance(content, list):
         blocks = [block for block in content if isinstance(block, Mapping)]
-        thoughts = [block for block in blocks if block.get("type") in _REASONING]
+        thoughts = [block for block in blocks if block.get("type") in REASONING_BLOCKS]
         reasoning = _join_texts(reasoning, *map(_block_text, thoughts))
-        calls += [call for block in blocks for call in _calls_in_block(block)]
         content = [block for block in content if not isinstance(block, Mapping) or block.get("type") not in _NOT_TEXT]
     text = content_text(content)
-    match = None if reasoning else _INLINE.match(text)
-    if match:
-        reasoning, text = match[1].strip(), match[2]
-    return reasoning, text, [_parse_call(call) for call in calls]
+    split = None if reasoning else split_reasoning(text)
+    if split is not None:
+        reasoning, text = split[0].strip(), split[1]
+    return reasoning, text, read_calls_of_any_shape(message)
 
 
-_NOT_TEXT = (*_REASONING, "tool_call", "tool_use")
-
-
-def _calls_in_block(block: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if block.get("type") == "tool_use":
-        return [{"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}]
-    if block.get("type") == "tool_call":
-        value = _parse_json(block["value"], {}) if isinstance(block.get("value"), str) else block.get("value")
-        return [value] if isinstance(value, Mapping) else []
-    return []
-
-
-def _parse_call(call: Mapping[str, Any]) -> tuple[Action, str]:
-    inner = call.get("function")
-    values: Mapping[str, Any] = inner if isinstance(inner, Mapping) else call
-    name = inner if isinstance(inner, str) else values.get("name")
-    arguments = values.get("arguments", values.get("parameters"))
-    if isinstance(arguments, str):
-        arguments = _parse_json(arguments, arguments) if arguments.strip() else {}
-    if not isinstance(arguments, Mapping):
-        arguments = {} if arguments is None else {"input": arguments}
-    return Action(str(name or ""), dict(arguments)), str(call.get("id") or "")
+_NOT_TEXT = (*REASONING_BLOCKS, "tool_call", "tool_use")
 
 
 def content_text(content: Any) -> str:
@@ -349,36 +251,5 @@ def _block_text(block: Any) -> str:
     return f"[{block.get('type', 'block')}]"
 
 
-def _normalise_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    inner = tool.get("function")
-    values: Mapping[str, Any] = inner if isinstance(inner, Mapping) else tool
-    parameters = values.get("parameters") or values.get("input_schema") or values.get("inputSchema") or {}
-    if isinstance(parameters, str):
-        parameters = _parse_json(parameters, {})
-    parameters = parameters if isinstance(parameters, Mapping) else {}
-    function = {
-        "name": str(values.get("name") or ""),
-        "description": str(values.get("description") or ""),
-        "parameters": {"type": "object", "properties": {}, **parameters},
-    }
-    return {"type": "function", "function": function}
-
-
-def _json_type(value: Any) -> str:
-    kinds = ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (list, "array"), (dict, "object"))
-    return next((name for kind, name in kinds if isinstance(value, kind)), "string")
-
-
 def _join_texts(*texts: str) -> str:
     return "\n\n".join(text for text in texts if text)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _parse_json(text: str, default: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return default

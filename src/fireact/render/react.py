@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.types import FINISH, Action, Completion, Message, Step, Trajectory
+from fireact.wire.reasoning import strip_thinking
 
 ACTION = "Action:"
 OBSERVATION = "Observation:"
@@ -32,7 +33,6 @@ _MARK = re.compile(
 )
 _CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
 _NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
-_THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 class ReActRenderer:
@@ -89,11 +89,6 @@ def student_message(content: str, *steps: Step, calls: tuple[Action, ...] = ()) 
     """The message of these steps, with the smallest of their weights; a weight of 0 makes the turn context only."""
     weight = steps[0].weight if len(steps) == 1 else min(step.weight for step in steps)
     return Message("assistant", content, train=weight > 0, calls=calls, weight=weight if weight > 0 else 1.0)
-
-
-def strip_thinking(text: str) -> str:
-    """The text without the hidden reasoning that some models put before it."""
-    return _THINKING.sub("", text, count=1)
 
 
 def render_turn(step: Step) -> str:

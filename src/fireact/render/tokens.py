@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from fireact.errors import FormatError
 from fireact.render.chat import (
-    Schema,
     break_special_tokens,
     fold_messages,
     render_calls,
@@ -21,7 +20,9 @@ from fireact.render.chat import (
     special_tokens,
     text_after,
 )
-from fireact.types import Action, Message
+from fireact.types import Message
+from fireact.wire.chat_completions import read_template_calls
+from fireact.wire.schemas import Schema
 
 __all__ = [
     "IGNORED",
@@ -164,10 +165,10 @@ def _student_text(messages: Sequence[Message], templated_text: str, tokenizer: A
     """The text of a turn as the student writes it, given how the template renders the turn as history."""
     message_entry = fold_messages(messages, tokenizer, tools=tools)[-1]
     own_text: str = message_entry["content"]
-    if "tool_calls" not in message_entry:
+    calls = read_template_calls(message_entry)
+    if not calls:
         # A template may drop a thought from earlier turns, or add an empty one: then the message's text counts.
         return templated_text if templated_text.strip() == own_text.strip() else own_text
-    calls = [Action(call["function"]["name"], call["function"]["arguments"]) for call in message_entry["tool_calls"]]
     if own_text.strip() in templated_text and all(call.name in templated_text for call in calls):
         return templated_text
     return "\n".join(text for text in (own_text, render_calls(calls, tokenizer)) if text)

@@ -11,16 +11,17 @@ the same structure as in text ReAct, and reading is total. A completion without 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fireact.render.react import ReActRenderer, render_call, strip_thinking, student_message
-from fireact.types import FINISH, Action, Completion, Message, Step, Trajectory
+from fireact.render.react import ReActRenderer, render_call, student_message
+from fireact.types import Action, Completion, Message, Step, Trajectory
+from fireact.wire.chat_completions import write_message
+from fireact.wire.dialect import number_calls
+from fireact.wire.reasoning import strip_thinking
+from fireact.wire.text_calls import find_calls
 
-_TAG = re.compile(r"<tool_call>")
-_OBJECT = re.compile(r'\{\s*"(?:name|type|function|parameters|arguments|id)"')
 _INVENTED = re.compile(r"<tool_response>|^[ \t]*Observation(?:[ \t]*\d+)?:", re.MULTILINE)
 _LITTER = re.compile(r"<\|python_tag\|>|</?tool_call>|```(?:json)?")
 
@@ -99,34 +100,19 @@ def export_messages(messages: Sequence[Message], *, marked: bool = False) -> Ite
 
     With ``marked``, each message says whether it is trained, and its weight where that is not 1.
     """
-    call_count, answered_count = 0, 0
-    for message in messages:
-        row: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.calls:
-            answered_count = call_count
-            row["tool_calls"] = [
-                {"id": f"call{call_count + number:05d}", "type": "function", "function": _function_entry(call)}
-                for number, call in enumerate(message.calls, 1)
-            ]
-            call_count += len(message.calls)
-        if message.role == "tool":
-            answered_count += 1
-            row |= {"tool_call_id": f"call{answered_count:05d}", "name": message.name}
+    for message, numbered in zip(messages, number_calls(messages, named=True), strict=True):
+        row = {"role": message.role, "content": message.content, **write_message(numbered)}
         if marked:
             row["train"] = message.train
             row |= {"weight": message.weight} if message.weight != 1 else {}
         yield row
 
 
-def _function_entry(action: Action) -> dict[str, str]:
-    return {"name": action.name, "arguments": json.dumps(dict(action.arguments), ensure_ascii=False)}
-
-
 def _read_text(text: str) -> list[Step]:
     body = strip_thinking(text)
     invented = _INVENTED.search(body)
     body = body[: invented.start()] if invented else body
-    calls = _find_calls(body)
+    calls = find_calls(body)
     if not calls:
         step = ReActRenderer().parse(text)
         return [step if step.action else Step(_parse_thought(body), None, None, text)]
@@ -139,54 +125,6 @@ def _read_text(text: str) -> list[Step]:
 
 def _joined_steps(actions: Sequence[Action]) -> list[Step]:
     return [Step(thought="", action=action, observation=None, text="", joined=True) for action in actions]
-
-
-def _find_calls(text: str) -> list[tuple[int, Action]]:
-    """The calls in a text with their positions: those in tags, or else those that are bare JSON."""
-    tags = [(tag.start(), tag.end()) for tag in _TAG.finditer(text)]
-    objects = [(match.start(), match.start()) for match in _OBJECT.finditer(text)]
-    calls: list[tuple[int, Action]] = []
-    read_until = 0
-    for start, begin in tags or objects:
-        if start < read_until:
-            continue  # an object inside a call that was read already
-        value, length = _decode_json(text[begin:])
-        action = _parse_action(value)
-        if action is not None:
-            calls.append((start, action))
-            read_until = begin + length
-    return calls
-
-
-def _decode_json(text: str) -> tuple[Any, int]:
-    bare = text.lstrip()
-    try:
-        value, end = json.JSONDecoder().raw_decode(bare)
-    except (ValueError, RecursionError):
-        return None, 0
-    return value, len(text) - len(bare) + end
-
-
-def _parse_action(value: Any) -> Action | None:
-    inner = value.get("function") if isinstance(value, dict) else None
-    value = inner if isinstance(inner, dict) else value
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    argument_values = [value[key] for key in ("arguments", "parameters") if key in value]
-    if not argument_values or not value["name"].strip():
-        return None
-    name = value["name"].strip()
-    return Action(FINISH if name.lower() == FINISH else name, _parse_arguments(argument_values[0]))
-
-
-def _parse_arguments(arguments: Any) -> Mapping[str, Any]:
-    """The arguments as a mapping: from an object, from one as JSON text, from None, or else as ``input``."""
-    if isinstance(arguments, str):
-        value, _ = _decode_json(arguments)
-        arguments = value if isinstance(value, dict) else arguments
-    if arguments is None:
-        return {}
-    return arguments if isinstance(arguments, dict) else {"input": arguments}
 
 
 def _parse_thought(text: str) -> str:

@@ -20,7 +20,6 @@ from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
-from fireact.render.chat import Schema, tool_schema
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
@@ -35,6 +34,7 @@ from fireact.training.preference import pair_by_outcome
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
 from fireact.types import Call, Message, Tool, Trajectory
+from fireact.wire.schemas import Schema, tool_schema
 
 ANSWER_TOKENS = 64
 """The maximum length in tokens of a compared answer."""

@@ -26,8 +26,11 @@ from typing import Any
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.stream import EpisodeStream, iterate_steps
-from fireact.serving.wire import ChatReply, ChatRequest, error_body, read_request, server_sent_event
+from fireact.serving.wire import ChatRequest, read_request
 from fireact.types import Call, Completion, Message, OnDelta, Step, answer_of
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import StreamDelta, StreamWriter, WireReply
+from fireact.wire.sse import write_event
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
@@ -59,7 +62,7 @@ class ServedAgent:
         return (f"{self.name}-agent",) if native else (self.name, f"{self.name}-agent")
 
 
-OnReplyDelta = Callable[[dict[str, str]], None]
+OnReplyDelta = Callable[[StreamDelta], None]
 """Receives the deltas of a streamed reply as they arrive."""
 
 
@@ -93,7 +96,7 @@ def build_serving_app(served: ServedAgent) -> Any:
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
 
     def refuse(status: int, message: str) -> Response:
-        return JSONResponse(error_body(message), status_code=status)
+        return JSONResponse(CHAT_COMPLETIONS.write_error(message), status_code=status)
 
     def refuse_model(model: str) -> Response:
         return refuse(404, f"the model {model!r} is not served. Served: {', '.join(served.names)}")
@@ -140,14 +143,15 @@ def build_serving_app(served: ServedAgent) -> Any:
             return refuse(400, str(error))
         if chat_request.model not in served.names:
             return refuse_model(chat_request.model)
-        reply, served_request = ChatReply(chat_request.model), ServedRequest(served, chat_request)
+        served_request = ServedRequest(served, chat_request)
         watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
         if chat_request.stream:
+            writer = CHAT_COMPLETIONS.stream_writer(chat_request.model)
             return StreamingResponse(
-                _stream_events(served_request, reply, threads, watch), media_type="text/event-stream"
+                _stream_events(served_request, writer, threads, watch), media_type="text/event-stream"
             )
         try:
-            completion, extra = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
+            reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
         except FireactError as error:
             return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
         except Cancelled:
@@ -159,7 +163,7 @@ def build_serving_app(served: ServedAgent) -> Any:
         finally:  # nobody reads the reply from here on
             served_request.client_left.set()
             watch.cancel()
-        return JSONResponse(reply.body(completion, extra=extra))
+        return JSONResponse(CHAT_COMPLETIONS.write_reply(reply, model=chat_request.model))
 
     async def wait_until_left(request: Request, client_left: threading.Event) -> None:
         """Wait until the client closes the connection, then set ``client_left``."""
@@ -209,17 +213,17 @@ class ServedRequest:
         self.served, self.chat_request, self.on_reply_delta = served, chat_request, on_reply_delta
         self.client_left = threading.Event()
 
-    def answer(self) -> tuple[Completion, dict[str, Any]]:
-        """The completion, and extra fields of the reply's message."""
-        return (self._student(), {}) if self.chat_request.model == self.served.name else self._agent()
+    def answer(self) -> WireReply:
+        """The reply; an agent's steps are its reasoning."""
+        return self._student() if self.chat_request.model == self.served.name else self._agent()
 
-    def _student(self) -> Completion:
+    def _student(self) -> WireReply:
         chat_request = self.chat_request
 
         def on_delta(delta: str) -> None:
             if self.client_left.is_set():
                 raise Cancelled
-            self.on_reply_delta({"content": delta})
+            self.on_reply_delta(StreamDelta(delta))
 
         call = Call(
             chat_request.messages,
@@ -229,9 +233,10 @@ class ServedRequest:
             seed=chat_request.seed,
             on_delta=on_delta,
         )
-        return complete_streaming(self.served.agent.lm, call)
+        completion = complete_streaming(self.served.agent.lm, call)
+        return WireReply((completion.text,), finish=completion.finish, usage=completion.usage)
 
-    def _agent(self) -> tuple[Completion, dict[str, Any]]:
+    def _agent(self) -> WireReply:
         chat_request, agent = self.chat_request, self.served.agent
         question = next((message.content for message in reversed(chat_request.messages) if message.role == "user"), "")
         if not question.strip():
@@ -242,7 +247,7 @@ class ServedRequest:
 
         def add_delta(delta: str) -> None:
             deltas.append(delta)
-            self.on_reply_delta({"reasoning_content": delta})
+            self.on_reply_delta(StreamDelta(reasoning=delta))
 
         stream = EpisodeStream(add_delta)
         meter = _TokenLimitedLM(
@@ -258,14 +263,9 @@ class ServedRequest:
                 break
         answer = answer_of(steps)
         if answer:
-            self.on_reply_delta({"content": answer})
-        completion = Completion(
-            text=answer or "",
-            usage=meter.usage,
-            finish="length" if answer is None else "stop",
-            seconds=meter.seconds,
-        )
-        return completion, {"reasoning_content": "".join(deltas)}
+            self.on_reply_delta(StreamDelta(answer))
+        finish = "length" if answer is None else "stop"
+        return WireReply((answer or "",), reasoning="".join(deltas), finish=finish, usage=meter.usage)
 
 
 class _TokenLimitedLM(MeteredLM):
@@ -290,33 +290,32 @@ class _TokenLimitedLM(MeteredLM):
 
 
 async def _stream_events(
-    served_request: ServedRequest, reply: ChatReply, threads: Executor, watch: asyncio.Task[None]
+    served_request: ServedRequest, writer: StreamWriter, threads: Executor, watch: asyncio.Task[None]
 ) -> AsyncIterator[bytes]:
     """The events of a reply, as they come from the thread that answers the request."""
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[dict[str, str] | Completion | BaseException] = asyncio.Queue()
+    events: asyncio.Queue[StreamDelta | WireReply | BaseException] = asyncio.Queue()
 
-    def put(item: dict[str, str] | Completion | BaseException) -> None:
+    def put(item: StreamDelta | WireReply | BaseException) -> None:
         loop.call_soon_threadsafe(events.put_nowait, item)
 
     def work() -> None:
         try:
-            put(served_request.answer()[0])
+            put(served_request.answer())
         except BaseException as error:  # the client gets any error instead of waiting for ever
             put(error)
 
     served_request.on_reply_delta = put
     try:
         working = loop.run_in_executor(threads, work)
-        yield reply.chunk({"role": "assistant", "content": ""})
-        while isinstance(item := await events.get(), dict):
-            yield reply.chunk(item)
-        if isinstance(item, Completion):
-            yield reply.chunk({}, finish=item.finish)
-            yield reply.stream_end(item.usage if served_request.chat_request.stream_usage else None)
+        yield writer.start()
+        while isinstance(item := await events.get(), StreamDelta):
+            yield writer.add(item)
+        if isinstance(item, WireReply):
+            yield writer.end(finish=item.finish, usage=item.usage if served_request.chat_request.stream_usage else None)
         else:
             error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"
-            yield server_sent_event(error_body(error_text, "server_error"))
+            yield write_event(CHAT_COMPLETIONS.write_error(error_text, "server_error"))
         await working
     finally:  # nobody reads the reply from here on
         served_request.client_left.set()

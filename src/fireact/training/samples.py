@@ -29,11 +29,12 @@ from fireact.data.lines import (
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import offered_schemas, offered_tools
-from fireact.render.chat import Schema, apply_renderer_template, tool_schema
+from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import load_renderer, load_tools
 from fireact.types import Renderer, Trajectory
+from fireact.wire.schemas import Schema, tool_schema
 
 FORMS = ("tokens", "messages")
 """The forms that ``write`` knows: ids and labels for one student, or messages that are marked for training."""

@@ -1,0 +1,206 @@
+"""The neutral nouns of the wire, and the Protocol of a dialect, which reads and writes them.
+
+Invariant: reading is total. Whatever JSON comes, a reader returns a noun, and what it could not read is named in
+``damage``. What a noun has no field for rides along in ``extra``, and is written back. No module here knows HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fireact.types import Action, Message, Usage
+from fireact.wire.fields import WireDamage, parse_json, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call; ``arguments`` is the text that the model wrote, a JSON object or not."""
+
+    id: str
+    name: str
+    arguments: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def action(self) -> Action:
+        """The call as an action; arguments that are not a JSON object become the argument ``input``."""
+        values = parse_json(self.arguments or "{}")
+        return Action(self.name, values if isinstance(values, dict) else {"input": self.arguments})
+
+    @classmethod
+    def from_action(cls, action: Action, number: int) -> ToolCall:
+        """An action as the call of this number in its conversation."""
+        return cls(make_call_id(number), action.name, json.dumps(dict(action.arguments), ensure_ascii=False))
+
+
+@dataclass(frozen=True, slots=True)
+class WireMessage:
+    """One message. Of its ``parts`` a string is text, and any other value is a block as the wire has it.
+
+    ``call_id`` is the id of the call that a tool's message answers. No parts are content that is absent.
+    """
+
+    role: str
+    parts: tuple[Any, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    reasoning: str = ""
+    name: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The parts as lines of text; a part that is not text becomes a placeholder with its hash."""
+        return join_parts(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """A request. ``tools`` are the schemas as they came; a setting that was not sent is None."""
+
+    model: str
+    messages: tuple[WireMessage, ...]
+    tools: tuple[Any, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    stream: bool = False
+    stream_usage: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    damage: tuple[WireDamage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WireReply:
+    """A reply, whole or so far. ``usage`` has no cost, and is None where the server sent no counts.
+
+    ``answered`` is false where a body holds no message. ``complete`` is false where a stream has not ended. ``error``
+    is an error that came in place of the reply, or within it, as text. ``total_tokens`` is the server's own sum.
+    """
+
+    parts: tuple[Any, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    finish: str = ""
+    usage: Usage | None = None
+    total_tokens: int = 0
+    answered: bool = True
+    complete: bool = True
+    error: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    damage: tuple[WireDamage, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The parts as lines of text; a part that is not text becomes a placeholder with its hash."""
+        return join_parts(self.parts)
+
+    @property
+    def plain_text(self) -> str:
+        """The text parts alone, joined as they came."""
+        return "".join(text for part in self.parts if (text := part_text(part)) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDelta:
+    """What one event of a stream adds to a reply; ``calls`` are whole calls."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+class StreamReader(Protocol):
+    """Reads the events of one stream."""
+
+    def add(self, data: str) -> StreamDelta:
+        """Read the data of an event, and return the text that it adds."""
+
+    def reply(self) -> WireReply:
+        """The reply that the events so far add up to."""
+
+
+class StreamWriter(Protocol):
+    """Writes the events of one stream, each as bytes."""
+
+    def start(self) -> bytes:
+        """The events before the first text."""
+
+    def add(self, delta: StreamDelta) -> bytes:
+        """The events that add to the reply."""
+
+    def end(self, *, finish: str, usage: Usage | None) -> bytes:
+        """The events after the last text; ``usage`` is None where the client did not ask for it."""
+
+
+class Dialect(Protocol):
+    """A wire format for requests and replies, in both directions; bodies are parsed JSON."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> str:
+        """The path of its requests below the base URL."""
+
+    def read_request(self, body: Any) -> WireRequest: ...
+
+    def write_request(self, request: WireRequest) -> dict[str, Any]: ...
+
+    def read_reply(self, body: Any) -> WireReply: ...
+
+    def write_reply(self, reply: WireReply, *, model: str) -> dict[str, Any]: ...
+
+    def stream_reader(self) -> StreamReader: ...
+
+    def stream_writer(self, model: str) -> StreamWriter: ...
+
+    def write_error(self, message: str, kind: str) -> dict[str, Any]: ...
+
+
+def make_call_id(number: int) -> str:
+    """The id of a call by its number in a conversation: nine letters and digits, which every provider takes."""
+    return f"call{number:05d}"[-9:]
+
+
+def number_calls(messages: Sequence[Message], *, named: bool = False) -> Iterator[WireMessage]:
+    """Messages with numbered calls; the results after a turn have the ids of its calls, in their order.
+
+    With ``named``, results also hold the name of their tool.
+    """
+    call_count, answered_count = 0, 0
+    for message in messages:
+        calls = tuple(ToolCall.from_action(action, call_count + n) for n, action in enumerate(message.calls, 1))
+        if calls:
+            answered_count = call_count
+            call_count += len(calls)
+        answered_count += message.role == "tool"
+        yield WireMessage(
+            message.role,
+            (message.content,),
+            calls,
+            call_id=make_call_id(answered_count) if message.role == "tool" else "",
+            name=message.name if named and message.role == "tool" else "",
+        )
+
+
+def join_parts(parts: Sequence[Any]) -> str:
+    """The parts of a message as lines of text; a part that is not text becomes a placeholder with its hash."""
+    return "\n".join(_placeholder(part) if (text := part_text(part)) is None else text for part in parts)
+
+
+def part_text(part: Any) -> str | None:
+    """The text of a part, or None where it is not text."""
+    if isinstance(part, Mapping):
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def _placeholder(part: Any) -> str:
+    kind = part.get("type", "part") if isinstance(part, Mapping) else "part"
+    return f"[{kind} {hashlib.sha256(to_json(part, ascii=True).encode()).hexdigest()[:8]}]"

@@ -1,0 +1,131 @@
+"""Reads JSON that nobody has checked: a value of a wrong type becomes damage, and a field without a reader rides along.
+
+Invariant: nothing here raises, and each value of an object is returned, recorded as damage, or still in ``unread``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+DamageKind = Literal["wrong-type", "missing", "unknown-role", "torn-arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class WireDamage:
+    """A value that a dialect does not allow: its kind, where it stands (``messages[3].role``), and the value itself."""
+
+    kind: DamageKind
+    where: str
+    value: Any
+    expected: str
+
+    def __str__(self) -> str:
+        try:
+            value_text = repr(self.value)
+        except RecursionError:
+            value_text = "nested too deeply"
+        excerpt = f"{value_text[:200]}..." if len(value_text) > 200 else value_text
+        return f"{self.where} is {excerpt}; it must be {self.expected}"
+
+
+class Fields:
+    """The fields of a JSON object that are still unread. Null counts as absent."""
+
+    def __init__(self, value: Any, where: str, damage: list[WireDamage]) -> None:
+        self._where, self._damage = where, damage
+        if not isinstance(value, Mapping):
+            self._report("wrong-type", where or "the body", value, "a JSON object")
+            value = {}
+        self.unread: dict[str, Any] = {str(key): item for key, item in value.items() if item is not None}
+
+    def path(self, key: str) -> str:
+        """Where a field stands, from the root of the body."""
+        return f"{self._where}.{key}" if self._where else key
+
+    def text(self, key: str) -> str:
+        """A string; empty where it is absent."""
+        return self._take(key, "a string", str) or ""
+
+    def integer(self, key: str) -> int | None:
+        """A whole number."""
+        value: int | None = self._take(key, "a whole number", int)
+        return value
+
+    def count(self, key: str) -> int:
+        """A whole number of at least 0; 0 where it is absent."""
+        value = self.integer(key) or 0
+        if value < 0:
+            self._report("wrong-type", self.path(key), value, "0 or more")
+        return max(value, 0)
+
+    def number(self, key: str) -> float | None:
+        """A number."""
+        value: float | None = self._take(key, "a number", int, float)
+        return value
+
+    def flag(self, key: str) -> bool:
+        """True or false; false where it is absent."""
+        return self._take(key, "true or false", bool) or False
+
+    def items(self, key: str) -> list[Any]:
+        """A list; empty where it is absent."""
+        return self._take(key, "a list", list) or []
+
+    def fields(self, key: str) -> Fields | None:
+        """The fields of an inner object."""
+        value: dict[str, Any] | None = self._take(key, "an object", dict)
+        return None if value is None else self.inner(key, value)
+
+    def inner(self, key: str, value: Any) -> Fields:
+        """The fields of a value that stands under a key."""
+        return Fields(value, self.path(key), self._damage)
+
+    def report(self, kind: DamageKind, key: str, value: Any, expected: str) -> None:
+        """Record damage in a field."""
+        self._report(kind, self.path(key), value, expected)
+
+    def keep_unread(self, key: str, inner: Fields) -> None:
+        """Put what is unread of an inner object back under its key."""
+        if inner.unread:
+            self.unread[key] = inner.unread
+
+    def _take(self, key: str, expected: str, *types: type[Any]) -> Any:
+        value = self.unread.pop(key, None)
+        if value is None or type(value) in types:
+            return value
+        self._report("wrong-type", self.path(key), value, expected)
+        return None
+
+    def _report(self, kind: DamageKind, where: str, value: Any, expected: str) -> None:
+        self._damage.append(WireDamage(kind, where, value, expected))
+
+
+def parse_json(text: str | bytes, default: Any = None) -> Any:
+    """The JSON value of a text without lone surrogates, or the default where the text is not JSON."""
+    try:
+        value = json.loads(text)
+        has_escapes = (b"\\u" if isinstance(text, bytes) else "\\u") in text  # type: ignore[operator]
+        return replace_surrogates(value) if has_escapes else value
+    except (ValueError, RecursionError):
+        return default
+
+
+def replace_surrogates(value: Any) -> Any:
+    """A JSON value without lone surrogates, which cannot be written as UTF-8."""
+    json_text = json.dumps(value, ensure_ascii=False)
+    try:
+        json_text.encode()
+    except UnicodeEncodeError:
+        return json.loads(json_text.encode("utf-8", "replace"))
+    return value
+
+
+def to_json(value: Any, *, ascii: bool = False) -> str:
+    """A value as JSON; a value that JSON cannot hold gives the name of its type in brackets."""
+    try:
+        return json.dumps(value, ensure_ascii=ascii)
+    except (ValueError, TypeError, RecursionError):
+        return f"[{type(value).__name__}]"

@@ -1,0 +1,86 @@
+"""Tool schemas in every shape, read into one: ``{"type": "function", "function": {...}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fireact.types import FINISH, Step, Tool
+from fireact.wire.fields import parse_json
+
+Schema = Mapping[str, Any]
+"""A tool as chat templates and endpoints take it: ``{"type": "function", "function": {...}}``."""
+
+
+def make_schema(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a tool with this name, description and JSON schema of its arguments."""
+    function = {"name": name, "description": description, "parameters": dict(parameters)}
+    return {"type": "function", "function": function}
+
+
+FINISH_SCHEMA = make_schema(
+    FINISH,
+    "gives the answer, as short as possible, and ends the task",
+    {
+        "type": "object",
+        "properties": {"answer": {"type": "string", "description": "the answer"}},
+        "required": ["answer"],
+    },
+)
+"""The finish action as a tool: at inference with native calls, and in files of episodes that end in a call of it."""
+
+
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool."""
+    return make_schema(tool.name, tool.description, tool.parameters)
+
+
+def unwrap_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The name, description and parameters of a schema, wrapped or bare."""
+    inner = schema.get("function")
+    return inner if isinstance(inner, Mapping) else schema
+
+
+def schema_name(schema: Mapping[str, Any]) -> str:
+    """The name of the tool of a schema, wrapped or bare."""
+    return str(unwrap_schema(schema).get("name") or "")
+
+
+def normalise_schemas(tools: Any) -> list[dict[str, Any]]:
+    """Tool schemas in OpenAI's form from any common one: wrapped or bare, ``input_schema``, a list or its JSON text."""
+    if isinstance(tools, str):
+        tools = parse_json(tools, [])
+    if isinstance(tools, Mapping):
+        tools = [tools]
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        return []
+    return [_normalise_schema(tool) for tool in tools if isinstance(tool, Mapping)]
+
+
+def infer_schemas(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Schemas inferred from the calls of the steps, for episodes without schemas; descriptions are empty."""
+    properties_by_tool: dict[str, dict[str, Any]] = {}
+    for step in steps:
+        if step.action is not None:
+            properties = properties_by_tool.setdefault(step.action.name, {})
+            for name, value in step.action.arguments.items():
+                properties.setdefault(name, {"type": _json_type(value)})
+    return [
+        FINISH_SCHEMA if name == FINISH else _normalise_schema({"name": name, "parameters": {"properties": properties}})
+        for name, properties in properties_by_tool.items()
+    ]
+
+
+def _normalise_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    values = unwrap_schema(tool)
+    parameters = values.get("parameters") or values.get("input_schema") or values.get("inputSchema") or {}
+    if isinstance(parameters, str):
+        parameters = parse_json(parameters, {})
+    parameters = parameters if isinstance(parameters, Mapping) else {}
+    described = str(values.get("description") or "")
+    return make_schema(schema_name(tool), described, {"type": "object", "properties": {}, **parameters})
+
+
+def _json_type(value: Any) -> str:
+    kinds = ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (list, "array"), (dict, "object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "string")
