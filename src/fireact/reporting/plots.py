@@ -1,4 +1,5 @@
-"""How the plots of a report are drawn: sizes, colours and file forms. ``figures`` decides what they show.
+"""How the plots of reports and studies are drawn: sizes, colours and file forms. ``figures`` and ``study.plots`` decide what they
+show.
 
 Invariant: the same data gives the same bytes of SVG; the background is transparent, and text stays text. An SVG is
 drawn with placeholder colours, which are replaced last: for the page by CSS variables, which follow its theme; for a
@@ -11,9 +12,11 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fireact.base.controls import strip_controls
+from fireact.base.jsonl import open_replacement
 from fireact.reporting.summary import SERIES
 
 WIDTH = 5.2
@@ -51,6 +54,8 @@ PAGE = {
     **{colour: f"var(--series-{index})" for index, colour in enumerate(_MARKS.series)},
 }
 _MID_TONES = ("#7b8494", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
+STUDY = Palette("#1c2833", _MID_TONES[0], "#1c2833", ("#1b4f72", *_MID_TONES[1:]))
+"""The colours of a study differ in lightness too, so that a reader who cannot see hue can tell them apart."""
 FILE = {
     _MARKS.ink: "#767d88",
     _MARKS.grid: "#9aa0a866",
@@ -92,6 +97,30 @@ def new_canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)
     return figure, [row[0] for row in panels]
 
 
+def new_figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
+    """A new figure of a study with its panels, side by side, in colours for paper."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STUDY_STYLE):
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        return figure, figure.subplots(1, columns)
+
+
+def save_figure(figure: Any, path: Path) -> list[str]:
+    """Save a figure of a study as SVG and PNG beside each other, and return the names of the files."""
+    import matplotlib
+
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}
+    with matplotlib.rc_context(_STUDY_STYLE):
+        for form in metadata:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=form, dpi=160, metadata=metadata[form], bbox_inches="tight")
+            with open_replacement(path.with_name(f"{path.name}.{form}")) as file:
+                file.write(buffer.getvalue())
+    return [f"{path.name}.{form}" for form in metadata]
+
+
 def _save(plot: ReportPlot, palette: Palette, form: str, **options: Any) -> bytes:
     import matplotlib
 
@@ -103,13 +132,8 @@ def _save(plot: ReportPlot, palette: Palette, form: str, **options: Any) -> byte
 
 def _style(palette: Palette) -> Any:
     return {
-        "svg.hashsalt": "fireact",
-        "svg.fonttype": "none",
-        "text.parse_math": False,
-        "font.family": "sans-serif",
+        **_COMMON_STYLE,
         "font.size": 10.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
         "axes.edgecolor": palette.grid,
         "axes.labelcolor": palette.ink,
         "text.color": palette.ink,
@@ -119,8 +143,19 @@ def _style(palette: Palette) -> Any:
         "ytick.labelcolor": palette.ink,
         "grid.color": palette.grid,
         "grid.linewidth": 0.6,
-        "legend.frameon": False,
     }
+
+
+_COMMON_STYLE: Any = {
+    "svg.hashsalt": "fireact",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+_STUDY_STYLE: Any = {**_COMMON_STYLE, "font.size": 10, "grid.color": "#d5d8dc"}
 
 
 def _escape(text: str) -> str:

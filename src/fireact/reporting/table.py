@@ -196,7 +196,7 @@ def _build_terminal_table(table: Table, *, stacked: bool) -> RichTable:
             continue
         lines = [line for row in table.rows for line in _cell_lines(row[index], stacked=stacked)]
         head_text = _fold_heading(str(heading), max(map(len, lines), default=0)) if stacked else str(heading)
-        rich_table.add_column(_escape(head_text), justify="right", no_wrap=True, overflow="ignore")
+        rich_table.add_column(_escape(head_text), justify="right", no_wrap=True)
     for number, cells in enumerate(rows):
         if table.footer and number == len(rows) - 1:
             rich_table.add_section()

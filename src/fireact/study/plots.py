@@ -1,13 +1,11 @@
 """The plots of a study as SVG and PNG: bars with 95 % intervals, and curves over an axis of numbers.
 
 A study with a choice of methods also gets a plot of the method and the number of turns of each question.
-Invariant: the same rows give the same SVG. Seeds are drawn as points, with a line through their means. Colours differ
-in lightness too, so that a reader who cannot see hue can tell them apart. There is one file for each task and plot.
+Invariant: the same rows give the same SVG. Seeds are drawn as points, with a line through their means. There is one file for each task and plot.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import statistics
@@ -17,29 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fireact.base.jsonl import open_replacement
 from fireact.evaluation.statistics import Estimate
+from fireact.reporting.plots import STUDY, new_figure, save_figure
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
 from fireact.study.rows import Behaviour, StudyRow, read_complete_rows
 
-COLOURS = ("#1b4f72", "#d9622b", "#1a8f86", "#8568d0", "#a87c12", "#d04a86")
+COLOURS = STUDY.series
 MARKERS = ("D", "o", "s", "^", "v", "P")
 """Markers of the paper's models."""
-_RC: Any = {
-    "svg.hashsalt": "fireact",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "grid.color": "#d5d8dc",
-}
 METHODS = ("io", "cot", "react", "reflexion", "no answer")
 """The methods that an episode's steps can show, in the order of drawing."""
 _MAX_TURNS = 7  # this many turns and more share one colour
-_DPI = 160  # dots per inch of a PNG
 
 
 def draw_plots(
@@ -60,17 +47,17 @@ def draw_plots(
             )
             if figure is not None:
                 name = f"{_safe_name(task)}-{plot.kind}{f'-{_safe_name(plot.x)}' if plot.x else ''}"
-                file_names += _save_figure(figure, directory / name)
+                file_names += save_figure(figure, directory / name)
     for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row.behaviour) if study.choice else ():
         turn_counts = {name: row.behaviour[task] for name, row in rows_by_cell.items() if task in row.behaviour}
-        file_names += _save_figure(_draw_turns(study, turn_counts, task), directory / f"{_safe_name(task)}-turns")
+        file_names += save_figure(_draw_turns(study, turn_counts, task), directory / f"{_safe_name(task)}-turns")
     return file_names
 
 
 def _draw_turns(study: StudyFile, cells: Mapping[str, Behaviour], task: str) -> Any:
     """Draw the shares of questions by their method and by their number of turns, with one bar a cell."""
     lines = sum(len(textwrap.wrap(name, 24)) for name in cells)
-    figure, (method_axes, turns_axes) = _new_figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
+    figure, (method_axes, turns_axes) = new_figure(max(1.8, 0.2 * lines + 0.14 * len(cells) + 1.2), columns=2)
     by_turns: dict[str, Counter[int]] = {name: Counter() for name in cells}
     for name, behaviour in cells.items():
         for n, count in ((int(n), count) for counts in behaviour.questions.values() for n, count in counts.items()):
@@ -108,7 +95,7 @@ def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Study
     from matplotlib.patches import Patch
 
     lines = sum(len(textwrap.wrap(cell.name, 36)) for cell in cells)
-    figure, axes = _new_figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
+    figure, axes = new_figure(max(1.6, 0.2 * lines + 0.14 * len(cells) + 1.0))
     for position, cell in enumerate(cells):
         em = rows[cell.name].results[task].measures.em
         colour = COLOURS[1] if cell.is_fine_tuned else COLOURS[0]
@@ -116,7 +103,7 @@ def _draw_bars(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, Study
         axes.plot(
             [100 * em.low, 100 * em.high],
             [-position, -position],
-            color="#1c2833",
+            color=STUDY.ink,
             linewidth=1.2,
             marker="|",
             markersize=5,
@@ -159,7 +146,7 @@ def _draw_paper_figures(
     ):
         handles += axes.plot(
             *zip(*model_points, strict=True), mark, label=f"paper: {model}", markersize=6.5, clip_on=False, zorder=4,
-            linestyle="none", markerfacecolor="white", markeredgecolor="#1c2833", markeredgewidth=1.1,
+            linestyle="none", markerfacecolor="white", markeredgecolor=STUDY.ink, markeredgewidth=1.1,
         )  # fmt: skip
     return handles
 
@@ -178,7 +165,7 @@ def _draw_curve(
         points.setdefault(", ".join(other_labels), {}).setdefault(x, []).append(em)
     if not points:
         return None
-    figure, axes = _new_figure(3.6)
+    figure, axes = new_figure(3.6)
     for number, (name, scores_by_x) in enumerate(points.items()):
         colour, xs = COLOURS[number % len(COLOURS)], sorted(scores_by_x)
         means = [100 * statistics.fmean(em.mean for em in scores_by_x[x]) for x in xs]
@@ -196,7 +183,7 @@ def _draw_curve(
             axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=0.8, alpha=0.5)
     for number, cell in enumerate(cell for cell in cells if plot.x not in cell.axes):
         level = 100 * rows[cell.name].results[task].measures.em.mean
-        axes.axhline(level, color="#7b8494", linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
+        axes.axhline(level, color=STUDY.grid, linewidth=1, linestyle=("--", ":", "-.")[number % 3], label=cell.name)
     all_xs = sorted({x for scores_by_x in points.values() for x in scores_by_x})
     if all_xs[0] > 0 and all_xs[-1] / all_xs[0] >= 4:
         axes.set_xscale("log")
@@ -209,27 +196,6 @@ def _draw_curve(
     axes.legend(fontsize=9, frameon=False)
     axes.set_title(f"{study.title}: {task}", loc="left", fontsize=10)
     return figure
-
-
-def _new_figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(6.4, height), layout="constrained")
-        return figure, figure.subplots(1, columns)
-
-
-def _save_figure(figure: Any, path: Path) -> list[str]:
-    import matplotlib
-
-    with matplotlib.rc_context(_RC):
-        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata, bbox_inches="tight")
-            with open_replacement(path.with_name(f"{path.name}.{suffix}")) as file:
-                file.write(buffer.getvalue())
-    return [f"{path.name}.svg", f"{path.name}.png"]
 
 
 def _safe_name(name: str) -> str:
