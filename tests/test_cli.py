@@ -36,11 +36,12 @@ VERBS = [
     "score",
     "convert",
     "doctor",
-    "rescore",
     "study",
     "export",
     "serve",
-    "chat",
+    "tune",
+    "prefer",
+    "cancel",
     "improve",
 ]
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from fakes import Echo
 from fireact.base import jsonl
 from fireact.base.keys import KEY_VARIABLES
+from fireact.base.verbs import resume
 from fireact.errors import BudgetError, ConfigError, ProviderError
 from fireact.models.fake_endpoint import FakeEndpoint, FakeReply, Fault
 from fireact.models.limits import BudgetAmount, Endpoint
 from fireact.models.openai import OpenAIModel, from_name, messages_to_wire, read_reply
 from fireact.models.scripted import Expert
-from fireact.pipeline.verbs import resume
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import Action, Message

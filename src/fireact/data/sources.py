@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
-from fireact.base.run_directory import TRAJECTORIES, file_hash, trajectory_file
+from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectories, trajectory_file
 from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
-from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage
+from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage, Notice, ignore_damage
+from fireact.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,16 @@ def open_trajectory_files(paths: Sequence[Path], *, skip: bool = False) -> Itera
             damage = tuple(report for report in damages if report.kind in (UNREADABLE, UNREAD_CALL))
             opened.append(TrajectoryFile(path, file, damage, converted=True))
         yield opened
+
+
+def read_any_trajectories(path: Path, notice: Notice = ignore_damage) -> Iterator[Trajectory]:
+    """The trajectories of a run directory, of JSONL, or of a file in any format that ``convert`` reads.
+
+    Raises DataError where there is nothing, or a row cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"there is no {path}. Give a run directory or a file of episodes.")
+    yield from read_trajectories(path) if is_trajectory_file(path) else read_any(path, notice=notice)
 
 
 def list_mixtures() -> list[str]:

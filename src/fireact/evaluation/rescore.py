@@ -99,7 +99,7 @@ def rescore(
         raise DataError(f"all {len(task_trajectories)} episodes ended in a fault: none is left to score.")
     examples_by_question = _index_examples(task)
     scored = []
-    progress.start("rescore", total=len(scorable))
+    progress.start("score", total=len(scorable))
     try:
         for trajectory in scorable:
             scored.append(_score_again(trajectory, task, examples_by_question, judge))

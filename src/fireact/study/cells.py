@@ -14,10 +14,10 @@ from pathlib import PurePath
 from typing import Any, get_type_hints
 
 from fireact.base import names
+from fireact.base.settings import check_fields, check_type
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.study.file import CHOICES, StudyFile
-from fireact.study.shape import check_fields, check_type
 from fireact.tasks.files import is_file_spec
 from fireact.training.recipe import Recipe
 

@@ -37,8 +37,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fireact.base.settings import check_type
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.study.shape import check_type
 
 TABLES = (
     "shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices",
