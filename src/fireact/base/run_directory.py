@@ -26,7 +26,7 @@ import tomli_w
 from fireact.base import jsonl
 from fireact.base.redact import excerpt, redact
 from fireact.base.settings import fill_defaults, nested_settings
-from fireact.errors import BusyError, DataError, FormatError
+from fireact.errors import BusyError, DataError, FormatError, missing_path_error
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -185,6 +185,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not path.exists():
+            raise missing_path_error(path) from error
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
     except NotADirectoryError as error:
         raise DataError(f"{path} is a file. Give the directory of a run.") from error

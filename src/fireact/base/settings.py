@@ -198,19 +198,19 @@ def fill_defaults(config_class: type[Any], stored: Mapping[str, Any]) -> dict[st
 
 @functools.cache
 def _adapter(kind: Any, bounds: tuple[tuple[str, float], ...] = ()) -> Any:
-    from pydantic import ConfigDict, Field, TypeAdapter
+    from pydantic import Field, TypeAdapter
 
     limited = Annotated[kind, Field(**dict(bounds))] if bounds else kind  # type: ignore[arg-type]
-    return TypeAdapter(limited, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    return TypeAdapter(limited)
 
 
 def _matches(value: Any, kind: Any, bounds: tuple[tuple[str, float], ...] = ()) -> bool:
     from pydantic import ValidationError
 
-    if isinstance(value, str) and get_origin(kind) is Sequence:
+    if is_dataclass(kind) or (isinstance(value, str) and get_origin(kind) is Sequence):
         return False
     try:
-        _adapter(kind, bounds).validate_python(value)
+        _adapter(kind, bounds).validate_python(value, strict=True)
     except ValidationError:
         return False
     return True

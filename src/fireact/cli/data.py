@@ -55,8 +55,8 @@ def score_command(
         typer.Option(
             "-o",
             "--out",
-            help="JSONL file for the episodes, scored anew.",
-            rich_help_panel="Score again (--task alone)",
+            help="JSONL file for the scored episodes, in place of the source itself.",
+            rich_help_panel="Output",
         ),
     ] = None,
     as_json: Json = False,
@@ -69,17 +69,36 @@ def score_command(
     """
     from dataclasses import asdict
 
-    from fireact.errors import ConfigError
+    from fireact.data.sources import is_trajectory_file
+    from fireact.errors import ConfigError, missing_path_error
     from fireact.recording.scores import score
     from fireact.terminal.data_tables import print_grades
 
+    if not run.exists():
+        raise missing_path_error(run)
     if by is None and answers is None and task is not None:
         _score_again(run, task, n=n, judge=judge, out=out, as_json=as_json)
         return
-    for option, value in (("-n", n), ("--judge", judge), ("--out", out)):
+    for option, value in (("-n", n), ("--judge", judge)):
         if value is not None:
             raise ConfigError(f"{option} is for --task alone, which scores a run again. Leave it out.")
+    if out is not None:
+        _copy_trajectories(run, out)
+        run = out
+    elif not is_trajectory_file(run):
+        raise ConfigError(f"{run} is in another format, which is left as it is. Give -o FILE for the scored episodes.")
     print_grades(asdict(score(run, by=by, answers=answers, task=task)), run, as_json=as_json)
+
+
+def _copy_trajectories(run: Path, out: Path) -> None:
+    """Write the episodes of a run, or of a file in any format, to a new JSONL file."""
+    from fireact.base import jsonl
+    from fireact.data.sources import read_any_trajectories
+    from fireact.errors import ConfigError
+
+    if out.exists():
+        raise ConfigError(f"{out} exists already. Choose another -o.")
+    jsonl.write_objects(out, (trajectory.to_dict() for trajectory in read_any_trajectories(run)))
 
 
 def _score_again(run: Path, task: str, *, n: int | None, judge: str | None, out: Path | None, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from fireact.base import jsonl
 from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectories, trajectory_file
-from fireact.errors import ConfigError, DataError, unknown_name_error
+from fireact.errors import ConfigError, DataError, missing_path_error, unknown_name_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage, Notice, ignore_damage
@@ -104,7 +104,7 @@ def read_any_trajectories(path: Path, notice: Notice = ignore_damage) -> Iterato
     Raises DataError where there is nothing, or a row cannot be read.
     """
     if not path.exists():
-        raise DataError(f"there is no {path}. Give a run directory or a file of episodes.")
+        raise missing_path_error(path)
     yield from read_trajectories(path) if is_trajectory_file(path) else read_any(path, notice=notice)
 
 

@@ -24,9 +24,10 @@ from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import has_full_score
+from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.rollout.agents import AGENT, load_task, tuned_directory
+from fireact.rollout.agents import AGENT, load_task, require_tuned_directory
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
@@ -137,9 +138,7 @@ def estimate_improvement(config: ImproveConfig) -> dict[str, Any]:
 
 def _make_plan(config: ImproveConfig) -> _Plan:
     """Raises ConfigError or DataError for a run that cannot be improved, before anything is run."""
-    first_directory = tuned_directory(config.run)
-    if first_directory is None:
-        raise ConfigError(f"{config.run} is no directory of 'fireact train'. Train by imitation first.")
+    first_directory = require_tuned_directory(config.run)
     run_settings = read_config(first_directory)
     if (verb := run_settings.pop("verb")) != "train":
         raise ConfigError(
@@ -169,7 +168,7 @@ def _require_correct_data(data: Path) -> None:
 def _find_start(config: ImproveConfig, data: Path) -> int:
     """The index of the first question that is tried. Raises ConfigError where questions are too few or not new."""
     files = [data, *([data / HELD_OUT] if (data / HELD_OUT).is_file() else [])]
-    learnt = {_normalise_question(trajectory.example) for file in files for trajectory in read_trajectories(file)}
+    learnt = {_normalise_question(trajectory.example) for file in files for trajectory in read_any_trajectories(file)}
     learnt_indices = {task: _find_learnt_indices(task, "train", learnt) for task in config.tasks}
     count = config.n * config.rounds
     start = (

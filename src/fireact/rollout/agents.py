@@ -20,7 +20,7 @@ from fireact.base import names
 from fireact.base.machine import release_memory
 from fireact.base.run_directory import absolute_path, read_config, read_manifest, relative_path
 from fireact.base.settings import setting
-from fireact.errors import ConfigError, DataError
+from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.models.limits import HOSTED, Budget, BudgetAmount, BudgetedLM, Endpoint
 from fireact.render import prompts
 from fireact.rollout.call_cache import FILE as CALLS
@@ -35,6 +35,8 @@ from fireact.types import LM, Limits, Method, Renderer, Task, Tool, Usage
 AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
 """Headings of options."""
 TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
+_PATH_STARTS = ("runs/", "./", "../", "/", "~")
+"""Beginnings of paths; such a name is never looked up on the hub."""
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
 RENDERER_HELP = "react, tool_calls (native, by the student's chat template) or alpaca."
 FEW_SHOT = 3
@@ -128,6 +130,8 @@ def load_model(
 
     Calls that are in ``cache`` count neither against the budget nor against the rates of ``endpoint``.
     """
+    if spec.startswith(_PATH_STARTS) and not Path(spec).expanduser().exists():
+        raise missing_path_error(spec)
     hosted = _find_hosted_model(spec)
     directory = None if hosted else tuned_directory(spec)
     tuned = None if directory is None else _load_tuned_model(directory, slots)
@@ -179,6 +183,15 @@ def tuned_directory(spec: str) -> Path | None:
         )
     read_manifest(path)
     return path
+
+
+def require_tuned_directory(spec: str) -> Path:
+    """``tuned_directory``; raises DataError where there is nothing, ConfigError where it is no run directory."""
+    if not Path(spec).exists():
+        raise missing_path_error(spec)
+    if (directory := tuned_directory(spec)) is None:
+        raise ConfigError(f"{spec} is no directory of 'fireact train' or 'fireact quickstart'. Train by imitation first.")
+    return directory
 
 
 def _is_merged(settings: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
     load_tools,
-    tuned_directory,
+    require_tuned_directory,
     tuned_renderer,
     tuned_tools,
     tuned_weights,
@@ -114,9 +114,7 @@ def check_conformance(
 
     Raises ConfigError for any other directory.
     """
-    directory = tuned_directory(run)
-    if directory is None:
-        raise ConfigError(f"{run} is no directory of 'fireact train' or 'fireact quickstart'.")
+    directory = require_tuned_directory(run)
     settings = read_config(directory)
     if "data" not in settings:
         raise ConfigError(

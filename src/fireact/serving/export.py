@@ -19,7 +19,7 @@ from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
-from fireact.rollout.agents import OUTPUT, load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.rollout.agents import OUTPUT, load_renderer, require_tuned_directory, tuned_renderer, tuned_weights
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
@@ -50,9 +50,7 @@ class ExportConfig:
 
 def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the student of a training run to ``out`` in the chosen form, and return the manifest."""
-    directory = tuned_directory(config.run)
-    if directory is None:
-        raise ConfigError(f"{config.run} is no directory of 'fireact train' or 'fireact quickstart'.")
+    directory = require_tuned_directory(config.run)
     with RunDir(out, verb="export", settings=config, force=force) as run:
         if run.complete:
             return run.manifest

@@ -20,16 +20,18 @@ from typing import Any
 
 from fireact.base.machine import release_memory, require_memory
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, read_trajectories
+from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import question_key
 from fireact.data.filters import has_full_score
+from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.render.tokens import REWRITTEN, Chat, text_spans
 from fireact.rollout.agents import (
     OUTPUT,
     load_renderer,
+    require_tuned_directory,
     student_name,
     tuned_directory,
     tuned_renderer,
@@ -121,15 +123,13 @@ def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]
     """
     check_trackers(config.report_to)
     require_data(Path(config.data))
-    directory = tuned_directory(config.start)
-    if directory is None:
-        raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
+    directory = require_tuned_directory(config.start)
     weights_path, adapter, _ = tuned_weights(directory)
     if adapter is None:
         raise ConfigError(
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
-    pairs = pair_by_outcome(read_trajectories(Path(config.data)), seed=config.seed)
+    pairs = pair_by_outcome(read_any_trajectories(Path(config.data)), seed=config.seed)
     if not pairs:
         raise DataError(
             f"{config.data} has no question with both a success and a failure. Collect with the student itself, "

@@ -21,13 +21,15 @@ from fireact.base.run_directory import (
     read_config,
     read_manifest,
     read_trajectories,
-    trajectory_file,
 )
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
-from fireact.errors import ConfigError, DataError
+from fireact.data.sources import is_trajectory_file, read_any_trajectories
+from fireact.errors import ConfigError, DataError, missing_path_error
+from fireact.formats.read import find_reader
+from fireact.formats.source import open_source_file
 from fireact.render.tokens import Chat
 from fireact.rollout.agents import AGENT, OUTPUT, RENDERER_HELP, STUDENT_HELP, load_renderer
 from fireact.training.launch import (
@@ -137,9 +139,11 @@ def validate_training(config: TrainConfig) -> None:
 
 
 def require_data(data: Path) -> None:
-    """Raise DataError where the data has no file of trajectories."""
-    if not (file := trajectory_file(data)).is_file():
-        raise DataError(f"there is no {file}. Give a directory of fireact mix or collect, or a JSONL file.")
+    """Raise DataError where there is no data, or not in a format that can be read."""
+    if not data.exists():
+        raise missing_path_error(data)
+    if not is_trajectory_file(data):
+        find_reader(open_source_file(data))
 
 
 def train_in_process(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -191,7 +195,7 @@ def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
     A mixture is learnt as it is; of a run of ``collect``, ``record`` or ``eval``, only right trajectories are learnt.
     Raises DataError when none is left.
     """
-    trajectories = list(read_trajectories(data))
+    trajectories = list(read_any_trajectories(data))
     as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
     correct = trajectories
     if as_collected:
