@@ -64,7 +64,7 @@ def unknown_name_error(kind: str, name: str, known_names: Iterable[str]) -> Conf
 
 
 def missing_path_error(path: object, why: str = "") -> DataError:
-    """A DataError for a path that does not exist or cannot be read; of a default path, with the command that makes it."""
+    """A DataError for a path that does not exist or cannot be read; for a default path, it names the command."""
     if why and why != "No such file or directory":
         return DataError(f"cannot read {path}: {why}. Check the path and its permissions.")
     path = str(path).removeprefix(f"{Path.cwd()}/")

@@ -50,7 +50,8 @@ class RunDir:
     ) -> None:
         self.path = path
         self.settings_class = type(settings) if is_dataclass(settings) else None
-        self.config = {"verb": verb, **to_toml_table(asdict(settings) if is_dataclass(settings) else settings)}  # type: ignore[arg-type]
+        values = asdict(settings) if self.settings_class is not None else settings
+        self.config = {"verb": verb, **to_toml_table(values)}
         self.force = force
         self.neutral = tuple(neutral)
         self._lock = filelock.FileLock(path / LOCK, timeout=0)

@@ -96,7 +96,7 @@ def _describe_bounds(bounds: Sequence[tuple[str, float]]) -> str:
 
 
 @functools.cache
-def read_settings(config_class: type[Any]) -> tuple[Setting, ...]:
+def read_settings(config_class: Any) -> tuple[Setting, ...]:
     """The settings of a class: first those that can be given by position.
 
     A field that repeats one of a base class keeps what that one declares.
@@ -104,7 +104,7 @@ def read_settings(config_class: type[Any]) -> tuple[Setting, ...]:
     kinds = get_type_hints(config_class)
     return tuple(
         Setting(entry.name, kinds[entry.name], _default_of(entry), **_read_metadata(config_class, entry.name))
-        for entry in sorted(fields(config_class), key=lambda entry: entry.kw_only)
+        for entry in sorted(fields(config_class), key=lambda entry: bool(entry.kw_only))
     )
 
 
@@ -112,24 +112,22 @@ def _default_of(entry: Any) -> Any:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
-def _read_metadata(config_class: type[Any], name: str) -> dict[str, Any]:
+def _read_metadata(config_class: Any, name: str) -> dict[str, Any]:
     """What the declarations of a field say in a class and its bases; the nearest one counts."""
     declared: dict[str, Any] = {}
     for owner in reversed(config_class.__mro__):
-        metadata = (
-            owner.__dataclass_fields__[name].metadata if name in getattr(owner, "__dataclass_fields__", ()) else {}
-        )
+        owned = getattr(owner, "__dataclass_fields__", {})
+        metadata = owned[name].metadata if name in owned else {}
         declared |= {key: value for key, value in metadata.items() if value not in (None, "", ())}
     return declared
 
 
 @functools.cache
-def read_docstrings(config_class: type[Any]) -> Mapping[str, str]:
+def read_docstrings(config_class: Any) -> Mapping[str, str]:
     """The docstring under each field, of a class and its bases."""
     docs: dict[str, str] = {}
-    for owner in reversed(config_class.__mro__):
-        if not is_dataclass(owner):
-            continue
+    owners: list[Any] = [owner for owner in reversed(config_class.__mro__) if is_dataclass(owner)]
+    for owner in owners:
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
         for statement, following in pairwise(body):
             match statement, following:
@@ -149,7 +147,8 @@ def check_settings(config: Any, label: str) -> None:
 
     Paths become texts and lists tuples. Raises ConfigError that begins with ``label``.
     """
-    for entry in read_settings(type(config)):
+    config_class: Any = type(config)
+    for entry in read_settings(config_class):
         value = _to_plain_value(getattr(config, entry.name))
         nested_class = nested_settings(entry.kind)
         if nested_class is not None and isinstance(value, Mapping):
@@ -183,7 +182,7 @@ def _check_setting(value: Any, entry: Setting, label: str) -> None:
         raise ConfigError(f"{label}: {entry.name} is {value}; it must be {number}{_describe_bounds(entry.bounds)}.")
 
 
-def fill_defaults(config_class: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+def fill_defaults(config_class: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings, and the defaults of those that did not exist yet when they were stored."""
     filled = dict(stored)
     for entry in read_settings(config_class):
@@ -200,7 +199,8 @@ def fill_defaults(config_class: type[Any], stored: Mapping[str, Any]) -> dict[st
 def _adapter(kind: Any, bounds: tuple[tuple[str, float], ...] = ()) -> Any:
     from pydantic import Field, TypeAdapter
 
-    limited = Annotated[kind, Field(**dict(bounds))] if bounds else kind  # type: ignore[arg-type]
+    limits: dict[str, Any] = dict(bounds)
+    limited: Any = Annotated[kind, Field(**limits)] if bounds else kind
     return TypeAdapter(limited)
 
 

@@ -38,10 +38,10 @@ VERBS = {
 class Verb:
     """A verb: its settings class, the function that runs it, and what the command line needs to know.
 
-    ``neutral`` settings do not change the result. ``estimate``, a function or its
-    module:function, tells the cost for a dry run. ``out`` is the default
-    directory, or a function of the given options, described by ``out_help``. ``shorthand`` is a dataclass of options that
-    are no settings; ``expand`` makes settings of them and of the options that were given.
+    ``neutral`` settings do not change the result. ``estimate``, a function or its module:function, tells the cost for a
+    dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``.
+    ``shorthand`` is a dataclass of options that are no settings; ``expand`` makes settings of them and of the options
+    that were given.
     """
 
     name: str

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fireact.base import jsonl
+from fireact.base.names import split_model_spec
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import check_settings, setting
@@ -187,8 +188,7 @@ def estimate_job(config: TuneConfig) -> dict[str, Any]:
 
 def split_provider_spec(spec: str) -> tuple[str, str, str]:
     """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
-    kind, _, model_and_url = spec.partition(":")
-    model, _, url = model_and_url.partition("@")
+    kind, model, url = split_model_spec(spec)
     if kind not in KINDS or not model:
         raise ConfigError(
             f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is {', '.join(KINDS)}."

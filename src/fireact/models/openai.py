@@ -28,6 +28,7 @@ import openai
 import tenacity
 
 from fireact.base.keys import key_variable, read_key
+from fireact.base.names import split_model_spec
 from fireact.errors import ConfigError, ProviderError
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
@@ -319,7 +320,7 @@ class _TransientError(Exception):
 
 def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel:
     """The LM behind ``openai:MODEL`` or ``openai:MODEL@BASE_URL``."""
-    model, _, url = name.partition("@")
+    _, model, url = split_model_spec(f"openai:{name}")
     if not model:
         raise ConfigError("openai: needs a model, such as openai:gpt-4o or openai:qwen@http://localhost:8000/v1.")
     url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")

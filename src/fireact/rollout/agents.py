@@ -190,7 +190,9 @@ def require_tuned_directory(spec: str) -> Path:
     if not Path(spec).exists():
         raise missing_path_error(spec)
     if (directory := tuned_directory(spec)) is None:
-        raise ConfigError(f"{spec} is no directory of 'fireact train' or 'fireact quickstart'. Train by imitation first.")
+        raise ConfigError(
+            f"{spec} is no directory of 'fireact train' or 'fireact quickstart'. Train by imitation first."
+        )
     return directory
 
 

@@ -363,9 +363,12 @@ class ListOption:
     """List the studies that ship."""
 
 
+def _name_directory(given: Mapping[str, Any]) -> str:
+    return f"runs/study-{Path(given.get('file', '')).stem}-{given.get('size', 'small')}"
+
+
 STUDY = Verb(
-    "study", StudyConfig, run_study, out=lambda given: f"runs/study-{Path(given.get('file', '')).stem}-{given.get('size', 'small')}",
-    out_help="Run directory. Default: runs/study-NAME-SIZE.",
-    example="`fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/mine`",
+    "study", StudyConfig, run_study, out=_name_directory, out_help="Run directory. Default: runs/study-NAME-SIZE.",
+    example="`fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/x`",
     shorthand=ListOption,
 )  # fmt: skip

@@ -372,6 +372,7 @@ def _build_log_callback(transformers: Any, out: Path, progress: Progress, done_s
 
 
 PREFER = Verb(
-    "prefer", PreferConfig, prefer, out="runs/prefer", neutral=NEUTRAL_SETTINGS, estimate="fireact.training.forecast:estimate_preference",
+    "prefer", PreferConfig, prefer, out="runs/prefer", neutral=NEUTRAL_SETTINGS,
+    estimate="fireact.training.forecast:estimate_preference",
     example="`fireact prefer runs/tries runs/train --epochs 2 -o runs/prefer`",
 )  # fmt: skip

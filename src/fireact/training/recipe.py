@@ -5,13 +5,12 @@ A recipe file is TOML with the fields of ``Recipe``; absent fields keep their de
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from fireact.base.names import list_shipped_files, read_shipped_file
 from fireact.base.settings import check_settings, setting
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.training.schedule import SCHEDULES
@@ -91,22 +90,16 @@ class Recipe:
 
 def list_recipes() -> list[str]:
     """The names of the recipes that ship with the package."""
-    return sorted(file.name.removesuffix(".toml") for file in files("fireact.training").joinpath("recipes").iterdir())
+    return list_shipped_files(_recipe_folder())
+
+
+def _recipe_folder() -> Any:
+    return files("fireact.training").joinpath("recipes")
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
     """Read a shipped recipe by name, or a TOML file; ``changes`` replace its values. Raises ConfigError."""
-    path = Path(name)
-    if name in list_recipes():
-        text = files("fireact.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
-    elif path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
-    else:
-        raise unknown_name_error("recipe", name, [*list_recipes(), "a TOML file"])
-    try:
-        values = tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"recipe {name}: not TOML ({error}).") from error
+    values = read_shipped_file("recipe", name, _recipe_folder())
     field_names = [entry.name for entry in fields(Recipe)]
     for key in values:
         if key not in field_names:

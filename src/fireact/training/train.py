@@ -257,7 +257,8 @@ def _expand_launch(options: LaunchOption, given: Mapping[str, Any]) -> dict[str,
 
 
 TRAIN = Verb(
-    "train", TrainConfig, train, out="runs/train", neutral=NEUTRAL_SETTINGS, estimate="fireact.training.forecast:estimate_training",
+    "train", TrainConfig, train, out="runs/train", neutral=NEUTRAL_SETTINGS,
+    estimate="fireact.training.forecast:estimate_training",
     example="`fireact train runs/mix --epochs 3 -o runs/train`",
     shorthand=LaunchOption, expand=_expand_launch,
 )  # fmt: skip
