@@ -42,8 +42,17 @@ def test_a_call_is_made_once_and_comes_back_exactly(tmp_path: Path) -> None:
     lm = Counting()
     first = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(Call(ASKED, stop=("\n",), max_tokens=5))
     again = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm).complete(Call(ASKED, stop=("\n",), max_tokens=5))
-    alone = CallCache(tmp_path / "c", "replay").wrap_lm("spec", pytest.fail).complete(Call(ASKED, stop=("\n",), max_tokens=5))
-    assert first == again == alone == lm.complete(Call(ASKED, stop=("\n",), max_tokens=5, temperature=0.0, seed=0, tools=()))
+    alone = (
+        CallCache(tmp_path / "c", "replay")
+        .wrap_lm("spec", pytest.fail)
+        .complete(Call(ASKED, stop=("\n",), max_tokens=5))
+    )
+    assert (
+        first
+        == again
+        == alone
+        == lm.complete(Call(ASKED, stop=("\n",), max_tokens=5, temperature=0.0, seed=0, tools=()))
+    )
     assert len(lm.calls) == 2
 
 

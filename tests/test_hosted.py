@@ -15,6 +15,7 @@ from fake_tuning import FakeTuning
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.progress import Progress
+from fireact.base.verbs import resume
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.openai_compatible import OpenAICompatibleProvider
@@ -28,7 +29,6 @@ from fireact.hosted.tune import (
     training_row,
     tune,
 )
-from fireact.pipeline.verbs import resume
 from fireact.rollout.agents import load_model
 from fireact.types import Action, Step, Trajectory
 
@@ -133,7 +133,7 @@ def test_what_a_provider_does_not_take_is_refused(kind: str, name: str) -> None:
 def test_a_seed_that_nobody_reads_and_a_rate_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="together takes no seed"):
         TuneConfig(data="x", model="together:x", seed=7)
-    with pytest.raises(ConfigError, match="above 0, below 1"):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
         TuneConfig(data="x", model="together:x", learning_rate=50.0)
     assert TuneConfig(data="x", model="openai:x", seed=7).seed == 7
 
@@ -289,7 +289,7 @@ def test_a_job_can_be_cancelled(kind: str, data: str, tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: Path) -> None:
     out, python = tmp_path / "run", [sys.executable, "-m", "fireact"]
     with FakeTuning(states=["queued"] + ["running"] * 99) as served:
-        command = [*python, "train", data, "--hosted", f"openai:base@{served.url}", "-o", str(out)]
+        command = [*python, "tune", data, f"openai:base@{served.url}", "-o", str(out)]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "1000"})
         assert child.stderr is not None
         said = ""

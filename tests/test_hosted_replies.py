@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_tuning import FakeTuning
+from fireact.base.verbs import resume
 from fireact.errors import DataError, FireactError, ProviderError
 from fireact.hosted.openai_compatible import OpenAICompatibleProvider
 from fireact.hosted.provider import Job, JobRequest, Provider
 from fireact.hosted.tune import cancel_job, load_provider, tune
-from fireact.pipeline.verbs import resume
 from test_hosted import KINDS, STATES, config, data, short  # noqa: F401
 
 ORDER = JobRequest(model="base", name="fireact-1", epochs=2)

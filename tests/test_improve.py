@@ -19,8 +19,8 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
+from fireact.base.verbs import resume
 from fireact.pipeline.improvement import ImproveConfig, estimate_improvement, improve
-from fireact.pipeline.verbs import resume
 from fireact.training.train import TrainConfig, train
 from test_train import RECIPE
 from tiny import tiny_model
@@ -109,12 +109,12 @@ def test_what_cannot_be_improved_is_said_before_anything_is_run(run: Path, tmp_p
 
 
 def test_a_merged_export_is_said_to_have_no_data(run: Path, tmp_path: Path) -> None:
-    """By doctor --serve and by improve, in words."""
+    """By validate and by improve, in words."""
     from fireact.serving.conformance import check_conformance
     from fireact.serving.export import ExportConfig, export
 
     export(ExportConfig(run=str(run)), tmp_path / "merged")
-    with pytest.raises(ConfigError, match=f"no training data .* fireact doctor {run} --serve"):
+    with pytest.raises(ConfigError, match=f"no training data .* fireact validate {run}"):
         check_conformance(str(tmp_path / "merged"))
     with pytest.raises(ConfigError, match="was made by export"):
         improve(settings(tmp_path / "merged"), tmp_path / "d")

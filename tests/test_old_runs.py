@@ -42,9 +42,9 @@ AGAIN = {
     NOISY: f"{MEASURED} --tool noise:none=0.5:search",
     TUNED: f"eval {TRAIN} -t geo-hop -n 2",
     "train": f"train {MIX} --student student --recipe recipe.toml",
-    "prefer": f"train {COLLECT} --preference train --epochs 1 --max-length 8192",
+    "prefer": f"prefer {COLLECT} train --epochs 1 --max-length 8192",
     "improve": "improve train -t geo-hop -n 1 --tries 1 --rounds 1 --validate 1",
-    "tune": f"train data.jsonl --hosted openai:base@{ADDRESS} --price 3",
+    "tune": f"tune data.jsonl openai:base@{ADDRESS} --price 3",
 }
 """The commands that the runs were made with."""
 
@@ -339,7 +339,7 @@ def test_runs_are_examined_and_scored_again(old: Path) -> None:
     assert {path: one["n"] for path, one in sound.items()} == {MIX: 2, "record": 2, COLLECT: 8}
     assert {name: one["n"] for name, one in sound[MIX]["groups"].items()} == {"geo-choice/cot": 1, "geo-hop/react": 1}
     assert sound[MIX]["steps"] == {"1": 1, "3": 1} and sound[MIX]["findings"] == []
-    found = json.loads(fireact(f"rescore {COLLECT} --task geo-hop --json"))
+    found = json.loads(fireact(f"score {COLLECT} --task geo-hop --json"))
     known = {"n": 4, "missing": 0, "faults": 0, "finished": 4, "em": 0.5, "f1": 0.5, "disagreements": []}
     assert within(known, found)
 

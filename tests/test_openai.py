@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from fakes import Echo
 from fireact.base import jsonl
 from fireact.base.keys import KEY_VARIABLES
+from fireact.base.verbs import resume
 from fireact.errors import BudgetError, ConfigError, ProviderError
 from fireact.models.fake_endpoint import FakeEndpoint, FakeReply, Fault
 from fireact.models.limits import BudgetAmount, Endpoint
 from fireact.models.openai import OpenAIModel, from_name, read_reply
 from fireact.models.scripted import Expert
-from fireact.pipeline.verbs import resume
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.types import Action, Call, Message
@@ -230,7 +230,9 @@ def test_a_stream_that_is_cut_is_not_told_twice() -> None:
             model(served).complete(Call(ASK, on_delta=heard.append))
         assert "".join(heard).startswith("one") and len(served.requests) == 1
     with FakeEndpoint(lambda request: "one two", faults=[Fault(status=500)]) as served:
-        assert model(served).complete(Call(ASK, on_delta=heard.append)).text == "one two"  # nothing was told: tried again
+        assert (
+            model(served).complete(Call(ASK, on_delta=heard.append)).text == "one two"
+        )  # nothing was told: tried again
 
 
 def test_keys_come_from_the_environment_and_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

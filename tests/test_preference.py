@@ -11,8 +11,8 @@ import pytest
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.progress import Progress
+from fireact.base.verbs import resume
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.pipeline.verbs import resume
 from fireact.types import Action, Step, Trajectory
 
 torch = pytest.importorskip("torch")

@@ -25,10 +25,10 @@ pytest.importorskip("starlette")
 
 from fireact.base import jsonl  # noqa: E402
 from fireact.base.run_directory import read_manifest, read_trajectories  # noqa: E402
+from fireact.base.verbs import resume  # noqa: E402
 from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
 from fireact.models.prices import TokenPrice  # noqa: E402
-from fireact.pipeline.verbs import resume  # noqa: E402
 from fireact.recording.conversations import RecordedCall, TurnIndex, extract_question, read_messages  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402

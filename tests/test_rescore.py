@@ -53,7 +53,7 @@ def fireact(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("golds", ["task", "run"])
 def test_the_released_run_gives_the_papers_figures(run: Path, golds: str, shared_data: Path, tmp_path: Path) -> None:
     where = f":{shared_data / 'fireact'}" if golds == "task" else f":{empty_set(tmp_path)}"
-    done = fireact("rescore", run, "--task", f"hotpotqa{where}", "-n", 500, "--json", cwd=tmp_path)
+    done = fireact("score", run, "--task", f"hotpotqa{where}", "-n", 500, "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert (round(found["em"] * 100, 1), round(found["f1"] * 100, 1)) == (26.2, 38.0)
     assert found["n"] == found["finished"] == found["golds"][golds] == 500 and found["missing"] == 0
@@ -156,7 +156,7 @@ def test_a_renamed_file_takes_the_task_that_is_given(tmp_path: Path) -> None:
 
 def test_disagreements_are_listed_with_what_each_side_says(tmp_path: Path) -> None:
     path = released(tmp_path, entry(em=False, f1=0.5), entry(), entry(gt="bob", em=False, f1=0))
-    done = fireact("rescore", path, "-t", "hotpotqa", "--json", cwd=tmp_path)
+    done = fireact("score", path, "-t", "hotpotqa", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert [(item["id"], item["score"], item["theirs"], item["ours"]) for item in found["disagreements"]] == [
         ("dev-0", "em", 0.0, 1.0),
@@ -164,7 +164,7 @@ def test_disagreements_are_listed_with_what_each_side_says(tmp_path: Path) -> No
     ]
     assert found["disagreements"][0]["question"] == "Who made it?" and found["disagreements"][0]["gold"] == "ann first"
     assert found["disagreements"][0]["answer"] == "Ann [the first]"
-    shown = fireact("rescore", path, "-t", "hotpotqa", cwd=tmp_path).stdout
+    shown = fireact("score", path, "-t", "hotpotqa", cwd=tmp_path).stdout
     assert "2 disagreements" in shown and "em 0 there, 1 here" in " ".join(shown.split())
 
 
@@ -204,11 +204,11 @@ def test_aliases_that_were_added_to_a_file_count(tmp_path: Path) -> None:
     (tmp_path / "small.jsonl").write_text(dumps({"question": "Question 1?", "answer": ["a", "b"]}) + "\n")
     run = tmp_path / "run.jsonl"
     run.write_text("".join(dumps(finished(1, "b", 0).to_dict()) + "\n"))
-    found = json.loads(fireact("rescore", run, "-t", "small.jsonl", "-o", "new.jsonl", "--json", cwd=tmp_path).stdout)
+    found = json.loads(fireact("score", run, "-t", "small.jsonl", "-o", "new.jsonl", "--json", cwd=tmp_path).stdout)
     assert found["em"] == 1.0 and found["reported"]["em"] == 0.0 and len(found["disagreements"]) == 2
     kept = next(read_run_trajectories(tmp_path / "new.jsonl"))
     assert kept.scores == {"em": 1.0, "f1": 1.0} and kept.example.meta == {"aliases": ["b"]}
-    again = fireact("rescore", run, "-t", "small.jsonl", "-o", "new.jsonl", cwd=tmp_path)
+    again = fireact("score", run, "-t", "small.jsonl", "-o", "new.jsonl", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
 
 
@@ -228,7 +228,7 @@ def test_a_judge_is_asked_only_when_it_is_named_and_is_counted(tmp_path: Path) -
         "from fireact.models.replies import Replies\nlm = lambda: Replies(('CORRECT',))\n"
     )
     (tmp_path / "small.jsonl").write_text(dumps({"question": "Question 0?", "answer": "a"}) + "\n")
-    told = fireact("rescore", run, "-t", "small.jsonl", "--judge", "referee:lm", "--json", cwd=tmp_path)
+    told = fireact("score", run, "-t", "small.jsonl", "--judge", "referee:lm", "--json", cwd=tmp_path)
     shown = json.loads(told.stdout)
     assert shown["judge"] == 1.0 and shown["judge_usage"]["calls"] == 1 and shown["judge_unclear"] == 0
 

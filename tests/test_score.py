@@ -164,7 +164,7 @@ def test_the_commands(run: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_a_recording_survive_their_file(tmp_path: Path) -> None:
-    from fireact.pipeline.verbs import resume
+    from fireact.base.verbs import resume
 
     with pytest.raises(DataError, match="no run directory"):
         resume(tmp_path)

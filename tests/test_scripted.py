@@ -115,7 +115,9 @@ def test_a_reply_depends_on_messages_and_seed_alone() -> None:
     expert = Expert()
     once = [expert.complete(Call(prompt, seed=3)).text for prompt in prompts]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda prompt: Expert().complete(Call(prompt, seed=3)).text, reversed(prompts))) == once[::-1]
+        assert (
+            list(pool.map(lambda prompt: Expert().complete(Call(prompt, seed=3)).text, reversed(prompts))) == once[::-1]
+        )
     assert [expert.complete(Call(prompt, seed=4)).text for prompt in prompts] != once
 
 
@@ -123,7 +125,10 @@ def test_it_reads_past_few_shot_examples() -> None:
     question = geo_hop().examples("test")[0].question
     shown = [Message("user", "What is x?"), Message("assistant", "Thought: x\nAction: finish[x]")]
     plain = ReActRenderer().prompt(question)
-    assert Expert().complete(Call([Message("system", "Answer."), *shown, *plain])).text == Expert().complete(Call(plain)).text
+    assert (
+        Expert().complete(Call([Message("system", "Answer."), *shown, *plain])).text
+        == Expert().complete(Call(plain)).text
+    )
 
 
 @pytest.mark.parametrize("messages", [[], [Message("user", "How old is the Moon?")]])

@@ -371,7 +371,12 @@ def test_a_stream_ends_whatever_fails() -> None:
         watch = asyncio.create_task(asyncio.sleep(60))
         with ThreadPoolExecutor(1) as threads:
             return b"".join(
-                [one async for one in _stream_events(ServedRequest(served, asked), CHAT_COMPLETIONS.stream_writer("s"), threads, watch)]
+                [
+                    one
+                    async for one in _stream_events(
+                        ServedRequest(served, asked), CHAT_COMPLETIONS.stream_writer("s"), threads, watch
+                    )
+                ]
             )
 
     served = ServedAgent("s", replace(agent(GOOD), lm=Broken()))

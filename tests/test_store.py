@@ -73,7 +73,7 @@ def test_a_row_that_is_no_trajectory_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="there is no"):
         list(jsonl.read_objects(tmp_path / "absent.jsonl"))
 
 

@@ -13,8 +13,8 @@ import pytest
 from fireact.base import jsonl
 from fireact.base.progress import Progress
 from fireact.base.run_directory import LOCK
+from fireact.base.verbs import resume
 from fireact.errors import FireactError
-from fireact.pipeline.verbs import resume
 from fireact.reporting.assembly import ReportConfig, report
 from fireact.study.runner import StudyConfig, StudyMatrix, plan_study, run_study
 from small_study import SMALL

@@ -8,8 +8,8 @@ import pytest
 
 from fake_tuning import Answer, FakeTuning
 from fireact.base import jsonl
+from fireact.base.verbs import resume
 from fireact.errors import ConfigError, FireactError
-from fireact.pipeline.verbs import resume
 from fireact.study.runner import StudyConfig, plan_study, run_study
 from fireact.study.spending import StudyBudget
 

@@ -228,7 +228,7 @@ def machine(folder: Path, rank: int, port: int) -> str:
 def started(config: TrainConfig, out: Path) -> subprocess.Popen[str]:
     """A launch in a process of its own."""
     program = (
-        "import json, sys; from fireact.pipeline.verbs import load_verb; from fireact.base.run_directory import build_settings; "
+        "import json, sys; from fireact.base.verbs import load_verb; from fireact.base.run_directory import build_settings; "
         "from pathlib import Path; kind, train = load_verb('train'); out = Path(sys.argv[2]); "
         "print('MADE', json.dumps(train(build_settings(kind, json.loads(sys.argv[1]), out), out)))"
     )

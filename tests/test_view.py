@@ -124,7 +124,7 @@ def test_runs_are_found_below_a_directory_and_named_apart(tmp_path: Path) -> Non
     states = {run["name"]: run for run in read_updates(find_watched_runs([tmp_path]), {})["runs"]}
     assert states["b/train"]["steps"] == 7 and states["b/train"]["loss"] == 0.5
     assert find_watched_runs([run_dir(tmp_path / "new")]) == []  # begun, and nothing written yet
-    with pytest.raises(DataError, match="no run directory"):
+    with pytest.raises(DataError, match=r"there is no .*nothing"):
         find_watched_runs([tmp_path / "nothing"])
 
 

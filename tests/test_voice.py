@@ -118,7 +118,7 @@ def test_a_word_is_not_held_back_once_it_can_be_no_label() -> None:
 
 
 def test_chat_answers_one_question_after_the_other() -> None:
-    done = CliRunner().invoke(app, ["chat", "-a", "test_voice:said"], input="What?\nAnd what else?\n\n")
+    done = CliRunner().invoke(app, ["ask", "-a", "test_voice:said"], input="What?\nAnd what else?\n\n")
     assert done.exit_code == 0, done.output
     assert done.stdout.count("Thought: look\nAction: search[x]\nObservation: ") == 2
     assert done.stdout.count("Action: finish[a]\n") == 2

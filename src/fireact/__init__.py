@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fireact.base.run_directory import read_trajectories
+    from fireact.base.verbs import resume
     from fireact.data import Dataset, MixConfig, mix
     from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
     from fireact.evaluation.evaluate import EvalConfig, evaluate
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from fireact.formats.read import read_any
     from fireact.formats.source import Damage, SourceFile
     from fireact.pipeline.quickstart import QuickstartConfig, quickstart
-    from fireact.pipeline.verbs import resume
     from fireact.recording.recorder import RecordConfig, recorder
     from fireact.recording.scores import score
     from fireact.reporting.assembly import ReportConfig, report
@@ -63,7 +63,7 @@ _HOME = {
         "LM", "Action", "Call", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool",
         "Trajectory", "Usage",
     ),
-    "pipeline.verbs": ("resume",),
+    "base.verbs": ("resume",),
 }  # fmt: skip
 _MODULE = {name: module for module, exports in _HOME.items() for name in exports}
 

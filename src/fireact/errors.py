@@ -14,7 +14,9 @@ FireactError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class FireactError(Exception):
@@ -56,9 +58,19 @@ class BusyError(DataError):
 def unknown_name_error(kind: str, name: str, known_names: Iterable[str]) -> ConfigError:
     """A ConfigError for a name that is not known: lists the known ones and says which is closest."""
     names = sorted(known_names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def missing_path_error(path: object, why: str = "") -> DataError:
+    """A DataError for a path that does not exist or cannot be read; for a default path, it names the command."""
+    if why and why != "No such file or directory":
+        return DataError(f"cannot read {path}: {why}. Check the path and its permissions.")
+    path = str(path).removeprefix(f"{Path.cwd()}/")
+    default = re.fullmatch(r"runs/([a-z]+)[^/]*", path)
+    advice = f"Make it with 'fireact {default[1]}', or give another" if default else "Give the path of a file or run"
+    return DataError(f"there is no {path}. {advice}.")
 
 
 def missing_extra_error(package: str, extra: str) -> ConfigError:

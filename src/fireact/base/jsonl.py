@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fireact.base.redact import excerpt
-from fireact.errors import DataError
+from fireact.errors import DataError, missing_path_error
 
 
 def dumps(value: Any) -> str:
@@ -76,9 +76,7 @@ def read_numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
-        ) from error
+        raise missing_path_error(path, error.strerror or str(error)) from error
 
 
 def _parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tomllib
 from importlib.metadata import entry_points
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from fireact.errors import ConfigError, unknown_name_error
@@ -65,3 +68,33 @@ def _import_attribute(kind: str, path: str) -> Any:
             f"{', '.join(known_names(kind))}."
         ) from error
     return value
+
+
+def list_shipped_files(folder: Traversable) -> list[str]:
+    """The names of the TOML files that the package has in a folder, sorted."""
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_shipped_file(kind: str, name: str, folder: Traversable) -> dict[str, Any]:
+    """The values of a TOML file: one that the package has by this name, else the file of this path.
+
+    Raises ConfigError where there is neither, or it cannot be read.
+    """
+    shipped_names = list_shipped_files(folder)
+    try:
+        if name in shipped_names:
+            return tomllib.loads(folder.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+        if Path(name).is_file():
+            return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the {kind} {name}: {error}.") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read the {kind} {name}: it is not TOML ({error}).") from error
+    raise unknown_name_error(kind, name, [*shipped_names, "a TOML file"])
+
+
+def split_model_spec(spec: str) -> tuple[str, str, str]:
+    """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``; what is left out is empty."""
+    kind, _, model_and_url = spec.partition(":")
+    model, _, url = model_and_url.partition("@")
+    return kind, model, url

@@ -15,7 +15,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -25,7 +25,8 @@ import tomli_w
 
 from fireact.base import jsonl
 from fireact.base.redact import excerpt, redact
-from fireact.errors import BusyError, DataError, FormatError
+from fireact.base.settings import fill_defaults, nested_settings
+from fireact.errors import BusyError, DataError, FormatError, missing_path_error
 from fireact.types import Stop, Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -37,16 +38,20 @@ _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "count
 class RunDir:
     """A run directory held by this process; use it in a ``with`` statement.
 
+    ``settings`` is a settings dataclass, or plain values. A directory that was made before a setting existed counts as
+    made with its default.
     Raises DataError when the directory was made with other settings, BusyError when another process holds it. Settings
     named in ``neutral`` do not change the result (the number of workers, say), so a run may be resumed with other
     values of them. ``force`` deletes what the same verb made before, but never a path that the settings name as input.
     """
 
     def __init__(
-        self, path: Path, *, verb: str, settings: Mapping[str, Any], force: bool = False, neutral: Sequence[str] = ()
+        self, path: Path, *, verb: str, settings: Any, force: bool = False, neutral: Sequence[str] = ()
     ) -> None:
         self.path = path
-        self.config = {"verb": verb, **to_toml_table(settings)}
+        self.settings_class = type(settings) if is_dataclass(settings) else None
+        values = asdict(settings) if self.settings_class is not None else settings
+        self.config = {"verb": verb, **to_toml_table(values)}
         self.force = force
         self.neutral = tuple(neutral)
         self._lock = filelock.FileLock(path / LOCK, timeout=0)
@@ -89,7 +94,11 @@ class RunDir:
         if not self._has_begun:
             jsonl.replace_text(self.path / CONFIG, tomli_w.dumps(self.config))
         elif (self.path / CONFIG).exists():
-            _refuse_other_settings(self.path, read_config(self.path), self.config, self.neutral)
+            stored = read_config(self.path)
+            filled = (
+                stored if self.settings_class is None else to_toml_table(fill_defaults(self.settings_class, stored))
+            )
+            _refuse_other_settings(self.path, filled, self.config, self.neutral)
         else:
             raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
 
@@ -129,6 +138,11 @@ def wait_until_free(path: Path) -> None:
 def absolute_path(path: str | Path) -> str:
     """A path as settings hold it: absolute, so that a run can be resumed from any working directory."""
     return str(Path(path).absolute())
+
+
+def absolute_if_path(text: str) -> str:
+    """The absolute path of a file or directory that exists; any other text, such as a model's name, as it is."""
+    return absolute_path(text) if Path(text).exists() else text
 
 
 def relative_path(path: str | Path) -> str:
@@ -172,6 +186,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not path.exists():
+            raise missing_path_error(path) from error
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
     except NotADirectoryError as error:
         raise DataError(f"{path} is a file. Give the directory of a run.") from error
@@ -188,14 +204,12 @@ def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Pa
             f"{out / 'config.toml'} has settings that this version does not know: {', '.join(sorted(unknown))}."
         )
     values = {
-        name: build_settings(hints[name], value, out) if is_dataclass(hints[name]) else _lists_to_tuples(value)
+        name: build_settings(nested_class, value, out)
+        if isinstance(value, Mapping) and (nested_class := nested_settings(hints[name]))
+        else value
         for name, value in settings.items()
     }
     return config_class(**values)
-
-
-def _lists_to_tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -1,64 +1,56 @@
-"""Commands that use an agent: ask it, talk to it, serve it."""
+"""Commands that use an agent: ask it, serve it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from fireact.cli.shared import (
-    AgentName,
-    Json,
-    LimitsTask,
-    Tools,
-)
-from fireact.errors import unknown_name_error
-from fireact.terminal.screen import STDERR, TerminalProgress, read_line
-from fireact.terminal.steps import StreamPrinter
-from fireact.types import answer_of
+from fireact.cli.values import AgentName, Json, LimitsTask, Tools
 
 ENGINES = ("transformers", "vllm")
 
 
 def ask_command(
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question. Without it, each line that is typed is one.")
+    ] = None,
     agent: AgentName = "runs/quickstart",
     tool: Tools = None,
     task: LimitsTask = "geo-hop",
     as_json: Json = False,
 ) -> None:
-    """Ask an agent one question, and watch each thought and action as it is written, and each observation as it comes.
+    """Each question is answered on its own. End with Ctrl-D or an empty line.
 
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
-    from fireact.serving import stream
+    from fireact.errors import ConfigError
+    from fireact.serving.stream import ask_agent
+    from fireact.terminal.screen import STDERR, print_json, read_line
+    from fireact.terminal.steps import StreamPrinter
+    from fireact.types import answer_of
 
+    if question is None and as_json:
+        raise ConfigError("--json needs a question. Leave it out to ask one question after the other.")
     chosen = _load_agent(agent, task, tool)
-    steps = stream.ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
+    if question is None:
+        while line := read_line("Question: "):
+            ask_agent(chosen, line, StreamPrinter())
+        return
+    steps = ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
     answer = answer_of(steps)
     if as_json:
-        print(json.dumps({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]}))
+        print_json({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]})
     elif answer is None:
         STDERR.print(f"No answer within {chosen.limits.max_steps} steps.")
 
 
-def chat_command(agent: AgentName = "runs/quickstart", tool: Tools = None, task: LimitsTask = "geo-hop") -> None:
-    """Ask an agent one question after the other; each is answered on its own. End with Ctrl-D or an empty line.
-
-    Example: `fireact chat -a runs/quickstart`
-    """
-    from fireact.serving import stream
-
-    chosen = _load_agent(agent, task, tool)
-    while question := read_line("Question: "):
-        stream.ask_agent(chosen, question, StreamPrinter())
-
-
 def serve_command(
-    agent: Annotated[str, typer.Argument(help="A directory of 'fireact train', or a model.")] = "runs/quickstart",
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", help="A directory of 'fireact train', or a model.")
+    ] = "runs/quickstart",
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback FIREACT_API_KEY must be set.")
     ] = "127.0.0.1",
@@ -74,13 +66,11 @@ def serve_command(
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
     ] = False,
 ) -> None:
-    """Serve a fine-tuned student, and the agent around it, to OpenAI clients (or the agent to MCP clients).
-
-    Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
+    """Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
     model="fireact-agent"
     """
-    from fireact.serving.server import make_served_agent, required_key
-    from fireact.serving.server import run_server as listen
+    from fireact.serving.server import make_served_agent, required_key, run_server
+    from fireact.terminal.screen import STDERR
 
     if not mcp:
         required_key(host)  # before a model is loaded
@@ -96,13 +86,15 @@ def serve_command(
         def started(url: str) -> None:
             STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
 
-        listen(served, host=host, port=port, started=started)
+        run_server(served, host=host, port=port, started=started)
 
 
 @contextmanager
 def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
     """The student of an agent, in this process or behind vLLM."""
+    from fireact.errors import unknown_name_error
     from fireact.rollout.agents import load_model
+    from fireact.terminal.screen import TerminalProgress
 
     if engine not in ENGINES:
         raise unknown_name_error("engine", engine, ENGINES)

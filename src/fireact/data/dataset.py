@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from fireact.base.run_directory import MANIFEST, read_manifest, read_trajectories, relative_path
+from fireact.base.run_directory import MANIFEST, read_manifest, relative_path
 from fireact.data import selection
 from fireact.data.filters import Filter, Predicate, predicate
-from fireact.data.sources import is_trajectory_file
+from fireact.data.sources import read_any_trajectories
 from fireact.data.steps import weigh_bad_steps
 from fireact.errors import ConfigError, DataError, unknown_name_error
-from fireact.formats.read import read_any
 from fireact.formats.released import repair_trajectory
 from fireact.types import Trajectory
 
@@ -32,8 +31,7 @@ class Dataset:
     @classmethod
     def read(cls, path: Path) -> Dataset:
         """Read a run directory, or a file in any known format. Raises DataError if two lines are the same episode."""
-        trajectories = read_trajectories(path) if is_trajectory_file(path) else read_any(path)
-        ordered = sorted(map(repair_trajectory, trajectories), key=selection.episode_identity)
+        ordered = sorted(map(repair_trajectory, read_any_trajectories(path)), key=selection.episode_identity)
         for previous, current in pairwise(ordered):
             if selection.episode_identity(previous) == selection.episode_identity(current):
                 raise DataError(f"{path} holds the episode {previous.key} twice. Delete one of the two lines.")

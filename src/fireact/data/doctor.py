@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, redact
 from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
+from fireact.base.settings import check_settings, setting
 from fireact.data.contamination import (
     UNKNOWN,
     EvaluationSet,
@@ -32,7 +33,8 @@ from fireact.data.lines import Block, choose_worker_count, map_in_order, read_en
 from fireact.data.measure import load_renderer_tokenizer, measure_lengths
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
-from fireact.errors import ConfigError, DataError
+from fireact.errors import DataError
+from fireact.rollout.agents import RENDERER_HELP
 from fireact.types import Trajectory
 
 MAX_LINES = 20
@@ -45,26 +47,26 @@ DROPPED = ("unreadable", "fault", "nothing to learn", "repeated episode", "exact
 
 @dataclass(frozen=True, slots=True)
 class DoctorConfig:
-    """Settings of ``doctor``: the student whose tokenizer counts (empty: an estimate), limits, and evaluation sets.
+    """Settings of ``doctor``."""
 
-    ``renderer`` is the one that training will use. ``against`` are tasks and files of questions that the data must not
-    overlap; empty means the held-out splits of the tasks in the data.
-    """
-
-    data: str
+    data: str = setting(normalise=absolute_path)
+    """Training data in any format that 'convert' reads."""
     student: str = ""
+    """Whose tokens are counted: smollm2-135m, a hub id, a directory. Default: estimated."""
     against: Sequence[str] = ()
-    tools: Sequence[str] = ()
-    max_length: int = 1024
-    max_observation: int = 2000
-    renderer: str = "react"
-    workers: int = 0
+    """Task, TASK:SPLIT or file whose questions must not be in the data; repeatable. Default: held-out splits."""
+    tools: Sequence[str] = setting((), flags=("--tool",))
+    """Name of a tool that exists; repeatable."""
+    max_length: int = setting(1024, low=1)
+    """Longest sample in tokens."""
+    max_observation: int = setting(2000, low=1)
+    """Longest observation in characters."""
+    renderer: str = setting("react", help=RENDERER_HELP)
+    workers: int = setting(0, low=0)
+    """Processes; 0 is one for small data, else one a core."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", absolute_path(self.data))
-        for name, least in (("max_length", 1), ("max_observation", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"doctor: {name} is {getattr(self, name)}; it must be at least {least}.")
+        check_settings(self, "doctor")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fireact.base.run_directory import parse_trajectory
-from fireact.errors import DataError, FormatError
+from fireact.errors import DataError, FormatError, missing_path_error
 from fireact.types import Trajectory
 
 Result = TypeVar("Result")
@@ -71,9 +71,7 @@ def split_into_blocks(path: Path, size: int = BLOCK_BYTES) -> list[Block]:
                 file_blocks.append(Block(path, start, end))
                 start = end
     except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
-        ) from error
+        raise missing_path_error(path, error.strerror or str(error)) from error
     return file_blocks
 
 

@@ -73,6 +73,4 @@ def load_renderer_tokenizer(student: str, renderer: str) -> tuple[Any, frozenset
     """The tokenizer of a student with the renderer's chat template, and the ends of its turns; loaded once."""
     tokenizer, ends = load_tokenizer(student)
     loaded_renderer = _load_renderer(renderer)
-    return apply_renderer_template(tokenizer, loaded_renderer), ends | frozenset(
-        getattr(loaded_renderer, "ends", ())
-    )
+    return apply_renderer_template(tokenizer, loaded_renderer), ends | frozenset(getattr(loaded_renderer, "ends", ()))

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import numpy.typing as npt
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import TRAJECTORIES, RunDir, absolute_path, parse_trajectory, relative_path
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.data import selection
 from fireact.data.dataset import read_history
 from fireact.data.filters import predicate
@@ -34,6 +36,27 @@ from fireact.formats.released import repair_trajectory, repairable_damage
 from fireact.types import Trajectory
 
 HELD_OUT = "holdout.jsonl"
+NEUTRAL_SETTINGS = ("workers",)
+"""Settings that do not change the mixture."""
+SELECTION = "Selection"
+"""The heading of the options that say what is taken."""
+
+
+def _parse_take(item: str) -> tuple[str, int]:
+    name, separator, count = item.rpartition("=")
+    if not separator or not count.isdigit() or "/" not in name:
+        raise ConfigError(f"--take {item!r} is not of the form TASK/METHOD=N, such as geo-hop/react=60.")
+    return name, int(count)
+
+
+def _parse_weight(item: str) -> tuple[str, float]:
+    name, separator, share = item.rpartition("=")
+    try:
+        return (name, float(share)) if separator and "/" in name else (name, float("none"))
+    except ValueError:
+        raise ConfigError(
+            f"--weight {item!r} is not of the form TASK/METHOD=NUMBER, such as geo-hop/react=0.5."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +64,50 @@ class MixConfig:
     """Settings of ``mix``: the sources, the filters, and how many of each "task/method" (all when empty).
 
     ``take`` are counts, or proportions of ``n``. ``weights`` are proportions of ``n``, or without it of the most that
-    is possible. ``balance`` takes equally many of each task, method or difficulty. ``best_of`` first keeps this many of
-    each question (0 is all). ``holdout`` is the share of each task's questions whose trajectories go to a second file;
-    it is split off before anything else. ``weigh_bad`` is the weight of disturbed, faulty and repeated steps; 0 keeps
-    them as context only. ``workers`` 0 chooses by size.
+    is possible. ``holdout`` is split off before anything else.
     """
 
-    sources: Sequence[str]
-    where: Sequence[str] = ("correct",)
-    best_of: int = 0
-    take: Mapping[str, int] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    balance: str = ""
-    n: int | None = None
-    holdout: float = 0.0
-    weigh_bad: float = 1.0
-    seed: int = 0
+    sources: Sequence[str] = setting(normalise=lambda sources: tuple(map(absolute_path, sources)))
+    """Run directories, or files in any format that 'convert' reads."""
+    where: Sequence[str] = setting(("correct",), flags=("--where", "-w"), panel=SELECTION)
+    """Filter: correct, steps<=6, method in {react,cot}, not no_repeats; repeatable. Default: correct."""
+    best_of: int = setting(0, panel=SELECTION, low=0)
+    """The best N of each question: right, short, not repaired."""
+    take: Mapping[str, int] = setting(factory=dict, panel=SELECTION, parse=_parse_take)
+    """TASK/METHOD=N; repeatable. Default: all that pass."""
+    weights: Mapping[str, float] = setting(factory=dict, flags=("--weight",), panel=SELECTION, parse=_parse_weight)
+    """TASK/METHOD=PROPORTION, in place of --take; repeatable."""
+    balance: str = setting("", panel=SELECTION)
+    """Take as many of each task, method or difficulty, in place of --take."""
+    n: int | None = setting(None, flags=("-n",), panel=SELECTION, low=1)
+    """How many in all; --take then gives proportions."""
+    holdout: float = setting(0.0, panel=SELECTION, low=0, below=1)
+    """Share of each task's questions that goes to holdout.jsonl instead."""
+    weigh_bad: float = setting(1.0, panel=SELECTION, low=0, high=1)
+    """How much disturbed, faulty and repeated steps are learned; 0: they are context only."""
+    seed: int = setting(0, panel=SELECTION)
+    """Seed of sampling and order. Default: 0."""
     skip_bad: bool = False
-    workers: int = 0
+    """Leave out lines that cannot be read, and say so."""
+    workers: int = setting(0, low=0)
+    """Processes; 0 is one for small data, else one a core."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(map(absolute_path, self.sources)))
+        check_settings(self, "mix")
         _check_values(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOption:
+    """The option that names a recipe of a mixture."""
+
+    recipe: str | None = None
+    """A recipe: the path of a TOML file, or a name such as paper-hotpotqa."""
+
+
+def _expand_recipe(options: RecipeOption, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe; options go before them."""
+    return {**(read_mixture(options.recipe) if options.recipe else {}), **given}
 
 
 def read_mixture(name: str | Path) -> dict[str, Any]:
@@ -76,7 +121,7 @@ def read_mixture(name: str | Path) -> dict[str, Any]:
 
 
 def _check_values(config: MixConfig) -> None:
-    _check_types(config)
+    """Raise ConfigError for settings that do not go together."""
     twice = [source for source, count in Counter(config.sources).items() if count > 1]
     if twice:
         raise ConfigError(f"mix: {relative_path(twice[0])} is named twice as a source. Name it once.")
@@ -88,40 +133,11 @@ def _check_values(config: MixConfig) -> None:
     for name, count in [*config.take.items(), *config.weights.items()]:
         if "/" not in name or not 0 < count < math.inf:
             raise ConfigError(f"mix: {name!r} = {count} is not of the form TASK/METHOD = a number over 0.")
-    if not 0 <= config.holdout < 1:
-        raise ConfigError(f"mix: holdout is {config.holdout}; it is a share, from 0 to below 1.")
-    if not 0 <= config.weigh_bad <= 1:
-        raise ConfigError(f"mix: weigh_bad is {config.weigh_bad}; it must be from 0 to 1.")
-    if (config.n is not None and config.n < 1) or config.best_of < 0 or config.workers < 0:
-        raise ConfigError("mix: n must be at least 1, best_of and workers at least 0.")
-
-
-def _check_types(config: MixConfig) -> None:
-    """Check types, because a TOML file may hold anything: ``best_of = "2"``, ``where = "correct"``, ``take = 5``."""
-    numbers = {"best_of": int, "seed": int, "workers": int, "holdout": float, "weigh_bad": float}
-    for name, kind in numbers.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise ConfigError(
-                f"mix: {name} is {value!r}; it must be a number{'' if kind is float else ' with no point'}."
-            )
-    if isinstance(config.where, str) or not all(isinstance(text, str) for text in config.where):
-        raise ConfigError(f'mix: where is {config.where!r}; it must be a list of filters, such as ["correct"].')
-    if not isinstance(config.balance, str) or (config.n is not None and type(config.n) is not int):
-        raise ConfigError(
-            f"mix: balance is {config.balance!r} and n is {config.n!r}; they must be a text and a number."
-        )
-    for name, allowed in (("take", int), ("weights", (int, float))):
-        value = getattr(config, name)
-        if not isinstance(value, Mapping) or not all(
-            isinstance(count, allowed) and not isinstance(count, bool) for count in value.values()
-        ):
-            raise ConfigError(f'mix: {name} is {value!r}; it must hold numbers, such as "geo-hop/react" = 60.')
 
 
 def mix(config: MixConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the mixture into ``out`` and return its manifest, with its history and the hashes of its sources."""
-    with RunDir(out, verb="mix", settings=asdict(config), force=force, neutral=("workers",)) as run:
+    with RunDir(out, verb="mix", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         with open_trajectory_files([Path(source) for source in config.sources], skip=config.skip_bad) as files:
@@ -376,3 +392,10 @@ def _count_groups(table: Table) -> dict[str, dict[str, int]]:
         }
         for name, indices in table.members("group").items()
     }
+
+
+MIX = Verb(
+    "mix", MixConfig, mix, out="runs/mix", neutral=NEUTRAL_SETTINGS,
+    example='`fireact mix runs/collect -w correct -w "steps<=5" --take geo-hop/react=60`',
+    shorthand=RecipeOption, expand=_expand_recipe, show_defaults=False,
+)  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, iterate_strings, redact
 from fireact.base.run_directory import TRAJECTORIES, RunDir, relative_path
+from fireact.base.settings import setting
+from fireact.base.verbs import Verb
 from fireact.data.dataset import read_history
 from fireact.data.doctor import DoctorConfig, diagnose_data, diagnose_file, load_bounds
 from fireact.data.findings import Bounds, known_tools
@@ -47,7 +49,7 @@ def write_repaired_copy(
     config: DoctorConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Write the repaired copy and the log of changes into ``out`` and return the manifest."""
-    with RunDir(out, verb="doctor", settings=asdict(config), force=force, neutral=("workers",)) as run:
+    with RunDir(out, verb="doctor", settings=config, force=force, neutral=("workers",)) as run:
         if run.complete:
             return run.manifest
         with open_trajectory_files([Path(config.data)], skip=True) as (source,):
@@ -165,3 +167,18 @@ def _zero_faulty_steps(trajectory: Trajectory, bounds: Bounds) -> tuple[Trajecto
             why = fault if fault in _FAULTY else "in one turn with a bad call"
             changes.append({"change": "step weighs 0", "why": f"step {index + 1}: {why}"})
     return replace(trajectory, steps=tuple(steps)), changes
+
+
+@dataclass(frozen=True, slots=True)
+class FixOption:
+    """The option that makes ``doctor`` write."""
+
+    fix: bool = setting(False, panel="Output")
+    """Write a repaired copy with a log of every change."""
+
+
+DOCTOR = Verb(
+    "doctor", DoctorConfig, write_repaired_copy, out="runs/doctor", neutral=("workers",),
+    example="`fireact doctor runs/mix --against geo-compose`, then `fireact doctor runs/mix --fix -o runs/fixed`",
+    shorthand=FixOption, has_dry_run=False,
+)  # fmt: skip

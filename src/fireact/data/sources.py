@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
-from fireact.base.run_directory import TRAJECTORIES, file_hash, trajectory_file
-from fireact.errors import ConfigError, DataError, unknown_name_error
+from fireact.base.names import list_shipped_files, read_shipped_file
+from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectories, trajectory_file
+from fireact.errors import DataError, missing_path_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
-from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage
+from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage, Notice, ignore_damage
+from fireact.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +98,25 @@ def open_trajectory_files(paths: Sequence[Path], *, skip: bool = False) -> Itera
         yield opened
 
 
+def read_any_trajectories(path: Path, notice: Notice = ignore_damage) -> Iterator[Trajectory]:
+    """The trajectories of a run directory, of JSONL, or of a file in any format that ``convert`` reads.
+
+    Raises DataError where there is nothing, or a row cannot be read.
+    """
+    if not path.exists():
+        raise missing_path_error(path)
+    yield from read_trajectories(path) if is_trajectory_file(path) else read_any(path, notice=notice)
+
+
 def list_mixtures() -> list[str]:
     """The names of the mixtures that come with the package."""
-    return sorted(file.name.removesuffix(".toml") for file in files("fireact").joinpath("mixtures").iterdir())
+    return list_shipped_files(_mixture_folder())
+
+
+def _mixture_folder() -> Any:
+    return files("fireact").joinpath("mixtures")
 
 
 def load_mixture_values(name: str | Path) -> dict[str, Any]:
     """The values of a shipped mixture or a TOML file. Raises ConfigError where it is missing or cannot be read."""
-    path = Path(name)
-    try:
-        if str(name) in list_mixtures():
-            return tomllib.loads(files("fireact").joinpath("mixtures", f"{name}.toml").read_text(encoding="utf-8"))
-        if path.suffix == ".toml" or path.is_file():
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the mixture {path}: {error}.") from error
-    raise unknown_name_error("mixture (a name, or a TOML file)", str(name), list_mixtures())
+    return read_shipped_file("mixture", str(name), _mixture_folder())

@@ -380,7 +380,7 @@ def _shared_score_names(trajectories: Sequence[Trajectory]) -> list[str]:
         score_names = sorted({name for trajectory in trajectories for name in trajectory.scores})
         raise DataError(
             f"the two runs share no score that every episode has (there are {', '.join(score_names) or 'none'}). "
-            "Score both in the same way: fireact rescore RUN --task TASK -o FILE."
+            "Score both in the same way: fireact score RUN --task TASK -o FILE."
         )
     return [*(name for name in _FIRST if name in shared), *sorted(shared - set(_FIRST))]
 

@@ -5,21 +5,31 @@ The rollout is the one of ``collect``; only the agent and the split differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import RunDir, absolute_path, read_trajectories
+from fireact.base.run_directory import RunDir, absolute_if_path, read_trajectories
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise_trajectories
-from fireact.models.limits import Endpoint
-from fireact.rollout.agents import Model, absolute_task_spec, build_agent, load_model, load_task, load_tools
+from fireact.rollout.agents import (
+    AGENT,
+    DATA,
+    EpisodeSettings,
+    Model,
+    absolute_task_specs,
+    load_model,
+    load_task,
+    load_tools,
+)
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
-from fireact.rollout.collection import NEUTRAL_SETTINGS, parse_budget, run_missing_episodes, tool_fingerprints
+from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing_episodes, tool_fingerprints
 from fireact.rollout.episodes import Episode, run_episode
 from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
@@ -27,51 +37,36 @@ from fireact.types import Call, Completion, Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class EvalConfig:
-    """Settings of ``eval``. ``examples`` is their number in the prompt: None is 3 for a prompted LM, 0 for a tuned one.
+class EvalConfig(EpisodeSettings):
+    """Settings of ``eval``; unlike in ``collect``, answers are not repaired unless ``repairs`` is set."""
 
-    The other settings are those of ``collect``, but answers are not repaired unless ``repairs`` is set.
-    """
-
-    agent: str
-    tasks: Sequence[str] = ("geo-hop", "geo-compose")
-    n: int = 100
-    method: str = "react"
-    examples: int | None = None
-    tools: Sequence[str] = ("search",)
-    split: str = "test"
-    order: str = "file"
-    seed: int = 0
-    temperature: float = 0.0
-    repairs: int = 0
-    native: bool = False
-    calls: str = "record"
-    cache: str | None = None
-    budget: str | None = None
-    endpoint: Endpoint = field(default_factory=Endpoint)
-    workers: int = 16
+    agent: str = setting(normalise=absolute_if_path)
+    """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."""
+    tasks: Sequence[str] = setting(
+        ("geo-hop", "geo-compose"), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP, normalise=absolute_task_specs
+    )
+    n: int = setting(100, flags=("-n",), panel=DATA)
+    """Questions of each task."""
+    method: str = setting("react", flags=("--method", "-m"), panel=AGENT)
+    """io, cot, react, reflexion or module:attribute."""
+    examples: int | None = setting(None, panel=AGENT)
+    """Examples in the prompt. Default: 3; 0 for a fine-tuned agent."""
+    _: KW_ONLY
+    split: str = setting("test")
+    workers: int = setting(16)
+    """Episodes at a time; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
-        if Path(self.agent).is_dir():
-            object.__setattr__(self, "agent", absolute_path(self.agent))
-        object.__setattr__(self, "tasks", tuple(map(absolute_task_spec, self.tasks)))
-        if self.cache is not None:
-            object.__setattr__(self, "cache", absolute_path(self.cache))
+        check_settings(self, "eval")
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
-    cache = CallCache(Path(config.cache or out / CALLS), config.calls)
-    model = load_model(
-        config.agent,
-        slots=config.workers,
-        cache=cache,
-        endpoint=config.endpoint,
-        budget=parse_budget(config.budget, Usage() if force else cache.total_usage()),
-    )
+    cache = config.open_cache(out)
+    model = config.load_model(config.agent, cache=cache, spent=Usage() if force else cache.total_usage())
     tools = load_tools(config.tools, cache)
     episodes = {name: _build_episodes(task, config, model, tools) for name, task in _load_tasks(config.tasks).items()}
-    with RunDir(out, verb="eval", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+    with RunDir(out, verb="eval", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         all_episodes = [episode for task_episodes in episodes.values() for episode in task_episodes]
@@ -124,16 +119,7 @@ def _load_tasks(specs: Sequence[str]) -> dict[str, Task]:
 
 
 def _build_episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
-    agent = build_agent(
-        model,
-        task,
-        method=config.method,
-        tools=tools,
-        examples=config.examples,
-        temperature=config.temperature,
-        repairs=config.repairs,
-        native=config.native,
-    )
+    agent = config.build_agent(model, task, config.method, tools, examples=config.examples)
     examples = order_examples(task.examples(config.split), config.order)
     if config.n < 1:
         raise ConfigError(f"-n is {config.n}; at least one question must be asked.")
@@ -178,3 +164,14 @@ def _describe_agent(model: Model, config: EvalConfig, shots: int) -> str:
     count = {0: "no examples", 1: "1 example"}.get(shots, f"{shots} examples")
     method_text = f", {config.method}" if shots or not model.tuned else ""
     return f"{model.description}{'' if model.tuned else ', not fine-tuned'}{method_text}, {count} in the prompt"
+
+
+def _name_directory(given: Mapping[str, Any]) -> str:
+    return f"runs/eval-{given['agent'].strip('/').replace('/', '-').replace(':', '-')}"
+
+
+EVAL = Verb(
+    "eval", EvalConfig, evaluate, out=_name_directory, out_help="Run directory. Default: runs/eval-AGENT.",
+    neutral=NEUTRAL_SETTINGS, estimate=estimate_evaluation,
+    example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",
+)  # fmt: skip

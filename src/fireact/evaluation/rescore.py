@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import read_trajectories
+from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.statistics import Estimate, bootstrap_mean
+from fireact.formats.read import find_reader
+from fireact.formats.source import open_source_file
 from fireact.render.released_run import read_released_run
 from fireact.tasks.judge import Judge
 from fireact.tasks.paper import PaperTask
@@ -75,8 +77,17 @@ class RescoreResult:
 
 
 def read_run_trajectories(path: Path, *, task: str = "") -> Iterator[Trajectory]:
-    """The trajectories of a run directory, a JSONL file, or a ``.json`` file of the released code."""
-    return read_released_run(path, task=task) if path.suffix.lower() == ".json" else read_trajectories(path)
+    """The trajectories of a run directory or of a file in any format, which may be the released code's ``.json``."""
+    is_released = path.suffix.lower() == ".json" and _reader_name(path) in ("released-run", "")
+    return read_released_run(path, task=task) if is_released else read_any_trajectories(path)
+
+
+def _reader_name(path: Path) -> str:
+    """The name of a file's format; empty where it is not recognised."""
+    try:
+        return find_reader(open_source_file(path)).name
+    except DataError:
+        return ""
 
 
 def rescore(
@@ -99,7 +110,7 @@ def rescore(
         raise DataError(f"all {len(task_trajectories)} episodes ended in a fault: none is left to score.")
     examples_by_question = _index_examples(task)
     scored = []
-    progress.start("rescore", total=len(scorable))
+    progress.start("score", total=len(scorable))
     try:
         for trajectory in scorable:
             scored.append(_score_again(trajectory, task, examples_by_question, judge))

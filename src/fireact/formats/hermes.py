@@ -46,9 +46,7 @@ def messages_from_tags(turns: Sequence[Mapping[str, Any]], *, tools: Any = ()) -
 
     The schemas of ``tools`` say which of Qwen3-Coder's parameters are not strings.
     """
-    types = {
-        schema_name(tool): unwrap_schema(tool)["parameters"]["properties"] for tool in normalise_schemas(tools)
-    }
+    types = {schema_name(tool): unwrap_schema(tool)["parameters"]["properties"] for tool in normalise_schemas(tools)}
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role, text = normalise_role(_role(turn)), _text(turn)

@@ -1,4 +1,4 @@
-"""The released evaluation runs: recognised here, and read by ``render.released_run``, as in ``rescore``."""
+"""The released evaluation runs: recognised here, and read by ``render.released_run``, as in ``score --task``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fireact.base.run_directory import TRAJECTORIES
-from fireact.errors import DataError, missing_extra_error
+from fireact.errors import DataError, missing_extra_error, missing_path_error
 from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage, answer_of
 
 HEAD = 50
@@ -212,7 +212,7 @@ def _open_text(path: Path) -> Any:
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
+        raise missing_path_error(path, error.strerror or str(error)) from error
 
 
 def _is_json(text: str) -> bool:

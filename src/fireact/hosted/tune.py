@@ -11,18 +11,20 @@ stops following the job, not the job itself.
 from __future__ import annotations
 
 import json
-import math
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fireact.base import jsonl
+from fireact.base.names import split_model_spec
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.openai_compatible import DIALECTS, OpenAICompatibleProvider, TuningApi
@@ -35,6 +37,8 @@ from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import WireMessage
 
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
+COST, SCHEDULE = "Cost", "Schedule"
+"""Headings of options."""
 CHARS_PER_TOKEN = 4
 """Characters a token, for the cost estimate."""
 KINDS = (*DIALECTS, "fireworks")
@@ -46,47 +50,45 @@ PRICED_KINDS = tuple(kind for kind, dialect in DIALECTS.items() if dialect.price
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
-    """Settings of ``tune``: the mixture, ``KIND:MODEL[@BASE_URL]`` of openai, together or fireworks, and the job's.
+    """Settings of ``tune``: the mixture, the model, and the job's; what is left out has the provider's default.
 
-    ``learning_rate``, ``rank`` (of LoRA; alpha is twice as much) and ``batch_size`` have the provider's defaults.
-    ``price`` is in US dollars a million trained tokens; without it the cost is unknown unless the provider quotes one.
-    The run stops before the job where the estimate passes the ``budget`` (5usd or 200000tokens), or where the cost is
-    unknown and the budget in dollars.
+    Without a ``price`` the cost is unknown unless the provider quotes one. The run stops before the job where the
+    estimate passes the ``budget``, or where the cost is unknown and the budget in dollars.
     """
 
-    data: str
+    data: str = setting(normalise=absolute_path, is_path=True)
+    """Trajectories in any format that 'convert' reads, or a directory of 'fireact mix' or 'collect'."""
     model: str
-    epochs: int = 3
-    seed: int = 0
-    learning_rate: float | None = None
-    rank: int | None = None
-    batch_size: int | None = None
-    price: float | None = None
-    budget: str | None = None
-    poll: float = 10.0
+    """The provider and its base model: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL."""
+    epochs: int = setting(3, low=1, panel=SCHEDULE)
+    """Passes over the data."""
+    seed: int = setting(0, panel=SCHEDULE)
+    """Seed of the job, where the provider takes one."""
+    learning_rate: float | None = setting(None, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
+    """Highest learning rate, where the provider takes one."""
+    rank: int | None = setting(None, above=0, panel=SCHEDULE)
+    """Rank of LoRA, where the provider takes one; alpha is twice as much."""
+    batch_size: int | None = setting(None, above=0, panel=SCHEDULE)
+    """Trajectories in an optimizer step, where the provider takes it."""
+    price: float | None = setting(None, low=0, panel=COST)
+    """Dollars a million tokens that the provider trains on."""
+    budget: str | None = setting(None, panel=COST)
+    """5usd or 200000tokens; a job that would take more is not made."""
+    poll: float = setting(10.0, above=0, is_option=False)
+    """Seconds between two questions about the job."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", absolute_path(self.data))
         kind, _, _ = split_provider_spec(self.model)
         accepted = _provider_limits(kind).accepted_settings
-        for name, upper_bound in (("learning_rate", 1), ("rank", math.inf), ("batch_size", math.inf)):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if name not in accepted:
+        for name in ("learning_rate", "rank", "batch_size"):
+            if getattr(self, name) is not None and name not in accepted:
                 raise ConfigError(
                     f"{kind} chooses {name} itself. Leave it out; what may be chosen there: epochs, "
                     f"{', '.join(accepted)}."
                 )
-            if not 0 < value < upper_bound:
-                below = "" if upper_bound == math.inf else f", below {upper_bound}"
-                raise ConfigError(f"{name} is {value}; it must be above 0{below}.")
+        check_settings(self, "tune")
         if self.seed and "seed" not in accepted:
             raise ConfigError(f"{kind} takes no seed. Leave it out.")
-        if self.epochs < 1 or self.poll <= 0:
-            raise ConfigError(f"epochs is {self.epochs} and poll {self.poll}; both must be above 0.")
-        if self.price is not None and not 0 <= self.price < math.inf:
-            raise ConfigError(f"price is {self.price}; it is dollars a million tokens, 0 or more.")
         if self.budget is not None and BudgetAmount.parse(self.budget).unit == "calls":
             raise ConfigError(f"budget {self.budget!r} counts calls; a job is measured in dollars or tokens.")
 
@@ -100,7 +102,7 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
     provider, model = load_provider(config.model, pause=min(1.0, config.poll))
     if force:
         _refuse_to_forget(out)
-    with RunDir(out, verb="tune", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+    with RunDir(out, verb="tune", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         uploaded = "file" in _read_job_state(run.path) and (run.path / FILE).is_file()
@@ -187,8 +189,7 @@ def estimate_job(config: TuneConfig) -> dict[str, Any]:
 
 def split_provider_spec(spec: str) -> tuple[str, str, str]:
     """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
-    kind, _, model_and_url = spec.partition(":")
-    model, _, url = model_and_url.partition("@")
+    kind, model, url = split_model_spec(spec)
     if kind not in KINDS or not model:
         raise ConfigError(
             f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is {', '.join(KINDS)}."
@@ -375,3 +376,9 @@ def _write_job_state(out: Path, state: dict[str, Any]) -> None:
 
 def _describe_cost(dollars: float | None) -> str:
     return "its cost is not known (give --price)" if dollars is None else f"about ${dollars:,.2f}"
+
+
+TUNE = Verb(
+    "tune", TuneConfig, tune, out="runs/tune", neutral=NEUTRAL_SETTINGS, estimate=estimate_job,
+    example="`fireact tune runs/mix openai:gpt-4.1-mini-2025-04-14 --budget 5usd -o runs/tune`",
+)  # fmt: skip

@@ -13,23 +13,34 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fireact.base.run_directory import absolute_path
+from fireact.base.settings import check_settings, setting
 from fireact.errors import BudgetError, ConfigError
 from fireact.models.prices import TokenPrice
 from fireact.types import LM, Call, Completion, Message, Tool, Usage
 
 WINDOW = 60.0
 """Seconds over which requests and tokens are counted."""
+HOSTED = "Hosted models"
+"""The heading of the options about hosted models."""
 _UNITS = {"usd": "usd", "$": "usd", "tokens": "tokens", "calls": "calls"}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Settings of an endpoint: requests and tokens a minute (0: no limit), seconds a request, a table of prices."""
+    """Settings of an endpoint."""
 
-    rpm: int = 0
-    tpm: int = 0
-    timeout: float = 120.0
-    prices: str | None = None
+    rpm: int = setting(0, panel=HOSTED)
+    """Requests a minute at a hosted model; 0 is no limit."""
+    tpm: int = setting(0, panel=HOSTED)
+    """Tokens a minute at a hosted model; 0 is no limit."""
+    timeout: float = setting(120.0, panel=HOSTED)
+    """Seconds that a request to a hosted model may take."""
+    prices: str | None = setting(None, panel=HOSTED, is_path=True, normalise=absolute_path)
+    """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "endpoint")
 
 
 class RateLimit:

@@ -35,6 +35,7 @@ from fireact.base.http import (
     show_address,
 )
 from fireact.base.keys import key_variable, read_key
+from fireact.base.names import split_model_spec
 from fireact.errors import ConfigError, ProviderError
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
@@ -245,7 +246,7 @@ class _StreamSender:
 
 def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel:
     """The LM behind ``openai:MODEL`` or ``openai:MODEL@BASE_URL``."""
-    model, _, url = name.partition("@")
+    _, model, url = split_model_spec(f"openai:{name}")
     if not model:
         raise ConfigError("openai: needs a model, such as openai:gpt-4o or openai:qwen@http://localhost:8000/v1.")
     url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
@@ -254,8 +255,6 @@ def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(f"{url!r} is no address of an endpoint. Give one such as http://localhost:8000/v1.")
     return OpenAIModel(model, url, endpoint=endpoint)
-
-
 
 
 def _describe_error(error: Exception) -> str:

@@ -12,61 +12,55 @@ none of its tries succeeds; the manifest names the best round. Every stage is a 
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import has_full_score
+from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.rollout.agents import load_task, tuned_directory
-from fireact.rollout.collection import CollectConfig, collect
-from fireact.training.recipe import Recipe
+from fireact.rollout.agents import AGENT, load_task, require_tuned_directory
+from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
+from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
 from fireact.types import Example
 
 
 @dataclass(frozen=True, slots=True)
 class ImproveConfig:
-    """Settings of ``improve``: the run of ``train`` to begin with, the tasks, and how many of their questions.
+    """Settings of ``improve``: the run of ``train`` to begin with, the tasks, and how many of their questions."""
 
-    ``start`` is the first training question that is tried (None: the start of the first range without any question of
-    the run's data). A round takes ``n`` questions of each task, tries each ``tries`` times, and is measured on
-    ``validate`` dev questions of each. ``recipe`` and ``tools`` are the run's where they are None.
-    """
-
-    run: str
-    tasks: Sequence[str] = ("geo-hop",)
-    tools: Sequence[str] | None = None
-    start: int | None = None
-    n: int = 100
-    tries: int = 2
-    rounds: int = 3
-    validate: int = 60
-    temperature: float = 0.8
-    recipe: Recipe | None = None
-    workers: int = 16
+    run: str = setting(normalise=absolute_path)
+    """A directory of 'fireact train' or 'fireact quickstart' to begin with."""
+    tasks: Sequence[str] = setting(("geo-hop",), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP)
+    tools: Sequence[str] | None = setting(None, flags=("--tool",), panel=AGENT)
+    """Tool, by name or module:attribute; repeatable. Default: the run's."""
+    start: int | None = setting(None, low=0, panel=DATA)
+    """First train question to try. Default: the first after which no question is in the run's data."""
+    n: int = setting(100, flags=("-n",), low=1, panel=DATA)
+    """New questions of each task, each round."""
+    tries: int = setting(2, low=1, panel=DATA)
+    """Tries of each question."""
+    rounds: int = setting(3, low=1, panel=SCHEDULE)
+    """Most rounds."""
+    validate: int = setting(60, low=1, panel=DATA)
+    """Dev questions of each task that a round is measured on."""
+    temperature: float = setting(0.8, low=0, panel=AGENT)
+    """Sampling temperature of the tries."""
+    recipe: Recipe | None = setting(None, panel=SCHEDULE, parse=read_recipe)
+    """Recipe of each round's training, by name or TOML file. Default: the run's."""
+    workers: int = setting(16, is_option=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "run", absolute_path(self.run))
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        if self.tools is not None:
-            object.__setattr__(self, "tools", tuple(self.tools))
-        if isinstance(self.recipe, Mapping):  # as a file of settings holds it
-            object.__setattr__(self, "recipe", Recipe(**self.recipe))
-        for name in ("n", "tries", "rounds", "validate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.start is not None and self.start < 0:
-            raise ConfigError(f"start is {self.start}; it must be 0 or more.")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"temperature is {self.temperature}; it must be a number of 0 or more.")
+        check_settings(self, "improve")
         if len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"tasks are {', '.join(self.tasks)}; name each once.")
 
@@ -82,10 +76,9 @@ class _Plan:
     start: int
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ImproveConfig:
         """The settings of the run directory, with the defaults that the first run decides."""
-        resolved = replace(self.config, recipe=self.trained.recipe, tools=self.tools, start=self.start)
-        return asdict(resolved)
+        return replace(self.config, recipe=self.trained.recipe, tools=self.tools, start=self.start)
 
 
 def improve(config: ImproveConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -145,9 +138,7 @@ def estimate_improvement(config: ImproveConfig) -> dict[str, Any]:
 
 def _make_plan(config: ImproveConfig) -> _Plan:
     """Raises ConfigError or DataError for a run that cannot be improved, before anything is run."""
-    first_directory = tuned_directory(config.run)
-    if first_directory is None:
-        raise ConfigError(f"{config.run} is no directory of 'fireact train'. Train by imitation first.")
+    first_directory = require_tuned_directory(config.run)
     run_settings = read_config(first_directory)
     if (verb := run_settings.pop("verb")) != "train":
         raise ConfigError(
@@ -177,7 +168,7 @@ def _require_correct_data(data: Path) -> None:
 def _find_start(config: ImproveConfig, data: Path) -> int:
     """The index of the first question that is tried. Raises ConfigError where questions are too few or not new."""
     files = [data, *([data / HELD_OUT] if (data / HELD_OUT).is_file() else [])]
-    learnt = {_normalise_question(trajectory.example) for file in files for trajectory in read_trajectories(file)}
+    learnt = {_normalise_question(trajectory.example) for file in files for trajectory in read_any_trajectories(file)}
     learnt_indices = {task: _find_learnt_indices(task, "train", learnt) for task in config.tasks}
     count = config.n * config.rounds
     start = (
@@ -267,3 +258,9 @@ def _evaluate_student(plan: _Plan, student: Path, round_directory: Path, progres
     results = evaluate(settings, round_directory / "eval", progress=progress)["results"]
     by_task = {name: {"em": result["em"], "em_interval": result["em_interval"]} for name, result in results.items()}
     return {"em": sum(result["em"] for result in by_task.values()) / len(by_task), "tasks": by_task}
+
+
+IMPROVE = Verb(
+    "improve", ImproveConfig, improve, out="runs/improve", neutral=("workers",), estimate=estimate_improvement,
+    example="`fireact improve runs/quickstart -t geo-hop -n 100 -o runs/improve`",
+)  # fmt: skip

@@ -7,20 +7,22 @@ report.html     report.md, report.json, plots/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fireact.base.machine import peak_memory_gb, require_disk, require_memory
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import RunDir, absolute_path, shell_path
+from fireact.base.run_directory import RunDir, absolute_if_path, absolute_path, shell_path
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.data import MixConfig, mix
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.pipeline.verbs import Verb
 from fireact.reporting.assembly import assemble_report
 from fireact.reporting.runs import STAGES, read_runs
 from fireact.reporting.write import write_report
+from fireact.rollout.agents import STUDENT_HELP
 from fireact.rollout.collection import PLAN, CollectConfig, collect
 from fireact.training.recipe import Recipe
 from fireact.training.train import TrainConfig, train
@@ -28,22 +30,22 @@ from fireact.training.train import TrainConfig, train
 
 @dataclass(frozen=True, slots=True)
 class QuickstartConfig:
-    """Settings of ``quickstart``; ``fast`` is a real run at a small size."""
+    """Settings of ``quickstart``."""
 
-    student: str = "smollm2-135m"
+    student: str = setting("smollm2-135m", normalise=absolute_if_path, help=STUDENT_HELP)
     fast: bool = False
+    """A real but small run: about a minute."""
 
     def __post_init__(self) -> None:
-        if Path(self.student).is_dir():
-            object.__setattr__(self, "student", absolute_path(self.student))
+        check_settings(self, "quickstart")
 
 
-def quickstart_stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Verb, Any]]:
+def quickstart_stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Callable[..., dict[str, Any]], Any]]:
     """Each stage's name, verb and settings, in order."""
     plan = {name: max(2, count // 8) for name, count in PLAN.items()} if config.fast else dict(PLAN)
     question_count = 4 if config.fast else EvalConfig(agent="").n
     recipe = Recipe(epochs=1) if config.fast else Recipe()
-    settings: tuple[tuple[Verb, Any], ...] = (
+    settings: tuple[tuple[Callable[..., dict[str, Any]], Any], ...] = (
         (collect, CollectConfig(plan=plan)),
         (mix, MixConfig(sources=(absolute_path(out / "collect"),))),
         (train, TrainConfig(data=absolute_path(out / "mix"), student=config.student, recipe=recipe)),
@@ -59,7 +61,7 @@ def quickstart(
     """Run every stage that is not complete and return the manifest; ``out`` then holds the report too."""
     require_disk(out, gigabytes=2.0)
     require_memory(gigabytes=3.0)
-    with RunDir(out, verb="quickstart", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="quickstart", settings=config, force=force) as run:
         if run.complete:
             return run.manifest
         seconds = {
@@ -80,3 +82,9 @@ def quickstart(
 def _shell_command(config: QuickstartConfig, out: Path) -> str:
     fast = " --fast" if config.fast else ""
     return f"fireact quickstart --student {shell_path(config.student)} -o {shell_path(out)}{fast}"
+
+
+QUICKSTART = Verb(
+    "quickstart", QuickstartConfig, quickstart, out="runs/quickstart",
+    example='`fireact quickstart`, then `fireact ask "QUESTION" --agent runs/quickstart`',
+)  # fmt: skip

@@ -20,6 +20,8 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error
 from fireact.models.prices import TokenPrice, find_price
 from fireact.recording.conversations import RecordedCall, TurnIndex, read_messages
@@ -31,38 +33,41 @@ from fireact.types import Trajectory
 CALLS = "calls.jsonl"
 FREE = ("host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
 """Settings that do not change what is recorded."""
+EPISODES, PROXY = "Episodes", "Proxy"
+"""Headings of options."""
 GRACE = 30
 """Seconds that calls in flight get to finish when the proxy ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordConfig:
-    """Settings of ``record``.
+    """Settings of ``record``; an episode is written again if it continues."""
 
-    ``finish`` names the tools by which the agent gives its answer. An episode is written when it had no call for
-    ``idle`` seconds, and written again if it continues. ``timeout`` is in seconds without a byte from the upstream,
-    ``max_body`` in bytes of a request. At most ``concurrency`` calls are in flight; more wait their turn.
-    """
-
-    upstream: str
-    task: str = "recorded"
-    finish: Sequence[str] = FINISHES
-    host: str = "127.0.0.1"
-    port: int = 8100
-    idle: float = 30.0
-    timeout: float = 600.0
-    concurrency: int = 256
-    max_body: int = 64_000_000
-    prices: str | None = None
+    upstream: str = setting(flags=("--upstream", "-u"), normalise=parse_base_url)
+    """Base URL of the endpoint that the agent uses now."""
+    task: str = setting("recorded", flags=("--task", "-t"), panel=EPISODES)
+    """Name of the task in the trajectories."""
+    finish: Sequence[str] = setting(FINISHES, panel=EPISODES)
+    """Tool by which the agent gives its answer; repeatable. Default: final_answer, finish, ..."""
+    host: str = setting("127.0.0.1", panel=PROXY)
+    """Address to listen on; beyond loopback others can use it."""
+    port: int = setting(8100, panel=PROXY)
+    """Port; 0 takes a free one."""
+    idle: float = setting(30.0, panel=EPISODES, above=0)
+    """Seconds without a call after which an episode is written."""
+    timeout: float = setting(600.0, panel=PROXY, above=0)
+    """Seconds that the endpoint may send nothing."""
+    concurrency: int = setting(256, panel=PROXY, above=0)
+    """Calls under way at a time; more wait their turn."""
+    max_body: int = setting(64_000_000, panel=PROXY, above=0)
+    """Bytes of a request."""
+    prices: str | None = setting(None, panel=PROXY, is_path=True, normalise=absolute_path)
+    """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "upstream", parse_base_url(self.upstream))
-        if self.prices is not None:
-            object.__setattr__(self, "prices", absolute_path(self.prices))
+        check_settings(self, "record")
         if not self.task or not self.finish:
             raise ConfigError("record needs a name for --task and at least one --finish.")
-        if min(self.timeout, self.idle, self.concurrency, self.max_body) <= 0:
-            raise ConfigError("--timeout, --idle, --concurrency and --max-body must be more than 0.")
 
     def price(self) -> Callable[[str], TokenPrice]:
         """A function from a model's name to its price at the upstream; each price is looked up once."""
@@ -174,7 +179,7 @@ def read_calls(file: Path) -> Iterator[RecordedCall]:
 
 def conclude(config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Build trajectories from the calls that a proxy logged, and return the manifest; ``fireact resume`` calls this."""
-    with RunDir(out, verb="record", settings=asdict(config), force=force, neutral=FREE) as run:
+    with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
         return run.manifest if run.complete else _write_manifest(run, Recording(config, run.path, progress))
 
 
@@ -201,7 +206,7 @@ def recorder(config: RecordConfig, out: Path, *, force: bool = False, progress: 
     except ImportError as error:
         raise missing_extra_error("uvicorn", "serve") from error
     upstream = Upstream(config.upstream, config.timeout, config.concurrency, config.max_body)
-    with RunDir(out, verb="record", settings=asdict(config), force=force, neutral=FREE) as run:
+    with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
         with _bind_socket(config.host, config.port) as listener:
             recording = Recording(config, run.path, progress)
             app = build_proxy(upstream, recording)
@@ -254,3 +259,10 @@ def _serve(server: Any, listener: socket.socket, recording: Recording) -> Iterat
     finally:
         server.should_exit = True
         thread.join()
+
+
+RECORD = Verb(
+    "record", RecordConfig, conclude, out="runs/record", neutral=FREE, has_dry_run=False,
+    example="`fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then "
+    'base_url="http://127.0.0.1:8100/v1", or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode',
+)  # fmt: skip

@@ -181,9 +181,7 @@ def _turn_messages(turn: Sequence[Step], start: int, *, is_last: bool) -> list[d
     return [message, *results]
 
 
-def _assistant_message(
-    reasoning: str, content: str, weight: float, calls: Sequence[ToolCall] = ()
-) -> dict[str, Any]:
+def _assistant_message(reasoning: str, content: str, weight: float, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
     extra = {} if weight == 1.0 else {"weight": weight}
     return write_message(WireMessage("assistant", (content,), tuple(calls), reasoning=reasoning, extra=extra))
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import DataError
+from fireact.errors import DataError, missing_path_error
 from fireact.render.react import ReActRenderer
 from fireact.types import FINISH, Example, Limits, Step, Stop, Trajectory, Usage
 
@@ -55,7 +55,7 @@ def _read_entries(path: Path) -> Mapping[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
+        raise missing_path_error(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(entries, dict) or not all(

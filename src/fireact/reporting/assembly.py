@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.comparison import ScoreComparison, compare_scores
 from fireact.evaluation.conditions import Conditions, conditions_of, find_differences, require_comparable
@@ -31,12 +33,21 @@ UNPAIRED = ("split", "questions")
 
 @dataclass(frozen=True, slots=True)
 class ReportConfig:
-    """Settings of ``report``: the runs to show. The first agent evaluated without noise is the baseline."""
+    """Settings of ``report``. The first agent evaluated without noise is the baseline."""
 
-    runs: Sequence[str]
+    runs: Sequence[str] = setting(normalise=lambda runs: tuple(dict.fromkeys(map(absolute_path, runs))))
+    """Directories of eval (and train, mix, collect), of a quickstart or study, or files of episodes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runs", tuple(dict.fromkeys(map(absolute_path, self.runs))))
+        check_settings(self, "report")
+
+
+@dataclass(frozen=True, slots=True)
+class MarkdownOption:
+    """The option that prints the report."""
+
+    markdown: bool = setting(False, panel="Output")
+    """Print the report in Markdown."""
 
 
 def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -45,7 +56,7 @@ def report(config: ReportConfig, out: Path, *, force: bool = False, progress: Pr
     report_data = assemble_report(
         runs, commands=[f"fireact report {' '.join(map(shell_path, config.runs))} -o {shell_path(out)}"]
     )
-    with RunDir(out, verb="report", settings=asdict(config), force=force) as run:
+    with RunDir(out, verb="report", settings=config, force=force) as run:
         write_report(report_data, run.path)  # even when resumed: the runs may have changed since
         size = (run.path / PAGE).stat().st_size
         if size > LARGE:
@@ -426,3 +437,10 @@ def _sum_counts(runs: Sequence[ReportedRun]) -> dict[str, dict[str, int]]:
         for name, count in run.manifest["counts"].items():
             totals.setdefault(name, Counter()).update(count)
     return {name: dict(count) for name, count in totals.items()}
+
+
+REPORT = Verb(
+    "report", ReportConfig, report, out="runs/report", out_help="Where report.html, report.md and report.json go.",
+    example="`fireact report runs/eval-base runs/eval-fireact runs/train -o runs/report`",
+    shorthand=MarkdownOption, has_dry_run=False,
+)  # fmt: skip

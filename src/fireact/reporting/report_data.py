@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.base.settings import replace_fields
 from fireact.errors import ConfigError
 from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.summary import Summary
@@ -34,7 +35,7 @@ class ReportAgent:
     line: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", self.model or self.name)
+        replace_fields(self, model=self.model or self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.run_directory import CONFIG, MANIFEST, TRAJECTORIES, parse_trajectory, read_config, read_manifest
-from fireact.errors import DataError, FormatError
+from fireact.errors import DataError, FormatError, missing_path_error
 from fireact.formats.read import read_any
 from fireact.reporting.browser import episode_entry
 from fireact.types import Trajectory
@@ -43,6 +43,8 @@ def find_watched_runs(paths: Sequence[Path]) -> list[WatchedRun]:
     """
     names_by_path: dict[Path, str] = {}
     for path in paths:
+        if not path.exists():
+            raise missing_path_error(path)
         if path.is_file():
             names_by_path.setdefault(path, path.name)
             continue

@@ -4,7 +4,7 @@ scripted:expert          a script that plays the teacher
 openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
 replay:DIR               the stored calls of a recorded run, with no model behind them
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
-DIR                      a directory of ``fireact train`` (also hosted) or ``fireact quickstart``; no prompt of ours
+DIR                      a directory of ``fireact train``, ``prefer``, ``tune`` or ``quickstart``; no prompt of ours
 module:attribute         an LM of the user, or a function or class that builds one
 """
 
@@ -19,16 +19,79 @@ from typing import Any, cast
 from fireact.base import names
 from fireact.base.machine import release_memory
 from fireact.base.run_directory import absolute_path, read_config, read_manifest, relative_path
-from fireact.errors import ConfigError, DataError
-from fireact.models.limits import Budget, BudgetedLM, Endpoint
+from fireact.base.settings import setting
+from fireact.errors import ConfigError, DataError, missing_path_error
+from fireact.models.limits import HOSTED, Budget, BudgetAmount, BudgetedLM, Endpoint
 from fireact.render import prompts
+from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Agent
 from fireact.tasks.files import is_file_spec, load_file_task, split_file_spec
 from fireact.tools.function import build_tools
 from fireact.tools.guard import guard_tool
 from fireact.tools.noise import load_noisy_tools
-from fireact.types import LM, Limits, Method, Renderer, Task, Tool
+from fireact.types import LM, Limits, Method, Renderer, Task, Tool, Usage
+
+AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
+"""Headings of options."""
+TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
+_PATH_STARTS = ("runs/", "./", "../", "/", "~")
+"""Beginnings of paths; such a name is never looked up on the hub."""
+STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
+RENDERER_HELP = "react, tool_calls (native, by the student's chat template) or alpaca."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettings:
+    """Settings of how a model is called."""
+
+    calls: str = setting("record", panel=OUTPUT)
+    """record, replay or off: store LM and tool calls, answer only from stored calls, or neither."""
+    cache: str | None = setting(None, panel=OUTPUT, is_path=True, normalise=absolute_path)
+    """File of stored calls. Default: calls.sqlite in the run directory."""
+    budget: str | None = setting(None, panel=HOSTED)
+    """5usd, 200000tokens or 1000calls: the run stops before it is passed."""
+    endpoint: Endpoint = setting(factory=Endpoint)
+    workers: int = setting(16, panel=AGENT)
+    """Episodes at a time."""
+
+    def open_cache(self, out: Path) -> CallCache:
+        """The stored calls of a run directory."""
+        return CallCache(Path(self.cache or out / CALLS), self.calls)
+
+    def load_model(self, spec: str, *, cache: CallCache | None = None, spent: Usage | None = None) -> Model:
+        """The model behind a name; ``spent`` counts against the budget."""
+        budget = parse_budget(self.budget, spent or Usage())
+        return load_model(spec, slots=self.workers, cache=cache, endpoint=self.endpoint, budget=budget)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSettings(CallSettings):
+    """Settings of how episodes run."""
+
+    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
+    """Tool, by name or module:attribute; repeatable."""
+    split: str = setting("train", panel=DATA)
+    """Split of the tasks."""
+    order: str = setting("file", panel=DATA)
+    """file, or paper: shuffled as the released code does, so that -n 500 is the paper's 500."""
+    seed: int = setting(0, panel=AGENT)
+    """Seed of every draw."""
+    temperature: float = setting(0.0, panel=AGENT)
+    """Sampling temperature; 0 is greedy."""
+    repairs: int = setting(0, panel=AGENT)
+    """How often a completion without an action is requested again; 0 is never."""
+    native: bool = setting(False, panel=AGENT)
+    """Native tool calls instead of actions in text."""
+
+    def build_agent(
+        self, model: Model, task: Task, method: str, tools: Mapping[str, Tool], *, examples: int | None = None
+    ) -> Agent:
+        """The agent for a task with these settings."""
+        return build_agent(
+            model, task, method=method, tools=tools, examples=examples, temperature=self.temperature,
+            repairs=self.repairs, native=self.native,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +128,8 @@ def load_model(
 
     Calls that are in ``cache`` count neither against the budget nor against the rates of ``endpoint``.
     """
+    if spec.startswith(_PATH_STARTS) and not Path(spec).expanduser().exists():
+        raise missing_path_error(spec)
     hosted = _find_hosted_model(spec)
     directory = None if hosted else tuned_directory(spec)
     tuned = None if directory is None else _load_tuned_model(directory, slots)
@@ -81,7 +146,7 @@ def load_model(
 
 
 def _find_hosted_model(spec: str) -> str:
-    """The model that ``train --hosted`` made in a directory; empty where the path is no such directory."""
+    """The model that ``tune`` made in a directory; empty where the path is no such directory."""
     path = Path(spec)
     if not (path / "config.toml").is_file() or read_config(path).get("verb") != "tune":
         return ""
@@ -116,6 +181,17 @@ def tuned_directory(spec: str) -> Path | None:
         )
     read_manifest(path)
     return path
+
+
+def require_tuned_directory(spec: str) -> Path:
+    """``tuned_directory``; raises DataError where there is nothing, ConfigError where it is no run directory."""
+    if not Path(spec).exists():
+        raise missing_path_error(spec)
+    if (directory := tuned_directory(spec)) is None:
+        raise ConfigError(
+            f"{spec} is no directory of 'fireact train' or 'fireact quickstart'. Train by imitation first."
+        )
+    return directory
 
 
 def _is_merged(settings: Mapping[str, Any]) -> bool:
@@ -235,6 +311,19 @@ def absolute_task_spec(spec: str) -> str:
     if separator and Path(folder).expanduser().is_dir() and name in names.known_names("task"):
         return f"{name}:{absolute_path(Path(folder).expanduser())}"
     return spec
+
+
+def absolute_task_specs(specs: Sequence[str]) -> tuple[str, ...]:
+    """The specs of tasks with absolute paths."""
+    return tuple(map(absolute_task_spec, specs))
+
+
+def parse_budget(text: str | None, spent: Usage) -> Budget | None:
+    """The budget of a text such as 5usd, with what is spent already; None without a text."""
+    if text is None:
+        return None
+    amount = BudgetAmount.parse(text)
+    return Budget(amount, spent=amount.measure(spent))
 
 
 def build_agent(

@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import TRAJECTORIES, RunDir, absolute_path, read_trajectories, shell_path
+from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.limits import Budget, BudgetAmount, Endpoint
-from fireact.rollout.agents import absolute_task_spec, build_agent, load_model, load_task, load_tools
+from fireact.rollout.agents import AGENT, DATA, TASK_SPEC, EpisodeSettings, absolute_task_spec, load_task, load_tools
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Episode, run_episodes
@@ -38,50 +39,64 @@ PLAN = {
 """The default plan, episodes by task and method: three tasks, three methods (paper, 3.1)."""
 
 
+TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
     "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
 )  # fmt: skip
 """Settings that do not change what is collected."""
 
 
+def _absolute_plan(plan: Mapping[str, int]) -> dict[str, int]:
+    """A plan whose tasks have absolute paths."""
+    parts = ((name.rpartition("/"), count) for name, count in plan.items())
+    return {f"{absolute_task_spec(task)}/{method}": count for (task, _, method), count in parts}
+
+
 @dataclass(frozen=True, slots=True)
-class CollectConfig:
-    """Settings of ``collect``; ``plan`` maps "task/method" to a number of questions of ``split``, from ``start`` on.
+class CollectConfig(EpisodeSettings):
+    """Settings of ``collect``; ``plan`` maps "task/method" to a number of questions of ``split``, from ``start`` on."""
 
-    ``calls`` is record, replay or off; ``cache`` is the file of calls, by default one in the run directory. With
-    ``native`` the teacher makes tool calls instead of text actions. ``budget`` (5usd, 200000tokens, 1000calls) limits
-    the whole run directory; ``endpoint`` is how a hosted teacher is used.
-    """
-
-    plan: Mapping[str, int] = field(default_factory=lambda: dict(PLAN))
-    teacher: str = "scripted:expert"
-    tools: Sequence[str] = ("search",)
-    split: str = "train"
-    order: str = "file"
-    start: int = 0
-    seed: int = 0
-    temperature: float = 0.0
-    repairs: int = 5
-    native: bool = False
-    calls: str = "record"
-    cache: str | None = None
-    budget: str | None = None
-    endpoint: Endpoint = field(default_factory=Endpoint)
-    workers: int = 16
+    plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
+    teacher: str = setting("scripted:expert", panel=AGENT)
+    """openai:MODEL[@BASE_URL], scripted:expert, hf:NAME, replay:DIR, a run directory or module:attribute."""
+    start: int = setting(0, panel=DATA)
+    """The first question of the split that is taken."""
+    _: KW_ONLY
+    temperature: float = setting(0.0)
+    """Sampling temperature of the teacher; 0 is greedy."""
+    repairs: int = setting(5)
 
     def __post_init__(self) -> None:
-        parts = ((name.rpartition("/"), count) for name, count in self.plan.items())
-        plan = {f"{absolute_task_spec(task)}/{method}": count for (task, _, method), count in parts}
-        object.__setattr__(self, "plan", plan)
-        if self.cache is not None:
-            object.__setattr__(self, "cache", absolute_path(self.cache))
+        check_settings(self, "collect")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """Options that make a plan."""
+
+    tasks: Sequence[str] | None = setting(None, flags=("--task", "-t"), panel=DATA, help=TASKS_HELP)
+    method: Sequence[str] | None = setting(None, flags=("--method", "-m"), panel=AGENT)
+    """io, cot, react, reflexion or module:attribute; repeatable."""
+    n: int | None = setting(None, flags=("-n",), panel=DATA)
+    """Questions of each task, for each method."""
+
+
+def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan of some tasks and methods; the default one where none of these options is given."""
+    if not options.tasks and not options.method and options.n is None:
+        return dict(given)
+    if not options.tasks:
+        raise ConfigError("--method and -n need --task. Leave all three out for the default plan.")
+    count = 20 if options.n is None else options.n
+    plan = {f"{task}/{name}": count for task in options.tasks for name in options.method or ["react"]}
+    return {**given, "plan": plan}
 
 
 def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Collect trajectories into ``out`` and return the manifest; an interrupted run is resumed."""
-    cache = CallCache(Path(config.cache or out / CALLS), config.calls)
+    cache = config.open_cache(out)
     episodes = plan_episodes(config, cache, spent=Usage() if force else cache.total_usage())
-    with RunDir(out, verb="collect", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+    with RunDir(out, verb="collect", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         try:
@@ -102,27 +117,13 @@ def plan_episodes(
 
     Raises ConfigError where a name is unknown or a task has too few questions.
     """
-    model = load_model(
-        config.teacher,
-        slots=config.workers,
-        cache=cache,
-        endpoint=config.endpoint,
-        budget=parse_budget(config.budget, spent or Usage()),
-    )
+    model = config.load_model(config.teacher, cache=cache, spent=spent)
     tools = load_tools(config.tools, cache)
     episodes: list[Episode] = []
     for name, count in config.plan.items():
         task_name, _, method = name.rpartition("/")
         task = load_task(task_name)
-        agent = build_agent(
-            model,
-            task,
-            method=method,
-            tools=tools,
-            temperature=config.temperature,
-            repairs=config.repairs,
-            native=config.native,
-        )
+        agent = config.build_agent(model, task, method, tools)
         examples = order_examples(task.examples(config.split), config.order)
         chosen = examples[config.start : config.start + count]
         if count > len(chosen):
@@ -139,14 +140,6 @@ def plan_episodes(
     if not episodes:
         raise ConfigError("the plan has no episodes. Give --task and -n, or --plan TASK/METHOD=N.")
     return episodes
-
-
-def parse_budget(text: str | None, spent: Usage) -> Budget | None:
-    """The budget of a text such as 5usd, with what is spent already; None without a text."""
-    if text is None:
-        return None
-    amount = BudgetAmount.parse(text)
-    return Budget(amount, spent=amount.measure(spent))
 
 
 def close_lm(lm: LM) -> None:
@@ -279,3 +272,10 @@ def count_episodes(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, in
 def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
     """The fingerprint of each tool, empty where it has none; results made with different tools do not compare."""
     return {name: str(getattr(tool, "fingerprint", "")) for name, tool in tools.items()}
+
+
+COLLECT = Verb(
+    "collect", CollectConfig, collect, out="runs/collect", neutral=NEUTRAL_SETTINGS, estimate=estimate_collection,
+    example="`fireact collect -t geo-hop -m react -m reflexion -n 50 -o runs/collect`",
+    shorthand=PlanOptions, expand=_expand_plan,
+)  # fmt: skip

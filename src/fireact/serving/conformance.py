@@ -24,7 +24,7 @@ from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
     load_tools,
-    tuned_directory,
+    require_tuned_directory,
     tuned_renderer,
     tuned_tools,
     tuned_weights,
@@ -114,14 +114,12 @@ def check_conformance(
 
     Raises ConfigError for any other directory.
     """
-    directory = tuned_directory(run)
-    if directory is None:
-        raise ConfigError(f"{run} is no directory of 'fireact train' or 'fireact quickstart'.")
+    directory = require_tuned_directory(run)
     settings = read_config(directory)
     if "data" not in settings:
         raise ConfigError(
             f"{run} is an export, which holds no training data to compare with. Check what it was made from: "
-            f"fireact doctor {settings.get('run', 'RUN')} --serve"
+            f"fireact validate {settings.get('run', 'RUN')}"
         )
     agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
     trained_with = tuned_tools(directory)
@@ -139,7 +137,7 @@ def check_conformance(
             for turn in served.trained_turns(trajectory, schemas, longest)
         ]
         unequal = []
-        progress.start("doctor --serve: turns", total=len(turns))
+        progress.start("validate: turns", total=len(turns))
         for turn in turns:
             unequal += [turn.prompt[-1].content[-80:]] if served.is_served_differently(turn) else []
             progress.advance()
@@ -185,7 +183,7 @@ def _count_differing_answers(
     import torch
 
     stop, count = stop_strings(served.renderer), 0
-    progress.start("doctor --serve: answers", total=len(prompts))
+    progress.start("validate: answers", total=len(prompts))
     with silence_libraries():
         model, tokenizer = load_merged_student(weights_source, None)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter)).eval()

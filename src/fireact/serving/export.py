@@ -7,17 +7,19 @@ ollama   the GGUF file and a Modelfile: ``ollama create NAME -f Modelfile``
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fireact.base.machine import release_memory, require_disk
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, file_hash, read_config
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
-from fireact.rollout.agents import load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.rollout.agents import OUTPUT, load_renderer, require_tuned_directory, tuned_renderer, tuned_weights
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
@@ -35,24 +37,21 @@ class ExportConfig:
     ``auto`` is bfloat16 where the student's own weights are bfloat16 or exceed float16's range; else float16.
     """
 
-    run: str
-    to: str = "merged"
-    dtype: str = "auto"
+    run: str = setting(normalise=absolute_path)
+    """A directory of 'fireact train' or 'fireact quickstart'."""
+    to: str = setting("merged", choices=FORMS, panel=OUTPUT)
+    """merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile)."""
+    dtype: str = setting("auto", choices=DTYPES, panel=OUTPUT)
+    """Type of the numbers: bfloat16, float16, float32, or auto: bfloat16 where the student's is."""
 
     def __post_init__(self) -> None:
-        if self.to not in FORMS:
-            raise ConfigError(f"cannot export to {self.to!r}. Known: {', '.join(FORMS)}.")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype {self.dtype!r} is not known. Known: {', '.join(DTYPES)}.")
-        object.__setattr__(self, "run", absolute_path(self.run))
+        check_settings(self, "export")
 
 
 def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the student of a training run to ``out`` in the chosen form, and return the manifest."""
-    directory = tuned_directory(config.run)
-    if directory is None:
-        raise ConfigError(f"{config.run} is no directory of 'fireact train' or 'fireact quickstart'.")
-    with RunDir(out, verb="export", settings=asdict(config), force=force) as run:
+    directory = require_tuned_directory(config.run)
+    with RunDir(out, verb="export", settings=config, force=force) as run:
         if run.complete:
             return run.manifest
         weights_source, adapter, name = tuned_weights(directory)
@@ -139,3 +138,11 @@ def _choose_dtype(config: ExportConfig, weights_source: str, model: Any) -> str:
     if beyond:
         raise ConfigError(f"{beyond} has weights beyond float16's range. Export with --dtype bfloat16 or float32.")
     return "float16"
+
+
+EXPORT = Verb(
+    "export", ExportConfig, export, out=lambda given: f"runs/export-{given.get('to', 'merged')}",
+    out_help="Directory. Default: runs/export-FORM.",
+    example="`fireact export runs/quickstart --to ollama -o runs/ollama`, then "
+    "`ollama create my-agent -f runs/ollama/Modelfile`",
+)  # fmt: skip

@@ -333,7 +333,9 @@ def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[
         raise missing_extra_error("uvicorn", "serve") from error
     app = build_serving_app(served)
     listening = bind_socket(host, port)
-    served.agent.lm.complete(Call([Message("user", "Hello")], max_tokens=1))  # loads the weights before the first request
+    served.agent.lm.complete(
+        Call([Message("user", "Hello")], max_tokens=1)
+    )  # loads the weights before the first request
     started(f"http://{host_and_port(host, listening.getsockname()[1])}/v1")
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)

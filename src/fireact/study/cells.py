@@ -14,17 +14,18 @@ from pathlib import PurePath
 from typing import Any, get_type_hints
 
 from fireact.base import names
+from fireact.base.settings import check_fields, check_type, read_settings
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.study.file import CHOICES, StudyFile
-from fireact.study.shape import check_fields, check_type
 from fireact.tasks.files import is_file_spec
 from fireact.training.recipe import Recipe
 
-EVAL_SETTINGS = (
-    "tasks", "n", "method", "examples", "tools", "split", "order", "temperature", "repairs", "native", "budget",
-    "workers",
-)  # fmt: skip
+EVAL_SETTINGS = tuple(
+    entry.name
+    for entry in read_settings(EvalConfig)
+    if entry.name not in ("agent", "seed", "calls", "cache", "endpoint")
+)
 """Settings that are passed to ``eval`` unchanged."""
 RECIPE_SETTINGS = tuple(entry.name for entry in fields(Recipe) if entry.name != "seed")
 SETTINGS: Mapping[str, Any] = {

@@ -29,7 +29,6 @@ Invariant: a file that was read holds no unknown setting. Nothing is run, and no
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -37,8 +36,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fireact.base.names import list_shipped_files, read_shipped_file
+from fireact.base.settings import check_type
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.study.shape import check_type
 
 TABLES = (
     "shared", "axes", "collect", "mixtures", "cells", "paper", "plots", "choice", "chooser", "baseline", "prices",
@@ -134,14 +134,12 @@ class StudyFile:
 
 def list_shipped_studies() -> list[str]:
     """The names of the studies that come with the package."""
-    return sorted(
-        file.name.removesuffix(".toml") for file in _shipped_folder().iterdir() if file.name.endswith(".toml")
-    )
+    return list_shipped_files(_shipped_folder())
 
 
 def read_study(name: str, *, size: str = "small") -> StudyFile:
     """A shipped study by name, or one from a TOML file, at one of its sizes. Raises ConfigError."""
-    values = _load_values(name)
+    values = read_shipped_file("study", name, _shipped_folder())
     study_label = f"the study {name}"
     _check_names(values, KEYS, f"setting of {study_label}")
     sizes = values.pop("sizes", {})
@@ -197,18 +195,6 @@ def _merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[st
         are_tables = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
         merged[key] = _merge_tables(below[key], value) if are_tables else value
     return merged
-
-
-def _load_values(name: str) -> dict[str, Any]:
-    path = Path(name)
-    try:
-        if name in list_shipped_studies():
-            return tomllib.loads(_shipped_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8"))
-        if path.is_file():
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the study {name}: {error}.") from error
-    raise unknown_name_error("study (a name, or a TOML file)", name, list_shipped_studies())
 
 
 def _shipped_folder() -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.base.names import split_model_spec
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import FireactError
 from fireact.evaluation.evaluate import EvalConfig
@@ -310,10 +311,9 @@ def estimate_hosted_cost(
     Prompts are the real ones, but without descriptions of tools, and with one question of a usual length. A ``tuned``
     model has a price of its own, which is known for OpenAI's models.
     """
-    provider, _, name_and_url = model.partition(":")
+    provider, name, url = split_model_spec(model)
     if provider != "openai":
         return None if provider in PROVIDERS else 0.0
-    name, _, url = name_and_url.partition("@")
     name = f"ft:{name}" if tuned else name
     price = find_price(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
     probe = Model(lm=PromptProbe(), tuned=tuned, description=name)

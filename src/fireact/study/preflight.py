@@ -23,8 +23,8 @@ from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import TuneConfig, load_provider
 from fireact.models.weights import BUILT_IN
-from fireact.rollout.agents import Model, build_agent, load_model, load_task, load_tools
-from fireact.rollout.collection import CollectConfig, parse_budget
+from fireact.rollout.agents import Model, load_model, load_task, load_tools, parse_budget
+from fireact.rollout.collection import CollectConfig
 from fireact.rollout.estimate import PromptProbe
 from fireact.study.stages import PLACEHOLDER, Stage
 from fireact.tasks.order import ORDERS
@@ -111,10 +111,7 @@ class _StageChecker:
                     f"{count} questions of {spec} are asked for; its split {config.split} has {available or 'some'}. "
                     "Give a number from 1 to that."
                 )
-            build_agent(
-                model, self._load_task(spec), method=method, tools={}, examples=shots,
-                temperature=config.temperature, repairs=config.repairs, native=config.native,
-            )  # fmt: skip
+            config.build_agent(model, self._load_task(spec), method, {}, examples=shots)
 
     def _check_mix(self, stage: Stage) -> None:
         for text in stage.values.get("where", ()):

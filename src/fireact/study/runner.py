@@ -11,19 +11,25 @@ next one begins; the manifest is written only when no cell has failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import CONFIG, MANIFEST, RunDir, absolute_path, read_config, wait_until_free
-from fireact.data import mix
+from fireact.base.run_directory import (
+    CONFIG,
+    MANIFEST,
+    RunDir,
+    absolute_if_path,
+    absolute_path,
+    read_config,
+    wait_until_free,
+)
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb, load_verb
 from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
-from fireact.evaluation.evaluate import evaluate
-from fireact.hosted.tune import tune
-from fireact.rollout.collection import collect
 from fireact.study.cells import Cell, build_cells
 from fireact.study.economics import compute_economics
 from fireact.study.file import StudyFile, read_study
@@ -34,39 +40,38 @@ from fireact.study.results import CellResult, build_row, find_baseline, pool_see
 from fireact.study.spending import StudyBudget, parse_usd_budget
 from fireact.study.stages import Stage, StageResolver, missing_placeholders, placeholder_names, placeholder_values
 from fireact.study.tables import format_tables, group_by_error
-from fireact.training.train import train
 
 RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
-_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {
-    "collect": collect,
-    "mix": mix,
-    "train": train,
-    "tune": tune,
-    "eval": evaluate,
-}
+
+
+def _parse_value(item: str) -> tuple[str, str]:
+    name, separator, value = item.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {item!r} is not of the form NAME=VALUE, such as data=DIR.")
+    return name, absolute_if_path(value)
 
 
 @dataclass(frozen=True, slots=True)
 class StudyConfig:
-    """Settings of ``study``: a shipped study or a TOML file, its size, and values for ``{NAME}`` in it.
+    """Settings of ``study``."""
 
-    ``stages`` is the directory of the stages, by default the study's own; several studies can share one. ``budget``
-    (such as 50usd) is the most that all stages together may spend on hosted models, jobs and searches.
-    """
-
-    study: str
+    study: str = setting(
+        flags=("file",), normalise=lambda study: absolute_path(study) if Path(study).is_file() else study
+    )
+    """A study that ships (see --list), or the path of a TOML file."""
     size: str = "small"
-    values: Mapping[str, str] = field(default_factory=dict)
-    stages: str | None = None
+    """small, for two cores; paper, for GPUs and hosted models; or what FILE has."""
+    values: Mapping[str, str] = setting(factory=dict, flags=("--set",), parse=_parse_value)
+    """NAME=VALUE for {NAME} in the file, such as data=DIR; repeatable."""
+    stages: str | None = setting(None, is_path=True, normalise=absolute_path, panel="Output")
+    """Where stages lie, so that several studies share them. Default: the -o directory."""
     budget: str | None = None
+    """What all stages together may take of hosted models, jobs and searches (at the file's price): 50usd."""
 
     def __post_init__(self) -> None:
+        check_settings(self, "study")
         if self.budget is not None:
             parse_usd_budget(self.budget)
-        if Path(self.study).is_file():
-            object.__setattr__(self, "study", absolute_path(self.study))
-        if self.stages is not None:
-            object.__setattr__(self, "stages", absolute_path(self.stages))
 
     def root(self, out: Path) -> Path:
         """The directory of the stages."""
@@ -80,7 +85,7 @@ def run_study(config: StudyConfig, out: Path, *, force: bool = False, progress: 
     check_cells(matrix.chains, config.root(out), with_services=True)
     earlier_values = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
     neutral = ("stages", "budget", *(f"values.{name}" for name in {**earlier_values, **config.values}))
-    with RunDir(out, verb="study", settings=asdict(config), force=force, neutral=neutral) as run:
+    with RunDir(out, verb="study", settings=config, force=force, neutral=neutral) as run:
         (out / MANIFEST).unlink(missing_ok=True)  # a changed study file has other cells
         runner = StudyRunner(matrix, config.root(out), out, progress, budget=config.budget)
         try:
@@ -200,7 +205,9 @@ class StudyRunner:
         if stage.key in self._failed_stages:
             raise FireactError(self._failed_stages[stage.key])
         try:
-            _VERBS[stage.verb](self.budget.config_within_budget(stage), stage.path(self.root), progress=self.progress)
+            load_verb(stage.verb).run(
+                self.budget.config_within_budget(stage), stage.path(self.root), progress=self.progress
+            )
         except BusyError:
             raise
         except Exception as error:
@@ -346,3 +353,22 @@ def plan_study(config: StudyConfig, out: Path) -> dict[str, Any]:
         ),
         "assumed": ASSUMED,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class ListOption:
+    """The option that shows the studies there are."""
+
+    list: bool = False
+    """List the studies that ship."""
+
+
+def _name_directory(given: Mapping[str, Any]) -> str:
+    return f"runs/study-{Path(given.get('file', '')).stem}-{given.get('size', 'small')}"
+
+
+STUDY = Verb(
+    "study", StudyConfig, run_study, out=_name_directory, out_help="Run directory. Default: runs/study-NAME-SIZE.",
+    example="`fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/x`",
+    shorthand=ListOption,
+)  # fmt: skip

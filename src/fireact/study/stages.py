@@ -20,29 +20,16 @@ from typing import Any, TypeVar, get_type_hints
 
 from fireact.base import jsonl, names
 from fireact.base.run_directory import MANIFEST, file_hash, to_toml_table
+from fireact.base.settings import check_fields
+from fireact.base.verbs import load_verb
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import KINDS as PROVIDERS
-from fireact.hosted.tune import NEUTRAL_SETTINGS as TUNE_NEUTRAL
-from fireact.hosted.tune import TuneConfig
-from fireact.models.limits import Endpoint
-from fireact.rollout.collection import NEUTRAL_SETTINGS as COLLECT_NEUTRAL
-from fireact.rollout.collection import CollectConfig
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
-from fireact.study.shape import check_fields
 from fireact.training.recipe import read_recipe
-from fireact.training.train import NEUTRAL_SETTINGS as TRAIN_NEUTRAL
-from fireact.training.train import TrainConfig
 
-_NEUTRAL_SETTINGS = {
-    "collect": COLLECT_NEUTRAL, "mix": ("workers",), "train": TRAIN_NEUTRAL, "tune": TUNE_NEUTRAL,
-    "eval": COLLECT_NEUTRAL,
-}  # fmt: skip
-_CONFIG_CLASSES: Mapping[str, type[Any]] = {
-    "collect": CollectConfig, "mix": MixConfig, "train": TrainConfig, "tune": TuneConfig, "eval": EvalConfig,
-}  # fmt: skip
 T = TypeVar("T")
 PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 
@@ -76,9 +63,7 @@ class Stage:
         for name, entries in self.inputs.items():
             paths = [str(entry.path(root)) if isinstance(entry, Stage) else entry for entry in entries]
             values[name] = tuple(paths) if name == "sources" else paths[0]
-        if isinstance(values.get("endpoint"), Mapping):
-            values["endpoint"] = Endpoint(**values["endpoint"])
-        return _CONFIG_CLASSES[self.verb](**values)
+        return load_verb(self.verb).config(**values)
 
     @property
     def student(self) -> str:
@@ -204,7 +189,7 @@ class StageResolver:
     def _build_stage(
         self, verb: str, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Stage | str]], location: str
     ) -> Stage:
-        kinds = {name: kind for name, kind in get_type_hints(_CONFIG_CLASSES[verb]).items() if name not in inputs}
+        kinds = {name: kind for name, kind in get_type_hints(load_verb(verb).config).items() if name not in inputs}
         plain_values = {key: value for key, value in values.items() if not is_dataclass(value)}
         check_fields(plain_values, kinds, f"the study {self.study.name}: {location}")
         filled = {
@@ -241,7 +226,7 @@ def _stage_key(stage: Stage, raw_values: Mapping[str, Any]) -> str:
     Settings at their defaults are left out, so that a setting that is added later does not change the old keys.
     """
     settings = _changed_settings(stage.config(Path()))
-    for name in _NEUTRAL_SETTINGS[stage.verb]:
+    for name in load_verb(stage.verb).neutral:
         table, _, key = name.rpartition(".")
         (settings.get(table, {}) if table else settings).pop(key, None)
     for name, value in to_toml_table(raw_values).items():

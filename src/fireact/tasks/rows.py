@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
-from fireact.errors import DataError, missing_extra_error
+from fireact.errors import DataError, missing_extra_error, missing_path_error
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     if ending not in FORMATS:
         raise DataError(f"{path} ends in {ending or 'nothing'}; a file of questions is one of {', '.join(FORMATS)}.")
     if not path.is_file():
-        raise DataError(f"cannot read {path}: there is no such file. Check the path.")
+        raise missing_path_error(path)
     if ending == ".jsonl":
         return list(jsonl.read_objects(path))
     if ending == ".parquet":

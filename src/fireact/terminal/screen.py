@@ -37,6 +37,9 @@ STDOUT = Screen(highlight=False)
 class TerminalProgress(Progress):
     """Shows each stage as a bar with the remaining time; without a terminal, as a few lines."""
 
+    is_quiet = False
+    """Whether nothing is shown, in the whole process."""
+
     def __init__(self) -> None:
         self._bars: Bars | None = None
         self._bar = TaskID(0)
@@ -48,7 +51,7 @@ class TerminalProgress(Progress):
         self._before, self._started = done, time.monotonic()
         if done:
             self.say(f"{stage}: resumed, {done} of {total} are already done")
-        if not STDERR.is_terminal:
+        if self.is_quiet or not STDERR.is_terminal:
             return
         self._bars = Bars(
             TextColumn("{task.description:<24}"),
@@ -79,11 +82,14 @@ class TerminalProgress(Progress):
 
     def sample(self, spans: Sequence[tuple[str, bool]]) -> None:
         """Show a sample: the trained text in green, the rest dim."""
+        if self.is_quiet:
+            return
         STDERR.print("A sample; [bold green]green is trained on[/], the rest is only read:", highlight=False)
         STDERR.print(mark_trained_text(spans, STDERR))
 
     def say(self, line: str) -> None:
-        STDERR.print(escape(line))
+        if not self.is_quiet:
+            STDERR.print(escape(line))
 
 
 def read_line(prompt: str) -> str:

@@ -14,19 +14,24 @@ import math
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fireact.base.machine import release_memory, require_memory
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, read_trajectories
+from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.data import question_key
 from fireact.data.filters import has_full_score
+from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.render.tokens import REWRITTEN, Chat, text_spans
 from fireact.rollout.agents import (
+    OUTPUT,
     load_renderer,
+    require_tuned_directory,
     student_name,
     tuned_directory,
     tuned_renderer,
@@ -39,7 +44,7 @@ from fireact.training.log import LOG, read_last_step, truncate_log
 from fireact.training.loss import has_bfloat16, training_device
 from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_training_gb, require_memory_for_training
 from fireact.training.pairs import PairRows
-from fireact.training.recipe import Recipe
+from fireact.training.recipe import DATA, SCHEDULE, Recipe
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.trackers import check_trackers, set_tensorboard_directory
 from fireact.training.train import hash_weights, require_data
@@ -61,26 +66,29 @@ class PreferConfig:
     ``batch_size`` is the number of pairs per optimizer step, of which ``micro_batch`` (0: all) are computed at a time.
     """
 
-    data: str
-    start: str
-    beta: float = 0.1
-    learning_rate: float = 5e-5
-    epochs: int = 2
-    batch_size: int = 4
-    micro_batch: int = 0
-    max_length: int = 1024
-    seed: int = 0
-    report_to: Sequence[str] = ()
+    data: str = setting(normalise=absolute_path, is_path=True)
+    """Trajectories with successes and failures, in any format that 'convert' reads, or a run directory."""
+    start: str = setting(normalise=absolute_path)
+    """A run of 'fireact train' to continue."""
+    beta: float = setting(0.1, above=0, panel=SCHEDULE)
+    """How closely it keeps to the run (DPO's beta)."""
+    learning_rate: float = setting(5e-5, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
+    """Highest learning rate."""
+    epochs: int = setting(2, above=0, panel=SCHEDULE)
+    """Passes over the pairs."""
+    batch_size: int = setting(4, above=0, panel=SCHEDULE)
+    """Pairs in an optimizer step."""
+    micro_batch: int = setting(0, panel=SCHEDULE)
+    """Pairs computed at a time; 0 is the whole step."""
+    max_length: int = setting(1024, above=0, panel=DATA)
+    """Longest sample in tokens; longer ones are left out and counted."""
+    seed: int = setting(0, panel=SCHEDULE)
+    """Seed of the order."""
+    report_to: Sequence[str] = setting((), panel=OUTPUT)
+    """trackio, mlflow, tensorboard or wandb; repeatable."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "report_to", tuple(self.report_to))
-        object.__setattr__(self, "data", absolute_path(self.data))
-        object.__setattr__(self, "start", absolute_path(self.start))
-        for name in ("beta", "learning_rate", "epochs", "batch_size", "max_length"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if self.learning_rate >= 1:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be between 0 and 1.")
+        check_settings(self, "prefer")
         if self.micro_batch < 0 or self.batch_size % self.pairs_at_once:
             raise ConfigError(
                 f"micro_batch is {self.micro_batch}; it must divide the batch_size of {self.batch_size}, "
@@ -96,10 +104,10 @@ class PreferConfig:
 def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Train by preference into ``out/adapter`` and return the manifest. Raises DataError when there are no pairs."""
     if not force and (out / MANIFEST).is_file():
-        with RunDir(out, verb="prefer", settings=asdict(config), neutral=NEUTRAL_SETTINGS) as run:
+        with RunDir(out, verb="prefer", settings=config, neutral=NEUTRAL_SETTINGS) as run:
             return run.manifest
     start, pairs = prepare_start(config)
-    with RunDir(out, verb="prefer", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+    with RunDir(out, verb="prefer", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         progress.say(f"prefer: {len(pairs)} pairs of a success and a failure")
         facts = _train(config, start, pairs, out=run.path, progress=progress)
         release_memory()
@@ -115,15 +123,13 @@ def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]
     """
     check_trackers(config.report_to)
     require_data(Path(config.data))
-    directory = tuned_directory(config.start)
-    if directory is None:
-        raise ConfigError(f"{config.start} is no directory of 'fireact train'. Train by imitation first.")
+    directory = require_tuned_directory(config.start)
     weights_path, adapter, _ = tuned_weights(directory)
     if adapter is None:
         raise ConfigError(
             f"{config.start} holds a whole model; preference starts from an adapter. Train with LoRA first."
         )
-    pairs = pair_by_outcome(read_trajectories(Path(config.data)), seed=config.seed)
+    pairs = pair_by_outcome(read_any_trajectories(Path(config.data)), seed=config.seed)
     if not pairs:
         raise DataError(
             f"{config.data} has no question with both a success and a failure. Collect with the student itself, "
@@ -363,3 +369,10 @@ def _build_log_callback(transformers: Any, out: Path, progress: Progress, done_s
                 progress.advance(f"loss {row['loss']:.3f}")
 
     return PreferenceLogCallback()
+
+
+PREFER = Verb(
+    "prefer", PreferConfig, prefer, out="runs/prefer", neutral=NEUTRAL_SETTINGS,
+    estimate="fireact.training.forecast:estimate_preference",
+    example="`fireact prefer runs/tries runs/train --epochs 2 -o runs/prefer`",
+)  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,34 @@ from fireact.base.run_directory import (
     CONFIG,
     MANIFEST,
     RunDir,
+    absolute_if_path,
     absolute_path,
     read_config,
     read_manifest,
     read_trajectories,
-    trajectory_file,
 )
+from fireact.base.settings import check_settings, setting
+from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
-from fireact.errors import ConfigError, DataError
+from fireact.data.sources import is_trajectory_file, read_any_trajectories
+from fireact.errors import ConfigError, DataError, missing_path_error
+from fireact.formats.read import find_reader
+from fireact.formats.source import open_source_file
 from fireact.render.tokens import Chat
-from fireact.rollout.agents import load_renderer
+from fireact.rollout.agents import AGENT, OUTPUT, RENDERER_HELP, STUDENT_HELP, load_renderer
 from fireact.training.launch import (
     count_local_processes,
     launch_training,
     list_launch_configs,
     machine_rank,
+    parse_launch,
     run_secondary_machine,
     validate_launch,
 )
 from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
-from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
+from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
 from fireact.training.samples import load_tool_schemas, render_trajectory
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
@@ -49,36 +55,35 @@ NEUTRAL_SETTINGS = ("recipe.micro_batch", "report_to", "processes", "accelerate"
 """Settings that may change when a run is resumed, since they do not change what is learnt."""
 
 
+def _absolute_configuration(accelerate: str) -> str:
+    return accelerate if accelerate in list_launch_configs() else absolute_path(accelerate)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Settings of ``train``: the mixture, the student to fine-tune, the recipe, and how trajectories are rendered.
 
     ``renderer`` is stored and used whenever the student runs. The prompt of a native renderer contains ``tools``,
-    unless a trajectory has its own (``meta["tools"]``, as schemas); run the student with the same tools. ``report_to``
-    names experiment trackers. With ``processes`` above 1, or with an ``accelerate`` configuration, training is launched
-    through accelerate. The configuration is a shipped name or a path, and sets the number of processes where
-    ``processes`` is None.
+    unless a trajectory has its own (``meta["tools"]``, as schemas); run the student with the same tools. With
+    ``processes`` above 1, or with an ``accelerate`` configuration, training is launched through accelerate. The
+    configuration is a shipped name or a path, and sets the number of processes where ``processes`` is None.
     """
 
-    data: str
-    student: str = "smollm2-135m"
-    recipe: Recipe = field(default_factory=Recipe)
-    renderer: str = "react"
-    tools: Sequence[str] = ("search",)
-    report_to: Sequence[str] = ()
-    processes: int | None = None
-    accelerate: str | None = None
+    data: str = setting(normalise=absolute_path, is_path=True)
+    """Trajectories in any format that 'convert' reads, or a directory of 'fireact mix' or 'collect'."""
+    student: str = setting("smollm2-135m", normalise=absolute_if_path, panel=AGENT, help=STUDENT_HELP)
+    recipe: Recipe = setting(factory=Recipe, parse=adapt_recipe)
+    """A TOML file, or default, paper-lora, paper-full, qlora; the options below change it."""
+    renderer: str = setting("react", panel=AGENT, help=RENDERER_HELP)
+    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
+    """Tool, by name or module:attribute; repeatable."""
+    report_to: Sequence[str] = setting((), panel=OUTPUT)
+    """trackio, mlflow, tensorboard or wandb; repeatable."""
+    processes: int | None = setting(None, low=1, is_option=False)
+    accelerate: str | None = setting(None, normalise=_absolute_configuration, is_option=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", absolute_path(self.data))
-        object.__setattr__(self, "report_to", tuple(self.report_to))
-        object.__setattr__(self, "tools", tuple(self.tools))
-        if self.processes is not None and self.processes < 1:
-            raise ConfigError(f"processes is {self.processes}; it must be at least 1.")
-        if self.accelerate is not None and self.accelerate not in list_launch_configs():
-            object.__setattr__(self, "accelerate", absolute_path(self.accelerate))
-        if Path(self.student).is_dir() or Path(self.student).is_file():
-            object.__setattr__(self, "student", absolute_path(self.student))
+        check_settings(self, "train")
 
     @property
     def launches(self) -> bool:
@@ -92,7 +97,7 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         validate_training(config)
     if number := machine_rank(config.accelerate):
         return _train_on_secondary_machine(config, out, number=number, progress=progress)
-    with RunDir(out, verb="train", settings=asdict(config), force=force, neutral=NEUTRAL_SETTINGS) as run:
+    with RunDir(out, verb="train", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         if config.launches:
@@ -134,9 +139,11 @@ def validate_training(config: TrainConfig) -> None:
 
 
 def require_data(data: Path) -> None:
-    """Raise DataError where the data has no file of trajectories."""
-    if not (file := trajectory_file(data)).is_file():
-        raise DataError(f"there is no {file}. Give a directory of fireact mix or collect, or a JSONL file.")
+    """Raise DataError where there is no data, or not in a format that can be read."""
+    if not data.exists():
+        raise missing_path_error(data)
+    if not is_trajectory_file(data):
+        find_reader(open_source_file(data))
 
 
 def train_in_process(config: TrainConfig, out: Path, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -188,7 +195,7 @@ def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
     A mixture is learnt as it is; of a run of ``collect``, ``record`` or ``eval``, only right trajectories are learnt.
     Raises DataError when none is left.
     """
-    trajectories = list(read_trajectories(data))
+    trajectories = list(read_any_trajectories(data))
     as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
     correct = trajectories
     if as_collected:
@@ -235,3 +242,23 @@ def hash_weights(directory: Path) -> str:
     for file in sorted(directory.glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOption:
+    """The option that says where training runs."""
+
+    launch: str = setting("1", panel="Machines")
+    """Number of processes, or an accelerate configuration: ddp, fsdp, fsdp:8, or a YAML file."""
+
+
+def _expand_launch(options: LaunchOption, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {**given, **parse_launch(options.launch)}
+
+
+TRAIN = Verb(
+    "train", TrainConfig, train, out="runs/train", neutral=NEUTRAL_SETTINGS,
+    estimate="fireact.training.forecast:estimate_training",
+    example="`fireact train runs/mix --epochs 3 -o runs/train`",
+    shorthand=LaunchOption, expand=_expand_launch,
+)  # fmt: skip

@@ -1,0 +1,146 @@
+"""Commands made of verbs: each setting becomes an option, and the given options become the settings.
+
+Invariant: only what is given on the command line reaches the settings; every default is the settings class's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from fireact.base.settings import Setting, nested_settings, read_docstrings, read_settings
+from fireact.base.verbs import Verb
+from fireact.cli.running import VerbCall, run_call
+
+OUTPUT = "Output"
+FORCE_HELP = "Delete what is in the run directory and start anew."
+JSON_HELP = "Print the result as one JSON object on standard output."
+DRY_RUN_HELP = "Show the resolved settings and counts; do nothing."
+SHIPPED_DEFAULT = "default"
+"""The name of the recipe that the defaults of its settings class are."""
+
+
+def make_verb_function(verb: Verb) -> Any:
+    """A function that typer makes a command of: its parameters are the settings of a verb."""
+    parameters = list(_make_parameters(verb))
+
+    def command(context: typer.Context, **values: Any) -> None:
+        given = {name: value for name, value in values.items() if _is_given(context, name)}
+        run_call(_read_call(verb, given))
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    return command
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _read_call(verb: Verb, given: Mapping[str, Any]) -> VerbCall:
+    """What the options say: the settings, the options that are no settings, and where the run goes."""
+    options = None
+    if verb.shorthand is not None:
+        names = [entry.name for entry in read_settings(verb.shorthand)]
+        options = verb.shorthand(**{name: given[name] for name in names if name in given})
+    settings = dict(_read_values(verb.config, given))
+    if verb.expand is not None:
+        settings = verb.expand(options, settings)
+    out = given.get("out") or Path(verb.out if isinstance(verb.out, str) else verb.out(given))
+    flags = {name: bool(given.get(name)) for name in ("force", "as_json", "dry_run")}
+    return VerbCall(verb, settings, options, out, **flags)
+
+
+def _read_values(config_class: type[Any], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings that the given options make."""
+    for entry in read_settings(config_class):
+        nested_class = nested_settings(entry.kind)
+        if nested_class is not None and is_dataclass(entry.default):
+            changes = dict(_read_values(nested_class, given))
+            if entry.parse is not None:
+                yield entry.name, entry.parse(given.get(entry.name, SHIPPED_DEFAULT), **changes)
+            elif changes:
+                yield entry.name, changes
+        elif (name := _parameter_name(entry)) in given:
+            value = given[name]
+            if entry.parse is None:
+                yield entry.name, value
+            else:
+                yield entry.name, dict(map(entry.parse, value)) if isinstance(value, list) else entry.parse(value)
+
+
+def _make_parameters(verb: Verb) -> Iterator[inspect.Parameter]:
+    settings = list(_make_setting_parameters(verb.config, show_defaults=verb.show_defaults))
+    yield from (parameter for parameter in settings if isinstance(_info(parameter), typer.models.ArgumentInfo))
+    if verb.shorthand is not None:
+        yield from _make_setting_parameters(verb.shorthand, show_defaults=True)
+    yield from (parameter for parameter in settings if not isinstance(_info(parameter), typer.models.ArgumentInfo))
+    out = Path(verb.out) if isinstance(verb.out, str) else None
+    yield _make_parameter("out", Path, _option("-o", "--out", help=verb.out_help), out)
+    yield _make_parameter("force", bool, _option("--force", help=FORCE_HELP), False)
+    yield _make_parameter("as_json", bool, _option("--json", help=JSON_HELP), False)
+    if verb.has_dry_run:
+        yield _make_parameter("dry_run", bool, _option("--dry-run", help=DRY_RUN_HELP), False)
+
+
+def _option(*flags: str, help: str, panel: str = OUTPUT) -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel=panel or None)
+
+
+def _info(parameter: inspect.Parameter) -> Any:
+    return get_args(parameter.annotation)[1]
+
+
+def _make_parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    shown = inspect.Parameter.empty if default is MISSING else default
+    annotation = Annotated[kind | None if default is None else kind, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
+
+
+def _make_setting_parameters(config_class: type[Any], *, show_defaults: bool) -> Iterator[inspect.Parameter]:
+    """The parameters of a settings class, and of the settings classes that it holds."""
+    docs = read_docstrings(config_class)
+    for entry in read_settings(config_class):
+        nested_class, help = nested_settings(entry.kind), entry.help or docs.get(entry.name, "")
+        if nested_class is not None and is_dataclass(entry.default):
+            if entry.parse is not None:
+                yield _make_parameter(entry.name, str, _option(help=help, panel=entry.panel), SHIPPED_DEFAULT)
+            yield from _make_setting_parameters(nested_class, show_defaults=entry.parse is None)
+        elif entry.is_option:
+            yield _make_setting_parameter(entry, help, show_default=show_defaults)
+
+
+def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) -> inspect.Parameter:
+    name, kind = _parameter_name(entry), _option_kind(entry)
+    is_argument = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
+    if is_argument:
+        default = "" if name != entry.name else MISSING
+        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default)
+    flags = entry.flags or ((f"--{name.replace('_', '-')}",) if kind is bool or get_origin(kind) is list else ())
+    default = entry.default if show_default or kind is bool or entry.default is MISSING else None
+    if get_origin(kind) is list and default is not MISSING:
+        default = None
+    return _make_parameter(name, kind, _option(*flags, help=help, panel=entry.panel), default)
+
+
+def _parameter_name(entry: Setting) -> str:
+    """The name of the parameter; an argument's own name is its flag without dashes."""
+    return entry.flags[0] if entry.flags and not entry.flags[0].startswith("-") else entry.name
+
+
+def _option_kind(entry: Setting) -> Any:
+    """The type of the option of a setting."""
+    members = [member for member in get_args(entry.kind) if member is not NoneType]
+    kind = members[0] if NoneType in get_args(entry.kind) else entry.kind
+    if get_origin(kind) in (Sequence, Mapping):
+        return list[str]
+    if entry.is_path:
+        return Path
+    return str if is_dataclass(kind) else kind
