@@ -10,10 +10,10 @@ from rich.console import Console
 import sample_report
 from fireact.reporting.report_tables import headline_table, read_headline_table, result_table
 from fireact.reporting.summary import headlines, report_to_dict
-from fireact.reporting.table import Cell, Table, as_cell, fit_to_terminal, write_html_table, write_markdown_table
+from fireact.reporting.table import Table, TableCell, as_cell, fit_to_terminal, write_html_table, write_markdown_table
 
 HOSTILE = "<b>[bold]|a|[/] *x*"
-SMALL = Table("t", ["name", "n", "EM"], [[HOSTILE, "3", Cell("50.0%", ["10.0 to 90.0"])]], footer=["all", "3", ""])
+SMALL = Table("t", ["name", "n", "EM"], [[HOSTILE, "3", TableCell("50.0%", ["10.0 to 90.0"])]], footer=["all", "3", ""])
 
 
 def printed(table: Table, width: int) -> tuple[str, list[str]]:
@@ -41,7 +41,7 @@ def test_no_number_is_cut_and_what_has_no_room_is_named(width: int) -> None:
 
 
 def test_what_qualifies_a_number_moves_below_it_before_a_column_falls_away() -> None:
-    rows = [["geo-hop", *(Cell(f"{index}0.0%", ["10.0 to 90.0"]) for index in range(1, 5))]]
+    rows = [["geo-hop", *(TableCell(f"{index}0.0%", ["10.0 to 90.0"]) for index in range(1, 5))]]
     table = Table("", ["task", "a", "b", "c", "d"], rows)
     beside, none_left_out = printed(table, 120)
     below, none_either = printed(table, 70)

@@ -123,10 +123,10 @@ class Dataset:
         lines = tuple(dict.fromkeys(line for dataset in datasets for line in dataset.history))
         return Dataset(tuple(trajectory for dataset in datasets for trajectory in dataset), lines)
 
-    def _build_table(self) -> selection.Table:
+    def _build_table(self) -> selection.RowTable:
         return selection.build_table((trajectory, index, 0, 0) for index, trajectory in enumerate(self.trajectories))
 
-    def _select_rows(self, table: selection.Table, description: str) -> Dataset:
+    def _select_rows(self, table: selection.RowTable, description: str) -> Dataset:
         trajectories = tuple(self.trajectories[index] for index in table.rows["line"].tolist())
         return Dataset(trajectories, (*self.history, f"{description}: {len(self)} -> {len(trajectories)}"))
 

@@ -28,7 +28,7 @@ from fireact.data import selection
 from fireact.data.dataset import read_history
 from fireact.data.filters import predicate
 from fireact.data.lines import Block, choose_worker_count, map_in_order, read_entries, read_raw_lines, split_into_blocks
-from fireact.data.selection import Index, Table
+from fireact.data.selection import Index, RowTable
 from fireact.data.sources import TrajectoryFile, load_mixture_values, open_trajectory_files
 from fireact.data.steps import weigh_bad_steps
 from fireact.errors import ConfigError, DataError, unknown_name_error
@@ -180,7 +180,7 @@ def _write_mixture(
     }
 
 
-def _history_remarks(table: Table, fixed: Mapping[str, int]) -> tuple[str, ...]:
+def _history_remarks(table: RowTable, fixed: Mapping[str, int]) -> tuple[str, ...]:
     """Lines of history about the selected rows: repeated content and repaired damage."""
     again = len(table) - len(np.unique(table.rows["content"]))
     repeats = (f"{again} say the same as another one (doctor names them)",) if again else ()
@@ -192,7 +192,7 @@ def _history_remarks(table: Table, fixed: Mapping[str, int]) -> tuple[str, ...]:
 class BlockScan:
     """The first pass over a block: rows that pass, keys of all lines, and how many pass each filter."""
 
-    table: Table
+    table: RowTable
     keys: npt.NDArray[np.uint64]
     lines: npt.NDArray[np.uint32]
     passed: tuple[int, ...]
@@ -228,7 +228,7 @@ def scan_block(block: Block, where: tuple[str, ...]) -> BlockScan:
 
 def _scan_sources(
     config: MixConfig, sources: Sequence[TrajectoryFile], progress: Progress
-) -> tuple[Table, tuple[str, ...]]:
+) -> tuple[RowTable, tuple[str, ...]]:
     """The rows that pass the filters, and the history so far. Raises DataError for a bad line or a repeat."""
     where = (*config.where, *(["learnable"] if config.weigh_bad == 0 else []))
     for text in where:
@@ -307,7 +307,7 @@ def _read_line(path: Path, number: int) -> bytes:
     return next(raw for line_number, raw in jsonl.read_numbered_lines(path) if line_number == number)
 
 
-def _select_rows(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[Table, tuple[str, ...]]:
+def _select_rows(table: RowTable, config: MixConfig, history: tuple[str, ...]) -> tuple[RowTable, tuple[str, ...]]:
     """The selected rows in their final order. Raises ConfigError when there are too few, or none."""
     if config.best_of:
         best_rows = table[selection.select_best_rows(table, config.best_of)]
@@ -330,7 +330,7 @@ def _select_rows(table: Table, config: MixConfig, history: tuple[str, ...]) -> t
     return table[selection.shuffle_rows(table, config.seed)], history
 
 
-def _draw_rows(table: Table, config: MixConfig, history: tuple[str, ...]) -> tuple[Index, str]:
+def _draw_rows(table: RowTable, config: MixConfig, history: tuple[str, ...]) -> tuple[Index, str]:
     """The rows that ``take``, ``weights`` or ``balance`` select, and a description; empty where all are taken."""
     by = config.balance or "group"
     available = {name: len(index) for name, index in table.members(by).items()}
@@ -349,14 +349,14 @@ def _draw_rows(table: Table, config: MixConfig, history: tuple[str, ...]) -> tup
     return index, f"{words} {', '.join(f'{name} {count}' for name, count in counts.items())}"
 
 
-def _write_lines(path: Path, table: Table, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> None:
+def _write_lines(path: Path, table: RowTable, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> None:
     """Write the lines of the rows in their order; count repaired damage in ``fixed``."""
     with jsonl.open_replacement(path) as out:
         for line in _copy_lines(table, files, config, fixed):
             out.write(line + b"\n")
 
 
-def _copy_lines(table: Table, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> Iterator[bytes]:
+def _copy_lines(table: RowTable, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> Iterator[bytes]:
     descriptors = [os.open(file, os.O_RDONLY) for file in files]
     try:
         columns = (table.rows[name] for name in ("source", "offset", "length", "bad", "damaged"))
@@ -382,7 +382,7 @@ def _file_stamp(path: Path) -> tuple[int, int] | None:
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
 
 
-def _count_groups(table: Table) -> dict[str, dict[str, int]]:
+def _count_groups(table: RowTable) -> dict[str, dict[str, int]]:
     """By "task/method": how many episodes there are, are finished and are correct, as ``collect`` counts them."""
     return {
         name: {

@@ -38,7 +38,7 @@ BALANCED = ("task", "method", "difficulty")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class RowTable:
     """Rows, and the names behind their codes: "task/method" of ``group``, the difficulty of ``level``."""
 
     rows: Rows
@@ -48,8 +48,8 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Table:
-        return Table(self.rows[index], self.groups, self.levels)
+    def __getitem__(self, index: Any) -> RowTable:
+        return RowTable(self.rows[index], self.groups, self.levels)
 
     def values(self, by: str) -> list[str]:
         """For each code its value of "group", "task", "method" or "difficulty"."""
@@ -99,7 +99,7 @@ def hash_content(trajectory: Trajectory) -> int:
     return int.from_bytes(hashed.digest(), "little")
 
 
-def build_table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
+def build_table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> RowTable:
     """The rows of (trajectory, line number, byte offset, length)."""
     groups: dict[str, int] = {}
     levels: dict[str, int] = {}
@@ -123,10 +123,10 @@ def build_table(entries: Iterable[tuple[Trajectory, int, int, int]]) -> Table:
         )
         for trajectory, line, offset, length in entries
     ]
-    return Table(np.array(rows, dtype=ROW), tuple(groups), tuple(levels))
+    return RowTable(np.array(rows, dtype=ROW), tuple(groups), tuple(levels))
 
 
-def concatenate_tables(tables: Iterable[Table]) -> Table:
+def concatenate_tables(tables: Iterable[RowTable]) -> RowTable:
     """All rows in one table, with common codes."""
     groups: dict[str, int] = {}
     levels: dict[str, int] = {}
@@ -137,7 +137,7 @@ def concatenate_tables(tables: Iterable[Table]) -> Table:
             code = np.array([codes.setdefault(name, len(codes)) for name in names], dtype="u4")
             rows[column] = code[rows[column]] if len(rows) else rows[column]
         all_rows.append(rows)
-    return Table(np.concatenate(all_rows), tuple(groups), tuple(levels))
+    return RowTable(np.concatenate(all_rows), tuple(groups), tuple(levels))
 
 
 def random_ranks(digests: npt.NDArray[Any], seed: int, purpose: str) -> npt.NDArray[np.uint64]:
@@ -150,18 +150,18 @@ def random_ranks(digests: npt.NDArray[Any], seed: int, purpose: str) -> npt.NDAr
     return result
 
 
-def shuffle_rows(table: Table, seed: int) -> Index:
+def shuffle_rows(table: RowTable, seed: int) -> Index:
     """All rows in an order that only the seed decides."""
     return np.argsort(random_ranks(table.rows["key"], seed, "order"))
 
 
-def sample_rows(table: Table, within: Index, n: int, seed: int) -> Index:
+def sample_rows(table: RowTable, within: Index, n: int, seed: int) -> Index:
     """``n`` of the rows ``within``, which must hold at least ``n``."""
     drawn = random_ranks(table.rows["key"][within], seed, "take")
     return within[np.argsort(drawn)[:n]]
 
 
-def select_best_rows(table: Table, n: int) -> Index:
+def select_best_rows(table: RowTable, n: int) -> Index:
     """The ``n`` best of each question: successes before failures, shorter first, fewer repairs first."""
     rows = table.rows
     order = np.lexsort((rows["key"], rows["repairs"], rows["steps"], ~rows["em"], rows["example"]))
@@ -173,7 +173,7 @@ def select_best_rows(table: Table, n: int) -> Index:
     return np.sort(order[rank < n])
 
 
-def draw_rows(table: Table, counts: Mapping[str, int], *, by: str, seed: int, history: Sequence[str]) -> Index:
+def draw_rows(table: RowTable, counts: Mapping[str, int], *, by: str, seed: int, history: Sequence[str]) -> Index:
     """``counts`` rows of each value of ``by``. Raises ConfigError that names each value with too few rows."""
     members = table.members(by)
     available = {name: len(members.get(name, ())) for name in counts}
@@ -222,7 +222,7 @@ def _round_shares(weights: Mapping[str, float], total: float, n: int) -> dict[st
     return counts
 
 
-def select_held_out_rows(table: Table, share: float, seed: int) -> npt.NDArray[np.bool_]:
+def select_held_out_rows(table: RowTable, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which rows are held out: all rows of a share of each task's questions.
 
     A task with at least two questions holds out at least one and keeps at least one.

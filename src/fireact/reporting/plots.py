@@ -1,5 +1,6 @@
-"""How the plots of reports and studies are drawn: sizes, colours and file forms. ``figures`` and ``study.plots`` decide what they
-show.
+"""How the plots of reports and studies are drawn: sizes, colours and file forms.
+
+``figures`` and ``study.plots`` decide what the plots show.
 
 Invariant: the same data gives the same bytes of SVG; the background is transparent, and text stays text. An SVG is
 drawn with placeholder colours, which are replaced last: for the page by CSS variables, which follow its theme; for a

@@ -29,7 +29,7 @@ from fireact.reporting.summary import (
     robustness_rows,
     series_by_agent,
 )
-from fireact.reporting.table import Cell, Row, Table
+from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import (
     ARROW,
     UNTOLD,
@@ -59,26 +59,26 @@ AMOUNT_HEADINGS: Mapping[str, tuple[str, str]] = {
 """Amount -> its heading in a narrow table and on the page."""
 
 
-def share_cell(estimate: Estimate | None, digits: int = 1) -> Cell:
+def share_cell(estimate: Estimate | None, digits: int = 1) -> TableCell:
     """A share with its interval, whose bounds have ``digits`` decimals."""
     if estimate is None:
-        return Cell()
-    return Cell(percent(estimate.mean), [interval(estimate.interval, digits)] if estimate.has_interval else ())
+        return TableCell()
+    return TableCell(percent(estimate.mean), [interval(estimate.interval, digits)] if estimate.has_interval else ())
 
 
-def amount_cell(amount: Estimate | float | None) -> Cell:
+def amount_cell(amount: Estimate | float | None) -> TableCell:
     """A quantity, with its interval if it has one; a dash where it is not known."""
     if isinstance(amount, Estimate):
-        return Cell(number(amount.mean), [spread(amount.interval)] if amount.has_interval else ())
-    return Cell(number(amount))
+        return TableCell(number(amount.mean), [spread(amount.interval)] if amount.has_interval else ())
+    return TableCell(number(amount))
 
 
-def change_cell(change: PairedDifference | None, *notes: str, digits: int = 1) -> Cell:
+def change_cell(change: PairedDifference | None, *notes: str, digits: int = 1) -> TableCell:
     """A difference of shares with its interval, and notes on it."""
     if change is None:
-        return Cell()
+        return TableCell()
     difference = change.difference
-    return Cell(points(difference.mean), [interval(difference.interval, digits), *filter(None, notes)])
+    return TableCell(points(difference.mean), [interval(difference.interval, digits), *filter(None, notes)])
 
 
 def get_amount(summary: Summary, name: str) -> Estimate | float | None:
@@ -93,7 +93,7 @@ def headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool) -> 
         [
             line.task,
             "" if one_pair else describe_pair(line),
-            Cell(_before_and_after(line, _measure("em"), percent), strong=True),
+            TableCell(_before_and_after(line, _measure("em"), percent), strong=True),
             change_cell(line.change),
             p_number(line.change.p) if line.change else "",
             _before_and_after(line, _measure("finished"), lambda value: percent(value, 0)),
@@ -113,7 +113,7 @@ def short_headline_table(lines: Sequence[Headline], title: str, *, one_pair: boo
     head = ["task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"]
     rows: list[Row] = [
         [
-            Cell(line.task, () if one_pair else [describe_pair(line)]),
+            TableCell(line.task, () if one_pair else [describe_pair(line)]),
             str(line.after.n),
             replace(share_cell(line.after.measures.em, 0), text=_before_and_after(line, _measure("em"), percent)),
             change_cell(line.change, digits=0),
@@ -202,9 +202,9 @@ def amount_table(report: ReportData) -> Table:
     return Table(title, ["Task", "Agent", *(AMOUNT_HEADINGS[name][1] for name in names)], rows, names=2, grouped=True)
 
 
-def _score_columns(report: ReportData) -> dict[str, Callable[[Measures], Cell]]:
+def _score_columns(report: ReportData) -> dict[str, Callable[[Measures], TableCell]]:
     """Heading -> the cell of a share; accuracy only where it differs from exact match."""
-    columns: dict[str, Callable[[Measures], Cell]] = {
+    columns: dict[str, Callable[[Measures], TableCell]] = {
         "EM": lambda measures: share_cell(measures.em), "F1": lambda measures: share_cell(measures.f1),
     }  # fmt: skip
     if has_distinct_accuracy(report):
@@ -223,23 +223,23 @@ def _amount_names(report: ReportData) -> list[str]:
     ]
 
 
-def _row_names(report: ReportData, task: str, agent: str, *, with_note: bool = True) -> list[Cell]:
+def _row_names(report: ReportData, task: str, agent: str, *, with_note: bool = True) -> list[TableCell]:
     note = report.task_notes.get(task, "") if with_note else ""
-    return [Cell(task, [note] if note else ()), _agent_cell(report, agent)]
+    return [TableCell(task, [note] if note else ()), _agent_cell(report, agent)]
 
 
-def _agent_cell(report: ReportData, agent: str) -> Cell:
-    return Cell(display_name(agent), series=series_by_agent(report)[agent])
+def _agent_cell(report: ReportData, agent: str) -> TableCell:
+    return TableCell(display_name(agent), series=series_by_agent(report)[agent])
 
 
-def _count_cell(summary: Summary) -> Cell:
-    return Cell(str(summary.n), [f"and {summary.faults} faults"] if summary.faults else ())
+def _count_cell(summary: Summary) -> TableCell:
+    return TableCell(str(summary.n), [f"and {summary.faults} faults"] if summary.faults else ())
 
 
-def _paired_cells(report: ReportData, task: str, agent: str) -> list[Cell]:
+def _paired_cells(report: ReportData, task: str, agent: str) -> list[TableCell]:
     comparison = report.comparisons.get(task, {}).get(agent)
     if comparison is None:
-        return [Cell(), Cell()]
+        return [TableCell(), TableCell()]
     baseline = "" if has_one_baseline(report) else f"to {display_name(report.against[task][agent])}"
     return [change_cell(change, p_value(change.p), baseline) for change in (comparison.em, comparison.f1)]
 
@@ -249,16 +249,16 @@ def group_tables(report: ReportData) -> list[Table]:
     return [
         Table(
             f"{task}: exact match with 95% intervals",
-            [f"EM on {task}", *(Cell(f"{group.kind}: {group.value}", [f"n {group.n}"]) for group in groups)],
+            [f"EM on {task}", *(TableCell(f"{group.kind}: {group.value}", [f"n {group.n}"]) for group in groups)],
             [[_agent_cell(report, name), *(_group_cell(group, name) for group in groups)] for name in names],
         )
         for task, (groups, names) in question_groups_by_task(report).items()
     ]
 
 
-def _group_cell(group: QuestionGroup, agent: str) -> Cell:
+def _group_cell(group: QuestionGroup, agent: str) -> TableCell:
     summary: GroupSummary | None = group.agents.get(agent)
-    return share_cell(summary.measures.em) if summary else Cell()
+    return share_cell(summary.measures.em) if summary else TableCell()
 
 
 def robustness_table(report: ReportData) -> Table:
@@ -273,10 +273,10 @@ def _robustness_row(report: ReportData, row: RobustnessRow) -> Row:
     recovery: Recovery | None = row.after.recovery
     change = row.comparison.em if row.comparison else None
     series = series_by_agent(report)[row.agent.name]
-    right = share_cell(recovery.right) if recovery else Cell()
+    right = share_cell(recovery.right) if recovery else TableCell()
     return [
         row.task,
-        Cell(display_name(row.agent.model), series=series),
+        TableCell(display_name(row.agent.model), series=series),
         row.agent.noise,
         share_cell(row.before.measures.em) if row.before else "",
         share_cell(row.after.measures.em),
@@ -301,9 +301,9 @@ def failure_table(report: ReportData) -> Table:
     return Table(title, ["Episodes of", *counts_by_kind], rows)
 
 
-def _failure_cell(agent: str, kind: str, count: int) -> Cell:
+def _failure_cell(agent: str, kind: str, count: int) -> TableCell:
     query = urlencode({"agent": agent, "failure": kind})
-    return Cell(str(count), link=f"#trajectories?{query}" if count else "")
+    return TableCell(str(count), link=f"#trajectories?{query}" if count else "")
 
 
 def mixture_table(report: ReportData) -> Table:

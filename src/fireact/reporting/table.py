@@ -24,7 +24,7 @@ _LONG_DETAIL = 24  # a longer one is no interval but a name, which may be folded
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """A value, and the ``details`` that qualify it; the first is its interval or a remark.
 
     On the page, ``series`` is the colour of an agent, and ``link`` leads to the episodes.
@@ -45,7 +45,7 @@ def _beside(details: Sequence[str]) -> Iterator[str]:
     yield from (detail if index else f"({detail})" for index, detail in enumerate(details))
 
 
-Row = Sequence[Cell | str]
+Row = Sequence[TableCell | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Table:
     """
 
     title: str
-    columns: Sequence[Cell | str]
+    columns: Sequence[TableCell | str]
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     names: int = 1
@@ -81,8 +81,8 @@ class Table:
         return replace(self, columns=columns, footer=footer, rows=rows)
 
 
-def as_cell(value: Cell | str) -> Cell:
-    return Cell(value) if isinstance(value, str) else value
+def as_cell(value: TableCell | str) -> TableCell:
+    return TableCell(value) if isinstance(value, str) else value
 
 
 def write_markdown_table(table: Table) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _html_row(table: Table, row: Row, scope: str = "") -> str:
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def _html_group(value: Cell | str, width: int) -> str:
+def _html_group(value: TableCell | str, width: int) -> str:
     from markupsafe import escape
 
     cell = as_cell(value)
@@ -137,7 +137,7 @@ def _html_group(value: Cell | str, width: int) -> str:
     return f'<th scope="rowgroup" class="left" colspan="{width}">{escape(cell.text)}{details}</th>'
 
 
-def _html_cell(value: Cell | str, scope: str, *, left: bool) -> str:
+def _html_cell(value: TableCell | str, scope: str, *, left: bool) -> str:
     """One cell; with a ``scope`` it is a heading."""
     from markupsafe import escape
 
@@ -211,12 +211,12 @@ def _fold_heading(heading: str, width: int) -> str:
     return "\n".join(textwrap.wrap(heading.replace("/", "/ "), max(1, width), break_long_words=False))
 
 
-def _cell_lines(value: Cell | str, *, stacked: bool) -> list[str]:
+def _cell_lines(value: TableCell | str, *, stacked: bool) -> list[str]:
     cell = as_cell(value)
     return [*cell.text.split("\n"), *cell.details] if stacked else str(cell).split("\n")
 
 
-def _terminal_text(value: Cell | str, *, stacked: bool) -> str:
+def _terminal_text(value: TableCell | str, *, stacked: bool) -> str:
     cell = as_cell(value)
     text = f"[bold]{_escape(cell.text)}[/]" if cell.strong else _escape(cell.text)
     if stacked:

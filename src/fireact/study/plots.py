@@ -1,7 +1,8 @@
 """The plots of a study as SVG and PNG: bars with 95 % intervals, and curves over an axis of numbers.
 
 A study with a choice of methods also gets a plot of the method and the number of turns of each question.
-Invariant: the same rows give the same SVG. Seeds are drawn as points, with a line through their means. There is one file for each task and plot.
+Invariant: the same rows give the same SVG. Seeds are drawn as points, with a line through their means. There is one
+file for each task and plot.
 """
 
 from __future__ import annotations

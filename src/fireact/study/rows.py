@@ -19,7 +19,8 @@ class JsonRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The record of a JSON object; keys that it has no field for are left out."""
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})  # type: ignore[arg-type]
+        names = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: values[name] for name in names if name in values})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from fireact.evaluation.failures import FAILURES, classify_failure
 from fireact.reporting.report_tables import change_cell, share_cell
-from fireact.reporting.table import Cell, Row, Table
+from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import MINUS, UNTOLD, dollars, number, p_number, share, signed_number
 from fireact.terminal.screen import STDERR, STDOUT, print_error, print_json, print_table
 from fireact.types import Trajectory
@@ -89,7 +89,7 @@ def _print_scores(task: TaskComparison) -> None:
     print_table(Table("", ["score", "A", "B", "B - A", "p"], rows))
 
 
-def _change_of_share(comparison: PairedDifference) -> Cell:
+def _change_of_share(comparison: PairedDifference) -> TableCell:
     cell = change_cell(comparison, digits=0)
     return replace(cell, text=cell.text.removesuffix(" points"))
 
@@ -117,11 +117,11 @@ _AMOUNTS = {
 }  # fmt: skip
 
 
-def _change_of_amount(change: Estimate | None) -> Cell:
+def _change_of_amount(change: Estimate | None) -> TableCell:
     if change is None:
-        return Cell(UNTOLD)
+        return TableCell(UNTOLD)
     bounds = f"{number(change.low)} to {number(change.high)}".replace("-", MINUS)
-    return Cell(signed_number(change.mean), [bounds] if change.low < change.high else [])
+    return TableCell(signed_number(change.mean), [bounds] if change.low < change.high else [])
 
 
 def _print_outcomes(task: TaskComparison) -> None:
@@ -141,8 +141,8 @@ def _print_outcomes(task: TaskComparison) -> None:
     print_table(Table("", ["outcome", "A", "B", "B - A"], rows))
 
 
-_RECOVERY: Mapping[str, Callable[[Recovery], Cell]] = {
-    "disturbed by noise": lambda recovery: Cell(f"{recovery.episodes} of {recovery.all}"),
+_RECOVERY: Mapping[str, Callable[[Recovery], TableCell]] = {
+    "disturbed by noise": lambda recovery: TableCell(f"{recovery.episodes} of {recovery.all}"),
     "  ended right": lambda recovery: share_cell(recovery.right, 0),
     "  asked again, answered": lambda recovery: share_cell(recovery.retried, 0),
     "  and were right": lambda recovery: share_cell(recovery.retried_and_right, 0),
@@ -170,7 +170,7 @@ def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
     print_table(Table(f"{direction}: {len(flips)}{shown_note}", ["question", "gold", "A", "B"], rows, names=4))
 
 
-def _answer_cell(trajectory: Trajectory) -> Cell:
+def _answer_cell(trajectory: Trajectory) -> TableCell:
     """The answer of an episode, and its kind of failure if it failed."""
     kind = classify_failure(trajectory)
-    return Cell((trajectory.answer or "").strip(), [kind] if kind else [])
+    return TableCell((trajectory.answer or "").strip(), [kind] if kind else [])

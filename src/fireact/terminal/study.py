@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from fireact.reporting.report_tables import share_cell
-from fireact.reporting.table import Cell, Row, Table
+from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import points
 from fireact.study.rows import BaselineChange, read_complete_rows
 from fireact.terminal.screen import STDOUT, print_json, print_table
@@ -90,6 +90,6 @@ def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> Non
     STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
 
 
-def _change_cell(change: BaselineChange | None) -> Cell:
+def _change_cell(change: BaselineChange | None) -> TableCell:
     """The change in EM, and the cell that it is against."""
-    return Cell() if change is None else Cell(points(change.em.difference.mean), [f"to {change.cell}"])
+    return TableCell() if change is None else TableCell(points(change.em.difference.mean), [f"to {change.cell}"])
