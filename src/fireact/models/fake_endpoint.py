@@ -184,7 +184,7 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
 
 
 def _write_events(reply: WireReply, model: str) -> Iterator[bytes]:
-    writer = CHAT_COMPLETIONS.stream_writer(model)
+    writer = CHAT_COMPLETIONS.stream_writer(model, id="chatcmpl-fake")
     yield writer.start()
     for position, word in enumerate(reply.text.split(" ")):
         yield writer.add(StreamDelta((" " if position else "") + word))

@@ -85,7 +85,7 @@ def _read_rendered(text: str) -> ParsedText:
 def _read_json_action(text: str) -> ParsedText:
     match = _BLOB.search(text)
     start = match.end() if match else 0 if text.lstrip().startswith("{") else -1
-    action = read_named_action(decode_json(text[max(text.find("{", start), 0) :])[0]) if start >= 0 else None
+    action = read_named_action(decode_json(text[text.index("{", start) :])[0]) if start >= 0 else None
     return None if action is None else (text[: match.start()] if match else "", [action])
 
 

@@ -109,9 +109,9 @@ class ChatCompletions:
         """A reader of one stream."""
         return ChatStreamReader()
 
-    def stream_writer(self, model: str) -> ChatStreamWriter:
-        """A writer of one stream."""
-        return ChatStreamWriter(model)
+    def stream_writer(self, model: str, *, id: str = "") -> ChatStreamWriter:
+        """A writer of one stream; without an id it makes one."""
+        return ChatStreamWriter(model, id)
 
     def write_error(self, message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
         """The body of an error."""
@@ -383,8 +383,8 @@ def _merge_extra(earlier: Any, value: Any) -> Any:
 class ChatStreamWriter:
     """Writes the chunks of one stream."""
 
-    def __init__(self, model: str) -> None:
-        self._head = {**_write_head(model), "object": "chat.completion.chunk"}
+    def __init__(self, model: str, id: str = "") -> None:
+        self._head = {**_write_head(model, id), "object": "chat.completion.chunk"}
         self._call_count = 0
 
     def start(self) -> bytes:
@@ -481,6 +481,8 @@ def _read_reasoning(fields: Fields) -> str:
 
 def _read_call_entries(fields: Fields, *, whole: bool = False) -> list[tuple[ToolCall, int | None]]:
     """The calls of a message or of a delta with their indices; with ``whole``, torn arguments are damage."""
+    if "tool_calls" not in fields.unread and _OLD_CALL not in fields.unread:
+        return []
     entries = [(f"tool_calls[{index}]", entry) for index, entry in enumerate(fields.items("tool_calls"))]
     if _OLD_CALL in fields.unread:
         entries.append(
@@ -573,5 +575,5 @@ def _read_usage(fields: Fields, counts: Fields | None) -> tuple[Usage | None, in
     return Usage(1, prompt, cached, completion), total or prompt + completion
 
 
-def _write_head(model: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+def _write_head(model: str, id: str = "") -> dict[str, Any]:
+    return {"id": id or f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}

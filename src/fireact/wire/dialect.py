@@ -158,7 +158,8 @@ class Dialect(Protocol):
 
     def stream_reader(self) -> StreamReader: ...
 
-    def stream_writer(self, model: str) -> StreamWriter: ...
+    def stream_writer(self, model: str, *, id: str = "") -> StreamWriter:
+        """A writer of one stream; without an id it makes one."""
 
     def write_error(self, message: str, kind: str) -> dict[str, Any]: ...
 
