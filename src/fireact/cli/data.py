@@ -241,7 +241,8 @@ def validate_command(
     as_json: Json = False,
 ) -> None:
     """Of a task: gold scores 1, empty scores 0, the corpus holds every answer, splits do not leak. Without a corpus,
-    answers are not looked up. Of a run: a client's prompts have the tokens of training, and merged weights answer alike.
+    answers are not looked up. Of a run: a client's prompts have the tokens of training, and merged weights answer
+    alike.
 
     Example: `fireact validate geo-hop geo-compose`, or `fireact validate runs/quickstart`
     """

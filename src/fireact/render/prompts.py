@@ -54,8 +54,8 @@ def few_shot_examples(task: Task, method: str, count: int | None) -> Sequence[Pr
         examples = packaged_examples(getattr(task, "prompts", task.name), method)
     if count is not None and count > len(examples):
         raise ConfigError(
-            f"{task.name} has {len(examples)} few-shot examples for {method}; {count} were requested. Lower the number, "
-            "or give the task few_shot(method), which returns more."
+            f"{task.name} has {len(examples)} few-shot examples for {method}; {count} were requested. Lower the "
+            "number, or give the task few_shot(method), which returns more."
         )
     return examples[: FEW_SHOT if count is None else count]
 

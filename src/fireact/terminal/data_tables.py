@@ -74,7 +74,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         STDOUT.print(
             escape(
                 f"Tokens ({diagnosis.tokenizer}): {tokens['total']:,}; {tokens['mean']:.0f} a sample, 95 % have at "
-                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. Trained on: {percent(tokens['trained_share'], 0)}."
+                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. "
+                f"Trained on: {percent(tokens['trained_share'], 0)}."
             )
         )
     for finding in diagnosis.findings:
