@@ -18,6 +18,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+_NEAR = 0.65
+"""How alike two names are, from 0 to 1, where one may be meant for the other."""
+
 
 class FireactError(Exception):
     """Everything that FireAct raises on purpose."""
@@ -55,10 +58,15 @@ class BusyError(DataError):
     """A run directory that another process is writing."""
 
 
+def is_near(name: str, known_name: str) -> bool:
+    """Whether a name is so like a known one that it may be meant."""
+    return bool(difflib.get_close_matches(name, [known_name], cutoff=_NEAR))
+
+
 def unknown_name_error(kind: str, name: str, known_names: Iterable[str]) -> ConfigError:
     """A ConfigError for a name that is not known: lists the known ones and says which is closest."""
     names = sorted(known_names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=_NEAR)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
 

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
-from fireact.errors import ConfigError, DataError, FireactError
+from fireact.errors import ConfigError, DataError, FireactError, is_near
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "The whole line": {
@@ -111,6 +111,16 @@ class CommandGroup(TyperGroup):
         """Find the command. Raises ConfigError for a spelling of earlier versions."""
         refuse_renamed(args)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; of the options that a wrong one may mean, only those are named that are near it."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            wrong, near = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
+            if near:
+                error.possibilities = [option for option in near if is_near(wrong.strip("-"), option.strip("-"))]  # type: ignore[attr-defined]
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help from the summaries alone."""
