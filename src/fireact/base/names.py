@@ -1,8 +1,8 @@
 """How a name becomes an object: by a table of entry points, or by a ``module:attribute`` path of the user's own.
 
 The built-in names are entry points in ``pyproject.toml``, in the groups ``fireact.tasks``, ``fireact.tools``,
-``fireact.models``, ``fireact.methods`` and ``fireact.renderers``. Other packages add theirs in the same way, and formats
-of files in the group ``fireact.formats``. A plug-in is imported only when it is used.
+``fireact.models``, ``fireact.methods`` and ``fireact.renderers``. Other packages add theirs in the same way, and
+formats of files in the group ``fireact.formats``. A plug-in is imported only when it is used.
 """
 
 from __future__ import annotations

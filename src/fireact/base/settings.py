@@ -95,12 +95,16 @@ def _describe_bounds(bounds: Sequence[tuple[str, float]]) -> str:
     raise ValueError(f"no words for the bounds {bounds}")
 
 
-@functools.cache
 def read_settings(config_class: Any) -> tuple[Setting, ...]:
     """The settings of a class: first those that can be given by position.
 
     A field that repeats one of a base class keeps what that one declares.
     """
+    return _read_settings(config_class)
+
+
+@functools.cache
+def _read_settings(config_class: Any) -> tuple[Setting, ...]:
     kinds = get_type_hints(config_class)
     return tuple(
         Setting(entry.name, kinds[entry.name], _default_of(entry), **_read_metadata(config_class, entry.name))
@@ -122,9 +126,13 @@ def _read_metadata(config_class: Any, name: str) -> dict[str, Any]:
     return declared
 
 
-@functools.cache
 def read_docstrings(config_class: Any) -> Mapping[str, str]:
     """The docstring under each field, of a class and its bases."""
+    return _read_docstrings(config_class)
+
+
+@functools.cache
+def _read_docstrings(config_class: Any) -> Mapping[str, str]:
     docs: dict[str, str] = {}
     owners: list[Any] = [owner for owner in reversed(config_class.__mro__) if is_dataclass(owner)]
     for owner in owners:

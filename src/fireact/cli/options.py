@@ -100,7 +100,8 @@ def _info(parameter: inspect.Parameter) -> Any:
 
 def _make_parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
     shown = inspect.Parameter.empty if default is MISSING else default
-    annotation = Annotated[kind | None if default is None else kind, info]
+    annotated: Any = Annotated  # which takes types alone where a checker sees it
+    annotation = annotated[kind | None if default is None else kind, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
 
 
@@ -121,10 +122,10 @@ def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) ->
     name, kind = _parameter_name(entry), _option_kind(entry)
     is_argument = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
     if is_argument:
-        default = "" if name != entry.name else MISSING
-        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default)
+        default_argument = "" if name != entry.name else MISSING
+        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default_argument)
     flags = entry.flags or ((f"--{name.replace('_', '-')}",) if kind is bool or get_origin(kind) is list else ())
-    default = entry.default if show_default or kind is bool or entry.default is MISSING else None
+    default: Any = entry.default if show_default or kind is bool or entry.default is MISSING else None
     if get_origin(kind) is list and default is not MISSING:
         default = None
     return _make_parameter(name, kind, _option(*flags, help=help, panel=entry.panel), default)
