@@ -145,7 +145,8 @@ def load_bounds(config: DoctorConfig) -> Bounds:
 
 def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockReport:
     """Check every line of a block on its own."""
-    report = BlockReport(len(read_raw_lines(block)), {}, Counter(), Counter(), [], *([np.empty(0)] * 5))  # type: ignore[arg-type]
+    empty: Any = [np.empty(0)] * 5
+    report = BlockReport(len(read_raw_lines(block)), {}, Counter(), Counter(), [], *empty)
     lines, digests, offsets, tokens, signatures = [], [], [], [], [np.empty((0, HASHES), np.uint32)]
     for entry in read_entries(block):
         if entry.trajectory is None:
