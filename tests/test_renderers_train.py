@@ -1,7 +1,6 @@
 """A student is trained with a renderer and run with the same; samples are shown and written as they are trained."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,6 @@ from tiny import tiny_model  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=1, batch_size=4, learning_rate=0.02)
 RENDERERS = ("react", "tool_calls", "alpaca")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def echo() -> Echo:

@@ -1,11 +1,9 @@
 """Fine-tuning: the loss is exact, the frozen half is kept exactly, and a run that was killed ends as if it was not."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +34,6 @@ from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A tiny model gains nothing from more threads, and they stand in each other's way on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +281,7 @@ def test_kill_9_at_any_moment_loses_at_most_what_came_after_the_last_checkpoint(
     fine_tune(chats(), student=student, recipe=recipe, out=whole)
     for rows in (7, 30):
         command = [sys.executable, "-c", KILLED, student, str(out), str(Path(__file__).parent), kind]
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             wait_for(out / "log.jsonl", rows, process)
         finally:

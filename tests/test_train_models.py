@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +45,6 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     "gpt2": ({"n_inner": 128}, {"c_attn", "c_fc"}, False),
 }
 """Of each type: settings of its own, names of linear layers that must be found, and whether it splits into halves."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -135,7 +126,6 @@ MEASURED = """
 import json, sys, threading, time
 from pathlib import Path
 import psutil, torch
-torch.set_num_threads(1)
 from fireact.progress import SILENT
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.loss import has_bfloat16

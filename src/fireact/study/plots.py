@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.jsonl import replacing
+from fireact.reporting.plots import boxes_for_missing_glyphs
 from fireact.study.cells import Cell
 from fireact.study.file import Plot, StudyFile
 
@@ -187,7 +188,7 @@ def _figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> list[str]:
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), boxes_for_missing_glyphs():
         for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             drawn = io.BytesIO()
             figure.savefig(drawn, format=ending, dpi=_PIXELS, metadata=metadata, bbox_inches="tight")

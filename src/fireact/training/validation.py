@@ -22,6 +22,16 @@ VALIDATED = 8
 """Samples measured at a time, unless the recipe computes fewer."""
 
 
+def best_epoch(losses: Sequence[float]) -> int:
+    """The index of the lowest validation loss; the earliest of equal ones. Raises ValueError without losses."""
+    return min(range(len(losses)), key=lambda index: losses[index])
+
+
+def is_over(losses: Sequence[float], *, patience: int) -> bool:
+    """Whether the last ``patience`` epochs brought no lower validation loss; never with a patience of 0."""
+    return bool(patience and losses) and best_epoch(losses) + patience < len(losses)
+
+
 class Validation:
     """Target-token loss and whole-sample accuracy of kept-out samples, epoch by epoch."""
 
@@ -73,7 +83,7 @@ class Validation:
     @property
     def stopped(self) -> bool:
         """Whether so many epochs went by without a better loss that training is over."""
-        return bool(self.patience and self.rows) and self.rows.index(self.best) + self.patience < len(self.rows)
+        return is_over(self._losses, patience=self.patience)
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -87,7 +97,11 @@ class Validation:
     @property
     def best(self) -> dict[str, Any]:
         """The epoch with the lowest validation loss."""
-        return min(self.rows, key=lambda row: float(row["validation_loss"]))
+        return self.rows[best_epoch(self._losses)]
+
+    @property
+    def _losses(self) -> list[float]:
+        return [float(row["validation_loss"]) for row in self.rows]
 
     def keep_best(self, weights: Path) -> None:
         """Put the best epoch's weights in place of the last one's, where training looked for them.
