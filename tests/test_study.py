@@ -1,14 +1,13 @@
 """Studies: work is shared, gone on with, and done only where it is missing; what fails is said; what is shipped resolves."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 
+from command import fireact
 from fireact import jsonl
 from fireact.errors import FireactError
 from fireact.progress import Progress
@@ -246,18 +245,7 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     assert "14 trajectories asked for" in found["broken"]["error"] and "results" in found["longer"]
     assert "- broken: " in (tmp_path / "out" / "tables.md").read_text()
     assert not (tmp_path / "out" / "manifest.json").exists()
-    command = [
-        sys.executable,
-        "-m",
-        "fireact",
-        "study",
-        config.study,
-        "--stages",
-        str(first),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = fireact("study", config.study, "--stages", first, "-o", tmp_path / "out")
     assert again.returncode == 1 and "broken" in again.stderr
 
 
