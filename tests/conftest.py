@@ -1,5 +1,6 @@
 """Settings of the whole test suite, and where the real data is."""
 
+import gc
 import os
 import shutil
 import signal
@@ -26,6 +27,12 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # so a shell starts what is in the background, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collections of each training and each model need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fireact.agents import load_renderer
@@ -108,6 +108,7 @@ episodes = st.builds(
 
 
 @pytest.mark.parametrize(("family", "renderer"), BOTH)
+@settings(max_examples=30)
 @given(one=episodes)
 def test_what_inference_asks_begins_what_is_trained_and_nothing_else_is(
     one: Trajectory, family: str, renderer: str
@@ -153,6 +154,7 @@ def assert_only_own_words(run: list[int], step: Step, how: Encoder, renderer: st
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=30)
 @given(one=episodes)
 def test_no_text_becomes_a_special_token(one: Trajectory, family: str) -> None:
     """As many special tokens as in a chat of the same shape with harmless words."""

@@ -39,7 +39,7 @@ paper = [
 
 [shared]
 base = "BASE"
-tasks = ["geo-hop"]
+tasks = ["brief:HOP"]
 n = 3
 max_length = 8192
 rank = 2
@@ -153,7 +153,7 @@ def test_a_row_holds_what_its_cell_was_made_with(done: Done) -> None:
     out, *_ = done
     prompted, four, _ = rows(out)
     asked = {
-        "tasks": ["geo-hop"],
+        "tasks": ["brief:HOP"],
         "n": 3,
         "split": "test",
         "order": "file",

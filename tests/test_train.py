@@ -1,9 +1,9 @@
 """Fine-tuning: the loss is exact, the frozen half is kept exactly, and a run that was killed ends as if it was not."""
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import need_room  # noqa: E402
 from fireact.training.student import adapt, load_student  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
+from forks import Forks  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
@@ -256,14 +257,17 @@ def test_a_checkpoint_with_a_file_missing_or_cut_is_not_whole(
     assert last_whole(tmp_path) == (None, 0)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_train import chats, killed
-from fireact.training.trainer import fine_tune
-fine_tune(chats(), student=sys.argv[1], recipe=killed(sys.argv[4]), out=Path(sys.argv[2]))
-"""
+def forked(student: str, out: str, kind: str) -> None:
+    """What is killed: one training, in a process of its own."""
+    fine_tune(chats(), student=student, recipe=killed(kind), out=Path(out))
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks(
+        "test_train", "transformers.models.llama.modeling_llama", "transformers.trainer", "trl", "peft"
+    ) as found:
+        yield found
 
 
 def killed(kind: str) -> Recipe:
@@ -274,19 +278,18 @@ def killed(kind: str) -> Recipe:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_kill_9_at_any_moment_loses_at_most_what_came_after_the_last_checkpoint(
-    student: str, tmp_path: Path, kind: str
+    student: str, tmp_path: Path, kind: str, forks: Forks
 ) -> None:
     """Killed twice; the curve and the weights are those of a run that was not, within what floats allow."""
     recipe, whole, out = killed(kind), tmp_path / "whole", tmp_path / "killed"
     fine_tune(chats(), student=student, recipe=recipe, out=whole)
     for rows in (7, 30):
-        command = [sys.executable, "-c", KILLED, student, str(out), str(Path(__file__).parent), kind]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = forks.start(tmp_path, student, str(out), kind)
         try:
-            wait_for(out / "log.jsonl", rows, process)
+            wait_for(out / "log.jsonl", rows, forks)
         finally:
-            process.kill()  # SIGKILL: nothing in it can catch that
-        assert process.wait() == -signal.SIGKILL
+            os.kill(process, signal.SIGKILL)  # nothing in it can catch that
+        assert forks.wait() == -signal.SIGKILL
         written = len(list(jsonl.read(out / "log.jsonl")))
         assert written - last_whole(out / "checkpoints")[1] <= 2 * RECIPE.save_every
     assert fine_tune(chats(), student=student, recipe=recipe, out=out).resumed_from_step >= 28
@@ -304,11 +307,10 @@ def weights(out: Path, kind: str) -> dict[str, Any]:
     return dict(load_file(out / name))
 
 
-def wait_for(path: Path, lines: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(path: Path, lines: int, forks: Forks) -> None:
     until = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None and time.monotonic() < until, "the run ended before it could be killed"
-        time.sleep(0.01)
+        assert not forks.ended(within=0.01) and time.monotonic() < until, "the run ended before it could be killed"
 
 
 # --- what is refused ---
