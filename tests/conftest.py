@@ -20,6 +20,12 @@ OPTIONS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900", "--force-prefers-reduced-motion",
 )  # fmt: skip
 
+LONGEST = (
+    "train_launch", "serve", "quickstart", "renderers_train", "train_more", "renderers", "preference", "train", "mcp",
+    "record", "report", "study", "train_models", "study_file", "docs", "cli", "export", "formats_released", "improve", "collect",
+)  # fmt: skip
+"""By the time that they took on two cores, the longest first."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more threads
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("ci")
@@ -36,9 +42,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests go first, so that two workers end at about the same time."""
+    """The longest files go first, then others with slow tests, so that two workers end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    place = {f"test_{name}.py": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path.name, len(place)), item.path not in slow))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

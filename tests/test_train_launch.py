@@ -6,7 +6,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fireact.training.checkpoints import last_whole  # noqa: E402
+from launches import forking, quickly  # noqa: E402
 from test_train import RECIPE, losses  # noqa: E402
 from test_train_more import trajectories  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -71,6 +74,13 @@ def alone(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
     return found
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where launches can be forked: of each kind of launch one test starts it as it is."""
+    with forking(tmp_path_factory.mktemp("forks") / "socket") as address:
+        yield address
+
+
 def of_kind(config: TrainConfig, kind: str) -> TrainConfig:
     rate = {"lora": 0.02, "full": 0.003}[kind]
     return replace(config, recipe=replace(config.recipe, kind=kind, learning_rate=rate))
@@ -79,30 +89,33 @@ def of_kind(config: TrainConfig, kind: str) -> TrainConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_spread_weights_give_the_curve_and_the_weights_of_one_process(
-    config: TrainConfig, alone: dict[str, Path], kind: str, tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], kind: str, tmp_path: Path, forks: Path
 ) -> None:
     """FSDP2 over gloo, 2 processes; the run is then cut back to a checkpoint and gone on with."""
     settings = replace(of_kind(config, kind), accelerate="fsdp", processes=2)
-    manifest = train(settings, tmp_path)
+    with nullcontext() if kind == "lora" else quickly(forks):
+        manifest = train(settings, tmp_path)
     assert manifest["processes"] == 2 and manifest["padding"] <= MOST_PADDING
     same(tmp_path, alone[kind], kind)
     (tmp_path / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
     assert last_whole(tmp_path / "checkpoints")[1] == 2
-    assert train(settings, tmp_path)["resumed_from_step"] == 2
+    with quickly(forks):
+        assert train(settings, tmp_path)["resumed_from_step"] == 2
     same(tmp_path, alone[kind], kind)
 
 
 @pytest.mark.slow
 def test_copied_weights_give_the_curve_and_the_weights_of_one_process(
-    config: TrainConfig, alone: dict[str, Path], tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], tmp_path: Path, forks: Path
 ) -> None:
     settings = replace(config, processes=2)
     assert train(settings, tmp_path)["processes"] == 2
     same(tmp_path, alone["lora"], "lora")
     (tmp_path / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
-    assert train(settings, tmp_path)["resumed_from_step"] == 2
+    with quickly(forks):
+        assert train(settings, tmp_path)["resumed_from_step"] == 2
     same(tmp_path, alone["lora"], "lora")
 
 
@@ -219,7 +232,7 @@ def both(config: TrainConfig, outs: tuple[Path, Path], folder: Path) -> list[dic
 
 @pytest.mark.slow
 def test_two_machines_share_a_directory_and_give_the_curve_of_one(
-    config: TrainConfig, alone: dict[str, Path], tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], tmp_path: Path, forks: Path
 ) -> None:
     """Two launches over loopback; the run is then cut back to a checkpoint and gone on with, and at last complete."""
     out = tmp_path / "run"
@@ -229,7 +242,8 @@ def test_two_machines_share_a_directory_and_give_the_curve_of_one(
     same(out, alone["lora"], "lora")
     (out / "manifest.json").unlink()
     shutil.rmtree(out / "checkpoints" / "checkpoint-4")
-    first, second = both(config, (out, out), tmp_path)
+    with quickly(forks):
+        first, second = both(config, (out, out), tmp_path)
     assert isinstance(first, dict) and isinstance(second, dict) and first["resumed_from_step"] == 2
     same(out, alone["lora"], "lora")
     complete = train(replace(config, accelerate=machine(tmp_path, 1, 1)), out)  # neither lock nor launch
@@ -238,14 +252,16 @@ def test_two_machines_share_a_directory_and_give_the_curve_of_one(
 
 @pytest.mark.slow
 def test_machines_with_directories_of_their_own_do_not_go_on_from_different_steps(
-    config: TrainConfig, tmp_path: Path
+    config: TrainConfig, tmp_path: Path, forks: Path
 ) -> None:
     outs = (tmp_path / "first", tmp_path / "second")
-    first, second = both(config, outs, tmp_path)
+    with quickly(forks):
+        first, second = both(config, outs, tmp_path)
     assert isinstance(first, dict) and isinstance(second, dict)
     assert not (outs[1] / "config.toml").exists() and not (outs[1] / "manifest.json").exists()
     (outs[0] / "manifest.json").unlink()
-    first, second = both(config, outs, tmp_path)
+    with quickly(forks):
+        first, second = both(config, outs, tmp_path)
     assert isinstance(first, FireactError) and isinstance(second, FireactError)
     assert "different checkpoints" in str(first) and "shared disk" in str(first)
 
