@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,11 +95,19 @@ def new_canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)
     return figure, [row[0] for row in panels]
 
 
+@contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Draw a box, without a warning, for each character of a name that the font of a plot does not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
 def _save(plot: ReportPlot, palette: Palette, form: str, **options: Any) -> bytes:
     import matplotlib
 
     file = io.BytesIO()
-    with matplotlib.rc_context(_style(palette)):
+    with matplotlib.rc_context(_style(palette)), boxes_for_missing_glyphs():
         plot.draw(palette).savefig(file, format=form, **options)
     return file.getvalue()
 

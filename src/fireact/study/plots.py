@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.jsonl import open_replacement
+from fireact.reporting.plots import boxes_for_missing_glyphs
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
 
@@ -225,7 +226,7 @@ def _new_figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
 def _save_figure(figure: Any, path: Path) -> list[str]:
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), boxes_for_missing_glyphs():
         for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata, bbox_inches="tight")
