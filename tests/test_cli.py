@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from command import fireact
 from fakes import trajectory
 from fireact.base.jsonl import dumps
-
-
-def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fireact", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
-
 
 VERBS = [
     "quickstart",
@@ -124,7 +119,7 @@ def test_a_missing_extra_gives_the_install_command(verb: list[str], tmp_path: Pa
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fireact", "collect", "-m", "react", "-m", "reflexion", "-m", "cot", "-n", "600"]
+    command = [sys.executable, "-m", "fireact", "collect", "-m", "react", "-m", "reflexion", "-m", "cot", "-n", "150"]
     for task in ("geo-hop", "geo-yesno", "geo-choice"):
         command += ["-t", task]
     child = subprocess.Popen(
@@ -141,7 +136,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert child.returncode == 130 and "resume it with: fireact resume runs/collect" in said and "Traceback" not in said
     resumed = fireact("resume", "runs/collect", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert len(file.read_bytes().splitlines()) == 5400
+    assert len(file.read_bytes().splitlines()) == 1350
 
 
 def test_a_torn_line_is_named(tmp_path: Path) -> None:

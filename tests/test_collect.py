@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fireact.base.run_directory import RunDir, read_trajectories
+from fireact.cli import main
 from fireact.rollout.collection import CollectConfig, collect
+from forks import ForkServer
 
 CONFIG = CollectConfig(plan={"geo-hop/react": 6, "geo-yesno/cot": 3, "geo-choice/reflexion": 3}, workers=3)
 
@@ -83,21 +86,27 @@ class Slow:
 """
 
 
-def run_until(directory: Path, *arguments: str, calls: int | None = None) -> int:
+def prepare_fork() -> None:
+    """Build the world and the index before processes are forked, so that their threads need not."""
+    with tempfile.TemporaryDirectory() as folder:
+        collect(CollectConfig(plan={"geo-hop/react": 1}, workers=1), Path(folder) / "run")
+
+
+def run_forked(*arguments: str) -> None:
+    """Run the command ``fireact`` in this process."""
+    sys.argv, sys.path = ["fireact", *arguments], ["", *sys.path]
+    main()
+
+
+def run_until(forks: ForkServer, directory: Path, *arguments: str, calls: int | None = None) -> int:
     """Run ``fireact`` there, and kill it once ``calls`` more LM calls have begun; returns the exit status."""
     log = directory / "calls.log"
     begun = log.read_bytes().count(b"\n") if log.exists() else 0
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "fireact", *arguments]
-    child = subprocess.Popen(
-        command, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while child.poll() is None and time.monotonic() < deadline:
+    child, deadline = forks.start(directory, *arguments), time.monotonic() + 120
+    while not forks.has_ended(within=0.002) and time.monotonic() < deadline:
         if calls is not None and log.exists() and log.read_bytes().count(b"\n") >= begun + calls:
-            os.kill(child.pid, signal.SIGKILL)
-        time.sleep(0.001)
-    return child.wait()
+            os.kill(child, signal.SIGKILL)
+    return forks.wait()
 
 
 @pytest.mark.slow
@@ -119,13 +128,15 @@ def test_kill_9_at_20_moments_repeats_no_call_but_those_in_flight(tmp_path: Path
     for directory in (whole, cut):
         directory.mkdir()
         (directory / "slow.py").write_text(SLOW_LM)
-    assert run_until(whole, *collect) == 0
-    calls = (whole / "calls.log").read_text().splitlines()
-    moments = random.Random(0)
-    kills = 0
-    while kills < 20:
-        kills += run_until(cut, *collect, calls=moments.randint(1, len(calls) // 24)) == -signal.SIGKILL
-    assert run_until(cut, "resume", "run") == 0
+    with ForkServer("test_collect") as forks:
+        assert run_until(forks, whole, *collect) == 0
+        calls = (whole / "calls.log").read_text().splitlines()
+        moments = random.Random(0)
+        kills = 0
+        while kills < 20:
+            moment = moments.randint(1, len(calls) // 24)
+            kills += run_until(forks, cut, *collect, calls=moment) == -signal.SIGKILL
+        assert run_until(forks, cut, "resume", "run") == 0
     made = (cut / "calls.log").read_text().splitlines()
     assert set(made) == set(calls)
     assert len(made) <= len(calls) + kills * workers

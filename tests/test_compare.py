@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import fireact
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
@@ -218,11 +217,6 @@ def test_few_changes_that_the_test_cannot_tell_from_chance_leave_0_in_the_interv
 
 
 # ------------------------------------------------------------------------------------------------ on the command line
-
-
-def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fireact", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import fireact
 from fakes import GOOD, Echo, Small, agent, trajectory
 from fireact.base import jsonl
 from fireact.base.redact import find_sensitive, redact
@@ -286,9 +286,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "fireact", "doctor", *arguments], capture_output=True, text=True, cwd=tmp_path
-        )
+        return fireact("doctor", *arguments, cwd=tmp_path)
 
     write(tmp_path / "good.jsonl", *(sound(index) for index in range(3)), BAD["empty thought"])
     write(tmp_path / "bad.jsonl", sound(1), BAD["secret"])
@@ -304,8 +302,7 @@ def test_what_fix_does_not_mend_is_said_and_exits_1(tmp_path: Path) -> None:
     told = {"aws_secret_access_key": "=" + "a1B2" * 10}
     act = replace(search("x", "Lima."), action=Action("search", {"query": "x", **told}))
     write(tmp_path / "bad.jsonl", sound(1, act, finish("Lima")))
-    command = [sys.executable, "-m", "fireact", "doctor", "bad.jsonl", "--fix", "-o", "fixed"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = fireact("doctor", "bad.jsonl", "--fix", "-o", "fixed", cwd=tmp_path)
     assert done.returncode == 1 and "errors are left that --fix does not mend: secret" in done.stderr
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import fireact
 from fakes import Echo, Small, trajectory
 from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError
@@ -369,27 +368,15 @@ def test_noise_is_summarised_and_the_episodes_say_so(tmp_path: Path) -> None:
 
 
 def test_the_tables_fit_and_the_json_has_everything(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "fireact",
-        "eval",
-        "scripted:expert",
-        "-t",
-        "geo-hop",
-        "-t",
-        "geo-choice",
-        "-n",
-        "12",
-    ]
+    command = ["eval", "scripted:expert", "-t", "geo-hop", "-t", "geo-choice", "-n", "12"]
     command += ["--tool", "noise:none=0.5:search", "-o", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = fireact(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     for said in ("per question", "searches", "why wrong", "geo-hop: type", "3-hop", "geo-hop under noise:"):
         assert said in done.stdout
     assert "EM " in done.stderr and "24 of 24" in done.stderr
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    again = fireact(*command, "--json", cwd=tmp_path)
     (by_task,) = json.loads(again.stdout)["agents"].values()
     assert {"by", "failures", "recovery", "tools", "accuracy", "cost_per_question"} <= set(by_task["geo-hop"])
 

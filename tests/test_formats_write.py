@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from command import fireact
 from fakes import Echo
 from fireact.errors import ConfigError, DataError
 from fireact.formats.conversion import convert
@@ -343,16 +344,13 @@ def test_half_a_character_does_not_stop_a_file(name: str, tmp_path: Path) -> Non
 
 
 def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     write_episodes([FULL], tmp_path / "in.jsonl", "fireact")
-    command = [sys.executable, "-m", "fireact", "convert", "in.jsonl", "--to", "sharegpt", "-o", "out.jsonl"]
-    done = subprocess.run(
-        [*command, "--for", "llama-factory"], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
+    command = ["convert", "in.jsonl", "--to", "sharegpt", "-o", "out.jsonl"]
+    done = fireact(*command, "--for", "llama-factory", cwd=tmp_path)
+    assert done.returncode == 0
     assert json.loads(done.stdout)["out"]["formatting"] == "sharegpt"
     assert "fireact -> sharegpt: 1 episodes" in done.stderr and "dropped: gold answer: 1 of 1" in done.stderr
-    done = subprocess.run([*command, "--json", "--force"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = fireact(*command, "--json", "--force", cwd=tmp_path)
+    assert done.returncode == 0
     report = json.loads(done.stdout)
     assert report["counts"] == {"small/react": 1} and report["dropped"]["noise"] == 1

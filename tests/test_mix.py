@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from command import fireact
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.run_directory import read_trajectories
@@ -312,8 +312,7 @@ def test_a_recipe_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('seed = 4\nholdout = 0.2\n[take]\n"hop/react" = 4\n"hop/cot" = 2\n')
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fireact", "mix", "a.jsonl", "--recipe", *options]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        return fireact("mix", "a.jsonl", "--recipe", *options, cwd=tmp_path)
 
     shown = json.loads(run("r.toml", "--seed", "5", "--dry-run").stdout)["settings"]
     assert shown["seed"] == 5 and shown["take"] == {"hop/react": 4, "hop/cot": 2} and shown["holdout"] == 0.2

@@ -60,7 +60,7 @@ def test_only_the_student_s_words_count() -> None:
 @pytest.fixture(scope="module")
 def imitated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prefer")
-    student = str(tiny_model(folder / "student"))
+    student = str(tiny_model(folder / "student", layers=3, hidden=32))
     jsonl.write_objects(folder / "data.jsonl", (tried(index, "ab"[index % 2], em=1.0).to_dict() for index in range(8)))
     train(TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=RECIPE), folder / "train")
     return folder
@@ -112,7 +112,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("forgetful")
-    student = tiny_model(folder / "student")
+    student = tiny_model(folder / "student", layers=3, hidden=32)
     words = AutoTokenizer.from_pretrained(student)
     words.chat_template = FORGETS
     words.save_pretrained(student)

@@ -6,15 +6,37 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from command import fireact
+from fireact.cli import main
+from fireact.pipeline import quickstart
+
 pytestmark = pytest.mark.slow
 
+quickstart_stages = quickstart.quickstart_stages
 
-def fireact(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fireact", *arguments], capture_output=True, text=True, cwd=cwd)
+
+def small_stages(config: quickstart.QuickstartConfig, out: Path) -> Iterator[tuple[str, Any, Any]]:
+    """The stages of ``quickstart --fast``, with few trajectories, and with one short episode of each task."""
+    for name, verb, settings in quickstart_stages(config, out):
+        if name == "collect":
+            plan = {group: 4 if group == "geo-hop/react" else 1 for group in settings.plan}
+            settings = replace(settings, plan=plan)
+        elif name.startswith("eval-"):
+            settings = replace(settings, n=1, tasks=("brief:HOP", "brief:COMPOSE"), examples=int(name == "eval-base"))
+        yield name, verb, settings
+
+
+def run_small_command() -> None:
+    """Run the command ``fireact`` at this size, in a process of its own."""
+    quickstart.quickstart_stages = small_stages
+    main()
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a finished ``quickstart --fast`` that was killed once while it trained."""
     home = tmp_path_factory.mktemp("quickstart")
     out = home / "runs" / "quickstart"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fireact", "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL
-    )
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_quickstart; test_quickstart.run_small_command()"
+    child = subprocess.Popen([sys.executable, "-c", code, "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL)
     curve, deadline = out / "train" / "log.jsonl", time.monotonic() + 600
     while child.poll() is None and time.monotonic() < deadline and not (curve.exists() and curve.stat().st_size):
         time.sleep(0.1)
@@ -32,7 +53,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (out / "manifest.json").exists()
-    done = fireact("resume", str(out), cwd=home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quickstart, "quickstart_stages", small_stages)
+        done = fireact("resume", str(out), cwd=home)
     assert done.returncode == 0, done.stderr
     return home
 
@@ -72,15 +95,15 @@ def test_a_finished_run_is_not_done_again(home: Path) -> None:
 
 def test_the_new_agent_answers_in_steps(home: Path) -> None:
     question = "What is the currency of the country whose capital is Dushanbe?"
-    done = fireact("ask", question, "--agent", "runs/quickstart", cwd=home)
+    done = fireact("ask", question, "--agent", "runs/quickstart", "--task", "brief:HOP", cwd=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    as_json = fireact("ask", question, "--agent", "runs/quickstart/train", "--json", cwd=home)
+    as_json = fireact("ask", question, "--agent", "runs/quickstart/train", "--task", "brief:HOP", "--json", cwd=home)
     assert 1 <= len(json.loads(as_json.stdout)["steps"]) <= 8
 
 
 def test_eval_prints_one_object(home: Path) -> None:
-    done = fireact("eval", "runs/quickstart/train", "-t", "geo-yesno", "-n", "3", "--json", cwd=home)
+    done = fireact("eval", "runs/quickstart/train", "-t", "brief:YESNO", "-n", "3", "--json", cwd=home)
     (by_task,) = json.loads(done.stdout)["agents"].values()
     assert by_task["geo-yesno"]["n"] == 3
     refused = fireact("eval", "runs/quickstart/train", "-m", "cot", cwd=home)

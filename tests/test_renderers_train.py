@@ -1,7 +1,7 @@
 """A student is trained with a renderer and run with the same; samples are shown and written as they are trained."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fireact.base import jsonl
 from fireact.base.progress import Progress
+from fireact.base.run_directory import read_manifest
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.agents import build_agent, load_model, load_tools
@@ -36,14 +37,6 @@ RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=1, batch_size=4, learning_rate
 RENDERERS = ("react", "tool_calls", "alpaca")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def echo() -> Echo:
     return Echo()
 
@@ -58,8 +51,8 @@ def episode(index: int) -> Trajectory:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("renderers")
-    tiny_model(folder / "student")
-    tiny_model(folder / "rewriting")
+    tiny_model(folder / "student", layers=3, hidden=32)
+    tiny_model(folder / "rewriting", layers=3, hidden=32)
     thinker = (TEMPLATES / "thinker.jinja").read_text().replace("<|end|>", "<|im_end|>").replace("{{- bos_token }}", "")
     (folder / "rewriting" / "chat_template.jinja").write_text(thinker)
     jsonl.write_objects(folder / "data.jsonl", (episode(index).to_dict() for index in range(6)))
@@ -76,12 +69,26 @@ def config(place: Path, renderer: str, student: str = "student") -> TrainConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def run_of(place: Path) -> Callable[..., Path]:
+    """Trains a student with a renderer, once for each pair, and returns the run directory."""
+
+    def run_of(renderer: str, student: str = "student") -> Path:
+        out = place / f"{renderer}-{student}"
+        train(config(place, renderer, student), out)  # a complete run is not trained again
+        return out
+
+    return run_of
+
+
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, place: Path, tmp_path: Path) -> None:
-    settings = config(place, renderer)
-    manifest = train(settings, tmp_path / "train")
+def test_a_student_is_run_with_the_renderer_it_was_trained_with(
+    renderer: str, place: Path, run_of: Callable[..., Path]
+) -> None:
+    settings, out = config(place, renderer), run_of(renderer)
+    manifest = read_manifest(out)
     assert (manifest["renderer"], manifest["rewritten"], manifest["samples"]) == (renderer, 0, 6)
-    model = load_model(str(tmp_path / "train"), slots=1)
+    model = load_model(str(out), slots=1)
     tools = load_tools(settings.tools)
     agent = build_agent(model, Small(), method="react", tools=tools)
     assert model.renderer == renderer and agent.method.renderer.name == renderer  # type: ignore[attr-defined]
@@ -99,14 +106,14 @@ def test_a_student_is_run_with_the_renderer_it_was_trained_with(renderer: str, p
 @pytest.mark.parametrize(
     ("renderer", "student"), [*((renderer, "student") for renderer in RENDERERS), ("react", "rewriting")]
 )
-def test_what_is_served_is_what_was_trained(renderer: str, student: str, place: Path, tmp_path: Path) -> None:
+def test_what_is_served_is_what_was_trained(renderer: str, student: str, run_of: Callable[..., Path]) -> None:
     from fireact.serving.conformance import check_conformance
 
-    train(config(place, renderer, student), tmp_path / "train")
-    found = check_conformance(str(tmp_path / "train"), prompts=2)
+    out = str(run_of(renderer, student))
+    found = check_conformance(out, prompts=2)
     assert found.holds and (found.turns, found.prompts) == (12, 2)
     if renderer == "tool_calls":  # with other tools it is asked what it never saw
-        other = check_conformance(str(tmp_path / "train"), tools=("search",), prompts=1)
+        other = check_conformance(out, tools=("search",), prompts=1)
         assert not other.holds and other.equal == 0 and len(other.unequal) == 5
 
 
@@ -132,16 +139,18 @@ def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, 
     assert found.holds and found.turns == 2
 
 
-def test_preference_and_serving_show_the_tools_that_were_trained_with(place: Path, tmp_path: Path) -> None:
+def test_preference_and_serving_show_the_tools_that_were_trained_with(
+    run_of: Callable[..., Path], tmp_path: Path
+) -> None:
     from fireact.rollout.agents import tuned_tools
     from fireact.serving.conformance import check_conformance
     from fireact.training.preference import PreferConfig, prefer
 
-    train(config(place, "tool_calls"), tmp_path / "train")
+    run = run_of("tool_calls")
     tries = [replace(episode(at), scores={"em": em, "f1": em}, seed=int(em)) for at in range(4) for em in (0.0, 1.0)]
     jsonl.write_objects(tmp_path / "tries.jsonl", [one.to_dict() for one in tries])
-    for name, start in (("dpo", "train"), ("dpo-of-dpo", "dpo")):
-        settings = PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(tmp_path / start), epochs=1)
+    for name, start in (("dpo", run), ("dpo-of-dpo", tmp_path / "dpo")):
+        settings = PreferConfig(data=str(tmp_path / "tries.jsonl"), start=str(start), epochs=1)
         prefer(settings, tmp_path / name)
         assert tuned_tools(tmp_path / name) == ("test_renderers_train:echo",)
     found = check_conformance(str(tmp_path / "dpo-of-dpo"), prompts=1)
@@ -173,9 +182,8 @@ class Asked:
         return done
 
 
-def test_native_is_refused_for_a_student_of_text(place: Path, tmp_path: Path) -> None:
-    train(config(place, "react"), tmp_path / "train")
-    model = load_model(str(tmp_path / "train"), slots=1)
+def test_native_is_refused_for_a_student_of_text(run_of: Callable[..., Path]) -> None:
+    model = load_model(str(run_of("react")), slots=1)
     with pytest.raises(ConfigError, match="trained with the renderer react"):
         build_agent(model, Small(), method="react", tools={}, native=True)
 

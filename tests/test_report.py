@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -206,7 +207,7 @@ def test_a_report_that_contradicts_itself_is_refused() -> None:
 
 
 def test_the_terminal_shows_before_and_after() -> None:
-    console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(fit_to_terminal(read_headline_table(report_to_dict(report())), console)[0])
     shown = console.export_text()
     assert "geo-compose" in shown and wording.ARROW in shown and "points" in shown

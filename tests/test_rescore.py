@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from command import fireact
 from fakes import Small, trajectory
 from fireact.base.jsonl import dumps
 from fireact.errors import ConfigError, DataError
@@ -43,11 +42,6 @@ def released(folder: Path, *entries: dict[str, object], name: str = NAME) -> Pat
 @pytest.fixture
 def run(shared_data: Path) -> Path:
     return next((shared_data / "fireact" / "trajs").glob("hotpotqa_dev_0_500_*.json"))
-
-
-def fireact(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fireact", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
 @pytest.mark.parametrize("golds", ["task", "run"])

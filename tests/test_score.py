@@ -1,14 +1,13 @@
 """Scores attached afterwards: by a function, by a file of answers; atomic, repeatable, faults left alone."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command import fireact
 from fireact.base import jsonl
 from fireact.base.run_directory import RunDir, read_manifest, read_trajectories
 from fireact.errors import ConfigError, DataError
@@ -149,17 +148,13 @@ def test_other_directories_are_refused_and_files_are_taken(run: Path, tmp_path: 
 def test_the_commands(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def right(episode):\n    return float(episode.answer == 'Lima')\n")
 
-    def fireact(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fireact", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-
-    done = fireact("score", "run", "--with", "mine:right")
+    done = fireact("score", "run", "--with", "mine:right", cwd=tmp_path)
     assert done.returncode == 0 and "3 scored, EM 33.3%" in done.stdout and "1 ended in a fault" in done.stdout
-    found = json.loads(fireact("score", "run", "--with", "mine:right", "--json").stdout)
+    found = json.loads(fireact("score", "run", "--with", "mine:right", "--json", cwd=tmp_path).stdout)
     assert found["scored"] == 3 and found["faults"] == ["d"]
-    mixed = fireact("mix", "run", "--where", "correct", "-o", "mix")
+    mixed = fireact("mix", "run", "--where", "correct", "-o", "mix", cwd=tmp_path)
     assert mixed.returncode == 0 and "where correct: 4 -> 1" in mixed.stdout
-    wrong = fireact("score", "run")
+    wrong = fireact("score", "run", cwd=tmp_path)
     assert wrong.returncode == 2 and "needs one of" in wrong.stderr
 
 

@@ -265,6 +265,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         connection.endheaders(b"{")
         reply = connection.getresponse()
         assert reply.status == 408 and "did not come" in json.load(reply)["error"]["message"]
+        reply.close(), connection.close()
 
 
 def test_an_address_of_ipv6_stands_in_brackets() -> None:
@@ -282,6 +283,7 @@ def test_a_body_of_no_stated_length_is_cut_off(server: Running) -> None:
     connection.request("POST", "/v1/chat/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
     reply = connection.getresponse()
     assert reply.status == 413 and "longer than" in json.load(reply)["error"]["message"]
+    reply.close(), connection.close()
 
 
 def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:
@@ -289,7 +291,8 @@ def test_the_agent_is_a_tool_of_an_mcp_client(student: Path) -> None:
     from mcp import Client, StdioServerParameters
     from mcp.client.stdio import stdio_client
 
-    command = StdioServerParameters(command=sys.executable, args=["-m", "fireact", "serve", str(student), "--mcp"])
+    words = ["-m", "fireact", "serve", str(student), "--mcp", "--task", "brief:HOP"]
+    command = StdioServerParameters(command=sys.executable, args=words, cwd=Path(__file__).parent)
 
     async def talk() -> tuple[list[str], str]:
         async with Client(stdio_client(command)) as client:

@@ -1,15 +1,14 @@
 """Studies: work is shared, gone on with, and done only where it is missing; what fails is said; what is shipped resolves."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 
+from command import fireact
 from fireact.base import jsonl
 from fireact.base.progress import Progress
 from fireact.base.run_directory import LOCK
@@ -41,7 +40,7 @@ paper = [
 
 [shared]
 base = "BASE"
-tasks = ["geo-hop"]
+tasks = ["brief:HOP"]
 n = 3
 max_length = 8192
 rank = 2
@@ -90,14 +89,6 @@ class Notes(Progress):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_model(tmp_path_factory.mktemp("base"), layers=2, hidden=32, positions=16384))
@@ -129,6 +120,12 @@ def done(base: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stu
     assert [row["cell"] for row in rows(home / "out")] == ["prompted", "4 trajectories"]
     assert "8 trajectories: not run yet" in (home / "out" / "tables.md").read_text()
     return home / "out", config, run_study(config, home / "out", progress=notes), notes
+
+
+@pytest.fixture
+def stages(done: "Done", tmp_path: Path) -> Path:
+    """A copy of the stages of the whole study, for tests that add stages."""
+    return Path(shutil.copytree(done[0], tmp_path / "stages"))
 
 
 Done = tuple[Path, StudyConfig, dict[str, Any], Notes]
@@ -163,7 +160,7 @@ def test_a_row_holds_what_its_cell_was_made_with(done: Done) -> None:
     out, *_ = done
     prompted, four, _ = rows(out)
     asked = {
-        "tasks": ["geo-hop"],
+        "tasks": ["brief:HOP"],
         "n": 3,
         "split": "test",
         "order": "file",
@@ -242,12 +239,11 @@ def test_a_second_run_does_nothing_and_says_the_same(done: Done) -> None:
 
 
 def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_stop_the_others(
-    done: Done, base: str, tmp_path: Path
+    stages: Path, base: str, tmp_path: Path
 ) -> None:
-    first, *_ = done
     broken = '\n[[cells]]\nname = "broken"\nmixture = "hop"\nsize = 14\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
     config = written(tmp_path, base, STUDY + broken)
-    shared, notes = StudyConfig(config.study, stages=str(first)), Notes()
+    shared, notes = StudyConfig(config.study, stages=str(stages)), Notes()
     with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*14 trajectories requested"):
         run_study(shared, tmp_path / "out", progress=notes)
     assert notes.started == ["mix", "train", "eval"]  # the broken mixture, and what the longer one needs
@@ -255,18 +251,7 @@ def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_sto
     assert "14 trajectories requested" in found["broken"]["error"] and "results" in found["longer"]
     assert "- broken: " in (tmp_path / "out" / "tables.md").read_text()
     assert not (tmp_path / "out" / "manifest.json").exists()
-    command = [
-        sys.executable,
-        "-m",
-        "fireact",
-        "study",
-        config.study,
-        "--stages",
-        str(first),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = fireact("study", config.study, "--stages", stages, "-o", tmp_path / "out")
     assert again.returncode == 1 and "broken" in again.stderr
 
 
@@ -296,8 +281,7 @@ def test_a_study_waits_for_what_another_one_is_making(tmp_path: Path) -> None:
     assert again.said[0] == "study: cell 1 of 2, held: all stages are complete"  # and not that a minute is left
 
 
-def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: str, tmp_path: Path) -> None:
-    first, *_ = done
+def test_one_fault_is_said_once_with_the_cells_that_it_hits(stages: Path, base: str, tmp_path: Path) -> None:
     text = STUDY.partition("[axes]")[0]
     for dropped in ("baseline", "plots", "choice", "chooser"):
         text = text.replace(f"\n{dropped} =", f"\n# {dropped} =")
@@ -305,7 +289,7 @@ def test_one_fault_is_said_once_with_the_cells_that_it_hits(done: Done, base: st
     block = '[axes]\nepochs = [1, 2]\n[[cells]]\nname = "{epochs}"\naxes = ["epochs"]\nmixture = "hop"\nsize = 14\n'
     config, notes = written(tmp_path, base, text + block), Notes()
     with pytest.raises(FireactError, match=r"^2 of 2 cells failed: 1, 2: mix/\w+: 14 trajectories") as failed:
-        run_study(StudyConfig(config.study, stages=str(first)), tmp_path / "out", progress=notes)
+        run_study(StudyConfig(config.study, stages=str(stages)), tmp_path / "out", progress=notes)
     assert str(failed.value).count("14 trajectories") == 1 and "the others" not in str(failed.value)
     assert (tmp_path / "out" / "tables.md").read_text().count("14 trajectories") == 1
     assert any("2, failed: for the same reason" in line for line in notes.said)

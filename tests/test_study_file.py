@@ -1,13 +1,12 @@
 """A study file: its cells, what is refused before anything runs, what a stage is named by, and the files that ship."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command import fireact
 from fireact.errors import ConfigError, FireactError
 from fireact.study.cells import build_cells
 from fireact.study.file import CHOICES, PaperFigure, StudyFile, list_shipped_studies, read_study
@@ -320,12 +319,9 @@ def test_every_figure_stands_beside_a_cell_that_there_is(name: str) -> None:
 
 
 def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) -> None:
-    listed = subprocess.run(
-        [sys.executable, "-m", "fireact", "study", "--list", "--json"], capture_output=True, text=True
-    )
+    listed = fireact("study", "--list", "--json")
     assert set(json.loads(listed.stdout)) == set(list_shipped_studies())
-    command = [sys.executable, "-m", "fireact", "study", "scaling", "--dry-run"]
-    planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    planned = fireact("study", "scaling", "--dry-run", cwd=tmp_path)
     assert planned.returncode == 0 and "Nothing was spent" in planned.stdout and not list(tmp_path.iterdir())
 
 

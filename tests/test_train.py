@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,19 +37,11 @@ from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import require_memory_for_training  # noqa: E402
 from fireact.training.student import load_student, make_trainable  # noqa: E402
 from fireact.training.trainer import fine_tune  # noqa: E402
+from forks import ForkServer  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 RECIPE = Recipe(rank=4, alpha=8, blocks=2, epochs=2, batch_size=4, learning_rate=0.02, save_every=2)
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A tiny model gains nothing from more threads, and they stand in each other's way on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -276,41 +266,43 @@ def test_a_checkpoint_with_a_file_missing_or_cut_is_not_whole(
     assert find_last_checkpoint(tmp_path) == (None, 0)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_train import chats, killed
-from fireact.training.trainer import fine_tune
-fine_tune(chats(), student=sys.argv[1], recipe=killed(sys.argv[4]), out=Path(sys.argv[2]))
-"""
+def run_forked(student: str, out: str, kind: str) -> None:
+    """Train in a process that the test kills."""
+    fine_tune(chats(), student=student, recipe=killed(kind), out=Path(out))
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    with ForkServer(
+        "test_train", "transformers.models.llama.modeling_llama", "transformers.trainer", "trl", "peft"
+    ) as forks:
+        yield forks
 
 
 def killed(kind: str) -> Recipe:
     rate = {"lora": 0.02, "full": 0.002}[kind]
-    return replace(RECIPE, kind=kind, epochs=20, dropout=0.1 if kind == "lora" else 0.0, learning_rate=rate)
+    return replace(RECIPE, kind=kind, epochs=10, dropout=0.1 if kind == "lora" else 0.0, learning_rate=rate)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_kill_9_at_any_moment_loses_at_most_what_came_after_the_last_checkpoint(
-    student: str, tmp_path: Path, kind: str
+    student: str, tmp_path: Path, kind: str, forks: ForkServer
 ) -> None:
     """Killed twice; the curve and the weights are those of a run that was not, within what floats allow."""
     recipe, whole, out = killed(kind), tmp_path / "whole", tmp_path / "killed"
     fine_tune(chats(), student=student, recipe=recipe, out=whole)
-    for rows in (7, 30):
-        command = [sys.executable, "-c", KILLED, student, str(out), str(Path(__file__).parent), kind]
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    for rows in (5, 16):
+        process = forks.start(tmp_path, student, str(out), kind)
         try:
-            wait_for(out / "log.jsonl", rows, process)
+            wait_for(out / "log.jsonl", rows, forks)
         finally:
-            process.kill()  # SIGKILL: nothing in it can catch that
-        assert process.wait() == -signal.SIGKILL
+            os.kill(process, signal.SIGKILL)  # nothing in it can catch that
+        assert forks.wait() == -signal.SIGKILL
         written = len(list(jsonl.read_objects(out / "log.jsonl")))
         assert written - find_last_checkpoint(out / "checkpoints")[1] <= 2 * RECIPE.save_every
-    assert fine_tune(chats(), student=student, recipe=recipe, out=out).resumed_from_step >= 28
-    assert [row["step"] for row in jsonl.read_objects(out / "log.jsonl")] == list(range(1, 61))
+    assert fine_tune(chats(), student=student, recipe=recipe, out=out).resumed_from_step >= 14
+    assert [row["step"] for row in jsonl.read_objects(out / "log.jsonl")] == list(range(1, 31))
     assert losses(out) == pytest.approx(losses(whole), rel=1e-3, abs=1e-4)
     mine, theirs = (weights(where, kind) for where in (out, whole))
     for name, weight in theirs.items():
@@ -324,11 +316,10 @@ def weights(out: Path, kind: str) -> dict[str, Any]:
     return dict(load_file(out / name))
 
 
-def wait_for(path: Path, lines: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(path: Path, lines: int, forks: ForkServer) -> None:
     until = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None and time.monotonic() < until, "the run ended before it could be killed"
-        time.sleep(0.01)
+        assert not forks.has_ended(within=0.01) and time.monotonic() < until, "the run ended before it could be killed"
 
 
 # --- what is refused ---

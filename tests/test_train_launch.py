@@ -6,17 +6,17 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fireact.base import jsonl
-from fireact.base.run_directory import to_toml_table
-from fireact.errors import ConfigError, DataError
+from fireact.errors import ConfigError, DataError, FireactError
 from fireact.training.batches import MOST_PADDING
 from fireact.training.launch import (
     build_launch_command,
@@ -33,17 +33,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from fireact.training.checkpoints import find_last_checkpoint  # noqa: E402
+from launches import fork_launches, serve_launches  # noqa: E402
 from test_train import RECIPE, losses  # noqa: E402
 from test_train_more import trajectories  # noqa: E402
 from tiny import tiny_model  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +83,13 @@ def alone(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
     return found
 
 
+@pytest.fixture(scope="module")
+def launch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The address of a server that forks launches. Of each kind of launch, one test starts it without the server."""
+    with serve_launches(tmp_path_factory.mktemp("launches") / "socket") as address:
+        yield address
+
+
 def of_kind(config: TrainConfig, kind: str) -> TrainConfig:
     rate = {"lora": 0.02, "full": 0.003}[kind]
     return replace(config, recipe=replace(config.recipe, kind=kind, learning_rate=rate))
@@ -98,30 +98,33 @@ def of_kind(config: TrainConfig, kind: str) -> TrainConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_spread_weights_give_the_curve_and_the_weights_of_one_process(
-    config: TrainConfig, alone: dict[str, Path], kind: str, tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], kind: str, tmp_path: Path, launch_server: Path
 ) -> None:
     """FSDP2 over gloo, 2 processes; the run is then cut back to a checkpoint and gone on with."""
     settings = replace(of_kind(config, kind), accelerate="fsdp", processes=2)
-    manifest = train(settings, tmp_path)
+    with nullcontext() if kind == "lora" else fork_launches(launch_server):
+        manifest = train(settings, tmp_path)
     assert manifest["processes"] == 2 and manifest["padding"] <= MOST_PADDING
     same(tmp_path, alone[kind], kind)
     (tmp_path / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
     assert find_last_checkpoint(tmp_path / "checkpoints")[1] == 2
-    assert train(settings, tmp_path)["resumed_from_step"] == 2
+    with fork_launches(launch_server):
+        assert train(settings, tmp_path)["resumed_from_step"] == 2
     same(tmp_path, alone[kind], kind)
 
 
 @pytest.mark.slow
 def test_copied_weights_give_the_curve_and_the_weights_of_one_process(
-    config: TrainConfig, alone: dict[str, Path], tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], tmp_path: Path, launch_server: Path
 ) -> None:
     settings = replace(config, processes=2)
     assert train(settings, tmp_path)["processes"] == 2
     same(tmp_path, alone["lora"], "lora")
     (tmp_path / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
-    assert train(settings, tmp_path)["resumed_from_step"] == 2
+    with fork_launches(launch_server):
+        assert train(settings, tmp_path)["resumed_from_step"] == 2
     same(tmp_path, alone["lora"], "lora")
 
 
@@ -186,13 +189,13 @@ def test_an_error_of_a_worker_is_the_launcher_s(
 
 def test_a_worker_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    program = f"from fireact.training.worker import exit_with_launcher; import time; exit_with_launcher({launcher.pid}, every=0.05); time.sleep(60)"
-    worker = subprocess.Popen([sys.executable, "-c", program])
-    time.sleep(1.0)
-    assert worker.poll() is None
+    program = f"from fireact.training.worker import exit_with_launcher; import time; exit_with_launcher({launcher.pid}, every=0.05); print('watching', flush=True); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert worker.stdout is not None and worker.stdout.readline() == b"watching\n" and worker.poll() is None
     launcher.kill()
     launcher.wait()
     assert worker.wait(20) == 1
+    worker.stdout.close()
 
 
 def test_only_one_process_cuts_what_was_logged(tmp_path: Path) -> None:
@@ -225,52 +228,35 @@ def machine(folder: Path, rank: int, port: int) -> str:
     return str(path)
 
 
-def started(config: TrainConfig, out: Path) -> subprocess.Popen[str]:
-    """A launch in a process of its own."""
-    program = (
-        "import json, sys; from fireact.base.verbs import load_verb; from fireact.base.run_directory import build_settings; "
-        "from pathlib import Path; kind, train = load_verb('train'); out = Path(sys.argv[2]); "
-        "print('MADE', json.dumps(train(build_settings(kind, json.loads(sys.argv[1]), out), out)))"
-    )
-    words = [sys.executable, "-c", program, json.dumps(to_toml_table(asdict(config))), str(out)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def both(config: TrainConfig, outs: tuple[Path, Path], folder: Path) -> list[tuple[int, str, str]]:
-    """Status, standard output and standard error of machine 0 and of machine 1."""
+def train_on_both(config: TrainConfig, outs: tuple[Path, Path], folder: Path) -> list[dict[str, Any] | FireactError]:
+    """Train on machine 0 and machine 1 at the same time, and give what each launch returns or raises."""
     port = free_port()
-    children = [started(replace(config, accelerate=machine(folder, at, port)), outs[at]) for at in (0, 1)]
-    found = []
-    try:
-        for child in children:
-            said, told = child.communicate(timeout=150)
-            found.append((child.returncode, said, told))
-    finally:
-        for child in children:
-            child.kill()
-    return found
 
+    def launch(at: int) -> dict[str, Any] | FireactError:
+        try:
+            return train(replace(config, accelerate=machine(folder, at, port)), outs[at])
+        except FireactError as error:
+            return error
 
-def made(said: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(next(line for line in said.splitlines() if line.startswith("MADE"))[5:])
-    return found
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(launch, (0, 1), timeout=150))
 
 
 @pytest.mark.slow
 def test_two_machines_share_a_directory_and_give_the_curve_of_one(
-    config: TrainConfig, alone: dict[str, Path], tmp_path: Path
+    config: TrainConfig, alone: dict[str, Path], tmp_path: Path, launch_server: Path
 ) -> None:
     """Two launches over loopback; the run is then cut back to a checkpoint and gone on with, and at last complete."""
     out = tmp_path / "run"
-    first, second = both(config, (out, out), tmp_path)
-    assert first[0] == 0, first[2]
-    assert second[0] == 0, second[2]
-    assert made(first[1])["processes"] == 2 and made(second[1]) == {"verb": "train", "machine_rank": 1}
+    first, second = train_on_both(config, (out, out), tmp_path)
+    assert isinstance(first, dict), first
+    assert first["processes"] == 2 and second == {"verb": "train", "machine_rank": 1}
     same(out, alone["lora"], "lora")
     (out / "manifest.json").unlink()
     shutil.rmtree(out / "checkpoints" / "checkpoint-4")
-    first, second = both(config, (out, out), tmp_path)
-    assert first[0] == second[0] == 0 and made(first[1])["resumed_from_step"] == 2
+    with fork_launches(launch_server):
+        first, second = train_on_both(config, (out, out), tmp_path)
+    assert isinstance(first, dict) and isinstance(second, dict) and first["resumed_from_step"] == 2
     same(out, alone["lora"], "lora")
     complete = train(replace(config, accelerate=machine(tmp_path, 1, 1)), out)  # neither lock nor launch
     assert complete == json.loads((out / "manifest.json").read_text())
@@ -278,16 +264,18 @@ def test_two_machines_share_a_directory_and_give_the_curve_of_one(
 
 @pytest.mark.slow
 def test_machines_with_directories_of_their_own_do_not_go_on_from_different_steps(
-    config: TrainConfig, tmp_path: Path
+    config: TrainConfig, tmp_path: Path, launch_server: Path
 ) -> None:
     outs = (tmp_path / "first", tmp_path / "second")
-    first, second = both(config, outs, tmp_path)
-    assert first[0] == second[0] == 0
+    with fork_launches(launch_server):
+        first, second = train_on_both(config, outs, tmp_path)
+    assert isinstance(first, dict) and isinstance(second, dict)
     assert not (outs[1] / "config.toml").exists() and not (outs[1] / "manifest.json").exists()
     (outs[0] / "manifest.json").unlink()
-    first, second = both(config, outs, tmp_path)
-    assert first[0] == second[0] == 1
-    assert "different checkpoints" in first[2] and "shared disk" in first[2]
+    with fork_launches(launch_server):
+        first, second = train_on_both(config, outs, tmp_path)
+    assert isinstance(first, FireactError) and isinstance(second, FireactError)
+    assert "different checkpoints" in str(first) and "shared disk" in str(first)
 
 
 def test_which_machine_this_is(tmp_path: Path) -> None:

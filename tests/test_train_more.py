@@ -1,12 +1,13 @@
 """Recipes, whole-model training, validation with early stop, pieces of batches, and several processes."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fakes import Small, trajectory
 from fireact.base import jsonl
@@ -23,16 +24,9 @@ pytest.importorskip("trl")
 
 from fireact.training.student import load_student, make_trainable  # noqa: E402
 from fireact.training.trainer import _TrainingRun, fine_tune  # noqa: E402
+from fireact.training.validation import best_epoch, is_over  # noqa: E402
 from test_train import RECIPE, chats, losses, samples  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +217,43 @@ def test_questions_are_kept_out_whole() -> None:
         choose_held_out(found[:2], Recipe(validation=0.01))
 
 
-def test_training_stops_when_validation_gets_worse_and_keeps_the_best(student: str, data: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, learning_rate=0.2, epochs=12, validation=0.25, patience=2, schedule="constant")
+@pytest.mark.parametrize(
+    ("losses", "patience", "best", "over"),
+    [
+        ([], 2, None, False),
+        ([3.0], 2, 0, False),
+        ([3.0, 2.0, 1.0], 1, 2, False),  # better each time
+        ([3.0, 2.0, 2.5], 2, 1, False),
+        ([3.0, 2.0, 2.5, 2.4], 2, 1, True),
+        ([3.0, 2.0, 2.5, 1.9], 2, 3, False),  # better within the patience
+        ([1.0, 1.0, 1.0], 2, 0, True),  # as good is not better
+        ([1.0, 2.0, 3.0, 4.0], 0, 0, False),  # no patience: never
+        ([2.0, 9.0], 1, 0, True),
+    ],
+)
+def test_whether_training_is_over_is_decided_by_the_losses(
+    losses: list[float], patience: int, best: int | None, over: bool
+) -> None:
+    assert is_over(losses, patience=patience) is over
+    assert best is None or best_epoch(losses) == best
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 4))
+def test_training_ends_after_so_many_epochs_without_a_better_one(losses: list[int], patience: int) -> None:
+    ends = next((n for n in range(1, len(losses) + 1) if is_over(losses[:n], patience=patience)), None)
+    stale = [min(losses[n - patience : n]) >= min(losses[: n - patience]) for n in range(patience + 1, len(losses) + 1)]
+    assert ends == (stale.index(True) + patience + 1 if True in stale else None)
+
+
+def test_training_stops_where_validation_gets_no_better_and_keeps_the_best(
+    student: str, data: Path, tmp_path: Path
+) -> None:
+    """At a rate so low that no weight changes, the first epoch stays the best on every machine."""
+    recipe = replace(RECIPE, learning_rate=1e-30, epochs=12, validation=0.25, patience=2, schedule="constant")
     manifest = train(TrainConfig(data=str(data), student=student, recipe=recipe), tmp_path / "run")
     rows = list(jsonl.read_objects(tmp_path / "run" / "validation.jsonl"))
-    best = min(rows, key=lambda row: row["validation_loss"])
-    assert len(rows) == rows.index(best) + 1 + 2 < 12
-    assert manifest["validation_loss"] == best["validation_loss"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert manifest["validation_loss"] == rows[0]["validation_loss"] == rows[2]["validation_loss"]
     assert manifest["steps"] == rows[-1]["step"] and not (tmp_path / "run" / "best").exists()
     assert all(0 <= row["whole_sample_accuracy"] <= 1 for row in rows)
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,14 @@ def new_canvas(palette: Palette, height: float, ratios: tuple[float, ...] = (1,)
     return figure, [row[0] for row in panels]
 
 
+@contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Draw a box, without a warning, for each character of a name that the font of a plot does not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
 def new_figure(height: float, *, columns: int = 1) -> tuple[Any, Any]:
     """A new figure of a study with its panels, side by side, in colours for paper."""
     import matplotlib
@@ -113,7 +123,7 @@ def save_figure(figure: Any, path: Path) -> list[str]:
     import matplotlib
 
     metadata = {"svg": {"Date": None}, "png": {"Software": None}}
-    with matplotlib.rc_context(_STUDY_STYLE):
+    with matplotlib.rc_context(_STUDY_STYLE), boxes_for_missing_glyphs():
         for form in metadata:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, dpi=160, metadata=metadata[form], bbox_inches="tight")
@@ -126,7 +136,7 @@ def _save(plot: ReportPlot, palette: Palette, form: str, **options: Any) -> byte
     import matplotlib
 
     file = io.BytesIO()
-    with matplotlib.rc_context(_style(palette)):
+    with matplotlib.rc_context(_style(palette)), boxes_for_missing_glyphs():
         plot.draw(palette).savefig(file, format=form, **options)
     return file.getvalue()
 

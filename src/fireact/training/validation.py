@@ -22,6 +22,16 @@ VALIDATION_BATCH_SIZE = 8
 """The largest number of samples that are measured at a time."""
 
 
+def best_epoch(losses: Sequence[float]) -> int:
+    """The index of the lowest validation loss; the earliest of equal ones. Raises ValueError without losses."""
+    return min(range(len(losses)), key=lambda index: losses[index])
+
+
+def is_over(losses: Sequence[float], *, patience: int) -> bool:
+    """Whether the last ``patience`` epochs brought no lower validation loss; never with a patience of 0."""
+    return bool(patience and losses) and best_epoch(losses) + patience < len(losses)
+
+
 class EpochValidation:
     """Target-token loss and whole-sample accuracy on held-out samples, epoch by epoch."""
 
@@ -77,7 +87,7 @@ class EpochValidation:
     @property
     def should_stop(self) -> bool:
         """Whether ``patience`` epochs passed without a better loss."""
-        return bool(self.patience and self.rows) and self.rows.index(self.best_row) + self.patience < len(self.rows)
+        return is_over(self._losses, patience=self.patience)
 
     @property
     def final_row(self) -> dict[str, Any]:
@@ -91,7 +101,11 @@ class EpochValidation:
     @property
     def best_row(self) -> dict[str, Any]:
         """The row with the lowest validation loss."""
-        return min(self.rows, key=lambda row: float(row["validation_loss"]))
+        return self.rows[best_epoch(self._losses)]
+
+    @property
+    def _losses(self) -> list[float]:
+        return [float(row["validation_loss"]) for row in self.rows]
 
     def restore_best_weights(self, weights: Path) -> None:
         """Replace the last epoch's weights by the best epoch's, where ``patience`` is set.

@@ -38,7 +38,7 @@ def exit_with_launcher(process: int, *, every: float = 1.0) -> None:
     threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
-def main() -> None:
+def run_worker() -> None:
     """Train with the settings of the run directory."""
     import torch
 
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()
