@@ -102,7 +102,7 @@ class CommandGroup(TyperGroup):
         """A command with its options. Its module is imported here."""
         if cmd_name in self.commands and cmd_name not in self._built:
             self._built.add(cmd_name)
-            summary = self.commands[cmd_name]
+            summary: Any = self.commands[cmd_name]
             self.commands[cmd_name] = build_command(cmd_name, summary.help or "", summary.rich_help_panel)
             self.commands[cmd_name].params += [entry for entry in self.params if entry.name in ("quiet", "verbose")]
         return self.commands.get(cmd_name)

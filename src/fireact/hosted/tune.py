@@ -57,7 +57,7 @@ class TuneConfig:
 
     data: str = setting(normalise=absolute_path, is_path=True)
     """Trajectories in any format that 'convert' reads, or a directory of 'fireact mix' or 'collect'."""
-    model: str
+    model: str = setting()
     """The provider and its base model: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL."""
     epochs: int = setting(3, low=1, panel=SCHEDULE)
     """Passes over the data."""
