@@ -90,7 +90,7 @@ def test_a_template_that_rewrites_is_refused_for_ollama() -> None:
 
 
 def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Known: merged, gguf, ollama"):
+    with pytest.raises(ConfigError, match="Known: gguf, merged, ollama"):
         ExportConfig(run=str(run), to="onnx")
     with pytest.raises(ConfigError, match="no directory of 'fireact train'"):
         export(ExportConfig(run=str(tmp_path)), tmp_path / "out")

@@ -45,14 +45,14 @@ class Verb:
     """
 
     name: str
-    config: type[Any]
+    config: Any
     run: Callable[..., dict[str, Any]]
     example: str
     out: str | Callable[[Mapping[str, Any]], str]
     out_help: str = "Run directory to write."
     neutral: Sequence[str] = ()
     estimate: Callable[[Any], dict[str, Any]] | str | None = None
-    shorthand: type[Any] | None = None
+    shorthand: Any = None
     expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
     show_defaults: bool = True
     has_dry_run: bool = True

@@ -58,7 +58,7 @@ def _read_call(verb: Verb, given: Mapping[str, Any]) -> VerbCall:
     return VerbCall(verb, settings, options, out, **flags)
 
 
-def _read_values(config_class: type[Any], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _read_values(config_class: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings that the given options make."""
     for entry in read_settings(config_class):
         nested_class = nested_settings(entry.kind)
@@ -100,12 +100,11 @@ def _info(parameter: inspect.Parameter) -> Any:
 
 def _make_parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
     shown = inspect.Parameter.empty if default is MISSING else default
-    annotated: Any = Annotated  # which takes types alone where a checker sees it
-    annotation = annotated[kind | None if default is None else kind, info]
+    annotation: Any = Annotated[kind | None if default is None else kind, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
 
 
-def _make_setting_parameters(config_class: type[Any], *, show_defaults: bool) -> Iterator[inspect.Parameter]:
+def _make_setting_parameters(config_class: Any, *, show_defaults: bool) -> Iterator[inspect.Parameter]:
     """The parameters of a settings class, and of the settings classes that it holds."""
     docs = read_docstrings(config_class)
     for entry in read_settings(config_class):
@@ -120,12 +119,13 @@ def _make_setting_parameters(config_class: type[Any], *, show_defaults: bool) ->
 
 def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) -> inspect.Parameter:
     name, kind = _parameter_name(entry), _option_kind(entry)
+    default: Any
     is_argument = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
     if is_argument:
-        default_argument = "" if name != entry.name else MISSING
-        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default_argument)
+        default = "" if name != entry.name else MISSING
+        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default)
     flags = entry.flags or ((f"--{name.replace('_', '-')}",) if kind is bool or get_origin(kind) is list else ())
-    default: Any = entry.default if show_default or kind is bool or entry.default is MISSING else None
+    default = entry.default if show_default or kind is bool or entry.default is MISSING else None
     if get_origin(kind) is list and default is not MISSING:
         default = None
     return _make_parameter(name, kind, _option(*flags, help=help, panel=entry.panel), default)
