@@ -1,14 +1,17 @@
 """Serving: real clients over real HTTP and stdio, to a tiny student and the agent around it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +60,48 @@ class Running:
         assert self.child.stderr is not None
         self.child.stderr.close()
         return status
+
+
+class InFlight:
+    """A request that the server has begun to read: it answered 100 Continue before the body was sent."""
+
+    def __init__(self, running: Running, **body: Any) -> None:
+        content = json.dumps({"model": "fireact", "messages": ASK, **body}).encode()
+        address = urllib.parse.urlsplit(running.url)
+        self.connection = socket.create_connection((address.hostname, address.port), timeout=60)
+        head = (
+            f"POST {address.path}/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nExpect: 100-continue\r\n\r\n"
+        )
+        self.connection.sendall(head.encode())
+        self.received = b""
+        self.read_until(b"100 Continue\r\n\r\n")
+        self.connection.sendall(content)
+
+    def read_until(self, text: bytes) -> None:
+        while text not in self.received:
+            block = self.connection.recv(65536)
+            assert block, self.received
+            self.received += block
+
+    def read_reply(self) -> tuple[int, bytes]:
+        """The status and the body, which ends where the connection does."""
+        while block := self.connection.recv(65536):
+            self.received += block
+        self.connection.close()
+        head, _, body = self.received.partition(b"\r\n\r\n")[2].partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+
+
+def wait_until_closed(running: Running) -> None:
+    """Wait until the server, which has a signal, takes no new connection."""
+    address = urllib.parse.urlsplit(running.url)
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            socket.create_connection((address.hostname, address.port), timeout=1).close()
+            time.sleep(0.01)
+        raise AssertionError("the server still takes connections")
 
 
 @pytest.fixture(scope="module")
@@ -194,38 +239,25 @@ def test_a_name_that_is_not_this_machines_is_refused_without_a_key(student: Path
 
 def test_a_shutdown_finishes_what_is_in_flight(student: Path) -> None:
     running = Running(str(student))
-    said: list[Any] = []
-
-    def call() -> None:
-        said.append(running.client().chat.completions.create(model="fireact", messages=ASK, max_tokens=400))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(0.3)
+    request = InFlight(running, max_tokens=400)
     assert running.stop() == 0
-    thread.join(30)
-    assert said and said[0].usage.completion_tokens > 1
+    status, body = request.read_reply()
+    assert status == 200 and json.loads(body)["usage"]["completion_tokens"] > 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_shutdown_finishes_streams_and_agents(student: Path, number: int) -> None:
     running = Running(str(student))
-    client = running.client()
-    agent: list[Any] = []
-    asking = threading.Thread(
-        target=lambda: agent.append(client.chat.completions.create(model="fireact-agent", messages=ASK))
-    )
     options = {"include_usage": True}
-    stream = client.chat.completions.create(
+    stream = running.client().chat.completions.create(
         model="fireact", messages=ASK, max_tokens=300, stream=True, stream_options=options
     )
     next(iter(stream))
-    asking.start()
-    time.sleep(0.3)
+    agent = InFlight(running, model="fireact-agent")
     running.child.send_signal(number)
     assert list(stream)[-1].usage.completion_tokens > 0
-    asking.join(60)
-    assert agent and agent[0].usage.completion_tokens > 0
+    status, body = agent.read_reply()
+    assert status == 200 and json.loads(body)["usage"]["completion_tokens"] > 0
     running.child.wait(30)
     assert running.child.stderr is not None
     running.child.stderr.close()
@@ -234,25 +266,16 @@ def test_a_shutdown_finishes_streams_and_agents(student: Path, number: int) -> N
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_second_signal_cuts_off_what_is_in_flight_without_a_trace(stream: bool) -> None:
     running = Running("fakes:Slow", PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    client, caught = running.client(), list[Exception]()
-
-    def call() -> None:
-        try:
-            reply = client.chat.completions.create(model="fireact", messages=ASK, stream=stream)
-            list(reply) if stream else None
-        except Exception as error:  # a 503 of the plain request, a cut connection of the stream: each its own kind
-            caught.append(error)
-
-    asking = threading.Thread(target=call)
-    asking.start()
-    time.sleep(1)
-    for _ in range(2):
-        running.child.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+    request = InFlight(running, stream=stream)
+    if stream:
+        request.read_until(b"data: ")
+    running.child.send_signal(signal.SIGINT)
+    wait_until_closed(running)
+    running.child.send_signal(signal.SIGINT)
     said = running.child.communicate(timeout=30)[1]  # long before the minute that the answer takes
-    asking.join(30)
     assert running.child.returncode == 0 and "Traceback" not in said and "Error" not in said, said
-    assert stream or getattr(caught[0], "status_code", 0) == 503
+    status, _ = request.read_reply()
+    assert status == (200 if stream else 503)
 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:

@@ -119,7 +119,8 @@ class CommandGroup(TyperGroup):
         except Exception as error:
             wrong, near = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
             if near:
-                error.possibilities = [option for option in near if is_near(wrong.strip("-"), option.strip("-"))]  # type: ignore[attr-defined]
+                near_options = [option for option in near if is_near(wrong.strip("-"), option.strip("-"))]
+                error.possibilities = near_options  # type: ignore[attr-defined]
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
