@@ -143,7 +143,7 @@ def test_the_program_is_started_once_and_ends_with_its_tools(tmp_path: Path, mon
 )
 def test_the_program_ends_with_this_one(last: str) -> None:
     code = (
-        "import sys, threading, time; from fireact import names\n"
+        "import sys, threading, time; from fireact.base import names\n"
         "tools = {tool.name: tool for tool in names.build_plugin('tool', sys.argv[1])}\n"
         "def slow():\n    try: tools['slow'](seconds=9)\n    except Exception: pass\n"
         f"print(tools['now'](), flush=True)\n{last}"
@@ -154,7 +154,7 @@ def test_the_program_ends_with_this_one(last: str) -> None:
 
 def test_a_killed_parent_takes_the_program_with_it() -> None:
     code = (
-        "import sys, time; from fireact import names\n"
+        "import sys, time; from fireact.base import names\n"
         "tools = {tool.name: tool for tool in names.build_plugin('tool', sys.argv[1])}\n"
         "print(tools['now'](), flush=True); time.sleep(60)"
     )

@@ -9,7 +9,42 @@ ROOT = Path(__file__).parents[1] / "src" / "fireact"
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 CONTENT_FREE = frozenset(
-    ["one", "found", "said", "told", "own", "other", "others", "made", "what", "whole", "rest", "part", "place", "there", "wanted", "known", "shown", "given", "kept", "named", "asked", "written", "heard", "seen", "left", "thing", "things", "something", "stuff", "it", "its", "them", "those", "these"]
+    [
+        "one",
+        "found",
+        "said",
+        "told",
+        "own",
+        "other",
+        "others",
+        "made",
+        "what",
+        "whole",
+        "rest",
+        "part",
+        "place",
+        "there",
+        "wanted",
+        "known",
+        "shown",
+        "given",
+        "kept",
+        "named",
+        "asked",
+        "written",
+        "heard",
+        "seen",
+        "left",
+        "thing",
+        "things",
+        "something",
+        "stuff",
+        "it",
+        "its",
+        "them",
+        "those",
+        "these",
+    ]
 )
 DOORS = frozenset(("sniff", "read", "write", "from_name", "build"))
 """Functions that each plug-in module of a kind has under the same name."""
