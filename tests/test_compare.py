@@ -266,7 +266,7 @@ def test_compare_takes_files_and_refuses_what_has_no_scores(home: Path, tmp_path
     with pytest.raises(DataError, match=r"no episode in .* has scores"):
         read_scored_run(tmp_path / "bare.jsonl")
     for arguments, said in (
-        (["nothing", str(file)], "cannot read nothing"),
+        (["nothing", str(file)], "there is no nothing"),
         ([str(file), str(file), "--allow", "noize"], "Did you mean 'noise'?"),
     ):
         done = fireact("compare", *arguments, cwd=tmp_path)

@@ -392,9 +392,10 @@ def test_a_run_of_an_earlier_version_is_printed_too(tmp_path: Path, capsys: pyte
 
 
 def test_an_agent_that_cannot_be_prompted_so_is_refused(tmp_path: Path) -> None:
+    """More examples than a task has are refused; where no number is given, it is prompted with those that it has."""
     with pytest.raises(ConfigError, match="0 few-shot examples"):
-        measured(tmp_path, tasks=[f"{__name__}:Small"])
-    manifest = measured(tmp_path, tasks=[f"{__name__}:Small"], examples=0, tools=[f"{__name__}:echo"])
+        measured(tmp_path, tasks=[f"{__name__}:Small"], examples=3)
+    manifest = measured(tmp_path, tasks=[f"{__name__}:Small"], tools=[f"{__name__}:echo"])
     assert manifest["results"][Small().name]["tools"] == {"search": 1.0}
 
 

@@ -287,7 +287,7 @@ def test_the_papers_mixtures(name: str, tmp_path: Path) -> None:
     [
         ("takes = 5", "Did you mean 'take'"),
         ("take = 5", "take is 5"),
-        ('where = "correct"', "list of filters"),
+        ('where = "correct"', "it must be a list"),
         ('best_of = "2"', "best_of is '2'"),
         ("holdout = 1", "holdout"),
         ("weigh_bad = 1.5", "from 0 to 1"),

@@ -429,7 +429,7 @@ def test_a_wrong_spec_is_a_clear_error(columns: str, said: str, tmp_path: Path) 
 
 
 def test_wrong_rows_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="there is no"):
         load_task(str(tmp_path / "absent.jsonl:question,answer"))
     for name, bad, said in (
         ("twice", [*rows(1), {"question": "question  0?", "answer": "b"}], "more than once"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -109,6 +110,7 @@ class HttpClient:
         self.service, self._quotes_errors, self._retry = service, quotes_errors, retry or Retry()
         self._seconds, self._limits_try, self._max_bytes = seconds, limits_try, max_bytes
         self._client = httpx2.Client(timeout=seconds, headers=dict(headers or {}), follow_redirects=False)
+        weakref.finalize(self, self._client.close)  # connections end with their owner
 
     def retry(self, send: Callable[[], T]) -> T:
         """The result of ``send``; transient faults are retried. Raises ProviderError after the last try."""

@@ -16,6 +16,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ class OpenAIModel:
             ),
             max_retries=0,  # our own retries respect the rate limit and the end of the run
         )
+        weakref.finalize(self, self._client.close)  # connections end with their owner
 
     def complete(self, call: Call) -> Completion:
         """Complete a call; ``call.on_delta`` gets each chunk of the text as it arrives.

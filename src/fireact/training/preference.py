@@ -334,7 +334,7 @@ def _build_trainer(model: Any, tokenizer: Any, rows: PairRows, *, config: Prefer
         seed=config.seed,
         use_cpu=training_device() == "cpu",
         bf16=has_bfloat16(),
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,

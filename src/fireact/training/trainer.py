@@ -465,7 +465,7 @@ def _trainer_settings(run: _TrainingRun, report_to: Sequence[str]) -> dict[str, 
         "seed": recipe.seed,
         "use_cpu": training_device() == "cpu",
         "bf16": False,  # autocast is ours
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
