@@ -79,7 +79,7 @@ def test_each_completion_follows_what_was_said_before_it(episode: Trajectory, tm
     write_episodes([episode], tmp_path / "pc.jsonl", "prompt-completion", force=True)
     write_episodes([episode], tmp_path / "chat.jsonl", "gpt", force=True)
     chat = json.loads((tmp_path / "chat.jsonl").read_text())["messages"]
-    rows = [json.loads(line) for line in (tmp_path / "pc.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(line) for line in (tmp_path / "pc.jsonl").read_text(encoding="utf-8").split("\n") if line]
     assert [[*row["prompt"], *row["completion"]][-1] for row in rows] == [
         message for message in chat if message["role"] == "assistant" and message.get("weight", 1.0)
     ]
