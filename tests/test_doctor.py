@@ -391,7 +391,7 @@ def test_held_out_questions_that_are_not_there_are_said_not_to_be_compared(
 
 @pytest.mark.parametrize("wrong", [{"max_length": -3}, {"max_observation": 0}, {"workers": -2}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="it must be (at least|0 or more)"):
+    with pytest.raises(ConfigError, match=r"it must be (at least|0 or more)"):
         DoctorConfig("a.jsonl", **wrong)
 
 

@@ -342,7 +342,7 @@ def test_what_is_not_known_is_refused_with_the_names(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     with pytest.raises(DataError, match="is empty"):
         list(read_any(tmp_path / "empty"))
-    with pytest.raises(DataError, match="cannot read|there is no"):
+    with pytest.raises(DataError, match="there is no"):
         list(read_any(tmp_path / "nowhere"))
     assert len({reader.name for reader in READERS}) == len(READERS)
 
