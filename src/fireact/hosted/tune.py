@@ -325,7 +325,11 @@ def _describe_estimate(facts: dict[str, Any]) -> str:
 
 
 def follow_job(provider: Provider, job: Job, out: Path, *, poll: float, progress: Progress) -> Job:
-    """Wait for the end of a job and report its events; each is reported once, also over several runs."""
+    """Wait for the end of a job and report its events; each is reported once, also over several runs.
+
+    ``poll`` is the longest pause in seconds; the first ones are shorter, so that a short job is not waited for.
+    """
+    pause = 0.1
     with jsonl.Appender(out / EVENTS) as file:
         seen_ids = {str(row["id"]) for row in jsonl.read_objects(out / EVENTS)}
         while True:
@@ -334,7 +338,8 @@ def follow_job(provider: Provider, job: Job, out: Path, *, poll: float, progress
                 progress.say(f"tune: {message}")
             if job.status in ENDED_STATUSES:
                 return job
-            time.sleep(poll)
+            time.sleep(min(pause, poll))
+            pause *= 2
             job = provider.job(job.id)
 
 
