@@ -1,7 +1,7 @@
 """The nouns of every other module: frozen data, and Protocols for tasks, tools, models, methods and renderers.
 
 Invariant: nothing here does I/O, and every dataclass survives ``to_dict`` -> JSON -> ``from_dict`` unchanged.
-This module does not parse LM text (``render``), score (``tasks``) or save (``store``).
+This module does not parse LM text (``render``), score (``tasks``) or save (``base.run_directory``).
 """
 
 from __future__ import annotations

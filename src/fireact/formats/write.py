@@ -82,7 +82,7 @@ _FOR_TRAINER = {
 
 @dataclass(frozen=True, slots=True)
 class WriteSummary:
-    """Counts of read trajectories and written rows, losses by kind (``losses.KINDS``), and counts by group."""
+    """Counts of read trajectories and written rows, losses by kind (``dropped.KINDS``), and counts by group."""
 
     trajectories: int
     rows: int

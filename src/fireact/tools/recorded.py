@@ -6,7 +6,7 @@ recorded queries and answers.
 
 Invariant: the answer depends only on the query and on the file, which ``fingerprint`` covers. Only calls of ``search``
 are replayed. Two queries are the same when they differ only in case and white space, and the first answer to a query
-counts. Calls of other tools and of models belong to ``cache``.
+counts. Calls of other tools and of models belong to ``call_cache``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Fine-tunes a student with TRL and PEFT, with the loss on the student's own words alone, and resumes after a kill.
 
 It is faster than the defaults because it computes less. Where only the upper blocks are trained, nothing is propagated
-back through the lower ones, and their hidden states are computed once, not once per epoch (``halves``). Logits are
-computed at target positions only, and batches have similar length. bfloat16 is used where the hardware multiplies it
-natively.
+back through the lower ones, and their hidden states are computed once, not once per epoch (``frozen_blocks``). Logits
+are computed at target positions only, and batches have similar length. bfloat16 is used where the hardware multiplies
+it natively.
 
 Several processes (``launch``) each take their share of every planned batch and add up their gradients. So the learning
 curve is that of one process, whether each holds all weights or a shard of them (``sharding``). Checkpoints are
