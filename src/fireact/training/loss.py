@@ -1,8 +1,8 @@
 """The loss: weighted mean cross-entropy over target tokens, with logits computed at positions with a label alone.
 
-The hidden states after the frozen blocks are cached (``frozen_blocks``). The model's own forward is always called, so that
-its steps between blocks and logits, and any wrappers, take part. Invariant: the loss equals that of all logits with a
-mask.
+The hidden states after the frozen blocks are cached (``frozen_blocks``). The model's own forward is always called, so
+that its steps between blocks and logits, and any wrappers, take part. Invariant: the loss equals that of all logits
+with a mask.
 """
 
 from __future__ import annotations
