@@ -33,6 +33,7 @@ from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
 from fireact.types import Call, Message, Method, Tool, Trajectory
+from fireact.world.questions import WorldMeta
 
 SEARCH = build_geo_search()
 TOOLS: Mapping[str, Tool] = {"search": SEARCH}
@@ -76,7 +77,9 @@ def test_it_searches_badly_as_often_as_it_says_and_recovers(task: str) -> None:
 def test_it_uses_only_what_was_observed(task: str) -> None:
     for one in episodes(task, "react"):
         seen = [step.observation or "" for step in one.steps]
-        assert all(any(observation_holds(text, fact) for text in seen) for fact in one.example.meta["facts"])
+        assert all(
+            any(observation_holds(text, fact) for text in seen) for fact in WorldMeta.from_example(one.example).facts
+        )
 
 
 def test_a_reflection_changes_what_follows() -> None:
@@ -104,7 +107,7 @@ def test_thoughts_are_short_and_trajectories_fit_the_budget() -> None:
 
 
 def test_it_varies_its_words() -> None:
-    fact = geo_hop().examples("train")[0].meta["facts"][0]
+    fact = WorldMeta.from_example(geo_hop().examples("train")[0]).facts[0]
     assert len(set(list_queries(fact))) >= 3
     first = {one.steps[0].thought.split(" the ")[0] for one in episodes("geo-hop", "react")}
     assert len(first) >= 3

@@ -12,7 +12,8 @@ from fireact.errors import ConfigError
 from fireact.tasks.geo import LIMITS, GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tasks.validate import solve_question, validate_task
 from fireact.types import Example, Limits
-from fireact.world.questions import SHAPES
+from fireact.world.facts import Fact
+from fireact.world.questions import SHAPES, WorldMeta
 
 TASKS = [geo_hop(), geo_yesno(), geo_choice(), geo_compose()]
 
@@ -92,8 +93,6 @@ def test_validation_takes_a_task_of_the_users_own() -> None:
 
 
 def test_a_comparison_that_is_too_close_has_no_answer() -> None:
-    facts = [
-        {"country": name, "relation": "people", "value": value, "find": "value"}
-        for name, value in (("Norway", "5.2 million"), ("Finland", "5.5 million"))
-    ]
-    assert solve_question(Example("x", "?", "Finland", {"kind": "comparison", "facts": facts, "options": []})) == set()
+    facts = [Fact("Norway", "people", "5.2 million"), Fact("Finland", "people", "5.5 million")]
+    meta = WorldMeta("comparison", 2, ["Norway", "Finland"], facts, ["Norway"], [])
+    assert solve_question("?", meta) == set()

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -25,8 +25,8 @@ from typing import Any
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.render.react import OBSERVATION, REFLECT, REFLECTION, ReActRenderer
 from fireact.types import FINISH, Call, Completion, Example, Message, Step, Usage
-from fireact.world.facts import Split
-from fireact.world.questions import SHAPES, generate_examples
+from fireact.world.facts import Fact, Split
+from fireact.world.questions import SHAPES, WorldMeta, generate_examples
 
 BAD_QUERY_SHARE = 0.1
 STRUGGLE_SHARE = 0.04
@@ -34,12 +34,6 @@ STRUGGLE = 3
 WRONG_ANSWER_SHARE = 0.12
 WRONG_RECALL_SHARE = 0.3
 
-Fact = Mapping[str, str]
-
-NOUN = {
-    "capital": "capital", "currency": "currency", "language": "main language", "domain": "internet domain",
-    "code": "calling code", "people": "population", "size": "area", "largest neighbour": "largest neighbour",
-}  # fmt: skip
 FIND_COUNTRY = ("country with {noun} {value}", "{noun} {value}", "{noun} {value} country")
 FIND_VALUE = ("{country} {noun}", "{noun} of {country}", "{noun} in {country}")
 VAGUE = ("list of countries by {noun}", "what is a {noun}", "countries of the world", "{noun} facts")
@@ -115,8 +109,8 @@ class ExpertProgress:
     """The state of an episode: how many facts of the chain its observations hold, and the mistakes drawn for it."""
 
     def __init__(self, example: Example, observations: Sequence[str], seed: int) -> None:
-        self.example = example
-        self.facts: Sequence[Fact] = example.meta["facts"]
+        self.example, self.meta = example, WorldMeta.from_example(example)
+        self.facts = self.meta.facts
         self.facts_found = self.misses = 0
         for observation in observations:
             is_found = self.facts_found < len(self.facts) and observation_holds(
@@ -132,7 +126,7 @@ class ExpertProgress:
         self.bad_hop = draw.randrange(len(self.facts))
         self.bad_order = draw.sample(range(len(VAGUE)), len(VAGUE))
         self.wrong, self.wrong_recall = draw.random() < WRONG_ANSWER_SHARE, draw.random() < WRONG_RECALL_SHARE
-        self.wrong_answer: str = draw.choice(example.meta["wrong"])
+        self.wrong_answer = draw.choice(self.meta.wrong)
         self.wording = random.Random(f"{draw.random()} {len(observations)}")  # differs from step to step
 
     def step(self, *, reflected: bool) -> str:
@@ -152,21 +146,24 @@ class ExpertProgress:
     def _describe_plan(self) -> str:
         """The plan after the next fact, in the question's own terms; every thought states it."""
         later_facts = [_describe_later(fact, before) for before, fact in pairwise(self.facts[self.facts_found :])]
-        last = {"pick": "pick its option", "check": f"check whether it is {_asked_value(self.example)}"}
-        kind = self.example.meta["kind"]
-        later_facts += ["compare them"] if kind in PAIRED else [last[kind]] if kind in last else []
+        if self.meta.kind in PAIRED:
+            later_facts.append("compare them")
+        elif self.meta.kind == "pick":
+            later_facts.append("pick its option")
+        elif self.meta.kind == "check":
+            later_facts.append(f"check whether it is {self.meta.options[0]}")
         return "".join(f", then {plan}" for plan in later_facts)
 
     def _last_finding(self) -> str:
         """The fact of the last observation, or the outcome of a comparison where the last fact depends on it."""
-        if self.example.meta["kind"] == "winner's attribute" and self.facts_found == len(self.facts) - 1:
-            return f"{state_pair(self.facts[:-1])} {self.facts[-1]['country']} has more."
+        if self.meta.kind == "winner's attribute" and self.facts_found == len(self.facts) - 1:
+            return f"{state_pair(self.facts[:-1])} {self.facts[-1].country} has more."
         return state_fact(self.facts[self.facts_found - 1]) if self.facts_found else ""
 
     def _query(self, fact: Fact, bad: bool) -> str:
         if bad:
-            forms = VAGUE if fact["find"] == "country" else ASTRAY
-            return forms[self.bad_order[self.misses]].format(noun=NOUN[fact["relation"]], **fact)
+            forms = VAGUE if fact.finds_country else ASTRAY
+            return forms[self.bad_order[self.misses]].format(noun=fact.noun, **asdict(fact))
         choices = list_queries(fact)
         return choices[(self.wording.randrange(len(choices)) if not self.misses else self.misses) % len(choices)]
 
@@ -177,61 +174,55 @@ class ExpertProgress:
         fact = self.facts[self.facts_found]
         if not self.misses:
             return f"The search goes well. {self._last_finding()}".rstrip()
-        subject = fact["value" if fact["find"] == "country" else "country"]
-        return self.wording.choice(FAILED).format(named=subject, noun=NOUN[fact["relation"]])
+        subject = fact.value if fact.finds_country else fact.country
+        return self.wording.choice(FAILED).format(named=subject, noun=fact.noun)
 
     def recall(self) -> str:
         """Chain of thought: all facts from the table and the answer, in one reply."""
-        earlier_facts = self.facts[: -2 if self.example.meta["kind"] in PAIRED else -1]
+        earlier_facts = self.facts[: -2 if self.meta.kind in PAIRED else -1]
         return self._finish(" ".join(map(state_fact, earlier_facts)), wrong=self.wrong_recall)
 
     def _finish(self, earlier_facts: str, *, wrong: bool) -> str:
         answer = self.wrong_answer if wrong else self.example.answer
-        paired = self.example.meta["kind"] in PAIRED
+        paired = self.meta.kind in PAIRED
         last = state_pair(self.facts[-2:]) if paired else state_fact(self.facts[-1])
-        sentences = (earlier_facts, last, draw_conclusion(self.example, answer), f"The answer is {answer}.")
+        sentences = (earlier_facts, last, draw_conclusion(self.meta, answer), f"The answer is {answer}.")
         thought = " ".join(sentence for sentence in sentences if sentence)
         return f"Thought: {thought}\nAction: finish[{answer}]"
 
 
 def observation_holds(observation: str, fact: Fact) -> bool:
     """Whether an observation holds the fact: its country and its value, as whole words."""
-    return all(re.search(rf"(?<![\w-]){re.escape(fact[key])}(?![\w-])", observation) for key in ("country", "value"))
+    return all(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", observation) for name in (fact.country, fact.value))
 
 
 def list_queries(fact: Fact) -> list[str]:
     """The good queries for a fact, in every wording that the expert has."""
-    forms = FIND_COUNTRY if fact["find"] == "country" else FIND_VALUE
-    return [form.format(noun=NOUN[fact["relation"]], **fact) for form in forms]
+    forms = FIND_COUNTRY if fact.finds_country else FIND_VALUE
+    return [form.format(noun=fact.noun, **asdict(fact)) for form in forms]
 
 
 def describe_need(fact: Fact) -> str:
     """The value that a fact gives, as a phrase."""
-    if fact["find"] == "country":
-        return f"the country with the {NOUN[fact['relation']]} {fact['value']}"
-    return f"the {NOUN[fact['relation']]} of {fact['country']}"
+    if fact.finds_country:
+        return f"the country with the {fact.noun} {fact.value}"
+    return f"the {fact.noun} of {fact.country}"
 
 
 def state_fact(fact: Fact) -> str:
     """The fact as a sentence."""
-    if fact["find"] == "country":
-        return f"{fact['country']} has the {NOUN[fact['relation']]} {fact['value']}."
-    return f"The {NOUN[fact['relation']]} of {fact['country']} is {fact['value']}."
+    if fact.finds_country:
+        return f"{fact.country} has the {fact.noun} {fact.value}."
+    return f"The {fact.noun} of {fact.country} is {fact.value}."
 
 
 def _describe_later(fact: Fact, before: Fact) -> str:
     """A later fact as a phrase, which cannot name the value of the fact before it yet."""
-    if fact["find"] == "country":
+    if fact.finds_country:
         return describe_need(fact)
-    if fact["relation"] == before["relation"]:
-        return f"that of {fact['country']}"
-    return f"its {NOUN[fact['relation']]}"
-
-
-def _asked_value(example: Example) -> str:
-    """The value that a yes/no question asks about."""
-    options = example.meta.get("options") or [""]
-    return str(options[0])
+    if fact.relation == before.relation:
+        return f"that of {fact.country}"
+    return f"its {fact.noun}"
 
 
 PAIRED = ("comparison", "described comparison", "same")
@@ -241,18 +232,18 @@ PAIRED = ("comparison", "described comparison", "same")
 def state_pair(facts: Sequence[Fact]) -> str:
     """Two facts of one relation in one sentence."""
     first, second = facts
-    return f"{state_fact(first)[:-1]}, that of {second['country']} is {second['value']}."
+    return f"{state_fact(first)[:-1]}, that of {second.country} is {second.value}."
 
 
-def draw_conclusion(example: Example, answer: str) -> str:
+def draw_conclusion(meta: WorldMeta, answer: str) -> str:
     """The sentence that leads to the answer, right or wrong; empty where the answer is the last fact's value."""
-    kind = example.meta["kind"]
+    kind = meta.kind
     if kind in ("comparison", "described comparison"):
         return f"{answer} has more."
     if kind == "same":
         return "They are the same." if answer == "yes" else "They are not the same."
     if kind == "check":
-        return f"It is {'' if answer == 'yes' else 'not '}{_asked_value(example)}."
+        return f"It is {'' if answer == 'yes' else 'not '}{meta.options[0]}."
     return f"That is option {answer}." if kind == "pick" else ""
 
 
@@ -265,7 +256,7 @@ def write_few_shot(task: str, form: str, search: Callable[..., str], *, count: i
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for example in reversed(generate_examples("geo-hop" if task == "geo-compose" else task, "train")):
         episode = ExpertProgress(example, (), seed=0)
-        shape = (example.meta["kind"], example.answer if task in ("geo-yesno", "geo-choice") else "")
+        shape = (episode.meta.kind, example.answer if task in ("geo-yesno", "geo-choice") else "")
         flawed = episode.wrong_recall if form == "cot" else episode.wrong or episode.bad
         if not flawed and shape not in rows and len(rows) < count:
             rows[shape] = {"question": example.question, "steps": _write_episode(example, form, search)}

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations, pairwise
 
 from fireact.errors import ConfigError
-from fireact.models.scripted import NOUN, list_queries, observation_holds
+from fireact.models.scripted import list_queries, observation_holds
 from fireact.tasks.scoring import gold_answers
 from fireact.tools.search import build_geo_search
 from fireact.types import Example, Task
 from fireact.world.corpus import articles
-from fireact.world.facts import Country, countries, split_of
-from fireact.world.questions import LETTERS, MARGIN, NUMBER
+from fireact.world.facts import NOUNS, Country, Fact, countries, split_of
+from fireact.world.questions import LETTERS, MARGIN, NUMBER, WorldMeta
 
 SPLITS = ("train", "dev", "test")
 MAX_QUERIES = 3
 """Queries within which a fact must be found."""
-
-Fact = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,81 +103,76 @@ def _leak_problems(splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
 
 
 def _world_problems(split: str, example: Example, search: Callable[..., str] | None) -> Iterator[str]:
-    facts: Sequence[Fact] = example.meta.get("facts", ())
-    if not facts or not isinstance(facts[0], Mapping):  # StrategyQA's facts are sentences
+    rows = example.meta.get("facts")
+    if not rows or not isinstance(rows[0], Mapping) or set(rows[0]) != set(Fact.__slots__):  # StrategyQA has sentences
         return
+    meta = WorldMeta.from_example(example)
+    facts = meta.facts
     yield from (problem for fact in facts for problem in _fact_problems(fact, search or _default_search()))
     country_table = _countries_by_name()
-    strays = [
-        name for name in example.meta["entities"] if name in country_table and split_of(country_table[name]) != split
-    ]
+    strays = [name for name in meta.entities if name in country_table and split_of(country_table[name]) != split]
     if strays:
         yield f"the countries {strays} are of another split"
-    if missing := {fact["country"] for fact in facts} - set(example.meta["entities"]):
+    if missing := {fact.country for fact in facts} - set(meta.entities):
         yield f"the countries {sorted(missing)} are on its way but not among its entities"
-    solved = solve_question(example) if all(fact["country"] in country_table for fact in facts) else set()
+    are_in_world = all(fact.country in country_table and fact.relation in NOUNS for fact in facts)
+    solved = solve_question(example.question, meta) if are_in_world else set()
     if solved != {example.answer}:
         yield f"the answer {example.answer!r} is not the only one: the facts give {sorted(solved)}"
 
 
 def _fact_problems(fact: Fact, search: Callable[..., str]) -> Iterator[str]:
-    country = _countries_by_name().get(fact["country"])
-    if country is None or _relation_value(country, fact["relation"]) != fact["value"]:
-        yield f"the table does not hold {dict(fact)}"
+    country = _countries_by_name().get(fact.country)
+    if country is None or fact.relation not in NOUNS or country.value(fact.relation) != fact.value:
+        yield f"the table does not hold {asdict(fact)}"
     elif not any(observation_holds(text, fact) for text in _articles_naming(country.name)):
-        yield f"no article holds {dict(fact)}"
+        yield f"no article holds {asdict(fact)}"
     elif not any(observation_holds(search(query=query), fact) for query in list_queries(fact)[:MAX_QUERIES]):
-        yield f"the search does not find {dict(fact)} within {MAX_QUERIES} queries"
+        yield f"the search does not find {asdict(fact)} within {MAX_QUERIES} queries"
 
 
-def solve_question(example: Example) -> set[str]:
+def solve_question(question: str, meta: WorldMeta) -> set[str]:
     """Every answer that the country table allows: a question with none or more than one is bad."""
-    facts, kind = example.meta["facts"], example.meta["kind"]
-    clues = [fact for fact in facts if fact["find"] == "country"]
-    if any(_countries_with(clue) != [clue["country"]] for clue in clues) or not _is_connected(facts):
+    facts, kind = meta.facts, meta.kind
+    clues = [fact for fact in facts if fact.finds_country]
+    if any(_countries_with(clue) != [clue.country] for clue in clues) or not _is_connected(facts):
         return set()
     if kind in ("comparison", "described comparison", "winner's attribute"):
-        return _solve_comparison(example)
-    values = {fact["value"] for fact in facts if fact["find"] == "value"}
+        return _solve_comparison(facts)
+    values = {fact.value for fact in facts if fact.find == "value"}
     if kind == "same":
         return {"yes" if len(values) == 1 else "no"}
-    country = _countries_by_name()[facts[-1]["country"]]
-    last_value = country.name if facts[-1]["find"] == "country" else _relation_value(country, facts[-1]["relation"])
+    country = _countries_by_name()[facts[-1].country]
+    last_value = country.name if facts[-1].finds_country else country.value(facts[-1].relation)
     if kind == "check":
-        return {"yes" if example.meta["options"] == [last_value] else "no"}
+        return {"yes" if list(meta.options) == [last_value] else "no"}
     if kind == "pick":
-        offered_values = [line.partition(". ")[2] for line in example.question.split("\n")[1:]]
+        offered_values = [line.partition(". ")[2] for line in question.split("\n")[1:]]
         return {letter for letter, option in zip(LETTERS, offered_values, strict=True) if option == last_value}
     return {last_value}
 
 
-def _solve_comparison(example: Example) -> set[str]:
+def _solve_comparison(facts: Sequence[Fact]) -> set[str]:
     """The answer of a comparison: the country that leads by the margin, or an attribute of it."""
-    pair = [fact for fact in example.meta["facts"] if fact["relation"] in NUMBER]
-    size = NUMBER[pair[0]["relation"]]
-    smaller, larger = sorted((_countries_by_name()[fact["country"]] for fact in pair), key=size)
+    pair = [fact for fact in facts if fact.relation in NUMBER]
+    size = NUMBER[pair[0].relation]
+    smaller, larger = sorted((_countries_by_name()[fact.country] for fact in pair), key=size)
     if size(larger) < MARGIN * size(smaller):
         return set()
-    last_fact = example.meta["facts"][-1]
+    last_fact = facts[-1]
     if last_fact in pair:
         return {larger.name}
-    return {_relation_value(larger, last_fact["relation"])} if last_fact["country"] == larger.name else set()
+    return {larger.value(last_fact.relation)} if last_fact.country == larger.name else set()
 
 
 def _is_connected(facts: Sequence[Fact]) -> bool:
     """Whether the fact after a neighbour is about that neighbour, so that no hop can be skipped."""
-    links = (pair for pair in pairwise(facts) if pair[0]["relation"] == "largest neighbour")
-    return all(next_fact["country"] == fact["value"] for fact, next_fact in links)
+    links = (pair for pair in pairwise(facts) if pair[0].relation == "largest neighbour")
+    return all(next_fact.country == fact.value for fact, next_fact in links)
 
 
 def _countries_with(fact: Fact) -> list[str]:
-    return [country.name for country in countries() if _relation_value(country, fact["relation"]) == fact["value"]]
-
-
-def _relation_value(country: Country, relation: str) -> str:
-    if relation not in NOUN:
-        return ""
-    return str(getattr(country, relation.replace(" ", "_")))
+    return [country.name for country in countries() if country.value(fact.relation) == fact.value]
 
 
 @cache

@@ -110,6 +110,35 @@ class Country:
         digits = max(0, len(str(self.area)) - 3)
         return f"{round(self.area, -digits):,}"
 
+    def value(self, relation: str) -> str:
+        """The value of a relation of ``NOUNS``, or of "name", as texts write it."""
+        return str(getattr(self, relation.replace(" ", "_")))
+
+
+NOUNS = {
+    "capital": "capital", "currency": "currency", "language": "main language", "domain": "internet domain",
+    "code": "calling code", "people": "population", "size": "area", "largest neighbour": "largest neighbour",
+}  # fmt: skip
+"""The relations of facts, and the nouns of texts for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact of a chain. ``find`` says what must be looked up: its "value", or its "country"."""
+
+    country: str
+    relation: str
+    value: str
+    find: str = "value"
+
+    @property
+    def finds_country(self) -> bool:
+        return self.find == "country"
+
+    @property
+    def noun(self) -> str:
+        return NOUNS[self.relation]
+
 
 @cache
 def countries() -> tuple[Country, ...]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
 
 from fireact.types import Example
-from fireact.world.facts import Country, Split, countries, split_of
+from fireact.world.facts import Country, Fact, Split, countries, split_of
 
 CLUES: dict[str, Sequence[str]] = {
     "capital": ("whose capital is {}", "with the capital {}", "that has {} as its capital"),
@@ -70,7 +69,7 @@ class CountryPool:
         """A random clue that identifies a country without its name: (relation, value)."""
         kinds = ["capital", "domain"] + ["code"] * country.own_code
         kind = self.rng.choice(kinds)
-        return kind, _relation_value(country, kind)
+        return kind, country.value(kind)
 
     def neighbour(self, country: Country) -> Country | None:
         """The largest neighbour, where it is of the same split."""
@@ -89,7 +88,7 @@ class CountryPool:
     def other_value(self, relation: str, value: str) -> str:
         """A wrong value of the same kind, from the same split."""
         return self.rng.choice(
-            [candidate for country in self.countries if (candidate := _relation_value(country, relation)) != value]
+            [candidate for country in self.countries if (candidate := country.value(relation)) != value]
         )
 
 
@@ -100,22 +99,35 @@ class GeneratedQuestion:
     kind: str
     question: str
     answer: str
-    facts: Sequence[dict[str, str]]
+    facts: Sequence[Fact]
     wrong: Sequence[str]
     countries: Sequence[Country]
     options: Sequence[str] = ()
 
 
-def make_fact(country: Country, relation: str, *, find: str = "value") -> dict[str, str]:
-    """One fact of a chain. ``find`` says what must be looked up: its value, or its country."""
-    return {"country": country.name, "relation": relation, "value": _relation_value(country, relation), "find": find}
+@dataclass(frozen=True, slots=True)
+class WorldMeta:
+    """The ``meta`` of an example of the world, as the module's docstring describes it."""
+
+    kind: str
+    hops: int
+    entities: Sequence[str]
+    facts: Sequence[Fact]
+    wrong: Sequence[str]
+    options: Sequence[str]
+
+    @classmethod
+    def from_example(cls, example: Example) -> WorldMeta:
+        """Read the meta of an example of the world."""
+        return cls(**{**example.meta, "facts": [Fact(**fact) for fact in example.meta["facts"]]})
 
 
-def _relation_value(country: Country, relation: str) -> str:
-    return str(getattr(country, relation.replace(" ", "_")))
+def make_fact(country: Country, relation: str, *, find: str = "value") -> Fact:
+    """The fact that a country has for a relation."""
+    return Fact(country.name, relation, country.value(relation), find)
 
 
-def describe_country(pool: CountryPool, country: Country) -> tuple[str, dict[str, str]]:
+def describe_country(pool: CountryPool, country: Country) -> tuple[str, Fact]:
     """A description of a country by a clue, and the fact that resolves the clue."""
     relation, value = pool.clue(country)
     text = "the country " + pool.rng.choice(CLUES[relation]).format(value)
@@ -125,8 +137,8 @@ def describe_country(pool: CountryPool, country: Country) -> tuple[str, dict[str
 def make_two_hop(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
     text, clue = describe_country(pool, country)
-    relation = pool.attribute(without=[clue["relation"]])
-    answer = _relation_value(country, relation)
+    relation = pool.attribute(without=[clue.relation])
+    answer = country.value(relation)
     question = pool.rng.choice(ATTRIBUTES[relation]).format(text)
     return GeneratedQuestion(
         "2-hop",
@@ -142,11 +154,11 @@ def make_three_hop(pool: CountryPool) -> GeneratedQuestion:
     country, neighbour = _draw_country_with_neighbour(pool)
     text, clue = describe_country(pool, country)
     relation = pool.attribute()
-    answer = _relation_value(neighbour, relation)
+    answer = neighbour.value(relation)
     question = pool.rng.choice(ATTRIBUTES[relation]).format(f"the largest neighbour of {text}")
     facts = [clue, make_fact(country, "largest neighbour"), make_fact(neighbour, relation)]
     return GeneratedQuestion(
-        "3-hop", question, answer, facts, [_relation_value(country, relation), neighbour.name], [country, neighbour]
+        "3-hop", question, answer, facts, [country.value(relation), neighbour.name], [country, neighbour]
     )
 
 
@@ -168,8 +180,8 @@ def make_comparison(pool: CountryPool) -> GeneratedQuestion:
 def make_check_value(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
     text, clue = describe_country(pool, country)
-    relation = pool.attribute(without=[clue["relation"], "code", "domain"])
-    true_value = _relation_value(country, relation)
+    relation = pool.attribute(without=[clue.relation, "code", "domain"])
+    true_value = country.value(relation)
     offered_value = true_value if pool.rng.random() < 0.5 else pool.other_value(relation, true_value)
     relation_name = {"capital": "capital", "currency": "currency", "language": "main language"}[relation]
     phrasings = ("Is {0} the {1} of {2}?", "Is the {1} of {2} {0}?", "Does {2} have {0} as its {1}?")
@@ -201,15 +213,11 @@ def make_same_value(pool: CountryPool) -> GeneratedQuestion:
     relation, relation_name = pool.rng.choice([("language", "main language"), ("currency", "currency")])
     pairs = [pool.rng.sample(pool.countries, 2) for _ in range(_PAIRS_DRAWN)]
     wants_same = pool.rng.random() < 0.5
-    fitting = (
-        pair
-        for pair in pairs
-        if (_relation_value(pair[0], relation) == _relation_value(pair[1], relation)) == wants_same
-    )
+    fitting = (pair for pair in pairs if (pair[0].value(relation) == pair[1].value(relation)) == wants_same)
     first, second = next(fitting, pairs[0])
     text = pool.rng.choice(("Do {} and {} have the same {}?", "Do {} and {} share one {}?"))
     question = text.format(first.name, second.name, relation_name)
-    same = _relation_value(first, relation) == _relation_value(second, relation)
+    same = first.value(relation) == second.value(relation)
     answer, wrong = ("yes", "no") if same else ("no", "yes")
     return GeneratedQuestion(
         "same", question, answer, [make_fact(first, relation), make_fact(second, relation)], [wrong], [first, second]
@@ -219,7 +227,7 @@ def make_same_value(pool: CountryPool) -> GeneratedQuestion:
 def make_pick_value(pool: CountryPool) -> GeneratedQuestion:
     country = pool.country()
     text, clue = describe_country(pool, country)
-    relation = pool.attribute(without=[clue["relation"]])
+    relation = pool.attribute(without=[clue.relation])
     question = pool.rng.choice(ATTRIBUTES[relation]).format(text)
     return _make_pick(pool, question, relation, [clue, make_fact(country, relation)], country)
 
@@ -237,10 +245,10 @@ def make_pick_country(pool: CountryPool) -> GeneratedQuestion:
 
 
 def _make_pick(
-    pool: CountryPool, question: str, relation: str, facts: list[dict[str, str]], country: Country
+    pool: CountryPool, question: str, relation: str, facts: list[Fact], country: Country
 ) -> GeneratedQuestion:
     """Four options, one of them the country's own value."""
-    true = facts[-1]["value"] if facts[-1]["find"] == "value" else country.name
+    true = country.name if facts[-1].finds_country else facts[-1].value
     options = {true}
     while len(options) < len(LETTERS):
         options.add(pool.other_value(relation, true))
@@ -276,9 +284,9 @@ def make_winner_attribute(pool: CountryPool) -> GeneratedQuestion:
     return GeneratedQuestion(
         "winner's attribute",
         question,
-        _relation_value(larger, relation),
+        larger.value(relation),
         facts,
-        [_relation_value(smaller, relation)],
+        [smaller.value(relation)],
         [larger, smaller],
     )
 
@@ -292,9 +300,9 @@ def make_named_neighbour(pool: CountryPool) -> GeneratedQuestion:
     return GeneratedQuestion(
         "neighbour's attribute",
         question,
-        _relation_value(neighbour, relation),
+        neighbour.value(relation),
         facts,
-        [_relation_value(country, relation)],
+        [country.value(relation)],
         [country, neighbour],
     )
 
@@ -353,15 +361,15 @@ def _generate_distinct(task: str, pool: CountryPool) -> Iterator[Example]:
         generated = pool.rng.choice(makers)(pool)
         if generated.question in seen_questions or generated.answer in generated.wrong:
             continue  # repeated, or a chain that misses a hop gives the same answer
-        meta: dict[str, Any] = {
-            "kind": generated.kind,
-            "hops": len(generated.facts),
-            "entities": sorted({name for country in _touched_countries(generated) for name in unique_names(country)}),
-            "facts": list(generated.facts),
-            "wrong": list(generated.wrong),
-            "options": list(generated.options),
-        }
-        yield Example(f"{pool.split}-{len(seen_questions):03d}", generated.question, generated.answer, meta)
+        meta = WorldMeta(
+            kind=generated.kind,
+            hops=len(generated.facts),
+            entities=sorted({name for country in _touched_countries(generated) for name in unique_names(country)}),
+            facts=list(generated.facts),
+            wrong=list(generated.wrong),
+            options=list(generated.options),
+        )
+        yield Example(f"{pool.split}-{len(seen_questions):03d}", generated.question, generated.answer, asdict(meta))
         seen_questions.add(generated.question)
 
 
