@@ -1,6 +1,7 @@
 """Reads files of episodes in other people's formats, writes each again, and says what came of it, a row a file.
 
-The released files are written in their own form and compared byte for byte. Run: python bench/formats.py FOLDER [--json],
+The released files are written in their own form and compared byte for byte. Run: python
+bench/formats.py FOLDER [--json],
 FOLDER being any folder of such files; it exits with 1 when a row cannot be read or a released file differs.
 """
 

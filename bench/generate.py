@@ -172,18 +172,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     mine, other = ([step for steps in side for step in steps] for side in (ours, theirs))
     our_rate, their_rate = sum(s[3] for s in mine) / batch.seconds, sum(s[3] for s in other) / single.seconds
     return {
-        "episodes": options.episodes, "slots": options.slots, "threads_of_torch": torch.get_num_threads(),
-        "tokens": sum(s[3] for s in mine), "prompt_tokens": sum(s[1] for s in mine),
-        "one_by_one_seconds": single.seconds, "batched_seconds": batch.seconds,
-        "one_by_one_cpu_seconds": single.cpu, "batched_cpu_seconds": batch.cpu,
-        "taken_by_others_one_by_one": single.others, "taken_by_others_batched": batch.others,
-        "one_by_one_tokens_per_second": their_rate, "batched_tokens_per_second": our_rate,
-        "ratio": our_rate / their_rate, "ratio_of_cpu_seconds": single.cpu / batch.cpu, "identical": [s[0] for s in mine] == [s[0] for s in other],
+        "episodes": options.episodes,
+        "slots": options.slots,
+        "threads_of_torch": torch.get_num_threads(),
+        "tokens": sum(s[3] for s in mine),
+        "prompt_tokens": sum(s[1] for s in mine),
+        "one_by_one_seconds": single.seconds,
+        "batched_seconds": batch.seconds,
+        "one_by_one_cpu_seconds": single.cpu,
+        "batched_cpu_seconds": batch.cpu,
+        "taken_by_others_one_by_one": single.others,
+        "taken_by_others_batched": batch.others,
+        "one_by_one_tokens_per_second": their_rate,
+        "batched_tokens_per_second": our_rate,
+        "ratio": our_rate / their_rate,
+        "ratio_of_cpu_seconds": single.cpu / batch.cpu,
+        "identical": [s[0] for s in mine] == [s[0] for s in other],
         "completions_that_differ": sum(a[0] != b[0] for a, b in zip(mine, other, strict=True)),
         "cached_share": sum(s[2] for s in mine) / sum(s[1] for s in mine),
-        "forward_only_tokens_per_second": packed, "forward_only_unpacked_tokens_per_second": plain,
+        "forward_only_tokens_per_second": packed,
+        "forward_only_unpacked_tokens_per_second": plain,
         "share_of_forward_only": our_rate / packed,
-    }  # fmt: skip
+    }
 
 
 def main() -> int:

@@ -2,9 +2,9 @@
 
     python bench/peers.py [--episodes 300]
 
-Each episode searches three times and then answers, with an LM and a search that take no time, so what is measured is the
-framework alone. FireAct keeps trajectories and calls in a run directory; inspect_ai writes its log file; smolagents has
-no store of its own, so its steps are written as JSON lines.
+Each episode searches three times and then answers, with an LM and a search that take no time, so what is measured is
+the framework alone. FireAct keeps trajectories and calls in a run directory; inspect_ai writes its log file; smolagents
+has no store of its own, so its steps are written as JSON lines.
 """
 
 from __future__ import annotations

@@ -181,9 +181,16 @@ def against_latency(count: int, concurrency: int, *, http: bool) -> dict[str, fl
     locked = lock_step(latencies, concurrency)
     ideal, bound = latencies.ideal(concurrency), latencies.bound(concurrency)
     return {
-        "concurrency": concurrency, "episodes": count, "seconds": seconds, "ideal": ideal, "bound": bound,
-        "lock_step": locked, "to_ideal": seconds / ideal, "to_bound": seconds / bound, "lock_step_to_ours": locked / seconds,
-    }  # fmt: skip
+        "concurrency": concurrency,
+        "episodes": count,
+        "seconds": seconds,
+        "ideal": ideal,
+        "bound": bound,
+        "lock_step": locked,
+        "to_ideal": seconds / ideal,
+        "to_bound": seconds / bound,
+        "lock_step_to_ours": locked / seconds,
+    }
 
 
 def steps_a_second(steps: int, *, calls: str) -> float:

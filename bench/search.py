@@ -3,8 +3,8 @@
 The corpora: Wikipedia's vital articles, by path, and N synthetic passages of words drawn by Zipf's law. Building and
 asking each have a process of their own, so that peak memory is theirs. Latency is one query at a time, ours and bm25s's
 on the same mapped files by turns: ours from the text of the query to the snippet, bm25s's from the numbers of its words
-to the ten best passages. Run: python bench/search.py [--vital FILE] [--passages 1000000] [--json]. It exits with 1 where
-ours takes over 1.2 times the faster of bm25s's two ways, at the median.
+to the ten best passages. Run: python bench/search.py [--vital FILE] [--passages 1000000] [--json]. It exits with 1
+where ours takes over 1.2 times the faster of bm25s's two ways, at the median.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Training speed and memory against plain TRL: the same weights trained on the same batches, to the same loss.
 
-    python bench/train.py [--sides ours:10 plain:10 ...] [--n 32] [--epochs 2] [--data MIXTURE] [--student NAME] [--json]
+    python bench/train.py [--sides ours:10 plain:10 ...] [--n 32] [--epochs 2] [--data MIXTURE]
+        [--student NAME] [--json]
 
 A side is a way of computing and a number of trained blocks (0: all). ``plain`` is TRL's SFTTrainer as it comes: its
-collator, all logits, its bfloat16 and gradient checkpointing; ``plain-fast`` is it without gradient checkpointing; ``ours``
-is what ``fireact train`` does. All get the same samples, masks, batches in the same order, initial adapter, rate and
-schedule, so that sides of as many blocks must have the same curve; the table says how far they are apart.
+collator, all logits, its bfloat16 and gradient checkpointing; ``plain-fast`` is it without gradient checkpointing;
+``ours`` is what ``fireact train`` does. All get the same samples, masks, batches in the same order, initial adapter,
+rate and schedule, so that sides of as many blocks must have the same curve; the table says how far they are apart.
 
 Each side is a process of its own, so that its peak memory is its own, and they take turns step by step, so that a
 machine that others use slows all alike. What ``ours`` computes once beforehand counts as training time; loading and
@@ -310,7 +311,8 @@ def _table(report: dict[str, Any]) -> str:
         lines.append(f"{side:14}" + "".join(f"{value:>20}" for value in (*(facts[name] for name in names), *ends)))
     for pair in report["pairs"]:
         lines.append(
-            f"{pair['ours']} against {pair['plain']}: {pair['ratio']:.2f}x tokens/s, {pair['memory_ratio']:.2f}x memory; "
+            f"{pair['ours']} against {pair['plain']}: {pair['ratio']:.2f}x tokens/s, "
+            f"{pair['memory_ratio']:.2f}x memory; "
             f"training losses at most {pair['curves_apart']:.1%} apart, held-out {pair['held_out_apart']:.1%}"
         )
     for row in report["reached"]:

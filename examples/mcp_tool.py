@@ -1,4 +1,5 @@
-"""A tool of any MCP server: this file is a server with one tool, and an agent that calls it, also when it fails at times.
+"""A tool of any MCP server: this file is a server with one tool, and an agent that calls it, also when it fails at
+times.
 
 From the command line: fireact eval runs/train --tool "mcp:python examples/mcp_tool.py serve"
 """

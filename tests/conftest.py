@@ -16,14 +16,41 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 NO_CHROMIUM = "no Chromium with its chromedriver is installed"
 INSTALL = "apt-get install chromium chromium-driver"
 OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900", "--force-prefers-reduced-motion",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,900",
+    "--force-prefers-reduced-motion",
+)
 
 LONGEST = (
-    "train_launch", "serve", "quickstart", "renderers_train", "train_more", "renderers", "preference", "train", "mcp",
-    "record", "report", "study", "train_models", "study_file", "docs", "cli", "export", "formats_released", "improve", "collect",
-)  # fmt: skip
+    "train_launch",
+    "serve",
+    "quickstart",
+    "renderers_train",
+    "train_more",
+    "renderers",
+    "preference",
+    "train",
+    "mcp",
+    "record",
+    "report",
+    "study",
+    "train_models",
+    "study_file",
+    "docs",
+    "cli",
+    "export",
+    "formats_released",
+    "improve",
+    "collect",
+)
 """The test files that took longest on two cores, the longest first."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more threads

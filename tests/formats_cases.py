@@ -26,9 +26,18 @@ def steps_lists() -> st.SearchStrategy[tuple[Step, ...]]:
 def ragged_steps() -> st.SearchStrategy[tuple[Step, ...]]:
     """Steps in any order and of any make: without words, without an action, answered or not, joined to nothing."""
     text = st.sampled_from(
-        ["", "hm", "Thought: hm", "Thought: hm\nAction: search[ x]", "Action: finish[c]", "Observation: x", "<think>a</think> b",
-         "\n", "Episode finished, reward = True"]
-    )  # fmt: skip
+        [
+            "",
+            "hm",
+            "Thought: hm",
+            "Thought: hm\nAction: search[ x]",
+            "Action: finish[c]",
+            "Observation: x",
+            "<think>a</think> b",
+            "\n",
+            "Episode finished, reward = True",
+        ]
+    )
     plain = st.sampled_from([Action("search", {"query": "x"}), Action("finish", {"answer": "c"})])
     step = st.builds(
         Step, text, st.none() | CALLS | plain, st.none() | text, text, joined=st.booleans(),

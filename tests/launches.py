@@ -20,9 +20,15 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
-    "accelerate.commands.launch", "fireact.training.trainer", "fireact.training.worker", "peft", "torch.distributed.run",
-    "transformers.models.llama.modeling_llama", "transformers.trainer", "trl.trainer.sft_trainer",
-)  # fmt: skip
+    "accelerate.commands.launch",
+    "fireact.training.trainer",
+    "fireact.training.worker",
+    "peft",
+    "torch.distributed.run",
+    "transformers.models.llama.modeling_llama",
+    "transformers.trainer",
+    "trl.trainer.sft_trainer",
+)
 
 
 @contextmanager

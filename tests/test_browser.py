@@ -377,7 +377,10 @@ def test_on_paper_there_is_what_is_read_and_no_control(page: Page) -> None:
     page.open("#trajectories?q=injected")
     page.find(".row").click()
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    hidden = "return ['.topbar', '.filters', '#list', '.steering', '.more'].filter(q => document.querySelector(q).offsetHeight)"
+    hidden = (
+        "return ['.topbar', '.filters', '#list', '.steering', '.more']"
+        ".filter(q => document.querySelector(q).offsetHeight)"
+    )
     assert page.run(hidden) == []
     text = page.run(
         "const t = [...document.querySelectorAll('.observation .text')].at(-1); return [t.scrollHeight, t.clientHeight]"

@@ -113,7 +113,10 @@ def test_a_missing_extra_gives_the_install_command(verb: list[str], tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "mix.jsonl").write_text(dumps(trajectory(steps=1).to_dict()) + "\n")
-    code = f"import sys; sys.modules['torch'] = None; sys.argv = {['fireact', *verb]!r}; from fireact.cli import main; main()"
+    code = (
+        f"import sys; sys.modules['torch'] = None; sys.argv = {['fireact', *verb]!r}; "
+        "from fireact.cli import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "pip install 'fireact[train]'" in done.stderr and "Traceback" not in done.stderr
 

@@ -113,10 +113,18 @@ def test_other_seeds_do_not_pair_unless_that_is_allowed() -> None:
         ({"config": {"split": "dev"}}, "split", ("test", "dev")),
         ({"manifest": {"tools": {"search": "xyz"}}}, "tools", ("search (abc)", "search (xyz)")),
         ({"manifest": {"tools": {"search": "abc", "look": ""}}}, "tools", ("search (abc)", "look, search (abc)")),
-        ({"manifest": {"tools": {"search": "noise-1:none=0.5,seed=0:abc"}}}, "noise", ("none", "search none=0.5,seed=0")),
-        ({"manifest": {"limits": {"small": {"max_steps": 4, "max_tokens": 96}}}}, "limits", ("small max_steps 8", "small max_steps 4")),
+        (
+            {"manifest": {"tools": {"search": "noise-1:none=0.5,seed=0:abc"}}},
+            "noise",
+            ("none", "search none=0.5,seed=0"),
+        ),
+        (
+            {"manifest": {"limits": {"small": {"max_steps": 4, "max_tokens": 96}}}},
+            "limits",
+            ("small max_steps 8", "small max_steps 4"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_differs_is_named_and_can_be_allowed(change: dict[str, Any], setting: str, shown: tuple[str, str]) -> None:
     episodes = [answered(at, "a") for at in range(3)]
     settled = {part: {**SETTLED[part], **change.get(part, {})} for part in SETTLED}

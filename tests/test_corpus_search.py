@@ -217,7 +217,10 @@ def test_a_killed_build_is_never_used(tmp_path: Path) -> None:
     with path.open("w") as file:
         for number in range(60_000):
             file.write(json.dumps({"title": f"Town {number}", "text": f"It has {number} houses and a market."}) + "\n")
-    code = "import sys; from pathlib import Path; from fireact.tools.search import build_corpus_search as c; c(*map(Path, sys.argv[1:]))"
+    code = (
+        "import sys; from pathlib import Path; from fireact.tools.search import build_corpus_search as c; "
+        "c(*map(Path, sys.argv[1:]))"
+    )
     child = subprocess.Popen([sys.executable, "-c", code, str(path), str(cache)])
     while not list(cache.glob("*.part")) and child.poll() is None:
         time.sleep(0.005)

@@ -92,10 +92,17 @@ def test_what_cannot_be_mixed_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("method in {react,cot}", 3), ("not correct", 1), ("correct and steps<=1", 1), ("correct and steps<=1 or method=io", 2),
-        ("no_repeats", 3), ("not no_repeats", 1), ("undisturbed", 3), ("max_steps<=1", 2), ("repairs=0", 4),
+        ("method in {react,cot}", 3),
+        ("not correct", 1),
+        ("correct and steps<=1", 1),
+        ("correct and steps<=1 or method=io", 2),
+        ("no_repeats", 3),
+        ("not no_repeats", 1),
+        ("undisturbed", 3),
+        ("max_steps<=1", 2),
+        ("repairs=0", 4),
     ],
-)  # fmt: skip
+)
 def test_filters_compose(text: str, kept: int) -> None:
     again = Step("x", Action("search", {"query": "a"}), "o", "x")
     data = [

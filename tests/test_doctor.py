@@ -1,4 +1,5 @@
-"""The doctor: every kind of finding is found in a line that has it, and in no other; the repaired copy has no errors."""
+"""The doctor: every kind of finding is found in a line that has it, and in no other; the repaired copy has no
+errors."""
 
 import json
 import subprocess
@@ -84,22 +85,29 @@ BAD: dict[str, Trajectory | str] = {
     "repeated episode": sound(1),
     "secret": sound(50, search("50", f"It said {KEY}. Lima."), finish("Lima")),
     "fault": replace(sound(64), stop="error", error="OSError: down"),
-    "no action": sound(51, Step("what now", None, "No action found.", "what now"), search("51", "Lima."), finish("Lima")),
+    "no action": sound(
+        51, Step("what now", None, "No action found.", "what now"), search("51", "Lima."), finish("Lima")
+    ),
     "unknown tool": sound(
-        52, Step("t", Action("google", {"query": "x"}), "Unknown action google. Use ...", ""), search("52", "Lima"), finish("Lima")
+        52,
+        Step("t", Action("google", {"query": "x"}), "Unknown action google. Use ...", ""),
+        search("52", "Lima"),
+        finish("Lima"),
     ),
     "nothing to learn": sound(53, replace(search("53", "Lima"), weight=0.0)),
     "exact duplicate": replace(sound(2), seed=9),
     "near duplicate": sound(62, *LONG, question="Where was it, so long ago, and who can tell?"),
     "repeated action": sound(54, search("54", "Lima"), search("54", "Lima", thought="again"), finish("Lima")),
-    "repeated thought": sound(55, search("55", "Lima", thought="hm"), search("56", "Lima", thought="hm"), finish("Lima")),
+    "repeated thought": sound(
+        55, search("55", "Lima", thought="hm"), search("56", "Lima", thought="hm"), finish("Lima")
+    ),
     "empty thought": sound(56, search("57", "Lima", thought=" "), finish("Lima")),
     "long observation": sound(57, search("58", "Lima " * 500), finish("Lima")),
     "too long": sound(58, *(search(f"58 {n}", f"Lima {n} " + "x" * 1900) for n in range(4)), finish("Lima")),
     "unsupported answer": sound(59, search("60", "Nothing."), finish("Lima")),
     "leaked answer": sound(60, question="Sixty: in Lima, which town is meant here?"),
     "e-mail address": sound(61, search("61", "Write to jo@example.org, Lima."), finish("Lima")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", list(BAD))

@@ -1,4 +1,5 @@
-"""What an evaluation says: kinds of failure, recovery, groups of questions, and the label of whatever agent was measured."""
+"""What an evaluation says: kinds of failure, recovery, groups of questions, and the label of whatever agent was
+measured."""
 
 from __future__ import annotations
 
@@ -64,7 +65,10 @@ def episode(*steps: Step, em: float = 0.0, gold: str = "Oslo", **changes: Any) -
         (episode(finish("Bergen"), scores={}), None),
         (episode(stop="error", scores={}, error="down"), "tool fault"),
         (episode(call("x", "None", noise="none"), finish("Bergen")), "tool fault"),
-        (episode(call("x", "None", noise="none"), call("x", "It is Oslo."), finish("Bergen")), "wrong despite evidence"),
+        (
+            episode(call("x", "None", noise="none"), call("x", "It is Oslo."), finish("Bergen")),
+            "wrong despite evidence",
+        ),
         (episode(TALK, TALK), "format"),
         (episode(call("x"), UNKNOWN), "format"),
         (episode(stop="format"), "format"),
@@ -76,14 +80,24 @@ def episode(*steps: Step, em: float = 0.0, gold: str = "Oslo", **changes: Any) -
         (episode(call("x", "Osloer, or Oslovian"), finish("Bergen")), "wrong without evidence"),
         (episode(finish("Bergen")), "wrong without evidence"),
     ],
-)  # fmt: skip
+)
 def test_each_kind_of_failure(one: Trajectory, kind: str | None) -> None:
     assert classify_failure(one) == kind
 
 
 STEPS = st.sampled_from(
-    [call("x"), call("y"), call("x", "it is Oslo"), call("z", "None", noise="none"), TALK, UNKNOWN, finish("Oslo"), finish(""), finish("Bergen")]
-)  # fmt: skip
+    [
+        call("x"),
+        call("y"),
+        call("x", "it is Oslo"),
+        call("z", "None", noise="none"),
+        TALK,
+        UNKNOWN,
+        finish("Oslo"),
+        finish(""),
+        finish("Bergen"),
+    ]
+)
 SCORES = st.sampled_from(
     [{}, {"em": 0.0}, {"em": 1.0}, {"em": 0.0, "judge": 1.0}, {"em": 1.0, "judge": 0.0}, {"f1": 0.5}]
 )
@@ -150,10 +164,15 @@ def test_failures_and_right_ones_make_up_all_that_were_scored(found: list[Trajec
         ("B", {"options": ["Oslo", "Rome"]}, "B", False),
         ("yes", {}, "yes, yes", False),
         ("no", {"facts": [{"country": "Peru", "value": "sol"}]}, "Peru pays with the sol", True),
-        ("no", {"facts": [{"country": "Peru", "value": "sol"}, {"country": "Chad", "value": "franc"}]}, "Peru: sol", False),
+        (
+            "no",
+            {"facts": [{"country": "Peru", "value": "sol"}, {"country": "Chad", "value": "franc"}]},
+            "Peru: sol",
+            False,
+        ),
         ("no", {"facts": ["A tree grows."]}, "A tree grows.", False),
     ],
-)  # fmt: skip
+)
 def test_evidence_is_the_answer_word_for_word(gold: str, meta: Mapping[str, Any], said: str, seen: bool) -> None:
     assert has_seen_evidence(episode(call("x", said), finish("?"), gold=gold, meta=meta)) is seen
 
@@ -195,8 +214,12 @@ def test_recovery_counts_what_the_next_turn_does() -> None:
 
 def test_questions_are_grouped_by_what_their_task_says() -> None:
     metas: list[dict[str, Any]] = [
-        {"kind": "2-hop", "hops": 2}, {"type": "bridge", "level": "hard"}, {"decomposition": ["a", "b", "c"]}, {"subject": "law"}, {},
-    ]  # fmt: skip
+        {"kind": "2-hop", "hops": 2},
+        {"type": "bridge", "level": "hard"},
+        {"decomposition": ["a", "b", "c"]},
+        {"subject": "law"},
+        {},
+    ]
     found = compute_breakdown([episode(finish("Oslo"), em=float(at < 1), meta=meta) for at, meta in enumerate(metas)])
     assert {kind: {value: group.n for value, group in groups.items()} for kind, groups in found.items()} == {
         "type": {"2-hop": 1, "bridge": 1}, "hops": {"2": 1, "3": 1}, "level": {"hard": 1}, "subject": {"law": 1},

@@ -1,4 +1,5 @@
-"""Exported students: the same texts come out of transformers, of llama.cpp, and of the template that Ollama is given."""
+"""Exported students: the same texts come out of transformers, of llama.cpp, and of the template that Ollama is
+given."""
 
 import json
 import re

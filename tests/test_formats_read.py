@@ -88,18 +88,29 @@ def test_smolagents_calls_that_were_refused(tmp_path: Path) -> None:
 
 def test_atif(tmp_path: Path) -> None:
     document = {
-        "schema_version": "ATIF-v1.6", "session_id": "s1", "agent": {"name": "a", "version": "1", "model_name": "m"},
+        "schema_version": "ATIF-v1.6",
+        "session_id": "s1",
+        "agent": {"name": "a", "version": "1", "model_name": "m"},
         "steps": [
             {"step_id": 1, "source": "system", "message": "Be brief."},
             {"step_id": 2, "source": "user", "message": [{"type": "text", "text": "Q?"}]},
-            {"step_id": 3, "source": "agent", "message": "", "reasoning_content": "hm",
-             "tool_calls": [{"tool_call_id": "c1", "function_name": "search", "arguments": {"query": "a"}},
-                            {"tool_call_id": "c2", "function_name": "search", "arguments": {"query": "b"}}],
-             "observation": {"results": [{"source_call_id": "c2", "content": "B"}, {"source_call_id": "c1", "content": "A"}]}},
+            {
+                "step_id": 3,
+                "source": "agent",
+                "message": "",
+                "reasoning_content": "hm",
+                "tool_calls": [
+                    {"tool_call_id": "c1", "function_name": "search", "arguments": {"query": "a"}},
+                    {"tool_call_id": "c2", "function_name": "search", "arguments": {"query": "b"}},
+                ],
+                "observation": {
+                    "results": [{"source_call_id": "c2", "content": "B"}, {"source_call_id": "c1", "content": "A"}]
+                },
+            },
             {"step_id": 4, "source": "agent", "message": "c"},
         ],
         "final_metrics": {"total_prompt_tokens": 9, "total_completion_tokens": 4, "total_cost_usd": 0.25},
-    }  # fmt: skip
+    }
     path = tmp_path / "trajectory.json"
     path.write_text(json.dumps(document, indent=1))
     found = one(path, "atif")
@@ -227,12 +238,21 @@ def _call(arguments: Any) -> dict[str, Any]:
     [
         ("messages", _asked(_call('{"query": "tw'))),
         ("messages", _asked(_call(["a"]))),
-        ("sharegpt", {"conversations": [{"from": "human", "value": "Q?"}, {"from": "function_call", "value": "garbage{"},
-                                        {"from": "observation", "value": "A"}, {"from": "gpt", "value": "c"}]}),
+        (
+            "sharegpt",
+            {
+                "conversations": [
+                    {"from": "human", "value": "Q?"},
+                    {"from": "function_call", "value": "garbage{"},
+                    {"from": "observation", "value": "A"},
+                    {"from": "gpt", "value": "c"},
+                ]
+            },
+        ),
         ("hermes", _asked({"role": "assistant", "content": '<tool_call>{"name": "search"'})),
         ("messages", _asked({"role": "assistant", "content": '<tool_call>{"name": "s", "arguments": {}}</tool_call>'})),
     ],
-)  # fmt: skip
+)
 def test_a_turn_whose_call_cannot_be_read_is_reported_and_not_learned(
     format: str, row: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -380,9 +400,15 @@ def test_damage_is_told_and_never_learned(tmp_path: Path) -> None:
 def test_plain_turns_among_react_turns_lose_no_action(tmp_path: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "I do not know."}]},
-        {"messages": [{"role": "user", "content": "r"}, {"role": "assistant", "content": "Thought: x\nAction: search[a]"},
-                      {"role": "user", "content": "Observation: b"}, {"role": "assistant", "content": "Action: finish[c]"}]},
-    ]  # fmt: skip
+        {
+            "messages": [
+                {"role": "user", "content": "r"},
+                {"role": "assistant", "content": "Thought: x\nAction: search[a]"},
+                {"role": "user", "content": "Observation: b"},
+                {"role": "assistant", "content": "Action: finish[c]"},
+            ]
+        },
+    ]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
     plain, react = read_any(path)

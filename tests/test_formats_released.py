@@ -1,4 +1,5 @@
-"""The released fine-tuning files: every sample loads, task and method are right, and all eight come out byte for byte."""
+"""The released fine-tuning files: every sample loads, task and method are right, and all eight come out byte for
+byte."""
 
 import json
 from collections import Counter

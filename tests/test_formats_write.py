@@ -23,15 +23,24 @@ from formats_cases import TOOL, WORDS, ragged_steps, trajectories
 
 READABLE = [writer.name for writer in WRITERS if writer.name != "prompt-completion"]
 FULL = Trajectory(
-    task="small", example=Example("7", "Q?", "Paris", {"hops": 2}), method="react", model="teacher", seed=3,
+    task="small",
+    example=Example("7", "Q?", "Paris", {"hops": 2}),
+    method="react",
+    model="teacher",
+    seed=3,
     steps=(
         Step("I look both up.", Action("search", {"query": "France", "k": 2}), "F", "I look both up.", weight=0.5),
         Step("", Action("lookup", {"title": "Paris"}), "P", "", joined=True, weight=0.5, noise="none", repairs=1),
-        Step("It is Paris.", Action("finish", {"answer": "Paris"}), None, "Thought: It is Paris.\nAction: finish[Paris]"),
+        Step(
+            "It is Paris.", Action("finish", {"answer": "Paris"}), None, "Thought: It is Paris.\nAction: finish[Paris]"
+        ),
     ),
-    stop="finish", scores={"em": 1.0, "f1": 1.0}, usage=Usage(3, 10, 0, 5, 0.1), seconds=2.0,
+    stop="finish",
+    scores={"em": 1.0, "f1": 1.0},
+    usage=Usage(3, 10, 0, 5, 0.1),
+    seconds=2.0,
     meta={"system": "Be brief.", "tools": [TOOL], "note": 1},
-)  # fmt: skip
+)
 
 
 def _said(step: Step) -> bool:

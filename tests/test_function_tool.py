@@ -150,11 +150,14 @@ def test_what_cannot_be_a_tool_says_why(name: str, message: str) -> None:
     [
         ("Action: double[ 21]", "42"),
         ('Action: double[{"number": 4}]', "8"),
-        ("Action: double[few]", 'double: number: input should be a valid integer, unable to parse string as an integer, not "few".'),
+        (
+            "Action: double[few]",
+            'double: number: input should be a valid integer, unable to parse string as an integer, not "few".',
+        ),
         ('Action: joined[["a", "b"]]', "a+b"),
         ('Action: double[{"n": 4}]', "double takes number; it was given n."),
     ],
-)  # fmt: skip
+)
 def test_actions_in_text_reach_the_function(text: str, observation: str) -> None:
     tools = load_tools([f"{__name__}:double", f"{__name__}:joined"])
     assert execute_action(ReActRenderer().parse(text), tools).observation == observation

@@ -106,11 +106,19 @@ LORA = {"type": "Lora", "lora_r": 8, "lora_alpha": 16, "lora_trainable_modules":
 @pytest.mark.parametrize(
     ("kind", "chosen", "sent"),
     [
-        ("openai", {"batch_size": 4}, {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}}),
-        ("together", {"learning_rate": 1e-4, "rank": 8, "batch_size": 4}, {"learning_rate": 1e-4, "batch_size": 4, "training_type": LORA}),
+        (
+            "openai",
+            {"batch_size": 4},
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}},
+        ),
+        (
+            "together",
+            {"learning_rate": 1e-4, "rank": 8, "batch_size": 4},
+            {"learning_rate": 1e-4, "batch_size": 4, "training_type": LORA},
+        ),
         ("fireworks", {"learning_rate": 1e-4, "rank": 8}, {"learningRate": 1e-4, "loraRank": 8}),
     ],
-)  # fmt: skip
+)
 def test_what_is_chosen_is_what_the_provider_is_told(
     kind: str, chosen: dict[str, Any], sent: dict[str, Any], data: str, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
-"""Improve: rounds of the student's own tries, each a verb; it stops when nothing is gained, and goes on after a kill."""
+"""Improve: rounds of the student's own tries, each a verb; it stops when nothing is gained, and goes on after a
+kill."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Data flows one way and so do imports: a module imports only from its own layer or from layers before it, and none in a circle."""
+"""Data flows one way and so do imports: a module imports only from its own layer or from layers before it, and none
+in a circle."""
 
 import ast
 from graphlib import TopologicalSorter

@@ -115,10 +115,16 @@ def test_the_user_s_own_table_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "[prices.m]\ninput_per_million = 1", '[prices.m]\ninput_per_million = "a"\noutput_per_million = 1', "prices = 3",
-     "[prices.m]\ninput_per_million = -1\noutput_per_million = 1", "[m]\ninput_per_million = 1\noutput_per_million = 1",
-     "[price.m]\ninput_per_million = 1\noutput_per_million = 1"],
-)  # fmt: skip
+    [
+        "x",
+        "[prices.m]\ninput_per_million = 1",
+        '[prices.m]\ninput_per_million = "a"\noutput_per_million = 1',
+        "prices = 3",
+        "[prices.m]\ninput_per_million = -1\noutput_per_million = 1",
+        "[m]\ninput_per_million = 1\noutput_per_million = 1",
+        "[price.m]\ninput_per_million = 1\noutput_per_million = 1",
+    ],
+)
 def test_a_wrong_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(ConfigError, match="prices"):

@@ -162,7 +162,9 @@ def recovered() -> Trajectory:
 
 
 def test_bad_steps_are_kept_but_not_learned(tmp_path: Path) -> None:
-    manifest, out = mixed(tmp_path, [recovered(), trajectory(1), replace(recovered(), seed=1, steps=recovered().steps[:1])], weigh_bad=0.0)  # fmt: skip
+    manifest, out = mixed(
+        tmp_path, [recovered(), trajectory(1), replace(recovered(), seed=1, steps=recovered().steps[:1])], weigh_bad=0.0
+    )
     found = {one.key: one for one in read_trajectories(out)}
     assert [step.weight for step in found[recovered().key].steps] == [0, 1, 0, 0, 0, 0, 1]
     assert manifest["history"][2:4] == ["where learnable: 3 -> 1", "bad steps weigh 0: 4 steps of 1 trajectories"]
@@ -189,13 +191,31 @@ def test_filters_compose(text: str, kept: list[int]) -> None:
     rows = many(8)
     rows[5] = replace(rows[5], example=replace(rows[5].example, meta={"level": "hard", "hops": 2}))
     rows[6] = replace(rows[6], example=replace(rows[6].example, meta={"hops": 3}))
-    rows = [replace(row, steps=tuple(replace(s, action=Action("x", {"n": n})) for n, s in enumerate(row.steps))) for row in rows]  # fmt: skip
+    rows = [
+        replace(row, steps=tuple(replace(s, action=Action("x", {"n": n})) for n, s in enumerate(row.steps)))
+        for row in rows
+    ]
     assert [at for at, row in enumerate(rows) if predicate(text)(row)] == kept
 
 
 @pytest.mark.parametrize(
-    "text", ["correct and", "(correct", "correct)", "not", "in {a}", "method in {a", "method in {}", "steps in {a}", '"x"', "a b", "meta.x", "(" * 5000, "correct correct"]
-)  # fmt: skip
+    "text",
+    [
+        "correct and",
+        "(correct",
+        "correct)",
+        "not",
+        "in {a}",
+        "method in {a",
+        "method in {}",
+        "steps in {a}",
+        '"x"',
+        "a b",
+        "meta.x",
+        "(" * 5000,
+        "correct correct",
+    ],
+)
 def test_filters_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
         predicate(text)

@@ -1,4 +1,5 @@
-"""Runs, recipes and studies of before: read, gone on with and reported as they were then. What they are: old_runs/README.md."""
+"""Runs, recipes and studies of before: read, gone on with and reported as they were then. What they are:
+old_runs/README.md."""
 
 from __future__ import annotations
 
@@ -118,7 +119,7 @@ def calls(file: Path) -> dict[bytes, tuple[str, str]]:
 
 
 def held(path: Path) -> dict[str, Any]:
-    """All that a directory holds, by name: of a file of calls the calls, of other files every byte and when it was written."""
+    """All that a directory holds, by name: the calls of a file of calls; every byte and the time of other files."""
     found: dict[str, Any] = {}
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.name != ".lock" and not file.name.startswith("calls.sqlite"):
@@ -170,7 +171,10 @@ def test_kept_calls_give_the_same_run_without_teacher_or_tools(old: Path) -> Non
         assert calls(old / path / "calls.sqlite") == before
     one, other = (json.loads((old / place / "manifest.json").read_text()) for place in (EVAL, f"again/{EVAL}"))
     del one["results"]["geo-hop"]["seconds_per_question"]
-    assert within({key: one[key] for key in ("agent", "description", "tuned", "examples", "tools", "limits", "results", "usage")}, other)  # fmt: skip
+    assert within(
+        {key: one[key] for key in ("agent", "description", "tuned", "examples", "tools", "limits", "results", "usage")},
+        other,
+    )
 
 
 # --- what was killed ---
@@ -190,7 +194,14 @@ def test_a_killed_run_becomes_what_it_would_have_been(old: Path) -> None:
         fireact(f"resume {cut}")
         assert held(old / cut) == once
     found = json.loads((old / "cut/collect/manifest.json").read_text())
-    assert within({key: value for key, value in json.loads((old / COLLECT / "manifest.json").read_text()).items() if key in ("counts", "usage", "repairs", "tools", "teacher")}, found)  # fmt: skip
+    assert within(
+        {
+            key: value
+            for key, value in json.loads((old / COLLECT / "manifest.json").read_text()).items()
+            if key in ("counts", "usage", "repairs", "tools", "teacher")
+        },
+        found,
+    )
 
 
 def teacher(request: Mapping[str, Any]) -> str:
@@ -214,12 +225,17 @@ def test_a_killed_run_pays_for_no_call_of_a_hosted_teacher_twice(old: Path) -> N
     found = rows(cut / "trajectories.jsonl")
     assert found[:2] == before and timeless(found) == timeless(rows(old / "fresh/trajectories.jsonl"))
     assert found == rows(old / "shared/trajectories.jsonl")
-    assert json.loads((cut / "manifest.json").read_text())["counts"] == {"geo-hop/react": {"n": 4, "finished": 4, "correct": 1}}  # fmt: skip
+    assert json.loads((cut / "manifest.json").read_text())["counts"] == {
+        "geo-hop/react": {"n": 4, "finished": 4, "correct": 1}
+    }
 
 
 def test_a_killed_recording_becomes_trajectories_that_can_be_scored(old: Path) -> None:
     fireact("resume cut/record")
-    known = [{**row, "scores": {}, "example": {**row["example"], "answer": ""}} for row in rows(old / "record/trajectories.jsonl")]  # fmt: skip
+    known = [
+        {**row, "scores": {}, "example": {**row["example"], "answer": ""}}
+        for row in rows(old / "record/trajectories.jsonl")
+    ]
     assert timeless(rows(old / "cut/record/trajectories.jsonl")) == timeless(known)
     fireact("score cut/record --answers answers.csv")
     again, scored = (timeless(rows(old / run / "trajectories.jsonl")) for run in ("cut/record", "record"))
@@ -238,7 +254,11 @@ def test_a_killed_job_is_followed_and_not_ordered_again(old: Path) -> None:
     found = json.loads((old / "cut/tune/manifest.json").read_text())
     model = f"ft:base:{state['name']}"
     assert (found["model"], found["agent"], found["cost_usd"]) == (model, f"openai:{model}@{served.url}", 0.036)
-    assert [row["message"] for row in rows(old / "cut/tune/events.jsonl")] == ["now queued", "now running", "now succeeded"]  # fmt: skip
+    assert [row["message"] for row in rows(old / "cut/tune/events.jsonl")] == [
+        "now queued",
+        "now running",
+        "now succeeded",
+    ]
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(trainable: Path) -> None:
@@ -296,7 +316,9 @@ def planned(size: str) -> Any:
 def test_a_study_has_the_same_cells_and_stages(trainable: Path) -> None:
     for size, kept in json.loads((trainable / "plan.json").read_text()).items():
         found = planned(size)
-        cells = {one["cell"]: {"axes": one["axes"], "stages": [s["stage"] for s in one["stages"]]} for one in found["cells"]}  # fmt: skip
+        cells = {
+            one["cell"]: {"axes": one["axes"], "stages": [s["stage"] for s in one["stages"]]} for one in found["cells"]
+        }
         assert cells == kept and list(cells) == list(kept)
         assert (found["stages"], found["there"]) == {"small": (6, 6), "large": (15, 3)}[size]
     text = (trainable / "mine.toml").read_text(encoding="utf-8")
@@ -378,7 +400,11 @@ def test_runs_are_compared(old: Path) -> None:
 def test_a_report_has_the_same_figures(old: Path) -> None:
     fireact(f"report {EVAL} {NOISY} train prefer tune {MIX} {COLLECT} study -o report")
     found = json.loads((old / "report/report.json").read_text())
-    expert, noisy, tuned = "scripted:expert react 0-shot", "scripted:expert react 0-shot, noise none=0.5", "2 trajectories, seed 0"  # fmt: skip
+    expert, noisy, tuned = (
+        "scripted:expert react 0-shot",
+        "scripted:expert react 0-shot, noise none=0.5",
+        "2 trajectories, seed 0",
+    )
     figures = {
         name: [one["geo-hop"][key] for key in ("n", "em", "finished", "steps", "searches", "tokens_per_question")]
         for name, one in found["agents"].items()

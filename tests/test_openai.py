@@ -192,11 +192,15 @@ def test_words_may_come_in_parts(content: Any) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(
-        st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "tool_calls", "function", "x"]), inner
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "tool_calls", "function", "x"]),
+            inner,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JSON, JSON, JSON, JSON)

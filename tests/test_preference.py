@@ -100,7 +100,8 @@ def test_what_is_preferred_becomes_likelier_than_what_is_not(imitated: Path, tmp
 
 
 FORGETS = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' and not loop.last "
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' and not loop.last "
     "%}{{ message['content'].split('\n')[-1] }}{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -44,7 +44,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a finished ``quickstart --fast`` that was killed once while it trained."""
     home = tmp_path_factory.mktemp("quickstart")
     out = home / "runs" / "quickstart"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_quickstart; test_quickstart.run_small_command()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        "import test_quickstart; test_quickstart.run_small_command()"
+    )
     child = subprocess.Popen([sys.executable, "-c", code, "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL)
     curve, deadline = out / "train" / "log.jsonl", time.monotonic() + 600
     while child.poll() is None and time.monotonic() < deadline and not (curve.exists() and curve.stat().st_size):

@@ -85,7 +85,10 @@ def native_agent(model: Any, question: str, *, stream: bool = False, pause: floa
             calls, text = answered.choices[0].message.tool_calls or [], answered.choices[0].message.content
         if not calls:
             return str(text)
-        made = [{"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}} for c in calls]  # fmt: skip
+        made = [
+            {"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}}
+            for c in calls
+        ]
         messages.append({"role": "assistant", "content": text, "tool_calls": made})
         for one in reversed(calls):  # in another order than they were made
             arguments = json.loads(one.function.arguments)
@@ -520,7 +523,10 @@ def test_beyond_loopback_is_warned_of(tmp_path: Path) -> None:
 
 def test_a_missing_extra_gives_the_install_command(tmp_path: Path) -> None:
     arguments = ["fireact", "record", "--upstream", "http://127.0.0.1:9/v1", "-o", str(tmp_path / "run")]
-    code = f"import sys; sys.modules['starlette.applications'] = None; sys.argv = {arguments!r}; from fireact.cli import main; main()"
+    code = (
+        f"import sys; sys.modules['starlette.applications'] = None; sys.argv = {arguments!r}; "
+        "from fireact.cli import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install 'fireact[serve]'" in done.stderr and "Traceback" not in done.stderr
 
@@ -541,7 +547,11 @@ def build(
         request = {"model": "m", "messages": list(messages)}
         name = episode or book.assign_episode(read_messages(request))
         status = reply if isinstance(reply, int) else 200
-        message = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply or {})} if status == 200 else {}  # fmt: skip
+        message = (
+            {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply or {})}
+            if status == 200
+            else {}
+        )
         body = {"choices": [{"message": message, "finish_reason": "stop"}]}
         book.add(RecordedCall(name, episode is not None, float(at), 0.5, status, request, body))
     return [build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced) for turns in book.turns.values()]
@@ -557,7 +567,9 @@ def assistant(text: str) -> dict[str, Any]:
 
 def test_a_turn_that_was_asked_again_counts_in_its_last_version() -> None:
     start = [user("q")]
-    (one,) = build([(start, "Action: a[1]"), (start, "Action: b[1]"), ([*start, assistant("Action: b[1]"), user("seen")], "done")])  # fmt: skip
+    (one,) = build(
+        [(start, "Action: a[1]"), (start, "Action: b[1]"), ([*start, assistant("Action: b[1]"), user("seen")], "done")]
+    )
     assert [step.action.name for step in one.steps if step.action] == ["b", "finish"]
     assert one.meta["calls_aside"] == 1 and one.usage.calls == 3
 
@@ -633,18 +645,24 @@ def test_words_without_an_action_that_are_answered_go_on() -> None:
         ("Action: look\nAction Input: some [thing]", False, [Action("look", {"input": "some [thing]"})]),
         ("I know.\nFinal Answer: two\nlines", False, [Action(FINISH, {"answer": "two\nlines"})]),
         (
-            '<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n<tool_call>{"name": "b", "arguments": {"c": 1}}',
-            False, [Action("a", {}), Action("b", {"c": 1})],
+            '<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n'
+            '<tool_call>{"name": "b", "arguments": {"c": 1}}',
+            False,
+            [Action("a", {}), Action("b", {"c": 1})],
         ),
         ("<code>\nx = 1\nfinal_answer(x)", True, [Action("python_interpreter", {"code": "x = 1\nfinal_answer(x)"})]),
         (
-            "```py\nx = 1\nfinal_answer([1, 2])\n```", True,
-            [Action("python_interpreter", {"code": "x = 1\nfinal_answer([1, 2])"}), Action(FINISH, {"answer": "[1, 2]"})],
+            "```py\nx = 1\nfinal_answer([1, 2])\n```",
+            True,
+            [
+                Action("python_interpreter", {"code": "x = 1\nfinal_answer([1, 2])"}),
+                Action(FINISH, {"answer": "[1, 2]"}),
+            ],
         ),
         ("Here you are:\n```python\nprint(1)\n```", False, []),
         ("Just words.", False, []),
     ],
-)  # fmt: skip
+)
 def test_actions_in_text(text: str, coded: bool, actions: list[Action]) -> None:
     steps = parse_turn(text, coded=coded)
     assert [step.action for step in steps if step.action] == actions
@@ -696,8 +714,13 @@ def test_costs_come_from_the_prices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['<tool_call>{"name": "a", "arguments": {"b": "\\ud83d"}}', 'Action: {"name": "a", "args": "\\ud83d"}', '<code>final_answer("\\ud83d")']
-)  # fmt: skip
+    "text",
+    [
+        '<tool_call>{"name": "a", "arguments": {"b": "\\ud83d"}}',
+        'Action: {"name": "a", "args": "\\ud83d"}',
+        '<code>final_answer("\\ud83d")',
+    ],
+)
 def test_half_a_surrogate_in_an_action_can_be_written(text: str) -> None:
     (one,) = build([([user("q")], text)])
     assert jsonl.dumps(one.to_dict()).encode() and one.steps[0].action is not None
@@ -709,10 +732,33 @@ def test_questions_are_found_in_prompts() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["choices", "message", "content", "tool_calls", "function", "name", "arguments", "delta", "text", "role", "usage", "index", "messages"]), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "tool_calls",
+                    "function",
+                    "name",
+                    "arguments",
+                    "delta",
+                    "text",
+                    "role",
+                    "usage",
+                    "index",
+                    "messages",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JSON, st.text())
@@ -729,10 +775,22 @@ def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
     request = {"messages": [{"role": "user", "content": value}, value, {"role": "assistant", "content": text}]}
     for _ in range(2):
         episode = book.assign_episode(read_messages(request))
-        book.add(RecordedCall(episode, False, 0.0, 0.0, 200, request, {"choices": [{"message": {"content": text, "tool_calls": value}}]}))  # fmt: skip
+        book.add(
+            RecordedCall(
+                episode,
+                False,
+                0.0,
+                0.0,
+                200,
+                request,
+                {"choices": [{"message": {"content": text, "tool_calls": value}}]},
+            )
+        )
     for turns in book.turns.values():
         found = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
-        assert Trajectory.from_dict(json.loads(jsonl.dumps(found.to_dict()))).to_dict() == found.to_dict() or "NaN" in str(value).replace("nan", "NaN")  # fmt: skip
+        assert Trajectory.from_dict(
+            json.loads(jsonl.dumps(found.to_dict()))
+        ).to_dict() == found.to_dict() or "NaN" in str(value).replace("nan", "NaN")
 
 
 def test_half_a_surrogate_does_not_stop_a_recording(tmp_path: Path) -> None:

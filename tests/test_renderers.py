@@ -1,4 +1,5 @@
-"""Renderers and chat templates together: what is asked begins what is trained, and nothing but the student's is trained."""
+"""Renderers and chat templates together: what is asked begins what is trained, and nothing but the student's is
+trained."""
 
 import json
 import re
@@ -316,10 +317,25 @@ def test_reading_is_total(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["<tool_call>", "</tool_call>", "{", "}", '"name"', ":", '"search"', ",", '"arguments"', "[", "]", "\n", "1", '{"name": "a", "parameters": {"x": 1}}']
+            [
+                "<tool_call>",
+                "</tool_call>",
+                "{",
+                "}",
+                '"name"',
+                ":",
+                '"search"',
+                ",",
+                '"arguments"',
+                "[",
+                "]",
+                "\n",
+                "1",
+                '{"name": "a", "parameters": {"x": 1}}',
+            ]
         )
     )
-)  # fmt: skip
+)
 def test_reading_is_total_on_near_misses(parts: list[str]) -> None:
     for step in ToolCallsRenderer().read(Completion("".join(parts), Usage(), "stop", 0.0)):
         assert step.action is None or isinstance(step.action.arguments, dict)
@@ -334,7 +350,11 @@ SEARCH = Action("search", {"query": "b"})
         ('a\n<tool_call>\n{"name": "search", "arguments": {"query": "b"}}\n</tool_call>', "a", [SEARCH]),
         ('<tool_call>{"name": "search", "arguments": {"query": "b"}}', "", [SEARCH]),
         ('a <tool_call>{"name": "search", "arguments": "{\\"query\\": \\"b\\"}"}</tool_call>', "a", [SEARCH]),
-        ('<think>\nhm\n</think>\n\na\n<tool_call>{"name":"search","arguments":{"query":"b"}}</tool_call>', "a", [SEARCH]),
+        (
+            '<think>\nhm\n</think>\n\na\n<tool_call>{"name":"search","arguments":{"query":"b"}}</tool_call>',
+            "a",
+            [SEARCH],
+        ),
         ('{"name": "search", "parameters": {"query": "b"}}', "", [SEARCH]),
         ('a\n{"name": "search", "parameters": {"query": "b"}}', "a", [SEARCH]),
         ('<|python_tag|>{"name": "search", "parameters": {"query": "b"}}', "", [SEARCH]),
@@ -344,18 +364,28 @@ SEARCH = Action("search", {"query": "b"})
         ('{"name": "Finish", "parameters": {"answer": "c"}}', "", [Action("finish", {"answer": "c"})]),
         ('{"name": "now", "arguments": null}', "", [Action("now", {})]),
         ('{"name": "sum", "arguments": [1, 2]}', "", [Action("sum", {"input": [1, 2]})]),
-        ('{"name": "f", "arguments": {"x": {"name": "g", "arguments": {}}}}', "", [Action("f", {"x": {"name": "g", "arguments": {}}})]),
         (
-            '<tool_call>{"name": "search", "arguments": {"query": "b"}}</tool_call>\n<tool_call>{"name": "now", "arguments": {}}</tool_call>',
-            "", [SEARCH, Action("now", {})],
+            '{"name": "f", "arguments": {"x": {"name": "g", "arguments": {}}}}',
+            "",
+            [Action("f", {"x": {"name": "g", "arguments": {}}})],
+        ),
+        (
+            '<tool_call>{"name": "search", "arguments": {"query": "b"}}</tool_call>\n'
+            '<tool_call>{"name": "now", "arguments": {}}</tool_call>',
+            "",
+            [SEARCH, Action("now", {})],
         ),
         ('a <tool_response>{"name": "search", "arguments": {"query": "b"}}</tool_response>', "a", [None]),
         ('a\nObservation: {"name": "search", "arguments": {"query": "b"}}', "a", [None]),
-        ('a\n<tool_call>{"name": "search", "arguments": {"query": </tool_call>', 'a\n{"name": "search", "arguments": {"query":', [None]),
+        (
+            'a\n<tool_call>{"name": "search", "arguments": {"query": </tool_call>',
+            'a\n{"name": "search", "arguments": {"query":',
+            [None],
+        ),
         ("Thought: a\nAction: search[b]", "a", [SEARCH]),
         ("no call", "no call", [None]),
     ],
-)  # fmt: skip
+)
 def test_each_form_of_a_call_is_read_alike(text: str, thought: str, actions: list[Action | None]) -> None:
     steps = ToolCallsRenderer().read(Completion(text, Usage(), "stop", 0.0))
     assert [step.action for step in steps] == actions

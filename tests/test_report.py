@@ -270,17 +270,26 @@ def test_any_text_shows_in_markdown_as_itself(words: str) -> None:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        (wording.percent(0.7833), "78.3%"), (wording.percent(0.575, 0), "58%"),
-        (wording.points(-0.325, 0), "\N{MINUS SIGN}33 points"), (wording.percent(0.575), "57.5%"), (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"),
-        (wording.points(0.74, 0), "+74 points"), (wording.points(0.0), "0.0 points"),
+        (wording.percent(0.7833), "78.3%"),
+        (wording.percent(0.575, 0), "58%"),
+        (wording.points(-0.325, 0), "\N{MINUS SIGN}33 points"),
+        (wording.percent(0.575), "57.5%"),
+        (wording.points(-0.05), "\N{MINUS SIGN}5.0 points"),
+        (wording.points(0.74, 0), "+74 points"),
+        (wording.points(0.0), "0.0 points"),
         (wording.interval([-0.1, 0.25], 0), "\N{MINUS SIGN}10 to 25"),
-        (wording.p_value(1e-9), "p < 0.001"), (wording.p_value(0.034), "p = 0.034"), (wording.p_value(1.0), "p = 1"),
+        (wording.p_value(1e-9), "p < 0.001"),
+        (wording.p_value(0.034), "p = 0.034"),
+        (wording.p_value(1.0), "p = 1"),
         (wording.duration(0.84), "0.84 s"),
-        (wording.duration(432), "7 min 12 s"), (wording.duration(7500), "2 h 05 min"),
-        (wording.number(2431.4), "2,431"), (wording.number(84.21), "84.2"),
-        (wording.number(0.842), "0.84"), (wording.number(0), "0"),
+        (wording.duration(432), "7 min 12 s"),
+        (wording.duration(7500), "2 h 05 min"),
+        (wording.number(2431.4), "2,431"),
+        (wording.number(84.21), "84.2"),
+        (wording.number(0.842), "0.84"),
+        (wording.number(0), "0"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_to_be_read(said: str, meant: str) -> None:
     assert said == meant
 

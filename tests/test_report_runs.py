@@ -1,4 +1,5 @@
-"""What becomes of run directories and files of episodes in a report: agents, pairs, noise, mixtures, titles, and what is refused."""
+"""What becomes of run directories and files of episodes in a report: agents, pairs, noise, mixtures, titles, and what
+is refused."""
 
 from __future__ import annotations
 
@@ -63,9 +64,13 @@ def _study(path: Path, cells: list[dict[str, Any]]) -> Path:
         rows = []
         for index, cell in enumerate(cells):
             _evaluation(
-                path / f"eval/{index}", cell.get("agent", "one"), tools=cell.get("tools", ["search"]), task=cell["task"],
-                wrong=cell.get("wrong", 0), hash=cell.get("hash", "f"),
-            )  # fmt: skip
+                path / f"eval/{index}",
+                cell.get("agent", "one"),
+                tools=cell.get("tools", ["search"]),
+                task=cell["task"],
+                wrong=cell.get("wrong", 0),
+                hash=cell.get("hash", "f"),
+            )
             against = {cell["task"]: {"cell": cell["against"]}} if "against" in cell else {}
             rows.append({"cell": cell["cell"], "axes": {}, "against": against, "stages": [f"eval/{index}"]})
         jsonl.write_objects(path / "results.jsonl", rows)

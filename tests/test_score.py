@@ -138,7 +138,10 @@ def test_other_directories_are_refused_and_files_are_taken(run: Path, tmp_path: 
         pass
     with pytest.raises(ConfigError, match="fireact eval"):
         score(tmp_path / "eval", by=wrong(1))
-    with RunDir(run, verb="record", settings={"upstream": "http://x/v1", "task": "mine"}), pytest.raises(DataError, match="another process"):  # fmt: skip
+    with (
+        RunDir(run, verb="record", settings={"upstream": "http://x/v1", "task": "mine"}),
+        pytest.raises(DataError, match="another process"),
+    ):
         score(run, by=wrong(1))
     file = tmp_path / "some.jsonl"
     jsonl.write_objects(file, (replace(episode, seed=1).to_dict() for episode in EPISODES))

@@ -1,4 +1,5 @@
-"""Studies: work is shared, gone on with, and done only where it is missing; what fails is said; what is shipped resolves."""
+"""Studies: work is shared, gone on with, and done only where it is missing; what fails is said; what is shipped
+resolves."""
 
 import json
 import shutil
@@ -241,7 +242,10 @@ def test_a_second_run_does_nothing_and_says_the_same(done: Done) -> None:
 def test_a_changed_file_runs_only_what_is_missing_and_a_failed_cell_does_not_stop_the_others(
     stages: Path, base: str, tmp_path: Path
 ) -> None:
-    broken = '\n[[cells]]\nname = "broken"\nmixture = "hop"\nsize = 14\n\n[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
+    broken = (
+        '\n[[cells]]\nname = "broken"\nmixture = "hop"\nsize = 14\n\n'
+        '[[cells]]\nname = "longer"\nmixture = "hop"\nsize = 4\nepochs = 2\n'
+    )
     config = written(tmp_path, base, STUDY + broken)
     shared, notes = StudyConfig(config.study, stages=str(stages)), Notes()
     with pytest.raises(FireactError, match=r"1 of 5 cells failed: broken: .*14 trajectories requested"):

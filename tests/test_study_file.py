@@ -22,12 +22,26 @@ pytest.importorskip("trl")
 
 def file(**changes: Any) -> StudyFile:
     values: dict[str, Any] = {
-        "name": "mine", "size": "small", "title": "Mine",
-        "axes": {"size": [5, 10], "noise": [{"label": "normal"}, {"label": "None", "noise": "none=0.5"}], "seed": [0, 1]},
+        "name": "mine",
+        "size": "small",
+        "title": "Mine",
+        "axes": {
+            "size": [5, 10],
+            "noise": [{"label": "normal"}, {"label": "None", "noise": "none=0.5"}],
+            "seed": [0, 1],
+        },
         "collect": {"hop": {"plan": {"geo-hop/react": 20}}},
         "mixtures": {"hop": {"from": ["hop"]}},
-        "cells": [{"name": "prompted"}, {"name": "{size}, {noise}", "axes": ["size", "noise", "seed"], "mixture": "hop", "against": "{size}, normal"}],
-    }  # fmt: skip
+        "cells": [
+            {"name": "prompted"},
+            {
+                "name": "{size}, {noise}",
+                "axes": ["size", "noise", "seed"],
+                "mixture": "hop",
+                "against": "{size}, normal",
+            },
+        ],
+    }
     return StudyFile(**{**values, **changes})
 
 
@@ -107,7 +121,11 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ('title = "Small"', 'title = "a"\nsizes.small = 3', "sizes.small is 3"),
         ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = "y"}]', r"paper \(number 1\).value is 'y'"),
         ('title = "Small"', 'title = "a"\nrates = { train_tokens = "x" }', "rates.train_tokens is 'x'"),
-        ('title = "Small"', 'title = "a"\nprices = { machine_hour = { value = "x", source = "" } }', "machine_hour.value"),
+        (
+            'title = "Small"',
+            'title = "a"\nprices = { machine_hour = { value = "x", source = "" } }',
+            "machine_hour.value",
+        ),
         ('name = "asked"', 'name = "asked"\nexclude = [3]', r"exclude \(number 1\) is 3; it must be a table"),
         ('name = "asked"', "name = 3", "name is 3"),
         ('name = "asked"', 'name = "asked"\naxes = "size"', "axes is 'size'"),
@@ -134,8 +152,16 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ('base = "smollm2-135m"', 'base = "smollm2-135m"\nmethod = "cot"', "'cot' would be ignored"),
         ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "9"}]', "cell .the figure 'x'. '9'"),
         ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = ["4", "9"]}]', "'9'"),
-        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "oracle choice"}]', "'oracle choice'"),
-        ('title = "Small"', 'title = "a"\npaper = [{label = "x", value = 1, cell = "4", task = "geo-hopp"}]', "Did you mean 'geo-hop'"),
+        (
+            'title = "Small"',
+            'title = "a"\npaper = [{label = "x", value = 1, cell = "oracle choice"}]',
+            "'oracle choice'",
+        ),
+        (
+            'title = "Small"',
+            'title = "a"\npaper = [{label = "x", value = 1, cell = "4", task = "geo-hopp"}]',
+            "Did you mean 'geo-hop'",
+        ),
         ('from = ["hop"]', 'from = ["hopp"]', "'hopp', which is neither"),
         ('from = ["hop"]', 'from = ["hop"]\nwhere = ["corect"]', "corect"),
         ('from = ["hop"]', 'from = ["hop"]\ntake = { "geo-hop/cot" = 3 }', "geo-hop/cot"),
@@ -145,7 +171,7 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ('"geo-hop/react" = 20', '"geo-hop/raect" = 20', "Did you mean 'react'"),
         ("= 20 }", '= 20 }\nteacher = "nobody"', "unknown model 'nobody'"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_run_is_refused_before_anything_is_run(before: str, after: str, said: str, tmp_path: Path) -> None:
     assert before in SMALL
     (tmp_path / "mine.toml").write_text(SMALL.replace(before, after))
@@ -247,7 +273,10 @@ def test_a_fine_tuned_agent_is_shown_examples_only_where_that_is_asked_for() -> 
 
 def test_a_figure_may_be_of_another_size_and_of_any_task_of_the_users_own_code(tmp_path: Path) -> None:
     figures = '[{label = "x", value = 1, cell = "big"}, {label = "y", value = 1, cell = "own", task = "mine"}]'
-    own = '[[cells]]\nname = "own"\ntasks = ["my.module:task"]\n[sizes.small]\n[sizes.paper]\ncells = [{ name = "big" }]\n'
+    own = (
+        '[[cells]]\nname = "own"\ntasks = ["my.module:task"]\n'
+        '[sizes.small]\n[sizes.paper]\ncells = [{ name = "big" }]\n'
+    )
     (tmp_path / "mine.toml").write_text(SMALL.replace('title = "Small"', f'title = "Small"\npaper = {figures}') + own)
     for size in ("small", "paper"):
         assert build_cells(read_study(str(tmp_path / "mine.toml"), size=size))

@@ -20,7 +20,10 @@ def test_no_module_takes_the_place_of_a_public_name() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, fireact; print([m for m in ('torch', 'numpy', 'rich', 'typer', 'requests', 'httpx') if m in sys.modules])"
+    code = (
+        "import sys, fireact; "
+        "print([m for m in ('torch', 'numpy', 'rich', 'typer', 'requests', 'httpx') if m in sys.modules])"
+    )
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -25,7 +25,11 @@ def printed(table: Table, width: int) -> tuple[str, list[str]]:
 
 def wide_tables() -> list[Table]:
     report = sample_report.sample(n=8)
-    return [read_headline_table(report_to_dict(report)), result_table(report), headline_table(headlines(report), "t", one_pair=False)]  # fmt: skip
+    return [
+        read_headline_table(report_to_dict(report)),
+        result_table(report),
+        headline_table(headlines(report), "t", one_pair=False),
+    ]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -58,7 +62,13 @@ def test_text_of_others_is_text_in_every_form() -> None:
 
 
 def test_columns_without_values_are_left_out_and_rows_of_a_group_stand_together() -> None:
-    table = Table("t", ["task", "agent", "n", "F1"], [["a", "x", "1", ""], ["a", "y", "2", ""], ["b", "x", "3", ""]], names=2, grouped=True)  # fmt: skip
+    table = Table(
+        "t",
+        ["task", "agent", "n", "F1"],
+        [["a", "x", "1", ""], ["a", "y", "2", ""], ["b", "x", "3", ""]],
+        names=2,
+        grouped=True,
+    )
     assert list(table.without_empty_columns().columns) == ["task", "agent", "n"]
     page = write_html_table(table)
     assert page.count('scope="rowgroup"') == 2 and page.count("<tbody>") == 2 and ">task<" not in page

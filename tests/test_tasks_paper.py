@@ -1,4 +1,5 @@
-"""The paper's tasks from a folder and from sets that ``datasets`` saved; files of questions; order, prompts and judge."""
+"""The paper's tasks from a folder and from sets that ``datasets`` saved; files of questions; order, prompts and
+judge."""
 
 from __future__ import annotations
 
@@ -149,22 +150,35 @@ def test_a_file_that_is_wrong_is_a_clear_error(folder: Path, name: str, file: st
 HUB_ROWS = {
     "hotpotqa": {
         "validation": {
-            "id": ["5a8b"], "question": ["Who?"], "answer": ["Ann"], "type": ["bridge"], "level": ["hard"],
-            "supporting_facts": [{"title": ["T"], "sent_id": [0]}], "context": [{"title": ["T"], "sentences": [["S."]]}],
+            "id": ["5a8b"],
+            "question": ["Who?"],
+            "answer": ["Ann"],
+            "type": ["bridge"],
+            "level": ["hard"],
+            "supporting_facts": [{"title": ["T"], "sent_id": [0]}],
+            "context": [{"title": ["T"], "sentences": [["S."]]}],
         },
     },
     "strategyqa": {
         "test": {
-            "qid": ["q"], "term": ["Tree"], "description": ["a plant"], "question": ["Is it?"], "answer": [True],
+            "qid": ["q"],
+            "term": ["Tree"],
+            "description": ["a plant"],
+            "question": ["Is it?"],
+            "answer": [True],
             "facts": ["Trees are plants."],
         },
         "train": {
-            "qid": ["q"], "term": ["Tree"], "description": ["a plant"], "question": ["Is it?"], "answer": [False],
+            "qid": ["q"],
+            "term": ["Tree"],
+            "description": ["a plant"],
+            "question": ["Is it?"],
+            "answer": [False],
             "facts": ["Trees are plants."],
         },
     },
     "bamboogle": {"test": {"Question": ["When?"], "Answer": ["1901"]}},
-}  # fmt: skip
+}
 
 
 def saved(folder: Path, splits: dict[str, dict[str, list[object]]], **features: object) -> Path:
@@ -202,8 +216,11 @@ def test_strategyqa_is_read_in_its_other_columns_too(tmp_path: Path) -> None:
 def test_mmlu_from_the_hub_is_mmlu_from_the_folder(folder: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {
-        "question": ["Which, if any?"] * 3, "subject": ["art", "art", "law"], "choices": [CHOICE[1:5]] * 3, "answer": [1] * 3,
-    }  # fmt: skip
+        "question": ["Which, if any?"] * 3,
+        "subject": ["art", "art", "law"],
+        "choices": [CHOICE[1:5]] * 3,
+        "answer": [1] * 3,
+    }
     task = load("mmlu", saved(tmp_path / "set", {"test": rows}, answer=datasets.ClassLabel(names=list("ABCD"))))
     assert task.examples("test") == load("mmlu", folder).examples("test")
 
@@ -229,7 +246,10 @@ def test_without_hub_or_extra_the_message_says_what_to_do(code: str, rc: int, sa
 
 
 def test_making_a_task_reads_and_imports_nothing(tmp_path: Path) -> None:
-    code = "import sys; from fireact.rollout.agents import load_task; load_task('mmlu'); print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys; from fireact.rollout.agents import load_task; load_task('mmlu'); "
+        "print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
+    )
     assert _python(code, tmp_path).stdout == "[]\n"
 
 

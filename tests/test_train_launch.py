@@ -189,7 +189,10 @@ def test_an_error_of_a_worker_is_the_launcher_s(
 
 def test_a_worker_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    program = f"from fireact.training.worker import exit_with_launcher; import time; exit_with_launcher({launcher.pid}, every=0.05); print('watching', flush=True); time.sleep(60)"
+    program = (
+        "from fireact.training.worker import exit_with_launcher; import time; "
+        f"exit_with_launcher({launcher.pid}, every=0.05); print('watching', flush=True); time.sleep(60)"
+    )
     worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert worker.stdout is not None and worker.stdout.readline() == b"watching\n" and worker.poll() is None
     launcher.kill()

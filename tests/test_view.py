@@ -1,4 +1,5 @@
-"""The live view: new lines come once and whole, whatever happens to the files, and nobody reads along from elsewhere."""
+"""The live view: new lines come once and whole, whatever happens to the files, and nobody reads along from
+elsewhere."""
 
 from __future__ import annotations
 

@@ -104,7 +104,10 @@ def shown(text: str, **options: Any) -> str:
 
 
 def test_speech_is_printed_as_it_comes_with_its_labels_in_colour() -> None:
-    text = "Thought: [1] is a long thought, longer than a line\nThoughtless Action: no\nAction: search[x]\nObservation: a\nb\n"
+    text = (
+        "Thought: [1] is a long thought, longer than a line\nThoughtless Action: no\n"
+        "Action: search[x]\nObservation: a\nb\n"
+    )
     assert shown(text) == text  # neither markup nor wrapping
     coloured = shown(text, force_terminal=True, color_system="standard", legacy_windows=False)
     assert "\x1b[36mThought:\x1b[0m" in coloured and "\x1b[1;32mAction:\x1b[0m" in coloured

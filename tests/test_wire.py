@@ -1,4 +1,5 @@
-"""The wire: whatever JSON comes, reading gives neutral nouns or named damage, loses nothing, and is undone by writing."""
+"""The wire: whatever JSON comes, reading gives neutral nouns or named damage, loses nothing, and is undone by
+writing."""
 
 import json
 from collections.abc import Iterator
@@ -58,7 +59,10 @@ def mark(value: Any, marks: Iterator[int]) -> Any:
     if isinstance(value, list):
         return [mark(inner, marks) for inner in value]
     if isinstance(value, dict):
-        return {key: inner if key in ("role", "type") and isinstance(inner, str) else mark(inner, marks) for key, inner in value.items()}  # fmt: skip
+        return {
+            key: inner if key in ("role", "type") and isinstance(inner, str) else mark(inner, marks)
+            for key, inner in value.items()
+        }
     return value
 
 
@@ -127,10 +131,18 @@ def test_any_stream_is_read_and_nothing_of_it_is_lost(chunks: list[Any], text: s
     reader = CHAT_COMPLETIONS.stream_reader()
     deltas = [reader.add(json.dumps(chunk)) for chunk in chunks]
     reply = reader.reply()
-    finishes = {choice.get("finish_reason") for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("choices"), list) for choice in chunk["choices"] if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str)}  # fmt: skip
+    finishes = {
+        choice.get("finish_reason")
+        for chunk in chunks
+        if isinstance(chunk, dict) and isinstance(chunk.get("choices"), list)
+        for choice in chunk["choices"]
+        if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str)
+    }
     if len(finishes) < 2:
         assert_nothing_is_lost(chunks, (reply, deltas))
-    assert isinstance(read_stream(CHAT_COMPLETIONS, text + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)), WireReply)  # fmt: skip
+    assert isinstance(
+        read_stream(CHAT_COMPLETIONS, text + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)), WireReply
+    )
 
 
 @given(st.text(max_size=30) | st.binary(max_size=30))
@@ -243,9 +255,13 @@ def test_an_error_in_a_reply_of_status_200_is_told() -> None:
 
 def test_damage_says_where_it_is_and_what_is_allowed() -> None:
     body = {
-        "messages": [3, {"role": "robot", "content": 4}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{oops"}}]}],
+        "messages": [
+            3,
+            {"role": "robot", "content": 4},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{oops"}}]},
+        ],
         "temperature": "hot",
-    }  # fmt: skip
+    }
     damage = CHAT_COMPLETIONS.read_request(body).damage
     assert [(one.kind, one.where) for one in damage] == [
         ("wrong-type", "messages[0]"), ("unknown-role", "messages[1].role"), ("wrong-type", "messages[1].content"),
@@ -256,12 +272,20 @@ def test_damage_says_where_it_is_and_what_is_allowed() -> None:
 
 def test_what_has_no_field_rides_along_and_is_written_back() -> None:
     message = {
-        "role": "assistant", "content": None, "reasoning_content": "hm", "reasoning_details": [{"signature": "s"}],
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "hm",
+        "reasoning_details": [{"signature": "s"}],
         "tool_calls": [
-            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}", "strict": True}, "extra_content": {"g": 1}},
+            {
+                "id": "a",
+                "type": "function",
+                "function": {"name": "f", "arguments": "{}", "strict": True},
+                "extra_content": {"g": 1},
+            },
             {"id": "b", "type": "custom", "custom": {"name": "c", "input": "words"}},
         ],
-    }  # fmt: skip
+    }
     read, damage = read_message(message)
     assert write_message(read) == message and not damage
     assert [call.action for call in read.calls] == [Action("f", {}), Action("c", {"input": "words"})]
