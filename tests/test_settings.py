@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 from typer.testing import CliRunner
 
+import fireact
 from fireact import cli
 from fireact.base.run_directory import RunDir, build_settings, read_config
 from fireact.base.settings import check_settings, nested_settings, read_settings, setting
@@ -190,3 +193,64 @@ def test_options_of_preference_become_its_settings(tmp_path: Path) -> None:
     wanted = {"learning_rate": 0.1, "epochs": 5, "batch_size": 6, "micro_batch": 3, "max_length": 999, "seed": 7}
     assert (wanted | {"beta": 0.3}).items() <= shown["settings"].items()
     assert shown["expected"]["pairs"] == 8 and shown["expected"]["steps"] == 10 and not (tmp_path / "run").exists()
+
+
+NEW_FIELD = '''    workers: int = setting(16)
+    """Episodes at a time; they share the batches of an in-process model."""
+    patience: int = setting(3, low=0, high=9, panel=AGENT)
+    """Failed searches after which an episode ends."""
+'''
+STUDY_OF_NEW_FIELD = """
+title = "Patience"
+[shared]
+base = "scripted:expert"
+tasks = ["geo-hop"]
+n = 2
+[axes]
+patience = [1, 2]
+[[cells]]
+name = "{patience}"
+axes = ["patience"]
+"""
+USE_NEW_FIELD = """
+import sys
+sys.path.insert(0, {package!r})
+from typer.testing import CliRunner
+import fireact
+from fireact import cli
+import fireact
+assert fireact.__file__.startswith({package!r}), fireact.__file__
+for words in {commands!r}:
+    result = CliRunner().invoke(cli.app, words, env={{"COLUMNS": "120"}})
+    print(result.output, result.exception or "")
+"""
+
+
+def test_one_more_field_is_an_option_its_help_a_check_a_key_a_line_of_the_docs_and_an_axis(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(Path(fireact.__file__).parent, package / "fireact", ignore=shutil.ignore_patterns("__pycache__"))
+    module = package / "fireact/evaluation/evaluate.py"
+    text = module.read_text()
+    declared = NEW_FIELD[: NEW_FIELD.index("    patience")]
+    assert text.count(declared) == 1
+    module.write_text(text.replace(declared, NEW_FIELD))
+    study, run = tmp_path / "study.toml", tmp_path / "run"
+    study.write_text(STUDY_OF_NEW_FIELD)
+    commands = [
+        ["eval", "--help"],
+        ["eval", "scripted:expert", "-t", "geo-hop", "-n", "1", "--patience", "12", "-o", str(run)],
+        ["eval", "scripted:expert", "-t", "geo-hop", "-n", "1", "--patience", "5", "-o", str(run)],
+        ["study", str(study), "-o", str(tmp_path / "study")],
+    ]
+    code = USE_NEW_FIELD.format(package=str(package), commands=commands)
+    page = [sys.executable, "-m", "typer", "fireact.cli", "utils", "docs", "--name", "fireact"]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    used = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    docs = subprocess.run(page, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    helped = "Failed searches after which an episode ends."
+    assert "--patience" in used.stdout and helped in used.stdout, used.stdout + used.stderr
+    assert "patience is 12" in " ".join(used.stdout.split()) and "from 0 to 9" in " ".join(used.stdout.split())
+    assert read_config(run)["patience"] == 5
+    assert any("--patience" in line and helped in line for line in docs.stdout.splitlines())
+    stages = sorted(read_config(path)["patience"] for path in (tmp_path / "study").rglob("eval/*") if path.is_dir())
+    assert stages == [1, 2]
