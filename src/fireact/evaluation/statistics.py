@@ -242,6 +242,8 @@ def _interval_of_flips(wins: int, losses: int, n: int) -> tuple[float, float]:
     changed_low, changed_high = _wilson_interval(wins + losses, n)
     win_share = stats.binomtest(wins, wins + losses).proportion_ci(CONFIDENCE, method="exact")
     direction_below, direction_above = direction - (2 * win_share.low - 1), (2 * win_share.high - 1) - direction
+    # The factor of ``direction_below`` is the square of the share less that of its distance to its low end. With it,
+    # share * direction exceeds the root of ``below`` exactly when direction exceeds ``direction_below``: then p < 0.05.
     below = (direction * (changed_share - changed_low)) ** 2 + (
         changed_share**2 - (changed_share - changed_low) ** 2
     ) * direction_below**2
@@ -266,6 +268,7 @@ def _test_by_subsets(differences: Values, seed: int) -> tuple[float, tuple[float
     # random patterns: the observed one counts as one more
     p = min(1.0, 2 * beyond_zero / count) if exact else min(1.0, (2 * beyond_zero + 1) / (count + 1))
     rejected_count = (1 - CONFIDENCE) * count / 2 if exact else ((1 - CONFIDENCE) * (count + 1) - 1) / 2
+    # Order statistics of equal means are one point; a sample of equal changes says more about n than about its spread.
     if differences.min() == differences.max():
         value, n = float(differences[0]), len(differences)
         near, far = (
@@ -273,6 +276,7 @@ def _test_by_subsets(differences: Values, seed: int) -> tuple[float, tuple[float
             abs(value) + _wilson_interval(0, n)[1] * (1 - abs(value)),
         )
         return p, (near, far) if value > 0 else (-far, -near)
+    # The empty subset has no mean. It counts as beyond either end, so that it never narrows the interval.
     means = np.divide(sums, sizes, out=np.full(count, -math.inf), where=sizes > 0)
     low = float(np.sort(means)[math.ceil(rejected_count) - 1])
     means[sizes == 0] = math.inf
@@ -291,6 +295,7 @@ def _sum_subsets(differences: Values, generator: np.random.Generator) -> tuple[V
     nonzero = differences[abs(differences) > _ROUNDING]
     exact = len(nonzero) <= _ENUMERATED
     if exact:
+        # The bits of the numbers 0 to 2**n - 1 are all subsets of n differences.
         patterns = np.arange(2 ** len(nonzero))[:, None] >> np.arange(len(nonzero)) & 1
         # repeated, so that each pattern meets several draws of the zero differences below
         patterns = np.tile(patterns, (math.ceil(_DRAWS / len(patterns)), 1))
@@ -302,6 +307,7 @@ def _sum_subsets(differences: Values, generator: np.random.Generator) -> tuple[V
             signs = generator.integers(0, 2, (min(size, _DRAWS // 2 - start), len(nonzero)), dtype=np.int8)
             chunks.append(np.stack([signs.astype(np.float64) @ nonzero, signs.sum(axis=1, dtype=np.float64)]))
         half_sums, half_sizes = np.concatenate(chunks, axis=1)
+        # With complements the drawn patterns are symmetric, as all patterns are, so both orders of agents have one p.
         half_sizes += generator.binomial(len(differences) - len(nonzero), 0.5, len(half_sizes))
         sums, sizes = (
             np.concatenate([half_sums, nonzero.sum() - half_sums]),

@@ -174,6 +174,7 @@ def _plan_run(
 def _causal_mask(start: int, tokens: int, device: torch.device) -> Tensor | None:
     if start == 0:
         return None
+    # Row i is the token at position start + i: it sees all earlier chunks and this one up to itself.
     mask = torch.full((tokens, start + tokens), -torch.inf, device=device)
     return mask.triu_(start + 1)
 
@@ -217,6 +218,7 @@ def _attend_written(query: Tensor, keys: Tensor, values: Tensor, batch: ForwardP
     """Attention for one token of each writing slot; query [written, heads, width], outputs [count, heads, width]."""
     count, heads, width = query.shape
     key_heads = keys.shape[1]
+    # The heads of a group become queries of their key head, so that keys and values are read once for the group.
     grouped = query.reshape(count, key_heads, heads // key_heads, width)
     if batch.shared:
         return [_attend_shared(grouped, keys, values, batch, scaling).reshape(count, heads, -1)]
@@ -240,7 +242,7 @@ def _attend_shared(query: Tensor, keys: Tensor, values: Tensor, batch: ForwardPa
     slot = batch.runs[0].slot
     shared_output, shared_weight = _flash_attention(
         query.transpose(0, 1).reshape(1, key_heads, count * group, width),
-        keys[slot : slot + 1, :, : batch.shared],
+        keys[slot : slot + 1, :, : batch.shared],  # equal in all writing slots, so the first one stands for all
         values[slot : slot + 1, :, : batch.shared],
         scaling=scaling,
         mask=None,
@@ -290,6 +292,7 @@ def _attend_prompt(query: Tensor, keys: Tensor, values: Tensor, chunk: PromptChu
         return output[0].transpose(0, 1)
     group = heads // key_heads
     grouped = query.reshape(1, key_heads, group * count, width)
+    # The queries of a group lie one after the other, [group, tokens], and each of them has the mask of its token.
     mask = chunk.mask.to(query.dtype).repeat(group, 1)
     output = scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=mask, scale=scaling)
     return output.reshape(heads, count, -1).transpose(0, 1)

@@ -159,11 +159,13 @@ def _write_scores(counts: _WordCounts, numbers: Array, directory: Path, progress
     lengths = np.array(counts.lengths, dtype=np.float64)
     weights, average = _inverse_document_frequency(passage_counts, len(lengths)), lengths.mean()
     next_positions = ends[:-1].copy()
+    # float32 where bm25s has float32, and in its order of operations: else the last bits of scores would differ.
     for done, (word, passage, times) in enumerate(counts.iter_blocks()):
         progress.write_if_due(f"scores of {done} of {counts.blocks} blocks")
         number, frequencies = numbers[word], times.astype(np.float32)
         length = (1 - ranker.b) + ranker.b * lengths[passage] / average
         score = weights[number] * (frequencies / (ranker.k1 * length + frequencies))
+        # A block is sorted by word, so a word's passages are adjacent: these are where each word begins.
         starts = np.flatnonzero(np.concatenate([[True], word[1:] != word[:-1]]))
         sizes = np.diff(np.append(starts, len(word)))
         # A word's scores follow those of earlier blocks: its next free position plus the rank within this block.
