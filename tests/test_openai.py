@@ -292,7 +292,8 @@ def test_a_run_over_http_equals_the_expert_s_own(tmp_path: Path) -> None:
 
 
 def test_no_call_is_paid_twice(tmp_path: Path) -> None:
-    with FakeEndpoint(expert, faults=[Fault()] * 8 + [Fault(status=500)] * 30) as served:
+    failing = Fault(status=500, headers={"Retry-After": "0"})  # pauses get short, and there are as many
+    with FakeEndpoint(expert, faults=[Fault()] * 8 + [failing] * 30) as served:
         settings = config(served)
         with pytest.raises(ProviderError, match="ended in a fault"):
             collect(settings, tmp_path / "run")

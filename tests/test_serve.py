@@ -253,7 +253,7 @@ def test_a_shutdown_finishes_streams_and_agents(student: Path, number: int) -> N
         model="fireact", messages=ASK, max_tokens=300, stream=True, stream_options=options
     )
     next(iter(stream))
-    agent = InFlight(running, model="fireact-agent")
+    agent = InFlight(running, model="fireact-agent", max_tokens=100)
     running.child.send_signal(number)
     assert list(stream)[-1].usage.completion_tokens > 0
     status, body = agent.read_reply()
