@@ -26,7 +26,7 @@ def llama_server(gguf: Path) -> Iterator[str]:
         yield url
     finally:
         child.stdin.close()
-        child.wait(20)
+        child.wait(600)
         child.stdout.close()
 
 

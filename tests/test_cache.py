@@ -82,7 +82,7 @@ def test_threads_that_ask_the_same_make_one_call(tmp_path: Path) -> None:
 
 def _ask(path: Path, start: Any) -> None:
     kept = CallCache(path).wrap_lm("spec", Counting)
-    start.wait(30)
+    start.wait(600)
     for index in range(50):
         kept.complete(Call([Message("user", str(index))]))
 
@@ -95,7 +95,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
         child.start()
     start.set()
     for child in children:
-        child.join(60)
+        child.join(600)
     assert [child.exitcode for child in children] == [0, 0, 0]
     connection = sqlite3.connect(tmp_path / "c")
     assert connection.execute("SELECT count(*) FROM calls").fetchone() == (50,)

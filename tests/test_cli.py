@@ -131,11 +131,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    file, deadline = tmp_path / "runs" / "collect" / "trajectories.jsonl", time.monotonic() + 60
+    file, deadline = tmp_path / "runs" / "collect" / "trajectories.jsonl", time.monotonic() + 600
     while time.monotonic() < deadline and not (file.exists() and file.stat().st_size > 10_000):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=600)
     assert child.returncode == 130 and "resume it with: fireact resume runs/collect" in said and "Traceback" not in said
     resumed = fireact("resume", "runs/collect", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

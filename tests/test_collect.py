@@ -102,7 +102,7 @@ def run_until(forks: ForkServer, directory: Path, *arguments: str, calls: int | 
     """Run ``fireact`` there, and kill it once ``calls`` more LM calls have begun; returns the exit status."""
     log = directory / "calls.log"
     begun = log.read_bytes().count(b"\n") if log.exists() else 0
-    child, deadline = forks.start(directory, *arguments), time.monotonic() + 120
+    child, deadline = forks.start(directory, *arguments), time.monotonic() + 600
     while not forks.has_ended(within=0.002) and time.monotonic() < deadline:
         if calls is not None and log.exists() and log.read_bytes().count(b"\n") >= begun + calls:
             os.kill(child, signal.SIGKILL)

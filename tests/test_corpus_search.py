@@ -206,7 +206,7 @@ def test_processes_build_one_index_between_them(tmp_path: Path) -> None:
     processes = [context.Process(target=_open, args=(path, cache, answers)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert {answers.get(timeout=60) for _ in processes} == {"Oslo: Oslo is the capital of Norway."}
+    assert {answers.get(timeout=600) for _ in processes} == {"Oslo: Oslo is the capital of Norway."}
     for process in processes:
         process.join()
     assert len([found for found in cache.iterdir() if found.is_dir()]) == 1

@@ -185,7 +185,7 @@ def test_a_failure_reaches_all_who_wait_and_the_engine_goes_on(plain: Any, engin
         waiting = [pool.submit(engine.generate, prompt, max_tokens=400) for prompt in prompts]
         for one in waiting:
             with pytest.raises(ProviderError, match="ZeroDivisionError: broken"):
-                one.result(timeout=30)
+                one.result(timeout=600)
     engine._model = forward
     assert engine.generate(prompts[0], max_tokens=4).generated == expected(plain, prompts[0], 4)
 
@@ -201,8 +201,8 @@ def test_what_a_caller_raises_ends_its_own_text_alone(plain: Any, engine: Engine
         stays = pool.submit(engine.generate, other, max_tokens=8)
         leaves = pool.submit(engine.generate, one, max_tokens=8, is_finished=leave)
         with pytest.raises(KeyboardInterrupt):
-            leaves.result(timeout=30)
-        assert stays.result(timeout=30).generated == expected(plain, other, 8)
+            leaves.result(timeout=600)
+        assert stays.result(timeout=600).generated == expected(plain, other, 8)
 
 
 def test_closing_fails_who_waits(directory: Path) -> None:
@@ -215,11 +215,11 @@ def test_closing_fails_who_waits(directory: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(engine.generate, [1, 2, 3], max_tokens=2000, is_finished=note) for _ in range(2)]
-        assert begun.wait(30)
+        assert begun.wait(600)
         engine.close()
         for one in waiting:
             with pytest.raises(ProviderError, match="closed"):
-                one.result(timeout=30)
+                one.result(timeout=600)
     with pytest.raises(ProviderError, match="closed"):
         engine.generate([1], max_tokens=1)
 

@@ -122,7 +122,7 @@ def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
             request = urllib.request.Request(
                 f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )
-            theirs = json.load(urllib.request.urlopen(request, timeout=60))
+            theirs = json.load(urllib.request.urlopen(request, timeout=600))
             ours = model.lm.complete(Call([Message("user", question)], max_tokens=32))
             assert theirs["choices"][0]["message"]["content"] == ours.text
             assert theirs["usage"]["prompt_tokens"] == ours.usage.prompt_tokens
@@ -250,6 +250,6 @@ def test_llama_cpp_runs_a_bfloat16_export(tmp_path: Path) -> None:
         request = urllib.request.Request(
             f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        theirs = json.load(urllib.request.urlopen(request, timeout=60))["choices"][0]["message"]["content"]
+        theirs = json.load(urllib.request.urlopen(request, timeout=600))["choices"][0]["message"]["content"]
     assert theirs[:12] == ours[:12]
     model.close()

@@ -306,12 +306,12 @@ def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: P
             assert line, said
             said += line
         child.send_signal(signal.SIGINT)
-        said += child.communicate(timeout=30)[1]
+        said += child.communicate(timeout=600)[1]
         assert child.returncode == 130 and "ftjob-1 goes on" in said
         assert f"fireact resume {out}" in said and f"fireact cancel {out}" in said
-        cancelled = subprocess.run([*python, "cancel", str(out), "--json"], capture_output=True, text=True, timeout=60)
+        cancelled = subprocess.run([*python, "cancel", str(out), "--json"], capture_output=True, text=True, timeout=600)
         assert json.loads(cancelled.stdout)["status"] == "cancelled"
-        again = subprocess.run([*python, "resume", str(out)], capture_output=True, text=True, timeout=60)
+        again = subprocess.run([*python, "resume", str(out)], capture_output=True, text=True, timeout=600)
         assert again.returncode == 1 and "cancelled" in again.stderr and len(served.jobs) == 1
 
 

@@ -85,7 +85,7 @@ def test_threads_wait_for_what_is_reserved_and_use_what_is_given_back() -> None:
     gate = threading.Barrier(4)
 
     def call(_: int) -> bool:
-        gate.wait(10)
+        gate.wait(600)
         try:
             share = budget.reserve(Usage(1, 60, 0, 0))
         except BudgetError:

@@ -317,7 +317,7 @@ def weights(out: Path, kind: str) -> dict[str, Any]:
 
 
 def wait_for(path: Path, lines: int, forks: ForkServer) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
         assert not forks.has_ended(within=0.01) and time.monotonic() < until, "the run ended before it could be killed"
 

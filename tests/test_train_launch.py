@@ -197,7 +197,7 @@ def test_a_worker_ends_with_its_launcher() -> None:
     assert worker.stdout is not None and worker.stdout.readline() == b"watching\n" and worker.poll() is None
     launcher.kill()
     launcher.wait()
-    assert worker.wait(20) == 1
+    assert worker.wait(600) == 1
     worker.stdout.close()
 
 
@@ -242,7 +242,7 @@ def train_on_both(config: TrainConfig, outs: tuple[Path, Path], folder: Path) ->
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(launch, (0, 1), timeout=150))
+        return list(pool.map(launch, (0, 1), timeout=600))
 
 
 @pytest.mark.slow

@@ -144,14 +144,14 @@ class Viewing:
         body = None if data is None else json.dumps(data).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, named), timeout=30) as reply:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, named), timeout=600) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
     def stop(self) -> int:
         self.child.send_signal(signal.SIGINT)
-        status = self.child.wait(30)
+        status = self.child.wait(600)
         assert self.child.stderr is not None
         self.child.stderr.close()
         return status
@@ -277,7 +277,7 @@ def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing], chro
     path, viewing = growing
     browser = chromium
     browser.get(viewing.url)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 600
 
     def shown(count: int) -> bool:
         return bool(browser.execute_script("return document.querySelectorAll('.row').length === arguments[0]", count))
@@ -307,7 +307,7 @@ def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path, chromium: 
     browser = chromium
     try:
         browser.get(viewing.url)
-        count, deadline = "return document.getElementById('count').textContent", time.monotonic() + 30
+        count, deadline = "return document.getElementById('count').textContent", time.monotonic() + 600
         while "of 4" not in browser.execute_script(count) and time.monotonic() < deadline:
             time.sleep(0.1)
         browser.execute_script("document.querySelector('#failures a').click()")

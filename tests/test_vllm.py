@@ -125,7 +125,7 @@ def test_what_is_in_flight_is_finished_and_vllm_ends_too(behind: Running, tmp_pa
     behind.child.send_signal(number)
     said = "".join(event.choices[0].delta.content or "" for event in stream)
     assert said.endswith("finish[ Paris]")
-    assert behind.child.wait(30) == 0
+    assert behind.child.wait(600) == 0
     assert behind.child.stderr is not None
     behind.child.stderr.close()
     seen = noted(tmp_path)
