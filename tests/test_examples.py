@@ -60,7 +60,7 @@ def test_a_task_and_a_tool_of_ones_own_are_collected_with_the_few_shot_examples_
         plan={f"{task}/react": 1}, teacher="test_examples:PLAYED", tools=("examples.own_tool:capital",)
     )
     manifest = fireact.collect(config, tmp_path)
-    assert manifest["counts"] == {"quiz/react": {"n": 1, "finished": 1, "correct": 1}}
+    assert run.counts == {"quiz/react": {"n": 1, "finished": 1, "correct": 1}}
     ((question, steps),) = few_shot_examples(load_task(task), "react", None)
     assert question == "What is the capital of Norway?" and steps[0].observation == "Oslo"
     with pytest.raises(ConfigError, match=r"quiz has 1 few-shot examples for react; 3 were requested.*few_shot"):

@@ -1,4 +1,4 @@
-"""The writers produce what the real SDKs accept: openai and anthropic against a server that writes with the dialects."""
+"""The real SDKs accept what the writers produce, openai and anthropic, against a server of the dialects."""
 
 import json
 from collections.abc import Iterator, Mapping

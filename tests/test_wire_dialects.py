@@ -21,8 +21,9 @@ BOTH = pytest.mark.parametrize("dialect", [RESPONSES, MESSAGES], ids=lambda dial
 ALL = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 
 TEXT = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "input_text", "output_text"]), "text": JSON}, optional={"annotations": JSON, "x": JSON}
-)  # fmt: skip
+    {"type": st.sampled_from(["text", "input_text", "output_text"]), "text": JSON},
+    optional={"annotations": JSON, "x": JSON},
+)
 THOUGHT = st.fixed_dictionaries(
     {"type": st.sampled_from(["thinking", "reasoning", "redacted_thinking"])},
     optional={"thinking": JSON, "summary": st.lists(TEXT, max_size=2) | JSON, "content": JSON, "signature": JSON},
@@ -41,12 +42,26 @@ ROLES = st.sampled_from(["user", "assistant", "system", "developer", "robot"]) |
 ROW = BLOCK | st.fixed_dictionaries(
     {"role": ROLES}, optional={"content": st.lists(BLOCK | JSON, max_size=3) | JSON, "type": JSON, "x": JSON}
 )  # fmt: skip
-REQUEST = st.fixed_dictionaries({}, optional={
-    "model": JSON, "messages": st.lists(ROW | JSON, max_size=4) | JSON, "input": st.lists(ROW | JSON, max_size=4) | JSON,
-    "system": st.lists(TEXT, max_size=2) | JSON, "instructions": JSON, "tools": JSON, "tool_choice": JSON,
-    "max_tokens": JSON, "max_output_tokens": JSON, "stop_sequences": JSON, "text": JSON, "output_config": JSON, "x": JSON,
-    "stream": JSON, "previous_response_id": JSON,
-})  # fmt: skip
+REQUEST = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": JSON,
+        "messages": st.lists(ROW | JSON, max_size=4) | JSON,
+        "input": st.lists(ROW | JSON, max_size=4) | JSON,
+        "system": st.lists(TEXT, max_size=2) | JSON,
+        "instructions": JSON,
+        "tools": JSON,
+        "tool_choice": JSON,
+        "max_tokens": JSON,
+        "max_output_tokens": JSON,
+        "stop_sequences": JSON,
+        "text": JSON,
+        "output_config": JSON,
+        "x": JSON,
+        "stream": JSON,
+        "previous_response_id": JSON,
+    },
+)
 
 
 def without_nulls(body: dict[str, Any]) -> dict[str, Any]:
@@ -67,10 +82,23 @@ def test_any_request_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) 
 
 
 @BOTH
-@given(body=JSON | st.fixed_dictionaries({}, optional={
-    "content": st.lists(BLOCK | JSON, max_size=4) | JSON, "output": st.lists(ROW | JSON, max_size=4) | JSON, "usage": JSON,
-    "error": JSON, "status": JSON, "stop_reason": JSON, "incomplete_details": JSON, "id": JSON, "x": JSON,
-}))  # fmt: skip
+@given(
+    body=JSON
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "content": st.lists(BLOCK | JSON, max_size=4) | JSON,
+            "output": st.lists(ROW | JSON, max_size=4) | JSON,
+            "usage": JSON,
+            "error": JSON,
+            "status": JSON,
+            "stop_reason": JSON,
+            "incomplete_details": JSON,
+            "id": JSON,
+            "x": JSON,
+        },
+    )
+)
 def test_any_reply_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) -> None:
     body = marked(body)
     reply = dialect.read_reply(body)
@@ -110,17 +138,41 @@ def test_any_stream_is_read_and_nothing_of_it_is_lost(dialect: Dialect, events: 
     reply = reader.reply()
     if sum(event["type"] == "error" for event in events) < 2:
         assert_nothing_is_lost(events, (reply, deltas))
-    assert isinstance(read_stream(dialect, text + "".join(f"data: {json.dumps(event)}\n\n" for event in events)), WireReply)  # fmt: skip
+    assert isinstance(
+        read_stream(dialect, text + "".join(f"data: {json.dumps(event)}\n\n" for event in events)), WireReply
+    )
 
 
 @BOTH
-@given(events=st.lists(EVENT | st.fixed_dictionaries({
-    "type": st.sampled_from(["response.completed", "response.created", "response.output_item.done", "message_start",
-                             "content_block_start", "response.content_part.done", "response.output_text.done"]),
-    "response": JSON | st.fixed_dictionaries({"output": st.lists(ROW | JSON, max_size=2)}), "item": ROW | JSON,
-    "message": JSON | st.fixed_dictionaries({"content": st.lists(BLOCK | JSON, max_size=2)}), "content_block": BLOCK | JSON,
-    "output_index": JSON, "index": JSON, "text": JSON, "part": JSON,
-}), max_size=6))  # fmt: skip
+@given(
+    events=st.lists(
+        EVENT
+        | st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(
+                    [
+                        "response.completed",
+                        "response.created",
+                        "response.output_item.done",
+                        "message_start",
+                        "content_block_start",
+                        "response.content_part.done",
+                        "response.output_text.done",
+                    ]
+                ),
+                "response": JSON | st.fixed_dictionaries({"output": st.lists(ROW | JSON, max_size=2)}),
+                "item": ROW | JSON,
+                "message": JSON | st.fixed_dictionaries({"content": st.lists(BLOCK | JSON, max_size=2)}),
+                "content_block": BLOCK | JSON,
+                "output_index": JSON,
+                "index": JSON,
+                "text": JSON,
+                "part": JSON,
+            }
+        ),
+        max_size=6,
+    )
+)
 def test_any_order_of_events_is_read(dialect: Dialect, events: list[Any]) -> None:
     reader = dialect.stream_reader()
     for event in events:
@@ -201,9 +253,12 @@ def test_a_reply_that_is_written_is_read_back(
 
 @ALL
 @given(
-    texts=st.lists(WORDS, max_size=4), calls=st.lists(CALL, max_size=3).map(tuple), thoughts=st.lists(WORDS, max_size=3),
-    usage=USAGE, finish=st.sampled_from(["length", ""]),
-)  # fmt: skip
+    texts=st.lists(WORDS, max_size=4),
+    calls=st.lists(CALL, max_size=3).map(tuple),
+    thoughts=st.lists(WORDS, max_size=3),
+    usage=USAGE,
+    finish=st.sampled_from(["length", ""]),
+)
 def test_a_stream_that_is_written_is_read_back(
     dialect: Dialect, texts: list[str], calls: tuple[ToolCall, ...], thoughts: list[str], usage: Usage, finish: str
 ) -> None:
@@ -239,28 +294,71 @@ def test_a_stream_that_fails_holds_the_error(dialect: Dialect) -> None:
 
 
 RESPONSES_REQUEST: dict[str, Any] = {
-    "model": "m", "instructions": "Be short.", "previous_response_id": "resp_0", "store": False, "stream": True,
-    "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}, "prompt_cache_key": "k",
-    "text": {"format": {"type": "json_schema", "name": "out", "schema": {"type": "object"}, "strict": True}, "verbosity": "low"},
-    "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True}, {"type": "web_search"}],
-    "tool_choice": {"type": "function", "name": "look"}, "parallel_tool_calls": False, "max_output_tokens": 64, "top_p": 0.5,
+    "model": "m",
+    "instructions": "Be short.",
+    "previous_response_id": "resp_0",
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "reasoning": {"effort": "low"},
+    "prompt_cache_key": "k",
+    "text": {
+        "format": {"type": "json_schema", "name": "out", "schema": {"type": "object"}, "strict": True},
+        "verbosity": "low",
+    },
+    "tools": [
+        {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True},
+        {"type": "web_search"},
+    ],
+    "tool_choice": {"type": "function", "name": "look"},
+    "parallel_tool_calls": False,
+    "max_output_tokens": 64,
+    "top_p": 0.5,
     "input": [
         {"role": "developer", "content": "Be kind."},
-        {"type": "message", "role": "user", "content": [
-            {"type": "input_text", "text": "Where?"}, {"type": "input_image", "image_url": "data:", "detail": "low"}]},
-        {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "I look."}], "encrypted_content": "gAAA"},
-        {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "capital of Peru"}},
-        {"id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call_1", "name": "look", "arguments": "{\"at\": \"Peru\"}"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Where?"},
+                {"type": "input_image", "image_url": "data:", "detail": "low"},
+            ],
+        },
+        {
+            "id": "rs_1",
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "I look."}],
+            "encrypted_content": "gAAA",
+        },
+        {
+            "id": "ws_1",
+            "type": "web_search_call",
+            "status": "completed",
+            "action": {"type": "search", "query": "capital of Peru"},
+        },
+        {
+            "id": "fc_1",
+            "type": "function_call",
+            "status": "completed",
+            "call_id": "call_1",
+            "name": "look",
+            "arguments": '{"at": "Peru"}',
+        },
         {"type": "function_call_output", "call_id": "call_1", "output": "Lima"},
-        {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [
-            {"type": "output_text", "text": "Lima.", "annotations": [], "logprobs": []}]},
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Lima.", "annotations": [], "logprobs": []}],
+        },
         {"role": "user", "content": "Sure?"},
         {"type": "item_reference", "id": "msg_0"},
         {"id": "ct_1", "type": "custom_tool_call", "call_id": "call_2", "name": "code", "input": "print(1)"},
         {"type": "custom_tool_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "1"}]},
         {"type": "mcp_approval_response", "approval_request_id": "r", "approve": True},
     ],
-}  # fmt: skip
+}
 
 
 def test_a_request_of_responses_is_read_as_messages_and_written_back() -> None:
@@ -281,33 +379,68 @@ def test_a_request_of_responses_is_read_as_messages_and_written_back() -> None:
 
 
 MESSAGES_REQUEST: dict[str, Any] = {
-    "model": "m", "max_tokens": 64, "stream": True, "thinking": {"type": "enabled", "budget_tokens": 1024}, "top_k": 5,
-    "system": [{"type": "text", "text": "Be short."}, {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}],
-    "stop_sequences": ["END"], "metadata": {"user_id": "u"},
+    "model": "m",
+    "max_tokens": 64,
+    "stream": True,
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "top_k": 5,
+    "system": [
+        {"type": "text", "text": "Be short."},
+        {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}},
+    ],
+    "stop_sequences": ["END"],
+    "metadata": {"user_id": "u"},
     "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
     "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True},
-    "tools": [{"name": "look", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
-              {"type": "web_search_20250305", "name": "web_search"}],
+    "tools": [
+        {"name": "look", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
+        {"type": "web_search_20250305", "name": "web_search"},
+    ],
     "messages": [
         {"role": "user", "content": [{"type": "text", "text": "Where?"}]},
-        {"role": "assistant", "content": [
-            {"type": "thinking", "thinking": "I look.", "signature": "sig"}, {"type": "redacted_thinking", "data": "x"},
-            {"type": "text", "text": "Let me see."},
-            {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "Peru"}},
-            {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": [
-                {"type": "web_search_result", "title": "Peru", "url": "https://peru.example", "encrypted_content": "E"}]},
-            {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "Peru"}, "cache_control": {"type": "ephemeral"}},
-            {"type": "tool_use", "id": "t2", "name": "look", "input": {}}]},
-        {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Lima"}]},
-            {"type": "tool_result", "tool_use_id": "t2", "content": "no place", "is_error": True},
-            {"type": "text", "text": "Go on."}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "I look.", "signature": "sig"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "Let me see."},
+                {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "Peru"}},
+                {
+                    "type": "web_search_tool_result",
+                    "tool_use_id": "srv_1",
+                    "content": [
+                        {
+                            "type": "web_search_result",
+                            "title": "Peru",
+                            "url": "https://peru.example",
+                            "encrypted_content": "E",
+                        }
+                    ],
+                },
+                {
+                    "type": "tool_use",
+                    "id": "t1",
+                    "name": "look",
+                    "input": {"at": "Peru"},
+                    "cache_control": {"type": "ephemeral"},
+                },
+                {"type": "tool_use", "id": "t2", "name": "look", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Lima"}]},
+                {"type": "tool_result", "tool_use_id": "t2", "content": "no place", "is_error": True},
+                {"type": "text", "text": "Go on."},
+            ],
+        },
         {"role": "assistant", "content": "Lima."},
         {"role": "user", "content": "Sure?"},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t3", "content": "late"}]},
         {"role": "user", "content": "Apart from it."},
     ],
-}  # fmt: skip
+}
 
 
 def test_a_request_of_messages_is_read_as_messages_and_written_back() -> None:
@@ -361,13 +494,23 @@ def test_schemas_of_chat_completions_are_written_in_the_form_of_the_dialect() ->
 
 
 def test_damage_says_where_it_is() -> None:
-    body = {"model": "m", "max_tokens": "many", "messages": [3, {"role": "robot", "content": 4}, {"role": "assistant", "content": [
-        {"type": "tool_use", "id": "a", "name": "f", "input": "{oops"}]}]}  # fmt: skip
+    body = {
+        "model": "m",
+        "max_tokens": "many",
+        "messages": [
+            3,
+            {"role": "robot", "content": 4},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{oops"}]},
+        ],
+    }
     damage = MESSAGES.read_request(body).damage
     assert {(damaged.kind, damaged.where) for damaged in damage} >= {
-        ("wrong-type", "messages[0]"), ("unknown-role", "messages[1].role"), ("wrong-type", "messages[1].content"),
-        ("torn-arguments", "messages[2].content[0].input"), ("wrong-type", "max_tokens"),
-    }  # fmt: skip
+        ("wrong-type", "messages[0]"),
+        ("unknown-role", "messages[1].role"),
+        ("wrong-type", "messages[1].content"),
+        ("torn-arguments", "messages[2].content[0].input"),
+        ("wrong-type", "max_tokens"),
+    }
     input_items = [3, {"role": "robot", "content": "x"}, {"type": "function_call", "name": "f", "arguments": "{oops"}]
     damage = RESPONSES.read_request({"model": "m", "input": input_items}).damage
     assert [(damaged.kind, damaged.where) for damaged in damage] == [

@@ -103,6 +103,7 @@ def render_command(
     as_json: JsonLines = False,
 ) -> None:
     """Example: `fireact render runs/mix --peek 3`, or `fireact render runs/mix -o samples.jsonl`"""
+    from dataclasses import asdict
     from itertools import islice
 
     from fireact.terminal.data_tables import print_rendering, print_sample
@@ -114,7 +115,7 @@ def render_command(
     )
     if out is not None:
         counts = rendering.write(out, form, progress=TerminalProgress())
-        print_json(counts) if as_json else print_rendering(counts, out)
+        print_json(asdict(counts)) if as_json else print_rendering(counts, out)
         return
     for sample in islice(rendering.preview_samples(), peek):
         print_json(sample.to_dict()) if as_json else print_sample(sample)
@@ -158,7 +159,7 @@ def convert_command(
         source, out, to=to, format=source_format, fix=fix, tools=tool or (), trainer=trainer, skip=skip, force=force
     ).value
     if as_json:
-        print_json(report)
+        print_json(report.to_dict())
     else:
         print_conversion(report)
 

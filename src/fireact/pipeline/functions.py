@@ -196,7 +196,7 @@ def _preview(verb: Verb, config: Any, out: Path) -> Result:
     """What a run would do and cost; nothing is run."""
     from fireact.study.runner import plan_study
 
-    preview = plan_study(config, out) if verb.name == "study" else verb.preview_run(config, out)
+    preview = plan_study(config, out).to_dict() if verb.name == "study" else verb.preview_run(config, out)
     expected = tabulate_facts(preview.get("expected", preview))
     facts = ", ".join(f"{name} {value}" for name, value in expected.rows)
     return Result(preview, f"dry run of {verb.name} into {out}: {facts}", [expected])
@@ -382,7 +382,7 @@ def convert_file(
         Path(source), Path(out), to=to, format=format, fix=fix, trainer=trainer, skip=skip, force=force,
         tools=(*load_tools(names).values(), *objects),
     )  # fmt: skip
-    text = f"{report['from']} -> {report['to']}: {report['trajectories']} episodes, {report['rows']} rows in {out}"
+    text = f"{report.source_format} -> {report.to}: {report.trajectories} episodes, {report.rows} rows in {out}"
     return Result(report, text, [tabulate_conversion(report)])
 
 
