@@ -13,8 +13,10 @@ from fireact.types import Action, Message, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS, ChatCompletions, read_message, write_message
 from fireact.wire.dialect import (
     Dialect,
+    ResponseFormat,
     StreamDelta,
     ToolCall,
+    ToolChoice,
     WireMessage,
     WireReply,
     WireRequest,
@@ -166,13 +168,21 @@ WIRE_MESSAGE = st.one_of(
 )
 
 
+FORMATS = [
+    None, ResponseFormat("text"), ResponseFormat("json_object"),
+    ResponseFormat("json_schema", {"type": "object"}, name="out", strict=True),
+]  # fmt: skip
+
+
 @given(
     st.builds(
         WireRequest, WORDS, st.lists(WIRE_MESSAGE, max_size=3).map(tuple),
         stop=st.lists(WORDS, max_size=3).map(tuple), max_tokens=st.none() | st.integers(1, 9),
         temperature=st.none() | st.floats(0, 2), seed=st.none() | st.integers(0, 9), stream=st.booleans(),
         stream_usage=st.booleans(), tools=st.just(({"type": "function", "function": {"name": "f"}},)) | st.just(()),
-        extra=st.just({}) | st.just({"top_p": 1, "stream_options": {"x": 1}}),
+        extra=st.just({}) | st.just({"top_k": 1, "stream_options": {"x": 1}}), top_p=st.none() | st.floats(0, 1),
+        tool_choice=st.sampled_from([None, ToolChoice("auto"), ToolChoice("required"), ToolChoice("tool", "f")]),
+        parallel_tool_calls=st.none() | st.booleans(), response_format=st.sampled_from(FORMATS),
     )
 )  # fmt: skip
 def test_a_request_that_is_written_is_read_back(request: WireRequest) -> None:

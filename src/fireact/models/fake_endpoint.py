@@ -1,4 +1,4 @@
-"""A local HTTP server with the OpenAI wire format and scripted replies, for tests and benchmarks of agents.
+"""A local HTTP server with scripted replies in the three dialects, for tests and benchmarks of agents.
 
 Invariant: a reply depends only on the request, so concurrent clients get the same replies as one. Faults come in their
 planned order, one a request. It is not a model: its usage counts words, and it checks no key.
@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from fireact.types import Usage
-from fireact.wire.chat_completions import CHAT_COMPLETIONS, read_message, write_message
-from fireact.wire.dialect import StreamDelta, WireReply, WireRequest
+from fireact.wire.chat_completions import read_message, write_message
+from fireact.wire.dialect import Dialect, StreamDelta, WireReply, WireRequest
+from fireact.wire.dialects import find_dialect
 
 FakeReply = str | Mapping[str, Any]
 """The text of a reply, or a whole assistant message (``content``, ``tool_calls``)."""
@@ -36,10 +38,11 @@ class Fault:
 
 
 class FakeEndpoint:
-    """Serves ``/v1/chat/completions`` and ``/v1/models`` on loopback while in a ``with`` statement.
+    """Serves the three dialects, ``/v1/models`` and ``count_tokens`` on loopback while in a ``with`` statement.
 
-    ``reply`` gets the parsed request. ``latency`` returns the seconds that a request waits. ``requests`` are the
-    parsed bodies so far, and ``peak`` is the most requests that were answered at a time.
+    ``reply`` gets the parsed request, and returns a reply in the form of chat completions, whatever the dialect.
+    ``latency`` returns the seconds that a request waits. ``requests`` are the parsed bodies so far, and ``peak`` is the
+    most requests that were answered at a time.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ def make_reply(request: WireRequest, reply: FakeReply) -> WireReply:
     message_extra = {"choices": [{"message": dict(message.extra)}]} if message.extra else {}
     return WireReply(
         (text,) if message.parts else (), message.calls, message.reasoning, finish,
-        usage=Usage(1, prompt_words, 0, len(text.split())), extra={"id": "chatcmpl-fake", **message_extra},
+        usage=Usage(1, prompt_words, 0, len(text.split())), extra=message_extra,
     )  # fmt: skip
 
 
@@ -131,18 +134,26 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, request: dict[str, Any], fault: Fault | None) -> None:
             time.sleep(endpoint.latency(request))
+            dialect = find_dialect(urlsplit(self.path).path)
+            if dialect is None:
+                return self._answer_elsewhere(request)
             if request.get("model") not in endpoint.models:
-                error = {"message": f"The model {request.get('model')!r} does not exist", "code": "model_not_found"}
-                return self._send(404, json.dumps({"error": error}))
+                error = dialect.write_error(f"The model {request.get('model')!r} does not exist", "not_found_error")
+                return self._send(404, json.dumps(error))
             if fault is not None and fault.status != 200:
                 body = fault.body or json.dumps({"error": {"message": f"planned fault {fault.status}"}})
                 return self._send(fault.status, body, fault)
-            wire_request = CHAT_COMPLETIONS.read_request(request)
+            wire_request = dialect.read_request(request)
             reply = make_reply(wire_request, endpoint.reply(request))
             if wire_request.stream:
-                return self._stream(reply, wire_request.model, cut=fault is not None and fault.cut)
-            body = json.dumps(CHAT_COMPLETIONS.write_reply(reply, model=wire_request.model))
+                return self._stream(dialect, reply, wire_request.model, cut=fault is not None and fault.cut)
+            body = json.dumps(dialect.write_reply(reply, model=wire_request.model))
             self._send(200, fault.body if fault is not None and fault.body is not None else body, fault)
+
+        def _answer_elsewhere(self, request: dict[str, Any]) -> None:
+            if self.path.endswith("/messages/count_tokens"):
+                return self._send(200, json.dumps({"input_tokens": len(json.dumps(request["messages"]).split())}))
+            self._send(404, json.dumps({"error": {"message": f"{self.path} is not served"}}))
 
         def _send(self, status: int, body: str, fault: Fault | None = None) -> None:
             raw = body.encode()
@@ -165,14 +176,14 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(raw)
 
-        def _stream(self, reply: WireReply, model: str, *, cut: bool) -> None:
+        def _stream(self, dialect: Dialect, reply: WireReply, model: str, *, cut: bool) -> None:
             """The reply as server-sent events, a word an event; or the first half of them."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
-            events = list(_write_events(reply, model))
+            events = list(_write_events(dialect, reply, model))
             for event in events[: len(events) // 2] if cut else events:
                 self.wfile.write(event)
                 self.wfile.flush()
@@ -183,9 +194,11 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _write_events(reply: WireReply, model: str) -> Iterator[bytes]:
-    writer = CHAT_COMPLETIONS.stream_writer(model, id="chatcmpl-fake")
+def _write_events(dialect: Dialect, reply: WireReply, model: str) -> Iterator[bytes]:
+    writer = dialect.stream_writer(model)
     yield writer.start()
+    if reply.reasoning:
+        yield writer.add(StreamDelta(reasoning=reply.reasoning))
     for position, word in enumerate(reply.text.split(" ")):
         yield writer.add(StreamDelta((" " if position else "") + word))
     for call in reply.calls:

@@ -61,9 +61,10 @@ def read_request(body: bytes) -> ChatRequest:
         raise FormatError("tools: the student writes its actions as text; ask NAME-agent to have its tools run here")
     if request.extra.get("n") not in (None, 1):
         raise FormatError("n must be 1")
+    sent = CHAT_COMPLETIONS.write_request(request)
     for name, harmless in _UNSUPPORTED.items():
-        if request.extra.get(name) not in harmless:
-            raise FormatError(f"{name} is {request.extra[name]!r}, which this endpoint cannot do. Leave it out.")
+        if sent.get(name) not in harmless:
+            raise FormatError(f"{name} is {sent[name]!r}, which this endpoint cannot do. Leave it out.")
     if not request.messages:
         raise FormatError("messages must be a list with at least one message")
     temperature = request.temperature or 0.0

@@ -9,17 +9,29 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fireact.types import Action, Usage
-from fireact.wire.dialect import StreamDelta, ToolCall, WireMessage, WireReply, WireRequest, make_call_id
-from fireact.wire.fields import Fields, WireDamage, parse_json, to_json
+from fireact.wire.dialect import (
+    ResponseFormat,
+    StreamDelta,
+    ToolCall,
+    ToolChoice,
+    WireMessage,
+    WireReply,
+    WireRequest,
+    make_call_id,
+    read_parts,
+    write_parts,
+)
+from fireact.wire.fields import Fields, WireDamage, find_unwritten, merge_extra, parse_json, to_json
 from fireact.wire.roles import ENDPOINT_ROLES
 from fireact.wire.sse import END, write_event
 
 _OLD_CALL = "function_call"
 _UNREADABLE = object()
+T = TypeVar("T")
 
 
 class ChatCompletions:
@@ -51,6 +63,10 @@ class ChatCompletions:
             seed=fields.integer("seed"),
             stream=fields.flag("stream"),
             stream_usage=stream_usage,
+            top_p=fields.number("top_p"),
+            tool_choice=_read_setting(fields, "tool_choice", _read_tool_choice, _write_tool_choice),
+            parallel_tool_calls=fields.choice("parallel_tool_calls"),
+            response_format=_read_setting(fields, "response_format", _read_format, _write_format),
             extra=fields.unread,
             damage=tuple(damage),
         )
@@ -60,6 +76,9 @@ class ChatCompletions:
         settings = {
             "temperature": request.temperature, "seed": request.seed, "stop": list(request.stop) or None,
             "max_tokens": request.max_tokens, "tools": list(request.tools) or None, "stream": request.stream or None,
+            "top_p": request.top_p, "parallel_tool_calls": request.parallel_tool_calls,
+            "tool_choice": _write_tool_choice(request.tool_choice) if request.tool_choice else None,
+            "response_format": _write_format(request.response_format) if request.response_format else None,
         }  # fmt: skip
         body: dict[str, Any] = {
             "model": request.model,
@@ -68,7 +87,7 @@ class ChatCompletions:
         }
         if request.stream_usage:
             body["stream_options"] = {"include_usage": True}
-        return _merge(body, request.extra)
+        return merge_extra(body, request.extra)
 
     def read_reply(self, body: Any) -> WireReply:
         """The first choice of a body that was not streamed; further choices ride along."""
@@ -101,9 +120,9 @@ class ChatCompletions:
         choice_extra, *other_choices = extra.pop("choices", None) or [{}]
         body = {
             **_write_head(model), "object": "chat.completion",
-            "choices": [_merge(choice, choice_extra), *other_choices],
+            "choices": [merge_extra(choice, choice_extra), *other_choices],
         }  # fmt: skip
-        return _merge(body if reply.usage is None else {**body, "usage": write_usage(reply.usage)}, extra)
+        return merge_extra(body if reply.usage is None else {**body, "usage": write_usage(reply.usage)}, extra)
 
     def stream_reader(self) -> ChatStreamReader:
         """A reader of one stream."""
@@ -149,7 +168,7 @@ def write_call(call: ToolCall) -> dict[str, Any]:
     """One tool call."""
     kind = "custom" if call.extra.get("type") == "custom" else "function"
     inner = {"name": call.name, "input" if kind == "custom" else "arguments": call.arguments}
-    return _merge({"id": call.id, "type": kind, kind: inner}, call.extra)
+    return merge_extra({"id": call.id, "type": kind, kind: inner}, call.extra)
 
 
 def write_template_calls(actions: Sequence[Action]) -> dict[str, Any]:
@@ -308,7 +327,7 @@ class ChatStreamReader:
         delta = choice.fields("delta")
         if delta is None:
             return StreamDelta(), {}
-        parts, reasoning = _read_content(delta), _read_reasoning(delta)
+        parts, reasoning = read_parts(delta), _read_reasoning(delta)
         self._reasoning.append(reasoning)
         for part in parts:
             if isinstance(part, str) and self._parts and isinstance(self._parts[-1], str):
@@ -408,9 +427,47 @@ class ChatStreamWriter:
         counted = {**self._head, "choices": [], "usage": write_usage(usage)} if usage is not None else None
         return self._write_chunk({}, finish) + (b"" if counted is None else write_event(counted)) + write_event(END)
 
+    def fail(self, message: str, kind: str = "server_error") -> bytes:
+        """The event of an error."""
+        return write_event(CHAT_COMPLETIONS.write_error(message, kind))
+
     def _write_chunk(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": None}
         return write_event({**self._head, "choices": [choice]})
+
+
+def _read_setting(fields: Fields, key: str, read: Callable[[Any], T | None], write: Callable[[T], Any]) -> T | None:
+    """A setting of several forms; what the setting does not hold of the field stays unread."""
+    value = fields.unread.get(key)
+    setting = read(value)
+    if setting is not None:
+        del fields.unread[key]
+        fields.unread |= find_unwritten({key: value}, {key: write(setting)})
+    return setting
+
+
+def _read_tool_choice(value: Any) -> ToolChoice | None:
+    if value in ("auto", "none", "required"):
+        return ToolChoice(value)
+    inner = value.get("function") if isinstance(value, Mapping) and value.get("type") == "function" else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    return ToolChoice("tool", name) if isinstance(name, str) else None
+
+
+def _write_tool_choice(choice: ToolChoice) -> Any:
+    return {"type": "function", "function": {"name": choice.name}} if choice.mode == "tool" else choice.mode
+
+
+def _read_format(value: Any) -> ResponseFormat | None:
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind in ("text", "json_object"):
+        return ResponseFormat(kind)
+    return ResponseFormat.from_schema(value.get("json_schema")) if kind == "json_schema" else None
+
+
+def _write_format(response_format: ResponseFormat) -> dict[str, Any]:
+    schema = {"json_schema": response_format.write_schema()} if response_format.kind == "json_schema" else {}
+    return {"type": response_format.kind, **schema}
 
 
 def _read_stop(fields: Fields) -> tuple[str, ...]:
@@ -450,25 +507,13 @@ def _read_message(value: Any, where: str, damage: list[WireDamage]) -> WireMessa
 
 
 def _read_content(fields: Fields) -> tuple[Any, ...]:
-    content = fields.unread.pop("content", None)
-    if content is None or isinstance(content, str):
-        return () if content is None else (content,)
-    if isinstance(content, list):
-        return tuple(map(_read_part, content)) or ("",)
-    fields.report("wrong-type", "content", content, "text or a list of parts")
-    return (to_json(content),)
-
-
-def _read_part(part: Any) -> Any:
-    """A part without anything but text as its text, any other part as it is."""
-    is_plain = isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
-    return part["text"] if is_plain and isinstance(part["text"], str) else part
+    return ("",) if fields.unread.get("content") == [] else read_parts(fields)
 
 
 def _write_content(parts: Sequence[Any]) -> Any:
     if len(parts) < 2 and all(isinstance(part, str) for part in parts):
         return parts[0] if parts else None
-    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    return write_parts(parts)
 
 
 def _read_reasoning(fields: Fields) -> str:
@@ -545,15 +590,6 @@ def _extra_of_reply(message: WireMessage) -> dict[str, Any]:
     fields = {"name": message.name, "tool_call_id": message.call_id}
     role = {} if message.role == "assistant" else {"role": message.role}
     return role | {name: value for name, value in fields.items() if value} | dict(message.extra)
-
-
-def _merge(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """A body with what rides along: objects are merged, and else what rides along counts."""
-    merged = dict(body)
-    for name, value in extra.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
 
 
 def _read_error(fields: Fields) -> str:

@@ -10,20 +10,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from fireact.types import Action, Message, Usage
-from fireact.wire.fields import WireDamage, parse_json, to_json
+from fireact.wire.fields import Fields, WireDamage, parse_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call; ``arguments`` is the text that the model wrote, a JSON object or not."""
+    """A tool call; ``arguments`` is the text that the model wrote, a JSON object or not.
+
+    ``output`` is what a tool of the provider's own answered, as the wire shows it; None for a call to the client.
+    """
 
     id: str
     name: str
     arguments: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    output: str | None = None
 
     @property
     def action(self) -> Action:
@@ -59,8 +63,48 @@ class WireMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tools a reply may or must call; ``name`` is set only in the mode ``tool``."""
+
+    mode: Literal["auto", "none", "required", "tool"]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The form of a reply's text; the fields after ``kind`` are set only for ``json_schema``."""
+
+    kind: Literal["text", "json_object", "json_schema"]
+    schema: Mapping[str, Any] | None = None
+    name: str = ""
+    description: str = ""
+    strict: bool | None = None
+
+    @classmethod
+    def from_schema(cls, values: Any) -> ResponseFormat | None:
+        """The format of an object with a schema, and perhaps a name, a description and ``strict``; None for others."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("schema"), Mapping):
+            return None
+        texts = {name: values.get(name) for name in ("name", "description")}
+        strict = values.get("strict")
+        return cls(
+            "json_schema", values["schema"],
+            strict=strict if isinstance(strict, bool) else None,
+            **{name: text for name, text in texts.items() if isinstance(text, str)},
+        )  # fmt: skip
+
+    def write_schema(self) -> dict[str, Any]:
+        """The object that ``from_schema`` reads."""
+        fields = {"name": self.name, "description": self.description, "schema": self.schema, "strict": self.strict}
+        return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+@dataclass(frozen=True, slots=True)
 class WireRequest:
-    """A request. ``tools`` are the schemas as they came; a setting that was not sent is None."""
+    """A request. ``tools`` are the schemas as they came; a setting that was not sent is None.
+
+    A ``tool_choice`` or ``response_format`` of an unknown form is None too, and rides along in ``extra``.
+    """
 
     model: str
     messages: tuple[WireMessage, ...]
@@ -71,6 +115,10 @@ class WireRequest:
     seed: int | None = None
     stream: bool = False
     stream_usage: bool = False
+    top_p: float | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     damage: tuple[WireDamage, ...] = ()
 
@@ -81,6 +129,7 @@ class WireReply:
 
     ``answered`` is false where a body holds no message. ``complete`` is false where a stream has not ended. ``error``
     is an error that came in place of the reply, or within it, as text. ``total_tokens`` is the server's own sum.
+    ``finish`` is in the words of chat completions: stop, tool_calls, length, content_filter; others as they came.
     """
 
     parts: tuple[Any, ...] = ()
@@ -136,6 +185,9 @@ class StreamWriter(Protocol):
 
     def end(self, *, finish: str, usage: Usage | None) -> bytes:
         """The events after the last text; ``usage`` is None where the client did not ask for it."""
+
+    def fail(self, message: str, kind: str = "server_error") -> bytes:
+        """The events of an error that ends the stream."""
 
 
 class Dialect(Protocol):
@@ -193,6 +245,28 @@ def number_calls(messages: Sequence[Message], *, named: bool = False) -> Iterato
 def join_parts(parts: Sequence[Any]) -> str:
     """The parts of a message as lines of text; a part that is not text becomes a placeholder with its hash."""
     return "\n".join(_placeholder(part) if (text := part_text(part)) is None else text for part in parts)
+
+
+def read_parts(fields: Fields, key: str = "content", *, text_type: str = "text") -> tuple[Any, ...]:
+    """The parts of a content that is text or a list; a block of ``text_type`` with nothing but text is its text."""
+    content = fields.unread.pop(key, None)
+    if content is None or isinstance(content, str):
+        return () if content is None else (content,)
+    if isinstance(content, list):
+        return tuple(read_part(part, text_type) for part in content)
+    fields.report("wrong-type", key, content, "text or a list of parts")
+    return (to_json(content),)
+
+
+def read_part(part: Any, text_type: str = "text") -> Any:
+    """A part with nothing but text as its text, any other part as it is."""
+    is_plain = isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == text_type
+    return part["text"] if is_plain and isinstance(part["text"], str) else part
+
+
+def write_parts(parts: Sequence[Any], text_type: str = "text") -> list[Any]:
+    """Parts as a list of blocks."""
+    return [{"type": text_type, "text": part} if isinstance(part, str) else part for part in parts]
 
 
 def part_text(part: Any) -> str | None:

@@ -6,7 +6,7 @@ Invariant: nothing here raises, and each value of an object is returned, recorde
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class Fields:
     """The fields of a JSON object that are still unread. Null counts as absent."""
 
     def __init__(self, value: Any, where: str, damage: list[WireDamage]) -> None:
-        self._where, self._damage = where, damage
+        self._where, self.damage = where, damage
         if not isinstance(value, Mapping):
             self._report("wrong-type", where or "the body", value, "a JSON object")
             value = {}
@@ -70,9 +70,18 @@ class Fields:
         """True or false; false where it is absent."""
         return self._take(key, "true or false", bool) or False
 
+    def choice(self, key: str) -> bool | None:
+        """True or false; None where it is absent."""
+        value: bool | None = self._take(key, "true or false", bool)
+        return value
+
     def items(self, key: str) -> list[Any]:
         """A list; empty where it is absent."""
         return self._take(key, "a list", list) or []
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """An inner object as it is; empty where it is absent."""
+        return self._take(key, "an object", dict) or {}
 
     def fields(self, key: str) -> Fields | None:
         """The fields of an inner object."""
@@ -81,7 +90,7 @@ class Fields:
 
     def inner(self, key: str, value: Any) -> Fields:
         """The fields of a value that stands under a key."""
-        return Fields(value, self.path(key), self._damage)
+        return Fields(value, self.path(key), self.damage)
 
     def report(self, kind: DamageKind, key: str, value: Any, expected: str) -> None:
         """Record damage in a field."""
@@ -100,7 +109,46 @@ class Fields:
         return None
 
     def _report(self, kind: DamageKind, where: str, value: Any, expected: str) -> None:
-        self._damage.append(WireDamage(kind, where, value, expected))
+        self.damage.append(WireDamage(kind, where, value, expected))
+
+
+def find_unwritten(body: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """What a body holds beyond a written form of it: the fields that differ, and None for fields of that form alone."""
+    extra: dict[str, Any] = {}
+    for name, value in body.items():
+        if value is None or (name in written and written[name] == value):
+            continue
+        inner = written.get(name)
+        is_nested = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        difference = find_unwritten(value, inner) if is_nested else value  # type: ignore[arg-type]
+        if difference or not is_nested:
+            extra[name] = difference
+    return extra | {name: None for name, value in written.items() if value is not None and body.get(name) is None}
+
+
+def merge_extra(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with what rides along: objects are merged, else what rides along counts, and its None deletes a field."""
+    merged = dict(body)
+    for name, value in extra.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_extra(merged[name], value) if both else value
+    return merged
+
+
+def restore_extra(
+    body: Mapping[str, Any], extra: Mapping[str, Any], is_same: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """A written body with what rides along, as long as the result still reads as the same noun.
+
+    A noun that was changed after it was read gets only the fields that its written body lacks.
+    """
+    merged = merge_extra(body, extra)
+    if not extra or is_same(merged):
+        return merged
+    return merge_extra(body, {name: value for name, value in extra.items() if name not in body and value is not None})
 
 
 def parse_json(text: str | bytes, default: Any = None) -> Any:

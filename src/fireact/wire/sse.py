@@ -23,10 +23,11 @@ def split_events(text: str) -> Iterator[str]:
             data = []
 
 
-def write_event(data: Mapping[str, Any] | str) -> bytes:
-    """One server-sent event."""
+def write_event(data: Mapping[str, Any] | str, *, with_type: bool = False) -> bytes:
+    """One server-sent event; ``with_type`` writes the ``type`` of its data as its name."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    return f"data: {text}\n\n".encode("utf-8", "replace")  # a model may write half a surrogate pair
+    name = f"event: {data['type']}\n" if with_type and isinstance(data, Mapping) else ""
+    return f"{name}data: {text}\n\n".encode("utf-8", "replace")  # a model may write half a surrogate pair
 
 
 def read_stream(dialect: Dialect, text: str) -> WireReply:
