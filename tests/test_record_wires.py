@@ -75,9 +75,11 @@ def messages_loop(url: str, *, stream: bool) -> str:
     model = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
     messages: list[Any] = [{"role": "user", "content": QUESTION}]
     settings: Any = {
-        "model": "fake", "max_tokens": 100, "system": [{"type": "text", "text": "Be short."}],
+        "model": "fake",
+        "max_tokens": 100,
+        "system": [{"type": "text", "text": "Be short."}],
         "tools": [{"name": "population", "description": "counts", "input_schema": PARAMETERS}],
-    }  # fmt: skip
+    }
     while True:
         if stream:
             with model.messages.stream(messages=messages, **settings) as events:
@@ -193,8 +195,10 @@ def test_errors_come_in_the_form_of_the_dialect(tmp_path: Path) -> None:
 def test_what_a_client_reads_of_a_stream_is_on_disk(tmp_path: Path) -> None:
     """The call is logged when the client has the last event, though the connection is still open."""
     lasts = {
-        "chat/completions": "data: [DONE]", "responses": "event: response.completed", "messages": "event: message_stop",
-    }  # fmt: skip
+        "chat/completions": "data: [DONE]",
+        "responses": "event: response.completed",
+        "messages": "event: message_stop",
+    }
     body = {"model": "fake", "input": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
     reply = "data: [DONE] is how streams end"
     with FakeEndpoint(lambda _: reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
@@ -215,10 +219,21 @@ def build(dialect: str, conversations: list[tuple[Mapping[str, Any], Mapping[str
 
 
 def test_tools_of_a_provider_become_steps_with_what_the_wire_shows() -> None:
-    search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {
-        "type": "search", "query": "capital of Peru", "sources": [{"type": "url", "url": "https://peru.example"}]}}  # fmt: skip
+    search = {
+        "id": "ws_1",
+        "type": "web_search_call",
+        "status": "completed",
+        "action": {
+            "type": "search",
+            "query": "capital of Peru",
+            "sources": [{"type": "url", "url": "https://peru.example"}],
+        },
+    }
     text = {"id": "m", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Lima"}]}
-    trajectory = build("responses", [({"model": "m", "input": "Capital of Peru?"}, {"id": "r", "status": "completed", "output": [search, text]})])  # fmt: skip
+    trajectory = build(
+        "responses",
+        [({"model": "m", "input": "Capital of Peru?"}, {"id": "r", "status": "completed", "output": [search, text]})],
+    )
     step, last = trajectory.steps
     assert step.action == Action("web_search", {"type": "search", "query": "capital of Peru"})
     assert step.observation is not None and "https://peru.example" in step.observation
@@ -226,13 +241,20 @@ def test_tools_of_a_provider_become_steps_with_what_the_wire_shows() -> None:
 
     content = [
         {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "capital of Peru"}},
-        {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "web_search_result", "title": "Lima, Peru"}]},
+        {
+            "type": "web_search_tool_result",
+            "tool_use_id": "s",
+            "content": [{"type": "web_search_result", "title": "Lima, Peru"}],
+        },
         {"type": "text", "text": "I count it now."},
         {"type": "tool_use", "id": "t", "name": "population", "input": {"city": "Lima"}},
-    ]  # fmt: skip
+    ]
     user = {"role": "user", "content": "How many people live in the capital of Peru?"}
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "10 million"}]}
-    requests = [{"model": "m", "messages": [user]}, {"model": "m", "messages": [user, {"role": "assistant", "content": content}, result]}]  # fmt: skip
+    requests = [
+        {"model": "m", "messages": [user]},
+        {"model": "m", "messages": [user, {"role": "assistant", "content": content}, result]},
+    ]
     replies = [{"content": content, "stop_reason": "tool_use"}, {"content": [{"type": "text", "text": "10"}]}]
     trajectory = build("messages", list(zip(requests, replies, strict=True)))
     searched, counted, last = trajectory.steps

@@ -21,32 +21,72 @@ BOTH = pytest.mark.parametrize("dialect", [RESPONSES, MESSAGES], ids=lambda dial
 ALL = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 
 TEXT = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "input_text", "output_text"]), "text": JSON}, optional={"annotations": JSON, "x": JSON}
-)  # fmt: skip
+    {"type": st.sampled_from(["text", "input_text", "output_text"]), "text": JSON},
+    optional={"annotations": JSON, "x": JSON},
+)
 THOUGHT = st.fixed_dictionaries(
     {"type": st.sampled_from(["thinking", "reasoning", "redacted_thinking"])},
     optional={"thinking": JSON, "summary": st.lists(TEXT, max_size=2) | JSON, "content": JSON, "signature": JSON},
 )
 CALLED = st.fixed_dictionaries(
-    {"type": st.sampled_from([
-        "tool_use", "server_tool_use", "web_search_tool_result", "tool_result", "function_call", "custom_tool_call",
-        "web_search_call", "mcp_call", "shell_call", "function_call_output", "custom_tool_call_output",
-        "mcp_approval_response", "item_reference", "compaction",
-    ])},
-    optional={"id": JSON, "call_id": JSON, "tool_use_id": JSON, "name": JSON, "input": JSON, "arguments": JSON,
-              "output": JSON, "action": JSON, "content": JSON, "x": JSON},
-)  # fmt: skip
+    {
+        "type": st.sampled_from(
+            [
+                "tool_use",
+                "server_tool_use",
+                "web_search_tool_result",
+                "tool_result",
+                "function_call",
+                "custom_tool_call",
+                "web_search_call",
+                "mcp_call",
+                "shell_call",
+                "function_call_output",
+                "custom_tool_call_output",
+                "mcp_approval_response",
+                "item_reference",
+                "compaction",
+            ]
+        )
+    },
+    optional={
+        "id": JSON,
+        "call_id": JSON,
+        "tool_use_id": JSON,
+        "name": JSON,
+        "input": JSON,
+        "arguments": JSON,
+        "output": JSON,
+        "action": JSON,
+        "content": JSON,
+        "x": JSON,
+    },
+)
 BLOCK = TEXT | THOUGHT | CALLED
 ROLES = st.sampled_from(["user", "assistant", "system", "developer", "robot"]) | JSON
 ROW = BLOCK | st.fixed_dictionaries(
     {"role": ROLES}, optional={"content": st.lists(BLOCK | JSON, max_size=3) | JSON, "type": JSON, "x": JSON}
-)  # fmt: skip
-REQUEST = st.fixed_dictionaries({}, optional={
-    "model": JSON, "messages": st.lists(ROW | JSON, max_size=4) | JSON, "input": st.lists(ROW | JSON, max_size=4) | JSON,
-    "system": st.lists(TEXT, max_size=2) | JSON, "instructions": JSON, "tools": JSON, "tool_choice": JSON,
-    "max_tokens": JSON, "max_output_tokens": JSON, "stop_sequences": JSON, "text": JSON, "output_config": JSON, "x": JSON,
-    "stream": JSON, "previous_response_id": JSON,
-})  # fmt: skip
+)
+REQUEST = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": JSON,
+        "messages": st.lists(ROW | JSON, max_size=4) | JSON,
+        "input": st.lists(ROW | JSON, max_size=4) | JSON,
+        "system": st.lists(TEXT, max_size=2) | JSON,
+        "instructions": JSON,
+        "tools": JSON,
+        "tool_choice": JSON,
+        "max_tokens": JSON,
+        "max_output_tokens": JSON,
+        "stop_sequences": JSON,
+        "text": JSON,
+        "output_config": JSON,
+        "x": JSON,
+        "stream": JSON,
+        "previous_response_id": JSON,
+    },
+)
 
 
 def without_nulls(body: dict[str, Any]) -> dict[str, Any]:
@@ -67,10 +107,23 @@ def test_any_request_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) 
 
 
 @BOTH
-@given(body=JSON | st.fixed_dictionaries({}, optional={
-    "content": st.lists(BLOCK | JSON, max_size=4) | JSON, "output": st.lists(ROW | JSON, max_size=4) | JSON, "usage": JSON,
-    "error": JSON, "status": JSON, "stop_reason": JSON, "incomplete_details": JSON, "id": JSON, "x": JSON,
-}))  # fmt: skip
+@given(
+    body=JSON
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "content": st.lists(BLOCK | JSON, max_size=4) | JSON,
+            "output": st.lists(ROW | JSON, max_size=4) | JSON,
+            "usage": JSON,
+            "error": JSON,
+            "status": JSON,
+            "stop_reason": JSON,
+            "incomplete_details": JSON,
+            "id": JSON,
+            "x": JSON,
+        },
+    )
+)
 def test_any_reply_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) -> None:
     body = marked(body)
     reply = dialect.read_reply(body)
@@ -85,20 +138,40 @@ def test_any_reply_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) ->
 
 
 EVENT = st.fixed_dictionaries(
-    {"type": st.sampled_from([
-        "message_start", "content_block_start", "content_block_delta", "message_delta", "error", "ping", "x",
-        "response.output_item.added", "response.content_part.added", "response.output_text.delta",
-        "response.reasoning_summary_text.delta", "response.function_call_arguments.delta", "response.x.delta",
-    ])},
+    {
+        "type": st.sampled_from(
+            [
+                "message_start",
+                "content_block_start",
+                "content_block_delta",
+                "message_delta",
+                "error",
+                "ping",
+                "x",
+                "response.output_item.added",
+                "response.content_part.added",
+                "response.output_text.delta",
+                "response.reasoning_summary_text.delta",
+                "response.function_call_arguments.delta",
+                "response.x.delta",
+            ]
+        )
+    },
     optional={
-        "index": st.integers(-1, 2) | JSON, "output_index": st.integers(-1, 2) | JSON, "content_index": JSON,
+        "index": st.integers(-1, 2) | JSON,
+        "output_index": st.integers(-1, 2) | JSON,
+        "content_index": JSON,
         "delta": st.fixed_dictionaries(
             {"type": st.sampled_from(["text_delta", "thinking_delta", "input_json_delta", "citations_delta", "x"])},
             optional={"text": JSON, "thinking": JSON, "partial_json": JSON, "citation": JSON, "x": JSON},
-        ) | st.text(max_size=3) | JSON,
-        "error": JSON, "part": JSON, "x": JSON,
+        )
+        | st.text(max_size=3)
+        | JSON,
+        "error": JSON,
+        "part": JSON,
+        "x": JSON,
     },
-)  # fmt: skip
+)
 
 
 @BOTH
@@ -110,17 +183,41 @@ def test_any_stream_is_read_and_nothing_of_it_is_lost(dialect: Dialect, events: 
     reply = reader.reply()
     if sum(event["type"] == "error" for event in events) < 2:
         assert_nothing_is_lost(events, (reply, deltas))
-    assert isinstance(read_stream(dialect, text + "".join(f"data: {json.dumps(event)}\n\n" for event in events)), WireReply)  # fmt: skip
+    assert isinstance(
+        read_stream(dialect, text + "".join(f"data: {json.dumps(event)}\n\n" for event in events)), WireReply
+    )
 
 
 @BOTH
-@given(events=st.lists(EVENT | st.fixed_dictionaries({
-    "type": st.sampled_from(["response.completed", "response.created", "response.output_item.done", "message_start",
-                             "content_block_start", "response.content_part.done", "response.output_text.done"]),
-    "response": JSON | st.fixed_dictionaries({"output": st.lists(ROW | JSON, max_size=2)}), "item": ROW | JSON,
-    "message": JSON | st.fixed_dictionaries({"content": st.lists(BLOCK | JSON, max_size=2)}), "content_block": BLOCK | JSON,
-    "output_index": JSON, "index": JSON, "text": JSON, "part": JSON,
-}), max_size=6))  # fmt: skip
+@given(
+    events=st.lists(
+        EVENT
+        | st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(
+                    [
+                        "response.completed",
+                        "response.created",
+                        "response.output_item.done",
+                        "message_start",
+                        "content_block_start",
+                        "response.content_part.done",
+                        "response.output_text.done",
+                    ]
+                ),
+                "response": JSON | st.fixed_dictionaries({"output": st.lists(ROW | JSON, max_size=2)}),
+                "item": ROW | JSON,
+                "message": JSON | st.fixed_dictionaries({"content": st.lists(BLOCK | JSON, max_size=2)}),
+                "content_block": BLOCK | JSON,
+                "output_index": JSON,
+                "index": JSON,
+                "text": JSON,
+                "part": JSON,
+            }
+        ),
+        max_size=6,
+    )
+)
 def test_any_order_of_events_is_read(dialect: Dialect, events: list[Any]) -> None:
     reader = dialect.stream_reader()
     for event in events:
@@ -128,9 +225,7 @@ def test_any_order_of_events_is_read(dialect: Dialect, events: list[Any]) -> Non
         assert isinstance(reader.reply(), WireReply)
 
 
-CALL = st.builds(
-    ToolCall, id=WORDS, name=WORDS, arguments=st.dictionaries(WORDS, JSON, max_size=2).map(json.dumps)
-)  # fmt: skip
+CALL = st.builds(ToolCall, id=WORDS, name=WORDS, arguments=st.dictionaries(WORDS, JSON, max_size=2).map(json.dumps))
 PARTS = st.lists(WORDS, max_size=3).map(tuple) | st.just(("look", {"type": "image", "source": {"url": "data:"}}))
 WIRE_MESSAGE = st.one_of(
     st.builds(WireMessage, st.just("user"), PARTS.filter(bool)),
@@ -144,13 +239,20 @@ CHOICES = [None, ToolChoice("auto"), ToolChoice("none"), ToolChoice("required"),
 @BOTH
 @given(
     request=st.builds(
-        WireRequest, WORDS, st.lists(WIRE_MESSAGE, max_size=4).map(tuple), max_tokens=st.integers(1, 9),
-        temperature=st.none() | st.floats(0, 2), stream=st.booleans(), top_p=st.none() | st.floats(0, 1),
-        tools=st.just(({"name": "f", "input_schema": {}},)) | st.just(()), tool_choice=st.sampled_from(CHOICES),
-        response_format=st.sampled_from(FORMATS), parallel_tool_calls=st.none() | st.booleans(),
+        WireRequest,
+        WORDS,
+        st.lists(WIRE_MESSAGE, max_size=4).map(tuple),
+        max_tokens=st.integers(1, 9),
+        temperature=st.none() | st.floats(0, 2),
+        stream=st.booleans(),
+        top_p=st.none() | st.floats(0, 1),
+        tools=st.just(({"name": "f", "input_schema": {}},)) | st.just(()),
+        tool_choice=st.sampled_from(CHOICES),
+        response_format=st.sampled_from(FORMATS),
+        parallel_tool_calls=st.none() | st.booleans(),
         extra=st.just({}) | st.just({"metadata": {"x": 1}, "y": [1]}),
     )
-)  # fmt: skip
+)
 def test_a_request_that_is_written_is_read_back(dialect: Dialect, request: WireRequest) -> None:
     request = replace(request, stream_usage=request.stream)
     if dialect is MESSAGES:  # it has a form for schemas alone, without their names, and its choice none is always alone
@@ -159,9 +261,11 @@ def test_a_request_that_is_written_is_read_back(dialect: Dialect, request: WireR
         parallel = None if request.tool_choice == ToolChoice("none") else parallel
         choice = ToolChoice("auto") if parallel is False and request.tool_choice is None else request.tool_choice
         request = replace(
-            request, response_format=schema and replace(schema, name="", strict=None), parallel_tool_calls=parallel,
+            request,
+            response_format=schema and replace(schema, name="", strict=None),
+            parallel_tool_calls=parallel,
             tool_choice=choice,
-        )  # fmt: skip
+        )
     read = dialect.read_request(json.loads(json.dumps(dialect.write_request(request))))
     assert [join(message) for message in read.messages] == [join(message) for message in request.messages] or (
         adjacent(request)
@@ -183,9 +287,12 @@ def adjacent(request: WireRequest) -> bool:
 
 @BOTH
 @given(
-    parts=PARTS, calls=st.lists(CALL, max_size=3).map(tuple), reasoning=st.text(max_size=9), usage=USAGE,
+    parts=PARTS,
+    calls=st.lists(CALL, max_size=3).map(tuple),
+    reasoning=st.text(max_size=9),
+    usage=USAGE,
     finish=st.sampled_from(["length", "content_filter", ""]),
-)  # fmt: skip
+)
 def test_a_reply_that_is_written_is_read_back(
     dialect: Dialect, parts: tuple[Any, ...], calls: tuple[ToolCall, ...], reasoning: str, usage: Usage, finish: str
 ) -> None:
@@ -201,9 +308,12 @@ def test_a_reply_that_is_written_is_read_back(
 
 @ALL
 @given(
-    texts=st.lists(WORDS, max_size=4), calls=st.lists(CALL, max_size=3).map(tuple), thoughts=st.lists(WORDS, max_size=3),
-    usage=USAGE, finish=st.sampled_from(["length", ""]),
-)  # fmt: skip
+    texts=st.lists(WORDS, max_size=4),
+    calls=st.lists(CALL, max_size=3).map(tuple),
+    thoughts=st.lists(WORDS, max_size=3),
+    usage=USAGE,
+    finish=st.sampled_from(["length", ""]),
+)
 def test_a_stream_that_is_written_is_read_back(
     dialect: Dialect, texts: list[str], calls: tuple[ToolCall, ...], thoughts: list[str], usage: Usage, finish: str
 ) -> None:
@@ -239,36 +349,88 @@ def test_a_stream_that_fails_holds_the_error(dialect: Dialect) -> None:
 
 
 RESPONSES_REQUEST: dict[str, Any] = {
-    "model": "m", "instructions": "Be short.", "previous_response_id": "resp_0", "store": False, "stream": True,
-    "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}, "prompt_cache_key": "k",
-    "text": {"format": {"type": "json_schema", "name": "out", "schema": {"type": "object"}, "strict": True}, "verbosity": "low"},
-    "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True}, {"type": "web_search"}],
-    "tool_choice": {"type": "function", "name": "look"}, "parallel_tool_calls": False, "max_output_tokens": 64, "top_p": 0.5,
+    "model": "m",
+    "instructions": "Be short.",
+    "previous_response_id": "resp_0",
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "reasoning": {"effort": "low"},
+    "prompt_cache_key": "k",
+    "text": {
+        "format": {"type": "json_schema", "name": "out", "schema": {"type": "object"}, "strict": True},
+        "verbosity": "low",
+    },
+    "tools": [
+        {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True},
+        {"type": "web_search"},
+    ],
+    "tool_choice": {"type": "function", "name": "look"},
+    "parallel_tool_calls": False,
+    "max_output_tokens": 64,
+    "top_p": 0.5,
     "input": [
         {"role": "developer", "content": "Be kind."},
-        {"type": "message", "role": "user", "content": [
-            {"type": "input_text", "text": "Where?"}, {"type": "input_image", "image_url": "data:", "detail": "low"}]},
-        {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "I look."}], "encrypted_content": "gAAA"},
-        {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "capital of Peru"}},
-        {"id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call_1", "name": "look", "arguments": "{\"at\": \"Peru\"}"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Where?"},
+                {"type": "input_image", "image_url": "data:", "detail": "low"},
+            ],
+        },
+        {
+            "id": "rs_1",
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "I look."}],
+            "encrypted_content": "gAAA",
+        },
+        {
+            "id": "ws_1",
+            "type": "web_search_call",
+            "status": "completed",
+            "action": {"type": "search", "query": "capital of Peru"},
+        },
+        {
+            "id": "fc_1",
+            "type": "function_call",
+            "status": "completed",
+            "call_id": "call_1",
+            "name": "look",
+            "arguments": '{"at": "Peru"}',
+        },
         {"type": "function_call_output", "call_id": "call_1", "output": "Lima"},
-        {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [
-            {"type": "output_text", "text": "Lima.", "annotations": [], "logprobs": []}]},
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Lima.", "annotations": [], "logprobs": []}],
+        },
         {"role": "user", "content": "Sure?"},
         {"type": "item_reference", "id": "msg_0"},
         {"id": "ct_1", "type": "custom_tool_call", "call_id": "call_2", "name": "code", "input": "print(1)"},
         {"type": "custom_tool_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "1"}]},
         {"type": "mcp_approval_response", "approval_request_id": "r", "approve": True},
     ],
-}  # fmt: skip
+}
 
 
 def test_a_request_of_responses_is_read_as_messages_and_written_back() -> None:
     request = RESPONSES.read_request(RESPONSES_REQUEST)
     assert not request.damage and RESPONSES.write_request(request) == RESPONSES_REQUEST
     assert [message.role for message in request.messages] == [
-        "system", "system", "user", "assistant", "tool", "assistant", "user", "assistant", "tool", "user",
-    ]  # fmt: skip
+        "system",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+        "assistant",
+        "tool",
+        "user",
+    ]
     turn = request.messages[3]
     assert turn.reasoning == "I look." and [call.name for call in turn.calls] == ["web_search", "look"]
     assert turn.calls[0].output == "completed" and turn.calls[0].action.arguments["query"] == "capital of Peru"
@@ -281,46 +443,92 @@ def test_a_request_of_responses_is_read_as_messages_and_written_back() -> None:
 
 
 MESSAGES_REQUEST: dict[str, Any] = {
-    "model": "m", "max_tokens": 64, "stream": True, "thinking": {"type": "enabled", "budget_tokens": 1024}, "top_k": 5,
-    "system": [{"type": "text", "text": "Be short."}, {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}],
-    "stop_sequences": ["END"], "metadata": {"user_id": "u"},
+    "model": "m",
+    "max_tokens": 64,
+    "stream": True,
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "top_k": 5,
+    "system": [
+        {"type": "text", "text": "Be short."},
+        {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}},
+    ],
+    "stop_sequences": ["END"],
+    "metadata": {"user_id": "u"},
     "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
     "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True},
-    "tools": [{"name": "look", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
-              {"type": "web_search_20250305", "name": "web_search"}],
+    "tools": [
+        {"name": "look", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
+        {"type": "web_search_20250305", "name": "web_search"},
+    ],
     "messages": [
         {"role": "user", "content": [{"type": "text", "text": "Where?"}]},
-        {"role": "assistant", "content": [
-            {"type": "thinking", "thinking": "I look.", "signature": "sig"}, {"type": "redacted_thinking", "data": "x"},
-            {"type": "text", "text": "Let me see."},
-            {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "Peru"}},
-            {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": [
-                {"type": "web_search_result", "title": "Peru", "url": "https://peru.example", "encrypted_content": "E"}]},
-            {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "Peru"}, "cache_control": {"type": "ephemeral"}},
-            {"type": "tool_use", "id": "t2", "name": "look", "input": {}}]},
-        {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Lima"}]},
-            {"type": "tool_result", "tool_use_id": "t2", "content": "no place", "is_error": True},
-            {"type": "text", "text": "Go on."}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "I look.", "signature": "sig"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "Let me see."},
+                {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "Peru"}},
+                {
+                    "type": "web_search_tool_result",
+                    "tool_use_id": "srv_1",
+                    "content": [
+                        {
+                            "type": "web_search_result",
+                            "title": "Peru",
+                            "url": "https://peru.example",
+                            "encrypted_content": "E",
+                        }
+                    ],
+                },
+                {
+                    "type": "tool_use",
+                    "id": "t1",
+                    "name": "look",
+                    "input": {"at": "Peru"},
+                    "cache_control": {"type": "ephemeral"},
+                },
+                {"type": "tool_use", "id": "t2", "name": "look", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Lima"}]},
+                {"type": "tool_result", "tool_use_id": "t2", "content": "no place", "is_error": True},
+                {"type": "text", "text": "Go on."},
+            ],
+        },
         {"role": "assistant", "content": "Lima."},
         {"role": "user", "content": "Sure?"},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t3", "content": "late"}]},
         {"role": "user", "content": "Apart from it."},
     ],
-}  # fmt: skip
+}
 
 
 def test_a_request_of_messages_is_read_as_messages_and_written_back() -> None:
     request = MESSAGES.read_request(MESSAGES_REQUEST)
     assert not request.damage and MESSAGES.write_request(request) == MESSAGES_REQUEST
     assert [message.role for message in request.messages] == [
-        "system", "user", "assistant", "tool", "tool", "user", "assistant", "user", "tool", "user",
-    ]  # fmt: skip
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "user",
+        "assistant",
+        "user",
+        "tool",
+        "user",
+    ]
     turn = request.messages[2]
     assert (turn.reasoning, turn.text) == ("I look.", "Let me see.")
     assert [call.action for call in turn.calls] == [
-        Action("web_search", {"query": "Peru"}), Action("look", {"at": "Peru"}), Action("look", {}),
-    ]  # fmt: skip
+        Action("web_search", {"query": "Peru"}),
+        Action("look", {"at": "Peru"}),
+        Action("look", {}),
+    ]
     assert "https://peru.example" in (turn.calls[0].output or "") and "E" not in (turn.calls[0].output or "E").split(
         '"'
     )
@@ -361,18 +569,30 @@ def test_schemas_of_chat_completions_are_written_in_the_form_of_the_dialect() ->
 
 
 def test_damage_says_where_it_is() -> None:
-    body = {"model": "m", "max_tokens": "many", "messages": [3, {"role": "robot", "content": 4}, {"role": "assistant", "content": [
-        {"type": "tool_use", "id": "a", "name": "f", "input": "{oops"}]}]}  # fmt: skip
+    body = {
+        "model": "m",
+        "max_tokens": "many",
+        "messages": [
+            3,
+            {"role": "robot", "content": 4},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{oops"}]},
+        ],
+    }
     damage = MESSAGES.read_request(body).damage
     assert {(damaged.kind, damaged.where) for damaged in damage} >= {
-        ("wrong-type", "messages[0]"), ("unknown-role", "messages[1].role"), ("wrong-type", "messages[1].content"),
-        ("torn-arguments", "messages[2].content[0].input"), ("wrong-type", "max_tokens"),
-    }  # fmt: skip
+        ("wrong-type", "messages[0]"),
+        ("unknown-role", "messages[1].role"),
+        ("wrong-type", "messages[1].content"),
+        ("torn-arguments", "messages[2].content[0].input"),
+        ("wrong-type", "max_tokens"),
+    }
     input_items = [3, {"role": "robot", "content": "x"}, {"type": "function_call", "name": "f", "arguments": "{oops"}]
     damage = RESPONSES.read_request({"model": "m", "input": input_items}).damage
     assert [(damaged.kind, damaged.where) for damaged in damage] == [
-        ("wrong-type", "input[0]"), ("unknown-role", "input[1].role"), ("torn-arguments", "input[2].arguments"),
-    ]  # fmt: skip
+        ("wrong-type", "input[0]"),
+        ("unknown-role", "input[1].role"),
+        ("torn-arguments", "input[2].arguments"),
+    ]
 
 
 def test_a_response_in_the_background_is_not_an_answer() -> None:
