@@ -12,6 +12,9 @@ from fireact.wire.dialects import DIALECTS
 from fireact.wire.fields import parse_json
 from fireact.wire.sse import read_stream
 
+CLIENT_LEFT = 499
+"""The status of a call whose client went away before the reply."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
@@ -34,6 +37,8 @@ class RecordedCall:
 
     def parse_reply(self) -> tuple[WireReply | None, str]:
         """The reply and an empty text, or None and an error message."""
+        if self.status == CLIENT_LEFT:
+            return None, "the client went away before the reply"
         if self.status != 200:
             return None, f"the endpoint answered {self.status}: {_error_detail(self.reply)}"
         dialect = DIALECTS[self.dialect]

@@ -11,20 +11,22 @@ reaches another. This module keeps no episodes and writes no files.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Protocol
-from urllib.parse import quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import httpx2
 
 from fireact.errors import ConfigError, DataError, FireactError, missing_extra_error
-from fireact.recording.calls import RecordedCall, decode_body
+from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect
 from fireact.wire.dialects import find_dialect
@@ -32,9 +34,12 @@ from fireact.wire.fields import parse_json
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
 
+if TYPE_CHECKING:
+    import aiohttp
+
 _HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding", "expect",
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"accept-encoding", b"expect",
 }  # fmt: skip
 """Headers that belong to one connection. The proxy asks for replies without compression, so that it can read them."""
 _SECRET = re.compile(r"authorization|cookie|key|token|secret", re.IGNORECASE)
@@ -49,7 +54,9 @@ _LAST_EVENT = re.compile(
 )
 """The start of the event that ends a stream. A line begins it, so no text of a model can look like it."""
 EPISODE_HEADER = b"x-fireact-episode"
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+CONNECT_SECONDS = 10.0
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Recorder(Protocol):
@@ -126,172 +133,246 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def build_proxy(upstream: Upstream, recorder: Recorder) -> Any:
+@dataclass(frozen=True, slots=True)
+class _ProxiedRequest:
+    """A request of a client; ``body`` is None where it is longer than allowed."""
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | None
+    episode: str | None
+    dialect: Dialect | None
+
+    @property
+    def is_anthropic(self) -> bool:
+        return any(name == b"anthropic-version" for name, _ in self.headers)
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection."""
+
+
+class RecordingProxy:
     """The ASGI application. Raises ConfigError when the extra is missing."""
-    try:
-        import anyio
-        import httpx2
-        from starlette.applications import Starlette
-        from starlette.requests import ClientDisconnect, Request
-        from starlette.responses import JSONResponse, Response, StreamingResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise missing_extra_error("starlette", "serve") from error
 
-    client: httpx2.AsyncClient
-    slots: anyio.Semaphore
-    is_local = all(is_loopback(urlsplit(url).hostname or "") for url in upstream.urls.values())
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    def __init__(self, upstream: Upstream, recorder: Recorder) -> None:
+        try:
+            import aiohttp
+            import yarl
+        except ImportError as error:
+            raise missing_extra_error("aiohttp", "serve") from error
+        self._aiohttp, self._make_url = aiohttp, yarl.URL
+        self._upstream, self._recorder = upstream, recorder
+        self._slots = asyncio.Semaphore(upstream.concurrency)
+        self._session: aiohttp.ClientSession
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        nonlocal client, slots
-        slots = anyio.Semaphore(upstream.concurrency)
-        client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(upstream.timeout, connect=min(10.0, upstream.timeout), pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._run_session(receive, send)
+            return
+        try:
+            request = await self._read_request(scope, receive)
+        except ClientLeftError:
+            return
+        work = asyncio.ensure_future(self._answer(request, send))
+        left = asyncio.ensure_future(_wait_until_left(receive))
+        try:
+            await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            if not work.done():  # nobody reads the reply from here on
+                work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+    async def _run_session(self, receive: Receive, send: Send) -> None:
+        """Open the client of the upstreams when the server starts, and close it when the server ends."""
+        aiohttp, upstream = self._aiohttp, self._upstream
+        is_local = all(is_loopback(urlsplit(url).hostname or "") for url in upstream.urls.values())
+        is_secure = any(url.startswith("https:") for url in upstream.urls.values())
+        await receive()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context() if is_secure else True),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(CONNECT_SECONDS, upstream.timeout), sock_read=upstream.timeout
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
             trust_env=not is_local,  # proxies of the environment
-            cookies=no_cookies,
         )
-        async with client:
-            yield
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._session.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
-    def error_response(status: int, message: str, code: str, dialect: Dialect | None = None) -> Response:
-        dialect = dialect or CHAT_COMPLETIONS
-        body = dialect.write_error(f"fireact record: {message}", "api_error" if dialect is MESSAGES else "proxy_error")
-        if "code" in body["error"]:
-            body["error"]["code"] = code
-        return JSONResponse(body, status_code=status)
+    async def _read_request(self, scope: Any, receive: Receive) -> _ProxiedRequest:
+        """The request, as its bytes say it. Raises ClientLeftError."""
+        received, is_more, is_short = bytearray(), True, True
+        while is_more and is_short:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            received += message.get("body", b"")
+            is_more = message.get("more_body", False)
+            is_short = len(received) <= self._upstream.max_body
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        match = _EPISODE.fullmatch(path)
+        path = match[2] if match else path
+        return _ProxiedRequest(
+            method=scope["method"], path=path, query=scope["query_string"].decode("latin-1"), headers=scope["headers"],
+            body=bytes(received) if is_short else None, episode=unquote(match[1]) if match else None,
+            dialect=find_dialect(path) if scope["method"] == "POST" else None,
+        )  # fmt: skip
 
-    async def read_body(request: Request) -> bytes | None:
-        """The request's body, or None when it is longer than ``max_body``."""
-        received = bytearray()
-        async for chunk in request.stream():
-            received += chunk
-            if len(received) > upstream.max_body:
-                return None
-        return bytes(received)
-
-    async def handle(request: Request) -> Response:
-        raw_path = request.scope.get("raw_path", request.url.path.encode()).decode("latin-1")
-        match = _EPISODE.fullmatch(raw_path)
-        path = match[2] if match else raw_path
-        episode = unquote(match[1]) if match else None
-        dialect = find_dialect(path) if request.method == "POST" else None
-        try:
-            raw = await read_body(request)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        if raw is None:
-            message = f"the request is longer than {upstream.max_body} bytes (--max-body)"
-            return error_response(413, message, "too_long", dialect)
-        if episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(path):
-            return take_feedback(episode, raw)
-        redact = _make_redactor(request.headers.items(), request.query_params.multi_items())
-        pending = _start_call(recorder, episode, dialect, raw, redact)
-        is_anthropic = "anthropic-version" in request.headers
-        query = f"?{request.url.query}" if request.url.query else ""
-        await slots.acquire()
-        try:
-            url = upstream.url_for(path, is_anthropic=is_anthropic) + query
-            response = await forward(request, url, raw, pending, dialect)
-        except BaseException:
-            slots.release()
-            raise
+    async def _answer(self, request: _ProxiedRequest, send: Send) -> None:
+        if request.body is None:
+            message = f"the request is longer than {self._upstream.max_body} bytes (--max-body)"
+            await _send_error(send, 413, message, "too_long", request.dialect)
+            return
+        if request.episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(request.path):
+            await self._take_feedback(request.episode, request.body, send)
+            return
+        redact = _make_redactor(request.headers, request.query)
+        pending = _start_call(self._recorder, request.episode, request.dialect, request.body, redact)
         if pending is None:
-            recorder.count_request(f"{request.method} {path[:80]} ({response.status_code})")
-        return response
-
-    def take_feedback(episode: str, raw: bytes) -> Response:
+            status = await self._forward(request, send, None)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} ({status})")
+            return
         try:
-            recorder.add_feedback(episode, parse_json(raw))
+            async with self._slots:
+                await self._forward(request, send, pending)
+        except asyncio.CancelledError:  # the first end counts: a stream that began has ended its call
+            pending.end(CLIENT_LEFT, b"", cut="client")
+            raise
+
+    async def _take_feedback(self, episode: str, body: bytes, send: Send) -> None:
+        try:
+            self._recorder.add_feedback(episode, parse_json(body))
         except FireactError as error:
-            return error_response(404 if isinstance(error, DataError) else 400, str(error), "feedback")
-        return JSONResponse({"episode": episode})
-
-    async def forward(
-        request: Request, url: str, raw: bytes, pending: _PendingCall | None, dialect: Dialect | None
-    ) -> Response:
-        """Forward a request; its slot is released here, or at the end of a stream."""
-        headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP]
-        try:
-            upstream_request = client.build_request(
-                request.method, url, headers=[*headers, (b"accept-encoding", b"identity")], content=raw
-            )
-            reply = await client.send(upstream_request, stream=True)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            return report_fault(error, url, pending, dialect)
-        if reply.headers.get("content-type", "").startswith("text/event-stream"):
-            response: Response = ForwardedStream(reply, pending)
+            await _send_error(send, 404 if isinstance(error, DataError) else 400, str(error), "feedback", None)
         else:
-            try:
-                content = b"".join([chunk async for chunk in reply.aiter_raw()])
-            except httpx2.HTTPError as error:
-                return report_fault(error, url, pending, dialect)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await reply.aclose()
-            if pending is not None:
-                pending.end(reply.status_code, _decompress(content, reply.headers.get("content-encoding")))
-            slots.release()
-            response = Response(content, status_code=reply.status_code)
-        reply_headers = [(name, value) for name, value in reply.headers.raw if name.decode().lower() not in _HOP]
-        length_headers = [(name, value) for name, value in response.raw_headers if name == b"content-length"]
-        episode_headers = [] if pending is None else [(EPISODE_HEADER, quote(pending.episode, safe="").encode())]
-        response.raw_headers = reply_headers + length_headers + episode_headers
-        return response
+            await _send_json(send, 200, {"episode": episode})
 
-    def report_fault(error: Exception, url: str, pending: _PendingCall | None, dialect: Dialect | None) -> Response:
-        slow = isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout)
-        unreachable = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.InvalidURL)
+    async def _forward(self, request: _ProxiedRequest, send: Send, pending: _PendingCall | None) -> int:
+        """Forward a request and its reply, and return the status."""
+        aiohttp = self._aiohttp
+        url = self._upstream.url_for(request.path, is_anthropic=request.is_anthropic)
+        try:
+            async with self._session.request(
+                request.method,
+                self._make_url(f"{url}?{request.query}" if request.query else url, encoded=True),
+                headers=_make_upstream_headers(request.headers),
+                data=request.body or None,
+                allow_redirects=False,
+            ) as reply:
+                if reply.content_type == "text/event-stream":
+                    await self._forward_stream(reply, send, pending)
+                    return int(reply.status)
+                content = await reply.read()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            return await self._report_fault(error, url, request, send, pending)
+        if pending is not None:
+            pending.end(reply.status, _decompress(content, reply.headers.get("content-encoding")))
+        await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
+        return int(reply.status)
+
+    async def _forward_stream(self, reply: Any, send: Send, pending: _PendingCall | None) -> None:
+        """Forward a stream as it comes; whichever side ends it, the bytes so far are recorded."""
+        received, cut = bytearray(), "client"
+
+        def end_call(cut: str) -> None:
+            if pending is not None:
+                encoding = reply.headers.get("content-encoding")
+                pending.end(reply.status, _decompress(bytes(received), encoding), cut=cut)
+
+        headers = _make_client_headers(reply, pending, None)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        try:
+            async for chunk in reply.content.iter_any():
+                received += chunk
+                if _has_last_event(received):
+                    end_call("")
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            cut = ""
+        except (TimeoutError, self._aiohttp.ClientError) as error:
+            cut = "upstream"
+            raise ConnectionAbortedError("the upstream broke off its stream") from error
+        finally:
+            end_call(cut)  # the first end counts
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _report_fault(
+        self, error: Exception, url: str, request: _ProxiedRequest, send: Send, pending: _PendingCall | None
+    ) -> int:
+        """Answer a request that the upstream did not answer, in the form of its dialect; returns the status."""
+        aiohttp, seconds = self._aiohttp, self._upstream.timeout
+        base = self._upstream.base_url(request.path, is_anthropic=request.is_anthropic)
         cause = f"{type(error).__name__}{': ' + str(error) if str(error) else ''}"
-        base = next((base for base in upstream.urls.values() if url.startswith(base)), url.partition("?")[0])
-        if slow:
-            status, message, code = 504, f"{base} sent nothing for {upstream.timeout:g} s ({cause})", "timeout"
-        elif unreachable:
+        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            status, message, code = 504, f"{base} sent nothing for {seconds:g} s ({cause})", "timeout"
+        elif isinstance(error, unreachable_errors):
             status, message, code = 502, f"{base} cannot be reached ({cause})", "unreachable"
         else:
             status, message, code = 502, f"{base} broke off its reply ({cause})", "broken_off"
-        response = error_response(status, message, code, dialect)
+        body = _write_error(message, code, request.dialect)
         if pending is not None:
-            pending.end(response.status_code, bytes(response.body))
-        slots.release()
-        return response
+            pending.end(status, body)
+        await _send_response(send, status, [(b"content-type", b"application/json")], body)
+        return status
 
-    class ForwardedStream(StreamingResponse):
-        """A forwarded stream; whichever side ends it, the received bytes are recorded and the slot is released."""
 
-        def __init__(self, reply: httpx2.Response, pending: _PendingCall | None) -> None:
-            super().__init__(self.iter_chunks(), status_code=reply.status_code)
-            self.reply, self.pending, self.received, self.cut = reply, pending, bytearray(), "client"
+async def _wait_until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
-        async def iter_chunks(self) -> AsyncIterator[bytes]:
-            try:
-                async for chunk in self.reply.aiter_raw():
-                    self.received += chunk
-                    if _has_last_event(self.received):
-                        self.end_call("")
-                    yield chunk
-            except httpx2.HTTPError:
-                self.cut = "upstream"
-                raise
-            self.end_call("")
 
-        def end_call(self, cut: str) -> None:
-            if self.pending is not None:
-                encoding = self.reply.headers.get("content-encoding")
-                self.pending.end(self.reply.status_code, _decompress(bytes(self.received), encoding), cut=cut)
+def _write_error(message: str, code: str, dialect: Dialect | None) -> bytes:
+    """The body of an error of the proxy itself, in the form of a dialect."""
+    dialect = dialect or CHAT_COMPLETIONS
+    body = dialect.write_error(f"fireact record: {message}", "api_error" if dialect is MESSAGES else "proxy_error")
+    if "code" in body["error"]:
+        body["error"]["code"] = code
+    return json.dumps(body, ensure_ascii=False).encode()
 
-        async def __call__(self, *arguments: Any) -> None:
-            try:
-                await super().__call__(*arguments)
-            finally:
-                slots.release()
-                with anyio.CancelScope(shield=True):
-                    await self.reply.aclose()
-                self.end_call(self.cut)  # the first end counts
 
-    return Starlette(routes=[Route("/{path:path}", handle, methods=_METHODS)], lifespan=lifespan)
+async def _send_error(send: Send, status: int, message: str, code: str, dialect: Dialect | None) -> None:
+    await _send_response(send, status, [(b"content-type", b"application/json")], _write_error(message, code, dialect))
+
+
+async def _send_json(send: Send, status: int, value: Mapping[str, Any]) -> None:
+    await _send_response(send, status, [(b"content-type", b"application/json")], json.dumps(value).encode())
+
+
+async def _send_response(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    if not any(name == b"content-length" for name, _ in headers):
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _make_upstream_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    forwarded = [(_decode_header(name), _decode_header(value)) for name, value in headers if name not in _HOP]
+    return [*forwarded, ("accept-encoding", "identity")]
+
+
+def _decode_header(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _make_client_headers(reply: Any, pending: _PendingCall | None, length: int | None) -> list[tuple[bytes, bytes]]:
+    headers = [(name.lower(), value) for name, value in reply.raw_headers if name.lower() not in _HOP]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    if pending is not None:
+        headers.append((EPISODE_HEADER, quote(pending.episode, safe="").encode()))
+    return headers
 
 
 class _PendingCall:
@@ -351,11 +432,10 @@ def _has_last_event(received: bytearray) -> bool:
     return _LAST_EVENT.search(received[max(start, 0) : end + 1]) is not None
 
 
-def _make_redactor(*pairs: Any) -> Callable[[bytes], bytes]:
+def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callable[[bytes], bytes]:
     """A function that redacts a request's keys in bodies, because servers echo them in errors."""
-    values = [
-        value.removeprefix("Bearer ").strip() for fields in pairs for name, value in fields if _SECRET.search(name)
-    ]
+    fields = [*((_decode_header(name), _decode_header(value)) for name, value in headers), *parse_qsl(query)]
+    values = [value.removeprefix("Bearer ").strip() for name, value in fields if _SECRET.search(name)]
     # A shorter value is a placeholder ("not-needed"), which may also be a word of the conversation.
     secrets = [json.dumps(value)[1:-1].encode() for value in values if len(value) >= 16]
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,7 @@ from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
 from fireact.recording.feedback import Feedback, read_feedback
-from fireact.recording.proxy import Upstream, build_proxy, is_loopback, parse_base_url
+from fireact.recording.proxy import RecordingProxy, Upstream, is_loopback, parse_base_url
 from fireact.recording.trajectories import FINISHES, FindPrice, build_trajectory, measure_usage
 from fireact.rollout.collection import summarise_episodes
 from fireact.types import Trajectory, Usage
@@ -165,7 +165,7 @@ class Recording:
         return self.book.assign_episode(self.book.read_request(dialect, request)[0].messages)
 
     def add_call(self, call: RecordedCall) -> None:
-        self._log.append(asdict(call))
+        self._log.append({entry.name: getattr(call, entry.name) for entry in fields(call)})
         self._add(call)
 
     def add_feedback(self, episode: str, values: Any) -> Feedback:
@@ -364,7 +364,7 @@ def recorder(
             _bind_socket(config.host, config.port) as listener,
             closing(Recording(config, run.path, progress)) as recording,
         ):
-            app = build_proxy(upstream, recording)
+            app = RecordingProxy(upstream, recording)
             (run.path / MANIFEST).unlink(missing_ok=True)  # recording resumes, so the run is not complete
             if not is_loopback(config.host):
                 progress.say(
