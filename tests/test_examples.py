@@ -59,7 +59,7 @@ def test_a_task_and_a_tool_of_ones_own_are_collected_with_the_few_shot_examples_
     config = fireact.CollectConfig(
         plan={f"{task}/react": 1}, teacher="test_examples:PLAYED", tools=("examples.own_tool:capital",)
     )
-    manifest = fireact.collect(config, tmp_path)
+    run = fireact.collect(config, tmp_path)
     assert run.counts == {"quiz/react": {"n": 1, "finished": 1, "correct": 1}}
     ((question, steps),) = few_shot_examples(load_task(task), "react", None)
     assert question == "What is the capital of Norway?" and steps[0].observation == "Oslo"

@@ -29,7 +29,8 @@ from fireact.base.verbs import resume  # noqa: E402
 from fireact.errors import ConfigError, DataError  # noqa: E402
 from fireact.models.fake_endpoint import FakeEndpoint, Fault  # noqa: E402
 from fireact.models.prices import TokenPrice  # noqa: E402
-from fireact.recording.conversations import RecordedCall, TurnIndex, extract_question, read_messages  # noqa: E402
+from fireact.recording.calls import RecordedCall  # noqa: E402
+from fireact.recording.conversations import TurnIndex, extract_question  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
@@ -203,7 +204,10 @@ def test_streams_pass_as_they_come_and_are_put_together(tmp_path: Path) -> None:
                 if chunk.choices and chunk.choices[0].delta.content
             ]
         assert endpoint.requests[1] == ask  # nothing is added to a request
-    strip = lambda body: [{**json.loads(x), "created": 0} for x in body.replace("data: ", "").split("\n\n")[:-2]]  # noqa: E731
+
+    def strip(body):
+        return [{**json.loads(x), "created": 0, "id": ""} for x in body.replace("data: ", "").split("\n\n")[:-2]]
+
     assert strip(passed.text) == strip(plain.text) and passed.text.endswith("data: [DONE]\n\n")
     assert passed.headers["content-type"] == plain.headers["content-type"]
     assert len(pieces) == 7
@@ -496,7 +500,8 @@ def test_settings_are_checked(tmp_path: Path) -> None:
             RecordConfig(upstream=wrong)
     assert parse_base_url("http://localhost:11434/") == "http://localhost:11434/v1"
     assert parse_base_url("https://x.org/v1beta/openai/") == "https://x.org/v1beta/openai"
-    upstream = Upstream("https://x.org/api/v1", 1, 1, 1)
+    urls = {"chat completions": "https://x.org/api/v1", "responses": "https://y.org/v1", "messages": "https://z.org/v1"}
+    upstream = Upstream(urls, 1, 1, 1)
     assert (
         upstream.url_for("/v1/models") == "https://x.org/api/v1/models"
         and upstream.url_for("/health") == "https://x.org/api/health"
@@ -524,7 +529,7 @@ def test_beyond_loopback_is_warned_of(tmp_path: Path) -> None:
 def test_a_missing_extra_gives_the_install_command(tmp_path: Path) -> None:
     arguments = ["fireact", "record", "--upstream", "http://127.0.0.1:9/v1", "-o", str(tmp_path / "run")]
     code = (
-        f"import sys; sys.modules['starlette.applications'] = None; sys.argv = {arguments!r}; "
+        f"import sys; sys.modules['aiohttp'] = None; sys.argv = {arguments!r}; "
         "from fireact.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -534,7 +539,7 @@ def test_a_missing_extra_gives_the_install_command(tmp_path: Path) -> None:
 # What follows needs no network: calls go straight into the book.
 
 
-def unpriced(model: str) -> TokenPrice:
+def unpriced(model: str, dialect: str) -> TokenPrice:
     return TokenPrice(lambda usage: None)
 
 
@@ -545,7 +550,7 @@ def build(
     book = TurnIndex()
     for at, (messages, reply) in enumerate(conversations):
         request = {"model": "m", "messages": list(messages)}
-        name = episode or book.assign_episode(read_messages(request))
+        name = episode or book.assign_episode(book.read_request("chat completions", request)[0].messages)
         status = reply if isinstance(reply, int) else 200
         message = (
             {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply or {})}
@@ -774,7 +779,7 @@ def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
     book = TurnIndex()
     request = {"messages": [{"role": "user", "content": value}, value, {"role": "assistant", "content": text}]}
     for _ in range(2):
-        episode = book.assign_episode(read_messages(request))
+        episode = book.assign_episode(book.read_request("chat completions", request)[0].messages)
         book.add(
             RecordedCall(
                 episode,

@@ -1,4 +1,4 @@
-"""The real SDKs accept what the writers produce, openai and anthropic, against a server of the dialects."""
+"""The writers produce what real SDKs accept: openai and anthropic against a server that writes with the dialects."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -73,8 +73,10 @@ def test_anthropic_reads_whole_and_streamed_messages(endpoint: FakeEndpoint) -> 
     assert streamed.stop_reason == "tool_use" and streamed.usage.output_tokens == message.usage.output_tokens
     call = message.content[2]
     assert call.type == "tool_use" and call.input == {"country": "Kenya"}
-    messages += [{"role": "assistant", "content": message.content}, {"role": "user", "content": [
-        {"type": "tool_result", "tool_use_id": call.id, "content": "55 million"}]}]  # fmt: skip
+    messages += [
+        {"role": "assistant", "content": message.content},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "55 million"}]},
+    ]
     final = client.messages.create(model="fake", max_tokens=100, messages=messages, tools=tools)
     assert [block.to_dict() for block in final.content][-1] == {"type": "text", "text": "It is 55 million."}
     assert (

@@ -29,19 +29,44 @@ THOUGHT = st.fixed_dictionaries(
     optional={"thinking": JSON, "summary": st.lists(TEXT, max_size=2) | JSON, "content": JSON, "signature": JSON},
 )
 CALLED = st.fixed_dictionaries(
-    {"type": st.sampled_from([
-        "tool_use", "server_tool_use", "web_search_tool_result", "tool_result", "function_call", "custom_tool_call",
-        "web_search_call", "mcp_call", "shell_call", "function_call_output", "custom_tool_call_output",
-        "mcp_approval_response", "item_reference", "compaction",
-    ])},
-    optional={"id": JSON, "call_id": JSON, "tool_use_id": JSON, "name": JSON, "input": JSON, "arguments": JSON,
-              "output": JSON, "action": JSON, "content": JSON, "x": JSON},
-)  # fmt: skip
+    {
+        "type": st.sampled_from(
+            [
+                "tool_use",
+                "server_tool_use",
+                "web_search_tool_result",
+                "tool_result",
+                "function_call",
+                "custom_tool_call",
+                "web_search_call",
+                "mcp_call",
+                "shell_call",
+                "function_call_output",
+                "custom_tool_call_output",
+                "mcp_approval_response",
+                "item_reference",
+                "compaction",
+            ]
+        )
+    },
+    optional={
+        "id": JSON,
+        "call_id": JSON,
+        "tool_use_id": JSON,
+        "name": JSON,
+        "input": JSON,
+        "arguments": JSON,
+        "output": JSON,
+        "action": JSON,
+        "content": JSON,
+        "x": JSON,
+    },
+)
 BLOCK = TEXT | THOUGHT | CALLED
 ROLES = st.sampled_from(["user", "assistant", "system", "developer", "robot"]) | JSON
 ROW = BLOCK | st.fixed_dictionaries(
     {"role": ROLES}, optional={"content": st.lists(BLOCK | JSON, max_size=3) | JSON, "type": JSON, "x": JSON}
-)  # fmt: skip
+)
 REQUEST = st.fixed_dictionaries(
     {},
     optional={
@@ -113,20 +138,40 @@ def test_any_reply_is_read_and_writing_undoes_it(dialect: Dialect, body: Any) ->
 
 
 EVENT = st.fixed_dictionaries(
-    {"type": st.sampled_from([
-        "message_start", "content_block_start", "content_block_delta", "message_delta", "error", "ping", "x",
-        "response.output_item.added", "response.content_part.added", "response.output_text.delta",
-        "response.reasoning_summary_text.delta", "response.function_call_arguments.delta", "response.x.delta",
-    ])},
+    {
+        "type": st.sampled_from(
+            [
+                "message_start",
+                "content_block_start",
+                "content_block_delta",
+                "message_delta",
+                "error",
+                "ping",
+                "x",
+                "response.output_item.added",
+                "response.content_part.added",
+                "response.output_text.delta",
+                "response.reasoning_summary_text.delta",
+                "response.function_call_arguments.delta",
+                "response.x.delta",
+            ]
+        )
+    },
     optional={
-        "index": st.integers(-1, 2) | JSON, "output_index": st.integers(-1, 2) | JSON, "content_index": JSON,
+        "index": st.integers(-1, 2) | JSON,
+        "output_index": st.integers(-1, 2) | JSON,
+        "content_index": JSON,
         "delta": st.fixed_dictionaries(
             {"type": st.sampled_from(["text_delta", "thinking_delta", "input_json_delta", "citations_delta", "x"])},
             optional={"text": JSON, "thinking": JSON, "partial_json": JSON, "citation": JSON, "x": JSON},
-        ) | st.text(max_size=3) | JSON,
-        "error": JSON, "part": JSON, "x": JSON,
+        )
+        | st.text(max_size=3)
+        | JSON,
+        "error": JSON,
+        "part": JSON,
+        "x": JSON,
     },
-)  # fmt: skip
+)
 
 
 @BOTH
@@ -180,9 +225,7 @@ def test_any_order_of_events_is_read(dialect: Dialect, events: list[Any]) -> Non
         assert isinstance(reader.reply(), WireReply)
 
 
-CALL = st.builds(
-    ToolCall, id=WORDS, name=WORDS, arguments=st.dictionaries(WORDS, JSON, max_size=2).map(json.dumps)
-)  # fmt: skip
+CALL = st.builds(ToolCall, id=WORDS, name=WORDS, arguments=st.dictionaries(WORDS, JSON, max_size=2).map(json.dumps))
 PARTS = st.lists(WORDS, max_size=3).map(tuple) | st.just(("look", {"type": "image", "source": {"url": "data:"}}))
 WIRE_MESSAGE = st.one_of(
     st.builds(WireMessage, st.just("user"), PARTS.filter(bool)),
@@ -196,13 +239,20 @@ CHOICES = [None, ToolChoice("auto"), ToolChoice("none"), ToolChoice("required"),
 @BOTH
 @given(
     request=st.builds(
-        WireRequest, WORDS, st.lists(WIRE_MESSAGE, max_size=4).map(tuple), max_tokens=st.integers(1, 9),
-        temperature=st.none() | st.floats(0, 2), stream=st.booleans(), top_p=st.none() | st.floats(0, 1),
-        tools=st.just(({"name": "f", "input_schema": {}},)) | st.just(()), tool_choice=st.sampled_from(CHOICES),
-        response_format=st.sampled_from(FORMATS), parallel_tool_calls=st.none() | st.booleans(),
+        WireRequest,
+        WORDS,
+        st.lists(WIRE_MESSAGE, max_size=4).map(tuple),
+        max_tokens=st.integers(1, 9),
+        temperature=st.none() | st.floats(0, 2),
+        stream=st.booleans(),
+        top_p=st.none() | st.floats(0, 1),
+        tools=st.just(({"name": "f", "input_schema": {}},)) | st.just(()),
+        tool_choice=st.sampled_from(CHOICES),
+        response_format=st.sampled_from(FORMATS),
+        parallel_tool_calls=st.none() | st.booleans(),
         extra=st.just({}) | st.just({"metadata": {"x": 1}, "y": [1]}),
     )
-)  # fmt: skip
+)
 def test_a_request_that_is_written_is_read_back(dialect: Dialect, request: WireRequest) -> None:
     request = replace(request, stream_usage=request.stream)
     if dialect is MESSAGES:  # it has a form for schemas alone, without their names, and its choice none is always alone
@@ -211,9 +261,11 @@ def test_a_request_that_is_written_is_read_back(dialect: Dialect, request: WireR
         parallel = None if request.tool_choice == ToolChoice("none") else parallel
         choice = ToolChoice("auto") if parallel is False and request.tool_choice is None else request.tool_choice
         request = replace(
-            request, response_format=schema and replace(schema, name="", strict=None), parallel_tool_calls=parallel,
+            request,
+            response_format=schema and replace(schema, name="", strict=None),
+            parallel_tool_calls=parallel,
             tool_choice=choice,
-        )  # fmt: skip
+        )
     read = dialect.read_request(json.loads(json.dumps(dialect.write_request(request))))
     assert [join(message) for message in read.messages] == [join(message) for message in request.messages] or (
         adjacent(request)
@@ -235,9 +287,12 @@ def adjacent(request: WireRequest) -> bool:
 
 @BOTH
 @given(
-    parts=PARTS, calls=st.lists(CALL, max_size=3).map(tuple), reasoning=st.text(max_size=9), usage=USAGE,
+    parts=PARTS,
+    calls=st.lists(CALL, max_size=3).map(tuple),
+    reasoning=st.text(max_size=9),
+    usage=USAGE,
     finish=st.sampled_from(["length", "content_filter", ""]),
-)  # fmt: skip
+)
 def test_a_reply_that_is_written_is_read_back(
     dialect: Dialect, parts: tuple[Any, ...], calls: tuple[ToolCall, ...], reasoning: str, usage: Usage, finish: str
 ) -> None:
@@ -365,8 +420,17 @@ def test_a_request_of_responses_is_read_as_messages_and_written_back() -> None:
     request = RESPONSES.read_request(RESPONSES_REQUEST)
     assert not request.damage and RESPONSES.write_request(request) == RESPONSES_REQUEST
     assert [message.role for message in request.messages] == [
-        "system", "system", "user", "assistant", "tool", "assistant", "user", "assistant", "tool", "user",
-    ]  # fmt: skip
+        "system",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+        "assistant",
+        "tool",
+        "user",
+    ]
     turn = request.messages[3]
     assert turn.reasoning == "I look." and [call.name for call in turn.calls] == ["web_search", "look"]
     assert turn.calls[0].output == "completed" and turn.calls[0].action.arguments["query"] == "capital of Peru"
@@ -447,13 +511,24 @@ def test_a_request_of_messages_is_read_as_messages_and_written_back() -> None:
     request = MESSAGES.read_request(MESSAGES_REQUEST)
     assert not request.damage and MESSAGES.write_request(request) == MESSAGES_REQUEST
     assert [message.role for message in request.messages] == [
-        "system", "user", "assistant", "tool", "tool", "user", "assistant", "user", "tool", "user",
-    ]  # fmt: skip
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "user",
+        "assistant",
+        "user",
+        "tool",
+        "user",
+    ]
     turn = request.messages[2]
     assert (turn.reasoning, turn.text) == ("I look.", "Let me see.")
     assert [call.action for call in turn.calls] == [
-        Action("web_search", {"query": "Peru"}), Action("look", {"at": "Peru"}), Action("look", {}),
-    ]  # fmt: skip
+        Action("web_search", {"query": "Peru"}),
+        Action("look", {"at": "Peru"}),
+        Action("look", {}),
+    ]
     assert "https://peru.example" in (turn.calls[0].output or "") and "E" not in (turn.calls[0].output or "E").split(
         '"'
     )
@@ -514,8 +589,10 @@ def test_damage_says_where_it_is() -> None:
     input_items = [3, {"role": "robot", "content": "x"}, {"type": "function_call", "name": "f", "arguments": "{oops"}]
     damage = RESPONSES.read_request({"model": "m", "input": input_items}).damage
     assert [(damaged.kind, damaged.where) for damaged in damage] == [
-        ("wrong-type", "input[0]"), ("unknown-role", "input[1].role"), ("torn-arguments", "input[2].arguments"),
-    ]  # fmt: skip
+        ("wrong-type", "input[0]"),
+        ("unknown-role", "input[1].role"),
+        ("torn-arguments", "input[2].arguments"),
+    ]
 
 
 def test_a_response_in_the_background_is_not_an_answer() -> None:

@@ -87,16 +87,23 @@ def _evaluate(call: VerbCall) -> None:
 
 
 def _record(call: VerbCall) -> None:
-    """Run the proxy until a signal comes."""
+    """Run the proxy until a signal comes. Exit 1 where nothing was recorded."""
     from fireact.base.run_directory import read_manifest
     from fireact.recording.recorder import recorder
+    from fireact.terminal.recording_status import describe_nothing_recorded, show_recording
 
     config, out = call.config, call.out
     with explain_interrupt(out):
         with recorder(config, out, force=call.force, progress=TerminalProgress()) as address:
-            STDERR.print(f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it).")
-            wait_for_signal()
-        print_result(read_manifest(out), call)
+            notice = f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it)."
+            follow = f"Follow it with: fireact view {shell_path(out)}"
+            with show_recording(lambda: address.status):
+                wait_for_signal(lambda: STDERR.print(f"{notice}\n{follow}", soft_wrap=True, markup=False))
+        manifest = read_manifest(out)
+        if not manifest["calls"]:
+            print_error(describe_nothing_recorded(manifest["unrecorded"], address))
+            raise typer.Exit(1)
+        print_result(manifest, call)
 
 
 def _doctor(call: VerbCall) -> None:

@@ -38,7 +38,7 @@ class Fault:
 
 
 class FakeEndpoint:
-    """Serves the three dialects, ``/v1/models`` and ``count_tokens`` on loopback while in a ``with`` statement.
+    """Serves the three dialects, models, embeddings and ``count_tokens`` on loopback while in a ``with`` statement.
 
     ``reply`` gets the parsed request, and returns a reply in the form of chat completions, whatever the dialect.
     ``latency`` returns the seconds that a request waits. ``requests`` are the parsed bodies so far, and ``peak`` is the
@@ -153,6 +153,8 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
         def _answer_elsewhere(self, request: dict[str, Any]) -> None:
             if self.path.endswith("/messages/count_tokens"):
                 return self._send(200, json.dumps({"input_tokens": len(json.dumps(request["messages"]).split())}))
+            if self.path.endswith("/embeddings"):
+                return self._send(200, json.dumps(_embed(request)))
             self._send(404, json.dumps({"error": {"message": f"{self.path} is not served"}}))
 
         def _send(self, status: int, body: str, fault: Fault | None = None) -> None:
@@ -192,6 +194,14 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             """Print nothing: ``requests`` is the log."""
 
     return Handler
+
+
+def _embed(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The embedding of each input: how many characters and words it has."""
+    texts = [request["input"]] if isinstance(request["input"], str) else request["input"]
+    vectors = [[float(len(text)), float(len(text.split()))] for text in texts]
+    rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    return {"object": "list", "data": rows, "model": request.get("model")}
 
 
 def _write_events(dialect: Dialect, reply: WireReply, model: str) -> Iterator[bytes]:

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fireact.recording.calls import RecordedCall
 from fireact.recording.text import CODE_ENDS
-from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import WireMessage, WireReply
-from fireact.wire.fields import parse_json
-from fireact.wire.sse import read_stream
+from fireact.wire.dialect import WireMessage, WireReply, WireRequest
+from fireact.wire.dialects import DIALECTS
+from fireact.wire.response_history import ResponseHistory
+from fireact.wire.responses import RESPONSES
 
 _CUE = re.compile(r"\n\s*(?:Thought|Action)[ \t]*\d*:\s*\Z", re.IGNORECASE)
 _OBSERVATION = re.compile(r"\s*\**Observation[ \t]*\d*\**:", re.IGNORECASE)
@@ -28,47 +29,6 @@ _QUESTION = re.compile(r"^[ \t]*Question[ \t]*\d*:[ \t]*", re.MULTILINE)
 
 Exchange = tuple[WireReply, tuple[WireMessage, ...]]
 """A reply of the model, and the messages that answered it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """One line of the log: a request and its reply.
-
-    ``named`` is true when the URL held the episode's id. ``at`` is Unix time in seconds. ``reply`` is the body: JSON,
-    or the text of a stream. ``cut`` is "client" or "upstream" when that side closed the connection before the end.
-    """
-
-    episode: str
-    named: bool
-    at: float
-    seconds: float
-    status: int
-    request: Mapping[str, Any]
-    reply: Any
-    cut: str = ""
-
-    def parse_reply(self) -> tuple[WireReply | None, str]:
-        """The reply and an empty text, or None and an error message."""
-        if self.status != 200:
-            return None, f"the endpoint answered {self.status}: {_error_detail(self.reply)}"
-        if not isinstance(self.reply, str):
-            reply = CHAT_COMPLETIONS.read_reply(self.reply)
-            if reply.answered:
-                return reply, ""
-            return None, f"the endpoint sent no choice: {_error_detail(self.reply)}"
-        reply = read_stream(CHAT_COMPLETIONS, self.reply)
-        if reply.error or self.cut == "upstream" or not (reply.complete or self.cut):
-            return None, f"the endpoint broke off its stream{': ' + reply.error if reply.error else ''}"
-        if not reply.answered or not (reply.complete or reply.text or reply.calls):
-            return None, "the client went away before the reply"
-        # A client that closes the stream early may already have read enough to act on, so the reply counts.
-        return (reply if reply.complete else replace(reply, finish="length")), ""
-
-
-def _error_detail(body: Any) -> str:
-    detail = body.get("error", body) if isinstance(body, dict) else body
-    detail = detail.get("message", detail) if isinstance(detail, dict) else detail
-    return str(detail)[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +52,7 @@ class Turn:
     """One call in its episode.
 
     ``new_messages`` are the messages since the parent's reply. ``start`` is set only in a root, which has no parent.
+    ``missing_ids`` name what the request referred to and the recording does not hold.
     """
 
     number: int
@@ -105,6 +66,8 @@ class Turn:
     model: str
     started_at: float
     seconds: float
+    dialect: str
+    missing_ids: tuple[str, ...]
 
 
 class TurnIndex:
@@ -119,6 +82,14 @@ class TurnIndex:
         self._by_prefix: dict[str, dict[int, tuple[Turn, str]]] = defaultdict(dict)
         self._by_question: dict[str, list[Turn]] = defaultdict(list)
         self._assigned = 0
+        self._response_history = ResponseHistory()
+
+    def read_request(self, dialect: str, body: Mapping[str, Any]) -> tuple[WireRequest, tuple[str, ...]]:
+        """A request with all that it refers to in earlier calls, and the ids of what they do not hold."""
+        missing_ids: tuple[str, ...] = ()
+        if dialect == RESPONSES.name:
+            body, missing_ids = self._response_history.resolve(body)
+        return DIALECTS[dialect].read_request(body), missing_ids
 
     def assign_episode(self, messages: Sequence[WireMessage]) -> str:
         """The episode of a call whose URL names none: the one that it continues, or a new id."""
@@ -143,7 +114,8 @@ class TurnIndex:
 
     def add(self, call: RecordedCall) -> Turn:
         """Add a call that has ended, and return its turn."""
-        messages = read_messages(call.request)
+        request, missing_ids = self.read_request(call.dialect, call.request)
+        messages = request.messages
         hashes = hash_prefixes(messages)
         if not call.named:
             self._unnamed_episodes.add(call.episode)
@@ -153,6 +125,8 @@ class TurnIndex:
             if latest_turn is not None:
                 parent, new_messages = latest_turn, _after_last_assistant(messages)
         reply, error = call.parse_reply()
+        if reply is not None and call.dialect == RESPONSES.name:
+            self._response_history.add(self._response_history.resolve(call.request)[0], reply)
         self._turn_count += 1
         turn = Turn(
             number=self._turn_count,
@@ -160,12 +134,14 @@ class TurnIndex:
             parent=parent,
             conversation=hashes[-1],
             new_messages=new_messages if parent is not None else (),
-            start=_read_start(call.request, messages) if parent is None else None,
-            reply=reply,
+            start=_read_start(request) if parent is None else None,
+            reply=None if reply is None else replace(reply, extra={}, damage=()),  # the log holds them
             error=error,
-            model=str(call.request.get("model") or ""),
+            model=request.model,
             started_at=call.at,
             seconds=call.seconds,
+            dialect=call.dialect,
+            missing_ids=missing_ids,
         )
         self._index(turn, messages, hashes)
         return turn
@@ -254,7 +230,7 @@ class TurnIndex:
 
 def _has_reply(message: WireMessage, reply: WireReply) -> bool:
     """Whether an assistant message of a later request contains this reply, by its call ids or by its text."""
-    ids = [call.id for call in reply.calls if call.id]
+    ids = [call.id for call in reply.calls if call.id and call.output is None]
     if ids:
         return any(call_id in message.text or any(call_id == call.id for call in message.calls) for call_id in ids)
     return bool(reply.text.strip()) and reply.text.strip() in message.text
@@ -265,7 +241,8 @@ def _after_last_assistant(messages: Sequence[WireMessage]) -> tuple[WireMessage,
     return tuple(message for message in messages[last + 1 :] if message.role != "system")
 
 
-def _read_start(request: Mapping[str, Any], messages: Sequence[WireMessage]) -> ConversationStart:
+def _read_start(request: WireRequest) -> ConversationStart:
+    messages = request.messages
     system = "\n\n".join(message.text for message in messages if message.role == "system")
     chat_messages = [message for message in messages if message.role != "system"]
     unanswered = _after_last_assistant(chat_messages)
@@ -288,16 +265,13 @@ def _read_start(request: Mapping[str, Any], messages: Sequence[WireMessage]) -> 
     bare_question = extract_question(question)
     if bare_question != question and not _TASK.match(question):  # the whole prompt is one message
         context = [*context, WireMessage("user", (question,))]
-    tools = request.get("tools") or request.get("functions")
-    stop = request.get("stop")
-    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
     return ConversationStart(
         system=system,
         question=bare_question,
         context=tuple(context),
         past=_read_exchanges(past),
-        tools=tools if isinstance(tools, list) else (),
-        coded=any(stop_string in CODE_ENDS for stop_string in stops) or "final_answer(" in system,
+        tools=request.tools,
+        coded=any(stop in CODE_ENDS for stop in request.stop) or "final_answer(" in system,
     )
 
 
@@ -333,17 +307,6 @@ def strip_observation_label(text: str) -> str:
     """An observation without its "Observation:" label."""
     match = _OBSERVATION.match(text)
     return (text[match.end() :] if match else text).strip()
-
-
-def decode_body(raw: bytes) -> Any:
-    """A body as the log stores it: the JSON value where it is JSON, else its text."""
-    value = parse_json(raw)
-    return raw.decode("utf-8", "replace") if value is None else value
-
-
-def read_messages(request: Mapping[str, Any]) -> tuple[WireMessage, ...]:
-    """The messages of a request."""
-    return CHAT_COMPLETIONS.read_request(request).messages
 
 
 def hash_prefixes(messages: Sequence[WireMessage]) -> list[str]:

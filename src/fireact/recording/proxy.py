@@ -1,70 +1,110 @@
-"""The proxy: forwards every request to the upstream and every reply to the client, and records chat completions.
+"""The proxy: forwards every request to the upstream and every reply to the client, and records the three dialects.
 
-    /v1/...          to the upstream; chat completions are grouped into episodes by their conversation
-    /e/ID/v1/...     the same, in the episode ID
+    /v1/...            to the upstream of its dialect; calls are grouped into episodes by their conversation
+    /e/ID/v1/...       the same, in the episode ID
+    /e/ID/feedback     what the program says of the episode ID; it goes to the recorder
 
 Invariant: bodies pass through unchanged, and streams byte by byte. The recorder gets a call before the client has seen
-the end of its reply. Headers, and so keys, are forwarded and never stored. This module keeps no episodes and writes no
-files.
+the end of its reply. Headers, and so keys, are forwarded and never stored. Nothing of one client, such as a cookie,
+reaches another. This module keeps no episodes and writes no files.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from fireact.errors import ConfigError, missing_extra_error
-from fireact.recording.conversations import RecordedCall, decode_body
+import httpx2
+
+from fireact.errors import ConfigError, DataError, FireactError, missing_extra_error
+from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import Dialect
+from fireact.wire.dialects import find_dialect
 from fireact.wire.fields import parse_json
+from fireact.wire.messages import MESSAGES
+from fireact.wire.responses import RESPONSES
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding", "expect",
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"accept-encoding", b"expect",
 }  # fmt: skip
 """Headers that belong to one connection. The proxy asks for replies without compression, so that it can read them."""
 _SECRET = re.compile(r"authorization|cookie|key|token|secret", re.IGNORECASE)
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
-_UNRECORDED = ("/v1/responses", "/v1/completions", "/v1/messages")
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+_FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
+_BARE_PATHS = ("/chat/", "/responses", "/messages", "/embeddings", "/models", "/conversations", "/completions")
+"""Paths of clients whose base URL lacks /v1."""
+_LAST_EVENT = re.compile(
+    rb"(?:\A|\n)(?:data: ?\[DONE\]"
+    rb"|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\r?\n"
+    rb'|data: ?\{"type": ?"(?:message_stop|response\.(?:completed|incomplete|failed))")'
+)
+"""The start of the event that ends a stream. A line begins it, so no text of a model can look like it."""
+EPISODE_HEADER = b"x-fireact-episode"
+CONNECT_SECONDS = 10.0
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Recorder(Protocol):
     """Receives the calls that pass through the proxy."""
 
-    def assign_episode(self, request: Mapping[str, Any]) -> str:
+    def assign_episode(self, dialect: str, request: Mapping[str, Any]) -> str:
         """The episode of a call whose URL names none."""
 
     def add_call(self, call: RecordedCall) -> None:
         """Store a call that has ended."""
 
-    def note(self, line: str) -> None:
-        """Show a line to the user."""
+    def add_feedback(self, episode: str, values: Any) -> Any:
+        """Store feedback on an episode. Raises a FireactError."""
+
+    def count_request(self, request: str) -> None:
+        """Count a request that is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where requests go. ``timeout`` is in seconds without a byte; ``max_body`` is in bytes of a request."""
+    """Where requests go: the base URL of each dialect.
 
-    url: str
+    ``timeout`` is in seconds without a byte; ``max_body`` is in bytes of a request.
+    """
+
+    urls: Mapping[str, str]
     timeout: float
     concurrency: int
     max_body: int
 
-    def url_for(self, path: str) -> str:
+    def base_url(self, path: str, *, is_anthropic: bool = False) -> str:
+        """The base URL of the dialect that a path belongs to; ``is_anthropic`` decides where a path belongs to none."""
+        for dialect in (MESSAGES, RESPONSES):
+            if f"{dialect.path}/" in f"{path}/":
+                return self.urls[dialect.name]
+        return self.urls[MESSAGES.name if is_anthropic else CHAT_COMPLETIONS.name]
+
+    def url_for(self, path: str, *, is_anthropic: bool = False) -> str:
         """The upstream's address for a local path.
 
-        /v1/... lies under the base URL, and so does /chat/... of a client that leaves /v1 out. Other paths replace /v1.
+        /v1/... lies under the base URL, and so do the paths of a client that leaves /v1 out or gives it twice. Other
+        paths replace /v1.
         """
-        api_path = path.removeprefix("/v1") if path.startswith(("/v1/", "/chat/")) else None
-        return self.url.removesuffix("/v1") + path if api_path is None else self.url + api_path
+        url = self.base_url(path, is_anthropic=is_anthropic)
+        path = path.replace("/v1/v1/", "/v1/", 1)
+        if path.startswith(("/v1/", *_BARE_PATHS)):
+            return url + path.removeprefix("/v1")
+        return url.removesuffix("/v1") + path
 
 
 def parse_base_url(text: str) -> str:
@@ -75,7 +115,8 @@ def parse_base_url(text: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"--upstream {text!r} is no address. Give one such as https://api.openai.com/v1.")
+        hint = " https:// is missing." if "://" not in text else ""
+        raise ConfigError(f"--upstream {text!r} is no address.{hint} Give one such as https://api.openai.com/v1.")
     if url_parts.username or url_parts.password or url_parts.query or url_parts.fragment:
         raise ConfigError(
             "--upstream is stored with the run: give it without a user, key or query; clients send their key."
@@ -92,164 +133,262 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def build_proxy(upstream: Upstream, recorder: Recorder) -> Any:
+@dataclass(frozen=True, slots=True)
+class _ProxiedRequest:
+    """A request of a client; ``body`` is None where it is longer than allowed."""
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | None
+    episode: str | None
+    dialect: Dialect | None
+
+    @property
+    def is_anthropic(self) -> bool:
+        return any(name == b"anthropic-version" for name, _ in self.headers)
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection."""
+
+
+class RecordingProxy:
     """The ASGI application. Raises ConfigError when the extra is missing."""
-    try:
-        import anyio
-        import httpx2
-        from starlette.applications import Starlette
-        from starlette.requests import ClientDisconnect, Request
-        from starlette.responses import JSONResponse, Response, StreamingResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise missing_extra_error("starlette", "serve") from error
 
-    client: httpx2.AsyncClient
-    slots: anyio.Semaphore
-    noted_paths: set[str] = set()
+    def __init__(self, upstream: Upstream, recorder: Recorder) -> None:
+        try:
+            import aiohttp
+            import yarl
+        except ImportError as error:
+            raise missing_extra_error("aiohttp", "serve") from error
+        self._aiohttp, self._make_url = aiohttp, yarl.URL
+        self._upstream, self._recorder = upstream, recorder
+        self._slots = asyncio.Semaphore(upstream.concurrency)
+        self._session: aiohttp.ClientSession
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        nonlocal client, slots
-        slots = anyio.Semaphore(upstream.concurrency)
-        client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(upstream.timeout, connect=min(10.0, upstream.timeout), pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=not is_loopback(urlsplit(upstream.url).hostname or ""),  # proxies of the environment
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._run_session(receive, send)
+            return
+        try:
+            request = await self._read_request(scope, receive)
+        except ClientLeftError:
+            return
+        work = asyncio.ensure_future(self._answer(request, send))
+        left = asyncio.ensure_future(_wait_until_left(receive))
+        try:
+            await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            if not work.done():  # nobody reads the reply from here on
+                work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+    async def _run_session(self, receive: Receive, send: Send) -> None:
+        """Open the client of the upstreams when the server starts, and close it when the server ends."""
+        aiohttp, upstream = self._aiohttp, self._upstream
+        is_local = all(is_loopback(urlsplit(url).hostname or "") for url in upstream.urls.values())
+        is_secure = any(url.startswith("https:") for url in upstream.urls.values())
+        await receive()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context() if is_secure else True),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(CONNECT_SECONDS, upstream.timeout), sock_read=upstream.timeout
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+            trust_env=not is_local,  # proxies of the environment
         )
-        async with client:
-            yield
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._session.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
-    def error_response(status: int, message: str, code: str) -> Response:
-        body = {"error": {"message": f"fireact record: {message}", "type": "proxy_error", "param": None, "code": code}}
-        return JSONResponse(body, status_code=status)
+    async def _read_request(self, scope: Any, receive: Receive) -> _ProxiedRequest:
+        """The request, as its bytes say it. Raises ClientLeftError."""
+        received, is_more, is_short = bytearray(), True, True
+        while is_more and is_short:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            received += message.get("body", b"")
+            is_more = message.get("more_body", False)
+            is_short = len(received) <= self._upstream.max_body
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        match = _EPISODE.fullmatch(path)
+        path = match[2] if match else path
+        return _ProxiedRequest(
+            method=scope["method"], path=path, query=scope["query_string"].decode("latin-1"), headers=scope["headers"],
+            body=bytes(received) if is_short else None, episode=unquote(match[1]) if match else None,
+            dialect=find_dialect(path) if scope["method"] == "POST" else None,
+        )  # fmt: skip
 
-    async def read_body(request: Request) -> bytes | None:
-        """The request's body, or None when it is longer than ``max_body``."""
-        received = bytearray()
-        async for chunk in request.stream():
-            received += chunk
-            if len(received) > upstream.max_body:
-                return None
-        return bytes(received)
-
-    async def handle(request: Request) -> Response:
-        match = _EPISODE.fullmatch(request.scope["path"])
-        path = match[2] if match else request.scope["path"]
+    async def _answer(self, request: _ProxiedRequest, send: Send) -> None:
+        if request.body is None:
+            message = f"the request is longer than {self._upstream.max_body} bytes (--max-body)"
+            await _send_error(send, 413, message, "too_long", request.dialect)
+            return
+        if request.episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(request.path):
+            await self._take_feedback(request.episode, request.body, send)
+            return
+        redact = _make_redactor(request.headers, request.query)
+        pending = _start_call(self._recorder, request.episode, request.dialect, request.body, redact)
+        if pending is None:
+            status = await self._forward(request, send, None)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} ({status})")
+            return
         try:
-            raw = await read_body(request)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        if raw is None:
-            return error_response(413, f"the request is longer than {upstream.max_body} bytes (--max-body)", "too_long")
-        redact = _make_redactor(request.headers.items(), request.query_params.multi_items())
-        pending = _start_call(recorder, unquote(match[1]) if match else None, path, request.method, raw, redact)
-        if pending is None and path in _UNRECORDED and path not in noted_paths:
-            noted_paths.add(path)
-            recorder.note(f"{path} is passed through but not recorded: only chat completions are.")
-        query = f"?{request.url.query}" if request.url.query else ""
-        await slots.acquire()
-        try:
-            return await forward(request, upstream.url_for(path) + query, raw, pending)
-        except BaseException:
-            slots.release()
+            async with self._slots:
+                await self._forward(request, send, pending)
+        except asyncio.CancelledError:  # the first end counts: a stream that began has ended its call
+            pending.end(CLIENT_LEFT, b"", cut="client")
             raise
 
-    async def forward(request: Request, url: str, raw: bytes, pending: _PendingCall | None) -> Response:
-        """Forward a request; its slot is released here, or at the end of a stream."""
-        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
+    async def _take_feedback(self, episode: str, body: bytes, send: Send) -> None:
         try:
-            upstream_request = client.build_request(
-                request.method, url, headers=[*headers, ("accept-encoding", "identity")], content=raw
-            )
-            reply = await client.send(upstream_request, stream=True)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            return report_fault(error, pending)
-        if reply.headers.get("content-type", "").startswith("text/event-stream"):
-            response: Response = ForwardedStream(reply, pending)
+            self._recorder.add_feedback(episode, parse_json(body))
+        except FireactError as error:
+            await _send_error(send, 404 if isinstance(error, DataError) else 400, str(error), "feedback", None)
         else:
-            try:
-                content = b"".join([chunk async for chunk in reply.aiter_raw()])
-            except httpx2.HTTPError as error:
-                return report_fault(error, pending)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await reply.aclose()
-            if pending is not None:
-                pending.end(reply.status_code, _decompress(content, reply.headers.get("content-encoding")))
-            slots.release()
-            response = Response(content, status_code=reply.status_code)
-        reply_headers = [(name, value) for name, value in reply.headers.raw if name.decode().lower() not in _HOP]
-        length_headers = [(name, value) for name, value in response.raw_headers if name == b"content-length"]
-        response.raw_headers = reply_headers + length_headers
-        return response
+            await _send_json(send, 200, {"episode": episode})
 
-    def report_fault(error: Exception, pending: _PendingCall | None) -> Response:
-        slow = isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout)
-        unreachable = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.InvalidURL)
-        cause = f"{type(error).__name__}{': ' + str(error) if str(error) else ''}"
-        if slow:
-            response = error_response(
-                504, f"{upstream.url} sent nothing for {upstream.timeout:g} s ({cause})", "timeout"
-            )
-        elif unreachable:
-            response = error_response(502, f"{upstream.url} cannot be reached ({cause})", "unreachable")
-        else:
-            response = error_response(502, f"{upstream.url} broke off its reply ({cause})", "broken_off")
+    async def _forward(self, request: _ProxiedRequest, send: Send, pending: _PendingCall | None) -> int:
+        """Forward a request and its reply, and return the status."""
+        aiohttp = self._aiohttp
+        url = self._upstream.url_for(request.path, is_anthropic=request.is_anthropic)
+        try:
+            async with self._session.request(
+                request.method,
+                self._make_url(f"{url}?{request.query}" if request.query else url, encoded=True),
+                headers=_make_upstream_headers(request.headers),
+                data=request.body or None,
+                allow_redirects=False,
+            ) as reply:
+                if reply.content_type == "text/event-stream":
+                    await self._forward_stream(reply, send, pending)
+                    return int(reply.status)
+                content = await reply.read()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            return await self._report_fault(error, url, request, send, pending)
         if pending is not None:
-            pending.end(response.status_code, bytes(response.body))
-        slots.release()
-        return response
+            pending.end(reply.status, _decompress(content, reply.headers.get("content-encoding")))
+        await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
+        return int(reply.status)
 
-    class ForwardedStream(StreamingResponse):
-        """A forwarded stream; whichever side ends it, the received bytes are recorded and the slot is released."""
+    async def _forward_stream(self, reply: Any, send: Send, pending: _PendingCall | None) -> None:
+        """Forward a stream as it comes; whichever side ends it, the bytes so far are recorded."""
+        received, cut = bytearray(), "client"
 
-        def __init__(self, reply: httpx2.Response, pending: _PendingCall | None) -> None:
-            super().__init__(self.iter_chunks(), status_code=reply.status_code)
-            self.reply, self.pending, self.received, self.cut = reply, pending, bytearray(), "client"
+        def end_call(cut: str) -> None:
+            if pending is not None:
+                encoding = reply.headers.get("content-encoding")
+                pending.end(reply.status, _decompress(bytes(received), encoding), cut=cut)
 
-        async def iter_chunks(self) -> AsyncIterator[bytes]:
-            try:
-                async for chunk in self.reply.aiter_raw():
-                    self.received += chunk
-                    if b"[DONE]" in self.received[-len(chunk) - 8 :]:
-                        self.end_call("")
-                    yield chunk
-            except httpx2.HTTPError:
-                self.cut = "upstream"
-                raise
-            self.end_call("")
+        headers = _make_client_headers(reply, pending, None)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        try:
+            async for chunk in reply.content.iter_any():
+                received += chunk
+                if _has_last_event(received):
+                    end_call("")
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            cut = ""
+        except (TimeoutError, self._aiohttp.ClientError) as error:
+            cut = "upstream"
+            raise ConnectionAbortedError("the upstream broke off its stream") from error
+        finally:
+            end_call(cut)  # the first end counts
+        await send({"type": "http.response.body", "body": b""})
 
-        def end_call(self, cut: str) -> None:
-            if self.pending is not None:
-                encoding = self.reply.headers.get("content-encoding")
-                self.pending.end(self.reply.status_code, _decompress(bytes(self.received), encoding), cut=cut)
+    async def _report_fault(
+        self, error: Exception, url: str, request: _ProxiedRequest, send: Send, pending: _PendingCall | None
+    ) -> int:
+        """Answer a request that the upstream did not answer, in the form of its dialect; returns the status."""
+        aiohttp, seconds = self._aiohttp, self._upstream.timeout
+        base = self._upstream.base_url(request.path, is_anthropic=request.is_anthropic)
+        cause = f"{type(error).__name__}{': ' + str(error) if str(error) else ''}"
+        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            status, message, code = 504, f"{base} sent nothing for {seconds:g} s ({cause})", "timeout"
+        elif isinstance(error, unreachable_errors):
+            status, message, code = 502, f"{base} cannot be reached ({cause})", "unreachable"
+        else:
+            status, message, code = 502, f"{base} broke off its reply ({cause})", "broken_off"
+        body = _write_error(message, code, request.dialect)
+        if pending is not None:
+            pending.end(status, body)
+        await _send_response(send, status, [(b"content-type", b"application/json")], body)
+        return status
 
-        async def __call__(self, *arguments: Any) -> None:
-            try:
-                await super().__call__(*arguments)
-            finally:
-                slots.release()
-                with anyio.CancelScope(shield=True):
-                    await self.reply.aclose()
-                self.end_call(self.cut)  # the first end counts
 
-    return Starlette(routes=[Route("/{path:path}", handle, methods=_METHODS)], lifespan=lifespan)
+async def _wait_until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _write_error(message: str, code: str, dialect: Dialect | None) -> bytes:
+    """The body of an error of the proxy itself, in the form of a dialect."""
+    dialect = dialect or CHAT_COMPLETIONS
+    body = dialect.write_error(f"fireact record: {message}", "api_error" if dialect is MESSAGES else "proxy_error")
+    if "code" in body["error"]:
+        body["error"]["code"] = code
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+async def _send_error(send: Send, status: int, message: str, code: str, dialect: Dialect | None) -> None:
+    await _send_response(send, status, [(b"content-type", b"application/json")], _write_error(message, code, dialect))
+
+
+async def _send_json(send: Send, status: int, value: Mapping[str, Any]) -> None:
+    await _send_response(send, status, [(b"content-type", b"application/json")], json.dumps(value).encode())
+
+
+async def _send_response(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    if not any(name == b"content-length" for name, _ in headers):
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _make_upstream_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    forwarded = [(_decode_header(name), _decode_header(value)) for name, value in headers if name not in _HOP]
+    return [*forwarded, ("accept-encoding", "identity")]
+
+
+def _decode_header(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _make_client_headers(reply: Any, pending: _PendingCall | None, length: int | None) -> list[tuple[bytes, bytes]]:
+    headers = [(name.lower(), value) for name, value in reply.raw_headers if name.lower() not in _HOP]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    if pending is not None:
+        headers.append((EPISODE_HEADER, quote(pending.episode, safe="").encode()))
+    return headers
 
 
 class _PendingCall:
-    """A chat completion in progress; only the first ``end`` counts."""
+    """A call in progress; only the first ``end`` counts."""
 
     def __init__(
         self,
         recorder: Recorder,
         episode: str | None,
+        dialect: str,
         request: Mapping[str, Any],
         redact: Callable[[bytes], bytes],
     ) -> None:
-        self._recorder, self._request, self._redact = recorder, request, redact
+        self._recorder, self._dialect, self._request, self._redact = recorder, dialect, request, redact
         self._named = episode is not None
-        self._episode = episode if episode is not None else recorder.assign_episode(request)
+        self.episode = episode if episode is not None else recorder.assign_episode(dialect, request)
         self._at, self._started = time.time(), time.perf_counter()
         self._ended = False
 
@@ -259,28 +398,44 @@ class _PendingCall:
         self._ended = True
         seconds = round(time.perf_counter() - self._started, 6)
         reply = decode_body(self._redact(body))
+        at = round(self._at, 6)
         self._recorder.add_call(
-            RecordedCall(self._episode, self._named, round(self._at, 6), seconds, status, self._request, reply, cut)
+            RecordedCall(self.episode, self._named, at, seconds, status, self._request, reply, cut, self._dialect)
         )
 
 
 def _start_call(
-    recorder: Recorder, episode: str | None, path: str, method: str, raw: bytes, redact: Callable[[bytes], bytes]
+    recorder: Recorder, episode: str | None, dialect: Dialect | None, raw: bytes, redact: Callable[[bytes], bytes]
 ) -> _PendingCall | None:
     """The pending call of a request that can be recorded, else None."""
-    if method != "POST" or not path.endswith("/chat/completions"):
+    if dialect is None:
         return None
     request = parse_json(redact(raw))
-    if not isinstance(request, dict) or not isinstance(request.get("messages"), list):
+    if not isinstance(request, dict) or not _has_conversation(request, dialect):
         return None
-    return _PendingCall(recorder, episode, request, redact)
+    return _PendingCall(recorder, episode, dialect.name, request, redact)
 
 
-def _make_redactor(*pairs: Any) -> Callable[[bytes], bytes]:
+def _has_conversation(request: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether a request has what its dialect calls its messages; Responses may only name an earlier response."""
+    if dialect is RESPONSES:
+        return isinstance(request.get("input"), str | list) or isinstance(request.get("previous_response_id"), str)
+    return isinstance(request.get("messages"), list)
+
+
+def _has_last_event(received: bytearray) -> bool:
+    """Whether the events so far end in a whole event that ends a stream."""
+    if not received.endswith((b"\n\n", b"\r\n\r\n")):
+        return False
+    end = len(received.rstrip(b"\r\n"))
+    start = max(received.rfind(b"\n\n", 0, end), received.rfind(b"\r\n\r\n", 0, end), -1)
+    return _LAST_EVENT.search(received[max(start, 0) : end + 1]) is not None
+
+
+def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callable[[bytes], bytes]:
     """A function that redacts a request's keys in bodies, because servers echo them in errors."""
-    values = [
-        value.removeprefix("Bearer ").strip() for fields in pairs for name, value in fields if _SECRET.search(name)
-    ]
+    fields = [*((_decode_header(name), _decode_header(value)) for name, value in headers), *parse_qsl(query)]
+    values = [value.removeprefix("Bearer ").strip() for name, value in fields if _SECRET.search(name)]
     # A shorter value is a placeholder ("not-needed"), which may also be a word of the conversation.
     secrets = [json.dumps(value)[1:-1].encode() for value in values if len(value) >= 16]
 

@@ -11,44 +11,70 @@ import functools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error
-from fireact.models.prices import TokenPrice, find_price
-from fireact.recording.conversations import RecordedCall, TurnIndex, read_messages
-from fireact.recording.proxy import Upstream, build_proxy, is_loopback, parse_base_url
-from fireact.recording.trajectories import FINISHES, build_trajectory
+from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error, unknown_name_error
+from fireact.models.prices import find_price
+from fireact.recording.calls import RecordedCall
+from fireact.recording.conversations import TurnIndex
+from fireact.recording.endings import describe_endings
+from fireact.recording.feedback import Feedback, read_feedback
+from fireact.recording.proxy import RecordingProxy, Upstream, is_loopback, parse_base_url
+from fireact.recording.trajectories import FINISHES, FindPrice, build_trajectory, measure_usage
 from fireact.rollout.collection import summarise_episodes
-from fireact.types import Trajectory
+from fireact.types import Trajectory, Usage
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialects import DIALECTS
+from fireact.wire.messages import MESSAGES
+from fireact.wire.responses import RESPONSES
 
-CALLS = "calls.jsonl"
-FREE = ("host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
-"""Settings that do not change what is recorded."""
+CALLS, FEEDBACK = "calls.jsonl", "feedback.jsonl"
+FREE = ("finish", "host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
+"""Settings that do not change what is recorded; the trajectories are built with the present ones."""
+PROVIDERS = {
+    CHAT_COMPLETIONS.name: "https://api.openai.com/v1",
+    RESPONSES.name: "https://api.openai.com/v1",
+    MESSAGES.name: "https://api.anthropic.com/v1",
+}
+"""The endpoint of each dialect where the settings name none."""
 EPISODES, PROXY = "Episodes", "Proxy"
 """Headings of options."""
+MAX_REQUEST_KINDS = 50
+"""Kinds of requests that are counted apart."""
 GRACE = 30
 """Seconds that calls in flight get to finish when the proxy ends."""
+
+
+def _parse_upstream_for(text: str) -> tuple[str, str]:
+    name, separator, url = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--upstream-for {text!r} is no DIALECT=URL, such as messages=https://api.anthropic.com/v1.")
+    return name, url
 
 
 @dataclass(frozen=True, slots=True)
 class RecordConfig:
     """Settings of ``record``; an episode is written again if it continues."""
 
-    upstream: str = setting(flags=("--upstream", "-u"), normalise=parse_base_url)
-    """Base URL of the endpoint that the agent uses now."""
+    upstream: str | None = setting(None, flags=("--upstream", "-u"), normalise=parse_base_url)
+    """Base URL of the endpoint that the agent uses now. Default: OpenAI, and Anthropic for Messages."""
+    upstream_for: Mapping[str, str] = setting(factory=dict, flags=("--upstream-for",), parse=_parse_upstream_for)
+    """Base URL for one dialect, such as messages=URL (chat-completions, responses, messages); repeatable."""
     task: str = setting("recorded", flags=("--task", "-t"), panel=EPISODES)
     """Name of the task in the trajectories."""
     finish: Sequence[str] = setting(FINISHES, panel=EPISODES)
-    """Tool by which the agent gives its answer; repeatable. Default: final_answer, finish, ..."""
+    """Tool by which the agent gives its answer; repeatable. Default: final_answer, final_result, finish, ..."""
     host: str = setting("127.0.0.1", panel=PROXY)
     """Address to listen on; beyond loopback others can use it."""
     port: int = setting(8100, panel=PROXY)
@@ -68,11 +94,34 @@ class RecordConfig:
         check_settings(self, "record")
         if not self.task or not self.finish:
             raise ConfigError("record needs a name for --task and at least one --finish.")
+        for name in self.upstream_for:
+            if name.replace("-", " ") not in PROVIDERS:
+                known_names = [known.replace(" ", "-") for known in PROVIDERS]
+                raise unknown_name_error("dialect of --upstream-for", name, known_names)
+        replace_fields(self, upstream_for={name: parse_base_url(url) for name, url in self.upstream_for.items()})
 
-    def price(self) -> Callable[[str], TokenPrice]:
-        """A function from a model's name to its price at the upstream; each price is looked up once."""
-        table = Path(self.prices) if self.prices else None
-        return functools.cache(lambda model: find_price(model, self.upstream, table=table))
+    @property
+    def urls(self) -> dict[str, str]:
+        """The base URL of each dialect."""
+        own_urls = {name.replace("-", " "): url for name, url in self.upstream_for.items()}
+        return {name: own_urls.get(name) or self.upstream or default for name, default in PROVIDERS.items()}
+
+    def price(self) -> FindPrice:
+        """A function from a model's name and a dialect to the price at its upstream; each price is looked up once."""
+        table, urls = Path(self.prices) if self.prices else None, self.urls
+        return functools.cache(lambda model, dialect: find_price(model, urls[dialect], table=table))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatus:
+    """How far a recording is: its calls by dialect, its errors by text, and the requests that it did not record."""
+
+    episodes: int
+    calls: Mapping[str, int]
+    usage: Usage
+    last_question: str
+    errors: Mapping[str, int]
+    unrecorded: Mapping[str, int]
 
 
 class Recording:
@@ -86,9 +135,17 @@ class Recording:
         self.book = TurnIndex()
         jsonl.cut_torn_tail(path / TRAJECTORIES)
         jsonl.cut_torn_tail(path / CALLS)
-        self.calls = 0
+        jsonl.cut_torn_tail(path / FEEDBACK)
+        self._calls: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._unrecorded: Counter[str] = Counter()
+        self._usage, self._last_question = Usage(), ""
+        self._feedback: dict[str, list[Feedback]] = defaultdict(list)
+        self._newly_scored: set[str] = set()
         for call in read_calls(path / CALLS):
             self._add(call)
+        for entry in read_feedback_log(path / FEEDBACK):
+            self._feedback[entry.episode].append(entry)
         self._changed.clear()
         file = path / TRAJECTORIES
         self._written_ids = (
@@ -96,19 +153,48 @@ class Recording:
         )
         self._log = jsonl.Appender(path / CALLS)
 
-    def assign_episode(self, request: Mapping[str, Any]) -> str:
-        return self.book.assign_episode(read_messages(request))
+    @property
+    def status(self) -> RecordingStatus:
+        """How far the recording is."""
+        return RecordingStatus(
+            len(self.book.turns), dict(self._calls), self._usage, self._last_question, dict(self._errors),
+            dict(self._unrecorded),
+        )  # fmt: skip
+
+    def assign_episode(self, dialect: str, request: Mapping[str, Any]) -> str:
+        return self.book.assign_episode(self.book.read_request(dialect, request)[0].messages)
 
     def add_call(self, call: RecordedCall) -> None:
-        self._log.append(asdict(call))
+        self._log.append({entry.name: getattr(call, entry.name) for entry in fields(call)})
         self._add(call)
+
+    def add_feedback(self, episode: str, values: Any) -> Feedback:
+        """Log feedback on an episode. Raises FormatError or ConfigError, and DataError for an unknown episode."""
+        if episode not in self.book.turns:
+            latest_ids = ", ".join(list(self.book.turns)[-5:]) or "none"
+            raise DataError(f"there is no episode {episode!r} in this recording. The latest are: {latest_ids}.")
+        feedback = read_feedback(episode, values)
+        with jsonl.Appender(self._path / FEEDBACK) as log:
+            log.append({name: value for name, value in asdict(feedback).items() if value is not None})
+        self._feedback[episode].append(feedback)
+        self._changed[episode] = 0.0
+        if feedback.score is not None:
+            self._newly_scored.add(episode)
+        return feedback
+
+    def count_request(self, request: str) -> None:
+        """Count a request that is not recorded, by its method, path and status."""
+        self._unrecorded[request if len(self._unrecorded) < MAX_REQUEST_KINDS else "others"] += 1
 
     def note(self, line: str) -> None:
         self._progress.say(line)
 
     def _add(self, call: RecordedCall) -> None:
         turn = self.book.add(call)
-        self.calls += 1
+        self._calls[call.dialect] += 1
+        self._usage += measure_usage(turn, self._price)
+        self._errors.update([turn.error] if turn.error else [])
+        self._last_question = turn.start.question if turn.start is not None else self._last_question
         has_answered = turn.reply is not None and any(call.name in self._finish_tools for call in turn.reply.calls)
         self._changed[turn.episode] = 0.0 if has_answered else time.monotonic()
 
@@ -138,20 +224,26 @@ class Recording:
                 for trajectory in fresh.values():
                     appender.append(trajectory.to_dict())
         else:
-            jsonl.write_objects(
-                file, (trajectory.to_dict() for trajectory in merge_trajectories(read_trajectories(file), fresh))
-            )
+            merged = merge_trajectories(read_trajectories(file), fresh, newly_scored=self._newly_scored)
+            jsonl.write_objects(file, (trajectory.to_dict() for trajectory in merged))
         self._written_ids |= set(fresh)
+        self._newly_scored -= set(fresh)
 
     def _trajectory(self, episode: str) -> Trajectory:
         config = self._config
-        return build_trajectory(self.book.turns[episode], task=config.task, finishes=config.finish, price=self._price)
+        return build_trajectory(
+            self.book.turns[episode], task=config.task, finishes=config.finish, price=self._price,
+            feedback=self._feedback[episode],
+        )  # fmt: skip
 
 
-def merge_trajectories(stored: Iterable[Trajectory], fresh: Mapping[str, Trajectory]) -> Iterator[Trajectory]:
+def merge_trajectories(
+    stored: Iterable[Trajectory], fresh: Mapping[str, Trajectory], *, newly_scored: Collection[str] = ()
+) -> Iterator[Trajectory]:
     """The stored trajectories, each replaced by its fresh version where there is one, then the new ones.
 
-    A fresh version keeps the scores of the stored one when its steps and its stop are the same.
+    A fresh version keeps the scores of the stored one when its steps and its stop are the same, unless feedback has
+    scored it since.
     """
     stored_ids = set()
     for old in stored:
@@ -160,7 +252,8 @@ def merge_trajectories(stored: Iterable[Trajectory], fresh: Mapping[str, Traject
         if new is None:
             yield old
         elif new.steps == old.steps and new.stop == old.stop:
-            yield replace(new, scores=old.scores, example=old.example)
+            scores = new.scores if old.example.id in newly_scored or not old.scores else old.scores
+            yield replace(new, scores=scores, example=old.example)
         else:
             yield new
     yield from (trajectory for episode, trajectory in fresh.items() if episode not in stored_ids)
@@ -172,44 +265,106 @@ def read_calls(file: Path) -> Iterator[RecordedCall]:
         return
     for number, row in enumerate(jsonl.read_objects(file), 1):
         try:
-            yield RecordedCall(**row)
+            call = RecordedCall(**row)
         except TypeError as error:
             raise DataError(f"{file}, line {number}: not a call ({error}).") from error
+        if call.dialect not in DIALECTS:
+            raise DataError(f"{file}, line {number}: the dialect is {call.dialect!r}. Known: {', '.join(DIALECTS)}.")
+        yield call
+
+
+def read_feedback_log(file: Path) -> Iterator[Feedback]:
+    """The feedback of a log. Raises DataError for a line that is no feedback."""
+    for number, row in enumerate(jsonl.read_objects(file) if file.exists() else (), 1):
+        try:
+            yield Feedback(**row)
+        except TypeError as error:
+            raise DataError(f"{file}, line {number}: no feedback ({error}).") from error
 
 
 def conclude(config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Build trajectories from the calls that a proxy logged, and return the manifest; ``fireact resume`` calls this."""
     with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
-        return run.manifest if run.complete else _write_manifest(run, Recording(config, run.path, progress))
+        if run.complete:
+            return run.manifest
+        with closing(Recording(config, run.path, progress)) as recording:
+            return _write_manifest(run, config, recording)
 
 
-def _write_manifest(run: RunDir, recording: Recording) -> dict[str, Any]:
+def _write_manifest(run: RunDir, config: RecordConfig, recording: Recording) -> dict[str, Any]:
     recording.write_all()
-    recording.close()
+    status = recording.status
     return run.finish(
-        upstream=run.config["upstream"],
-        episodes=len(recording.book.turns),
-        calls=recording.calls,
+        upstream=config.urls[CHAT_COMPLETIONS.name],
+        episodes=status.episodes,
+        calls=sum(status.calls.values()),
+        calls_by_dialect=status.calls,
+        unrecorded=status.unrecorded,
+        endings=describe_endings(read_trajectories(run.path)),
         **summarise_episodes(read_trajectories(run.path)),
     )
 
 
+class RecorderAddress(str):
+    """The address of a running recorder, as text; it also takes feedback, and tells how far the recording is."""
+
+    _recording: Recording
+
+    @classmethod
+    def of_recording(cls, text: str, recording: Recording) -> RecorderAddress:
+        """The address at which a recording is made."""
+        address = cls(text)
+        address._recording = recording
+        return address
+
+    @property
+    def status(self) -> RecordingStatus:
+        """How far the recording is."""
+        return self._recording.status
+
+    def feedback(
+        self,
+        episode: str,
+        *,
+        answer: str | None = None,
+        score: float | None = None,
+        comment: str | None = None,
+        demonstration: str | None = None,
+    ) -> None:
+        """Send feedback on an episode: its answer, a score from 0 to 1, a comment, or the answer that would be right.
+
+        Raises ConfigError where the recorder refuses it, with its reason.
+        """
+        import httpx2
+
+        values = {"answer": answer, "score": score, "comment": comment, "demonstration": demonstration}
+        given_values = {name: value for name, value in values.items() if value is not None}
+        response = httpx2.post(f"{self}/e/{quote(episode, safe='')}/feedback", json=given_values, trust_env=False)
+        if response.status_code != 200:
+            raise ConfigError(response.json()["error"]["message"])
+
+
 @contextmanager
-def recorder(config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> Iterator[str]:
+def recorder(
+    config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
+) -> Iterator[RecorderAddress]:
     """Record the calls through a local proxy while in the ``with`` statement; yields the proxy's address.
 
-    An agent's base URL is ADDRESS/v1, or ADDRESS/e/ID/v1 for the episode ID. At the end, calls in flight are finished,
-    and the trajectories and the manifest are written. Raises ConfigError for a taken port or a missing extra.
+    An agent's base URL is ADDRESS/v1, or ADDRESS/e/ID/v1 for the episode ID (for Messages without /v1). At the end,
+    calls in flight are finished, and the trajectories and the manifest are written. Raises ConfigError for a taken port
+    or a missing extra.
     """
     try:
         import uvicorn
     except ImportError as error:
         raise missing_extra_error("uvicorn", "serve") from error
-    upstream = Upstream(config.upstream, config.timeout, config.concurrency, config.max_body)
+    upstream = Upstream(config.urls, config.timeout, config.concurrency, config.max_body)
     with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
-        with _bind_socket(config.host, config.port) as listener:
-            recording = Recording(config, run.path, progress)
-            app = build_proxy(upstream, recording)
+        with (
+            _bind_socket(config.host, config.port) as listener,
+            closing(Recording(config, run.path, progress)) as recording,
+        ):
+            app = RecordingProxy(upstream, recording)
             (run.path / MANIFEST).unlink(missing_ok=True)  # recording resumes, so the run is not complete
             if not is_loopback(config.host):
                 progress.say(
@@ -220,8 +375,9 @@ def recorder(config: RecordConfig, out: Path, *, force: bool = False, progress: 
             )
             host = f"[{config.host}]" if ":" in config.host else config.host
             with _serve(uvicorn.Server(server_config), listener, recording):
-                yield f"http://{host}:{listener.getsockname()[1]}"
-        _write_manifest(run, recording)
+                address = f"http://{host}:{listener.getsockname()[1]}"
+                yield RecorderAddress.of_recording(address, recording)
+        _write_manifest(run, config, recording)
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:
@@ -263,6 +419,6 @@ def _serve(server: Any, listener: socket.socket, recording: Recording) -> Iterat
 
 RECORD = Verb(
     "record", RecordConfig, conclude, out="runs/record", neutral=FREE, has_dry_run=False,
-    example="`fireact record --upstream https://api.openai.com/v1 -o runs/mine`, then "
+    example="`fireact record -o runs/mine`, then "
     'base_url="http://127.0.0.1:8100/v1", or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode',
 )  # fmt: skip

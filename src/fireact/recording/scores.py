@@ -17,6 +17,7 @@ from typing import Any, cast
 from fireact.base import jsonl, names
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError
+from fireact.recording.endings import describe_endings
 from fireact.rollout.agents import load_task
 from fireact.rollout.collection import count_episodes
 from fireact.tasks.files import load_file_task
@@ -33,12 +34,16 @@ MIN_CONTAINED_CHARS = 8
 
 @dataclass(slots=True)
 class Grades:
-    """The result of ``score``: how many episodes it scored, their mean EM, and the ids of the others."""
+    """The result of ``score``: how many episodes it scored, their mean EM, and the ids of the others.
+
+    ``endings`` says how many episodes have no answer, and why.
+    """
 
     scored: int = 0
     em: float = 0.0
     unmatched: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)
 
 
 def score(
@@ -71,6 +76,7 @@ def score(
         )
         if directory and directory.complete:
             _recount(directory)
+        grades.endings = describe_endings(read_trajectories(file))
     grades.em = grades.em / grades.scored if grades.scored else 0.0
     return grades
 

@@ -1,7 +1,8 @@
 """Builds a Trajectory from the turns of an episode: thoughts, actions, observations, and how it ended.
 
 Invariant: the model's text comes from its replies, never from later requests that repeat them. Nothing is scored here.
-A thought is the text beside the calls of a reply. The answer is a finish call, or the last reply without a call.
+A thought is the text beside the calls of a reply. The answer is a finish call, or the last reply without a call, or
+what feedback says. A call that the provider ran itself is a step whose observation is what the wire shows.
 """
 
 from __future__ import annotations
@@ -12,32 +13,34 @@ from typing import Any
 
 from fireact.models.prices import TokenPrice
 from fireact.recording.conversations import ConversationStart, Exchange, Turn, strip_observation_label
+from fireact.recording.feedback import Feedback, add_feedback
 from fireact.recording.text import extract_answer, parse_turn
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Example, Step, Stop, Trajectory, Usage
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import ToolCall, WireMessage, WireReply
 
 METHOD = "recorded"
-FINISHES = ("final_answer", "finish", "submit", "submit_answer", "submit_final_answer")
+FINISHES = ("final_answer", "final_result", "finish", "submit", "submit_answer", "submit_final_answer")
 """Names of the tools by which agents give their answer."""
+FindPrice = Callable[[str, str], TokenPrice]
+"""The price of a model, by its name and the dialect of its endpoint."""
 
 
 def build_trajectory(
-    turns: Sequence[Turn], *, task: str, finishes: Sequence[str], price: Callable[[str], TokenPrice]
+    turns: Sequence[Turn], *, task: str, finishes: Sequence[str], price: FindPrice, feedback: Sequence[Feedback] = ()
 ) -> Trajectory:
-    """The trajectory of an episode from its turns in order, of which there is at least one."""
+    """The trajectory of an episode from its turns in order, of which there is at least one, and from its feedback."""
     path = find_main_path(turns)
     start, last = path[0].start, path[-1]
     assert start is not None  # the first of a path is a root
     next_messages = [turn.new_messages for turn in path[1:]] + [()]
-    exchanges = [
-        *start.past,
-        *((turn.reply, messages) for turn, messages in zip(path, next_messages, strict=True) if turn.reply),
-    ]
+    replies = ((turn.reply, messages) for turn, messages in zip(path, next_messages, strict=True) if turn.reply)
+    exchanges = [half for exchange in (*start.past, *replies) for half in _split_provider_calls(exchange)]
     steps, stop, closing = read_outcome(exchanges, coded=start.coded, finishes=finishes)
     if last.reply is None:
         stop = "error"
-    return Trajectory(
+    trajectory = Trajectory(
         task=task,
         example=Example(last.episode, start.question, ""),
         method=METHOD,
@@ -46,13 +49,14 @@ def build_trajectory(
         steps=tuple(steps),
         stop=stop,
         scores={},
-        usage=sum((_usage(turn, price) for turn in turns), Usage()),
+        usage=sum((measure_usage(turn, price) for turn in turns), Usage()),
         seconds=round(
             max(turn.started_at + turn.seconds for turn in turns) - min(turn.started_at for turn in turns), 3
         ),
         error=last.error if last.reply is None else None,
-        meta=_build_meta(start, last.model, closing, len(turns) - len(path)),
+        meta=_build_meta(start, path, closing, len(turns) - len(path)),
     )
+    return add_feedback(trajectory, feedback)
 
 
 def find_main_path(turns: Sequence[Turn]) -> list[Turn]:
@@ -72,23 +76,40 @@ def find_main_path(turns: Sequence[Turn]) -> list[Turn]:
     return max(paths.values(), key=lambda path: (path[-1].number - path[0].number, path[-1].number))
 
 
-def _usage(turn: Turn, price: Callable[[str], TokenPrice]) -> Usage:
+def measure_usage(turn: Turn, price: FindPrice) -> Usage:
+    """The tokens of a call and their cost, which is None where the price or the tokens are not known."""
     if turn.reply is None:
         return Usage(1)
     usage = turn.reply.usage
-    return Usage(1, cost=None) if usage is None else replace(usage, cost=price(turn.model).cost(usage))
+    return Usage(1, cost=None) if usage is None else replace(usage, cost=price(turn.model, turn.dialect).cost(usage))
 
 
-def _build_meta(start: ConversationStart, model: str, closing: str, side_calls: int) -> dict[str, Any]:
+def _build_meta(start: ConversationStart, path: Sequence[Turn], closing: str, side_calls: int) -> dict[str, Any]:
+    last = path[-1]
     meta = {
         "system": start.system,
         "tools": list(start.tools),
-        "model": model,
+        "model": last.model,
+        "dialect": "" if last.dialect == CHAT_COMPLETIONS.name else last.dialect,
+        "missing_history": [id for turn in path for id in turn.missing_ids],
         "context": [{"role": message.role, "content": message.text} for message in start.context],
         "closing": closing,
         "calls_aside": side_calls,
     }
     return {name: value for name, value in meta.items() if value}
+
+
+def _split_provider_calls(exchange: Exchange) -> list[Exchange]:
+    """An exchange in two, where the provider ran calls itself: first these calls, then what the model made of them."""
+    reply, messages = exchange
+    run_calls = tuple(call for call in reply.calls if call.output is not None)
+    client_calls = tuple(call for call in reply.calls if call.output is None)
+    if not run_calls:
+        return [exchange]
+    first = replace(reply, parts=(), calls=run_calls)
+    if not client_calls and not reply.text.strip():
+        return [(first, messages)]
+    return [(first, ()), (replace(reply, calls=client_calls, reasoning=""), messages)]
 
 
 def read_outcome(
@@ -155,6 +176,7 @@ def add_observations(steps: Sequence[Step], calls: Sequence[ToolCall], messages:
     user_texts = [strip_observation_label(message.text) for message in messages if message.role != "tool"]
     observations: list[str | None] = [None] * len(steps)
     for position, call in enumerate(calls[: len(steps)]):
+        observations[position] = call.output
         match = next((message for message in tool_messages if message.call_id == call.id), None)
         if match is not None:
             observations[position] = match.text

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -116,13 +116,14 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
     print(escape_controls(json.dumps(value, indent=indent, ensure_ascii=False)))
 
 
-def wait_for_signal() -> None:
-    """Return at the first Ctrl-C or SIGTERM; a second one interrupts whatever runs then."""
+def wait_for_signal(on_ready: Callable[[], None] = lambda: None) -> None:
+    """Return at the first Ctrl-C or SIGTERM after ``on_ready``; a second one interrupts whatever runs then."""
     ended = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for signal_number in signals:
         signal.signal(signal_number, lambda *_: ended.set())
     try:
+        on_ready()
         ended.wait()
     finally:
         for signal_number in signals:

@@ -27,7 +27,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         tokens += f", {usage['completion_tokens']:,} written"
         repaired = f"; {manifest['repairs']} repairs" if manifest.get("repairs") else ""
         STDOUT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
-    for line in manifest.get("history", ()):
+    for line in (*manifest.get("history", ()), *manifest.get("endings", ())):
         STDOUT.print(escape(line))
     if remaining := manifest.get("remaining"):
         STDOUT.print(escape(f"Remaining findings: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))

@@ -37,6 +37,7 @@ from fireact.wire.sse import END, write_event
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _FINISH_BY_REASON = {"max_output_tokens": "length", "max_messages": "length"}
 _REASON_BY_FINISH = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_UNANSWERED = ("queued", "in_progress", "failed", "cancelled")
 _CALL_IDENTITY = ("type", "id", "call_id", "status", "name", "server_label")
 _CALL_RESULTS = ("output", "outputs", "results", "result", "error")
 _TEXT_DELTAS = {
@@ -111,7 +112,7 @@ class Responses:
         fields = Fields(body, "", damage)
         error = to_json(fields.unread["error"]) if "error" in fields.unread else ""
         status = fields.text("status")
-        answered = isinstance(fields.unread.get("output"), list) and status not in ("queued", "in_progress")
+        answered = isinstance(fields.unread.get("output"), list) and status not in _UNANSWERED
         if not answered:
             fields.report("missing", "output", fields.unread.get("output"), "the output of a response that has ended")
         message = _read_turn(fields.items("output"), "output", damage)
@@ -166,7 +167,7 @@ def write_response_usage(usage: Usage) -> dict[str, Any]:
 
 
 class ResponsesStreamReader:
-    """Adds up the events of one stream to the body of a whole reply: the last event has it whole, unless it is cut."""
+    """Adds up the events of one stream to the body of a reply: the last event has it whole, unless it is cut."""
 
     def __init__(self) -> None:
         self._body: dict[str, Any] = {}
