@@ -250,7 +250,7 @@ def _call(arguments: Any) -> dict[str, Any]:
             },
         ),
         ("hermes", _asked({"role": "assistant", "content": '<tool_call>{"name": "search"'})),
-        ("messages", _asked({"role": "assistant", "content": '<tool_call>{"name": "s", "arguments": {}}</tool_call>'})),
+        ("messages", _asked({"role": "assistant", "content": "<tool_call>s, please</tool_call>"})),
     ],
 )
 def test_a_turn_whose_call_cannot_be_read_is_reported_and_not_learned(
@@ -427,11 +427,11 @@ def test_rows_without_an_id_are_different_examples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["<search>", "<tool_call>", "<|begin_of_query|>", "<answer>"])
 def test_unclosed_tags_take_linear_time(tag: str) -> None:
-    from fireact.formats.hermes import messages_from_tags
     from fireact.formats.tagged import parse_tagged_text
+    from fireact.wire.text_calls import split_calls
 
     assert len(parse_tagged_text(tag * 100_000)) == 1
-    assert len(messages_from_tags([{"role": "assistant", "content": tag * 100_000}])) == 1
+    assert not split_calls(tag * 100_000).actions
 
 
 def test_langchains_actions_are_read(tmp_path: Path) -> None:

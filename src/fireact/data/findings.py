@@ -32,6 +32,21 @@ KINDS: Mapping[str, FindingKind] = {
     "unread-tool-call": FindingKind(
         "error", "tool calls that cannot be read", "--fix keeps their turns with weight 0; or repair the source"
     ),
+    "unknown-role": FindingKind(
+        "error", "messages of an unknown role, read as the user's", "rename the role in the source"
+    ),
+    "unknown-block": FindingKind(
+        "error",
+        "blocks that are not text, reasoning, a call or a result",
+        "their turns have weight 0",
+    ),
+    "stray-result": FindingKind("error", "results of calls that nobody made", "they are left out"),
+    "unread-schema": FindingKind("warning", "tool schemas that cannot be read", "repair them in the source"),
+    "wrong-type": FindingKind("error", "values of a wrong type in messages", "repair them in the source"),
+    "lone-surrogate": FindingKind(
+        "warning", "characters that are no Unicode, which became a question mark", "repair them in the source"
+    ),
+    "not-a-number": FindingKind("warning", "numbers that are NaN or infinite, which became null", "repair the source"),
     "repeated episode": FindingKind("error", "episodes that occur twice", "--fix keeps the first"),
     "contaminated": FindingKind("error", "questions that overlap an evaluation set", "--fix leaves them out"),
     "not compared": FindingKind(

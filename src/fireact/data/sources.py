@@ -23,7 +23,7 @@ from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectorie
 from fireact.errors import DataError, missing_path_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
-from fireact.formats.source import HEAD, UNREAD_CALL, UNREADABLE, Damage, Notice, ignore_damage
+from fireact.formats.source import HEAD, LOST_KINDS, UNREADABLE, Damage, Notice, ignore_damage, is_plain_file
 from fireact.types import Trajectory
 
 
@@ -69,6 +69,8 @@ def is_trajectory_file(path: Path) -> bool:
     if path.is_dir():
         return (path / TRAJECTORIES).exists()
     rows = []
+    if path.is_file() and not is_plain_file(path):
+        return False
     try:
         for _, line in islice(jsonl.read_numbered_lines(path), HEAD):
             with suppress(ValueError, RecursionError):  # reading the whole file reports bad lines
@@ -93,7 +95,7 @@ def open_trajectory_files(paths: Sequence[Path], *, skip: bool = False) -> Itera
             file, damages = Path(folder) / f"{number}.jsonl", list[Damage]()
             episodes = read_any(path, notice=damages.append, skip=skip)
             jsonl.write_objects(file, (trajectory.to_dict() for trajectory in episodes))
-            damage = tuple(report for report in damages if report.kind in (UNREADABLE, UNREAD_CALL))
+            damage = tuple(report for report in damages if report.kind in LOST_KINDS)
             opened.append(TrajectoryFile(path, file, damage, converted=True))
         yield opened
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.render.messages import content_text, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import Trajectory, Usage
+from fireact.wire.file_messages import content_text
 from fireact.wire.schemas import normalise_schemas
 
 
@@ -22,7 +23,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The trajectories of a file."""
-    return source.build_each(lambda number, row: [_read_row(source, row)])
+    return source.build_each(lambda number, row: [_read_row(source, number, row)])
 
 
 def _is_atif(row: Mapping[str, Any]) -> bool:
@@ -33,9 +34,9 @@ def _is_atif(row: Mapping[str, Any]) -> bool:
     return has_version or all(isinstance(step, dict) and "source" in step for step in steps)
 
 
-def _read_row(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
+def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajectory:
     question, system, steps = steps_from_messages(
-        [message for step in row["steps"] for message in _messages_of_step(step)]
+        [message for step in row["steps"] for message in _messages_of_step(step)], report=source.reporter(number)
     )
     agent, final = row["agent"], row.get("final_metrics") or {}
     cost = final.get("total_cost_usd")

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fireact.base.redact import excerpt
-from fireact.formats.source import UNREAD_CALL, Damage, SourceFile, import_trajectory, require_field
-from fireact.render.messages import find_unreadable_calls, messages_from_steps, steps_from_messages
+from fireact.formats.source import SourceFile, import_trajectory, require_field
+from fireact.render.messages import messages_from_steps, steps_from_messages
 from fireact.types import FINISH, Trajectory, Usage
 from fireact.wire.chat_completions import functions_of, with_argument_objects
-from fireact.wire.roles import normalise_role
+from fireact.wire.file_messages import content_text, role_name
+from fireact.wire.roles import find_role
 from fireact.wire.schemas import FINISH_SCHEMA, infer_schemas, normalise_schemas, schema_name
 
 KEYS = ("messages", "traj")
@@ -92,13 +92,14 @@ def read_conversation(
 ) -> Trajectory:
     """The Trajectory of a row with these messages: facts that FireAct wrote are read back, others by their usual names.
 
-    A turn whose call cannot be read is reported, and gets weight 0: it acted, but its action is lost.
+    What cannot be read is reported; a turn in which it stands gets weight 0, as it says less than its model said.
     """
-    if not set(_OWN_KEYS) <= row.keys():
-        messages = [_report_unread_calls(source, number, message) for message in messages]
-    question, system, steps = steps_from_messages(messages)
-    tools = normalise_schemas(row.get("tools") or row.get("functions"))
-    meta = {"system": str(row.get("system") or system), "tools": tools}
+    tools, outer_system = row.get("tools") or row.get("functions"), content_text(row.get("system"))
+    question, system, steps = steps_from_messages(
+        messages, tools=tools, system=outer_system, report=source.reporter(number)
+    )
+    source.report_bad_schemas(number, tools)
+    meta = {"system": outer_system or system, "tools": normalise_schemas(tools)}
     if set(_OWN_KEYS) <= row.keys():
         return _read_own_row(row, question, steps, meta)
     reward = row.get("reward")
@@ -112,16 +113,6 @@ def read_conversation(
         scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
         meta=meta,
     )
-
-
-def _report_unread_calls(source: SourceFile, number: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    if normalise_role(message.get("role", message.get("from"))) != "assistant" or not (
-        unread := find_unreadable_calls(message)
-    ):
-        return message
-    for text in unread:
-        source.notice(Damage(UNREAD_CALL, number, excerpt(text, 120)))
-    return {**message, "weight": 0}
 
 
 def find_id(row: Mapping[str, Any], *keys: str) -> str:
@@ -147,5 +138,5 @@ def _find_messages(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     for key in KEYS:
         messages = row.get(key)
         if isinstance(messages, list) and messages and all(isinstance(item, Mapping) for item in messages):
-            return messages if all("role" in item and normalise_role(item["role"]) for item in messages) else None
+            return messages if all("role" in item or find_role(role_name(item)) for item in messages) else None
     return None

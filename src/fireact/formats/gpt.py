@@ -12,29 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.formats.react_text import CLOSING, EpisodeText, parse_react_turn
 from fireact.formats.released import RowDamage, build_released_trajectory, has_closing_lines, released_facts
-from fireact.formats.source import RELEASED, SourceFile
+from fireact.formats.source import RELEASED, Damage, SourceFile
 from fireact.render.alpaca import closing_line, render_alpaca_turn
-from fireact.render.messages import content_text, message_weight
 from fireact.types import Step, Trajectory
 from fireact.wire.chat_completions import has_calls
-from fireact.wire.roles import normalise_role
+from fireact.wire.file_messages import content_text, read_weight
+from fireact.wire.reasoning import strip_thinking
+from fireact.wire.roles import find_role, is_call_role, normalise_role
 
 _OBSERVATION = "Observation:"
-_ACTION = re.compile(r"^Action(?: ?\d+)?:", re.MULTILINE)
+_MARK = re.compile(r"Observation(?: ?\d+)?[:：] ?")
+_ACTION = re.compile(r"^[ \t]*\**Action(?: ?\d+)?\**[:：]", re.MULTILINE)
 
 
 def sniff(rows: Sequence[Any]) -> bool:
     """Whether the first rows are chats in text, and some have a line that begins with ``Action:``."""
-    chats = [row.get("messages") if isinstance(row, dict) else None for row in rows]
+    chats = [_as_messages(row).get("messages") if isinstance(row, dict) else None for row in rows]
     return bool(rows) and all(map(_is_text, chats)) and any(_is_react(chat) for chat in chats if chat)
 
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The samples of a file of ReAct chats."""
     closes = has_closing_lines(source)
-    return source.build_each(lambda number, row: [_read_row(source, number, row, closes=closes)])
+    return source.build_each(lambda number, row: [_read_row(source, number, _as_messages(row), closes=closes)])
 
 
 def gpt_row(trajectory: Trajectory) -> dict[str, Any]:
@@ -77,7 +80,27 @@ def _is_text(messages: Any) -> bool:
     """Whether these are messages without native calls."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
-    return not any(has_calls(message) or normalise_role(message.get("role")) == "tool" for message in messages)
+    roles = [message.get("role") for message in messages]
+    return not any(map(has_calls, messages)) and not any(
+        find_role(role) == "tool" or is_call_role(role) for role in roles
+    )
+
+
+def _as_messages(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of ShareGPT (``conversations`` of from and value) as one of messages; any other row as it is."""
+    turns = row.get("conversations")
+    if "messages" in row or not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        return row
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    messages = [
+        {
+            "role": turn.get("from", turn.get("role")),
+            "content": turn.get("value", turn.get("content")),
+            **{key: value for key, value in turn.items() if key not in ("from", "role", "value", "content")},
+        }
+        for turn in turns
+    ]
+    return {"messages": [*system, *messages]}
 
 
 def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -88,6 +111,11 @@ def _is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
 def _read_row(source: SourceFile, number: int, row: Mapping[str, Any], *, closes: bool = False) -> Trajectory:
     row_damage = RowDamage()
     system, question, episode = _split_messages(row["messages"], row_damage)
+    for message in row["messages"]:
+        if find_role(message.get("role")) is None:
+            source.notice(Damage("unknown-role", number, f"{message.get('role')!r}, read as the user"))
+    if episode.closing is None:
+        episode = replace(episode, steps=tuple(_check_action(source, number, step) for step in episode.steps))
     sample_facts = {"form": "gpt", "closing": episode.closing}
     trajectory = build_released_trajectory(
         source, number, question=question, episode=episode, row_damage=row_damage, facts=sample_facts,
@@ -105,20 +133,29 @@ def _split_messages(messages: Sequence[Mapping[str, Any]], row_damage: RowDamage
     closings: list[str] = []
     for message in messages:
         role, text = normalise_role(message.get("role")), content_text(message.get("content"))
-        observation = text.removeprefix(_OBSERVATION).removeprefix(" ")
-        if text.startswith(_OBSERVATION) and CLOSING.match(observation):
+        mark = _MARK.match(text)
+        observation = text[mark.end() :] if mark else text
+        if mark and CLOSING.match(observation):
             closings.append(observation)
         elif role == "system":
             system.append(text)
         elif role == "assistant":
             step = _read_turn(text, question, steps, row_damage)
-            steps.append(replace(step, weight=message_weight(message)))
+            steps.append(replace(step, weight=read_weight(message)))
         elif not steps:
             question.append(text)
         else:
             _add_observation(steps, observation)
     closing = closings[-1] if closings else None
     return "\n\n".join(system), "\n\n".join(question), EpisodeText("", tuple(steps), closing, len(closings))
+
+
+def _check_action(source: SourceFile, number: int, step: Step) -> Step:
+    """A step that acts in words which cannot be read is reported, and gets weight 0."""
+    if step.action is not None or not _ACTION.search(strip_thinking(step.text)):
+        return step
+    source.notice(Damage("unread-tool-call", number, excerpt(step.text, 120)))
+    return replace(step, weight=0.0)
 
 
 def _read_turn(text: str, question: list[str], steps: list[Step], row_damage: RowDamage) -> Step:

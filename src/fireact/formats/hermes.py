@@ -13,14 +13,11 @@ from typing import Any
 
 from fireact.formats.chats import read_conversation
 from fireact.formats.source import SourceFile, require_field
-from fireact.render.messages import content_text
 from fireact.types import Trajectory
-from fireact.wire.chat_completions import with_calls
+from fireact.wire.file_messages import content_text
 from fireact.wire.roles import normalise_role
-from fireact.wire.schemas import normalise_schemas, schema_name, unwrap_schema
-from fireact.wire.text_calls import parse_json_or_literal, split_tagged_calls
+from fireact.wire.text_calls import parse_json_or_literal
 
-_RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 _QWEN = re.compile(r"\s*# Tools\n\nYou (?:may call one or more|have access to the following) functions.*\Z", re.DOTALL)
 _TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
@@ -41,41 +38,19 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
     return source.build_each(lambda number, row: [_read_row(source, number, row)])
 
 
-def messages_from_tags(turns: Sequence[Mapping[str, Any]], *, tools: Any = ()) -> list[dict[str, Any]]:
-    """Turns with tags as messages with tool calls; a tag without a readable call stays in the text.
-
-    The schemas of ``tools`` say which of Qwen3-Coder's parameters are not strings.
-    """
-    types = {schema_name(tool): unwrap_schema(tool)["parameters"]["properties"] for tool in normalise_schemas(tools)}
-    messages: list[dict[str, Any]] = []
-    for turn in turns:
-        role, text = normalise_role(_role(turn)), _text(turn)
-        if role == "assistant":
-            words, calls = split_tagged_calls(text, types)
-            messages.append(with_calls({**turn, "role": role, "content": words}, calls))
-        elif role in ("tool", "user") and _RESPONSE.search(text):
-            messages += [{"role": "tool", "content": match[1]} for match in _RESPONSE.finditer(text)]
-        else:
-            messages.append({**turn, "role": role, "content": text})
-    return messages
-
-
 def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajectory:
     turns = require_field(_find_turns(row), "conversation")
     system = next((_text(turn) for turn in turns if normalise_role(_role(turn)) == "system"), "")
     tools = row.get("tools") or _find_schemas(system)
-    messages = messages_from_tags(turns, tools=tools)
     if not row.get("tools") and tools:
-        messages = [
-            {**message, "content": _without_schemas(message["content"])} if message["role"] == "system" else message
-            for message in messages
-        ]
-    return read_conversation(source, number, {**row, "tools": tools}, messages)
+        turns = [_without_schemas(turn) if normalise_role(_role(turn)) == "system" else turn for turn in turns]
+    return read_conversation(source, number, {**row, "tools": tools}, turns)
 
 
-def _without_schemas(system: str) -> str:
+def _without_schemas(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A system prompt without its tool schemas, because a chat template adds them again."""
-    return _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", system)).strip()
+    text = _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", _text(turn))).strip()
+    return {"role": "system", "content": text}
 
 
 def _find_schemas(system: str) -> list[Any]:

@@ -27,12 +27,14 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The samples of a log."""
-    return source.build_each(lambda number, row: [_read_sample(row["eval"], sample) for sample in row["samples"]])
+    return source.build_each(
+        lambda number, row: [_read_sample(source, row["eval"], sample) for sample in row["samples"]]
+    )
 
 
-def _read_sample(evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajectory:
+def _read_sample(source: SourceFile, evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajectory:
     sample = {**sample, "events": _resolve_attachments(sample.get("events") or [], sample.get("attachments") or {})}
-    question, system, steps = steps_from_messages(sample["messages"])
+    question, system, steps = steps_from_messages(sample["messages"], report=source.reporter(1))
     submission = _find_submission(sample)
     steps = steps if submission is None else _with_submission(steps, submission)
     finisher = "" if submission is None else submission["tool_calls"][0].get("function")

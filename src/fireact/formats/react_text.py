@@ -13,10 +13,14 @@ from dataclasses import dataclass, replace
 from fireact.recording.text import parse_turn
 from fireact.render.react import ReActRenderer
 from fireact.types import FINISH, Action, Step
+from fireact.wire.reasoning import strip_thinking
 
-MARK = re.compile(r"^(Thought|Action|Observation)(?: ?\d+)?:[ \t]?", re.MULTILINE)
+MARK = re.compile(r"^(Thought|Action|Observation)(?: ?\d+)?[:：][ \t]?", re.MULTILINE)
 CLOSING = re.compile(r"Episode finished, reward = (\w+)\.?[ \t]*\Z")
-_LANGCHAIN = re.compile(r"^[ \t]*(?:Action ?\d* Input|Final Answer) ?\d*:", re.MULTILINE)
+_LANGCHAIN = re.compile(
+    r"^[ \t]*(?:(?:Action ?\d* Input|Final Answer) ?\d*:|Action ?\d*:\s*(?:```|\{))", re.MULTILINE | re.IGNORECASE
+)
+_WIDE_COLON = re.compile(r"^([ \t]*(?:Thought|Action|Action Input|Observation|Final Answer)[ \t]*\d*)：", re.MULTILINE)
 _ANSWER = re.compile(r"\b[Aa]nswer(?: is)?:?\s+(?P<answer>[^.\n]+)\.?\s*\Z")
 _PARSER = ReActRenderer()
 
@@ -61,11 +65,12 @@ def parse_episode(text: str) -> EpisodeText:
 
 
 def parse_react_turn(text: str) -> Step:
-    """The text of one turn as a step; ``Thought`` and ``Action`` may be numbered, and LangChain's form is allowed."""
+    """The text of one turn as a step; ``Thought`` and ``Action`` may be numbered, and LangChain's forms are allowed."""
     step = _PARSER.parse(text)
-    if step.action is None and _LANGCHAIN.search(text):
-        (parsed, *extra) = parse_turn(text, coded=False)
-        step = step if parsed.action is None or extra else parsed
+    body = _WIDE_COLON.sub(r"\1:", strip_thinking(text))
+    if step.action is None and _LANGCHAIN.search(body):
+        (parsed, *extra) = parse_turn(body, coded=False)
+        step = step if parsed.action is None or extra else replace(parsed, text=text)
     return step
 
 

@@ -105,9 +105,11 @@ def find_reader(source: SourceFile, format: str | None = None) -> Reader:
             if reader.name == format:
                 return reader
         raise unknown_name_error("format", format, [*plugin_names, *(reader.name for reader in READERS)])
-    for reader in (*map(plugin_reader, plugin_names), *READERS):
-        if reader.sniff(source.head):
-            return reader
+    readers = (*map(plugin_reader, plugin_names), *READERS)
+    for rows in (source.head, _rows_of_majority(readers, source.head)):
+        for reader in readers:
+            if rows and reader.sniff(rows):
+                return reader
     first_row = source.head[0] if source.head else "nothing"
     beginning = (
         f"keys {excerpt(', '.join(map(str, first_row)), 100)}"
@@ -118,3 +120,13 @@ def find_reader(source: SourceFile, format: str | None = None) -> Reader:
         f"{source.path}: the format is not recognised (it begins with {beginning}). Name it with --from: "
         f"{', '.join(reader.name for reader in READERS)}."
     )
+
+
+def _rows_of_majority(readers: Sequence[Reader], rows: Sequence[Any]) -> list[Any]:
+    """The first rows that the reader takes which takes most of them one by one; none unless they are more than half.
+
+    The other rows are bad ones, which the reader names.
+    """
+    groups = [[row for row in rows if reader.sniff([row])] for reader in readers]
+    largest = max(groups, key=len, default=[])
+    return largest if 2 * len(largest) > len(rows) else []

@@ -7,23 +7,17 @@ which LLaMA-Factory's formatter removes and restores. The results of several cal
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.chats import read_conversation, tools_of
 from fireact.formats.source import SourceFile, require_field
-from fireact.render.messages import content_text, messages_from_steps
+from fireact.render.messages import messages_from_steps
 from fireact.types import Trajectory
-from fireact.wire.chat_completions import functions_of, with_calls
-from fireact.wire.fields import parse_json
+from fireact.wire.chat_completions import functions_of
+from fireact.wire.file_messages import BETWEEN_RESULTS
 from fireact.wire.reasoning import wrap_reasoning
-from fireact.wire.roles import normalise_role
 from fireact.wire.schemas import unwrap_schema
-
-BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
-"""What LLaMA-Factory puts between the results of several calls when it reads tool-call messages."""
-_THINK = re.compile(r"\A<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -34,11 +28,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The conversations of a file, as messages with tool calls."""
     return source.build_each(
-        lambda number, row: [
-            read_conversation(
-                source, number, row, messages_from_sharegpt(require_field(_find_turns(row), "conversations"))
-            )
-        ]
+        lambda number, row: [read_conversation(source, number, row, require_field(_find_turns(row), "conversations"))]
     )
 
 
@@ -71,25 +61,6 @@ def find_sharegpt_flaw(row: Mapping[str, Any]) -> str:
     return "" if is_alternating else "row whose turns LLaMA-Factory refuses"
 
 
-def messages_from_sharegpt(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """ShareGPT's turns as messages with tool calls."""
-    messages: list[dict[str, Any]] = []
-    call_count = 0
-    for turn in turns:
-        name, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if name == "function_call":
-            message, calls = _parse_call_message(content_text(value))
-            call_count = len(calls)
-            messages.append(message)
-        elif normalise_role(name) == "tool":
-            results = content_text(value).split(BETWEEN_RESULTS)
-            results = results if len(results) == call_count else [content_text(value)]
-            messages += [{"role": "tool", "content": result} for result in results]
-        else:
-            messages.append({**turn, "role": normalise_role(name), "content": value})
-    return messages
-
-
 def _build_turn(message: Mapping[str, Any]) -> dict[str, str]:
     if message["role"] != "assistant":
         return {"from": "human" if message["role"] == "user" else "system", "value": message["content"]}
@@ -100,18 +71,6 @@ def _build_turn(message: Mapping[str, Any]) -> dict[str, str]:
     thought = "\n\n".join(filter(None, (reasoning, content)))
     value = json.dumps(calls if len(calls) > 1 else calls[0], ensure_ascii=False)
     return {"from": "function_call", "value": wrap_reasoning(thought, value)}
-
-
-def _parse_call_message(value: str) -> tuple[dict[str, Any], list[Any]]:
-    """The message of a turn of calls, and its calls; none where they cannot be read."""
-    match = _THINK.match(value)
-    thought = match[1] if match else ""
-    text = value[match.end() :] if match else value
-    parsed = parse_json(text)
-    calls = parsed if isinstance(parsed, list) else [parsed]
-    if not all(isinstance(call, Mapping) and "name" in call for call in calls):
-        return {"role": "assistant", "content": value, "unread": text}, []
-    return with_calls({"role": "assistant", "content": thought}, calls), calls
 
 
 def _find_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

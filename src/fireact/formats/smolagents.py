@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fireact.formats.source import SourceFile, finish_step, import_trajectory
-from fireact.render.messages import content_text, steps_from_messages
+from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
+from fireact.wire.file_messages import content_text
 
 _CODE = re.compile(r"(?:\n?Code:)?\s*(?:<code>|```).*\Z", re.DOTALL)
 

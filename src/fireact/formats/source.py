@@ -6,17 +6,22 @@ with ``skip`` it is reported and left out. This module does not know what the ro
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
+from fireact.base.redact import excerpt
 from fireact.base.run_directory import TRAJECTORIES
 from fireact.errors import DataError, missing_extra_error, missing_path_error
 from fireact.types import FINISH, Action, Example, Step, Stop, Trajectory, Usage, answer_of
+from fireact.wire.fields import WireDamage, replace_surrogates, to_json
+from fireact.wire.schemas import find_bad_schemas
 
 HEAD = 50
 """Rows (or lines of text) that are read to recognise a format."""
@@ -24,8 +29,11 @@ TRACES = "traces.jsonl"
 """The file of episodes in a directory that verifiers wrote."""
 UNREADABLE = "unreadable"
 """The kind of Damage of a row that was left out."""
-UNREAD_CALL = "unread-tool-call"
-"""The kind of Damage of a turn whose tool call could not be read; its words are kept, with weight 0."""
+LOST_KINDS = (
+    UNREADABLE, "unread-tool-call", "unknown-role", "unknown-block", "stray-result", "unread-schema", "wrong-type",
+    "lone-surrogate", "not-a-number",
+)  # fmt: skip
+"""The kinds of Damage of rows, and of what stands in rows, that was left out, replaced, or read with weight 0."""
 RELEASED = "released"
 """The key of ``Trajectory.meta`` for what the byte-faithful round trip of a released file needs."""
 
@@ -73,10 +81,10 @@ class SourceFile:
             yield from enumerate(self.document if isinstance(self.document, list) else [self.document], 1)
 
     def lines(self) -> Iterator[str]:
-        """The lines of a text, without their ends."""
-        with _open_text(self.path) as file:
-            for line in file:
-                yield line.rstrip("\r\n")
+        """The lines of a text, without their ends; bytes that are no UTF-8 are reported and replaced."""
+        with open_text(self.path) as file:
+            for number, line in enumerate(file, 1):
+                yield self._mend_text(number, line.rstrip("\r\n"))
 
     def build_each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
         """The trajectories that ``build`` makes of each row; a row of another shape is unreadable."""
@@ -87,6 +95,21 @@ class SourceFile:
                 self.report_unreadable(number, f"{type(error).__name__}: {error}")
                 continue
             yield from trajectories
+
+    def reporter(self, number: int) -> Callable[[WireDamage], None]:
+        """A function that reports what could not be read of a row's messages."""
+
+        def report(damage: WireDamage) -> None:
+            detail = damage.value if damage.kind == "unread-tool-call" else damage
+            text = detail if isinstance(detail, str) else str(detail)
+            self.notice(Damage(damage.kind, number, excerpt(text, 120)))
+
+        return report
+
+    def report_bad_schemas(self, number: int, tools: Any) -> None:
+        """Report the tool schemas of a row that are none."""
+        for tool in find_bad_schemas(tools):
+            self.notice(Damage("unread-schema", number, excerpt(to_json(tool), 120)))
 
     def report_unreadable(self, number: int, why: str) -> None:
         """Report a row that cannot be read. Raises DataError unless such rows are to be skipped."""
@@ -99,16 +122,35 @@ class SourceFile:
 
     def _json_lines(self) -> Iterator[tuple[int, Any]]:
         path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
-        with _open_text(path) as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = self._load_row(number, line)
                 except (ValueError, RecursionError) as error:
                     self.report_unreadable(number, f"not JSON: {error}")
                     continue
                 yield number, row
+
+    def _load_row(self, number: int, line: str) -> Any:
+        """The JSON value of a line. NaN becomes null, half a surrogate pair a question mark, and both are reported."""
+        numbers: list[str] = []
+        row = json.loads(line, parse_constant=numbers.append)
+        for name in numbers:
+            self.notice(Damage("not-a-number", number, f"{name} became null"))
+        if "\\u" not in line and not _has_surrogates(line):
+            return row
+        mended = replace_surrogates(row)
+        if mended != row:
+            self.notice(Damage("lone-surrogate", number, "half of a surrogate pair, or bytes that are no UTF-8"))
+        return mended
+
+    def _mend_text(self, number: int, line: str) -> str:
+        if not _has_surrogates(line):
+            return line
+        self.notice(Damage("lone-surrogate", number, "bytes that are no UTF-8"))
+        return line.encode("utf-8", "replace").decode()
 
 
 def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool = False) -> SourceFile:
@@ -117,19 +159,18 @@ def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool =
         path = path / TRACES
     if path.is_dir() and not (path / TRAJECTORIES).is_file():
         return _open_parquet(path, notice, skip)
-    if path.is_file() and _read_magic(path) == b"PAR1":
+    if path.is_file() and _read_magic(path).startswith(b"PAR1"):
         return _open_parquet(path, notice, skip)
     file = path / TRAJECTORIES if path.is_dir() else path
-    with _open_text(file) as opened:
-        starts = list(islice((line for line in opened if line.strip()), HEAD if skip else 1))
-    if not starts:
+    first_line = _first_lines(file, 1)
+    if not first_line:
         raise DataError(f"{file} is empty. Give a file that holds episodes.")
-    first = starts[0].lstrip()[0]
-    if first == "{" and any(map(_is_json, starts)):
+    first = first_line[0].lstrip()[0]
+    if first == "{" and (_is_json(first_line[0]) or _is_mostly_json(_first_lines(file, HEAD))):
         return _open_jsonl(path, notice, skip)
     if first in "{[" and path.suffix != ".txt":
         return _open_json(file, notice, skip)
-    with _open_text(file) as opened:
+    with open_text(file) as opened:
         head = tuple(line.rstrip("\r\n") for line in islice(opened, HEAD))
     return SourceFile(file, "text", head, notice=notice, skip=skip)
 
@@ -203,16 +244,76 @@ def finish_step(answer: str, *, thought: str = "", text: str | None = None, join
     return Step(thought, Action(FINISH, {"answer": answer}), None, answer if text is None else text, joined=joined)
 
 
-def _read_magic(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
+def open_text(path: Path) -> TextIO:
+    """A file of text to read: gzip and zstandard are unpacked, UTF-16 with a mark at its start is decoded.
 
-
-def _open_text(path: Path) -> Any:
+    Bytes that are no UTF-8 become surrogates. Raises DataError for a missing file, and for a packed or binary one that
+    cannot be read here.
+    """
     try:
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        magic = _read_magic(path)
+        for start, advice in _REFUSED_MAGIC.items():
+            if magic.startswith(start):
+                raise DataError(f"{path} {advice}.")
+        opened: Any = (gzip.open if magic.startswith(b"\x1f\x8b") else open)(path, "rb")
+        if magic.startswith(b"\x28\xb5\x2f\xfd"):
+            opened = _unpack_zstandard(path, opened)
     except OSError as error:
         raise missing_path_error(path, error.strerror or str(error)) from error
+    encoding = "utf-16" if magic.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return io.TextIOWrapper(opened, encoding, errors="surrogateescape", newline="\n")
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a file is neither packed nor in UTF-16, so that its lines can be read as they are."""
+    return not _read_magic(path).startswith(_PACKED_MAGIC)
+
+
+_PACKED_MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff", b"{\x00", b"[\x00", b"\x00")
+_REFUSED_MAGIC = {
+    b"PK\x03\x04": "is a ZIP archive. Unpack it, and give the file in it",
+    b"BZh": "is packed by bzip2. Unpack it with bunzip2",
+    b"\xfd7zXZ": "is packed by xz. Unpack it with unxz",
+    b"SQLite format 3": "is an SQLite database. Export its rows as JSON Lines",
+    **dict.fromkeys(
+        (b"{\x00", b"[\x00", b"\x00"),
+        "is binary, or UTF-16 without a mark at its start. Convert it with iconv -t UTF-8",
+    ),
+}
+"""How files begin that are not read, and what to do with them."""
+
+
+def _read_magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise missing_path_error(path, error.strerror or str(error)) from error
+
+
+def _unpack_zstandard(path: Path, file: Any) -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DataError(
+            f"{path} is packed by zstandard, which needs pyarrow here. Unpack it with unzstd, or pip install "
+            "'fireact[train]'."
+        ) from error
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
+
+
+def _first_lines(path: Path, count: int) -> list[str]:
+    with open_text(path) as file:
+        return list(islice((line for line in file if line.strip()), count))
+
+
+def _is_mostly_json(lines: Sequence[str]) -> bool:
+    """Whether most lines are JSON, so that a few bad ones are rows of JSONL that cannot be read."""
+    return 2 * sum(line.lstrip().startswith("{") and _is_json(line) for line in lines) > len(lines)
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else False
 
 
 def _is_json(text: str) -> bool:
@@ -230,7 +331,8 @@ def _open_jsonl(path: Path, notice: Notice, skip: bool) -> SourceFile:
 
 def _open_json(path: Path, notice: Notice, skip: bool) -> SourceFile:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        with open_text(path) as file:
+            document = SourceFile(path, "json", (), notice=notice)._load_row(1, file.read())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}. Repair the file; JSONL may be read with --skip-bad.") from error
     head = tuple(document[:HEAD]) if isinstance(document, list) else (document,)

@@ -25,13 +25,13 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The answers of a file."""
-    return source.build_each(lambda number, row: [_read_row(source, row)])
+    return source.build_each(lambda number, row: [_read_row(source, number, row)])
 
 
-def _read_row(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
+def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajectory:
     generation = row["answer_generation"]
     paths = generation["train_messages"]
-    question, system, steps = steps_from_messages(paths[-1] if paths else [])
+    question, system, steps = steps_from_messages(paths[-1] if paths else [], report=source.reporter(number))
     return import_trajectory(
         str(generation.get("query") or question),
         [_normalise_finish(step) for step in steps],

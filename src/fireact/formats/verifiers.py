@@ -38,7 +38,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The rollouts of a file: every trace of every episode."""
-    return source.build_each(lambda number, row: _read_rollouts(source, row))
+    return source.build_each(lambda number, row: _read_rollouts(source, number, row))
 
 
 def _kind(row: Mapping[str, Any]) -> str:
@@ -49,18 +49,18 @@ def _kind(row: Mapping[str, Any]) -> str:
     return "result" if {"prompt", "completion", "reward"} <= row.keys() else ""
 
 
-def _read_rollouts(source: SourceFile, row: Mapping[str, Any]) -> list[Trajectory]:
+def _read_rollouts(source: SourceFile, number: int, row: Mapping[str, Any]) -> list[Trajectory]:
     kind = _kind(row)
     if kind == "result":
-        return [_read_result(source, row)]
-    return [_read_trace(source, row, trace) for trace in (row["traces"] if kind == "episode" else [row])]
+        return [_read_result(source, number, row)]
+    return [_read_trace(source, number, row, trace) for trace in (row["traces"] if kind == "episode" else [row])]
 
 
-def _read_trace(source: SourceFile, episode: Mapping[str, Any], trace: Mapping[str, Any]) -> Trajectory:
+def _read_trace(source: SourceFile, number: int, episode: Mapping[str, Any], trace: Mapping[str, Any]) -> Trajectory:
     task = trace.get("task") or episode.get("task") or {}
     data, agent = task.get("data") or {}, trace.get("agent") or {}
     calls = trace.get("calls") or []
-    question, system, steps = steps_from_messages(_last_branch(trace["nodes"]))
+    question, system, steps = steps_from_messages(_last_branch(trace["nodes"]), report=source.reporter(number))
     errors = trace.get("errors") or []
     span = (trace.get("timing") or {}).get("agent") or {}
     return import_trajectory(
@@ -129,11 +129,11 @@ def _prompt_tokens(usage: Mapping[str, Any]) -> int:
     return int(input_tokens or int(usage.get("prompt_tokens") or 0) + int(usage.get("cached_input_tokens") or 0))
 
 
-def _read_result(source: SourceFile, row: Mapping[str, Any]) -> Trajectory:
+def _read_result(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajectory:
     prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": str(row["prompt"])}]
     completion = row["completion"]
     completion = completion if isinstance(completion, list) else [{"role": "assistant", "content": str(completion)}]
-    question, system, steps = steps_from_messages([*prompt, *completion])
+    question, system, steps = steps_from_messages([*prompt, *completion], report=source.reporter(number))
     info = row["info"] if isinstance(row.get("info"), Mapping) else {}
     return import_trajectory(
         question, steps, task=str(row.get("task") or source.name), id=find_id(row, "example_id", "id"),

@@ -1,35 +1,48 @@
 """Chat messages with native tool calls (OpenAI's form, as plain dicts) to steps and back.
 
-Invariant: ``steps_from_messages`` is total, it raises for no list of mappings; and reading what ``messages_from_steps``
-wrote gives the same thoughts, actions, observations, weights and turns. A last message without calls is the answer; a
-user's reply is the observation of a step without action. This module knows no files and no tools.
+Messages of any dialect are read by ``wire.file_messages``; here they become steps. Invariant: reading is total, it
+raises for no list; and reading what ``messages_from_steps`` wrote gives the same thoughts, actions, observations,
+weights and turns. A last message without calls is the answer; a user's reply is the observation of a step without
+action. This module knows no files.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fireact.render.react import is_unspoken
 from fireact.types import FINISH, Action, Step
-from fireact.wire.chat_completions import find_torn_arguments, read_calls_of_any_shape, write_message
+from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import ToolCall, WireMessage, make_call_id
-from fireact.wire.fields import parse_json
-from fireact.wire.reasoning import REASONING_BLOCKS, split_reasoning, unwrap_reasoning, wrap_reasoning
-from fireact.wire.roles import normalise_role
-from fireact.wire.text_calls import find_tags
+from fireact.wire.fields import WireDamage, parse_json
+from fireact.wire.file_messages import BETWEEN_RESULTS, content_text, read_file_messages
+from fireact.wire.reasoning import split_reasoning, unwrap_reasoning, wrap_reasoning
+
+Report = Callable[[WireDamage], None]
 
 
-def steps_from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str, tuple[Step, ...]]:
-    """The question, the system prompt and the steps of a conversation.
+def ignore_wire_damage(damage: WireDamage) -> None:
+    """Ignore a report of damage."""
 
-    Several calls of one turn become several steps, all but the first ``joined``. Results match calls by
-    ``tool_call_id``, or in order. Arguments that are no JSON object become the one argument ``input``.
+
+def steps_from_messages(
+    messages: Sequence[Any], *, tools: Any = (), system: str = "", report: Report = ignore_wire_damage
+) -> tuple[str, str, tuple[Step, ...]]:
+    """The question, the system prompt and the steps of a conversation in any dialect.
+
+    Several calls of one turn become several steps, all but the first ``joined``. Results match calls by id, wherever
+    they stand, or in order where there is none. Arguments that are no JSON object become the one argument ``input``.
+    ``report`` is called with what could not be read, which gets weight 0; ``tools`` and ``system`` are those that
+    stand outside the messages.
     """
+    wire_messages, damage = read_file_messages(messages, tools=tools, system=system)
     reading = _ConversationReader()
-    for message in messages:
+    for message in wire_messages:
         reading.add(message)
+    for wire_damage in (*damage, *reading.damage):
+        report(wire_damage)
     return "\n\n".join(reading.question), "\n\n".join(reading.system), _with_final_answer(reading.steps)
 
 
@@ -47,22 +60,6 @@ def messages_from_steps(question: str, steps: Sequence[Step], *, system: str = "
     return messages
 
 
-def message_weight(message: Mapping[str, Any]) -> float:
-    """The loss weight in a message; 1 where it has none."""
-    weight = message.get("weight", message.get("loss_weight"))
-    return float(weight) if isinstance(weight, int | float) else 1.0
-
-
-def find_unreadable_calls(message: Mapping[str, Any]) -> list[str]:
-    """The calls in an assistant's message that cannot be read.
-
-    They are torn arguments, a list of arguments, tags in the text, and what a reader put under ``unread``.
-    """
-    unread = [str(message["unread"])] if message.get("unread") else []
-    text = content_text(message.get("content", message.get("value")))
-    return [*unread, *find_torn_arguments(message), *find_tags(text)]
-
-
 def split_into_turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
     """The steps grouped by turn of the LM: a ``joined`` step shares the turn of the step before it."""
     group: list[Step] = []
@@ -77,55 +74,71 @@ def split_into_turns(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
 
 @dataclass(slots=True)
 class _ConversationReader:
-    """The state while a conversation is read; ``pending_calls`` are the calls (step, id) without a result."""
+    """The state while a conversation is read; ``pending_calls`` are the last turn's calls (steps) without a result."""
 
     question: list[str] = field(default_factory=list)
     system: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    pending_calls: list[tuple[int, str]] = field(default_factory=list)
+    pending_calls: list[int] = field(default_factory=list)
+    ids: dict[int, str] = field(default_factory=dict)
+    """The id of each step's call, where it has one."""
+    damage: list[WireDamage] = field(default_factory=list)
 
-    def add(self, message: Mapping[str, Any]) -> None:
-        role = normalise_role(message.get("role", message.get("from")))
-        if role == "assistant":
-            self._add_assistant_message(message)
-            return
-        content = content_text(message.get("content", message.get("value")))
-        if role == "system":
+    def add(self, message: WireMessage) -> None:
+        content = content_text(list(message.parts))
+        if message.role == "assistant":
+            self._add_assistant_message(message, content)
+        elif message.role == "system":
             self.system += [content] if content else []
-        elif role == "tool":
-            self._add_result(content, str(message.get("tool_call_id") or ""))
+        elif message.role == "tool":
+            self._add_result(content, message.call_id)
         elif not self.steps:
             self.question.append(content)
         else:
             self._add_user_reply(content)
 
-    def _add_assistant_message(self, message: Mapping[str, Any]) -> None:
-        reasoning, content, calls = _parse_assistant_message(message)
-        text = wrap_reasoning(reasoning, content)
-        weight = message_weight(message)
-        step = Step(_join_texts(reasoning, content), None, None, text, weight=weight)
+    def _add_assistant_message(self, message: WireMessage, content: str) -> None:
+        text = wrap_reasoning(message.reasoning, content)
+        weight = message.extra.get("weight", 1.0)
+        step = Step(_join_texts(message.reasoning, content), None, None, text, weight=weight)
         self.pending_calls = []
-        if not calls:
+        if not message.calls:
             self.steps.append(step)
-        for index, (action, call_id) in enumerate(calls):
-            self.pending_calls.append((len(self.steps), call_id))
-            joined = Step("", action, None, "", joined=True, weight=weight)
-            self.steps.append(joined if index else replace(step, action=action))
+        for index, call in enumerate(message.calls):
+            joined = Step("", call.action, None, "", joined=True, weight=weight)
+            self.steps.append(joined if index else replace(step, action=call.action))
+            if call.id:
+                self.ids[len(self.steps) - 1] = call.id
+            if "output" in call.extra:
+                self._set_result(len(self.steps) - 1, call.extra["output"])
+            else:
+                self.pending_calls.append(len(self.steps) - 1)
 
     def _add_result(self, content: str, call_id: str) -> None:
-        results = [] if call_id or len(self.pending_calls) < 2 else _split_bundle(content)
-        if len(results) == len(self.pending_calls) > 1:
-            for result in results:
-                self._add_result(result, "")
-            return
-        matching_positions = [
-            position for position, (_, pending_id) in enumerate(self.pending_calls) if call_id and pending_id == call_id
-        ]
-        if self.pending_calls:
-            step, _ = self.pending_calls.pop(matching_positions[0] if matching_positions else 0)
-            self.steps[step] = replace(self.steps[step], observation=content)
+        """Give a result to the call with its id, the latest without a result first; without ids, to the first call."""
+        matching_steps = [step for step, id in self.ids.items() if call_id and id == call_id]
+        open_steps = [step for step in matching_steps if self.steps[step].observation is None]
+        unnamed_calls = [step for step in self.pending_calls if not call_id or step not in self.ids]
+        bundle = [] if matching_steps else _split_bundle(content, len(unnamed_calls))
+        if bundle:
+            for step, result in zip(tuple(unnamed_calls), bundle, strict=True):
+                self._set_result(step, result)
+        elif matching_steps:
+            self._set_result((open_steps or matching_steps)[-1], content)
+        elif unnamed_calls:
+            self._set_result(unnamed_calls[0], content)
+        elif call_id and self.ids:
+            expected = "the result of a call with this id, which there is not; it is left out"
+            self.damage.append(WireDamage("stray-result", f"the result with the id {call_id!r}", content, expected))
         else:
             self._add_user_reply(content)
+
+    def _set_result(self, step: int, content: str) -> None:
+        earlier = self.steps[step].observation
+        self.steps[step] = replace(
+            self.steps[step], observation=content if earlier is None else f"{earlier}\n{content}"
+        )
+        self.pending_calls = [pending for pending in self.pending_calls if pending != step]
 
     def _add_user_reply(self, content: str) -> None:
         last_step = self.steps[-1] if self.steps else None
@@ -135,12 +148,18 @@ class _ConversationReader:
             self.steps.append(Step("", None, content, ""))
 
 
-def _split_bundle(content: str) -> list[str]:
-    """The results of several calls in one message (a JSON list of objects with ``content``); else an empty list."""
-    bundle = parse_json(content) if content.startswith("[") else None
-    if not isinstance(bundle, list) or not all(isinstance(item, Mapping) and "content" in item for item in bundle):
+def _split_bundle(content: str, count: int) -> list[str]:
+    """The results of ``count`` calls in one message; else an empty list.
+
+    A bundle is a JSON list of objects with ``content``, or texts with tags between them.
+    """
+    if count < 2:
         return []
-    return [content_text(item["content"]) for item in bundle]
+    texts = content.split(BETWEEN_RESULTS)
+    bundle = parse_json(content) if content.startswith("[") else None
+    if isinstance(bundle, list) and all(isinstance(item, Mapping) and "content" in item for item in bundle):
+        texts = [content_text(item["content"]) for item in bundle]
+    return texts if len(texts) == count else []
 
 
 def _with_final_answer(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -160,12 +179,9 @@ def _turn_messages(turn: Sequence[Step], start: int, *, is_last: bool) -> list[d
         user_reply = (
             [] if first_step.observation is None else [{"role": "user", "content": str(first_step.observation)}]
         )
-        unspoken = user_reply and not first_step.text and not first_step.thought
-        return (
-            user_reply
-            if unspoken
-            else [_assistant_message(*_reasoning_and_content(first_step), first_step.weight), *user_reply]
-        )
+        if is_unspoken(first_step):
+            return user_reply
+        return [_assistant_message(*_reasoning_and_content(first_step), first_step.weight), *user_reply]
     plain = _plain_answer(first_step) if is_last and len(turn) == 1 else None
     if plain is not None:
         return [_assistant_message(*plain, first_step.weight)]
@@ -210,43 +226,6 @@ def _plain_answer(step: Step) -> tuple[str, str] | None:
         return step.thought, answer
     plain = isinstance(answer, str) and bool(answer) and step.text == answer and not step.thought
     return ("", answer) if plain and not split_reasoning(answer) else None
-
-
-def _parse_assistant_message(message: Mapping[str, Any]) -> tuple[str, str, list[tuple[Action, str]]]:
-    """The reasoning, the text and the calls (with their ids) of an assistant's message in any dialect."""
-    content = message.get("content", message.get("value"))
-    reasoning = content_text(message.get("reasoning_content") or message.get("reasoning") or "")
-    if isinstance(content, list):
-        blocks = [block for block in content if isinstance(block, Mapping)]
-        thoughts = [block for block in blocks if block.get("type") in REASONING_BLOCKS]
-        reasoning = _join_texts(reasoning, *map(_block_text, thoughts))
-        content = [block for block in content if not isinstance(block, Mapping) or block.get("type") not in _NOT_TEXT]
-    text = content_text(content)
-    split = None if reasoning else split_reasoning(text)
-    if split is not None:
-        reasoning, text = split[0].strip(), split[1]
-    return reasoning, text, read_calls_of_any_shape(message)
-
-
-_NOT_TEXT = (*REASONING_BLOCKS, "tool_call", "tool_use")
-
-
-def content_text(content: Any) -> str:
-    """The text of a message's content: a string, None, or blocks (one without text gives its kind in brackets)."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list):
-        return "".join(block if isinstance(block, str) else _block_text(block) for block in content)
-    return json.dumps(content, ensure_ascii=False)
-
-
-def _block_text(block: Any) -> str:
-    if not isinstance(block, Mapping):
-        return json.dumps(block, ensure_ascii=False)
-    for key in ("text", "value", "reasoning", "thinking", "content"):
-        if isinstance(block.get(key), str):
-            return str(block[key])
-    return f"[{block.get('type', 'block')}]"
 
 
 def _join_texts(*texts: str) -> str:

@@ -29,9 +29,9 @@ STOP = ("\nObservation", "\nQuestion:")
 
 _PARAMETER = {FINISH: "answer", "search": "query"}
 _MARK = re.compile(
-    r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**):(?:\**)", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**)[:：](?:\**)", re.MULTILINE | re.IGNORECASE
 )
-_CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
+_CALL = re.compile(r"\s*`*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
 _NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
 
 
@@ -86,9 +86,18 @@ class ReActRenderer:
 
 
 def student_message(content: str, *steps: Step, calls: tuple[Action, ...] = ()) -> Message:
-    """The message of these steps, with the smallest of their weights; a weight of 0 makes the turn context only."""
+    """The message of these steps, with the smallest of their weights; a weight of 0 makes the turn context only.
+
+    A turn without a word or a call is never trained: the student would learn to say nothing.
+    """
     weight = steps[0].weight if len(steps) == 1 else min(step.weight for step in steps)
-    return Message("assistant", content, train=weight > 0, calls=calls, weight=weight if weight > 0 else 1.0)
+    is_trained = weight > 0 and bool(content or calls)
+    return Message("assistant", content, train=is_trained, calls=calls, weight=weight if weight > 0 else 1.0)
+
+
+def is_unspoken(step: Step) -> bool:
+    """Whether a step is only what the user says after a turn that was answered already: the student says nothing."""
+    return step.action is None and step.observation is not None and not (step.text + step.thought).strip()
 
 
 def render_turn(step: Step) -> str:
@@ -121,7 +130,8 @@ def _render_episode(question: str, steps: Sequence[Step], *, goes_on: bool = Fal
     """The messages of an episode; between two steps, a missing observation is rendered as an empty one."""
     messages = [Message("user", question)]
     for step_number, step in enumerate(steps, 1):
-        messages.append(student_message(render_turn(step), step))
+        if not is_unspoken(step):
+            messages.append(student_message(render_turn(step), step))
         if step.observation is not None or goes_on or step_number < len(steps):
             observation_text = OBSERVATION if step.observation is None else f"{OBSERVATION} {step.observation}"
             messages.append(Message("user", observation_text))

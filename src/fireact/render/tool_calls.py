@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fireact.render.react import ReActRenderer, render_call, student_message
+from fireact.render.react import ReActRenderer, is_unspoken, render_call, student_message
 from fireact.types import Action, Completion, Message, Step, Trajectory
 from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import number_calls
@@ -76,7 +76,8 @@ def _render_episode(question: str, steps: Sequence[Step]) -> list[Message]:
     for turn in group_joined_steps(steps):
         calls = tuple(step.action for step in turn if step.action is not None)
         content = turn[0].thought if calls else turn[0].text
-        messages.append(student_message(content.strip(), *turn, calls=calls))
+        if not is_unspoken(turn[0]):
+            messages.append(student_message(content.strip(), *turn, calls=calls))
         for step in turn:
             if step.observation is not None:
                 name = "" if step.action is None else step.action.name

@@ -5,17 +5,19 @@
     my.parquet:q,a,id=key,aliases=also          a column of ids, and one of further correct answers
     my.jsonl:q,a,scorer=choice,split=part       how answers are scored, and a column that names each row's split
 
-An answer that is a list counts as an answer and its aliases; a column of aliases holds a list, or text with ``|``
-between them. ``scorer`` is free_form, yes_no or choice; by default yes_no where every answer is yes or no (or true or
-false), else free_form. Rows are split by a hash of the question: 80 % train, 10 % dev, 10 % test. So a question never
-changes its split as the file grows, and no training question is ever tested on. ``split=COLUMN`` takes the
-split from the file instead, ``split=all`` puts every row in every split (for a file that is only ever evaluated on).
+An answer that is a list, or text that spells a list of texts, counts as an answer and its aliases; a column of aliases
+holds a list, or text with ``|`` between them. ``scorer`` is free_form, yes_no or choice; by default yes_no where every
+answer is yes or no (or true or false), else free_form. Rows are split by a hash of the question: 80 % train,
+10 % dev, 10 % test. So a question never changes its split as the file grows, and no training question is ever tested
+on. ``split=COLUMN`` takes the split from the file instead, ``split=all`` puts every row in every split (for a file that
+is only ever evaluated on).
 
 Invariant: the file is read once, when the task is built. Names of columns cannot contain a comma, a colon or "=".
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections import Counter
@@ -30,6 +32,7 @@ from fireact.types import Example, Limits
 
 OPTIONS = ("aliases", "id", "scorer", "split")
 SPLITS = ("train", "dev", "test")
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 PROMPTS = {"free_form": "hotpotqa", "yes_no": "strategyqa", "choice": "mmlu"}
 """The task whose few-shot examples are used for each scorer, since they show the form of the answers."""
 
@@ -144,9 +147,22 @@ def _cell_texts(value: object) -> list[str]:
     """The texts of a cell: a list gives several, true and false give yes and no, an empty cell gives none."""
     if isinstance(value, list | tuple):
         return [text for item in value for text in _cell_texts(item)]
+    if isinstance(value, str) and (texts := _parse_list(value)):
+        return _cell_texts(texts)
     if value is None or value != value or not str(value).strip():  # Parquet may hold NaN for an empty cell
         return []
     return [("yes" if value else "no") if isinstance(value, bool) else str(value).strip()]
+
+
+def _parse_list(text: str) -> list[str] | None:
+    """The texts of a list that a cell spells, as JSON (PopQA), Python or pandas write it; None for any other text."""
+    inside = text.strip()[1:-1] if text.strip().startswith("[") and text.strip().endswith("]") else ""
+    if not inside or _QUOTED.sub("", inside).strip(", \n"):
+        return None
+    try:
+        return [str(ast.literal_eval(quoted[0])) for quoted in _QUOTED.finditer(inside)]
+    except (ValueError, SyntaxError):
+        return None
 
 
 def _cell_aliases(value: object) -> list[str]:

@@ -190,35 +190,9 @@ def read_template_calls(message: Mapping[str, Any]) -> list[Action]:
     return [Action(function["name"], function["arguments"]) for function in functions]
 
 
-def read_calls_of_any_shape(message: Mapping[str, Any]) -> list[tuple[Action, str]]:
-    """The calls, with their ids, of an assistant's message in a file: wrapped, bare, old, or blocks of content."""
-    content = message.get("content", message.get("value"))
-    blocks = content if isinstance(content, list) else []
-    calls = [call for call in _list_calls(message) if isinstance(call, Mapping)]
-    calls += [call for block in blocks if isinstance(block, Mapping) for call in _calls_in_block(block)]
-    return [_parse_call(call) for call in calls]
-
-
-def find_torn_arguments(message: Mapping[str, Any]) -> list[str]:
-    """The arguments of an assistant's message that are torn, or a list."""
-    torn = []
-    for call in _list_calls(message):
-        inner = call.get("function", call) if isinstance(call, Mapping) else None
-        arguments = inner.get("arguments", inner.get("parameters")) if isinstance(inner, Mapping) else None
-        value = parse_json(arguments, arguments) if isinstance(arguments, str) else arguments
-        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith(("{", "["))):
-            torn.append(arguments if isinstance(arguments, str) else to_json(arguments))
-    return torn
-
-
 def has_calls(message: Mapping[str, Any]) -> bool:
     """Whether a message in a file makes tool calls."""
     return bool(message.get("tool_calls"))
-
-
-def with_calls(message: Mapping[str, Any], functions: Sequence[Any]) -> dict[str, Any]:
-    """A message of a file with calls, each an object of name and arguments; without calls it is as it was."""
-    return {**message, **({"tool_calls": [{"function": function} for function in functions]} if functions else {})}
 
 
 def functions_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -232,32 +206,6 @@ def with_argument_objects(message: Mapping[str, Any]) -> dict[str, Any]:
     functions = functions_of(message)
     calls = [{**call, "function": inner} for call, inner in zip(message.get("tool_calls", ()), functions, strict=True)]
     return {**message, **({"tool_calls": calls} if calls else {})}
-
-
-def _list_calls(message: Mapping[str, Any]) -> list[Any]:
-    calls, old_call = message.get("tool_calls"), message.get(_OLD_CALL)
-    return [*(calls if isinstance(calls, list) else []), *([{"function": old_call}] if old_call is not None else [])]
-
-
-def _calls_in_block(block: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if block.get("type") == "tool_use":
-        return [{"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}]
-    if block.get("type") == "tool_call":
-        value = parse_json(block["value"], {}) if isinstance(block.get("value"), str) else block.get("value")
-        return [value] if isinstance(value, Mapping) else []
-    return []
-
-
-def _parse_call(call: Mapping[str, Any]) -> tuple[Action, str]:
-    inner = call.get("function")
-    values: Mapping[str, Any] = inner if isinstance(inner, Mapping) else call
-    name = inner if isinstance(inner, str) else values.get("name")
-    arguments = values.get("arguments", values.get("parameters"))
-    if isinstance(arguments, str):
-        arguments = parse_json(arguments, arguments) if arguments.strip() else {}
-    if not isinstance(arguments, Mapping):
-        arguments = {} if arguments is None else {"input": arguments}
-    return Action(str(name or ""), dict(arguments)), str(call.get("id") or "")
 
 
 def write_usage(usage: Usage) -> dict[str, Any]:

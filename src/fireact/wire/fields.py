@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-DamageKind = Literal["wrong-type", "missing", "unknown-role", "torn-arguments"]
+DamageKind = Literal[
+    "wrong-type", "missing", "unknown-role", "torn-arguments", "unknown-block", "unread-tool-call", "stray-result",
+    "unread-schema",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-REASONING_BLOCKS = ("reasoning", "thinking")
+REASONING_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
 """The types of content blocks that hold reasoning."""
 
 _WRAPPED = re.compile(r"\A<think>\n(.*?)\n</think>\n\n(.*)\Z", re.DOTALL)
-_INLINE = re.compile(r"\A\s*<think>(.*?)</think>\s*(.*)\Z", re.DOTALL)
+_PAIRS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 _TAGS = re.compile(r"</?think>")
 
 
@@ -24,9 +24,19 @@ def unwrap_reasoning(text: str) -> tuple[str, str] | None:
 
 
 def split_reasoning(text: str) -> tuple[str, str] | None:
-    """The reasoning in tags at the start of any text, as it stands between them, and the text after it, or None."""
-    match = _INLINE.match(text)
-    return (match[1], match[2]) if match else None
+    """The reasoning in tags at the start of any text, as it stands between them, and the text after it, or None.
+
+    Many templates write the opening tag themselves, so all before a closing tag alone is reasoning. Where no tag
+    closes the reasoning, it was cut: there is no text after it.
+    """
+    for opening, closing in _PAIRS:
+        before, closed, after = text.partition(closing)
+        bare = before.lstrip()
+        if bare.startswith(opening):
+            return bare.removeprefix(opening), after.lstrip()
+        if closed and opening not in before:
+            return before, after.lstrip()
+    return None
 
 
 def strip_thinking(text: str) -> str:

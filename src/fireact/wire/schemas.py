@@ -81,14 +81,60 @@ def schema_name(schema: Mapping[str, Any]) -> str:
 
 
 def normalise_schemas(tools: Any) -> list[dict[str, Any]]:
-    """Tool schemas in OpenAI's form from any common one: wrapped or bare, ``input_schema``, a list or its JSON text."""
+    """Tool schemas in OpenAI's form from any common one; what is no schema is left out (``find_bad_schemas``).
+
+    A schema may be wrapped or bare, have ``input_schema`` or ``inputSchema``, Gemini's ``functionDeclarations``, or
+    xLAM's parameters without ``properties``; the whole may be a list, a mapping by name, or JSON text of these.
+    """
+    return [_normalise_schema(tool) for tool in _list_schemas(tools) if _is_schema(tool)]
+
+
+def find_bad_schemas(tools: Any) -> list[Any]:
+    """The entries that are no schema: no mapping, or without a name; text that is no JSON is one entry."""
+    return [tool for tool in _list_schemas(tools) if not _is_schema(tool)]
+
+
+def schema_names(tools: Any) -> list[str]:
+    """The names of the tools of any schemas."""
+    return list(map(schema_name, normalise_schemas(tools)))
+
+
+def argument_types(tools: Any) -> dict[str, Mapping[str, Any]]:
+    """The schemas of the arguments of each tool, by the names of both."""
+    types = {}
+    for schema in normalise_schemas(tools):
+        properties = unwrap_schema(schema)["parameters"]["properties"]
+        types[schema_name(schema)] = properties if isinstance(properties, Mapping) else {}
+    return types
+
+
+def _list_schemas(tools: Any) -> list[Any]:
     if isinstance(tools, str):
-        tools = parse_json(tools, [])
+        if not tools.strip():
+            return []
+        tools = parse_json(tools, [tools])
     if isinstance(tools, Mapping):
-        tools = [tools]
-    if not isinstance(tools, Sequence) or isinstance(tools, str):
-        return []
-    return [_normalise_schema(tool) for tool in tools if isinstance(tool, Mapping)]
+        by_name = tools and all(isinstance(tool, Mapping) and "name" not in tool for tool in tools.values())
+        named = "function" not in tools and "functionDeclarations" not in tools and by_name
+        tools = [{"name": name, **tool} for name, tool in tools.items()] if named else [tools]
+    entries: list[Any] = []
+    for tool in tools if isinstance(tools, list | tuple) else [] if tools is None else [tools]:
+        tool = parse_json(tool, tool) if isinstance(tool, str) else tool
+        declarations = (
+            tool.get("functionDeclarations", tool.get("function_declarations")) if isinstance(tool, Mapping) else None
+        )
+        entries += declarations if isinstance(declarations, list) else [tool]
+    return entries
+
+
+def _is_schema(tool: Any) -> bool:
+    return isinstance(tool, Mapping) and bool(_find_name(tool))
+
+
+def _find_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool; one that the provider runs has only its type."""
+    name = unwrap_schema(tool).get("name") or tool.get("type")
+    return name if isinstance(name, str) and name != "function" else ""
 
 
 def infer_schemas(steps: Sequence[Step]) -> list[dict[str, Any]]:
@@ -111,8 +157,10 @@ def _normalise_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(parameters, str):
         parameters = parse_json(parameters, {})
     parameters = parameters if isinstance(parameters, Mapping) else {}
+    if parameters and "properties" not in parameters and all(isinstance(item, Mapping) for item in parameters.values()):
+        parameters = {"properties": parameters}  # xLAM's, and others' without the frame of a JSON schema
     described = str(values.get("description") or "")
-    return make_schema(schema_name(tool), described, {"type": "object", "properties": {}, **parameters})
+    return make_schema(_find_name(tool), described, {"type": "object", "properties": {}, **parameters})
 
 
 def _json_type(value: Any) -> str:
