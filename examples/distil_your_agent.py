@@ -40,15 +40,15 @@ if __name__ == "__main__":
     upstream, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)
 
-    with fireact.recorder(fireact.RecordConfig(upstream=upstream, port=0), out / "record") as address:
+    with fireact.record(upstream, port=0, out=out / "record") as recording:
         for number, question in enumerate(QUESTIONS):
-            print(question, "->", your_agent(question, f"{address}/e/{number}/v1", model))
+            print(question, "->", your_agent(question, recording.episode_url(str(number)), model))
 
     rows = [{"question": question, "answer": answer} for question, answer in QUESTIONS.items()]
     (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(fireact.score(out / "record", answers=out / "answers.jsonl"))
+    print(fireact.score(recording, answers=out / "answers.jsonl"))
 
-    mixed = fireact.mix(fireact.MixConfig(sources=[str(out / "record")], where=["correct"]), out / "mix")
-    print(*mixed["history"], sep="\n")
+    mixed = fireact.mix(recording, where="correct", out=out / "mix")
+    print(*mixed.history, sep="\n")
     if "--train" in sys.argv:
-        fireact.train(fireact.TrainConfig(data=str(out / "mix")), out / "train")
+        fireact.train(mixed, out=out / "train")

@@ -12,14 +12,10 @@ out = Path(sys.argv[1])
 student = sys.argv[2] if len(sys.argv) > 2 else "smollm2-135m"
 
 plan = {"geo-hop/react": 12, "geo-yesno/react": 4, "geo-choice/cot": 4}
-fireact.collect(fireact.CollectConfig(plan=plan), out / "collect")
-
-data = fireact.Dataset.read(out / "collect").where("correct")
+collected = fireact.collect(plan=plan, out=out / "collect")
+data = fireact.mix(collected, where="correct", out=out / "mix")
 print(*data.history, sep="\n")
 
-fireact.mix(fireact.MixConfig(sources=[str(out / "collect")]), out / "mix")
-fireact.train(
-    fireact.TrainConfig(data=str(out / "mix"), student=student, recipe=fireact.Recipe(epochs=1)), out / "train"
-)
-result = fireact.evaluate(fireact.EvalConfig(agent=str(out / "train"), tasks=["geo-hop"], n=4), out / "eval")
-print(result["results"]["geo-hop"])
+agent = fireact.train(data, student=student, epochs=1, out=out / "train")
+result = fireact.evaluate(agent, tasks=["geo-hop"], n=4, out=out / "eval")
+print(result["geo-hop"])

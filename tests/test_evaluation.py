@@ -400,8 +400,11 @@ def test_the_tables_fit_and_the_json_has_everything(tmp_path: Path) -> None:
         assert said in done.stdout
     assert "EM " in done.stderr and "24 of 24" in done.stderr
     again = fireact(*command, "--json", cwd=tmp_path)
-    (by_task,) = json.loads(again.stdout)["agents"].values()
-    assert {"by", "failures", "recovery", "tools", "accuracy", "cost_per_question"} <= set(by_task["geo-hop"])
+    printed = json.loads(again.stdout)
+    assert printed == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {"by", "failures", "recovery", "tools", "accuracy", "cost_per_question"} <= set(
+        printed["results"]["geo-hop"]
+    )
 
 
 def test_a_run_of_an_earlier_version_is_printed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

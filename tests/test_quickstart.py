@@ -107,7 +107,6 @@ def test_the_new_agent_answers_in_steps(home: Path) -> None:
 
 def test_eval_prints_one_object(home: Path) -> None:
     done = fireact("eval", "runs/quickstart/train", "-t", "brief:YESNO", "-n", "3", "--json", cwd=home)
-    (by_task,) = json.loads(done.stdout)["agents"].values()
-    assert by_task["geo-yesno"]["n"] == 3
+    assert json.loads(done.stdout)["results"]["geo-yesno"]["n"] == 3
     refused = fireact("eval", "runs/quickstart/train", "-m", "cot", cwd=home)
     assert refused.returncode == 2 and "ignored" in refused.stderr

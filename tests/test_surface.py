@@ -1,22 +1,44 @@
 """The public surface: complete (ruff keeps it sorted), never shadowed by a module, and light to import."""
 
+import inspect
 import subprocess
 import sys
 import time
 
+import pytest
+
 import fireact
+from fireact.cli import COMMANDS
+from fireact.pipeline.functions import PYTHON_NAMES, list_functions
 
 
 def test_every_public_name_is_there() -> None:
-    assert set(fireact.__all__) == set(fireact._MODULE)
+    assert set(fireact.__all__) == {*fireact._MODULE, *fireact._FUNCTIONS}
     for name in fireact.__all__:
         assert getattr(fireact, name).__doc__, f"{name} has no docstring"
 
 
-def test_no_module_takes_the_place_of_a_public_name() -> None:
+def test_a_package_with_the_name_of_a_function_is_that_function() -> None:
+    """Python binds an imported package to its name in ``fireact``, so the package itself must be callable there."""
+    import importlib
     import pkgutil
 
-    assert not {module.name for module in pkgutil.iter_modules(fireact.__path__)} & set(fireact.__all__)
+    modules = {module.name for module in pkgutil.iter_modules(fireact.__path__)}
+    assert modules & set(fireact.__all__) == {"render", "study"}
+    for name in ("render", "study"):
+        importlib.import_module(f"fireact.{name}")
+        assert callable(getattr(fireact, name))
+    assert list(inspect.signature(fireact.study).parameters)[:2] == ["study", "out"]
+    with pytest.raises(fireact.ConfigError, match=r"unknown study 'nosuch'"):
+        fireact.study("nosuch", dry_run=True)
+
+
+def test_every_command_is_a_function() -> None:
+    commands = [name for summaries in COMMANDS.values() for name in summaries]
+    assert sorted(PYTHON_NAMES.get(name, name) for name in commands) == sorted(fireact._FUNCTIONS)
+    assert sorted(list_functions()) == sorted(fireact._FUNCTIONS)
+    for name in fireact._FUNCTIONS:
+        assert inspect.signature(getattr(fireact, name)).parameters, name
 
 
 def test_import_is_light() -> None:

@@ -9,23 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fireact.base.progress import Progress
     from fireact.base.run_directory import read_trajectories
-    from fireact.base.verbs import resume
-    from fireact.data import Dataset, MixConfig, mix
+    from fireact.data import Dataset, MixConfig
     from fireact.errors import ConfigError, DataError, FireactError, FormatError, ProviderError, ToolError
-    from fireact.evaluation.evaluate import EvalConfig, evaluate
-    from fireact.formats.conversion import convert
+    from fireact.evaluation.evaluate import EvalConfig
     from fireact.formats.read import read_any
     from fireact.formats.source import Damage, SourceFile
-    from fireact.pipeline.quickstart import QuickstartConfig, quickstart
+    from fireact.pipeline.frame import frame
+    from fireact.pipeline.functions import VerbFunction
+    from fireact.pipeline.functions import ask_question as ask
+    from fireact.pipeline.functions import cancel_run as cancel
+    from fireact.pipeline.functions import compare_paths as compare
+    from fireact.pipeline.functions import convert_file as convert
+    from fireact.pipeline.functions import resume_run as resume
+    from fireact.pipeline.functions import score_run as score
+    from fireact.pipeline.functions import serve_agent as serve
+    from fireact.pipeline.functions import show_trajectories as show
+    from fireact.pipeline.functions import validate_names as validate
+    from fireact.pipeline.functions import view_runs as view
+    from fireact.pipeline.quickstart import QuickstartConfig
+    from fireact.pipeline.result import Result, Run
     from fireact.recording.recorder import RecordConfig, recorder
-    from fireact.recording.scores import score
-    from fireact.reporting.assembly import ReportConfig, report
+    from fireact.reporting.assembly import ReportConfig
     from fireact.rollout.agents import load_tools
-    from fireact.rollout.collection import CollectConfig, collect
+    from fireact.rollout.collection import CollectConfig
     from fireact.rollout.episodes import Agent, Episode, run_episodes
     from fireact.training.recipe import Recipe
-    from fireact.training.train import TrainConfig, train
+    from fireact.training.train import TrainConfig
     from fireact.types import (
         LM,
         Action,
@@ -42,30 +53,49 @@ if TYPE_CHECKING:
         Usage,
     )
 
+    collect: VerbFunction
+    doctor: VerbFunction
+    evaluate: VerbFunction
+    export: VerbFunction
+    improve: VerbFunction
+    mix: VerbFunction
+    prefer: VerbFunction
+    quickstart: VerbFunction
+    record: VerbFunction
+    report: VerbFunction
+    train: VerbFunction
+    tune: VerbFunction
+
 _HOME = {
-    "rollout.agents": ("load_tools",),
-    "rollout.collection": ("CollectConfig", "collect"),
-    "data": ("Dataset", "MixConfig", "mix"),
+    "base.progress": ("Progress",),
+    "base.run_directory": ("read_trajectories",),
+    "data": ("Dataset", "MixConfig"),
     "errors": ("ConfigError", "DataError", "FireactError", "FormatError", "ProviderError", "ToolError"),
-    "evaluation.evaluate": ("EvalConfig", "evaluate"),
-    "formats.conversion": ("convert",),
+    "evaluation.evaluate": ("EvalConfig",),
     "formats.read": ("read_any",),
     "formats.source": ("Damage", "SourceFile"),
-    "pipeline.quickstart": ("QuickstartConfig", "quickstart"),
+    "pipeline.frame": ("frame",),
+    "pipeline.quickstart": ("QuickstartConfig",),
+    "pipeline.result": ("Result", "Run"),
     "recording.recorder": ("RecordConfig", "recorder"),
-    "recording.scores": ("score",),
-    "reporting.assembly": ("ReportConfig", "report"),
+    "reporting.assembly": ("ReportConfig",),
+    "rollout.agents": ("load_tools",),
+    "rollout.collection": ("CollectConfig",),
     "rollout.episodes": ("Agent", "Episode", "run_episodes"),
-    "base.run_directory": ("read_trajectories",),
     "training.recipe": ("Recipe",),
-    "training.train": ("TrainConfig", "train"),
+    "training.train": ("TrainConfig",),
     "types": (
         "LM", "Action", "Call", "Completion", "Example", "Limits", "Message", "Method", "Step", "Task", "Tool",
         "Trajectory", "Usage",
     ),
-    "base.verbs": ("resume",),
 }  # fmt: skip
 _MODULE = {name: module for module, exports in _HOME.items() for name in exports}
+_FUNCTIONS = (
+    "ask", "cancel", "collect", "compare", "convert", "doctor", "evaluate", "export", "improve", "mix", "prefer",
+    "quickstart", "record", "render", "report", "resume", "score", "serve", "show", "study", "train", "tune",
+    "validate", "view",
+)  # fmt: skip
+"""The functions of the commands (``fireact.pipeline.functions``); ``render`` and ``study`` are packages too."""
 
 __all__ = [
     "LM",
@@ -87,11 +117,14 @@ __all__ = [
     "Message",
     "Method",
     "MixConfig",
+    "Progress",
     "ProviderError",
     "QuickstartConfig",
     "Recipe",
     "RecordConfig",
     "ReportConfig",
+    "Result",
+    "Run",
     "SourceFile",
     "Step",
     "Task",
@@ -100,27 +133,47 @@ __all__ = [
     "TrainConfig",
     "Trajectory",
     "Usage",
+    "ask",
+    "cancel",
     "collect",
+    "compare",
     "convert",
+    "doctor",
     "evaluate",
+    "export",
+    "frame",
+    "improve",
     "load_tools",
     "mix",
+    "prefer",
     "quickstart",
     "read_any",
     "read_trajectories",
+    "record",
     "recorder",
+    "render",
     "report",
     "resume",
     "run_episodes",
     "score",
+    "serve",
+    "show",
+    "study",
     "train",
+    "tune",
+    "validate",
+    "view",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module 'fireact' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fireact.{_MODULE[name]}"), name)
+    if name in _MODULE:
+        return getattr(importlib.import_module(f"fireact.{_MODULE[name]}"), name)
+    if name in ("render", "study"):
+        return importlib.import_module(f"fireact.{name}")
+    if name in _FUNCTIONS:
+        return importlib.import_module("fireact.pipeline.functions").load_function(name)
+    raise AttributeError(f"module 'fireact' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

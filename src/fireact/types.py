@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any, Literal, Protocol
 
 FINISH = "finish"
@@ -156,7 +157,7 @@ class Limits:
     reflect_at: tuple[int, ...] = (6, 10)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trajectory:
     """A stored episode, also a failed one; ``scores`` is empty where an infrastructure fault ended it.
 
@@ -220,6 +221,38 @@ class Trajectory:
 
     def with_scores(self, scores: Mapping[str, float]) -> Trajectory:
         return replace(self, scores=dict(scores))
+
+    def __repr__(self) -> str:
+        answer = repr(self.answer) if len(self.answer or "") <= 60 else f"{(self.answer or '')[:60]!r}..."
+        return (
+            f"<Trajectory {self.key} of {self.model}: {len(self.steps)} steps, {self.stop}, {answer}, {self._outcome}>"
+        )
+
+    @property
+    def _outcome(self) -> str:
+        """The scores, or the fault, in a few words."""
+        scores = ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items())
+        return self.error or scores or "not scored"
+
+    def _repr_html_(self) -> str:
+        """The episode as a notebook shows it. Text of models, tools and files is escaped."""
+        gold = f"; gold answer: {self.example.answer}" if self.example.answer else ""
+        lines = [("Question", self.example.question)]
+        for number, step in enumerate(self.steps, 1):
+            lines += [(f"{number}. {label}", text) for label, text in _label_step(step) if text]
+        lines.append(("Ended", f"{self.stop}, {self._outcome}{gold}"))
+        rows = (f"<div><b>{escape(label)}:</b> {escape(text)}</div>" for label, text in lines)
+        heading = f"<div><code>{escape(self.key)}</code> {escape(self.model)}</div>"
+        return f'<div style="white-space: pre-wrap; text-align: left">{heading}{"".join(rows)}</div>'
+
+
+def _label_step(step: Step) -> list[tuple[str, str]]:
+    """The texts of a step, each under its label; what is no action is shown as it was written."""
+    if step.action is None:
+        return [("Text", step.text.strip()), ("Observation", step.observation or "")]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in step.action.arguments.items())
+    call = f"{step.action.name}({arguments})"
+    return [("Thought", step.thought), ("Action", call), ("Observation", step.observation or "")]
 
 
 def answer_of(steps: Sequence[Step]) -> str | None:

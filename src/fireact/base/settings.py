@@ -76,6 +76,11 @@ class Setting:
     is_path: bool = False
     is_option: bool = True
 
+    @property
+    def parameter(self) -> str:
+        """The name on the command line; an argument's own name is its flag without dashes."""
+        return self.flags[0] if self.flags and not self.flags[0].startswith("-") else self.name
+
 
 def _describe_bounds(bounds: Sequence[tuple[str, float]]) -> str:
     """The allowed numbers in words, to follow "it must be"."""

@@ -7,13 +7,14 @@ its verb is used. The command line, ``resume``, dry runs and studies read this l
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import build_settings, read_config
+from fireact.base.run_directory import build_settings, read_config, to_toml_table
+from fireact.base.settings import Setting, nested_settings, read_settings
 from fireact.errors import DataError
 
 VERBS = {
@@ -32,6 +33,8 @@ VERBS = {
     "report": "fireact.reporting.assembly:REPORT",
 }
 """Where the record of each verb is."""
+SHIPPED_DEFAULT = "default"
+"""The name of the recipe that the defaults of its settings class are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,58 @@ class Verb:
         """The cost estimate of a run with these settings; None where the verb has none."""
         estimate = _import_object(self.estimate) if isinstance(self.estimate, str) else self.estimate
         return None if estimate is None else estimate(config)
+
+    def read_values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The settings that values make, by the names of parameters, and the options that are no settings (or None).
+
+        Texts are read as on the command line; other values are taken as they are. Raises ConfigError.
+        """
+        options = None
+        if self.shorthand is not None:
+            names = [entry.name for entry in read_settings(self.shorthand)]
+            options = self.shorthand(**{name: given[name] for name in names if name in given})
+        settings = dict(_read_given_settings(self.config, given))
+        return settings if self.expand is None else self.expand(options, settings), options
+
+    def default_out(self, given: Mapping[str, Any]) -> Path:
+        """The run directory where none is given."""
+        return Path(self.out if isinstance(self.out, str) else self.out(given))
+
+    def preview_run(self, config: Any, out: Path) -> dict[str, Any]:
+        """What a dry run tells: the resolved settings, and the cost estimate where there is one."""
+        preview = {"verb": self.name, "out": str(out), "settings": to_toml_table(asdict(config))}
+        estimate = self.estimate_cost(config)
+        return preview if estimate is None else {**preview, "expected": estimate}
+
+
+def _read_given_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings that the given values make, also those inside the settings classes that a setting holds."""
+    for entry in read_settings(config_class):
+        nested_class = nested_settings(entry.kind)
+        if nested_class is not None and is_dataclass(entry.default):
+            changes = dict(_read_given_settings(nested_class, given))
+            if entry.parameter in given or changes or entry.parse is not None:
+                yield entry.name, _read_nested(entry, given, changes)
+        elif entry.parameter in given:
+            yield entry.name, _read_value(entry, given[entry.parameter])
+
+
+def _read_nested(entry: Setting, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """The value of a setting that is a settings class: a name that is parsed, an object or a table, with changes."""
+    value = given.get(entry.parameter, SHIPPED_DEFAULT if entry.parse is not None else {})
+    if entry.parse is not None and isinstance(value, str):
+        return entry.parse(value, **changes)
+    if isinstance(value, Mapping):
+        return {**value, **changes}
+    return replace(value, **changes) if changes and is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _read_value(entry: Setting, value: Any) -> Any:
+    if entry.parse is None:
+        return value
+    if isinstance(value, list | tuple):
+        return dict(map(entry.parse, value))
+    return entry.parse(value) if isinstance(value, str) else value
 
 
 def _import_object(path: str) -> Any:

@@ -67,58 +67,18 @@ def score_command(
     Example: `fireact score runs/mine --answers answers.csv`, `fireact score runs/mine --with my_scores:correct`, or
     `fireact score runs/eval --task hotpotqa:data/hotpotqa -n 500`
     """
-    from dataclasses import asdict
-
-    from fireact.data.sources import is_trajectory_file
-    from fireact.errors import ConfigError, missing_path_error
-    from fireact.recording.scores import score
+    from fireact.evaluation.rescore import RescoreResult
+    from fireact.pipeline.functions import score_run
     from fireact.terminal.data_tables import print_grades
-
-    if not run.exists():
-        raise missing_path_error(run)
-    if by is None and answers is None and task is not None:
-        _score_again(run, task, n=n, judge=judge, out=out, as_json=as_json)
-        return
-    for option, value in (("-n", n), ("--judge", judge)):
-        if value is not None:
-            raise ConfigError(f"{option} is for --task alone, which scores a run again. Leave it out.")
-    if out is not None:
-        _copy_trajectories(run, out)
-        run = out
-    elif not is_trajectory_file(run):
-        raise ConfigError(f"{run} is in another format, which is left as it is. Give -o FILE for the scored episodes.")
-    print_grades(asdict(score(run, by=by, answers=answers, task=task)), run, as_json=as_json)
-
-
-def _copy_trajectories(run: Path, out: Path) -> None:
-    """Write the episodes of a run, or of a file in any format, to a new JSONL file."""
-    from fireact.base import jsonl
-    from fireact.data.sources import read_any_trajectories
-    from fireact.errors import ConfigError
-
-    if out.exists():
-        raise ConfigError(f"{out} exists already. Choose another -o.")
-    jsonl.write_objects(out, (trajectory.to_dict() for trajectory in read_any_trajectories(run)))
-
-
-def _score_again(run: Path, task: str, *, n: int | None, judge: str | None, out: Path | None, as_json: bool) -> None:
-    from fireact.base import jsonl
-    from fireact.base.progress import SILENT
-    from fireact.errors import ConfigError
-    from fireact.evaluation.rescore import read_run_trajectories, rescore
-    from fireact.rollout.agents import load_model, load_task
-    from fireact.tasks.judge import Judge
     from fireact.terminal.evaluation import print_rescored
     from fireact.terminal.screen import TerminalProgress
 
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} exists already. Choose another -o.")
-    rule, referee = load_task(task), Judge(load_model(judge).lm) if judge else None
-    progress = TerminalProgress() if referee else SILENT
-    result = rescore(read_run_trajectories(run, task=rule.name), rule, n=n, judge=referee, progress=progress)
-    if out is not None:
-        jsonl.write_objects(out, (trajectory.to_dict() for trajectory in result.trajectories))
-    print_rescored(result, referee, as_json=as_json)
+    progress = TerminalProgress() if judge else None
+    result = score_run(run, by=by, answers=answers, task=task, n=n, judge=judge, out=out, progress=progress).value
+    if isinstance(result, RescoreResult):
+        print_rescored(result, as_json=as_json)
+    else:
+        print_grades(result, out or run, as_json=as_json)
 
 
 def render_command(
@@ -190,15 +150,13 @@ def convert_command(
     as_json: Json = False,
 ) -> None:
     """Example: `fireact convert runs/mix --to sharegpt -o train.jsonl --tool search --for llama-factory`"""
-    from fireact.formats import conversion
-    from fireact.rollout.agents import load_tools
+    from fireact.pipeline.functions import convert_file
     from fireact.terminal.data_tables import print_conversion
     from fireact.terminal.screen import print_json
 
-    tools = tuple(load_tools(tool or ()).values())
-    report = conversion.convert(
-        source, out, to=to, format=source_format, fix=fix, tools=tools, trainer=trainer, skip=skip, force=force
-    )  # fmt: skip
+    report = convert_file(
+        source, out, to=to, format=source_format, fix=fix, tools=tool or (), trainer=trainer, skip=skip, force=force
+    ).value
     if as_json:
         print_json(report)
     else:
@@ -215,20 +173,12 @@ def show_command(
     as_json: JsonLines = False,
 ) -> None:
     """Example: `fireact show runs/quickstart/eval-fireact -w "em<1" -n 3`"""
-    from itertools import islice
-
-    from fireact.data import predicate
-    from fireact.data.sources import read_any_trajectories
+    from fireact.pipeline.functions import show_trajectories
     from fireact.terminal.screen import print_json
     from fireact.terminal.steps import print_trajectory
 
-    keep = [predicate(text) for text in where or []]
-    matching = (entry for entry in read_any_trajectories(run) if all(matches(entry) for matches in keep))
-    for trajectory in islice(matching, n):
-        if as_json:
-            print_json(trajectory.to_dict())
-        else:
-            print_trajectory(trajectory)
+    for trajectory in show_trajectories(run, where=where or (), n=n):
+        print_json(trajectory.to_dict()) if as_json else print_trajectory(trajectory)
 
 
 def validate_command(
@@ -248,24 +198,17 @@ def validate_command(
     """
     from dataclasses import asdict
 
-    from fireact.base.run_directory import CONFIG
-    from fireact.errors import ConfigError
-    from fireact.rollout.agents import load_task
-    from fireact.tasks.validate import validate_task
+    from fireact.pipeline.functions import validate_names
+    from fireact.serving.conformance import Conformance
     from fireact.terminal.data_tables import print_validation
     from fireact.terminal.screen import TerminalProgress, print_json
+    from fireact.terminal.training import print_conformance
 
-    if len(names) == 1 and (Path(names[0]) / CONFIG).is_file():
-        from fireact.serving.conformance import check_conformance
-        from fireact.terminal.training import print_conformance
-
-        result = check_conformance(names[0], tools=tuple(tool or ()), progress=TerminalProgress())
+    result = validate_names(*names, tools=tuple(tool or ()), progress=TerminalProgress()).value
+    if isinstance(result, Conformance):
         print_json(asdict(result)) if as_json else print_conformance(result)
         raise typer.Exit(0 if result.holds else 1)
-    if tool:
-        raise ConfigError("--tool is for a directory of 'fireact train'; tasks have no tools. Leave it out.")
-    findings = [validate_task(load_task(name)) for name in names]
-    for finding in findings:
+    for finding in result:
         print_json(asdict(finding)) if as_json else print_validation(finding)
-    if any(finding.problems for finding in findings):
+    if any(finding.problems for finding in result):
         raise typer.Exit(1)

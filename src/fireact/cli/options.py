@@ -15,15 +15,13 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from fireact.base.settings import Setting, nested_settings, read_docstrings, read_settings
-from fireact.base.verbs import Verb
+from fireact.base.verbs import SHIPPED_DEFAULT, Verb
 from fireact.cli.running import VerbCall, run_call
 
 OUTPUT = "Output"
 FORCE_HELP = "Delete what is in the run directory and start anew."
 JSON_HELP = "Print the result as one JSON object on standard output."
 DRY_RUN_HELP = "Show the resolved settings and counts; do nothing."
-SHIPPED_DEFAULT = "default"
-"""The name of the recipe that the defaults of its settings class are."""
 
 
 def make_verb_function(verb: Verb) -> Any:
@@ -46,34 +44,10 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _read_call(verb: Verb, given: Mapping[str, Any]) -> VerbCall:
     """What the options say: the settings, the options that are no settings, and where the run goes."""
-    options = None
-    if verb.shorthand is not None:
-        names = [entry.name for entry in read_settings(verb.shorthand)]
-        options = verb.shorthand(**{name: given[name] for name in names if name in given})
-    settings = dict(_read_values(verb.config, given))
-    if verb.expand is not None:
-        settings = verb.expand(options, settings)
-    out = given.get("out") or Path(verb.out if isinstance(verb.out, str) else verb.out(given))
+    settings, options = verb.read_values(given)
+    out = given.get("out") or verb.default_out(given)
     flags = {name: bool(given.get(name)) for name in ("force", "as_json", "dry_run")}
     return VerbCall(verb, settings, options, out, **flags)
-
-
-def _read_values(config_class: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings that the given options make."""
-    for entry in read_settings(config_class):
-        nested_class = nested_settings(entry.kind)
-        if nested_class is not None and is_dataclass(entry.default):
-            changes = dict(_read_values(nested_class, given))
-            if entry.parse is not None:
-                yield entry.name, entry.parse(given.get(entry.name, SHIPPED_DEFAULT), **changes)
-            elif changes:
-                yield entry.name, changes
-        elif (name := _parameter_name(entry)) in given:
-            value = given[name]
-            if entry.parse is None:
-                yield entry.name, value
-            else:
-                yield entry.name, dict(map(entry.parse, value)) if isinstance(value, list) else entry.parse(value)
 
 
 def _make_parameters(verb: Verb) -> Iterator[inspect.Parameter]:
@@ -118,7 +92,7 @@ def _make_setting_parameters(config_class: Any, *, show_defaults: bool) -> Itera
 
 
 def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) -> inspect.Parameter:
-    name, kind = _parameter_name(entry), _option_kind(entry)
+    name, kind = entry.parameter, _option_kind(entry)
     default: Any
     is_argument = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
     if is_argument:
@@ -129,11 +103,6 @@ def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) ->
     if get_origin(kind) is list and default is not MISSING:
         default = None
     return _make_parameter(name, kind, _option(*flags, help=help, panel=entry.panel), default)
-
-
-def _parameter_name(entry: Setting) -> str:
-    """The name of the parameter; an argument's own name is its flag without dashes."""
-    return entry.flags[0] if entry.flags and not entry.flags[0].startswith("-") else entry.name
 
 
 def _option_kind(entry: Setting) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from fireact.base.run_directory import shell_path, to_toml_table
+from fireact.base.run_directory import shell_path
 from fireact.base.verbs import Verb
 from fireact.terminal.screen import STDERR, TerminalProgress, print_error, print_json, wait_for_signal
 
@@ -34,15 +34,11 @@ class VerbCall:
 
     def run(self) -> dict[str, Any] | None:
         """Run the verb and return its manifest; for a dry run print the resolved settings and return None."""
-        config = self.config
         if self.dry_run:
-            preview = {"verb": self.verb.name, "out": str(self.out), "settings": to_toml_table(asdict(config))}
-            if (estimate := self.verb.estimate_cost(config)) is not None:
-                preview["expected"] = estimate
-            print_json(preview, indent=2)
+            print_json(self.verb.preview_run(self.config, self.out), indent=2)
             return None
         with explain_interrupt(self.out):
-            return self.verb.run(config, self.out, force=self.force, progress=TerminalProgress())
+            return self.verb.run(self.config, self.out, force=self.force, progress=TerminalProgress())
 
 
 def run_call(call: VerbCall) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fireact.cli.values import AgentName, Json, LimitsTask, Tools
-
-ENGINES = ("transformers", "vllm")
 
 
 def ask_command(
@@ -27,23 +23,23 @@ def ask_command(
     Example: `fireact ask "What is the currency of the country whose capital is Tashkent?" -a runs/quickstart`
     """
     from fireact.errors import ConfigError
-    from fireact.serving.stream import ask_agent
+    from fireact.rollout.agents import load_agent
+    from fireact.serving.stream import run_question
     from fireact.terminal.screen import STDERR, print_json, read_line
     from fireact.terminal.steps import StreamPrinter
-    from fireact.types import answer_of
 
     if question is None and as_json:
         raise ConfigError("--json needs a question. Leave it out to ask one question after the other.")
-    chosen = _load_agent(agent, task, tool)
+    chosen = load_agent(agent, task, tool, slots=1)
     if question is None:
         while line := read_line("Question: "):
-            ask_agent(chosen, line, StreamPrinter())
+            run_question(chosen, line, StreamPrinter())
         return
-    steps = ask_agent(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
-    answer = answer_of(steps)
+    trajectory = run_question(chosen, question, (lambda piece: None) if as_json else StreamPrinter())
     if as_json:
-        print_json({"question": question, "answer": answer, "steps": [step.to_dict() for step in steps]})
-    elif answer is None:
+        steps = [step.to_dict() for step in trajectory.steps]
+        print_json({"question": question, "answer": trajectory.answer, "steps": steps})
+    elif trajectory.answer is None:
         STDERR.print(f"No answer within {chosen.limits.max_steps} steps.")
 
 
@@ -69,13 +65,15 @@ def serve_command(
     """Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
     model="fireact-agent"
     """
+    from fireact.pipeline.background import open_engine
+    from fireact.rollout.agents import equip_model
     from fireact.serving.server import make_served_agent, required_key, run_server
     from fireact.terminal.screen import STDERR
 
     if not mcp:
         required_key(host)  # before a model is loaded
-    with _open_engine(engine, agent, name=name, slots=slots) as model:
-        chosen = _build_agent(model, task, tool)
+    with open_engine(engine, agent, name=name, slots=slots) as model:
+        chosen = equip_model(model, task, tool)
         if mcp:
             from fireact.serving.mcp import build_mcp_server
 
@@ -87,33 +85,3 @@ def serve_command(
             STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
 
         run_server(served, host=host, port=port, started=started)
-
-
-@contextmanager
-def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[Any]:
-    """The student of an agent, in this process or behind vLLM."""
-    from fireact.errors import unknown_name_error
-    from fireact.rollout.agents import load_model
-    from fireact.terminal.screen import TerminalProgress
-
-    if engine not in ENGINES:
-        raise unknown_name_error("engine", engine, ENGINES)
-    if engine == "transformers":
-        yield load_model(agent, slots=slots)
-        return
-    from fireact.serving.vllm import run_vllm
-
-    with run_vllm(agent, name=name, slots=slots, say=TerminalProgress().say) as model:
-        yield model
-
-
-def _load_agent(model: str, task: str, tools: list[str] | None) -> Any:
-    from fireact.rollout.agents import load_model
-
-    return _build_agent(load_model(model, slots=1), task, tools)
-
-
-def _build_agent(model: Any, task: str, tools: list[str] | None) -> Any:
-    from fireact.rollout.agents import build_agent, load_task, load_tools
-
-    return build_agent(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))

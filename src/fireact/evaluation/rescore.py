@@ -58,9 +58,14 @@ class RescoreResult:
     reported: Mapping[str, float]
     disagreements: tuple[Disagreement, ...]
     trajectories: tuple[Trajectory, ...]
+    judge: Judge | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the trajectories are left out."""
+        judge = self.judge
+        judged = {} if judge is None else {
+            "judge_model": judge.name, "judge_unclear": judge.unclear, "judge_usage": asdict(judge.usage),
+        }  # fmt: skip
         scores = {name: mean.mean for name, mean in self.means.items()}
         return {
             "task": self.task,
@@ -73,6 +78,7 @@ class RescoreResult:
             **{f"{name}_interval": mean.interval for name, mean in self.means.items()},
             "reported": dict(self.reported),
             "disagreements": [asdict(item) for item in self.disagreements],
+            **judged,
         }
 
 
@@ -136,6 +142,7 @@ def rescore(
         reported=_average_reported(scorable, count),
         disagreements=tuple(item for before, after in pairs for item in _find_disagreements(before, after)),
         trajectories=tuple(scored),
+        judge=judge,
     )
 
 

@@ -49,6 +49,17 @@ class Estimate:
         """Whether the interval is known: files of earlier versions lack some."""
         return not math.isnan(self.low)
 
+    def __float__(self) -> float:
+        return self.mean
+
+    def __format__(self, form: str) -> str:
+        """The mean and the interval, each in the form of a number: ``f"{run.em:.1%}"``."""
+        mean, low, high = (format(value, form or ".3g") for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})" if self.has_interval else mean
+
+    def __str__(self) -> str:
+        return format(self)
+
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:

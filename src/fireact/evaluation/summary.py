@@ -16,10 +16,11 @@ from fireact.evaluation.breakdown import compute_breakdown
 from fireact.evaluation.failures import count_failures, count_searches
 from fireact.evaluation.measures import GroupSummary, Measures, compute_measures
 from fireact.evaluation.recovery import Recovery, measure_recovery
+from fireact.evaluation.statistics import Estimate
 from fireact.types import Trajectory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """One agent on one task. Amounts are means per question; ``latency`` is over single episodes.
 
@@ -36,6 +37,29 @@ class Summary:
     faults: int
     by: Mapping[str, Mapping[str, GroupSummary]]
     recovery: Recovery | None
+
+    def __repr__(self) -> str:
+        return f"<Summary of {self.n} questions: EM {self.em:.1%}, F1 {self.f1:.1%}, finished {self.finished:.1%}>"
+
+    @property
+    def em(self) -> Estimate:
+        """Exact match, from 0 to 1."""
+        return self.measures.em
+
+    @property
+    def f1(self) -> Estimate:
+        """F1 over words, from 0 to 1."""
+        return self.measures.f1
+
+    @property
+    def accuracy(self) -> Estimate:
+        """The share of right answers: EM, unless answers were judged or the task has a score of its own."""
+        return self.measures.accuracy or self.measures.em
+
+    @property
+    def finished(self) -> Estimate:
+        """The share of episodes that ended in an answer."""
+        return self.measures.finished
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: ``em``, ``em_interval`` as [low, high], and so on."""
@@ -69,6 +93,11 @@ class Summary:
             },
             recovery=None if recovery is None else Recovery.from_dict(recovery),
         )
+
+
+def read_summaries(manifest: Mapping[str, Any]) -> dict[str, Summary]:
+    """The summaries by task in the manifest of an evaluation; none where the manifest is of another verb."""
+    return {task: Summary.from_dict(fields) for task, fields in manifest.get("results", {}).items()}
 
 
 def summarise_trajectories(

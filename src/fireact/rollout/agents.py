@@ -370,6 +370,17 @@ def build_agent(
     )
 
 
+def load_agent(spec: str, task: str, tools: Sequence[str] | None, *, slots: int) -> Agent:
+    """The ReAct agent behind the name of a model or directory, as ``equip_model`` builds it."""
+    return equip_model(load_model(spec, slots=slots), task, tools)
+
+
+def equip_model(model: Model, task: str, tools: Sequence[str] | None) -> Agent:
+    """The ReAct agent around a model, within the limits of a task; without ``tools``, with those of its training."""
+    specs = tools or model.tools or ["search"]
+    return build_agent(model, load_task(task), method="react", tools=load_tools(specs))
+
+
 def _build_method(name: str, limits: Limits, options: dict[str, object]) -> Method:
     factory = names.resolve_plugin("method", name)
     if name == "reflexion":

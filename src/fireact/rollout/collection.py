@@ -57,6 +57,7 @@ class CollectConfig(EpisodeSettings):
     """Settings of ``collect``; ``plan`` maps "task/method" to a number of questions of ``split``, from ``start`` on."""
 
     plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
+    """Number of questions by "task/method"."""
     teacher: str = setting("scripted:expert", panel=AGENT)
     """openai:MODEL[@BASE_URL], scripted:expert, hf:NAME, replay:DIR, a run directory or module:attribute."""
     start: int = setting(0, panel=DATA)

@@ -186,7 +186,7 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         model=agent.lm.name,
         seed=seed,
         steps=tuple(steps),
-        stop=_stop_reason(steps, agent.limits, error),
+        stop=find_stop_reason(steps, agent.limits, error),
         scores={},
         usage=meter.usage,
         seconds=meter.seconds,
@@ -197,7 +197,7 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
     )
 
 
-def _stop_reason(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:
+def find_stop_reason(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:
     if error:
         return "error"
     if steps and is_finished(steps[-1]):

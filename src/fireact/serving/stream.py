@@ -11,8 +11,8 @@ from itertools import islice
 
 from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.render.react import OBSERVATION, render_turn
-from fireact.rollout.episodes import Agent, MeteredLM
-from fireact.types import Step
+from fireact.rollout.episodes import Agent, MeteredLM, find_stop_reason
+from fireact.types import Example, Step, Trajectory
 
 
 class EpisodeStream:
@@ -35,13 +35,23 @@ def ask_agent(agent: Agent, question: str, on_text: Callable[[str], None]) -> li
 
     Raises ProviderError where a tool or the LM fails, ConfigError for an empty question.
     """
+    return list(run_question(agent, question, on_text).steps)
+
+
+def run_question(agent: Agent, question: str, on_text: Callable[[str], None]) -> Trajectory:
+    """The trajectory of an agent on a question of the task ``ask``, like ``ask_agent``; it has no scores."""
     if not question.strip():
         raise ConfigError("the question is empty. Give the question in words.")
     stream, steps = EpisodeStream(on_text), list[Step]()
-    for step in iterate_steps(agent, question, MeteredLM(agent, on_delta=stream.on_delta)):
+    meter = MeteredLM(agent, on_delta=stream.on_delta)
+    for step in iterate_steps(agent, question, meter):
         steps.append(step)
         stream.on_step(step)
-    return steps
+    return Trajectory(
+        task="ask", example=Example("question", question, ""), method=agent.method.name, model=agent.lm.name, seed=0,
+        steps=tuple(steps), stop=find_stop_reason(steps, agent.limits, None), scores={}, usage=meter.usage,
+        seconds=meter.seconds,
+    )  # fmt: skip
 
 
 def iterate_steps(agent: Agent, question: str, meter: MeteredLM, *, seed: int = 0) -> Iterator[Step]:

@@ -2,3 +2,7 @@
 
 Agents share the stages that they have in common, such as one collection.
 """
+
+from fireact.base.rooms import make_room_callable
+
+make_room_callable(__name__)

@@ -71,22 +71,26 @@ def _print_task(task: TaskComparison, flips: int) -> None:
             STDOUT.print(f"{letter}: {faults} episodes ended in a fault and are left out.")
         if unscored:
             STDOUT.print(f"{letter}: {unscored} episodes have no score and are left out.")
-    _print_scores(task)
-    _print_amounts(task)
-    _print_outcomes(task)
+    for table in list_comparison_tables(task):
+        print_table(table)
     if task.under_noise is not None:
         STDOUT.print(escape(_format_retention(task.under_noise)))
     for gained in (True, False):
         _print_flips([flip for flip in task.flips if flip.gained == gained], gained=gained, most=flips)
 
 
-def _print_scores(task: TaskComparison) -> None:
+def list_comparison_tables(task: TaskComparison) -> list[Table]:
+    """The tables of two runs on a task: scores, what a question takes, and how episodes ended."""
+    return [_tabulate_shares(task), _tabulate_changes(task), _tabulate_outcomes(task)]
+
+
+def _tabulate_shares(task: TaskComparison) -> Table:
     rows: list[Row] = [
         [name.upper() if name in ("em", "f1") else name, share_cell(before, 0), share_cell(after, 0),
          _change_of_share(comparison), p_number(comparison.p)]
         for name, (before, after, comparison) in {**task.scores, "finished": task.finished}.items()
     ]  # fmt: skip
-    print_table(Table("", ["score", "A", "B", "B - A", "p"], rows))
+    return Table("", ["score", "A", "B", "B - A", "p"], rows)
 
 
 def _change_of_share(comparison: PairedDifference) -> TableCell:
@@ -94,7 +98,7 @@ def _change_of_share(comparison: PairedDifference) -> TableCell:
     return replace(cell, text=cell.text.removesuffix(" points"))
 
 
-def _print_amounts(task: TaskComparison) -> None:
+def _tabulate_changes(task: TaskComparison) -> Table:
     """Means of both runs and the change with its interval, without amounts that neither run has and prices of 0."""
     rows: list[Row] = []
     for name, title in _AMOUNTS.items():
@@ -108,7 +112,7 @@ def _print_amounts(task: TaskComparison) -> None:
                 [f"  {quantile}", number(before.mean), number(after.mean), ""]
                 for quantile, (before, after) in task.latency.items()
             ]
-    print_table(Table("", ["per question", "A", "B", "B - A"], rows))
+    return Table("", ["per question", "A", "B", "B - A"], rows)
 
 
 _AMOUNTS = {
@@ -124,7 +128,7 @@ def _change_of_amount(change: Estimate | None) -> TableCell:
     return TableCell(signed_number(change.mean), [bounds] if change.low < change.high else [])
 
 
-def _print_outcomes(task: TaskComparison) -> None:
+def _tabulate_outcomes(task: TaskComparison) -> Table:
     """How many episodes are right, and how many of each kind of failure; under noise also how agents recovered."""
     before_failures, after_failures = task.failures
     counts = [("right", *task.right), *((kind, before_failures[kind], after_failures[kind]) for kind in FAILURES)]
@@ -138,7 +142,7 @@ def _print_outcomes(task: TaskComparison) -> None:
             [name, *(cell_of(recovery) if recovery else UNTOLD for recovery in task.recovery), ""]
             for name, cell_of in _RECOVERY.items()
         ]
-    print_table(Table("", ["outcome", "A", "B", "B - A"], rows))
+    return Table("", ["outcome", "A", "B", "B - A"], rows)
 
 
 _RECOVERY: Mapping[str, Callable[[Recovery], TableCell]] = {

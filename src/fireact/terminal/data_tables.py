@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fireact.training.samples import SamplePreview
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
+    from fireact.recording.scores import Grades
 
 
 def print_sample(sample: SamplePreview) -> None:
@@ -43,13 +45,13 @@ def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
     STDOUT.print(escape(f"{summary}. Written to {out}."), soft_wrap=True)
 
 
-def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None:
+def print_grades(grades: Grades, run: Path, *, as_json: bool) -> None:
     """How many trajectories were scored, and which were not."""
     if as_json:
-        print_json(grades)
+        print_json(asdict(grades))
         return
-    STDOUT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {percent(grades['em'])}.")
-    for label, keys in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
+    STDOUT.print(f"{escape(str(run))}: {grades.scored} scored, EM {percent(grades.em)}.")
+    for label, keys in (("without a match", grades.unmatched), ("ended in a fault, not scored", grades.faults)):
         if keys:
             more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
             STDOUT.print(escape(f"{len(keys)} {label}: {', '.join(keys[:20])}{more}"))
@@ -60,12 +62,7 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
         return
-    rows = [
-        [name, *(f"{group[column]:,.0f}" for column in ("n", "finished", "correct")),
-         percent(group["f1"]) if "f1" in group else UNTOLD]
-        for name, group in diagnosis.groups.items()
-    ]  # fmt: skip
-    print_table(Table("", ["task/method", "episodes", "finished", "right (EM 1)", "F1"], rows))
+    print_table(tabulate_groups(diagnosis))
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
     steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
     summary = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
@@ -93,6 +90,22 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     STDOUT.print("No errors." if diagnosis.sound else "[red]There are errors.[/]")
 
 
+def tabulate_groups(diagnosis: Diagnosis) -> Table:
+    """The episodes by task and method, and how many are finished and right."""
+    rows = [
+        [name, *(f"{group[column]:,.0f}" for column in ("n", "finished", "correct")),
+         percent(group["f1"]) if "f1" in group else UNTOLD]
+        for name, group in diagnosis.groups.items()
+    ]  # fmt: skip
+    return Table("", ["task/method", "episodes", "finished", "right (EM 1)", "F1"], rows)
+
+
+def tabulate_findings(diagnosis: Diagnosis) -> Table:
+    """Each kind of finding: how often it occurs, and its fix."""
+    rows = [[finding.level, finding.message, f"{finding.count:,}", finding.fix] for finding in diagnosis.findings]
+    return Table("", ["level", "finding", "lines", "fix"], rows, notes=diagnosis.notes, names=2)
+
+
 def print_validation(finding: TaskValidation) -> None:
     """What ``validate`` found: counts by split and kind, and each problem."""
     for split, kinds in finding.counts.items():
@@ -101,6 +114,13 @@ def print_validation(finding: TaskValidation) -> None:
     for problem in finding.problems:
         STDOUT.print(f"[red]{escape(problem)}[/]")
     STDOUT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+
+
+def tabulate_conversion(report: Mapping[str, Any]) -> Table:
+    """The damage of a converted file, and what its new format cannot hold."""
+    damage = [["damage", kind, f"{facts['n']:,}"] for kind, facts in report["damage"].items()]
+    dropped = [["dropped", kind, f"{count:,}"] for kind, count in report["dropped"].items()]
+    return Table("", ["", "kind", "episodes"], [*damage, *dropped], names=2)
 
 
 def print_conversion(report: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,20 @@ from fireact.evaluation.measures import GroupSummary, Measures
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.rescore import RescoreResult
 from fireact.evaluation.statistics import Estimate
-from fireact.evaluation.summary import Summary
+from fireact.evaluation.summary import Summary, read_summaries
 from fireact.reporting.report_tables import get_amount, read_headline_table, share_cell
 from fireact.reporting.table import Row, Table
 from fireact.reporting.wording import UNTOLD, count_of, dollars, duration, interval, number, percent, share
-from fireact.tasks.judge import Judge
 from fireact.terminal.screen import STDOUT, print_json, print_table
 
 
-def print_rescored(result: RescoreResult, judge: Judge | None, *, as_json: bool) -> None:
+def print_rescored(result: RescoreResult, *, as_json: bool) -> None:
     """The new scores beside the reported ones, and every episode on which they differ."""
     if as_json:
-        judge_fields = {} if judge is None else {"judge_model": judge.name, "judge_unclear": judge.unclear}
-        spent = {} if judge is None else {"judge_usage": asdict(judge.usage)}
-        print_json({**result.to_dict(), **judge_fields, **spent})
+        print_json(result.to_dict())
         return
-    rows: list[Row] = [
-        [name.upper(), percent(mean.mean), interval(mean.interval), _reported_score(result, name)]
-        for name, mean in result.means.items()
-    ]
-    note = (
-        f"{result.finished} finished, {result.missing} without an episode, {result.faults} faults (not scored); gold "
-        f"answers: {result.golds['task']} of the task, {result.golds['run']} of the run."
-    )
-    title = f"{result.task}, {count_of(result.n, 'question')}"
-    print_table(Table(title, ["score", "mean", "95% interval", "reported"], rows, notes=[note]))
+    print_table(tabulate_rescored(result))
+    judge = result.judge
     if judge is not None:
         cost = "price unknown" if judge.usage.cost is None else dollars(judge.usage.cost)
         tokens = judge.usage.prompt_tokens + judge.usage.completion_tokens
@@ -55,27 +43,58 @@ def print_rescored(result: RescoreResult, judge: Judge | None, *, as_json: bool)
     STDOUT.print(f"{len(result.disagreements) or 'no'} disagreements with the scores in the run.")
 
 
+def tabulate_rescored(result: RescoreResult) -> Table:
+    """The new scores beside the reported ones."""
+    rows: list[Row] = [
+        [name.upper(), percent(mean.mean), interval(mean.interval), _reported_score(result, name)]
+        for name, mean in result.means.items()
+    ]
+    note = (
+        f"{result.finished} finished, {result.missing} without an episode, {result.faults} faults (not scored); gold "
+        f"answers: {result.golds['task']} of the task, {result.golds['run']} of the run."
+    )
+    title = f"{result.task}, {count_of(result.n, 'question')}"
+    return Table(title, ["score", "mean", "95% interval", "reported"], rows, notes=[note])
+
+
 def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    """Scores, costs and failures of each task in tables for 80 columns; if ``as_json``, one object, which has more."""
+    """Scores, costs and failures of each task in tables for 80 columns; if ``as_json``, the manifest."""
     if as_json:
-        print_json({"agents": {manifest["agent"]: manifest["results"]}})
+        print_json(manifest)
         return
-    results = {task: Summary.from_dict(fields) for task, fields in manifest["results"].items()}
     STDOUT.print(f"[bold]{escape(manifest['description'])}[/]")
-    _print_amounts(results)
-    _print_groups(results)
+    results = read_summaries(manifest)
+    *details, scores = list_evaluation_tables(results)
+    for table in details:
+        print_table(table)
+    for task, summary in results.items():
+        if summary.recovery:
+            STDOUT.print(escape(f"{task} under noise: {_describe_recovery(summary.recovery)}"))
+    print_table(scores)
+    STDOUT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(shell_path(out))}")
+
+
+def list_evaluation_tables(results: Mapping[str, Summary]) -> list[Table]:
+    """The tables of an evaluation, by task: what a question takes, kinds of questions, failures, and last the scores.
+
+    Without groups of questions or failures, their tables are absent.
+    """
     failures = [
         [task, *(str(summary.failures[kind]) for kind in FAILURES)]
         for task, summary in results.items()
         if summary.failures
     ]
-    if failures:
-        print_table(Table("", ["why wrong", *FAILURES], failures))
-    for task, summary in results.items():
-        if summary.recovery:
-            STDOUT.print(escape(f"{task} under noise: {_describe_recovery(summary.recovery)}"))
-    _print_scores(results)
-    STDOUT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(shell_path(out))}")
+    groups = _list_group_rows(results)
+    return [
+        _tabulate_amounts(results),
+        *(
+            [Table("", ["by", "", "n", "EM", "finished", *_GROUP_AMOUNTS], groups, names=2, grouped=True)]
+            if groups
+            else []
+        ),
+        *([Table("", ["why wrong", *FAILURES], failures)] if failures else []),
+        tabulate_scores(results),
+    ]
 
 
 def _reported_score(result: RescoreResult, name: str) -> str:
@@ -87,26 +106,28 @@ _AMOUNTS = {
     "seconds": "seconds_per_question", "latency": "latency_mean", "p50": "latency_p50", "p95": "latency_p95",
 }  # fmt: skip
 
+_GROUP_AMOUNTS = ("steps", "searches", "tokens", "latency")
+"""The amounts of each kind of question."""
 _GROUPS = 12
 """A kind with more groups of questions than this (the subjects of MMLU) is not printed; the JSON has it."""
 
 
-def _print_scores(results: Mapping[str, Summary]) -> None:
+def tabulate_scores(results: Mapping[str, Summary]) -> Table:
+    """The scores of each task with their intervals."""
     rows: list[Row] = [
         [task, str(summary.n), *(share_cell(estimate, 0) for estimate in _scores_of(summary.measures))]
         for task, summary in results.items()
     ]
-    table = Table("", ["score", "n", "EM", "F1", "accuracy", "finished"], rows)
-    print_table(table.without_empty_columns())
+    return Table("", ["score", "n", "EM", "F1", "accuracy", "finished"], rows).without_empty_columns()
 
 
 def _scores_of(measures: Measures) -> list[Estimate | None]:
     return [measures.em, measures.f1, measures.differing_accuracy, measures.finished]
 
 
-def _print_amounts(results: Mapping[str, Summary]) -> None:
+def _tabulate_amounts(results: Mapping[str, Summary]) -> Table:
     rows = [[task, *(_amount(summary, name) for name in _AMOUNTS.values())] for task, summary in results.items()]
-    print_table(Table("", ["per question", *_AMOUNTS], rows).without_empty_columns())
+    return Table("", ["per question", *_AMOUNTS], rows).without_empty_columns()
 
 
 def _amount(summary: Summary, name: str) -> str:
@@ -116,17 +137,15 @@ def _amount(summary: Summary, name: str) -> str:
     return dollars(mean) if name == "cost_per_question" else number(mean)
 
 
-def _print_groups(results: Mapping[str, Summary]) -> None:
-    amounts = {name: _AMOUNTS[name] for name in ("steps", "searches", "tokens", "latency")}
-    rows: list[Row] = [
+def _list_group_rows(results: Mapping[str, Summary]) -> list[Row]:
+    """A row for each kind of question of each task, where a task has several kinds."""
+    return [
         [f"{task}: {kind}", value, str(group.n), share_cell(group.measures.em, 0),
-         percent(group.measures.finished.mean, 0), *(_group_amount(group, name) for name in amounts.values())]
+         percent(group.measures.finished.mean, 0), *(_group_amount(group, _AMOUNTS[name]) for name in _GROUP_AMOUNTS)]
         for task, summary in results.items()
         for kind, groups in summary.by.items()
         for value, group in (groups.items() if 1 < len(groups) <= _GROUPS else ())
     ]  # fmt: skip
-    if rows:
-        print_table(Table("", ["by", "", "n", "EM", "finished", *amounts], rows, names=2, grouped=True))
 
 
 def _group_amount(group: GroupSummary, name: str) -> str:

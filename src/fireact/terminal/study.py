@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
+from fireact.base.jsonl import read_objects
 from fireact.reporting.report_tables import share_cell
 from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import points
@@ -77,17 +77,21 @@ def _remaining_work(stages: Sequence[Mapping[str, Any]], verb: str) -> str:
 
 def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """One row per cell and task, and the paths of tables and plots."""
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     if as_json:
-        print_json({**manifest, "rows": rows})
+        print_json({**manifest, "rows": list(read_objects(out / "results.jsonl"))})
         return
+    print_table(tabulate_study(manifest, out))
+    STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
+
+
+def tabulate_study(manifest: Mapping[str, Any], out: Path) -> Table:
+    """A row for each cell of a study and each task."""
     table_rows: list[Row] = [
         [row.cell, task, str(summary.n), share_cell(summary.measures.em, 0), _change_cell(row.against.get(task))]
-        for row in read_complete_rows(rows)
+        for row in read_complete_rows(list(read_objects(out / "results.jsonl")))
         for task, summary in row.results.items()
     ]
-    print_table(Table(manifest["title"], ["cell", "task", "n", "EM", "difference"], table_rows, names=2))
-    STDOUT.print(f"Tables: {escape(str(out / 'tables.md'))}, plots: {escape(str(out / 'plots'))}.")
+    return Table(manifest["title"], ["cell", "task", "n", "EM", "difference"], table_rows, names=2)
 
 
 def _change_cell(change: BaselineChange | None) -> TableCell:

@@ -19,8 +19,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What a verb did, in a few lines: counts by task and method, usage, and the path of the run."""
     counts = manifest.get("counts")
     if counts:
-        rows = [[name, *(str(count[key]) for key in ("n", "finished", "correct"))] for name, count in counts.items()]
-        print_table(Table("", ["task/method", "episodes", "finished", "right (EM 1)"], rows))
+        print_table(tabulate_counts(counts))
     usage = manifest.get("usage")
     if counts and usage:
         cost = "price not known (see --prices)" if usage["cost"] is None else dollars(usage["cost"])
@@ -33,6 +32,12 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     if remaining := manifest.get("remaining"):
         STDOUT.print(escape(f"Remaining findings: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
     STDOUT.print(f"{escape(str(out))} is complete ({duration(manifest['seconds'])}).")
+
+
+def tabulate_counts(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """How many episodes there are by task and method, and how many are finished and right."""
+    rows = [[name, *(str(count[key]) for key in ("n", "finished", "correct"))] for name, count in counts.items()]
+    return Table("", ["task/method", "episodes", "finished", "right (EM 1)"], rows)
 
 
 def print_conformance(conformance: Conformance) -> None:
