@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from fireact.base.progress import Progress
 from fireact.base.verbs import resume
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.openai_compatible import OpenAICompatibleProvider
+from fireact.hosted.openai_compatible import OPENAI, TOGETHER
 from fireact.hosted.provider import JobRequest, ProviderClient
 from fireact.hosted.tune import (
     TuneConfig,
     cancel_job,
     check_training_rows,
     estimate_job,
+    is_provider_spec,
     load_provider,
     training_row,
     tune,
@@ -195,7 +197,7 @@ def test_a_creation_whose_reply_is_lost_is_found_again(kind: str, data: str, tmp
 def test_only_new_events_are_asked_for(data: str) -> None:
     with FakeTuning(states=("queued",) * 9) as served:
         served.create("ftjob-1", {"model": "x", "suffix": "y", "seen": 8})["seen"] = 8
-        provider = OpenAICompatibleProvider("openai", served.url)
+        provider = OPENAI(served.url)
         assert [name for name, _ in provider.events("ftjob-1", ())] == [f"e{n}" for n in range(9)]
         served.asked.clear()
         assert [name for name, _ in provider.events("ftjob-1", {f"e{n}" for n in range(8)})] == ["e8"]
@@ -204,10 +206,10 @@ def test_only_new_events_are_asked_for(data: str) -> None:
 
 def test_faults_that_pass_are_tried_again() -> None:
     with FakeTuning(faults=[429, 503, 429]) as served:
-        provider = OpenAICompatibleProvider("openai", served.url, pause=0.001)
+        provider = OPENAI(served.url, pause=0.001)
         assert provider.find("file-1", "nobody") is None
     with FakeTuning(faults=[500] * 10) as served:
-        provider = OpenAICompatibleProvider("openai", served.url, pause=0.001)
+        provider = OPENAI(served.url, pause=0.001)
         with pytest.raises(ProviderError, match="failed 6 times"):
             provider.find("file-1", "nobody")
 
@@ -253,7 +255,7 @@ def test_a_dated_version_of_the_api_is_asked_without_methods(data: str) -> None:
     order, bodies = JobRequest(model="base", name="x", epochs=2, seed=5), []
     with FakeTuning() as served:
         for url in (served.url, f"{served.url}?api-version=2024-10-21"):
-            OpenAICompatibleProvider("openai", url, pause=0.001).create("file-1", order)
+            OPENAI(url, pause=0.001).create("file-1", order)
             bodies.append(list(served.jobs.values())[-1])
     assert (
         bodies[0]["method"]["supervised"] == {"hyperparameters": {"n_epochs": 2}} and "hyperparameters" not in bodies[0]
@@ -339,7 +341,7 @@ def test_a_price_that_the_provider_tells_counts(data: str, tmp_path: Path) -> No
         manifest = tune(config(data, served, budget="5usd"), tmp_path / "run")
         assert manifest["estimate"]["cost_usd"] == 4.0 and manifest["estimate"]["tokens"] == 9000
     with FakeTuning("together", states=states, price=None) as served:
-        provider = OpenAICompatibleProvider("together", served.url, pause=0.001)
+        provider = TOGETHER(served.url, pause=0.001)
         assert (
             provider.quote("file-1", JobRequest(model="base", name="x")).cost is None
         )  # a price that is not told stops nobody
@@ -418,11 +420,45 @@ def test_the_file_that_was_uploaded_is_not_written_again(data: str, tmp_path: Pa
 def test_keys_and_specs(kind: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=variable):
         load_provider(f"{kind}:llama")
-    with pytest.raises(ConfigError, match="openai, together, fireworks"):
+    with pytest.raises(ConfigError, match="fireworks, openai, together or module:attribute"):
         load_provider("acme:llama")
     monkeypatch.setenv(variable, "sk-secret")
     provider, model = load_provider(f"{kind}:llama")
     assert model == "llama" and "secret" not in str(vars(provider)) + str(vars(provider._http))  # type: ignore[attr-defined]
+
+
+def test_a_provider_of_ones_own_is_module_attribute(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its own limits, which are checked before anything is sent, and its jobs are followed and cancelled."""
+    module = types.ModuleType("somebody")
+    module.TUNING = replace(TOGETHER, min_samples=11, accepted_settings=("rank",))  # type: ignore[attr-defined]
+    module.NOTHING = object()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "somebody", module)
+    monkeypatch.setenv("TOGETHER_API_KEY", "sk-secret")
+    with FakeTuning("together", states=STATES["together"]) as served:
+        model = f"somebody:TUNING:base@{served.url}"
+        with pytest.raises(ConfigError, match="somebody:TUNING chooses learning_rate itself"):
+            TuneConfig(data, model, learning_rate=0.1)
+        with pytest.raises(DataError, match="10 samples; the provider asks for 11"):
+            tune(TuneConfig(write_samples(tmp_path, 10), model), tmp_path / "few")
+        manifest = tune(TuneConfig(data, model, rank=4, poll=0.01), tmp_path / "run")
+        assert (
+            manifest["provider"] == "somebody:TUNING"
+            and manifest["agent"] == f"openai:{manifest['model']}@{served.url}"
+        )
+        assert cancel_job(tmp_path / "run").id == manifest["job"]
+    assert is_provider_spec(model) and is_provider_spec("together:base") and not is_provider_spec("hf:base")
+    for spec, message in (
+        ("somebody:NOTHING:base", "which is no provider. Give something with min_samples, accepted_settings, priced"),
+        ("nobody:TUNING:base", "cannot be imported"),
+        ("somebody:TUNING:", "is not of the form KIND:MODEL"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TuneConfig(data, spec)
+
+
+def write_samples(path: Path, count: int) -> str:
+    jsonl.write_objects(path / "few.jsonl", (one.to_dict() for one in samples(count)))
+    return str(path / "few.jsonl")
 
 
 def test_azure_is_reached_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +469,7 @@ def test_azure_is_reached_by_its_address(monkeypatch: pytest.MonkeyPatch) -> Non
     headers = ProviderClient("https://mine.openai.azure.com/openai/v1")._http._client.headers
     assert headers["api-key"] == "sk-azure" and "authorization" not in headers
     with FakeTuning() as served:
-        OpenAICompatibleProvider("openai", f"{served.url}?api-version=2025-04-01-preview").find("file-1", "nobody")
+        OPENAI(f"{served.url}?api-version=2025-04-01-preview").find("file-1", "nobody")
         assert served.asked == ["GET fine_tuning/jobs?api-version=2025-04-01-preview&limit=100"]
 
 

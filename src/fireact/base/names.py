@@ -1,8 +1,8 @@
 """How a name becomes an object: by a table of entry points, or by a ``module:attribute`` path of the user's own.
 
 The built-in names are entry points in ``pyproject.toml``, in the groups ``fireact.tasks``, ``fireact.tools``,
-``fireact.models``, ``fireact.methods`` and ``fireact.renderers``. Other packages add theirs in the same way, and
-formats of files in the group ``fireact.formats``. A plug-in is imported only when it is used.
+``fireact.models``, ``fireact.methods``, ``fireact.renderers`` and ``fireact.providers``. Other packages add theirs in
+the same way, and formats of files in the group ``fireact.formats``. A plug-in is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fireact.errors import ConfigError, unknown_name_error
 
 
 def known_names(kind: str) -> list[str]:
-    """The names of a kind ("task", "tool", "model", "method", "renderer", "format"), sorted."""
+    """The names of a kind ("task", "tool", "model", "method", "renderer", "provider", "format"), sorted."""
     return sorted(point.name for point in entry_points(group=f"fireact.{kind}s"))
 
 

@@ -40,6 +40,7 @@ class FireworksProvider:
     min_samples = 3
     accepted_settings = ("learning_rate", "rank")
     """The settings of a JobRequest that may be chosen; Fireworks counts a batch in tokens."""
+    priced = False
 
     def __init__(self, url: str = "", *, pause: float = 1.0) -> None:
         self._http = ProviderClient(url or URL, variable=KEY, pause=pause)

@@ -1,4 +1,4 @@
-"""Providers with OpenAI's API for fine-tuning (files, jobs), and a table of their differences.
+"""Providers with OpenAI's API for fine-tuning (files, jobs), and their differences.
 
     openai:MODEL[@BASE_URL]      OpenAI, Azure (https://NAME.openai.azure.com/openai/v1), or any compatible API
     together:MODEL[@BASE_URL]    files/upload and fine-tunes; it quotes prices; the key is TOGETHER_API_KEY
@@ -51,35 +51,30 @@ class TuningApi:
     paged: bool = False
     priced: bool = False
     """Whether the provider reports the cost of a job, before and after it."""
+    names_method: bool = False
+    """Whether a job names its method, as OpenAI's do; else its settings stand at the top."""
+
+    def __call__(self, url: str = "", *, pause: float = 1.0) -> OpenAICompatibleProvider:
+        """The provider with this API at an address; empty means the provider's own."""
+        return OpenAICompatibleProvider(self, url, pause=pause)
 
 
-DIALECTS = {
-    "openai": TuningApi(
-        "https://api.openai.com/v1",
-        "files",
-        "fine_tuning/jobs",
-        min_samples=10,
-        accepted_settings=("seed", "batch_size"),
-        paged=True,
-    ),
-    "together": TuningApi(
-        "https://api.together.ai/v1",
-        "files/upload",
-        "fine-tunes",
-        min_samples=1,
-        variable="TOGETHER_API_KEY",
-        priced=True,
-        accepted_settings=("learning_rate", "rank", "batch_size"),
-    ),
-}
+OPENAI = TuningApi(
+    "https://api.openai.com/v1", "files", "fine_tuning/jobs", min_samples=10, accepted_settings=("seed", "batch_size"),
+    paged=True, names_method=True,
+)  # fmt: skip
+TOGETHER = TuningApi(
+    "https://api.together.ai/v1", "files/upload", "fine-tunes", min_samples=1, variable="TOGETHER_API_KEY", priced=True,
+    accepted_settings=("learning_rate", "rank", "batch_size"),
+)  # fmt: skip
 
 
 class OpenAICompatibleProvider:
-    """One provider of the table. Raises ConfigError when its key is not in the environment."""
+    """A provider with one of these APIs. Raises ConfigError when its key is not in the environment."""
 
-    def __init__(self, kind: str, url: str = "", *, pause: float = 1.0) -> None:
-        self._kind, self._dialect = kind, DIALECTS[kind]
-        self._http = ProviderClient(url or self._dialect.url, variable=self._dialect.variable, pause=pause)
+    def __init__(self, api: TuningApi, url: str = "", *, pause: float = 1.0) -> None:
+        self._api = api
+        self._http = ProviderClient(url or api.url, variable=api.variable, pause=pause)
         self._pause = pause
 
     @property
@@ -88,7 +83,7 @@ class OpenAICompatibleProvider:
 
     @property
     def min_samples(self) -> int:
-        return self._dialect.min_samples
+        return self._api.min_samples
 
     def agent(self, model: str) -> str:
         """The model at the address that trained it (at Azure the name is that of the deployment)."""
@@ -97,20 +92,18 @@ class OpenAICompatibleProvider:
     def upload(self, file: Path, name: str) -> str:
         """Upload a training file; returns its id."""
         file_name = f"{name}.jsonl"
-        data = {"purpose": "fine-tune"} | (
-            {"file_name": file_name, "file_type": "jsonl"} if self._dialect.priced else {}
-        )
+        data = {"purpose": "fine-tune"} | ({"file_name": file_name, "file_type": "jsonl"} if self._api.priced else {})
 
         def send() -> Any:
             with file.open("rb") as body:
                 files = {"file": (file_name, body, "application/jsonl")}
-                return self._http.send("POST", self._dialect.files, data=data, files=files)
+                return self._http.send("POST", self._api.files, data=data, files=files)
 
         return str(_require_field(self._http.retry(send), "id"))
 
     def quote(self, file: str, job_request: JobRequest) -> JobQuote:
         """The provider's estimate of the cost; empty where it gives none."""
-        if not self._dialect.priced:
+        if not self._api.priced:
             return JobQuote()
         body = {
             "training_file": file,
@@ -118,7 +111,7 @@ class OpenAICompatibleProvider:
             **({"n_epochs": job_request.epochs} if job_request.epochs else {}),
         }
         try:
-            price_reply = self._http.post(f"{self._dialect.jobs}/estimate-price", body)
+            price_reply = self._http.post(f"{self._api.jobs}/estimate-price", body)
         except (ConfigError, ProviderError):  # a job must not fail because its price is unknown
             return JobQuote()
         if not isinstance(price_reply, dict):
@@ -138,7 +131,7 @@ class OpenAICompatibleProvider:
         body = self._body(file, job_request)
 
         def create_once() -> Job:
-            return _parse_job(self._http.send("POST", self._dialect.jobs, json=body))
+            return _parse_job(self._http.send("POST", self._api.jobs, json=body))
 
         try:
             return create_once()
@@ -147,26 +140,26 @@ class OpenAICompatibleProvider:
 
     def find(self, file: str, name: str) -> Job | None:
         """The job of a file and a name, if there is one."""
-        return next((_parse_job(row) for row in self._rows(self._dialect.jobs) if _is_ours(row, file, name)), None)
+        return next((_parse_job(row) for row in self._rows(self._api.jobs) if _is_ours(row, file, name)), None)
 
     def job(self, id: str) -> Job:
         """The current state of a job."""
-        return _parse_job(self._http.get(f"{self._dialect.jobs}/{id}"))
+        return _parse_job(self._http.get(f"{self._api.jobs}/{id}"))
 
     def events(self, id: str, known_ids: Collection[str]) -> Sequence[tuple[str, str]]:
         """The events as (id, message), oldest first; pages with only known events are not fetched."""
         events: list[tuple[str, str, str]] = []
-        for row in self._rows(f"{self._dialect.jobs}/{id}/events"):
+        for row in self._rows(f"{self._api.jobs}/{id}/events"):
             name = _event_name(row)
-            if self._dialect.paged and name in known_ids:  # the newest come first
+            if self._api.paged and name in known_ids:  # the newest come first
                 break
             events.append((str(row.get("created_at", "")), name, str(row.get("message", ""))))
-        newest_first = events[::-1] if self._dialect.paged else events
+        newest_first = events[::-1] if self._api.paged else events
         return [(name, message) for _, name, message in sorted(newest_first, key=lambda event: event[0])]
 
     def cancel(self, id: str) -> Job:
         """Ask for a job to be stopped."""
-        return _parse_job(self._http.post(f"{self._dialect.jobs}/{id}/cancel"))
+        return _parse_job(self._http.post(f"{self._api.jobs}/{id}/cancel"))
 
     def _wait(self, file: str) -> None:
         """Wait until the provider has read a file: Azure refuses earlier jobs. Raises DataError for a rejected file.
@@ -189,7 +182,7 @@ class OpenAICompatibleProvider:
 
     def _body(self, file: str, job_request: JobRequest) -> dict[str, Any]:
         body: dict[str, Any] = {"model": job_request.model, "training_file": file, "suffix": job_request.name}
-        if self._kind == "openai":
+        if self._api.names_method:
             batch = {"batch_size": job_request.batch_size} if job_request.batch_size else {}
             chosen = {"hyperparameters": {"n_epochs": job_request.epochs or "auto", **batch}}
             if "api-version=" in self.url:  # Azure's dated API versions do not know the field method
@@ -204,7 +197,7 @@ class OpenAICompatibleProvider:
 
     def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
         """The rows of a list, over all its pages."""
-        query: dict[str, str | int] = {"limit": PAGE} if self._dialect.paged else {}
+        query: dict[str, str | int] = {"limit": PAGE} if self._api.paged else {}
         while True:
             listed = self._http.get(path, **query)
             page = listed if isinstance(listed, dict) else {"data": listed}
@@ -212,7 +205,7 @@ class OpenAICompatibleProvider:
             rows = [row for row in page_rows if isinstance(row, dict)] if isinstance(page_rows, list) else []
             yield from rows
             last_id = str(rows[-1].get("id")) if rows else None
-            if last_id is None or not self._dialect.paged or not page.get("has_more") or last_id == query.get("after"):
+            if last_id is None or not self._api.paged or not page.get("has_more") or last_id == query.get("after"):
                 return
             query["after"] = last_id
 

@@ -94,6 +94,30 @@ class Provider(Protocol):
     def cancel(self, id: str) -> Job: ...
 
 
+class ProviderFactory(Protocol):
+    """What the name of a provider stands for: it makes the provider of an address, and knows its limits without a key.
+
+    ``url`` empty means the provider's own address, ``pause`` are the seconds before the first repeat of a request.
+    """
+
+    @property
+    def min_samples(self) -> int:
+        """The smallest number of samples in a file."""
+        ...
+
+    @property
+    def accepted_settings(self) -> Sequence[str]:
+        """The settings of a JobRequest that may be chosen, besides the epochs."""
+        ...
+
+    @property
+    def priced(self) -> bool:
+        """Whether the provider quotes a price once it has the file."""
+        ...
+
+    def __call__(self, url: str = "", *, pause: float = 1.0) -> Provider: ...
+
+
 class NotFoundError(ConfigError):
     """The provider has nothing at that address."""
 

@@ -19,16 +19,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fireact.base import jsonl
-from fireact.base.names import split_model_spec
+from fireact.base import jsonl, names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
-from fireact.hosted.fireworks import FireworksProvider
-from fireact.hosted.openai_compatible import DIALECTS, OpenAICompatibleProvider, TuningApi
-from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, NotFoundError, Provider
+from fireact.hosted.provider import (
+    ENDED_STATUSES,
+    Job,
+    JobQuote,
+    JobRequest,
+    NotFoundError,
+    Provider,
+    ProviderFactory,
+)
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.training.train import load_learnable
@@ -41,11 +46,8 @@ COST, SCHEDULE = "Cost", "Schedule"
 """Headings of options."""
 CHARS_PER_TOKEN = 4
 """Characters a token, for the cost estimate."""
-KINDS = (*DIALECTS, "fireworks")
 NEUTRAL_SETTINGS = ("poll", "price", "budget")
 """Settings that do not change what is trained."""
-PRICED_KINDS = tuple(kind for kind, dialect in DIALECTS.items() if dialect.priced)
-"""The providers that quote a price once they have the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class TuneConfig:
     data: str = setting(normalise=absolute_path, is_path=True)
     """Trajectories in any format that 'convert' reads, or a directory of 'fireact mix' or 'collect'."""
     model: str = setting()
-    """The provider and its base model: openai:MODEL[@BASE_URL], together:MODEL or fireworks:MODEL."""
+    """The provider and its base model: openai:MODEL[@BASE_URL], together:, fireworks: or module:attribute:MODEL."""
     epochs: int = setting(3, low=1, panel=SCHEDULE)
     """Passes over the data."""
     seed: int = setting(0, panel=SCHEDULE)
@@ -79,7 +81,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         kind, _, _ = split_provider_spec(self.model)
-        accepted = _provider_limits(kind).accepted_settings
+        accepted = load_provider_factory(kind).accepted_settings
         for name in ("learning_rate", "rank", "batch_size"):
             if getattr(self, name) is not None and name not in accepted:
                 raise ConfigError(
@@ -134,7 +136,7 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
         tokens = "" if job.tokens is None else f"{job.tokens:,} tokens, "
         progress.say(f"tune: {job.model} is there; {tokens}{_describe_cost(paid)}")
         return run.finish(
-            student=model, model=job.model, agent=provider.agent(job.model), provider=config.model.partition(":")[0],
+            student=model, model=job.model, agent=provider.agent(job.model), provider=split_provider_spec(config.model)[0],
             job=job.id, estimate=facts, trained_tokens=job.tokens, cost_usd=paid,
         )  # fmt: skip
 
@@ -183,16 +185,21 @@ def estimate_job(config: TuneConfig) -> dict[str, Any]:
     """
     rows = list(map(training_row, load_learnable(Path(config.data))))
     kind, _, _ = split_provider_spec(config.model)
-    check_training_rows(rows, min_samples=_provider_limits(kind).min_samples)
+    check_training_rows(rows, min_samples=load_provider_factory(kind).min_samples)
     return _estimate_rows(config, rows)
 
 
 def split_provider_spec(spec: str) -> tuple[str, str, str]:
-    """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
-    kind, model, url = split_model_spec(spec)
-    if kind not in KINDS or not model:
+    """Kind, model and base URL of ``KIND:MODEL[@BASE_URL]``; KIND is a name or module:attribute. Raises ConfigError."""
+    kind, model, url = names.split_model_spec(spec)
+    known_kinds = names.known_names("provider")
+    if kind not in known_kinds and ":" in model:
+        attribute, _, model = model.partition(":")
+        kind = f"{kind}:{attribute}"
+    if (kind not in known_kinds and ":" not in kind) or not model:
         raise ConfigError(
-            f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is {', '.join(KINDS)}."
+            f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is "
+            f"{', '.join(known_kinds)} or module:attribute."
         )
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise ConfigError(
@@ -202,17 +209,23 @@ def split_provider_spec(spec: str) -> tuple[str, str, str]:
     return kind, model, url
 
 
-def _provider_limits(kind: str) -> TuningApi | type[FireworksProvider]:
-    """The limits of a kind of provider: the smallest number of samples, and the settings that it accepts."""
-    return DIALECTS.get(kind, FireworksProvider)
+def is_provider_spec(spec: str) -> bool:
+    """Whether the name of a model is one at a provider, such as together:MODEL or module:attribute:MODEL."""
+    kind, _, model_and_url = spec.partition(":")
+    return kind in names.known_names("provider") or ":" in model_and_url.partition("@")[0]
+
+
+def load_provider_factory(kind: str) -> ProviderFactory:
+    """What makes the providers of a kind: an entry point of ``fireact.providers``, or module:attribute."""
+    factory: ProviderFactory = names.resolve_plugin("provider", kind)
+    names.require_attributes("provider", kind, factory, "min_samples", "accepted_settings", "priced")
+    return factory
 
 
 def load_provider(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
     """The provider and the base model of ``KIND:MODEL[@BASE_URL]``. Raises ConfigError."""
     kind, model, url = split_provider_spec(spec)
-    return (
-        FireworksProvider(url, pause=pause) if kind == "fireworks" else OpenAICompatibleProvider(kind, url, pause=pause)
-    ), model
+    return load_provider_factory(kind)(url, pause=pause), model
 
 
 def write_training_file(config: TuneConfig, file: Path, provider: Provider, progress: Progress) -> list[dict[str, Any]]:
@@ -305,7 +318,7 @@ def _require_within_budget(config: TuneConfig, facts: dict[str, Any], *, is_fina
         return
     amount = BudgetAmount.parse(config.budget)
     if amount.unit == "usd" and facts["cost_usd"] is None:
-        if is_final or split_provider_spec(config.model)[0] not in PRICED_KINDS:
+        if is_final or not load_provider_factory(split_provider_spec(config.model)[0]).priced:
             raise BudgetError(
                 f"the cost is not known, so a budget of {amount} cannot be kept; no job was made. Give --price, or a "
                 "budget in tokens."

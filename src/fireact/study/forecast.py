@@ -18,7 +18,7 @@ from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import FireactError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.formats.read import read_any
-from fireact.hosted.tune import KINDS as PROVIDERS
+from fireact.hosted.tune import is_provider_spec
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import find_price
 from fireact.rollout.agents import Model, build_agent, load_task
@@ -181,7 +181,7 @@ def _estimate_eval(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
     model = stage.dependencies[0].student if tuned else config.agent
     description = f"evaluating {model}{', fine-tuned' if tuned else ''}"
     costs = _price_searches(searches, rates)
-    if model.partition(":")[0] in PROVIDERS:
+    if is_provider_spec(model):
         question_counts = [(task, config.method, config.n) for task in config.tasks]
         cost = estimate_hosted_cost(model, question_counts, native=config.native, tuned=tuned, examples=config.examples)
         costs |= {f"the price of a token of {model}{', fine-tuned' if tuned else ''}": cost}
@@ -313,7 +313,7 @@ def estimate_hosted_cost(
     """
     provider, name, url = split_model_spec(model)
     if provider != "openai":
-        return None if provider in PROVIDERS else 0.0
+        return None if is_provider_spec(model) else 0.0
     name = f"ft:{name}" if tuned else name
     price = find_price(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
     probe = Model(lm=PromptProbe(), tuned=tuned, description=name)

@@ -25,7 +25,7 @@ from fireact.base.verbs import load_verb
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
-from fireact.hosted.tune import KINDS as PROVIDERS
+from fireact.hosted.tune import is_provider_spec
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
 from fireact.training.recipe import read_recipe
@@ -137,7 +137,7 @@ class StageResolver:
     def training_stage(self, cell: Cell) -> Stage:
         """The stage that fine-tunes a cell's model: here, or at the provider that the model's name begins with."""
         settings = cell.settings
-        if str(settings.get("base", "")).partition(":")[0] in PROVIDERS:
+        if is_provider_spec(str(settings.get("base", ""))):
             return self._hosted_training_stage(cell)
         recipe = read_recipe(
             str(settings.get("recipe", "default")),
