@@ -56,7 +56,7 @@ def test_the_page_on_studies_names_every_key_and_setting_and_its_file_can_be_run
     for name in (*KEYS, *SETTINGS, *PRICES, *RATES, *known_names("renderer")):
         assert f"`{name}`" in text or f"[[{name}]]" in text, name
     (tmp_path / "mine.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
-    found = plan_study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out")
+    found = plan_study(StudyConfig(str(tmp_path / "mine.toml")), tmp_path / "out").to_dict()
     assert [len(found["cells"]), found["episodes"], found["needs"]] == [8, 160 + 8 * 100, {}]
 
 

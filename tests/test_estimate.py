@@ -12,7 +12,7 @@ from fireact.rollout.collection import CollectConfig, estimate_collection
 
 
 def test_calls_and_tokens_are_those_of_the_prompts_and_the_assumed_rounds() -> None:
-    found = estimate_collection(CollectConfig(plan={"geo-hop/react": 10, "geo-yesno/cot": 5}))
+    found = estimate_collection(CollectConfig(plan={"geo-hop/react": 10, "geo-yesno/cot": 5})).details
     parts = found["by_task_and_method"]
     assert found["episodes"] == 15 and found["calls"] == 45
     assert parts["geo-hop/react"]["calls"] == 40 and parts["geo-yesno/cot"]["calls"] == 5

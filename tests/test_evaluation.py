@@ -243,7 +243,7 @@ def test_a_dry_run_refuses_what_the_run_would(change: dict[str, Any], said: str)
 def test_a_dry_run_counts_calls_and_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "SERPAPI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    found = estimate_evaluation(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5, tools=("serpapi",)))
+    found = estimate_evaluation(EvalConfig("openai:gpt-4o", tasks=("geo-hop",), n=5, tools=("serpapi",))).details
     assert (found["episodes"], found["calls"]) == (5, 20) and found["cost_usd"] > 0
     with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):  # a run needs it
         load_model("openai:gpt-4o")

@@ -275,7 +275,7 @@ def test_an_address_that_is_none_is_refused_at_once() -> None:
 
 def test_what_is_foreseen_of_a_file_that_would_be_rejected_is_that(tmp_path: Path) -> None:
     jsonl.write_objects(tmp_path / "few.jsonl", (one.to_dict() for one in samples(4)))
-    assert estimate_job(TuneConfig(data=str(tmp_path / "few.jsonl"), model="fireworks:x"))["samples"] == 4
+    assert estimate_job(TuneConfig(data=str(tmp_path / "few.jsonl"), model="fireworks:x")).details["samples"] == 4
     with pytest.raises(DataError, match="10 at least"):
         estimate_job(TuneConfig(data=str(tmp_path / "few.jsonl"), model="openai:x"))
 
@@ -317,7 +317,7 @@ def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: P
 
 def test_what_a_job_will_take_is_known_before_and_kept_within_a_budget(data: str, tmp_path: Path) -> None:
     with FakeTuning("openai") as served:
-        foreseen = estimate_job(config(data, served, price=2.0))
+        foreseen = estimate_job(config(data, served, price=2.0)).details
         assert foreseen["samples"] == 12 and foreseen["cost_usd"] == pytest.approx(foreseen["tokens"] * 2e-6)
         for budget, said in (("0.0001usd", "more than the budget"), ("10tokens", "more than the budget")):
             with pytest.raises(BudgetError, match=said):
@@ -379,7 +379,7 @@ def test_of_a_run_as_collected_only_what_is_right_is_learned(tmp_path: Path) -> 
     jsonl.write_objects(tmp_path / "collect" / "trajectories.jsonl", (one.to_dict() for one in rows))
     for verb, count in (("collect", 11), ("mix", 12)):
         (tmp_path / "collect" / "config.toml").write_text(f'verb = "{verb}"\n')
-        assert estimate_job(TuneConfig(data=str(tmp_path / "collect"), model="openai:x"))["samples"] == count
+        assert estimate_job(TuneConfig(data=str(tmp_path / "collect"), model="openai:x")).details["samples"] == count
 
 
 def test_force_does_not_forget_a_job_that_goes_on(data: str, tmp_path: Path) -> None:

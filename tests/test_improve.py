@@ -163,7 +163,7 @@ def test_a_round_without_a_success_trains_nothing(run: Path, tmp_path: Path) -> 
 
 
 def test_a_dry_run_counts_the_questions(run: Path) -> None:
-    found = estimate_improvement(settings(run))
+    found = estimate_improvement(settings(run)).details
     assert {"start": 4, "questions_a_round": 2, "tries_a_round": 4, "measured_on": 2}.items() <= found.items()
 
 

@@ -301,13 +301,14 @@ def test_one_fault_is_said_once_with_the_cells_that_it_hits(stages: Path, base: 
 
 def test_a_dry_run_writes_nothing_and_knows_what_is_there(done: Done, base: str, tmp_path: Path) -> None:
     out, config, _, _ = done
-    fresh = plan_study(config, tmp_path / "none")
+    fresh = plan_study(config, tmp_path / "none").to_dict()
     assert not (tmp_path / "none").exists() and fresh["there"] == 0 and fresh["episodes"] == 14 + 3 * 3
     assert fresh["training_tokens"] == {"known": 12 * 250, "whole": True} and fresh["usd"]["known"] == 0
     assert not fresh["seconds"]["whole"]  # nothing was measured yet
-    there = plan_study(config, out)
+    there = plan_study(config, out).to_dict()
     assert there["there"] == there["stages"] == 8 and there["episodes"] == 0
-    more = plan_study(written(tmp_path, base, STUDY.replace("size = [4, 8]", "size = [4, 8, 6]")), out)
+    longer = written(tmp_path, base, STUDY.replace("size = [4, 8]", "size = [4, 8, 6]"))
+    more = plan_study(longer, out).to_dict()
     assert more["stages"] - more["there"] == 3 and more["seconds"]["whole"] and more["seconds"]["known"] >= 0
 
 
@@ -351,7 +352,7 @@ def hosted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str,
         assert before in text
         text = text.replace(before, after)
     (tmp_path / "hosted.toml").write_text(text)
-    return plan_study(StudyConfig(str(tmp_path / "hosted.toml")), tmp_path / "none")
+    return plan_study(StudyConfig(str(tmp_path / "hosted.toml")), tmp_path / "none").to_dict()
 
 
 def test_a_dry_run_counts_searches_machines_and_what_a_teacher_gets_right(

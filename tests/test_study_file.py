@@ -1,17 +1,21 @@
 """A study file: its cells, what is refused before anything runs, what a stage is named by, and the files that ship."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command import fireact
+from fireact.base.cost import CostEstimate
 from fireact.errors import ConfigError, FireactError
 from fireact.study.cells import build_cells
 from fireact.study.file import CHOICES, PaperFigure, StudyFile, list_shipped_studies, read_study
+from fireact.study.forecast import PlannedStage
+from fireact.study.rows import StudyResults
 from fireact.study.runner import StudyConfig, StudyMatrix, _restore_placeholders, plan_study, run_study
-from fireact.study.stages import StageResolver
+from fireact.study.stages import Stage, StageResolver
 from fireact.study.tables import format_tables
 from fireact.terminal.study import _remaining_work
 from small_study import SMALL
@@ -190,7 +194,7 @@ def test_a_sound_file_is_planned_without_keys_and_run_with_them_only(
     sound = SMALL.replace("n = 5", 'n = 5\ntools = ["noise:none=0.5:serpapi"]')
     (tmp_path / "mine.toml").write_text(sound)
     config = StudyConfig(str(tmp_path / "mine.toml"))
-    assert plan_study(config, tmp_path / "out")["there"] == 0
+    assert plan_study(config, tmp_path / "out").complete_stages == 0
     with pytest.raises(FireactError, match="SERPAPI_API_KEY"):
         run_study(config, tmp_path / "out")
 
@@ -255,8 +259,8 @@ def test_what_the_user_must_give_is_asked_for(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match="--set data="):
         run_study(StudyConfig("real-hotpotqa"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert list(plan_study(StudyConfig("real-hotpotqa"), tmp_path)["needs"]) == ["data"]
-    found = plan_study(StudyConfig("robustness", size="paper"), tmp_path)["needs"]
+    assert list(plan_study(StudyConfig("real-hotpotqa"), tmp_path).needs) == ["data"]
+    found = plan_study(StudyConfig("robustness", size="paper"), tmp_path).needs
     assert found["queries"].startswith("--set queries=..., a file of queries, one a line")
 
 
@@ -291,7 +295,7 @@ def test_every_shipped_study_resolves(name: str, size: str, tmp_path: Path, monk
     for variable in ("OPENAI_API_KEY", "SERPAPI_API_KEY", "FIREACT_DATA"):
         monkeypatch.delenv(variable, raising=False)
     config = StudyConfig(name, size=size)
-    expected = plan_study(config, tmp_path / "none")
+    expected = plan_study(config, tmp_path / "none").to_dict()
     found = read_study(name, size=size)
     assert expected["stages"] >= len(expected["cells"]) > 1
     assert "?" in found.asks and found.source and not expected["short"]
@@ -355,14 +359,25 @@ def test_the_studies_are_listed_and_planned_on_the_command_line(tmp_path: Path) 
 
 
 def test_a_plan_counts_all_stages_of_a_cell() -> None:
-    left = {"done": False, "episodes": 700, "usd": 40.0, "seconds": None, "unpriced": False}
-    assert (
-        _remaining_work([left, {**left, "episodes": 1600, "usd": 90.05}, {**left, "done": True}], "collect")
-        == "2,300, $130.05"
-    )
-    assert _remaining_work([{**left, "done": True}] * 2, "collect") == "done" and _remaining_work([], "mix") == ""
-    trained = {**left, "training_tokens": None, "unpriced": True, "usd": 0, "seconds": 60}
-    assert _remaining_work([trained], "train") == "? tokens, $ ?, 60 s"
+    def planned(cost: CostEstimate, *, is_complete: bool = False) -> PlannedStage:
+        return PlannedStage(Stage("collect", "k", {}), is_complete, cost)
+
+    small, large = CostEstimate(episodes=700, dollars=40.0), CostEstimate(episodes=1600, dollars=90.05)
+    done = planned(small, is_complete=True)
+    work = _remaining_work([planned(replace(small, untimed=("collecting",))), planned(large), done], "collect")
+    assert work == "2,300, $130.05"
+    assert _remaining_work([done] * 2, "collect") == "done" and _remaining_work([], "mix") == ""
+    trained = CostEstimate.from_terms(tokens={"training": None}, dollars={"a token": None}, seconds={"training": 60})
+    assert _remaining_work([planned(trained)], "train") == "? tokens, $ ?, 60 s"
+    assert _remaining_work([planned(trained + replace(small, untimed=("x",)))], "train").endswith("at least 60 s")
+
+
+def test_estimates_add_up_and_name_what_they_leave_out_once() -> None:
+    known = CostEstimate.from_terms(tokens={"a": 5}, dollars={"a": 1.5}, seconds={"a": 2.0}, episodes=3)
+    unknown = CostEstimate.from_terms(dollars={"b": None, "c": 1.0}, searches=4, details={"b": 1})
+    total = sum((known, unknown, unknown), CostEstimate())
+    assert (total.episodes, total.searches, total.tokens, total.dollars, total.seconds) == (3, 8, 5, 3.5, 2.0)
+    assert (total.uncounted, total.unpriced, total.untimed, total.details) == ((), ("b",), (), {})
 
 
 def test_given_values_that_are_no_folders_stay_as_they_are() -> None:
@@ -374,11 +389,10 @@ def test_given_values_that_are_no_folders_stay_as_they_are() -> None:
 def test_names_in_tables_are_text_and_nothing_else() -> None:
     name = "<img src=x> | [a](b) ~$5"
     mine = file(title=f"# {name}", cells=[{"name": name}])
-    facts: dict[str, Any] = {"seeds": {}, "choice": {}, "economics": {}}
     shown = r"\<img src=x> \| \[a\](b) \~\$5"
-    page = format_tables(mine, build_cells(mine), [{"cell": name, "error": "no\n# such <b>"}], facts)
+    page = format_tables(mine, build_cells(mine), StudyResults([], failures={name: "no\n# such <b>"}))
     assert page.startswith(rf"# \# {shown}") and rf"- {shown}: no # such \<b>" in page
-    assert rf"- {shown}: not run yet" in format_tables(mine, build_cells(mine), [], facts)
+    assert rf"- {shown}: not run yet" in format_tables(mine, build_cells(mine), StudyResults([]))
 
 
 def test_a_figure_stands_beside_the_first_task_of_a_cell_unless_it_names_one() -> None:

@@ -10,8 +10,8 @@ from fake_tuning import Answer, FakeTuning
 from fireact.base import jsonl
 from fireact.base.verbs import resume
 from fireact.errors import ConfigError, FireactError
+from fireact.study.cost import StudyBudget, parse_usd_budget
 from fireact.study.runner import StudyConfig, plan_study, run_study
-from fireact.study.spending import StudyBudget
 
 STUDY = """
 title = "Hosted"
@@ -75,7 +75,7 @@ def config(tmp_path: Path, url: str, text: str = STUDY, **options: Any) -> Study
 
 
 def test_a_hosted_student_is_forecast_without_a_call(tmp_path: Path) -> None:
-    found = plan_study(config(tmp_path, "http://127.0.0.1:9/v1"), tmp_path / "none")
+    found = plan_study(config(tmp_path, "http://127.0.0.1:9/v1"), tmp_path / "none").to_dict()
     stages = {one["stage"].partition("/")[0]: one for one in found["cells"][1]["stages"]}
     assert list(stages) == ["collect", "mix", "tune", "eval"] and found["usd"]["whole"]
     assert stages["tune"]["training_tokens"] == 3 * 10 * 250 and stages["tune"]["usd"] == pytest.approx(0.06)
@@ -84,14 +84,9 @@ def test_a_hosted_student_is_forecast_without_a_call(tmp_path: Path) -> None:
     unpriced = plan_study(
         config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("trained_tokens", "search")), tmp_path / "none"
     )
-    assert unpriced["usd"]["unknown"][0].startswith("the price of a trained token of ")
-    assert (
-        plan_study(
-            config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("size = 10", "size = 10\nepochs = 1")),
-            tmp_path / "none",
-        )["training_tokens"]["known"]
-        == 10 * 250
-    )
+    assert unpriced.cost.unpriced[0].startswith("the price of a trained token of ")
+    short = config(tmp_path, "http://127.0.0.1:9/v1", STUDY.replace("size = 10", "size = 10\nepochs = 1"))
+    assert plan_study(short, tmp_path / "none").cost.tokens == 10 * 250
 
 
 def test_a_hosted_student_is_trained_asked_and_compared(tmp_path: Path) -> None:
@@ -143,7 +138,6 @@ def test_a_budget_of_a_study_is_in_dollars() -> None:
 def test_searches_count_at_the_price_of_the_file(tmp_path: Path) -> None:
     from fireact.errors import BudgetError
     from fireact.study.runner import StudyMatrix, load_rates
-    from fireact.study.spending import parse_usd_budget
 
     text = STUDY.replace("n = 2", 'n = 2\ntools = ["serpapi"]').replace("trained_tokens", "search")
     matrix = StudyMatrix.read(config(tmp_path, "http://127.0.0.1:9/v1", text))

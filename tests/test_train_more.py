@@ -131,11 +131,12 @@ def test_a_dry_run_counts_what_training_then_does(student: str, data: Path, tmp_
     from fireact.training.forecast import estimate_training
 
     config = TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, validation=0.25))
-    foreseen, done = estimate_training(config), train(config, tmp_path / "run")
+    foreseen, done = estimate_training(config).details, train(config, tmp_path / "run")
+    assert estimate_training(config).tokens == done["tokens"]
     for name in ("samples", "dropped", "rewritten", "tokens", "padding", "steps"):
         assert foreseen[name] == done[name], name
     assert foreseen["validation_samples"] == 3 and 0 < foreseen["weights_gb"] < foreseen["memory_gb"] < 1
-    launched = estimate_training(replace(config, processes=2))
+    launched = estimate_training(replace(config, processes=2)).details
     assert "fireact.training.worker" in launched["launch"] and launched["steps"] == done["steps"]
     with pytest.raises(DataError, match="none of 9 samples fits"):
         estimate_training(replace(config, recipe=replace(config.recipe, max_length=5)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config
 from fireact.errors import DataError
@@ -51,13 +52,13 @@ class Verb:
     out: str | Callable[[Mapping[str, Any]], str]
     out_help: str = "Run directory to write."
     neutral: Sequence[str] = ()
-    estimate: Callable[[Any], dict[str, Any]] | str | None = None
+    estimate: Callable[[Any], CostEstimate] | str | None = None
     shorthand: Any = None
     expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
     show_defaults: bool = True
     has_dry_run: bool = True
 
-    def estimate_cost(self, config: Any) -> dict[str, Any] | None:
+    def estimate_cost(self, config: Any) -> CostEstimate | None:
         """The cost estimate of a run with these settings; None where the verb has none."""
         estimate = _import_object(self.estimate) if isinstance(self.estimate, str) else self.estimate
         return None if estimate is None else estimate(config)

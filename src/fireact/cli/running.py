@@ -38,7 +38,7 @@ class VerbCall:
         if self.dry_run:
             preview = {"verb": self.verb.name, "out": str(self.out), "settings": to_toml_table(asdict(config))}
             if (estimate := self.verb.estimate_cost(config)) is not None:
-                preview["expected"] = estimate
+                preview["expected"] = dict(estimate.details)
             print_json(preview, indent=2)
             return None
         with explain_interrupt(self.out):
@@ -132,7 +132,7 @@ def _study(call: VerbCall) -> None:
         print_json(questions_by_study) if call.as_json else print_studies(questions_by_study)
     elif call.dry_run:
         plan = plan_study(call.config, call.out)
-        print_json(plan) if call.as_json else print_plan(plan, call.out)
+        print_json(plan.to_dict()) if call.as_json else print_plan(plan, call.out)
     elif (manifest := call.run()) is not None:
         print_study(manifest, call.out, as_json=call.as_json)
 

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_if_path, read_trajectories
@@ -97,7 +98,7 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         )
 
 
-def estimate_evaluation(config: EvalConfig) -> dict[str, Any]:
+def estimate_evaluation(config: EvalConfig) -> CostEstimate:
     """Estimate what ``eval`` takes, without a call or a key. Raises what ``eval`` raises before its first call."""
     cache = CallCache(Path(CALLS), "off")
     with without_keys():

@@ -98,3 +98,8 @@ def summarise_trajectories(
         by=compute_breakdown(scored, seed=seed),
         recovery=measure_recovery(scored, seed=seed),
     )
+
+
+def read_summaries(manifest: Mapping[str, Any]) -> dict[str, Summary]:
+    """Task -> its summary, from the manifest of an evaluation."""
+    return {task: Summary.from_dict(fields) for task, fields in manifest["results"].items()}

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fireact.base import jsonl
+from fireact.base.cost import CostEstimate
 from fireact.base.names import split_model_spec
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
@@ -31,6 +32,7 @@ from fireact.hosted.openai_compatible import DIALECTS, OpenAICompatibleProvider,
 from fireact.hosted.provider import ENDED_STATUSES, Job, JobQuote, JobRequest, NotFoundError, Provider
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
+from fireact.rollout.estimate import CHARS_PER_TOKEN
 from fireact.training.train import load_learnable
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import write_message
@@ -39,8 +41,6 @@ from fireact.wire.dialect import WireMessage
 FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
 COST, SCHEDULE = "Cost", "Schedule"
 """Headings of options."""
-CHARS_PER_TOKEN = 4
-"""Characters a token, for the cost estimate."""
 KINDS = (*DIALECTS, "fireworks")
 NEUTRAL_SETTINGS = ("poll", "price", "budget")
 """Settings that do not change what is trained."""
@@ -176,7 +176,7 @@ def _refuse_to_forget(out: Path) -> None:
         )
 
 
-def estimate_job(config: TuneConfig) -> dict[str, Any]:
+def estimate_job(config: TuneConfig) -> CostEstimate:
     """The cost estimate of a job before anything is sent: samples, tokens of all epochs, dollars.
 
     Raises DataError for a file that would be rejected.
@@ -184,7 +184,9 @@ def estimate_job(config: TuneConfig) -> dict[str, Any]:
     rows = list(map(training_row, load_learnable(Path(config.data))))
     kind, _, _ = split_provider_spec(config.model)
     check_training_rows(rows, min_samples=_provider_limits(kind).min_samples)
-    return _estimate_rows(config, rows)
+    facts = _estimate_rows(config, rows)
+    prices = {f"the price of a trained token of {config.model}": facts["cost_usd"]}
+    return CostEstimate.from_terms(dollars=prices, tokens={"": facts["tokens"]}, details=facts)
 
 
 def split_provider_spec(spec: str) -> tuple[str, str, str]:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
 from fireact.base.settings import check_settings, setting
@@ -122,18 +123,21 @@ def _run_rounds(plan: _Plan, out: Path, progress: Progress) -> tuple[list[dict[s
     return rounds, f"all {plan.config.rounds} rounds are done"
 
 
-def estimate_improvement(config: ImproveConfig) -> dict[str, Any]:
+def estimate_improvement(config: ImproveConfig) -> CostEstimate:
     """The most that ``improve`` would do, and its first question."""
     plan = _make_plan(config)
-    questions = config.n * len(config.tasks)
-    return {
+    questions, measured = config.n * len(config.tasks), config.validate * len(config.tasks)
+    details = {
         "start": plan.start,
         "questions_a_round": questions,
         "tries_a_round": questions * config.tries,
-        "measured_on": config.validate * len(config.tasks),
+        "measured_on": measured,
         "rounds": config.rounds,
         "recipe": asdict(plan.trained.recipe),
     }
+    episodes = measured + config.rounds * (questions * config.tries + measured)
+    unknown = {"the rounds": None}
+    return CostEstimate.from_terms(tokens=unknown, seconds=unknown, episodes=episodes, details=details)
 
 
 def _make_plan(config: ImproveConfig) -> _Plan:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
+from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
@@ -149,7 +150,7 @@ def close_lm(lm: LM) -> None:
         closing()
 
 
-def estimate_collection(config: CollectConfig) -> dict[str, Any]:
+def estimate_collection(config: CollectConfig) -> CostEstimate:
     """The cost estimate of ``collect``, made without a call or an API key."""
     cache = CallCache(Path(CALLS), "off")
     unbudgeted_config = replace(config, budget=None)
@@ -267,6 +268,20 @@ def count_episodes(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, in
         finished[name] += trajectory.stop == "finish"
         correct[name] += trajectory.scores.get("em") == 1.0
     return {name: {"n": total[name], "finished": finished[name], "correct": correct[name]} for name in total}
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeCounts:
+    """How many episodes there are, how many finished, and how many are right (EM 1)."""
+
+    n: int
+    finished: int = 0
+    correct: int = 0
+
+
+def read_counts(manifest: Mapping[str, Any]) -> dict[str, EpisodeCounts]:
+    """The counts of a manifest by "task/method"."""
+    return {name: EpisodeCounts(**counts) for name, counts in manifest["counts"].items()}
 
 
 def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:

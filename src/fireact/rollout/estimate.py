@@ -5,11 +5,11 @@ Prompt lengths are measured on the first questions; the number of steps of an ep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
-from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.models.limits import count_prompt_chars
 from fireact.models.prices import TokenPrice
 from fireact.rollout.episodes import Episode, run_episode
@@ -37,17 +37,21 @@ class PromptProbe:
         return Completion("Action: finish[ x]", Usage(), "stop", 0.0)
 
 
-def estimate_episodes(episodes: Sequence[Episode], *, price: TokenPrice | None) -> dict[str, Any]:
-    """Calls, tokens and cost of the episodes, by "task/method" and in total; a cost of None means an unknown price."""
+def estimate_episodes(episodes: Sequence[Episode], *, price: TokenPrice | None, model: str = "") -> CostEstimate:
+    """The cost of the episodes; its details have calls and tokens by "task/method" and in total.
+
+    ``model`` names the price where it is not known, by default as the LM does.
+    """
     sorted_episodes = sorted(episodes, key=_group_name)
-    parts = {name: _estimate_group(list(group)) for name, group in groupby(sorted_episodes, key=_group_name)}
-    total = sum(parts.values(), Usage())
+    groups = {name: _estimate_group(list(group)) for name, group in groupby(sorted_episodes, key=_group_name)}
+    total = sum(groups.values(), Usage())
     cost = price.cost(total) if price is not None else 0.0
-    return {
+    cost = None if cost is None else round(cost, 4)
+    details = {
         "episodes": len(episodes),
-        **{key: value for key, value in asdict(total).items() if key not in ("cached_tokens", "cost")},
-        "cost_usd": None if cost is None else round(cost, 4),
-        "by_task_and_method": {name: _usage_row(usage) for name, usage in parts.items()},
+        **_count_tokens(total),
+        "cost_usd": cost,
+        "by_task_and_method": {name: _count_tokens(usage) for name, usage in groups.items()},
         "assumed": {
             "rounds": {"io, cot": 1, "others": STEPS_PER_EPISODE},
             "tokens_a_turn": COMPLETION_TOKENS,
@@ -56,13 +60,15 @@ def estimate_episodes(episodes: Sequence[Episode], *, price: TokenPrice | None) 
             "cached_tokens": 0,
         },
     }
+    price_name = f"the price of a token of {model or episodes[0].agent.lm.name}"
+    return CostEstimate.from_terms(dollars={price_name: cost}, episodes=len(episodes), details=details)
 
 
 def _group_name(episode: Episode) -> str:
     return f"{episode.task.name}/{episode.agent.method.name}"
 
 
-def _usage_row(usage: Usage) -> Mapping[str, int]:
+def _count_tokens(usage: Usage) -> dict[str, int]:
     return {"calls": usage.calls, "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 
 

@@ -1,4 +1,4 @@
-"""What a stage will take, before it is run: episodes, tokens, dollars, seconds; and which stages are complete already.
+"""What a stage will take, before it is run, and which stages are complete already.
 
 Invariant: nothing is called, bought or written. What cannot be known yet (a price, a rate that nobody measured) is
 never guessed: it is left out of the sums and named. ``ASSUMED`` holds all assumptions. A rate is measured on complete
@@ -8,25 +8,32 @@ stages of the same kind; without one it comes from the study file. A machine wit
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.base.names import split_model_spec
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import FireactError
-from fireact.evaluation.evaluate import EvalConfig
+from fireact.evaluation.summary import read_summaries
 from fireact.formats.read import read_any
 from fireact.hosted.tune import KINDS as PROVIDERS
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import find_price
 from fireact.rollout.agents import Model, build_agent, load_task
-from fireact.rollout.collection import CollectConfig
 from fireact.rollout.episodes import Episode
-from fireact.rollout.estimate import SINGLE_STEP_METHODS, STEPS_PER_EPISODE, PromptProbe, estimate_episodes
+from fireact.rollout.estimate import (
+    CHARS_PER_TOKEN,
+    SINGLE_STEP_METHODS,
+    STEPS_PER_EPISODE,
+    PromptProbe,
+    estimate_episodes,
+)
+from fireact.study.cells import Cell
 from fireact.study.file import StudyFile
-from fireact.study.stages import Stage, find_for_stage
+from fireact.study.stages import Stage, find_for_stage, question_groups
 from fireact.training.recipe import Recipe
 from fireact.types import Example, Limits, Task, Trajectory
 
@@ -38,37 +45,17 @@ ASSUMED_SEARCHES = STEPS_PER_EPISODE - 1
 """Searches of an episode of a method that searches: its last step answers."""
 SCRIPTED_SECONDS = 0.01
 """Seconds of an episode of a scripted teacher."""
-CHARS_PER_TOKEN, TEMPLATE_TOKENS = 4, 12
-"""Characters of a token, and tokens that a chat template puts around a turn."""
+TEMPLATE_TOKENS = 12
+"""Tokens that a chat template puts around a turn."""
 ASSUMED = {
     "tokens_a_trajectory": ASSUMED_TOKENS, "share_right_of_a_script": ASSUMED_RIGHT_SHARE,
     "seconds_a_scripted_episode": SCRIPTED_SECONDS, "searches_an_episode": ASSUMED_SEARCHES,
 }  # fmt: skip
+MACHINE = "the machine for "
+"""How the price of a machine begins, which is not known where the time is not."""
 _QUESTION = (
     "A question of about twenty words, such as who directed the film in which the singer of the band first played?"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StageEstimate:
-    """What a stage takes, as far as it is known; ``unpriced`` and ``untimed`` name what the sums leave out."""
-
-    stage: Stage
-    is_complete: bool
-    episodes: int = 0
-    searches: int = 0
-    tokens: int | None = 0
-    dollars: float = 0.0
-    seconds: float | None = 0.0
-    unpriced: tuple[str, ...] = ()
-    untimed: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "stage": f"{self.stage.verb}/{self.stage.key}", "done": self.is_complete, "episodes": self.episodes,
-            "searches": self.searches, "training_tokens": self.tokens, "usd": self.dollars, "seconds": self.seconds,
-            "unpriced": list(self.unpriced), "untimed": list(self.untimed),
-        }  # fmt: skip
 
 
 @dataclass
@@ -84,21 +71,20 @@ class Rates:
         if stage.verb == "train":
             self.measured[_rate_key(stage)] = float(manifest["tokens_per_second"])
         elif stage.verb == "eval":
-            timings = [(result["n"], result["seconds_per_question"]) for result in manifest["results"].values()]
-            seconds = sum(n * seconds_per_question for n, seconds_per_question in timings)
+            summaries = read_summaries(manifest).values()
+            seconds = sum(summary.n * (summary.seconds_per_question or 0.0) for summary in summaries)
             if seconds:
-                self.measured[_rate_key(stage)] = sum(n for n, _ in timings) / seconds
+                self.measured[_rate_key(stage)] = sum(summary.n for summary in summaries) / seconds
 
     def estimate_seconds(self, stage: Stage, *, tokens: int | None = None, examples: int | None = None) -> float | None:
         """The seconds of a training on ``tokens`` or ``examples``, or of an evaluation; None if no rate is known.
 
         An evaluation's ``examples`` are its questions.
         """
-        measured = self.measured.get(_rate_key(stage))
         amounts = {"train_tokens": tokens, "train_examples": examples}
         if stage.verb == "eval":
             amounts = {"tuned_questions" if stage.dependencies else "prompted_questions": examples}
-        if measured:
+        if measured := self.measured.get(_rate_key(stage)):
             amount = tokens if stage.verb == "train" else examples
             return None if amount is None else amount / measured
         for name, amount in amounts.items():
@@ -113,114 +99,134 @@ def _rate_key(stage: Stage) -> tuple[Any, ...]:
     if stage.verb == "train":
         recipe: Recipe = stage.values["recipe"]
         return "train", stage.student, recipe.kind, recipe.blocks, recipe.train_on
-    model = stage.dependencies[0].student if stage.dependencies else stage.inputs["agent"][0]
-    return "eval", model, bool(stage.dependencies), stage.values.get("method", "react")
+    return "eval", stage.model, bool(stage.dependencies), stage.values.get("method", "react")
 
 
-def estimate_stage(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """A stage of a plan, and what it will take."""
+
+    stage: Stage
+    is_complete: bool
+    cost: CostEstimate
+
+    def to_dict(self) -> dict[str, Any]:
+        cost = self.cost
+        return {
+            "stage": f"{self.stage.verb}/{self.stage.key}", "done": self.is_complete, "episodes": cost.episodes,
+            "searches": cost.searches, "training_tokens": None if cost.uncounted else cost.tokens,
+            "usd": cost.dollars, "seconds": None if cost.untimed else cost.seconds,
+            "unpriced": list(cost.unpriced), "untimed": list(cost.untimed),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """What a study would do: its cells with their stages, all stages once, values that it needs, mixtures too small."""
+
+    study: StudyFile
+    cells: Mapping[str, tuple[Cell, Sequence[PlannedStage]]]
+    stages: Sequence[PlannedStage]
+    needs: Mapping[str, str]
+    shortages: Sequence[str]
+
+    @property
+    def cost(self) -> CostEstimate:
+        """What all stages together take."""
+        return sum((planned.cost for planned in self.stages), CostEstimate())
+
+    @property
+    def complete_stages(self) -> int:
+        return sum(planned.is_complete for planned in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``whole`` says whether a sum has all its terms."""
+        cost = self.cost
+        return {
+            "study": self.study.name,
+            "title": self.study.title,
+            "size": self.study.size,
+            "needs": dict(self.needs),
+            "cells": [
+                {"cell": name, "axes": dict(cell.axes), "stages": [planned.to_dict() for planned in stages]}
+                for name, (cell, stages) in self.cells.items()
+            ],
+            "stages": len(self.stages),
+            "there": self.complete_stages,
+            "episodes": cost.episodes,
+            "training_tokens": {"known": cost.tokens, "whole": not cost.uncounted},
+            "searches": cost.searches,
+            "usd": {"known": round(cost.dollars, 2), "whole": not cost.unpriced, "unknown": list(cost.unpriced)},
+            "seconds": {"known": round(cost.seconds), "whole": not cost.untimed, "unknown": list(cost.untimed)},
+            "short": list(self.shortages),
+            "assumed": ASSUMED,
+        }
+
+
+def estimate_stage(stage: Stage, root: Path, rates: Rates) -> CostEstimate:
     """What a stage will take; a complete stage takes nothing."""
-    if stage.is_complete(root):
-        return StageEstimate(stage, is_complete=True)
-    by_verb = {
-        "collect": _estimate_collect,
-        "mix": _estimate_mix,
-        "train": _estimate_train,
-        "tune": _estimate_tune,
-        "eval": _estimate_eval,
-    }
-    return by_verb[stage.verb](stage, root, rates)
+    if stage.is_complete(root) or stage.verb == "mix":
+        return CostEstimate()
+    if stage.verb in ("train", "tune"):
+        return _estimate_training_stage(stage, root, rates)
+    return _estimate_rollout(stage, root, rates)
 
 
-def _estimate_collect(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
-    config: CollectConfig = stage.config(root)
-    episode_counts = [(*name.rpartition("/")[::2], count) for name, count in config.plan.items()]
-    scripted = config.teacher.startswith("scripted:")
-    searches = _count_searches(stage, ((method, count) for _, method, count in episode_counts))
-    costs = {
-        f"the price of a token of {config.teacher}": estimate_hosted_cost(
-            config.teacher, episode_counts, native=config.native
-        ),
-        **_price_searches(searches, rates),
-    }
-    episodes = sum(config.plan.values())
-    seconds = SCRIPTED_SECONDS * episodes if scripted else None
-    return _build_estimate(
-        stage, costs, seconds, f"collecting from {config.teacher}", episodes=episodes, searches=searches
-    )
-
-
-def _estimate_mix(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
-    return StageEstimate(stage, is_complete=False)
-
-
-def _estimate_train(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
-    (mixture,) = stage.dependencies
-    count = estimate_trajectories(mixture, root, rates.study.right)
-    tokens = estimate_training_tokens(stage, root, rates.study.right)
-    examples = None if count is None else count * stage.epochs
-    seconds = rates.estimate_seconds(stage, tokens=tokens, examples=examples)
-    description = f"training {stage.student}"
-    return _build_estimate(
-        stage, _price_machine(stage, seconds, description, rates), seconds, description, tokens=tokens
-    )
-
-
-def _estimate_tune(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
-    tokens, price = estimate_training_tokens(stage, root, rates.study.right), stage.values.get("price")
-    dollars = None if tokens is None or price is None else tokens * price / 1e6
-    costs = {f"the price of a trained token of {stage.student}": dollars}
-    return _build_estimate(stage, costs, None, f"training {stage.student}", tokens=tokens)
-
-
-def _estimate_eval(stage: Stage, root: Path, rates: Rates) -> StageEstimate:
-    config: EvalConfig = stage.config(root)
-    questions = config.n * len(config.tasks)
-    searches = _count_searches(stage, [(config.method, questions)])
-    seconds = rates.estimate_seconds(stage, examples=questions)
-    tuned = bool(stage.dependencies)
-    model = stage.dependencies[0].student if tuned else config.agent
-    description = f"evaluating {model}{', fine-tuned' if tuned else ''}"
-    costs = _price_searches(searches, rates)
-    if model.partition(":")[0] in PROVIDERS:
-        question_counts = [(task, config.method, config.n) for task in config.tasks]
-        cost = estimate_hosted_cost(model, question_counts, native=config.native, tuned=tuned, examples=config.examples)
-        costs |= {f"the price of a token of {model}{', fine-tuned' if tuned else ''}": cost}
+def _estimate_rollout(stage: Stage, root: Path, rates: Rates) -> CostEstimate:
+    """Episodes of a collection or an evaluation: their model, their searches, their machine."""
+    groups = question_groups(stage.config(root))
+    episodes, machine = sum(count for _, _, count in groups), dict[str, float | None]()
+    if stage.verb == "collect":
+        is_script = stage.model.startswith("scripted:")
+        seconds = {f"collecting from {stage.model}": SCRIPTED_SECONDS * episodes if is_script else None}
     else:
-        costs |= _price_machine(stage, seconds, description, rates)
-    return _build_estimate(stage, costs, seconds, description, episodes=questions, searches=searches)
+        seconds = {f"evaluating {_label_model(stage)}": rates.estimate_seconds(stage, examples=episodes)}
+        if stage.model.partition(":")[0] not in PROVIDERS:
+            machine = _price_machine(stage, seconds, rates)
+    model = _estimate_model(stage, groups, native=stage.values.get("native", False))
+    return model + _estimate_searches(stage, groups, rates) + CostEstimate.from_terms(dollars=machine, seconds=seconds)
 
 
-def _build_estimate(
-    stage: Stage, costs: Mapping[str, float | None], seconds: float | None, description: str, **amounts: Any
-) -> StageEstimate:
-    """The estimate of a stage; its dollars are the sum of the costs that are known."""
-    dollars, _ = sum_known(costs.values())
-    unpriced = tuple(name for name, cost in costs.items() if cost is None)
-    return StageEstimate(
-        stage, False, dollars=dollars, seconds=seconds, unpriced=unpriced,
-        untimed=(description,) if seconds is None else (), **amounts,
-    )  # fmt: skip
+def _label_model(stage: Stage) -> str:
+    return f"{stage.model}, fine-tuned" if stage.dependencies else stage.model
 
 
-def _count_searches(stage: Stage, method_counts: Iterable[tuple[str, int]]) -> int:
-    """About how many paid searches the episodes of some methods make."""
+def _estimate_training_stage(stage: Stage, root: Path, rates: Rates) -> CostEstimate:
+    """Tokens of a training: here by the machine's time, at a provider by the price of a token."""
+    tokens, activity = estimate_training_tokens(stage, root, rates.study.right), f"training {stage.student}"
+    seconds: dict[str, float | None] = {activity: None}
+    if stage.verb == "train":
+        (mixture,) = stage.dependencies
+        count = estimate_trajectories(mixture, root, rates.study.right)
+        examples = None if count is None else count * stage.epochs
+        seconds = {activity: rates.estimate_seconds(stage, tokens=tokens, examples=examples)}
+        dollars = _price_machine(stage, seconds, rates)
+    else:
+        price = stage.values.get("price")
+        cost = None if tokens is None or price is None else tokens * price / 1e6
+        dollars = {f"the price of a trained token of {stage.student}": cost}
+    return CostEstimate.from_terms(tokens={activity: tokens}, dollars=dollars, seconds=seconds)
+
+
+def _estimate_searches(stage: Stage, groups: Iterable[tuple[str, str, int]], rates: Rates) -> CostEstimate:
+    """About how many paid searches the episodes make, and what they cost."""
     if not stage.has_paid_searches:
-        return 0
-    return sum(ASSUMED_SEARCHES * count for method, count in method_counts if method not in SINGLE_STEP_METHODS)
-
-
-def _price_searches(searches: int, rates: Rates) -> dict[str, float | None]:
-    """What paid searches cost."""
+        return CostEstimate()
+    searches = sum(ASSUMED_SEARCHES * count for _, method, count in groups if method not in SINGLE_STEP_METHODS)
     price = rates.study.prices.get("search")
-    return {"the price of a search": None if price is None else price.value * searches} if searches else {}
+    costs = {"the price of a search": None if price is None else price.value * searches} if searches else {}
+    return CostEstimate.from_terms(dollars=costs, searches=searches)
 
 
-def _price_machine(stage: Stage, seconds: float | None, description: str, rates: Rates) -> dict[str, float | None]:
-    """What the machine costs, if the study file has a price for it."""
+def _price_machine(stage: Stage, seconds: Mapping[str, float | None], rates: Rates) -> dict[str, float | None]:
+    """What the machine of some activities costs, if the study file has a price for it."""
     price = find_for_stage(rates.study.prices, "machine_hour", stage)
     if price is None:
         return {}
-    return {f"the machine for {description}": None if seconds is None else price.value * seconds / 3600}
+    return {
+        f"{MACHINE}{activity}": None if amount is None else price.value * amount / 3600
+        for activity, amount in seconds.items()
+    }
 
 
 def estimate_training_tokens(stage: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
@@ -244,11 +250,10 @@ def estimate_trajectories(mixture: Stage, root: Path, shares: Mapping[str, float
 
     ``shares`` are the shares of a hosted teacher's episodes that are right, by "task/method".
     """
-    values = mixture.values
-    if values.get("n"):
-        return int(values["n"])
-    if values.get("take"):
-        return int(sum(values["take"].values()))
+    if n := mixture.values.get("n"):
+        return int(n)
+    if take := mixture.values.get("take"):
+        return int(sum(take.values()))
     total = 0.0
     for source in mixture.inputs["sources"]:
         if isinstance(source, Stage):
@@ -283,8 +288,10 @@ def describe_shortages(mixture: Stage, root: Path, shares: Mapping[str, float]) 
             earlier_count = expected_counts.get(name, 0.0)
             expected_counts[name] = None if count is None or earlier_count is None else earlier_count + count
     selected_counts = dict(mixture.values.get("take", {}))
-    if mixture.values.get("n"):
-        selected_counts, expected_counts = {"all": mixture.values["n"]}, {"all": sum_if_known(expected_counts.values())}
+    if total := mixture.values.get("n"):
+        counts = [count for count in expected_counts.values() if count is not None]
+        all_known = len(counts) == len(expected_counts)
+        selected_counts, expected_counts = {"all": total}, {"all": sum(counts) if all_known else None}
     return [
         f"{name}: {selected_count:,} are wanted, and about {expected_count:,.0f} will be right"
         for name, selected_count in selected_counts.items()
@@ -298,32 +305,29 @@ def _count_tokens(trajectory: Trajectory) -> int:
     return char_count // CHARS_PER_TOKEN + TEMPLATE_TOKENS * (2 * len(trajectory.steps) + 1)
 
 
-def estimate_hosted_cost(
-    model: str,
-    question_counts: Iterable[tuple[str, str, int]],
-    *,
-    native: bool = False,
-    tuned: bool = False,
-    examples: int | None = None,
-) -> float | None:
-    """Dollars that a hosted model costs for (task, method, questions); 0 for a local model, None for an unknown price.
+def _estimate_model(stage: Stage, groups: Iterable[tuple[str, str, int]], *, native: bool) -> CostEstimate:
+    """Episodes of (task, method, questions), and what their model costs: nothing if it is local.
 
-    Prompts are the real ones, but without descriptions of tools, and with one question of a usual length. A ``tuned``
+    Prompts are the real ones, but without descriptions of tools, and with one question of a usual length. A fine-tuned
     model has a price of its own, which is known for OpenAI's models.
     """
-    provider, name, url = split_model_spec(model)
+    (provider, name, url), label, is_tuned = (
+        split_model_spec(stage.model),
+        _label_model(stage),
+        bool(stage.dependencies),
+    )
     if provider != "openai":
-        return None if provider in PROVIDERS else 0.0
-    name = f"ft:{name}" if tuned else name
+        costs: dict[str, float | None] = {f"the price of a token of {label}": None} if provider in PROVIDERS else {}
+        return CostEstimate.from_terms(dollars=costs, episodes=sum(count for _, _, count in groups))
+    name = f"ft:{name}" if is_tuned else name
     price = find_price(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
-    probe = Model(lm=PromptProbe(), tuned=tuned, description=name)
+    probe = Model(lm=PromptProbe(), tuned=is_tuned, description=name)
     episodes: list[Episode] = []
-    for spec, method, count in question_counts:
+    for spec, method, count in groups:
         task = _load_task_or_placeholder(spec)
-        agent = build_agent(probe, task, method=method, tools={}, native=native, examples=examples)
-        example = Example("0", _QUESTION, "x")
-        episodes += [Episode(task=task, example=example, agent=agent)] * count
-    return estimate_episodes(episodes, price=price)["cost_usd"]  # type: ignore[no-any-return]
+        agent = build_agent(probe, task, method=method, tools={}, native=native, examples=stage.values.get("examples"))
+        episodes += [Episode(task=task, example=Example("0", _QUESTION, "x"), agent=agent)] * count
+    return estimate_episodes(episodes, price=price, model=label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,25 +350,3 @@ def _load_task_or_placeholder(spec: str) -> Task:
         return load_task(spec)
     except FireactError:
         return _PlaceholderTask(Path(spec.partition(":")[0]).stem)
-
-
-def sum_if_known(amounts: Iterable[float | None]) -> float | None:
-    """The sum, or None if an amount is not known."""
-    total, is_complete = sum_known(amounts)
-    return total if is_complete else None
-
-
-def sum_known(amounts: Iterable[float | None]) -> tuple[float, bool]:
-    """The sum of the known amounts, and whether all are known."""
-    amount_list = list(amounts)
-    known_amounts = [amount for amount in amount_list if amount is not None]
-    return sum(known_amounts), len(known_amounts) == len(amount_list)
-
-
-def unique_stages(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Each stage once, in the order in which they come."""
-    seen_keys: set[str] = set()
-    for stage in stages:
-        if stage.key not in seen_keys:
-            seen_keys.add(stage.key)
-            yield stage

@@ -20,7 +20,7 @@ from fireact.evaluation.statistics import Estimate
 from fireact.reporting.plots import STUDY, new_figure, save_figure
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
-from fireact.study.rows import Behaviour, StudyRow, read_complete_rows
+from fireact.study.rows import Behaviour, StudyRow
 
 COLOURS = STUDY.series
 MARKERS = ("D", "o", "s", "^", "v", "P")
@@ -30,11 +30,9 @@ METHODS = ("io", "cot", "react", "reflexion", "no answer")
 _MAX_TURNS = 7  # this many turns and more share one colour
 
 
-def draw_plots(
-    study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], directory: Path
-) -> list[str]:
+def draw_plots(study: StudyFile, cells: Sequence[Cell], rows: Sequence[StudyRow], directory: Path) -> list[str]:
     """Draw every plot of every task that has rows, and return the names of the files."""
-    rows_by_cell = {row.cell: row for row in read_complete_rows(rows)}
+    rows_by_cell = {row.cell: row for row in rows}
     file_names = []
     for plot in study.plots:
         for task in dict.fromkeys(name for row in rows_by_cell.values() for name in row.results):

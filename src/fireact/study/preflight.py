@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,12 @@ from fireact.base.run_directory import TRAJECTORIES
 from fireact.data.filters import predicate
 from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
-from fireact.hosted.tune import TuneConfig, load_provider
+from fireact.hosted.tune import load_provider
 from fireact.models.weights import BUILT_IN
 from fireact.rollout.agents import Model, load_model, load_task, load_tools, parse_budget
 from fireact.rollout.collection import CollectConfig
 from fireact.rollout.estimate import PromptProbe
-from fireact.study.stages import PLACEHOLDER, Stage
+from fireact.study.stages import PLACEHOLDER, Stage, question_groups
 from fireact.tasks.order import ORDERS
 from fireact.tools.noise import parse_noise
 from fireact.types import Task, Usage
@@ -64,56 +64,59 @@ class _StageChecker:
     _checked_tools: set[tuple[str, ...]] = field(default_factory=set)
 
     def __call__(self, stage: Stage) -> None:
-        checks = {
-            "collect": self._check_collect,
-            "mix": self._check_mix,
-            "train": self._check_train,
-            "tune": self._check_tune,
-            "eval": self._check_eval,
-        }
         with nullcontext() if self.with_services else without_keys():
-            checks[stage.verb](stage)
+            if stage.verb == "mix":
+                self._check_mixture(stage)
+            elif stage.verb in ("train", "tune"):
+                self._check_training(stage)
+            else:
+                self._check_rollout(stage)
 
-    def _check_collect(self, stage: Stage) -> None:
-        config: CollectConfig = stage.config(self.root)
-        model = self._find_model(config.teacher, config)
-        question_counts = {name.rpartition("/")[::2]: config.start + count for name, count in config.plan.items()}
-        if not question_counts or min(config.plan.values()) < 1 or config.start < 0:
-            raise ConfigError(f"plan is {dict(config.plan)} from {config.start} on; it needs TASK/METHOD = 1 or more.")
-        for (task, method), count in question_counts.items():
-            self._check_questions(config, [task], count, model, method)
-
-    def _check_eval(self, stage: Stage) -> None:
-        config: EvalConfig = stage.config(self.root)
-        if not config.tasks:
-            raise ConfigError("tasks is empty; give one, such as geo-hop.")
+    def _check_rollout(self, stage: Stage) -> None:
+        config: CollectConfig | EvalConfig = stage.config(self.root)
+        groups, start, shots = question_groups(config), 0, None
+        if isinstance(config, CollectConfig):
+            start = config.start
+            if not groups or min(config.plan.values()) < 1 or start < 0:
+                raise ConfigError(f"plan is {dict(config.plan)} from {start} on; it needs TASK/METHOD = 1 or more.")
+        else:
+            shots = config.examples
+            if not groups:
+                raise ConfigError("tasks is empty; give one, such as geo-hop.")
         probe = Model(lm=PromptProbe(), tuned=True, description="")
-        model = probe if stage.dependencies else self._find_model(config.agent, config)
-        self._check_questions(config, config.tasks, config.n, model, config.method, config.examples)
-        task_counts = Counter(self._load_task(task).name for task in config.tasks if not _has_placeholder(task))
-        if task_counts and max(task_counts.values()) > 1:
-            raise ConfigError(f"two of the tasks {', '.join(config.tasks)} have the same name. Leave one out.")
+        model = probe if stage.dependencies else self._find_model(stage.model, config)
+        for task, method, count in groups:
+            self._check_questions(config, task, start + count, model, method, shots)
+        task_names = [self._load_task(task).name for task, _, _ in groups if not _has_placeholder(task)]
+        if isinstance(config, EvalConfig) and len(set(task_names)) < len(task_names):
+            tasks = ", ".join(config.tasks)
+            raise ConfigError(f"two of the tasks {tasks} have the same name. Leave one out.")
 
     def _check_questions(
-        self, config: Any, tasks: Iterable[str], count: int, model: Model, method: str, shots: int | None = None
+        self,
+        config: CollectConfig | EvalConfig,
+        task: str,
+        count: int,
+        model: Model,
+        method: str,
+        shots: int | None,
     ) -> None:
-        """The checks that collections and evaluations share."""
+        """Check the settings of episodes, and that the split of a task has as many questions."""
         if config.order not in ORDERS:
             raise unknown_name_error("order", config.order, ORDERS)
         parse_budget(config.budget, Usage())
         self._check_tools(config)
-        for spec in tasks:
-            if _has_placeholder(spec) or _has_placeholder(config.split):
-                continue
-            available = self._count_questions(spec, config.split)
-            if count < 1 or (available is not None and count > available):
-                raise ConfigError(
-                    f"{count} questions of {spec} are asked for; its split {config.split} has {available or 'some'}. "
-                    "Give a number from 1 to that."
-                )
-            config.build_agent(model, self._load_task(spec), method, {}, examples=shots)
+        if _has_placeholder(task) or _has_placeholder(config.split):
+            return
+        available = self._count_questions(task, config.split)
+        if count < 1 or (available is not None and count > available):
+            raise ConfigError(
+                f"{count} questions of {task} are asked for; its split {config.split} has {available or 'some'}. "
+                "Give a number from 1 to that."
+            )
+        config.build_agent(model, self._load_task(task), method, {}, examples=shots)
 
-    def _check_mix(self, stage: Stage) -> None:
+    def _check_mixture(self, stage: Stage) -> None:
         for text in stage.values.get("where", ()):
             predicate(text)
         sources = stage.inputs["sources"]
@@ -148,20 +151,18 @@ class _StageChecker:
                 f"no more than {collected_counts.total()} are collected."
             )
 
-    def _check_train(self, stage: Stage) -> None:
-        student = stage.student
-        if student.startswith(("scripted:", "replay:")):
+    def _check_training(self, stage: Stage) -> None:
+        if stage.verb == "tune":
+            if self.with_services and not _has_placeholder(stage.student):
+                load_provider(stage.student)
+            return
+        if stage.student.startswith(("scripted:", "replay:")):
             raise ConfigError(
-                f"{student!r} cannot be fine-tuned. Give {BUILT_IN}, a model of the hub, a directory, or KIND:MODEL "
-                "of a provider."
+                f"{stage.student!r} cannot be fine-tuned. Give {BUILT_IN}, a model of the hub, a directory, or "
+                "KIND:MODEL of a provider."
             )
-        self._find_model(student, None)
+        self._find_model(stage.student, None)
         names.resolve_plugin("renderer", stage.values.get("renderer", "react"))
-
-    def _check_tune(self, stage: Stage) -> None:
-        config: TuneConfig = stage.config(self.root)
-        if self.with_services and not _has_placeholder(config.model):
-            load_provider(config.model)
 
     def _find_model(self, spec: str, config: Any) -> Model:
         """The model of a spec; a probe stands in for weights that may be on the hub."""

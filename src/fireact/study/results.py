@@ -20,9 +20,19 @@ from fireact.evaluation import conditions
 from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.statistics import bootstrap_mean
+from fireact.evaluation.summary import read_summaries
 from fireact.models.weights import BUILT_IN
-from fireact.rollout.collection import CollectConfig
+from fireact.rollout.collection import CollectConfig, read_counts
 from fireact.study.cells import Cell
+from fireact.study.rows import (
+    BaselineChange,
+    Behaviour,
+    ChoiceScore,
+    DataFacts,
+    MethodChoice,
+    StudyRow,
+    TrainingFacts,
+)
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
 
@@ -46,13 +56,19 @@ class CellResult:
     root: Path
     episodes: Mapping[str, Sequence[Trajectory]] = field(default_factory=dict)
 
-    def manifest(self, verb: str) -> Mapping[str, Any] | None:
-        """The manifest of the cell's stage of a verb; for several collections see ``collection_manifests``."""
-        stage = next((stage for stage in self.stages if stage.verb == verb), None)
+    def stage(self, *verbs: str) -> Stage | None:
+        """The cell's stage of one of these verbs; of collections there may be several."""
+        return next((stage for stage in self.stages if stage.verb in verbs), None)
+
+    def manifest(self, *verbs: str) -> Mapping[str, Any] | None:
+        """The manifest of the cell's stage of one of these verbs."""
+        stage = self.stage(*verbs)
         return None if stage is None else read_manifest(stage.path(self.root))
 
-    def collection_manifests(self) -> list[Mapping[str, Any]]:
-        return [read_manifest(stage.path(self.root)) for stage in self.stages if stage.verb == "collect"]
+    @property
+    def collections(self) -> list[Stage]:
+        """The stages that collected the cell's data."""
+        return [stage for stage in self.stages if stage.verb == "collect"]
 
 
 def read_cell_result(cell: Cell, stages: Sequence[Stage], root: Path) -> CellResult:
@@ -63,33 +79,26 @@ def read_cell_result(cell: Cell, stages: Sequence[Stage], root: Path) -> CellRes
     return CellResult(cell, stages, root, by_task)
 
 
-def build_row(
-    cell_result: CellResult, baseline_result: CellResult | None, *, varied: Collection[str] = ()
-) -> dict[str, Any]:
-    """The row of a cell in ``results.jsonl``, compared with a baseline; ``varied`` are the settings that axes set."""
+def build_row(cell_result: CellResult, baseline_result: CellResult | None, *, varied: Collection[str] = ()) -> StudyRow:
+    """The row of a cell, compared with a baseline; ``varied`` are the settings that axes set."""
     evaluation = cell_result.manifest("eval")
-    changes, reasons = compare_with_baseline(cell_result, baseline_result, varied=varied)
     assert evaluation is not None  # a complete cell has an evaluation
-    return {
-        "cell": cell_result.cell.name,
-        "axes": dict(cell_result.cell.axes),
-        "settings": settings_of_cell(cell_result),
-        "agent": evaluation["agent"],
-        "tuned": evaluation["tuned"],
-        "tools": evaluation["tools"],
-        "results": {task: dict(result) for task, result in evaluation["results"].items()},
-        "behaviour": {task: summarise_behaviour(episodes) for task, episodes in cell_result.episodes.items()},
-        "against": changes,
-        "not_compared": reasons,
-        "training": _summarise_training(cell_result),
-        "data": _summarise_data(cell_result),
-        "stages": [f"{stage.verb}/{stage.key}" for stage in cell_result.stages],
-        "versions": {
-            verb: manifest["versions"]
-            for verb in ("train", "tune", "eval")
-            if (manifest := cell_result.manifest(verb)) is not None
-        },
-    }
+    changes, reasons = compare_with_baseline(cell_result, baseline_result, varied=varied)
+    manifests = {verb: cell_result.manifest(verb) for verb in ("train", "tune", "eval")}
+    return StudyRow(
+        cell=cell_result.cell.name,
+        axes=dict(cell_result.cell.axes),
+        settings=settings_of_cell(cell_result),
+        **{name: evaluation[name] for name in ("agent", "tuned", "tools")},
+        results=read_summaries(evaluation),
+        behaviour={task: summarise_behaviour(episodes) for task, episodes in cell_result.episodes.items()},
+        against=changes,
+        not_compared=reasons,
+        training=_summarise_training(cell_result),
+        data=_summarise_data(cell_result),
+        stages=[f"{stage.verb}/{stage.key}" for stage in cell_result.stages],
+        versions={verb: manifest["versions"] for verb, manifest in manifests.items() if manifest is not None},
+    )
 
 
 def settings_of_cell(cell_result: CellResult) -> dict[str, Any]:
@@ -99,29 +108,23 @@ def settings_of_cell(cell_result: CellResult) -> dict[str, Any]:
     ``method`` is None. The ``recipe`` of a job at a provider has only its epochs.
     """
     chosen, is_fine_tuned = cell_result.cell.settings, cell_result.cell.is_fine_tuned
-    defaults = EvalConfig(agent="")
-    stages_by_verb = {stage.verb: stage for stage in cell_result.stages}
+    defaults, stages_by_verb = EvalConfig(agent=""), {stage.verb: stage for stage in cell_result.stages}
     recipe = None
-    if "train" in stages_by_verb:
-        recipe = asdict(stages_by_verb["train"].values["recipe"])
-    elif is_fine_tuned:
-        recipe = {"epochs": stages_by_verb["tune"].epochs}
-    evaluation = {name: stages_by_verb["eval"].values.get(name, getattr(defaults, name)) for name in _EVAL_SETTINGS}
+    if training := cell_result.stage("train", "tune"):
+        recipe = asdict(training.values["recipe"]) if training.verb == "train" else {"epochs": training.epochs}
+    values = stages_by_verb["eval"].values
+    evaluation = {name: values.get(name, getattr(defaults, name)) for name in _EVAL_SETTINGS}
     mixture = dict(stages_by_verb["mix"].values) if is_fine_tuned else {}
     all_settings = {
         "base": chosen.get("base", BUILT_IN),
         "seed": cell_result.cell.seed,
         "noise": chosen.get("noise", ""),
         **evaluation,
-        "method": None if is_fine_tuned and not evaluation["examples"] else evaluation["method"],
+        "method": None if is_fine_tuned and not values.get("examples") else evaluation["method"],
         "size": mixture.pop("n", None),
         "mixture": {"name": chosen["mixture"], **mixture} if is_fine_tuned else None,
         "recipe": recipe,
-        "collections": [
-            {"teacher": CollectConfig().teacher, **stage.values}
-            for stage in cell_result.stages
-            if stage.verb == "collect"
-        ],
+        "collections": [{"teacher": CollectConfig().teacher, **stage.values} for stage in cell_result.collections],
     }
     return {**dict.fromkeys(all_settings), **to_toml_table(all_settings)}
 
@@ -138,13 +141,12 @@ def find_baseline(cell: Cell, results: Mapping[str, CellResult]) -> CellResult |
 
 def compare_with_baseline(
     cell_result: CellResult, baseline_result: CellResult | None, *, varied: Collection[str] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, BaselineChange], dict[str, str]]:
     """Return by task the change in EM and F1 from the baseline on the same questions, and by task why there is none.
 
-    A change also holds EM's gain in proportion, and the ``conditions`` in which the two differ. Settings that are
-    ``varied`` on purpose are no such condition.
+    Settings that are ``varied`` on purpose are no condition in which the two differ.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, BaselineChange] = {}
     reasons: dict[str, str] = {}
     if baseline_result is None:
         return changes, reasons
@@ -157,16 +159,9 @@ def compare_with_baseline(
         except DataError as error:
             reasons[task] = f"{baseline_result.cell.name}: {error}"
             continue
-        setting_differences = conditions.find_differences(
-            _conditions(baseline_result, before), _conditions(cell_result, after)
-        )
-        condition_rows = [
-            {"setting": difference.setting, "before": difference.before, "after": difference.after}
-            for difference in setting_differences
-        ]
-        changes[task] = change | {
-            "conditions": [condition for condition in condition_rows if condition["setting"] not in varied]
-        }
+        differences = conditions.find_differences(_conditions(baseline_result, before), _conditions(cell_result, after))
+        unvaried = [difference for difference in differences if difference.setting not in varied]
+        changes[task] = replace(change, conditions=unvaried)
     return changes, reasons
 
 
@@ -179,7 +174,7 @@ def _conditions(cell_result: CellResult, episodes: Sequence[Trajectory]) -> cond
     )
 
 
-def pool_seeds(cells: Mapping[str, CellResult]) -> dict[str, dict[str, Any]]:
+def pool_seeds(cells: Mapping[str, CellResult]) -> dict[str, dict[str, BaselineChange]]:
     """By group of cells that differ only in their seed, and by task: the change from the baselines over all seeds.
 
     A question counts once, with the mean of its seeds. So the interval covers other questions, but not other seeds.
@@ -188,7 +183,7 @@ def pool_seeds(cells: Mapping[str, CellResult]) -> dict[str, dict[str, Any]]:
     for cell_result in cells.values():
         if (baseline_result := find_baseline(cell_result.cell, cells)) is not None:
             pairs_by_group.setdefault(cell_result.cell.group, []).append((cell_result, baseline_result))
-    pooled: dict[str, dict[str, Any]] = {}
+    pooled: dict[str, dict[str, BaselineChange]] = {}
     for group, pairs in pairs_by_group.items():
         baseline_names = {baseline_result.cell.group for _, baseline_result in pairs}
         if group in baseline_names:  # compared with one of its own seeds
@@ -212,48 +207,38 @@ def pool_seeds(cells: Mapping[str, CellResult]) -> dict[str, dict[str, Any]]:
     return {group: tasks for group, tasks in pooled.items() if tasks}
 
 
-def _compare_episodes(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Any]:
-    """The comparison of two cells on one task, and the gain in proportion if the baseline has enough right answers.
-
-    ``asked`` counts the questions that the baseline and the cell were scored on. Raises DataError if they share none.
-    """
-    change = compare_scores(before, after).to_dict()
+def _compare_episodes(name: str, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> BaselineChange:
+    """The comparison of two cells on one task. Raises DataError if they share no scored question."""
+    scores = compare_scores(before, after)
     question_counts = [
         len({trajectory.example.id for trajectory in side if trajectory.stop != "error"}) for side in (before, after)
     ]
     baseline_em = _mean_em(before)
     # A question counts once, however many seeds it was asked with.
     right_count = baseline_em * len({trajectory.example.id for trajectory in before})
-    relative = change["em"]["difference"] / baseline_em if right_count >= MIN_RIGHT else None
-    return {"cell": name, **change, "relative": relative, "asked": question_counts}
+    relative = scores.em.difference.mean / baseline_em if right_count >= MIN_RIGHT else None
+    return BaselineChange(name, scores, relative, question_counts)
 
 
-def summarise_behaviour(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """What the agent did: turns (mean and deviation), tool calls a question, and the share of questions by method used.
-
-    ``questions`` counts them by method used and by turns.
-    """
+def summarise_behaviour(trajectories: Sequence[Trajectory]) -> Behaviour:
+    """What the agent did in its episodes without a fault."""
     scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
     turns = [len(trajectory.steps) for trajectory in scored]
     method_counts = Counter(map(classify_method, scored))
     counts = Counter((classify_method(trajectory), len(trajectory.steps)) for trajectory in scored)
     costs = [trajectory.usage.cost for trajectory in scored]
-    return {
-        "turns": statistics.fmean(turns),
-        "turns_deviation": statistics.pstdev(turns),
-        "calls_of_tools": statistics.fmean(map(count_tool_calls, scored)),
-        "used": {name: method_counts[name] / len(scored) for name in sorted(method_counts)},
-        "questions": {
+    return Behaviour(
+        turns=statistics.fmean(turns),
+        turns_deviation=statistics.pstdev(turns),
+        calls_of_tools=statistics.fmean(map(count_tool_calls, scored)),
+        used={name: method_counts[name] / len(scored) for name in sorted(method_counts)},
+        questions={
             name: {str(n): counts[name, n] for n in sorted(set(turns)) if counts[name, n]}
             for name in sorted(method_counts)
         },
-        "usd_per_question": None
-        if any(cost is None for cost in costs)
-        else sum(cost or 0.0 for cost in costs) / len(scored),
-        "noisy_steps": statistics.fmean(
-            sum(step.noise is not None for step in trajectory.steps) for trajectory in scored
-        ),
-    }
+        usd_per_question=None if None in costs else sum(cost or 0.0 for cost in costs) / len(scored),
+        noisy_steps=statistics.fmean(sum(step.noise is not None for step in trajectory.steps) for trajectory in scored),
+    )
 
 
 def classify_method(trajectory: Trajectory) -> str:
@@ -271,23 +256,15 @@ def count_tool_calls(trajectory: Trajectory) -> int:
     return sum(step.action is not None and step.action.name != FINISH for step in trajectory.steps)
 
 
-def summarise_choice(group: Sequence[CellResult], chooser: CellResult | None = None) -> dict[str, Any]:
+def summarise_choice(group: Sequence[CellResult], chooser: CellResult | None = None) -> dict[str, MethodChoice]:
     """By task: EM if chance, the best single method, or an oracle chose each question's method, with 95 % intervals.
 
     Among several methods that are right, the oracle takes the one with the fewest turns (paper, Tables 4 and 10).
-    ``chosen`` holds the share of each method in its choices. ``chooser`` is an agent that chooses itself, on the same
-    questions.
+    ``chooser`` is an agent that chooses itself, on the same questions.
     """
-    choices: dict[str, Any] = {}
+    choices: dict[str, MethodChoice] = {}
     for task in dict.fromkeys(name for cell_result in group for name in cell_result.episodes):
-        by_cell = {
-            cell_result.cell.name: {
-                trajectory.example.id: trajectory
-                for trajectory in cell_result.episodes.get(task, ())
-                if trajectory.stop != "error"
-            }
-            for cell_result in group
-        }
+        by_cell = {cell_result.cell.name: _scored_by_id(cell_result, task) for cell_result in group}
         shared_ids = sorted(set.intersection(*(set(episodes) for episodes in by_cell.values())))
         if not shared_ids:
             continue
@@ -298,35 +275,35 @@ def summarise_choice(group: Sequence[CellResult], chooser: CellResult | None = N
         ]
         oracle = [question[name] for question, name in zip(questions, oracle_names, strict=True)]
         chosen = Counter(oracle_names)
-        choices[task] = {
-            "n": len(shared_ids),
-            "random": _em_with_interval([statistics.fmean(map(_em, question.values())) for question in questions]),
-            "best": {"cell": best_cell, **_em_with_interval([_em(question[best_cell]) for question in questions])},
-            "oracle": {
-                **_em_with_interval(list(map(_em, oracle))),
-                "turns": statistics.fmean(len(trajectory.steps) for trajectory in oracle),
-            },
-            "chooser": None if chooser is None else _summarise_chooser(chooser, task, shared_ids),
-            "chosen": {name: chosen[name] / len(shared_ids) for name in by_cell},
-        }
+        random_ems = [statistics.fmean(map(_em, question.values())) for question in questions]
+        choices[task] = MethodChoice(
+            n=len(shared_ids),
+            random=ChoiceScore(bootstrap_mean(random_ems)),
+            best=ChoiceScore(bootstrap_mean([_em(question[best_cell]) for question in questions]), cell=best_cell),
+            oracle=_score_choice(oracle),
+            chooser=None if chooser is None else _score_chooser(chooser, task, shared_ids),
+            chosen={name: chosen[name] / len(shared_ids) for name in by_cell},
+        )
     return choices
 
 
-def _summarise_chooser(chooser: CellResult, task: str, questions: Sequence[str]) -> dict[str, Any] | None:
+def _scored_by_id(cell_result: CellResult, task: str) -> dict[str, Trajectory]:
+    """The episodes of a task that did not end in a fault, by question."""
+    episodes = cell_result.episodes.get(task, ())
+    return {trajectory.example.id: trajectory for trajectory in episodes if trajectory.stop != "error"}
+
+
+def _score_chooser(chooser: CellResult, task: str, questions: Sequence[str]) -> ChoiceScore | None:
     """EM and turns of an agent that chooses its method itself; None if it was not asked all of these questions."""
-    episodes_by_id = {
-        trajectory.example.id: trajectory for trajectory in chooser.episodes.get(task, ()) if trajectory.stop != "error"
-    }
+    episodes_by_id = _scored_by_id(chooser, task)
     if not set(questions) <= set(episodes_by_id):
         return None
-    chooser_episodes = [episodes_by_id[example_id] for example_id in questions]
-    turns = statistics.fmean(len(trajectory.steps) for trajectory in chooser_episodes)
-    return {"cell": chooser.cell.name, **_em_with_interval(list(map(_em, chooser_episodes))), "turns": turns}
+    return _score_choice([episodes_by_id[example_id] for example_id in questions], chooser.cell.name)
 
 
-def _em_with_interval(values: Sequence[float]) -> dict[str, Any]:
-    estimate = bootstrap_mean(values)
-    return {"em": estimate.mean, "em_interval": estimate.interval}
+def _score_choice(episodes: Sequence[Trajectory], cell: str = "") -> ChoiceScore:
+    turns = statistics.fmean(len(trajectory.steps) for trajectory in episodes)
+    return ChoiceScore(bootstrap_mean(list(map(_em, episodes))), turns, cell)
 
 
 def _em(trajectory: Trajectory) -> float:
@@ -338,44 +315,42 @@ def _mean_em(trajectories: Sequence[Trajectory]) -> float:
     return statistics.fmean(scored) if scored else 0.0
 
 
-def _summarise_training(cell_result: CellResult) -> dict[str, Any] | None:
-    """Facts of a fine-tuned cell's training: its manifest, examples a second, bytes of saved weights."""
-    stage = next((stage for stage in cell_result.stages if stage.verb == "train"), None)
-    if stage is None:
+def _summarise_training(cell_result: CellResult) -> TrainingFacts | None:
+    """Facts of a fine-tuned cell's training; None for a prompted cell, and for one that a provider trained."""
+    stage, manifest = cell_result.stage("train"), cell_result.manifest("train")
+    if stage is None or manifest is None:
         return None
-    manifest, run_path = read_manifest(stage.path(cell_result.root)), stage.path(cell_result.root)
-    names = ("samples", "dropped", "tokens", "target_tokens", "steps", "training_seconds", "tokens_per_second",
-             "trained_parameters", "final_loss", "device")  # fmt: skip
-    examples = manifest["samples"] * stage.values["recipe"].epochs
+    facts, run_path = TrainingFacts.from_dict(manifest), stage.path(cell_result.root)
     weights = [file.stat().st_size for name in ("adapter", "model") for file in (run_path / name).glob("*.safetensors")]
-    return {
-        **{name: manifest[name] for name in names},
-        "examples_per_second": examples * manifest["tokens_per_second"] / manifest["tokens"],
-        "weights_bytes": sum(weights) or None,
-    }
+    return replace(
+        facts,
+        examples_per_second=facts.samples * stage.epochs * facts.tokens_per_second / facts.tokens,
+        weights_bytes=sum(weights) or None,
+    )
 
 
-def _summarise_data(cell_result: CellResult) -> dict[str, Any] | None:
+def _summarise_data(cell_result: CellResult) -> DataFacts | None:
     """Facts of a fine-tuned cell's data: how many episodes were collected, how many are right, how many are trained on.
 
-    ``turns`` and ``turns_deviation`` describe the trajectories that are trained on (paper, Figure 6).
+    Only tasks and methods that are trained on count.
     """
-    mix_manifest = cell_result.manifest("mix")
-    if mix_manifest is None:
+    mixture, manifest = cell_result.stage("mix"), cell_result.manifest("mix")
+    if mixture is None or manifest is None:
         return None
-    trajectory_count = sum(count["n"] for count in mix_manifest["counts"].values())
-    mixture = next(stage for stage in cell_result.stages if stage.verb == "mix")
+    mixed = read_counts(manifest)
     turns = [len(trajectory.steps) for trajectory in read_trajectories(mixture.path(cell_result.root))]
-    episode_counts = [
-        (name, count) for manifest in cell_result.collection_manifests() for name, count in manifest["counts"].items()
+    collected = [
+        counts
+        for stage in cell_result.collections
+        for name, counts in read_counts(read_manifest(stage.path(cell_result.root))).items()
+        if name in mixed
     ]
-    used_counts = [count for name, count in episode_counts if name in mix_manifest["counts"]]
-    return {
-        "trajectories": trajectory_count,
-        "turns": statistics.fmean(turns),
-        "turns_deviation": statistics.pstdev(turns),
-        "by_task_and_method": {name: count["n"] for name, count in mix_manifest["counts"].items()},
-        "collected": sum(count["n"] for count in used_counts) or None,
-        "right": sum(count["correct"] for count in used_counts) or None,
-        "history": mix_manifest["history"],
-    }
+    return DataFacts(
+        trajectories=sum(counts.n for counts in mixed.values()),
+        turns=statistics.fmean(turns),
+        turns_deviation=statistics.pstdev(turns),
+        by_task_and_method={name: counts.n for name, counts in mixed.items()},
+        collected=sum(counts.n for counts in collected) or None,
+        right=sum(counts.correct for counts in collected) or None,
+        history=manifest["history"],
+    )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
+from fireact.base.cost import CostEstimate
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import (
     CONFIG,
@@ -31,17 +32,24 @@ from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb, load_verb
 from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
 from fireact.study.cells import Cell, build_cells
-from fireact.study.economics import compute_economics
+from fireact.study.cost import StudyBudget, compute_cell_cost, parse_usd_budget
 from fireact.study.file import StudyFile, read_study
-from fireact.study.forecast import ASSUMED, Rates, describe_shortages, estimate_stage, sum_known, unique_stages
+from fireact.study.forecast import PlannedStage, Rates, StudyPlan, describe_shortages, estimate_stage
 from fireact.study.plots import draw_plots
 from fireact.study.preflight import check_cells
 from fireact.study.results import CellResult, build_row, find_baseline, pool_seeds, read_cell_result, summarise_choice
-from fireact.study.spending import StudyBudget, parse_usd_budget
-from fireact.study.stages import Stage, StageResolver, missing_placeholders, placeholder_names, placeholder_values
+from fireact.study.rows import RESULTS, StudyResults, StudyRow, to_plain
+from fireact.study.stages import (
+    Stage,
+    StageResolver,
+    missing_placeholders,
+    placeholder_names,
+    placeholder_values,
+    unique_stages,
+)
 from fireact.study.tables import format_tables, group_by_error
 
-RESULTS, TABLES, PLOTS = "results.jsonl", "tables.md", "plots"
+TABLES, PLOTS = "tables.md", "plots"
 
 
 def _parse_value(item: str) -> tuple[str, str]:
@@ -154,7 +162,7 @@ class StudyRunner:
         self.rates = load_rates(matrix, root)
         self.budget = StudyBudget(parse_usd_budget(budget) if budget else None, matrix.stages, root, self.rates)
         self._failed_stages: dict[str, str] = {}
-        self._rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self._rows: dict[tuple[str, str], StudyRow] = {}
 
     def run(self) -> None:
         """Run every cell; a failure is recorded in ``failures`` and the next cell begins.
@@ -223,29 +231,30 @@ class StudyRunner:
             if cell_number >= number or cell.name not in {*self.results, *self.failures}
         ]
         stages = unique_stages(stage for cell in remaining_cells for stage in self.matrix.chains[cell.name])
-        seconds, all_known = sum_known(estimate_stage(stage, self.root, self.rates).seconds for stage in stages)
-        return f"; {'about' if all_known else 'at least'} {max(1, round(seconds / 60))} min left" if seconds else ""
+        cost = sum((estimate_stage(stage, self.root, self.rates) for stage in stages), CostEstimate())
+        least = "at least" if cost.untimed else "about"
+        return f"; {least} {max(1, round(cost.seconds / 60))} min left" if cost.seconds else ""
 
-    def _write_rows(self) -> list[dict[str, Any]]:
-        """Write the rows of all cells so far, and return them."""
+    def _write_rows(self) -> list[StudyRow]:
+        """Write the rows of all cells so far, and return those of the complete ones."""
+        complete_rows = {name: self._cached_row(cell_result) for name, cell_result in self.results.items()}
         rows = []
         for cell in self.matrix.cells:
-            if cell.name in self.results:
-                rows.append(self._cached_row(self.results[cell.name]))
+            if cell.name in complete_rows:
+                rows.append(complete_rows[cell.name].to_dict())
             elif cell.name in self.failures:
                 rows.append({"cell": cell.name, "axes": dict(cell.axes), "error": self.failures[cell.name]})
         jsonl.write_objects(self.out / RESULTS, rows)
-        return rows
+        return [complete_rows[cell.name] for cell in self.matrix.cells if cell.name in complete_rows]
 
-    def _cached_row(self, cell_result: CellResult) -> dict[str, Any]:
+    def _cached_row(self, cell_result: CellResult) -> StudyRow:
         """The row of a cell; it is made again only when the cell's baseline has become complete."""
         baseline_result = find_baseline(cell_result.cell, self.results)
         key = (cell_result.cell.name, "" if baseline_result is None else baseline_result.cell.name)
         if key not in self._rows:
-            self._rows[key] = _restore_placeholders(
-                build_row(cell_result, baseline_result, varied=self._varied_settings(cell_result.cell)),
-                placeholder_values(self.matrix.study, self.matrix.user_values),
-            )
+            row = build_row(cell_result, baseline_result, varied=self._varied_settings(cell_result.cell))
+            values = placeholder_values(self.matrix.study, self.matrix.user_values)
+            self._rows[key] = StudyRow.from_dict(_restore_placeholders(row.to_dict(), values))
         return self._rows[key]
 
     def _varied_settings(self, cell: Cell) -> set[str]:
@@ -260,23 +269,27 @@ class StudyRunner:
             self.results[name] for name in map(self._first_cell_name, study_file.choice) if name in self.results
         ]
         chooser = self.results.get(self._first_cell_name(study_file.chooser)) if study_file.chooser else None
-        facts = {
+        prices = study_file.prices
+        costs = {name: compute_cell_cost(cell, prices) for name, cell in self.results.items()} if prices else {}
+        results = StudyResults(
+            rows=rows,
+            failures=self.failures,
+            seeds=pool_seeds(self.results),
+            choices=summarise_choice(method_results, chooser) if len(method_results) > 1 else {},
+            costs=costs,
+        )
+        jsonl.replace_text(self.out / TABLES, format_tables(study_file, self.matrix.cells, results))
+        draw_plots(study_file, self.matrix.cells, rows, self.out / PLOTS)
+        return {
             "study": study_file.name,
             "size": study_file.size,
             "title": study_file.title,
             "cells": len(self.matrix.cells),
             "stages": len(self.matrix.stages),
-            "seeds": pool_seeds(self.results),
-            "choice": summarise_choice(method_results, chooser) if len(method_results) > 1 else {},
-            "economics": {
-                name: compute_economics(cell_result, study_file.prices) for name, cell_result in self.results.items()
-            }
-            if study_file.prices
-            else {},
+            "seeds": to_plain(results.seeds),
+            "choice": to_plain(results.choices),
+            "economics": to_plain(results.costs),
         }
-        jsonl.replace_text(self.out / TABLES, format_tables(study_file, self.matrix.cells, rows, facts))
-        draw_plots(study_file, self.matrix.cells, rows, self.out / PLOTS)
-        return facts
 
     def _first_cell_name(self, name: str) -> str:
         """The name of the first cell that has this name, or this name and a seed."""
@@ -313,46 +326,28 @@ def load_rates(matrix: StudyMatrix, root: Path) -> Rates:
     return rates
 
 
-def plan_study(config: StudyConfig, out: Path) -> dict[str, Any]:
+def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     """What ``study`` would do: each cell with its stages, which are complete, and what the others will take."""
     matrix, root = StudyMatrix.read(config), config.root(out)
     check_cells(matrix.chains, root, with_services=False)
-    stage_rates = load_rates(matrix, root)
-    estimates = {stage.key: estimate_stage(stage, root, stage_rates) for stage in matrix.stages}
-    seconds, all_seconds = sum_known(estimate.seconds for estimate in estimates.values())
-    unpriced = dict.fromkeys(cost_name for estimate in estimates.values() for cost_name in estimate.unpriced)
-    untimed = dict.fromkeys(activity for estimate in estimates.values() for activity in estimate.untimed)
-    mixtures = [stage for stage in matrix.stages if stage.verb == "mix"]
-    tokens, all_tokens = sum_known(estimate.tokens for estimate in estimates.values())
-    return {
-        "study": matrix.study.name,
-        "title": matrix.study.title,
-        "size": matrix.study.size,
-        "needs": {
-            name: matrix.study.describe_option(name) for name in missing_placeholders(matrix.study, config.values)
-        },
-        "cells": [
-            {"cell": name, "axes": dict(cell.axes), "stages": [estimates[stage.key].to_dict() for stage in chain]}
-            for cell, (name, chain) in zip(matrix.cells, matrix.chains.items(), strict=True)
-        ],
-        "stages": len(estimates),
-        "there": sum(estimate.is_complete for estimate in estimates.values()),
-        "episodes": sum(estimate.episodes for estimate in estimates.values()),
-        "training_tokens": {"known": tokens, "whole": all_tokens},
-        "searches": sum(estimate.searches for estimate in estimates.values()),
-        "usd": {
-            "known": round(sum(estimate.dollars for estimate in estimates.values()), 2),
-            "whole": not unpriced,
-            "unknown": list(unpriced),
-        },
-        "seconds": {"known": round(seconds), "whole": all_seconds, "unknown": list(untimed)},
-        "short": list(
-            dict.fromkeys(
-                shortage for mixture in mixtures for shortage in describe_shortages(mixture, root, matrix.study.right)
-            )
-        ),
-        "assumed": ASSUMED,
+    rates = load_rates(matrix, root)
+    stages = {
+        stage.key: PlannedStage(stage, stage.is_complete(root), estimate_stage(stage, root, rates))
+        for stage in matrix.stages
     }
+    shortages = [
+        shortage
+        for stage in matrix.stages
+        if stage.verb == "mix"
+        for shortage in describe_shortages(stage, root, matrix.study.right)
+    ]
+    return StudyPlan(
+        study=matrix.study,
+        cells={cell.name: (cell, [stages[stage.key] for stage in matrix.chains[cell.name]]) for cell in matrix.cells},
+        stages=list(stages.values()),
+        needs={name: matrix.study.describe_option(name) for name in missing_placeholders(matrix.study, config.values)},
+        shortages=list(dict.fromkeys(shortages)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -26,6 +26,7 @@ from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import KINDS as PROVIDERS
+from fireact.rollout.collection import CollectConfig
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
 from fireact.training.recipe import read_recipe
@@ -71,6 +72,13 @@ class Stage:
         return str(self.values.get("student") or self.values.get("model") or "")
 
     @property
+    def model(self) -> str:
+        """The model that answers the questions of a stage of collect or eval: of a fine-tuned agent its base."""
+        if self.verb == "collect":
+            return str(self.values.get("teacher", CollectConfig().teacher))
+        return self.dependencies[0].student if self.dependencies else str(self.inputs["agent"][0])
+
+    @property
     def epochs(self) -> int:
         """The number of passes of a stage of train or tune over its data."""
         config = self.config(Path())
@@ -80,6 +88,13 @@ class Stage:
     def has_paid_searches(self) -> bool:
         """Whether each of its searches costs money."""
         return any(spec.rpartition(":")[2] == "serpapi" for spec in self.values.get("tools", ()))
+
+    @property
+    def has_paid_model(self) -> bool:
+        """Whether it pays for a model or a job."""
+        if self.verb == "eval" and self.dependencies:
+            return self.dependencies[0].verb == "tune"
+        return self.verb == "tune" or (self.verb in ("collect", "eval") and self.model.startswith("openai:"))
 
     def chain(self) -> Iterator[Stage]:
         """The stages before this one and itself, in the order of running."""
@@ -96,6 +111,22 @@ def find_for_stage(table: Mapping[str, T], name: str, stage: Stage) -> T | None:
         if f"{name}:{qualifier}" in table:
             return table[f"{name}:{qualifier}"]
     return table.get(name)
+
+
+def unique_stages(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Each stage once, in the order in which they come."""
+    seen_keys: set[str] = set()
+    for stage in stages:
+        if stage.key not in seen_keys:
+            seen_keys.add(stage.key)
+            yield stage
+
+
+def question_groups(config: CollectConfig | EvalConfig) -> list[tuple[str, str, int]]:
+    """(task, method, number of questions) of a collection or an evaluation."""
+    if isinstance(config, EvalConfig):
+        return [(task, config.method, config.n) for task in config.tasks]
+    return [(*name.rpartition("/")[::2], count) for name, count in config.plan.items()]
 
 
 @dataclass(frozen=True, slots=True)

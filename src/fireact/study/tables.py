@@ -9,58 +9,48 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fireact.base.markdown import escape_line
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.statistics import Estimate
 from fireact.reporting.table import Table, write_markdown_table
-from fireact.reporting.wording import dollars
+from fireact.reporting.wording import UNTOLD, dollars
 from fireact.study.cells import Cell
 from fireact.study.file import CHOICES, PaperFigure, StudyFile
 from fireact.study.rows import (
     BaselineChange,
     Behaviour,
     CellCost,
+    ChoiceScore,
     DataFacts,
     MethodChoice,
+    StudyResults,
     StudyRow,
-    read_complete_rows,
 )
 
 
-def format_tables(
-    study: StudyFile, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
-) -> str:
-    """The whole page of tables, as Markdown; ``rows`` and ``facts`` are as in the files of the study."""
-    complete_rows = read_complete_rows(rows)
-    errors = {row["cell"]: row["error"] for row in rows if "error" in row}
-    choices = {task: MethodChoice.from_dict(choice) for task, choice in facts["choice"].items()}
-    costs = {name: CellCost.from_dict(cost) for name, cost in facts["economics"].items()}
-    pooled = {
-        (group, task): BaselineChange.from_dict(change)
-        for group, tasks in facts["seeds"].items()
-        for task, change in tasks.items()
-    }
+def format_tables(study: StudyFile, cells: Sequence[Cell], results: StudyResults) -> str:
+    """The whole page of tables, as Markdown."""
+    complete_rows = results.rows
     sections = [f"# {escape_line(study.title)}", study.asks, _introduction(study, cells, complete_rows)]
     for task in dict.fromkeys(name for row in complete_rows for name in row.results):
         sections += [
             f"## {escape_line(task)}",
             _results_table(task, complete_rows, study.paper),
-            _seeds_table(task, cells, complete_rows, pooled),
+            _seeds_table(task, cells, complete_rows, results.seeds),
             _list_not_compared(task, complete_rows),
             _behaviour_table(task, complete_rows, study.paper),
             _turns_table(task, complete_rows) if study.choice else "",
             _failures_table(task, complete_rows),
         ]
-        if task in choices:
-            sections.append(_choice_table(choices[task], study.paper))
+        if task in results.choices:
+            sections.append(_choice_table(results.choices[task], study.paper))
     sections += [
         _training_table(complete_rows),
         _size_table(complete_rows, study.paper),
-        _economics_table(study, costs, complete_rows),
+        _economics_table(study, results.costs, complete_rows),
         _paper_table(study.paper),
-        _list_failures(cells, errors, complete_rows),
+        _list_failures(cells, results.failures, complete_rows),
         _directories_table(complete_rows),
     ]
     sections.append("\n".join(f"- {note}" for note in study.notes))
@@ -180,7 +170,7 @@ def _format_gain(gain: float) -> str:
 
 
 def _seeds_table(
-    task: str, cells: Sequence[Cell], rows: Sequence[StudyRow], pooled: Mapping[tuple[str, str], BaselineChange]
+    task: str, cells: Sequence[Cell], rows: Sequence[StudyRow], pooled: Mapping[str, Mapping[str, BaselineChange]]
 ) -> str:
     """One row for each group of cells that differ only in their seed."""
     results, ems = {row.cell: row.results for row in rows}, dict[str, list[float]]()
@@ -189,7 +179,7 @@ def _seeds_table(
             ems.setdefault(cell.group, []).append(100 * results[cell.name][task].measures.em.mean)
     table_rows = [
         [group, str(len(seed_ems)), f"{statistics.fmean(seed_ems):.1f}", f"{min(seed_ems):.1f} to {max(seed_ems):.1f}",
-         _format_difference(pooled.get((group, task)))]
+         _format_difference(pooled.get(group, {}).get(task))]
         for group, seed_ems in ems.items()
         if len(seed_ems) > 1
     ]  # fmt: skip
@@ -275,16 +265,20 @@ def _choice_table(choice: MethodChoice, figures: Sequence[PaperFigure]) -> str:
     rows = [
         (CHOICES[0], choice.random, ""),
         (CHOICES[1], choice.best, f"{choice.best.cell}: the best on these very questions"),
-        (CHOICES[2], choice.oracle, f"{choice.oracle.turns:.1f} turns; takes {chosen}"),
+        (CHOICES[2], choice.oracle, f"{_format_turn_count(choice.oracle)}; takes {chosen}"),
     ]
     if chooser := choice.chooser:
-        rows.insert(2, ("a student that chooses itself", chooser, f"{chooser.turns:.1f} turns; {chooser.cell}"))
+        rows.insert(2, ("a student that chooses itself", chooser, f"{_format_turn_count(chooser)}; {chooser.cell}"))
     table_rows = [
         [name, _format_share(score.em), remark, _join_figures([figure for figure in figures if figure.matches(name)])]
         for name, score, remark in rows
     ]
     title = f"Choice of method for each of {choice.n} questions:"
     return f"{title}\n\n{_markdown_table(['choice', 'EM', '', 'paper'], table_rows)}"
+
+
+def _format_turn_count(score: ChoiceScore) -> str:
+    return UNTOLD if score.turns is None else f"{score.turns:.1f} turns"
 
 
 def _training_table(rows: Sequence[StudyRow]) -> str:

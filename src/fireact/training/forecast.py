@@ -8,9 +8,11 @@ estimated, since nothing was measured yet.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fireact.base.cost import CostEstimate
 from fireact.models.weights import load_tokenizer
 from fireact.rollout.agents import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
@@ -28,7 +30,7 @@ RUN = Path("RUN")
 """The run directory in the command that would be launched."""
 
 
-def estimate_training(config: TrainConfig) -> dict[str, Any]:
+def estimate_training(config: TrainConfig) -> CostEstimate:
     """Estimate a run of ``train``. Raises the errors that ``train`` raises before it reads weights."""
     validate_training(config)
     chats, validation = load_chats(config)
@@ -42,23 +44,26 @@ def estimate_training(config: TrainConfig) -> dict[str, Any]:
     split_batches = split_all_batches(
         batches, lengths, limit=choose_padding_limit(batches, lengths, **split_options), **split_options
     )
-    launch = (
-        build_launch_command(RUN, RUN, processes=config.processes, accelerate=config.accelerate)
-        if config.launches
-        else []
-    )
-    return {
+    tokens = sum(lengths[index] for batch in batches for index in batch)
+    details = {
         "samples": len(fitting.samples),
         "dropped": fitting.dropped,
         "validation_samples": len(fitting.validation),
         "validation_dropped": fitting.validation_dropped,
         "rewritten": fitting.rewritten,
-        "tokens": sum(lengths[index] for batch in batches for index in batch),
+        "tokens": tokens,
         "padding": round(measure_padding(split_batches, lengths), 4),
         "steps": len(batches),
         **_estimate_memory(config.student, recipe, fitting, split_batches),
-        **({"launch": shlex.join(launch)} if launch else {}),
     }
+    if config.launches:
+        launch = build_launch_command(RUN, RUN, processes=config.processes, accelerate=config.accelerate)
+        details["launch"] = shlex.join(launch)
+    return _untimed_training(config.student, tokens, details)
+
+
+def _untimed_training(student: str, tokens: int, details: Mapping[str, Any]) -> CostEstimate:
+    return CostEstimate.from_terms(tokens={student: tokens}, seconds={f"training {student}": None}, details=details)
 
 
 def _estimate_memory(
@@ -79,9 +84,10 @@ def _round_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def estimate_preference(config: PreferConfig) -> dict[str, Any]:
+def estimate_preference(config: PreferConfig) -> CostEstimate:
     """Estimate a run of ``prefer``."""
     start, pairs = prepare_start(config)
     tokenizer, ends = load_tokenizer(start.weights_path)
     preference_data = build_preference_data(pairs, Encoder(tokenizer, ends, start.renderer), config)
-    return preference_data.count_fields()
+    details = preference_data.count_fields()
+    return _untimed_training(config.start, preference_data.rows.count_tokens(), details)
