@@ -10,7 +10,8 @@ from fakes import Small
 from fireact.base import jsonl
 from fireact.study.cells import Cell
 from fireact.study.cost import _compute_break_even, compute_cell_cost
-from fireact.study.file import PaperFigure, StudyPrice
+from fireact.study.file import PaperFigure, PlotSpec, StudyFile, StudyPrice
+from fireact.study.plots import draw_plots
 from fireact.study.results import (
     CellResult,
     classify_method,
@@ -239,3 +240,21 @@ def test_how_far_apart_seeds_are_is_said() -> None:
     assert "| five | 3 | 26.0 | 20.0 to 32.0 |" in page and "| ten | 2 | 50.0 |" in page
     assert "a standard deviation of 4.9 points, pooled" in page  # the root of (36 + 36 + 0) / 3
     assert _seeds_table("small", own[:1], rows[:1], {}) == ""
+
+
+def test_plots_show_cells_levels_and_the_paper_s_figures_in_words_too(tmp_path: Path) -> None:
+    cells = [Cell("prompted", "prompted"), *(Cell(f"{n}", f"{n}", {"size": n}, {"mixture": "x"}) for n in (10, 100))]
+    rows = [
+        StudyRow.from_dict({"cell": cell.name, "results": {"small": {**SCORED, "em": em}}})
+        for cell, em in zip(cells, (0.1, 0.2, 0.6), strict=True)
+    ]
+    paper = [PaperFigure("Llama, ReAct", 14.8, cell="prompted"), PaperFigure("Llama", 3.1, unit="turns", cell="10")]
+    plots = (PlotSpec(), PlotSpec("curve", "size"))
+    study = StudyFile("s", "small", "Sizes", paper=paper, plots=plots)
+    names = draw_plots(study, cells, rows, tmp_path)
+    assert names == ["small-bars.svg", "small-bars.png", "small-curve-size.svg", "small-curve-size.png"]
+    bars, curve = ((tmp_path / name).read_text() for name in (names[0], names[2]))
+    assert "Sizes: small. Exact match with 95% intervals: prompted 10.0%, 10 20.0%, 100 60.0%." in bars
+    assert bars.count(">paper: Llama<") == 1 and ">fine-tuned<" in bars
+    assert "Exact match by size: fine-tuned: 10 20.0%, 100 60.0%." in curve and ">prompted<" in curve
+    assert draw_plots(study, cells, rows, tmp_path) == names and (tmp_path / names[0]).read_text() == bars

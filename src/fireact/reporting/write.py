@@ -15,7 +15,7 @@ from fireact.base import jsonl
 from fireact.reporting.figures import build_plots
 from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
-from fireact.reporting.plots import render_png, render_svg
+from fireact.reporting.plots import save_plot
 from fireact.reporting.report_data import ReportData
 from fireact.reporting.summary import report_to_dict
 from fireact.reporting.wording import make_encodable
@@ -35,9 +35,7 @@ def write_report(report: ReportData, directory: Path) -> None:
     """Write every form of the report; replaces the files of an earlier report."""
     plots = build_plots(report)
     for plot in plots:
-        jsonl.replace_text(directory / f"plots/{plot.name}.svg", render_svg(plot))
-        with jsonl.open_replacement(directory / f"plots/{plot.name}.png") as file:
-            file.write(render_png(plot))
+        save_plot(plot, directory / "plots")
     files = {
         "report.md": render_markdown(report, plots={f"plots/{plot.name}.svg": plot.words for plot in plots}),
         PAGE: render_html(report),
