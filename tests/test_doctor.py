@@ -123,8 +123,8 @@ def test_each_kind_is_found_in_its_line_and_alone(kind: str, tmp_path: Path) -> 
 def test_sound_data_has_no_findings_and_its_counts(tmp_path: Path) -> None:
     found = diagnose_data(DoctorConfig(write(tmp_path / "a.jsonl", *(sound(index) for index in range(6)))))
     assert found.findings == () and found.sound and found.n == 6
-    assert found.groups["small/react"]["correct"] == 6 and found.stops == {"finish": 6} and found.steps == {2: 6}
-    assert 0 < found.tokens["trained_share"] < 1 and "estimate" in found.tokenizer
+    assert found.groups["small/react"].correct == 6 and found.stops == {"finish": 6} and found.steps == {2: 6}
+    assert 0 < found.tokens.trained_share < 1 and "estimate" in found.tokenizer
     assert json.loads(json.dumps(found.to_dict()))["sound"] is True
 
 
@@ -284,7 +284,7 @@ def test_tokens_are_those_of_the_student_where_one_is_named(tmp_path: Path) -> N
         diagnose_data(DoctorConfig(write(tmp_path / "a.jsonl", row), student=student, max_length=10_000))
         for row in rows
     )
-    assert whole.tokenizer == student and half.tokens["trained"] < whole.tokens["trained"] < whole.tokens["total"]
+    assert whole.tokenizer == student and half.tokens.trained < whole.tokens.trained < whole.tokens.total
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -414,9 +414,9 @@ def test_tokens_are_those_that_train_would_see_with_the_renderer(renderer: str, 
     student, data = str(tmp_path / "student"), write(tmp_path / "a.jsonl", sound(0), sound(1))
     found = diagnose_data(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000))
     made = list(Rendering(Path(data), renderer=renderer, student=student).preview_samples())
-    assert found.tokens["total"] == sum(one.tokens for one in made)
-    assert found.tokens["trained"] == sum(one.trained for one in made)
-    guessed = [diagnose_data(DoctorConfig(data, renderer=name)).tokens["trained"] for name in ("react", "tool_calls")]
+    assert found.tokens.total == sum(one.tokens for one in made)
+    assert found.tokens.trained == sum(one.trained for one in made)
+    guessed = [diagnose_data(DoctorConfig(data, renderer=name)).tokens.trained for name in ("react", "tool_calls")]
     assert guessed[1] > 0.5 * guessed[0]  # calls count, though they stand beside the words
 
 
@@ -437,8 +437,8 @@ def test_tokens_of_a_model_without_a_generation_config_are_those_of_training(tmp
     assert end in load_tokenizer(student)[1] and load_tokenizer(student)[1] == load_student(student)[2]
     diagnosis = diagnose_data(DoctorConfig(data, student=student, max_length=10_000))
     samples = list(Rendering(Path(data), student=student).preview_samples())
-    assert diagnosis.tokens["total"] == sum(sample.tokens for sample in samples)
-    assert diagnosis.tokens["trained"] == sum(sample.trained for sample in samples)
+    assert diagnosis.tokens.total == sum(sample.tokens for sample in samples)
+    assert diagnosis.tokens.trained == sum(sample.trained for sample in samples)
 
 
 def test_calls_that_nothing_is_known_to_check_against_are_said(tmp_path: Path) -> None:

@@ -51,13 +51,13 @@ def test_a_released_file_comes_out_byte_for_byte(
     path = file_of(shared_data, folder, stem)
     report = convert(path, tmp_path / "again", to=folder.removesuffix("_format"))
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
-    assert report["trajectories"] == count and "unreadable" not in report["damage"]
+    assert report.trajectories == count and "unreadable" not in report.damage
     episodes = list(read_any(path))
     assert all(episode.answer is not None and episode.stop == "finish" for episode in episodes)
     rows_apart = count == 733  # the gpt form lacks one CoT sample that the alpaca form has
     expected = GROUPS[stem] | ({"hotpotqa/cot": 186} if rows_apart else {})
     assert Counter(f"{it.task}/{it.method}" for it in episodes) == expected
-    assert not {"method", "task", "seed"} & report["dropped"].keys()
+    assert not {"method", "task", "seed"} & report.dropped.keys()
 
 
 @pytest.mark.parametrize(("folder", "stem"), [("gpt_format", "multitask"), ("alpaca_format", "hotpotqa_multimethod")])
@@ -97,12 +97,12 @@ def test_a_repaired_copy_reads_as_the_same_tasks_and_methods(
 @pytest.mark.parametrize("stem", ["multitask", "multitask_multimethod"])
 def test_fix_leaves_no_known_damage(stem: str, shared_data: Path, tmp_path: Path) -> None:
     report = convert(file_of(shared_data, "alpaca_format", stem), tmp_path / "fixed.json", to="alpaca", fix=True)
-    assert report["damage"]["options-in-output"]["n"] == report["fixed"]["options-in-output"] > 400
+    assert report.damage["options-in-output"] == report.fixed["options-in-output"] > 400
     rows = json.loads((tmp_path / "fixed.json").read_text())
     assert not any(row["output"].startswith("A.") for row in rows)
     assert all(row["output"].endswith(("reward = True\n", "reward = False\n")) for row in rows)
     again = convert(tmp_path / "fixed.json", tmp_path / "twice.json", to="alpaca", fix=True)
-    assert set(again["damage"]) <= {"no-action", "no-thought"}
+    assert set(again.damage) <= {"no-action", "no-thought"}
 
 
 def test_options_stand_in_the_question_as_in_the_other_form(shared_data: Path) -> None:
@@ -147,8 +147,8 @@ def test_real_samples_of_other_formats(path: str, format: str, count: int, share
     if not (shared_data / path).is_file():
         pytest.skip(f"{path} is not among the real data")
     report = convert(shared_data / path, tmp_path / "out.jsonl", to="messages")
-    assert (report["from"], report["trajectories"]) == (format, count)
-    assert set(report["dropped"]) <= {"verbatim words", "steps"}
+    assert (report.source_format, report.trajectories) == (format, count)
+    assert set(report.dropped) <= {"verbatim words", "steps"}
 
 
 def test_the_released_evaluation_run(shared_data: Path) -> None:

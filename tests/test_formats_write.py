@@ -327,7 +327,8 @@ def test_a_corrupt_row_is_named_and_skipped_only_on_request(tmp_path: Path) -> N
     with pytest.raises(DataError, match="row 2"):
         list(read_any(bad, "gpt"))
     report = convert(bad, tmp_path / "out.jsonl", to="gpt", format="gpt", skip=True)
-    assert report["trajectories"] == 1 and report["damage"]["unreadable"]["n"] == 1
+    assert report.trajectories == 1 and report.damage["unreadable"] == 1
+    assert report.to_dict()["damage"]["unreadable"]["first"][0]["row"] == 2
 
 
 @given(WORDS)

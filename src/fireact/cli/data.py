@@ -67,8 +67,6 @@ def score_command(
     Example: `fireact score runs/mine --answers answers.csv`, `fireact score runs/mine --with my_scores:correct`, or
     `fireact score runs/eval --task hotpotqa:data/hotpotqa -n 500`
     """
-    from dataclasses import asdict
-
     from fireact.data.sources import is_trajectory_file
     from fireact.errors import ConfigError, missing_path_error
     from fireact.recording.scores import score
@@ -87,7 +85,7 @@ def score_command(
         run = out
     elif not is_trajectory_file(run):
         raise ConfigError(f"{run} is in another format, which is left as it is. Give -o FILE for the scored episodes.")
-    print_grades(asdict(score(run, by=by, answers=answers, task=task)), run, as_json=as_json)
+    print_grades(score(run, by=by, answers=answers, task=task), run, as_json=as_json)
 
 
 def _copy_trajectories(run: Path, out: Path) -> None:
@@ -143,6 +141,7 @@ def render_command(
     as_json: JsonLines = False,
 ) -> None:
     """Example: `fireact render runs/mix --peek 3`, or `fireact render runs/mix -o samples.jsonl`"""
+    from dataclasses import asdict
     from itertools import islice
 
     from fireact.terminal.data_tables import print_rendering, print_sample
@@ -154,7 +153,7 @@ def render_command(
     )
     if out is not None:
         counts = rendering.write(out, form, progress=TerminalProgress())
-        print_json(counts) if as_json else print_rendering(counts, out)
+        print_json(asdict(counts)) if as_json else print_rendering(counts, out)
         return
     for sample in islice(rendering.preview_samples(), peek):
         print_json(sample.to_dict()) if as_json else print_sample(sample)
@@ -200,7 +199,7 @@ def convert_command(
         source, out, to=to, format=source_format, fix=fix, tools=tools, trainer=trainer, skip=skip, force=force
     )  # fmt: skip
     if as_json:
-        print_json(report)
+        print_json(report.to_dict())
     else:
         print_conversion(report)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,51 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupCounts:
+    """Counts of the episodes of a task and method; ``f1_sum`` is over the ``scored`` ones."""
+
+    n: int = 0
+    finished: int = 0
+    correct: int = 0
+    scored: int = 0
+    f1_sum: float = 0.0
+
+    def __add__(self, added: GroupCounts) -> GroupCounts:
+        return GroupCounts(*(getattr(self, item.name) + getattr(added, item.name) for item in fields(self)))
+
+    @property
+    def f1(self) -> float | None:
+        """The mean F1 of the scored episodes; None without any."""
+        return self.f1_sum / self.scored if self.scored else None
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values for JSON."""
+        counts = {"n": self.n, "finished": self.finished, "correct": self.correct, "em": self.correct / self.n}
+        return counts if self.f1 is None else counts | {"f1": self.f1}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of all samples: in ``total``, of a sample, of the longest sample, and those that are trained on."""
+
+    total: int
+    mean: float
+    p95: float
+    max: int
+    trained: int
+    trained_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What the data holds and what is wrong with it; ``drops`` are the lines that a repair leaves out, with reasons."""
 
     data: str
     n: int
-    groups: Mapping[str, Mapping[str, float]]
+    groups: Mapping[str, GroupCounts]
     stops: Mapping[str, int]
     steps: Mapping[int, int]
-    tokens: Mapping[str, float]
+    tokens: TokenCounts | None
     tokenizer: str
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -104,15 +140,19 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON, without ``drops``: the log of a repair lists those lines."""
-        names = ("data", "n", "groups", "stops", "steps", "tokens", "tokenizer", "notes")
-        values = {name: getattr(self, name) for name in names}
         findings = [
             {name: getattr(finding, name) for name in ("kind", "level", "count", "lines", "example", "fix")}
             for finding in self.findings
         ]
         return {
-            **values,
+            "data": self.data,
+            "n": self.n,
+            "groups": {name: counts.to_dict() for name, counts in self.groups.items()},
+            "stops": dict(self.stops),
             "steps": {str(n): count for n, count in self.steps.items()},
+            "tokens": {} if self.tokens is None else asdict(self.tokens),
+            "tokenizer": self.tokenizer,
+            "notes": self.notes,
             "findings": findings,
             "sound": self.sound,
         }
@@ -123,7 +163,7 @@ class BlockReport:
     """The counts and findings of one block."""
 
     end: int
-    groups: dict[str, Counter[str]]
+    groups: dict[str, GroupCounts]
     stops: Counter[str]
     steps: Counter[int]
     findings: list[tuple[int, str, str]]
@@ -188,11 +228,9 @@ def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockRe
 
 
 def _count_episode(report: BlockReport, trajectory: Trajectory) -> None:
-    group = report.groups.setdefault(f"{trajectory.task}/{trajectory.method}", Counter())
-    group.update({"n": 1, "finished": int(trajectory.stop == "finish"), "correct": int(has_full_score(trajectory))})
-    if "f1" in trajectory.scores:
-        group["scored"] += 1
-        group["f1"] += trajectory.scores["f1"]  # type: ignore[assignment]
+    name, f1 = f"{trajectory.task}/{trajectory.method}", trajectory.scores.get("f1")
+    counts = GroupCounts(1, trajectory.stop == "finish", has_full_score(trajectory), f1 is not None, f1 or 0.0)
+    report.groups[name] = report.groups.get(name, GroupCounts()) + counts
     report.stops[trajectory.stop] += 1
     report.steps[len(trajectory.steps)] += 1
 
@@ -317,35 +355,25 @@ def _examine_blocks(
     return reports, findings
 
 
-def _sum_groups(reports: Sequence[BlockReport]) -> dict[str, dict[str, float]]:
-    groups: dict[str, Counter[str]] = {}
-    for report in reports:
-        for name, counts in report.groups.items():
-            groups.setdefault(name, Counter()).update(counts)
-    return {
-        name: {
-            "n": sums["n"],
-            "finished": sums["finished"],
-            "correct": sums["correct"],
-            "em": sums["correct"] / sums["n"],
-            **({"f1": sums["f1"] / sums["scored"]} if sums["scored"] else {}),
-        }
-        for name, sums in sorted(groups.items())
-    }
+def _sum_groups(reports: Sequence[BlockReport]) -> dict[str, GroupCounts]:
+    groups: dict[str, GroupCounts] = {}
+    for name, counts in (item for report in reports for item in report.groups.items()):
+        groups[name] = groups.get(name, GroupCounts()) + counts
+    return dict(sorted(groups.items()))
 
 
-def _summarise_tokens(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
+def _summarise_tokens(tokens: npt.NDArray[np.int64]) -> TokenCounts | None:
     total, trained = tokens[:, 0], int(tokens[:, 1].sum())
     if not len(total):
-        return {}
-    return {
-        "total": int(total.sum()),
-        "mean": float(total.mean()),
-        "p95": float(np.quantile(total, 0.95)),
-        "max": int(tokens[:, 2].max()),
-        "trained": trained,
-        "trained_share": trained / max(1, int(total.sum())),
-    }
+        return None
+    return TokenCounts(
+        total=int(total.sum()),
+        mean=float(total.mean()),
+        p95=float(np.quantile(total, 0.95)),
+        max=int(tokens[:, 2].max()),
+        trained=trained,
+        trained_share=trained / max(1, int(total.sum())),
+    )
 
 
 def _find_repeats(

@@ -7,7 +7,7 @@ one pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,58 @@ MAX_ROWS = 3
 """Rows that the report lists for each kind of damage."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was converted, damaged, repaired and dropped.
+
+    ``damage`` counts it by kind, and ``first_damage`` has the first rows of each; ``trainer`` is the entry for a
+    trainer's configuration.
+    """
+
+    source_format: str
+    to: str
+    out: Path
+    trajectories: int
+    rows: int
+    counts: Mapping[str, int]
+    damage: Mapping[str, int]
+    first_damage: Mapping[str, Sequence[Damage]]
+    fixed: Mapping[str, int]
+    dropped: Mapping[str, int]
+    trainer: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        first_rows = {
+            kind: [{"row": damage.number, "detail": damage.detail} for damage in damages]
+            for kind, damages in self.first_damage.items()
+        }
+        report = {
+            "from": self.source_format,
+            "to": self.to,
+            "out": str(self.out),
+            "trajectories": self.trajectories,
+            "rows": self.rows,
+            "counts": dict(self.counts),
+            "damage": {kind: {"n": count, "first": first_rows[kind]} for kind, count in self.damage.items()},
+            "fixed": dict(self.fixed),
+            "dropped": dict(self.dropped),
+        }
+        return report if self.trainer is None else report | {"trainer": self.trainer}
+
+
 @dataclass(slots=True)
 class _DamageLog:
     """Damage by kind: its count, and the first rows that have it."""
 
     count: Counter[str] = field(default_factory=Counter)
-    first_rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    first_rows: dict[str, list[Damage]] = field(default_factory=dict)
 
     def __call__(self, damage: Damage) -> None:
         self.count[damage.kind] += 1
         rows = self.first_rows.setdefault(damage.kind, [])
         if len(rows) < MAX_ROWS:
-            rows.append({"row": damage.number, "detail": damage.detail})
+            rows.append(damage)
 
 
 def convert(
@@ -49,8 +89,8 @@ def convert(
     trainer: str | None = None,
     skip: bool = False,
     force: bool = False,
-) -> dict[str, Any]:
-    """Convert a file and return the report. Raises DataError and ConfigError as ``read_any`` and ``write`` do."""
+) -> Conversion:
+    """Convert a file and return what was done. Raises DataError and ConfigError as ``read_any`` and ``write`` do."""
     find_writer(to)
     stanza = build_trainer_config(trainer, to, out) if trainer else None
     damages, repairs = _DamageLog(), Counter[str]()
@@ -66,20 +106,19 @@ def convert(
         origin=origin_of(source) if to == "dataset" else None,
         force=force,
     )
-    report = {
-        "from": name,
-        "to": to,
-        "out": str(out),
-        "trajectories": summary.trajectories,
-        "rows": summary.rows,
-        "counts": summary.counts,
-        "damage": {
-            kind: {"n": count, "first": damages.first_rows[kind]} for kind, count in damages.count.most_common()
-        },
-        "fixed": dict(repairs.most_common()),
-        "dropped": summary.dropped,
-    }
-    return report if stanza is None else {**report, "trainer": stanza}
+    return Conversion(
+        source_format=name,
+        to=to,
+        out=out,
+        trajectories=summary.trajectories,
+        rows=summary.rows,
+        counts=summary.counts,
+        damage=dict(damages.count.most_common()),
+        first_damage=damages.first_rows,
+        fixed=dict(repairs.most_common()),
+        dropped=summary.dropped,
+        trainer=stanza,
+    )
 
 
 def _repair_each(episodes: Iterator[Trajectory], repairs: Counter[str]) -> Iterator[Trajectory]:

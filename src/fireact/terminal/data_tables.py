@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from fireact.formats.conversion import MAX_ROWS, Conversion
 from fireact.render.tokens import REWRITTEN
 from fireact.reporting.table import Table
 from fireact.reporting.wording import UNTOLD, percent
 from fireact.tasks.validate import TaskValidation
 from fireact.terminal.screen import STDERR, STDOUT, mark_trained_text, print_json, print_table
-from fireact.training.samples import SamplePreview
+from fireact.training.samples import RenderCounts, SamplePreview
 
 if TYPE_CHECKING:
     from fireact.data.doctor import Diagnosis
+    from fireact.recording.scores import Grades
 
 
 def print_sample(sample: SamplePreview) -> None:
@@ -31,25 +33,25 @@ def print_sample(sample: SamplePreview) -> None:
     )
 
 
-def print_rendering(counts: Mapping[str, Any], out: Path) -> None:
+def print_rendering(counts: RenderCounts, out: Path) -> None:
     """What was written for another trainer: samples, tokens, and skipped lines."""
-    summary = f"{counts['samples']} samples of {counts['trajectories']} trajectories"
-    if counts["tokens"]:
-        summary += f", {counts['tokens']} tokens, {percent(counts['trained'] / counts['tokens'], 0)} of them trained"
-    if counts["rewritten"]:
-        summary += f"; {counts['rewritten']} trajectories are one sample a step: {REWRITTEN}"
-    if counts["skipped"]:
-        summary += f"; {counts['skipped']} lines that cannot be read are left out"
+    summary = f"{counts.samples} samples of {counts.trajectories} trajectories"
+    if counts.tokens:
+        summary += f", {counts.tokens} tokens, {percent(counts.trained / counts.tokens, 0)} of them trained"
+    if counts.rewritten:
+        summary += f"; {counts.rewritten} trajectories are one sample a step: {REWRITTEN}"
+    if counts.skipped:
+        summary += f"; {counts.skipped} lines that cannot be read are left out"
     STDOUT.print(escape(f"{summary}. Written to {out}."), soft_wrap=True)
 
 
-def print_grades(grades: Mapping[str, Any], run: Path, *, as_json: bool) -> None:
+def print_grades(grades: Grades, run: Path, *, as_json: bool) -> None:
     """How many trajectories were scored, and which were not."""
     if as_json:
-        print_json(grades)
+        print_json(asdict(grades))
         return
-    STDOUT.print(f"{escape(str(run))}: {grades['scored']} scored, EM {percent(grades['em'])}.")
-    for label, keys in (("without a match", grades["unmatched"]), ("ended in a fault, not scored", grades["faults"])):
+    STDOUT.print(f"{escape(str(run))}: {grades.scored} scored, EM {percent(grades.em)}.")
+    for label, keys in (("without a match", grades.unmatched), ("ended in a fault, not scored", grades.faults)):
         if keys:
             more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
             STDOUT.print(escape(f"{len(keys)} {label}: {', '.join(keys[:20])}{more}"))
@@ -61,8 +63,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         print_json(diagnosis.to_dict())
         return
     rows = [
-        [name, *(f"{group[column]:,.0f}" for column in ("n", "finished", "correct")),
-         percent(group["f1"]) if "f1" in group else UNTOLD]
+        [name, f"{group.n:,}", f"{group.finished:,}", f"{group.correct:,}",
+         UNTOLD if group.f1 is None else percent(group.f1)]
         for name, group in diagnosis.groups.items()
     ]  # fmt: skip
     print_table(Table("", ["task/method", "episodes", "finished", "right (EM 1)", "F1"], rows))
@@ -73,9 +75,8 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     if tokens := diagnosis.tokens:
         STDOUT.print(
             escape(
-                f"Tokens ({diagnosis.tokenizer}): {tokens['total']:,}; {tokens['mean']:.0f} a sample, 95 % have at "
-                f"most {tokens['p95']:.0f}, the longest {tokens['max']:,}. "
-                f"Trained on: {percent(tokens['trained_share'], 0)}."
+                f"Tokens ({diagnosis.tokenizer}): {tokens.total:,}; {tokens.mean:.0f} a sample, 95 % have at "
+                f"most {tokens.p95:.0f}, the longest {tokens.max:,}. Trained on: {percent(tokens.trained_share, 0)}."
             )
         )
     for finding in diagnosis.findings:
@@ -103,17 +104,18 @@ def print_validation(finding: TaskValidation) -> None:
     STDOUT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
 
 
-def print_conversion(report: Mapping[str, Any]) -> None:
+def print_conversion(report: Conversion) -> None:
     """What was converted, damaged and dropped, on standard error; only a trainer's entry goes to standard output."""
+    counts = ", ".join(f"{name} {n}" for name, n in report.counts.items())
     STDERR.print(
-        f"{report['from']} -> {report['to']}: {report['trajectories']} episodes, {report['rows']} rows in "
-        f"{escape(str(report['out']))} ({escape(', '.join(f'{name} {n}' for name, n in report['counts'].items()))})"
+        f"{report.source_format} -> {report.to}: {report.trajectories} episodes, {report.rows} rows in "
+        f"{escape(str(report.out))} ({escape(counts)})"
     )
-    for kind, damage in report["damage"].items():
-        rows = ", ".join(str(row["row"]) for row in damage["first"])
-        done = "repaired" if kind in report["fixed"] else "left out" if kind == "unreadable" else "kept"
-        STDERR.print(f"  damage: {kind}: {damage['n']}, {done} (rows {rows}{', ...' if damage['n'] > 3 else ''})")
-    for kind, count in report["dropped"].items():
-        STDERR.print(f"  dropped: {kind}: {count} of {report['trajectories']}")
-    if "trainer" in report:
-        print(report["trainer"])
+    for kind, count in report.damage.items():
+        rows = ", ".join(str(damage.number) for damage in report.first_damage[kind])
+        done = "repaired" if kind in report.fixed else "left out" if kind == "unreadable" else "kept"
+        STDERR.print(f"  damage: {kind}: {count}, {done} (rows {rows}{', ...' if count > MAX_ROWS else ''})")
+    for kind, count in report.dropped.items():
+        STDERR.print(f"  dropped: {kind}: {count} of {report.trajectories}")
+    if report.trainer is not None:
+        print(report.trainer)

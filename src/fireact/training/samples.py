@@ -127,6 +127,23 @@ class SamplePreview:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderCounts:
+    """What was written: samples of so many trajectories, their tokens and trained tokens; lines that were skipped.
+
+    ``rewritten`` trajectories have one sample per step.
+    """
+
+    form: str
+    renderer: str
+    trajectories: int
+    samples: int
+    rewritten: int
+    tokens: int
+    trained: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rendering:
     """Trajectories in any known format, and how to render them; ``workers`` 0 means: by the size of the data.
 
@@ -159,7 +176,7 @@ class Rendering:
         for block in split_into_blocks(source_file.file):
             yield from (entry.trajectory for entry in read_entries(block) if entry.trajectory is not None)
 
-    def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> dict[str, Any]:
+    def write(self, out: Path, form: str = "tokens", *, progress: Progress = SILENT) -> RenderCounts:
         """Write every sample to a JSONL file and return the counts.
 
         Raises ConfigError for an unknown form, or where ``out`` is the input file.
@@ -197,7 +214,7 @@ class Rendering:
                 lines_before += rendered_block.end
                 progress.advance()
             progress.end()
-        return {"form": form, "renderer": self.renderer, **counts}
+        return RenderCounts(form, self.renderer, **counts)
 
     def render_chat(self, trajectory: Trajectory) -> Chat:
         """The messages of one trajectory, and the schemas of their tools."""
