@@ -10,6 +10,7 @@ from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting.cases import choose_cases
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData
+from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Action, Example, Step, Stop, Trajectory, Usage
 
 BASE, TUNED = "smollm2-135m", "smollm2-135m+3f9a1c07"
@@ -139,7 +140,7 @@ def _mixture() -> Mixture:
     return Mixture(
         name="mix",
         teacher="scripted:expert",
-        collected={name: {"n": n, "finished": finished, "correct": correct} for name, n, finished, correct in counts},
-        mixed={name: {"n": correct, "finished": correct, "correct": correct} for name, _, _, correct in counts},
+        collected={name: EpisodeCounts(n, finished, correct) for name, n, finished, correct in counts},
+        mixed={name: EpisodeCounts(correct, correct, correct) for name, _, _, correct in counts},
         history=("runs/quickstart/collect: 192", "where correct: 192 -> 159", "take 159, seed 0: 159 -> 159"),
     )

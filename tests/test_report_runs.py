@@ -71,7 +71,8 @@ def _study(path: Path, cells: list[dict[str, Any]]) -> Path:
                 wrong=cell.get("wrong", 0),
                 hash=cell.get("hash", "f"),
             )
-            against = {cell["task"]: {"cell": cell["against"]}} if "against" in cell else {}
+            change = {"difference": 0.0, "interval": [-0.1, 0.1], "p": 1.0, "n": 10, "wins": 0, "losses": 0}
+            against = {cell["task"]: {"cell": cell["against"], "em": change, "f1": change}} if "against" in cell else {}
             rows.append({"cell": cell["cell"], "axes": {}, "against": against, "stages": [f"eval/{index}"]})
         jsonl.write_objects(path / "results.jsonl", rows)
         run.finish(title="A study of cells")

@@ -10,10 +10,10 @@ import pytest
 from command import fireact
 from fireact.base.cost import CostEstimate
 from fireact.errors import ConfigError, FireactError
+from fireact.reporting.rows import StudyResults
 from fireact.study.cells import build_cells
 from fireact.study.file import CHOICES, PaperFigure, StudyFile, list_shipped_studies, read_study
 from fireact.study.forecast import PlannedStage
-from fireact.study.rows import StudyResults
 from fireact.study.runner import StudyConfig, StudyMatrix, _restore_placeholders, plan_study, run_study
 from fireact.study.stages import Stage, StageResolver
 from fireact.study.tables import format_tables

@@ -8,6 +8,7 @@ import pytest
 
 from fakes import Small
 from fireact.base import jsonl
+from fireact.reporting.rows import BaselineChange, StudyRow, to_plain
 from fireact.study.cells import Cell
 from fireact.study.cost import _compute_break_even, compute_cell_cost
 from fireact.study.file import PaperFigure, PlotSpec, StudyFile, StudyPrice
@@ -20,7 +21,6 @@ from fireact.study.results import (
     summarise_behaviour,
     summarise_choice,
 )
-from fireact.study.rows import BaselineChange, StudyRow, to_plain
 from fireact.study.stages import Stage
 from fireact.study.tables import _format_difference, _format_gain, _paper_gains, _seeds_table
 from fireact.types import Action, Step, Trajectory, Usage

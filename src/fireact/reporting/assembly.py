@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from fireact.reporting.cases import choose_cases
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
 from fireact.reporting.write import PAGE, write_report
+from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Trajectory
 
 LARGE = 5_000_000
@@ -406,11 +406,8 @@ def _mixtures(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> list[Mi
         if run.verb == "mix" and (collections := _collections_of(run, runs)):
             teacher = ", ".join(dict.fromkeys(str(collection.manifest["teacher"]) for collection in collections))
             name = run.cell or names[run.path]
-            mixtures.append(
-                Mixture(
-                    name, teacher, _sum_counts(collections), run.manifest["counts"], run.manifest.get("history", ())
-                )
-            )
+            history = run.manifest.get("history", ())
+            mixtures.append(Mixture(name, teacher, _sum_counts(collections), run.counts, history))
     return mixtures
 
 
@@ -430,13 +427,12 @@ def _collections_of(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[Repor
     return list({collection.path: collection for collection in collections}.values())
 
 
-def _sum_counts(runs: Sequence[ReportedRun]) -> dict[str, dict[str, int]]:
+def _sum_counts(runs: Sequence[ReportedRun]) -> dict[str, EpisodeCounts]:
     """The counts of several collections, added up."""
-    totals: dict[str, Counter[str]] = {}
-    for run in runs:
-        for name, count in run.manifest["counts"].items():
-            totals.setdefault(name, Counter()).update(count)
-    return {name: dict(count) for name, count in totals.items()}
+    totals: dict[str, EpisodeCounts] = {}
+    for name, counts in (item for run in runs for item in run.counts.items()):
+        totals[name] = totals.get(name, EpisodeCounts()) + counts
+    return totals
 
 
 REPORT = Verb(

@@ -15,6 +15,7 @@ from fireact.base.settings import replace_fields
 from fireact.errors import ConfigError
 from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.summary import Summary
+from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Example, Trajectory
 
 
@@ -42,14 +43,13 @@ class ReportAgent:
 class Mixture:
     """Where the data of a training comes from: counts by "task/method" and the lines of the dataset's history.
 
-    Counts have ``n``, ``finished`` and ``correct``, as in the manifests of ``collect`` and ``mix``. ``collected``
-    counts the collections that were mixed. ``name`` tells the mixture from the others of the report.
+    ``collected`` counts the collections that were mixed. ``name`` tells the mixture from the others of the report.
     """
 
     name: str
     teacher: str
-    collected: Mapping[str, Mapping[str, int]]
-    mixed: Mapping[str, Mapping[str, int]]
+    collected: Mapping[str, EpisodeCounts]
+    mixed: Mapping[str, EpisodeCounts]
     history: Sequence[str] = ()
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fireact.base import jsonl
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
 from fireact.evaluation.conditions import noise_kinds
-from fireact.evaluation.summary import Summary
+from fireact.evaluation.summary import Summary, read_summaries
 from fireact.reporting.episodes import describe_episodes
+from fireact.reporting.rows import RESULTS, StudyRow, read_rows
+from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory
 
 NOISE = "noise:"
@@ -70,7 +71,12 @@ class ReportedRun:
     @property
     def results(self) -> dict[str, Summary]:
         """Task -> its summary."""
-        return {task: Summary.from_dict(fields) for task, fields in self.manifest["results"].items()}
+        return read_summaries(self.manifest)
+
+    @property
+    def counts(self) -> dict[str, EpisodeCounts]:
+        """The counts of its episodes by "task/method"."""
+        return read_counts(self.manifest)
 
     def read_episodes(self) -> Sequence[Trajectory]:
         """The episodes of the run."""
@@ -110,14 +116,15 @@ def _expand_path(path: Path) -> Iterator[ReportedRun]:
         yield ReportedRun(path, {"verb": FILE}, manifest, episodes=episodes)
         return
     config = read_config(path)
-    if config["verb"] == "quickstart":
-        yield from (ReportedRun(path / name, *_read_settings(path / name)) for name in STAGES)
-    elif config["verb"] == "study":
-        yield from _study_stages(path, Path(config.get("stages") or path))
-    elif config["verb"] == "report":
-        raise DataError(f"{path} is a report. Give the runs that it was made from.")
-    else:
-        yield ReportedRun(path, *_read_settings(path))
+    match config["verb"]:
+        case "quickstart":
+            yield from (ReportedRun(path / name, *_read_settings(path / name)) for name in STAGES)
+        case "study":
+            yield from _study_stages(path, Path(config.get("stages") or path))
+        case "report":
+            raise DataError(f"{path} is a report. Give the runs that it was made from.")
+        case _:
+            yield ReportedRun(path, *_read_settings(path))
 
 
 def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,24 +134,21 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _study_stages(study: Path, root: Path) -> Iterator[ReportedRun]:
     """The stages of a study, each with the first cell that uses it; the last stage of a cell is its evaluation."""
     title = str(read_manifest(study)["title"])  # an incomplete study raises here; the error says how to resume it
-    rows = [row for row in jsonl.read_objects(study / "results.jsonl") if "error" not in row]
-    measured = {str(row["cell"]): root / row["stages"][-1] for row in rows}
-    first = {stage: row for row in reversed(rows) for stage in row["stages"]}
-    for stage in dict.fromkeys(stage for row in rows for stage in row["stages"]):
-        row, path = first[stage], root / stage
-        more = sum(stage in other_row["stages"] for other_row in rows) - 1 if stage.startswith("mix/") else 0
-        cell = f"{row['cell']} and {more} more" if more else str(row["cell"])
-        baseline_paths = {
-            task: measured[comparison["cell"]]
-            for task, comparison in row["against"].items()
-            if comparison and comparison["cell"] in measured
-        }
+    rows = read_rows(study / RESULTS)
+    measured = {row.cell: root / row.stages[-1] for row in rows}
+    rows_by_stage: dict[str, list[StudyRow]] = {}
+    for row in rows:
+        for stage in row.stages:
+            rows_by_stage.setdefault(stage, []).append(row)
+    for stage, (row, *more_rows) in rows_by_stage.items():
+        path = root / stage
+        cell = f"{row.cell} and {len(more_rows)} more" if more_rows and stage.startswith("mix/") else row.cell
         against = {
-            task: baseline_path
-            for task, baseline_path in baseline_paths.items()
-            if path == measured[row["cell"]] and baseline_path != path
+            task: measured[change.cell]
+            for task, change in row.against.items()
+            if path == measured[row.cell] and measured.get(change.cell, path) != path
         }
-        line = ", ".join(str(value) for name, value in row["axes"].items() if name not in ("size", "seed"))
+        line = ", ".join(str(value) for name, value in row.axes.items() if name not in ("size", "seed"))
         yield ReportedRun(path, *_read_settings(path), study=title, cell=cell, line=line, against=against)
 
 

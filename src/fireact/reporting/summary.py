@@ -6,7 +6,7 @@ Invariant: every form of the report takes its headlines from here; nothing is me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fireact.evaluation.comparison import ScoreComparison
@@ -14,8 +14,9 @@ from fireact.evaluation.failures import FAILURES, count_failures
 from fireact.evaluation.measures import GroupSummary
 from fireact.evaluation.statistics import PairedDifference
 from fireact.evaluation.summary import Summary
-from fireact.reporting.report_data import Mixture, ReportAgent, ReportData
+from fireact.reporting.report_data import ReportAgent, ReportData
 from fireact.reporting.wording import display_name, percent
+from fireact.rollout.collection import EpisodeCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +265,11 @@ def mixture_rows(report: ReportData) -> list[MixtureRow]:
     for mixture in report.mixtures:
         for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
             task, _, method = name.partition("/")
-            collected_counts, mixed_counts = mixture.collected.get(name, {}), mixture.mixed.get(name, {})
-            collected, finished, correct = (collected_counts.get(key, 0) for key in ("n", "finished", "correct"))
-            rows.append(MixtureRow(mixture.name, task, method, collected, finished, correct, mixed_counts.get("n", 0)))
+            collected = mixture.collected.get(name, EpisodeCounts())
+            mixed = mixture.mixed.get(name, EpisodeCounts()).n
+            rows.append(
+                MixtureRow(mixture.name, task, method, collected.n, collected.finished, collected.correct, mixed)
+            )
     return rows
 
 
@@ -305,7 +308,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         },
         "failures": failures_by_agent(report),
         "training": {name: [dict(row) for row in rows] for name, rows in report.training.items()},
-        "data": [_mixture_to_dict(mixture) for mixture in report.mixtures],
+        "data": [asdict(mixture) for mixture in report.mixtures],
         "timings": {
             "stages": dict(report.timings),
             "total_seconds": sum(report.timings.values()),
@@ -339,13 +342,3 @@ def read_headlines(report: Mapping[str, Any]) -> list[Headline]:
         for line in report["headlines"]
         for task, before, agent in [(line["task"], line["before"], line["after"])]
     ]
-
-
-def _mixture_to_dict(mixture: Mixture) -> dict[str, Any]:
-    return {
-        "name": mixture.name,
-        "teacher": mixture.teacher,
-        "collected": {name: dict(count) for name, count in mixture.collected.items()},
-        "mixed": {name: dict(count) for name, count in mixture.mixed.items()},
-        "history": list(mixture.history),
-    }

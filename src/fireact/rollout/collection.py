@@ -274,9 +274,12 @@ def count_episodes(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, in
 class EpisodeCounts:
     """How many episodes there are, how many finished, and how many are right (EM 1)."""
 
-    n: int
+    n: int = 0
     finished: int = 0
     correct: int = 0
+
+    def __add__(self, added: EpisodeCounts) -> EpisodeCounts:
+        return EpisodeCounts(self.n + added.n, self.finished + added.finished, self.correct + added.correct)
 
 
 def read_counts(manifest: Mapping[str, Any]) -> dict[str, EpisodeCounts]:

@@ -21,13 +21,13 @@ from fireact.data.filters import predicate
 from fireact.errors import BudgetError, ConfigError
 from fireact.evaluation.summary import read_summaries
 from fireact.models.limits import BudgetAmount
+from fireact.reporting.rows import CellCost
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import read_counts
 from fireact.study.file import StudyPrice
 from fireact.study.forecast import Rates, estimate_stage
 from fireact.study.results import CellResult, count_tool_calls
-from fireact.study.rows import CellCost
 from fireact.study.stages import Stage, find_for_stage
 from fireact.types import Trajectory, Usage
 

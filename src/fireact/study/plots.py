@@ -21,10 +21,10 @@ from fireact.reporting.plots import (
     draw_stacked_bars,
     save_plot,
 )
+from fireact.reporting.rows import StudyRow
 from fireact.reporting.wording import percent
 from fireact.study.cells import Cell
 from fireact.study.file import PlotSpec, StudyFile
-from fireact.study.rows import StudyRow
 
 KINDS = {"prompted": 0, "fine-tuned": 1}
 """The colours of bars."""

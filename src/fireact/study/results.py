@@ -22,9 +22,7 @@ from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.statistics import bootstrap_mean
 from fireact.evaluation.summary import read_summaries
 from fireact.models.weights import BUILT_IN
-from fireact.rollout.collection import CollectConfig, read_counts
-from fireact.study.cells import Cell
-from fireact.study.rows import (
+from fireact.reporting.rows import (
     BaselineChange,
     Behaviour,
     ChoiceScore,
@@ -33,6 +31,8 @@ from fireact.study.rows import (
     StudyRow,
     TrainingFacts,
 )
+from fireact.rollout.collection import CollectConfig, read_counts
+from fireact.study.cells import Cell
 from fireact.study.stages import Stage
 from fireact.types import FINISH, Trajectory
 

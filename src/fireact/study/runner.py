@@ -31,6 +31,7 @@ from fireact.base.run_directory import (
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb, load_verb
 from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
+from fireact.reporting.rows import RESULTS, StudyResults, StudyRow, to_plain
 from fireact.study.cells import Cell, build_cells
 from fireact.study.cost import StudyBudget, compute_cell_cost, parse_usd_budget
 from fireact.study.file import StudyFile, read_study
@@ -38,7 +39,6 @@ from fireact.study.forecast import PlannedStage, Rates, StudyPlan, describe_shor
 from fireact.study.plots import draw_plots
 from fireact.study.preflight import check_cells
 from fireact.study.results import CellResult, build_row, find_baseline, pool_seeds, read_cell_result, summarise_choice
-from fireact.study.rows import RESULTS, StudyResults, StudyRow, to_plain
 from fireact.study.stages import (
     Stage,
     StageResolver,

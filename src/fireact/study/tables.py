@@ -13,11 +13,7 @@ from collections.abc import Mapping, Sequence
 from fireact.base.markdown import escape_line
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.statistics import Estimate
-from fireact.reporting.table import Table, write_markdown_table
-from fireact.reporting.wording import UNTOLD, dollars
-from fireact.study.cells import Cell
-from fireact.study.file import CHOICES, PaperFigure, StudyFile
-from fireact.study.rows import (
+from fireact.reporting.rows import (
     BaselineChange,
     Behaviour,
     CellCost,
@@ -27,6 +23,10 @@ from fireact.study.rows import (
     StudyResults,
     StudyRow,
 )
+from fireact.reporting.table import Table, write_markdown_table
+from fireact.reporting.wording import UNTOLD, dollars
+from fireact.study.cells import Cell
+from fireact.study.file import CHOICES, PaperFigure, StudyFile
 
 
 def format_tables(study: StudyFile, cells: Sequence[Cell], results: StudyResults) -> str:
@@ -218,7 +218,7 @@ def _behaviour_table(task: str, rows: Sequence[StudyRow], figures: Sequence[Pape
 
 
 def _format_turns(facts: Behaviour | DataFacts | None) -> str:
-    return "-" if facts is None else f"{facts.turns:.2f} ({facts.turns_deviation:.2f})"
+    return "-" if facts is None or facts.turns is None else f"{facts.turns:.2f} ({facts.turns_deviation:.2f})"
 
 
 def _turns_table(task: str, rows: Sequence[StudyRow]) -> str:

@@ -11,10 +11,10 @@ from rich.markup import escape
 from fireact.base import jsonl
 from fireact.base.cost import CostEstimate
 from fireact.reporting.report_tables import share_cell
+from fireact.reporting.rows import RESULTS, BaselineChange, read_rows
 from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import points
 from fireact.study.forecast import MACHINE, PlannedStage, StudyPlan
-from fireact.study.rows import RESULTS, BaselineChange, read_rows
 from fireact.terminal.screen import STDOUT, print_json, print_table
 
 

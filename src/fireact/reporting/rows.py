@@ -130,8 +130,8 @@ class DataFacts(JsonRecord):
     """
 
     trajectories: int
-    turns: float
-    turns_deviation: float
+    turns: float | None = None
+    turns_deviation: float | None = None
     by_task_and_method: Mapping[str, int] = field(default_factory=dict)
     collected: int | None = None
     right: int | None = None
@@ -162,7 +162,7 @@ class StudyRow(JsonRecord):
         """The row of a complete cell."""
         by_task: dict[str, Any] = {"results": Summary, "behaviour": Behaviour, "against": BaselineChange}
         members: dict[str, Any] = {
-            name: {task: kind.from_dict(fields) for task, fields in values.get(name, {}).items()}
+            name: {task: kind.from_dict(fields) for task, fields in values.get(name, {}).items() if fields}
             for name, kind in by_task.items()
         }
         if values.get("training") is not None:
