@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,11 @@ def write_chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
     return b"data: " + json.dumps({"id": "1", "model": "fake", "choices": [choice]}).encode() + b"\n\n"
 
 
-STREAM = [*(write_chunk({"content": f"{word} "}) for word in TEXT.split()), write_chunk({}, "stop"), b"data: [DONE]\n\n"]
+STREAM = [
+    *(write_chunk({"content": f"{word} "}) for word in TEXT.split()),
+    write_chunk({}, "stop"),
+    b"data: [DONE]\n\n",
+]
 
 
 class Endpoint(asyncio.Protocol):
@@ -76,7 +79,9 @@ async def serve_endpoint() -> None:
     await server.serve_forever()
 
 
-async def measure_calls(port: int, path: str, calls: int, concurrency: int, *, stream: bool) -> tuple[list[float], float]:
+async def measure_calls(
+    port: int, path: str, calls: int, concurrency: int, *, stream: bool
+) -> tuple[list[float], float]:
     """The seconds of each call, and the calls a second."""
     left = iter(range(calls))
 
@@ -87,7 +92,8 @@ async def measure_calls(port: int, path: str, calls: int, concurrency: int, *, s
             messages = [{"role": "user", "content": "word " * 2000}, {"role": "user", "content": f"question {number}?"}]
             body = json.dumps({"model": "fake", "messages": messages, "stream": stream}).encode()
             head = (
-                f"POST {path.replace('EPISODE', str(number))} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer none\r\n"
+                f"POST {path.replace('EPISODE', str(number))} HTTP/1.1\r\nhost: localhost\r\n"
+                "authorization: Bearer none\r\n"
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             started = time.perf_counter()
@@ -98,7 +104,8 @@ async def measure_calls(port: int, path: str, calls: int, concurrency: int, *, s
         return seconds
 
     started = time.perf_counter()
-    seconds = sorted(sum(await asyncio.gather(*(work() for _ in range(concurrency))), []))
+    results = await asyncio.gather(*(work() for _ in range(concurrency)))
+    seconds = sorted(duration for durations in results for duration in durations)
     return seconds, calls / (time.perf_counter() - started)
 
 

@@ -528,10 +528,7 @@ def test_beyond_loopback_is_warned_of(tmp_path: Path) -> None:
 
 def test_a_missing_extra_gives_the_install_command(tmp_path: Path) -> None:
     arguments = ["fireact", "record", "--upstream", "http://127.0.0.1:9/v1", "-o", str(tmp_path / "run")]
-    code = (
-        f"import sys; sys.modules['aiohttp'] = None; sys.argv = {arguments!r}; "
-        "from fireact.cli import main; main()"
-    )
+    code = f"import sys; sys.modules['aiohttp'] = None; sys.argv = {arguments!r}; from fireact.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install 'fireact[serve]'" in done.stderr and "Traceback" not in done.stderr
 
