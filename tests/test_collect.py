@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 
 from fireact.base.run_directory import RunDir, read_trajectories
 from fireact.cli import main
+from fireact.errors import ConfigError
+from fireact.evaluation.evaluate import EvalConfig
+from fireact.rollout.agents import load_agent
 from fireact.rollout.collection import CollectConfig, collect
 from forks import ForkServer
 
@@ -151,3 +155,51 @@ def test_a_second_process_on_the_same_directory_is_told(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "fireact", "collect", "-t", "geo-hop", "-n", "1", "-o", str(tmp_path / "r")]
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "another process" in done.stderr
+
+
+FOREIGN = "fakes:Small"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no default teacher and tool: give --teacher (openai:MODEL, say) and --tool (wikipedia"),
+        ({"teacher": "scripted:expert"}, "no default tool: give --tool (wikipedia or module:attribute, say)."),
+        ({"tools": ["search"]}, "no default teacher: give --teacher (openai:MODEL, say)."),
+    ],
+)
+def test_a_task_of_ones_own_has_no_default_teacher_and_tool(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{FOREIGN} is not a task of the embedded world, so it has {message}")
+    ):
+        CollectConfig(plan={"geo-hop/react": 1, f"{FOREIGN}/react": 1}, **settings)  # type: ignore[arg-type]
+
+
+def test_what_is_given_is_kept_and_methods_without_tools_need_none() -> None:
+    both = {"teacher": "scripted:expert", "tools": ("search",)}
+    config = CollectConfig(plan={f"{FOREIGN}/react": 1}, **both)  # type: ignore[arg-type]
+    assert (config.teacher, config.tools) == ("scripted:expert", ("search",))
+    assert CollectConfig(plan={f"{FOREIGN}/cot": 1}, teacher="openai:x").tools == ()
+    assert EvalConfig("openai:x", tasks=[FOREIGN], method="io").tools == ()
+    assert (CollectConfig().teacher, CollectConfig().tools) == ("scripted:expert", ("search",))
+    assert EvalConfig("openai:x", tasks=["brief:HOP"]).tools == ("search",)  # a task of the embedded world, cut short
+    for tasks in ([FOREIGN], ["hotpotqa"]):
+        with pytest.raises(ConfigError, match=f"{tasks[0]} is not a task of the embedded world"):
+            EvalConfig("openai:x", tasks=tasks)
+
+
+def test_an_agent_that_is_asked_within_a_task_of_ones_own_needs_its_tools() -> None:
+    with pytest.raises(ConfigError, match=f"{FOREIGN} is not a task of the embedded world"):
+        load_agent("scripted:expert", FOREIGN, None, slots=1)
+    assert list(load_agent("scripted:expert", "geo-hop", None, slots=1).tools) == ["search"]
+
+
+def test_a_student_of_native_calls_has_the_tools_of_its_training_for_a_task_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        'verb = "train"\nrenderer = "tool_calls"\ntools = ["examples.own_tool:capital"]'
+    )
+    (tmp_path / "manifest.json").write_text('{"verb": "train", "renderer": "tool_calls"}')
+    assert EvalConfig(str(tmp_path), tasks=[FOREIGN]).tools == ("examples.own_tool:capital",)
+    (tmp_path / "manifest.json").write_text('{"verb": "train", "renderer": "react"}')
+    with pytest.raises(ConfigError, match="no default tool"):
+        EvalConfig(str(tmp_path), tasks=[FOREIGN])

@@ -373,7 +373,7 @@ def test_multiple_choice_has_accuracy_by_subject(tmp_path: Path, monkeypatch: py
         rows = "".join(f"Which {subject} {n}?,a,b,c,d,{'AB'[n % 2]}\n" for n in range(4))
         (tmp_path / "mmlu" / "test" / f"{subject}_test.csv").write_text(rows)
     agent = f"{__name__}:says_a"
-    found = measured(tmp_path / "out", agent, tasks=[f"mmlu:{tmp_path}"], n=8)["results"]["mmlu"]
+    found = measured(tmp_path / "out", agent, tasks=[f"mmlu:{tmp_path}"], n=8, tools=["search"])["results"]["mmlu"]
     assert found["accuracy"] == found["em"] == found["f1"] == 0.5
     assert {name: group["n"] for name, group in found["by"]["subject"].items()} == {"art": 4, "law": 4}
 
@@ -420,7 +420,7 @@ def test_a_run_of_an_earlier_version_is_printed_too(tmp_path: Path, capsys: pyte
 def test_an_agent_that_cannot_be_prompted_so_is_refused(tmp_path: Path) -> None:
     """More examples than a task has are refused; where no number is given, it is prompted with those that it has."""
     with pytest.raises(ConfigError, match="0 few-shot examples"):
-        measured(tmp_path, tasks=[f"{__name__}:Small"], examples=3)
+        measured(tmp_path, tasks=[f"{__name__}:Small"], tools=[f"{__name__}:echo"], examples=3)
     manifest = measured(tmp_path, tasks=[f"{__name__}:Small"], tools=[f"{__name__}:echo"])
     assert manifest["results"][Small().name]["tools"] == {"search": 1.0}
 

@@ -143,7 +143,8 @@ def test_a_run_has_its_results_as_objects_in_the_shape_of_its_manifest(home: Pat
     assert again.manifest == run.manifest and again.path == run.path
     with pytest.raises(AttributeError, match=r"a run of eval has no 'foo'\. Its manifest has: verb"):
         _ = run.foo
-    with pytest.raises(KeyError, match="there are: geo-hop"):
+    assert run["results"] == run.manifest["results"] and run["agent"] == run.agent
+    with pytest.raises(KeyError, match="Its tasks: geo-hop; fields of its manifest: verb"):
         _ = run["geo"]
 
 

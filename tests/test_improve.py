@@ -60,7 +60,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(run: Path, **more: Any) -> ImproveConfig:
-    few = {"n": 2, "tries": 2, "rounds": 2, "validate": 2, "tasks": ("test_improve:Lenient",), **more}
+    few = {
+        "n": 2,
+        "tries": 2,
+        "rounds": 2,
+        "validate": 2,
+        "tasks": ("test_improve:Lenient",),
+        "tools": ("search",),
+        **more,
+    }
     return ImproveConfig(run=str(run), workers=2, **few)
 
 
@@ -76,6 +84,12 @@ def test_it_stops_when_a_round_gains_nothing_and_names_the_best(run: Path, tmp_p
     assert measured == {"dev-0", "dev-1"}
     counts = manifest["rounds"][1]["counts"]
     assert sum(count["n"] for count in counts.values()) >= 4 and all(c["n"] == c["correct"] for c in counts.values())
+
+
+def test_tools_of_the_run_that_are_only_the_default_are_not_for_a_task_of_ones_own(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"test_improve:Lenient is not a task of .* default tool: give --tool"):
+        improve(settings(run, tools=None), tmp_path / "improve")
+    assert not (tmp_path / "improve").exists()
 
 
 def test_it_goes_on_after_a_kill_without_doing_anything_again(run: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_no_place_of_the_machine_stands_in_a_row(tmp_path: Path, monkeypatch: py
     text = (
         SMALL.partition("[axes]")[0]
         .replace("geo-hop", "{data}/own.jsonl:question,answer,split=all")
-        .replace("n = 5", "n = 4")
+        .replace("n = 5", 'n = 4\ntools = ["search"]')
     )
     (tmp_path / "mine.toml").write_text(text + '[[cells]]\nname = "asked"\n')
     monkeypatch.setenv("FIREACT_DATA", str(tmp_path))

@@ -300,10 +300,11 @@ def test_the_first_500_in_paper_order_are_those_of_the_released_run(shared_data:
 
 def test_collect_and_eval_take_the_order(folder: Path) -> None:
     name = f"hotpotqa:{folder}"
-    config = CollectConfig(plan={f"{name}/react": 2}, teacher=f"{__name__}:answers_a", split="dev", order="paper")
+    own = {"teacher": f"{__name__}:answers_a", "tools": ["search"], "split": "dev"}
+    config = CollectConfig(plan={f"{name}/react": 2}, order="paper", **own)
     assert [episode.example.id for episode in plan_episodes(config)] == ["dev-2", "dev-0"]
     with pytest.raises(ConfigError, match="6 dev questions; 7 were asked"):
-        plan_episodes(CollectConfig(plan={f"{name}/react": 7}, teacher=f"{__name__}:answers_a", split="dev"))
+        plan_episodes(CollectConfig(plan={f"{name}/react": 7}, **own))
 
 
 # -------------------------------------------------------------------------------------------------------- prompts
@@ -479,18 +480,20 @@ def test_reading_a_csv_never_fails_in_an_unknown_way(text: str) -> None:
 def test_collect_and_eval_on_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _jsonl(tmp_path / "mine.jsonl", rows(40))
     monkeypatch.chdir(tmp_path)
-    lm = f"{__name__}:answers_a"
-    manifest = collect(CollectConfig(plan={"mine.jsonl:question,answer/react": 5}, teacher=lm), tmp_path / "collect")
+    lm, tools = f"{__name__}:answers_a", ["search"]
+    plan = {"mine.jsonl:question,answer/react": 5}
+    manifest = collect(CollectConfig(plan=plan, teacher=lm, tools=tools), tmp_path / "collect")
     assert manifest["counts"] == {"mine/react": {"n": 5, "finished": 5, "correct": 5}}
-    config = EvalConfig(agent=lm, tasks=["mine.jsonl:question,answer,split=all"], n=8, order="paper")
+    config = EvalConfig(agent=lm, tasks=["mine.jsonl:question,answer,split=all"], n=8, order="paper", tools=tools)
     assert config.tasks == (f"{tmp_path}/mine.jsonl:question,answer,split=all",)
     results = evaluate(config, tmp_path / "eval")["results"]
     assert results["mine"]["n"] == 8 and results["mine"]["em"] == 1.0
     with pytest.raises(ConfigError, match="two tasks are named 'mine'"):
-        evaluate(EvalConfig(agent=lm, tasks=["mine.jsonl", "mine.jsonl:question,answer"], n=1), tmp_path / "other")
+        tasks = ["mine.jsonl", "mine.jsonl:question,answer"]
+        evaluate(EvalConfig(agent=lm, tasks=tasks, n=1, tools=tools), tmp_path / "other")
     twice = {"mine.jsonl/react": 1, "mine.jsonl:question,answer/react": 1}
     with pytest.raises(ConfigError, match="two of its tasks have the same name"):
-        plan_episodes(CollectConfig(plan=twice, teacher=lm))
+        plan_episodes(CollectConfig(plan=twice, teacher=lm, tools=tools))
 
 
 def test_settings_hold_whole_paths_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_if_path, read_trajectories
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise_trajectories
@@ -24,6 +24,7 @@ from fireact.rollout.agents import (
     EpisodeSettings,
     Model,
     absolute_task_specs,
+    choose_defaults,
     load_model,
     load_task,
     load_tools,
@@ -58,6 +59,9 @@ class EvalConfig(EpisodeSettings):
     """Episodes at a time; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
+        tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
+        tools, _ = choose_defaults(tasks, [self.method], tools=self.tools, model=str(self.agent))
+        replace_fields(self, tools=tools)
         check_settings(self, "eval")
 
 

@@ -137,8 +137,8 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
         progress.say(f"tune: {job.model} is there; {tokens}{_describe_cost(paid)}")
         return run.finish(
             student=model, model=job.model, agent=provider.agent(job.model),
-            provider=split_provider_spec(config.model)[0],
-            job=job.id, estimate=facts, trained_tokens=job.tokens, cost_usd=paid,
+            provider=split_provider_spec(config.model)[0], job=job.id, estimate=facts, trained_tokens=job.tokens,
+            cost_usd=paid,
         )  # fmt: skip
 
 

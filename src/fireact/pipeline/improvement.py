@@ -28,7 +28,7 @@ from fireact.data.filters import has_full_score
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.rollout.agents import AGENT, load_task, require_tuned_directory
+from fireact.rollout.agents import AGENT, SEARCH, choose_defaults, load_task, require_tuned_directory
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
@@ -152,7 +152,10 @@ def _make_plan(config: ImproveConfig) -> _Plan:
     as_before: TrainConfig = build_settings(TrainConfig, run_settings, first_directory)
     require_data(Path(as_before.data))
     _require_correct_data(Path(as_before.data))
-    tools = as_before.tools if config.tools is None else config.tools
+    tools = config.tools
+    if tools is None:  # a run that names no tool of its own was trained with the default, which fits our tasks alone
+        run_tools = None if tuple(as_before.tools) == (SEARCH,) else as_before.tools
+        tools, _ = choose_defaults(config.tasks, tools=run_tools, model=str(first_directory))
     trained = replace(as_before, recipe=config.recipe or as_before.recipe, tools=tools)
     return _Plan(config, first_directory, trained, tools, _find_start(config, Path(as_before.data)))
 

@@ -29,8 +29,8 @@ STUDY_ROWS = "results.jsonl"
 class Run:
     """A run directory: its settings, manifest, results and trajectories, each read when it is first used.
 
-    The fields of the manifest are attributes too. ``run["geo-hop"]`` is the summary of a task; ``em``, ``f1``,
-    ``accuracy`` and ``finished`` are those of the only task. A run stands for its path in every other call.
+    The fields of the manifest are attributes and items too. ``run["geo-hop"]`` is the summary of a task; ``em``,
+    ``f1``, ``accuracy`` and ``finished`` are those of the only task. A run stands for its path in every other call.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -110,11 +110,13 @@ class Run:
             raise DataError(f"{self.path} is a run of {self.verb}, which measures no task. Evaluate an agent first.")
         raise DataError(f"{self.path} has {len(tasks)} tasks: {', '.join(tasks)}. Name one, such as run[{tasks[0]!r}].")
 
-    def __getitem__(self, task: str) -> Summary:
-        if task not in self.results:
-            names = ", ".join(self.results) or "none"
-            raise KeyError(f"{self.path} has no task {task!r}; there are: {names}. The manifest is run.manifest.")
-        return self.results[task]
+    def __getitem__(self, name: str) -> Any:
+        if name in self.results:
+            return self.results[name]
+        if name not in self.manifest:
+            tasks, fields = ", ".join(self.results) or "none", ", ".join(self.manifest)
+            raise KeyError(f"{self.path} has no {name!r}. Its tasks: {tasks}; fields of its manifest: {fields}.")
+        return self.manifest[name]
 
     def __getattr__(self, name: str) -> Any:
         # Called for names that are no attribute. A private one is asked for by libraries that only look what this is.

@@ -37,6 +37,8 @@ AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
 TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
 _PATH_STARTS = ("runs/", "./", "../", "/", "~")
 """Beginnings of paths; such a name is never looked up on the hub."""
+SEARCH, SCRIPT = "search", "scripted:expert"
+"""The tool and the teacher of the tasks of the embedded world."""
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
 RENDERER_HELP = "react, tool_calls (native, by the student's chat template) or alpaca."
 
@@ -69,8 +71,8 @@ class CallSettings:
 class EpisodeSettings(CallSettings):
     """Settings of how episodes run."""
 
-    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
-    """Tool, by name or module:attribute; repeatable."""
+    tools: Sequence[str] = setting(None, flags=("--tool",), panel=AGENT)
+    """Tool, by name or module:attribute; repeatable. Default: search, for tasks of the embedded world."""
     split: str = setting("train", panel=DATA)
     """Split of the tasks."""
     order: str = setting("file", panel=DATA)
@@ -370,14 +372,67 @@ def build_agent(
     )
 
 
+def choose_defaults(
+    tasks: Sequence[str],
+    methods: Sequence[str] = ("react",),
+    *,
+    tools: Sequence[str] | None,
+    teacher: str | None = SCRIPT,
+    model: str = "",
+) -> tuple[Sequence[str], str]:
+    """The tools and the teacher for some tasks: those that are given, else the ones of the embedded world.
+
+    Other tasks have no defaults, since our search and our script are of no use there. They need no tools for
+    ``methods`` without any, nor for a student (``model``) that makes native calls of the tools of its training. Raises
+    ConfigError that names the options to give.
+    """
+    if tools is not None and teacher is not None:
+        return tools, teacher
+    foreign_task = next(filter(_is_foreign, tasks), None)
+    if foreign_task is None:
+        return (SEARCH,) if tools is None else tools, teacher or SCRIPT
+    if tools is None:
+        tools = () if set(methods) <= set(prompts.TOOLLESS_METHODS) else _native_tools(model)
+    options = {"teacher": "--teacher (openai:MODEL, say)"} if teacher is None else {}
+    options |= {"tool": "--tool (wikipedia or module:attribute, say)"} if tools is None else {}
+    if teacher is None or tools is None:
+        raise ConfigError(
+            f"{foreign_task} is not a task of the embedded world, so it has no default {' and '.join(options)}: give "
+            f"{' and '.join(options.values())}."
+        )
+    return tools, teacher
+
+
+def _is_foreign(spec: str) -> bool:
+    """Whether a task is not of the embedded world; one that cannot be loaded is refused where it is used."""
+    from fireact.tasks.geo import GeoTask
+
+    if is_file_spec(spec):
+        return Path(split_file_spec(spec)[0]).expanduser().exists()
+    try:
+        return not isinstance(load_task(spec), GeoTask)
+    except (ConfigError, DataError):
+        return False
+
+
+def _native_tools(model: str) -> tuple[str, ...] | None:
+    """The tools of the training of a student that makes native calls; None for any other model."""
+    directory = None if _find_hosted_model(model) else tuned_directory(model)
+    is_native = directory is not None and load_renderer(tuned_renderer(directory)).native
+    return tuned_tools(directory) if directory is not None and is_native else None
+
+
 def load_agent(spec: str, task: str, tools: Sequence[str] | None, *, slots: int) -> Agent:
     """The ReAct agent behind the name of a model or directory, as ``equip_model`` builds it."""
     return equip_model(load_model(spec, slots=slots), task, tools)
 
 
 def equip_model(model: Model, task: str, tools: Sequence[str] | None) -> Agent:
-    """The ReAct agent around a model, within the limits of a task; without ``tools``, with those of its training."""
-    specs = tools or model.tools or ["search"]
+    """The ReAct agent around a model, within the limits of a task.
+
+    Without ``tools`` it has those of its training, or those of ``choose_defaults``.
+    """
+    specs, _ = choose_defaults([task], tools=tools or model.tools or None)
     return build_agent(model, load_task(task), method="react", tools=load_tools(specs))
 
 

@@ -18,10 +18,19 @@ from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, ProviderError
-from fireact.rollout.agents import AGENT, DATA, TASK_SPEC, EpisodeSettings, absolute_task_spec, load_task, load_tools
+from fireact.rollout.agents import (
+    AGENT,
+    DATA,
+    TASK_SPEC,
+    EpisodeSettings,
+    absolute_task_spec,
+    choose_defaults,
+    load_task,
+    load_tools,
+)
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Episode, run_episodes
@@ -59,8 +68,10 @@ class CollectConfig(EpisodeSettings):
 
     plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
     """Number of questions by "task/method"."""
-    teacher: str = setting("scripted:expert", panel=AGENT)
-    """openai:MODEL[@BASE_URL], scripted:expert, hf:NAME, replay:DIR, a run directory or module:attribute."""
+    teacher: str = setting(None, panel=AGENT)
+    """openai:MODEL[@BASE_URL], hf:NAME, replay:DIR, a run directory or module:attribute. Default: scripted:expert, for
+    tasks of the embedded world.
+    """
     start: int = setting(0, panel=DATA)
     """The first question of the split that is taken."""
     _: KW_ONLY
@@ -69,6 +80,11 @@ class CollectConfig(EpisodeSettings):
     repairs: int = setting(5)
 
     def __post_init__(self) -> None:
+        names = [name.rpartition("/") for name in self.plan] if isinstance(self.plan, Mapping) else []
+        tasks, methods = ([name[index] for name in names] for index in (0, 2))
+        model = str(self.teacher or "")
+        tools, teacher = choose_defaults(tasks, methods, tools=self.tools, teacher=self.teacher, model=model)
+        replace_fields(self, tools=tools, teacher=teacher)
         check_settings(self, "collect")
 
 

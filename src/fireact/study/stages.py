@@ -142,9 +142,9 @@ class StageResolver:
         if cell.is_fine_tuned:
             eval_settings = self._fine_tuned_settings(cell, eval_settings)
         if noise := cell.settings.get("noise"):
-            eval_settings["tools"] = [
-                f"noise:{noise}:{tool}" for tool in eval_settings.get("tools", EvalConfig(agent="").tools)
-            ]
+            tasks = eval_settings.get("tasks", EvalConfig("").tasks)
+            tools = eval_settings.get("tools") or EvalConfig("", tasks).tools
+            eval_settings["tools"] = [f"noise:{noise}:{tool}" for tool in tools]
         agent: Stage | str = (
             self.training_stage(cell) if cell.is_fine_tuned else str(cell.settings.get("base", "smollm2-135m"))
         )
