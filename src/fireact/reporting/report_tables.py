@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fireact.evaluation.measures import GroupSummary, Measures
+from fireact.evaluation.measures import Measures
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.statistics import Estimate, PairedDifference
 from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import ReportData
 from fireact.reporting.summary import (
     Headline,
-    QuestionGroup,
     RobustnessRow,
     failures_by_agent,
     has_amount,
@@ -250,15 +249,10 @@ def group_tables(report: ReportData) -> list[Table]:
         Table(
             f"{task}: exact match with 95% intervals",
             [f"EM on {task}", *(TableCell(f"{group.kind}: {group.value}", [f"n {group.n}"]) for group in groups)],
-            [[_agent_cell(report, name), *(_group_cell(group, name) for group in groups)] for name in names],
+            [[_agent_cell(report, name), *(share_cell(group.get_em(name)) for group in groups)] for name in names],
         )
         for task, (groups, names) in question_groups_by_task(report).items()
     ]
-
-
-def _group_cell(group: QuestionGroup, agent: str) -> TableCell:
-    summary: GroupSummary | None = group.agents.get(agent)
-    return share_cell(summary.measures.em) if summary else TableCell()
 
 
 def robustness_table(report: ReportData) -> Table:
@@ -290,20 +284,20 @@ def failure_table(report: ReportData) -> Table:
     """Episodes of each agent by kind of failure; each number leads to the episodes."""
     counts_by_kind = failures_by_agent(report)
     names = next(iter(counts_by_kind.values()), {})
+    links = {
+        (name, kind): f"#trajectories?{urlencode({'agent': name, 'failure': kind})}" if counts[name] else ""
+        for kind, counts in counts_by_kind.items()
+        for name in names
+    }
     rows: list[Row] = [
         [
             _agent_cell(report, name),
-            *(_failure_cell(name, kind, counts[name]) for kind, counts in counts_by_kind.items()),
+            *(TableCell(str(counts[name]), link=links[name, kind]) for kind, counts in counts_by_kind.items()),
         ]
         for name in names
     ]
     title = "Episodes by kind of failure, over all tasks; each number leads to the episodes."
     return Table(title, ["Episodes of", *counts_by_kind], rows)
-
-
-def _failure_cell(agent: str, kind: str, count: int) -> TableCell:
-    query = urlencode({"agent": agent, "failure": kind})
-    return TableCell(str(count), link=f"#trajectories?{query}" if count else "")
 
 
 def mixture_table(report: ReportData) -> Table:

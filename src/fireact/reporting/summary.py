@@ -12,7 +12,7 @@ from typing import Any
 from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.failures import FAILURES, count_failures
 from fireact.evaluation.measures import GroupSummary
-from fireact.evaluation.statistics import PairedDifference
+from fireact.evaluation.statistics import Estimate, PairedDifference
 from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import ReportAgent, ReportData
 from fireact.reporting.wording import display_name, percent
@@ -143,6 +143,11 @@ class QuestionGroup:
     n: int
     agents: Mapping[str, GroupSummary]
 
+    def get_em(self, agent: str) -> Estimate | None:
+        """Exact match of an agent on these questions; None where it was not asked any."""
+        summary = self.agents.get(agent)
+        return None if summary is None else summary.measures.em
+
 
 def question_groups(report: ReportData) -> list[QuestionGroup]:
     """The results on each kind of question, for tasks that have several kinds."""
@@ -208,28 +213,19 @@ def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
     parts = [_headline_words(line, with_names=not has_one_pair(report, lines)) for line in lines]
-    text = f"Exact match: {'; '.join(parts)}." if parts else f"{_count_episodes(report)} without scores."
-    if (size := _training_size(report, lines)) is not None:
+    count = sum(len(source.trajectories) for source in report.sources)
+    agents = ", ".join(display_name(agent.name) for agent in report.agents)
+    text = f"Exact match: {'; '.join(parts)}." if parts else f"{count:,} episodes of {agents}, without scores."
+    names = {line.agent for line in lines}
+    sizes = {agent.trajectories for agent in report.agents if agent.name in names} if report.mixtures else set()
+    if len(sizes) == 1 and (size := next(iter(sizes))) is not None:
         text += f" Fine-tuned on {size:,} trajectories of {', '.join(map(display_name, teachers(report)))}."
     return text
-
-
-def _training_size(report: ReportData, lines: Sequence[Headline]) -> int | None:
-    """How many trajectories the agents of the headlines learned from; None if they differ or no mixture is known."""
-    shown_names = {line.agent for line in lines}
-    sizes = {agent.trajectories for agent in report.agents if agent.name in shown_names}
-    return next(iter(sizes)) if len(sizes) == 1 and report.mixtures else None
 
 
 def teachers(report: ReportData) -> list[str]:
     """The models whose trajectories were trained on."""
     return list(dict.fromkeys(mixture.teacher for mixture in report.mixtures))
-
-
-def _count_episodes(report: ReportData) -> str:
-    """The number of episodes and their agents: ``500 episodes of gpt-4,``."""
-    count = sum(len(source.trajectories) for source in report.sources)
-    return f"{count:,} episodes of {', '.join(display_name(agent.name) for agent in report.agents)},"
 
 
 def _headline_words(line: Headline, *, with_names: bool) -> str:
