@@ -31,6 +31,7 @@ from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, summarise_trajectories
 from fireact.reporting import plots, wording
+from fireact.reporting.assembly import read_printable_markdown, write_report
 from fireact.reporting.browser import SIZE, browser_data, encode_for_script
 from fireact.reporting.cases import choose_cases, outcome
 from fireact.reporting.figures import build_plots
@@ -41,7 +42,6 @@ from fireact.reporting.report_data import EpisodeSource, ReportAgent, ReportData
 from fireact.reporting.report_tables import read_headline_table
 from fireact.reporting.summary import failures_by_agent, lede, report_to_dict, subject
 from fireact.reporting.table import fit_to_terminal
-from fireact.reporting.write import read_printable_markdown, write_report
 from fireact.types import Action, Step
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"

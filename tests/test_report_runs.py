@@ -33,7 +33,6 @@ from fireact.reporting.summary import (
     RobustnessRow,
     headlines,
     lede,
-    mixture_rows,
     report_to_dict,
     robustness_rows,
     subject,
@@ -158,7 +157,11 @@ def test_each_mixture_has_its_own_collections(tmp_path: Path) -> None:
             run.finish(counts={"a/react": {"n": 2}}, history=[f"made of {name}"])
     names = ("one", "two", "first", "second", "third")
     own = _reported(_evaluation(tmp_path / "eval", "x", tools=["search"]), *(tmp_path / name for name in names))
-    assert [(row.mixture, row.method, row.collected, row.correct, row.mixed) for row in mixture_rows(own)] == [
+    assert [
+        (mixture.name, name.partition("/")[2], collected.n, collected.correct, mixed.n)
+        for mixture in own.mixtures
+        for name, (collected, mixed) in mixture.groups.items()
+    ] == [
         ("first", "react", 5, 3, 2), ("second", "react", 10, 6, 2), ("second", "cot", 5, 3, 0),
         ("third", "react", 10, 6, 2), ("third", "cot", 5, 3, 0),
     ]  # fmt: skip

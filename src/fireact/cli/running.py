@@ -141,7 +141,7 @@ def _study(call: VerbCall) -> None:
 
 
 def _report(call: VerbCall) -> None:
-    from fireact.reporting.write import read_printable_markdown
+    from fireact.reporting.assembly import read_printable_markdown
     from fireact.terminal.evaluation import print_report
 
     call.run()

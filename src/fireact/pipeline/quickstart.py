@@ -19,9 +19,8 @@ from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import MixConfig, mix
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.reporting.assembly import assemble_report
+from fireact.reporting.assembly import assemble_report, write_report
 from fireact.reporting.runs import STAGES, read_runs
-from fireact.reporting.write import write_report
 from fireact.rollout.agents import STUDENT_HELP
 from fireact.rollout.collection import PLAN, CollectConfig, collect
 from fireact.training.recipe import Recipe

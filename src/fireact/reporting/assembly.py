@@ -1,12 +1,20 @@
-"""The verb ``report``: makes one page from run directories. It reads only what the other verbs wrote."""
+"""The verb ``report``: makes one page from run directories. It reads only what the other verbs wrote.
+
+    report.html   self-contained        report.md   with plots/ (SVG, and PNG for papers)        report.json
+
+Invariant: each file is complete or absent, and ``report.json`` is written last.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
@@ -19,12 +27,19 @@ from fireact.evaluation.conditions import Conditions, conditions_of, find_differ
 from fireact.evaluation.pairing import index_trajectories
 from fireact.evaluation.summary import Summary
 from fireact.reporting.cases import choose_cases
+from fireact.reporting.figures import build_plots
+from fireact.reporting.html import render_html
+from fireact.reporting.markdown import render_markdown
+from fireact.reporting.plots import save_plot
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
-from fireact.reporting.write import PAGE, write_report
+from fireact.reporting.summary import report_to_dict
+from fireact.reporting.wording import make_encodable
 from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Trajectory
 
+PAGE = "report.html"
+_PICTURE = re.compile(r"^(!\[.*\]\()plots/", re.MULTILINE)
 LARGE = 5_000_000
 """Bytes of a page above which a message warns that it is large."""
 UNPAIRED = ("split", "questions")
@@ -132,8 +147,17 @@ def assemble_report(
         commands=commands,
         cases=choose_cases(*_episodes_side_by_side(evaluations, against)),
         sources=[
-            *map(_episode_source, evaluations),
-            *_teacher_sources([run for run in runs if run.path not in episodes], names),
+            *(
+                EpisodeSource(evaluation.agent.name, evaluation.episodes, [run.path for run in evaluation.runs])
+                for evaluation in evaluations
+            ),
+            *(
+                EpisodeSource(
+                    f"{names[run.path]}: {run.manifest.get('teacher') or 'recorded'}", run.read_episodes(), [run.path]
+                )
+                for run in runs
+                if run.verb in GATHERED and run.path not in episodes
+            ),
         ],
     )
 
@@ -185,7 +209,7 @@ def _group_by_agent(
 ) -> Iterator[AgentEvaluation]:
     """The agents in the order of their first runs; an agent has all runs under the same noise, each on other tasks."""
     groups = _group_runs(eval_runs)
-    names = [_agent_name(group[0]) for group in groups]
+    names = [run.cell or (f"{run.agent}, noise {run.noise}" if run.noise else run.agent) for run, *_ in groups]
     path_labels = short_labels([group[0].path for group in groups])
     unique = {
         group[0].path: f"{name} ({path_labels[group[0].path]})" if names.count(name) > 1 else name
@@ -197,7 +221,7 @@ def _group_by_agent(
         size, student = _training_of(run, training_runs)
         agent = ReportAgent(
             name=unique[run.path],
-            description=run.manifest["description"] + (f", tools under noise: {run.noise}" if run.noise else ""),
+            description=run.description + (f", tools under noise: {run.noise}" if run.noise else ""),
             model=unique[clean.path] if clean else run.agent,
             noise=run.noise,
             trajectories=size,
@@ -232,12 +256,6 @@ def _without_noise(group: Sequence[ReportedRun], groups: Sequence[Sequence[Repor
     compared_groups = [runs for runs in clean_groups if compared_paths & {run.path for run in runs}]
     same_task_groups = [runs for runs in clean_groups if tasks & {task for run in runs for task in run.tasks}]
     return next((runs[0] for runs in [*compared_groups, *same_task_groups, *clean_groups]), None)
-
-
-def _agent_name(run: ReportedRun) -> str:
-    if run.cell:
-        return run.cell
-    return f"{run.agent}, noise {run.noise}" if run.noise else run.agent
 
 
 def _training_of(run: ReportedRun, training_runs: Sequence[ReportedRun]) -> tuple[int | None, str]:
@@ -388,17 +406,6 @@ def _episodes_side_by_side(
         yield {evaluation.agent.name: evaluation.episodes_on(task) for evaluation in [*baseline_evaluations, *compared]}
 
 
-def _episode_source(evaluation: AgentEvaluation) -> EpisodeSource:
-    return EpisodeSource(evaluation.agent.name, evaluation.episodes, [run.path for run in evaluation.runs])
-
-
-def _teacher_sources(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> Iterator[EpisodeSource]:
-    for run in runs:
-        if run.verb in GATHERED:
-            teacher = run.manifest.get("teacher") or "recorded"
-            yield EpisodeSource(f"{names[run.path]}: {teacher}", run.read_episodes(), [run.path])
-
-
 def _mixtures(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> list[Mixture]:
     """The mixtures, each with the collections behind it, also where a mix was made from other mixes."""
     mixtures = []
@@ -433,6 +440,27 @@ def _sum_counts(runs: Sequence[ReportedRun]) -> dict[str, EpisodeCounts]:
     for name, counts in (item for run in runs for item in run.counts.items()):
         totals[name] = totals.get(name, EpisodeCounts()) + counts
     return totals
+
+
+def read_printable_markdown(directory: Path) -> str:
+    """The Markdown report of a directory with absolute paths of pictures, so that it can be read anywhere."""
+    markdown_text = (directory / "report.md").read_text(encoding="utf-8")
+    directory_url = quote(directory.resolve().as_posix())
+    return _PICTURE.sub(rf"\g<1>{directory_url}/plots/", markdown_text)
+
+
+def write_report(report: ReportData, directory: Path) -> None:
+    """Write every form of the report; replaces the files of an earlier report."""
+    plots = build_plots(report)
+    for plot in plots:
+        save_plot(plot, directory / "plots")
+    files = {
+        "report.md": render_markdown(report, plots={f"plots/{plot.name}.svg": plot.words for plot in plots}),
+        PAGE: render_html(report),
+        "report.json": json.dumps(report_to_dict(report), ensure_ascii=False, indent=1) + "\n",
+    }
+    for name, text in files.items():
+        jsonl.replace_text(directory / name, make_encodable(text))
 
 
 REPORT = Verb(

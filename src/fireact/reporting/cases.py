@@ -49,7 +49,11 @@ def choose_cases(*groups: Mapping[str, Sequence[Trajectory]], n: int = 4) -> tup
 def _shared_cases(episodes: Mapping[str, Sequence[Trajectory]]) -> list[Case]:
     """Every question on which all agents of a group were scored."""
     by_agent = {
-        name: {_question_key(trajectory): trajectory for trajectory in trajectories if trajectory.scores}
+        name: {
+            (trajectory.task, trajectory.example.id, trajectory.seed): trajectory
+            for trajectory in trajectories
+            if trajectory.scores
+        }
         for name, trajectories in episodes.items()
     }
     shared_questions = set.intersection(*(set(by_question) for by_question in by_agent.values())) if by_agent else set()
@@ -70,10 +74,6 @@ def outcome(case: Case) -> str:
     if len(agents) == 1:
         return ALONE[is_correct(agents[0])]
     return OUTCOMES[is_correct(agents[0]), is_correct(agents[-1])]
-
-
-def _question_key(trajectory: Trajectory) -> tuple[str, str, int]:
-    return trajectory.task, trajectory.example.id, trajectory.seed
 
 
 def _case_task(case: Case) -> str:

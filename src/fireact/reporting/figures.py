@@ -11,7 +11,17 @@ from typing import Any
 
 from fireact.evaluation.measures import Measures
 from fireact.evaluation.statistics import Estimate
-from fireact.reporting.plots import Bar, LossCurve, Plot, Point, draw_bars, draw_lines, draw_losses, draw_points
+from fireact.reporting.plots import (
+    Bar,
+    LossCurve,
+    Plot,
+    Point,
+    draw_bars,
+    draw_lines,
+    draw_losses,
+    draw_points,
+    mean_share,
+)
 from fireact.reporting.report_data import ReportAgent, ReportData
 from fireact.reporting.summary import model_names, robustness_rows
 from fireact.reporting.wording import display_name, number, percent
@@ -87,7 +97,7 @@ def plot_scaling(report: ReportData) -> Plot | None:
     if not lines:
         return None
     words = " ".join(
-        f"{label}: " + ", ".join(f"{size} {percent(_mean(students))}" for size, students in line.items()) + "."
+        f"{label}: " + ", ".join(f"{size} {percent(mean_share(students))}" for size, students in line.items()) + "."
         for label, line in lines.items()
     )
     return Plot(
@@ -116,10 +126,6 @@ def _scaling_lines(report: ReportData) -> dict[str, dict[float, list[Estimate]]]
     }
 
 
-def _mean(estimates: Sequence[Estimate]) -> float:
-    return sum(estimate.mean for estimate in estimates) / len(estimates)
-
-
 def plot_costs(report: ReportData) -> Plot | None:
     """Exact match against the cost of a question: in dollars where any agent cost money, else in tokens."""
     measured = _measured_without_noise(report)
@@ -127,7 +133,9 @@ def plot_costs(report: ReportData) -> Plot | None:
     agent_names = {agent.name for agent in report.agents if agent.noise == report.agents[0].noise}
     if len(agent_names) < 2 or len(all_measures) < 2:
         return None
-    key, unit = ("cost_per_question", "US dollars") if _is_paid(all_measures) else ("tokens_per_question", "tokens")
+    costs = [measures.cost_per_question for measures in all_measures]
+    is_paid = all(costs) and any(cost.mean for cost in costs if cost)  # every price is known, and not all are 0
+    key, unit = ("cost_per_question", "US dollars") if is_paid else ("tokens_per_question", "tokens")
     points = [
         Point(display_name(agent.name), task, amount.mean, measures.em, model_names(report).index(agent.model))
         for task, agents in measured.items()
@@ -149,12 +157,6 @@ def plot_costs(report: ReportData) -> Plot | None:
         f"Exact match against {unit} a question, with 95% intervals; up and to the left is better.",
         lambda palette: draw_points(points, palette, unit=unit),
     )
-
-
-def _is_paid(measured: Sequence[Measures]) -> bool:
-    """Whether the price of every answer is known, and some answers cost money."""
-    costs = [measures.cost_per_question for measures in measured]
-    return all(costs) and any(cost.mean for cost in costs if cost)
 
 
 def plot_training(report: ReportData) -> Plot | None:

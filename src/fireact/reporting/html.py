@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +109,12 @@ WIDE = ("scores", "amounts")
 
 def _tables(report: ReportData) -> dict[str, Table]:
     """The tables of the page, by their names in the template."""
-    mixtures = report_tables.mixture_table(report)
-    sums = [
-        str(sum(getattr(row, name) for row in summary.mixture_rows(report)))
-        for name in ("collected", "finished", "correct", "mixed")
-    ]
-    footer = ["all", "", *sums] if len(report.mixtures) == 1 else []
     return {
         "scores": report_tables.score_table(report),
         "amounts": report_tables.amount_table(report),
         "robustness": report_tables.robustness_table(report),
         "failure_counts": report_tables.failure_table(report),
-        "mixtures": replace(mixtures, footer=footer),
+        "mixtures": report_tables.mixture_table(report, with_sums=True),
     }
 
 

@@ -42,15 +42,18 @@ from fireact.reporting.wording import (
     points,
     verdict,
 )
-from fireact.types import Step, Trajectory
+from fireact.types import Step
 
 
 def render_markdown(report: ReportData, *, plots: Mapping[str, str] | None = None) -> str:
     """The whole report; ``plots`` maps paths of pictures, relative to the file, to what they show in words."""
     parts = [_head(report), _results(report), _groups(report)]
     parts += [_section(robustness_table(report), "Under noise"), _section(failure_table(report), "What went wrong")]
-    parts += [_plots(plots or {}), _training(report), _data(report), _time(report)]
-    parts += [_cases(report), _settings(report), _commands(report), _notes()]
+    parts.append(f"![{escape_line(words)}]({path})" for path, words in (plots or {}).items())
+    parts += [_training(report), _data(report), _time(report), _cases(report)]
+    parts.append(_section(Table("Settings", ["Setting", "Value"], flatten_settings(report.settings), names=2)))
+    parts.append(_commands(report))
+    parts.append(iter(["## How to read the numbers", "", *(f"- {escape_line(note)}" for note in NOTES)]))
     return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
 
 
@@ -126,10 +129,6 @@ def _groups(report: ReportData) -> Iterator[str]:
         yield from write_markdown_table(table)
 
 
-def _plots(plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"![{escape_line(words)}]({path})" for path, words in plots.items())
-
-
 def _training(report: ReportData) -> Iterator[str]:
     for index, (name, log) in enumerate(report.training.items()):
         losses = [float(row["loss"]) for row in log]
@@ -187,14 +186,11 @@ def _case(case: Case) -> Iterator[str]:
     )
     for agent, trajectory in case.trajectories.items():
         yield ""
-        yield f"**{escape_line(display_name(agent))}**: {verdict(trajectory)}, {_stop(trajectory)}"
+        fault = f" ({escape_line(trajectory.error)})" if trajectory.error else ""
+        stop = f"{STOPS[trajectory.stop]} after {count_of(len(trajectory.steps), 'step')}{fault}"
+        yield f"**{escape_line(display_name(agent))}**: {verdict(trajectory)}, {stop}"
         yield ""
         yield from (f"> {line}" if line else ">" for line in _quoted(trajectory.steps))
-
-
-def _stop(trajectory: Trajectory) -> str:
-    fault = f" ({escape_line(trajectory.error)})" if trajectory.error else ""
-    return f"{STOPS[trajectory.stop]} after {count_of(len(trajectory.steps), 'step')}{fault}"
 
 
 def _quoted(steps: Sequence[Step]) -> Iterator[str]:
@@ -212,10 +208,6 @@ def _quoted(steps: Sequence[Step]) -> Iterator[str]:
             yield f"**Observation{noise}** {escape_line(step.observation)}"
 
 
-def _settings(report: ReportData) -> Iterator[str]:
-    return _section(Table("Settings", ["Setting", "Value"], flatten_settings(report.settings), names=2))
-
-
 def _commands(report: ReportData) -> Iterator[str]:
     if report.commands:
         yield "## Commands"
@@ -224,12 +216,6 @@ def _commands(report: ReportData) -> Iterator[str]:
         yield f"{fence}sh"
         yield from report.commands
         yield fence
-
-
-def _notes() -> Iterator[str]:
-    yield "## How to read the numbers"
-    yield ""
-    yield from (f"- {escape_line(note)}" for note in NOTES)
 
 
 NOTES = (

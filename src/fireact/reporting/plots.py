@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def render_svg(plot: Plot, colours: Mapping[str, str] = FILE) -> str:
     markup = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", markup)
     markup = re.sub("|".join(colours), lambda match: colours[match[0]], markup)
     attributes = f'role="img" aria-labelledby="{plot.name}-title" stroke-linejoin="round"'
-    label = f'<title id="{plot.name}-title">{_escape(plot.words)}</title>'
+    label = f'<title id="{plot.name}-title">{escape(plot.words, quote=False)}</title>'
     titled_markup = re.sub(r"<svg([^>]*)>", lambda match: f"<svg {attributes}{match[1]}>\n {label}", markup, count=1)
     return strip_controls(titled_markup)
 
@@ -236,7 +237,7 @@ def draw_lines(
                 means = [share.mean for share in shares]
                 axes.plot([amount] * len(shares), means, "o", color=colour, markersize=4, alpha=0.4)
         style = {"color": colour, "marker": marker, "linestyle": dashes}
-        means = [sum(share.mean for share in line[amount]) / len(line[amount]) for amount in sorted(line)]
+        means = [mean_share(line[amount]) for amount in sorted(line)]
         axes.plot(sorted(line), means, linewidth=1.6, markersize=6, **style)
         legend.add(name, **style)
     for index, (name, level) in enumerate((levels or {}).items()):
@@ -250,6 +251,11 @@ def draw_lines(
     axes.set_xlabel(labels[0])
     legend.draw_above(figure)
     return _format_share_axis(figure, axes, labels[1])
+
+
+def mean_share(shares: Sequence[Estimate]) -> float:
+    """The mean of the shares of several seeds."""
+    return sum(share.mean for share in shares) / len(shares)
 
 
 def draw_points(points: Sequence[Point], palette: Palette, *, unit: str) -> Any:
@@ -411,7 +417,3 @@ def _style(palette: Palette) -> Any:
         "grid.color": palette.grid,
         "grid.linewidth": 0.6,
     }
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

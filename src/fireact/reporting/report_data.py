@@ -52,6 +52,13 @@ class Mixture:
     mixed: Mapping[str, EpisodeCounts]
     history: Sequence[str] = ()
 
+    @property
+    def groups(self) -> dict[str, tuple[EpisodeCounts, EpisodeCounts]]:
+        """By "task/method", in the order of collecting: the counts of what was collected, and of what is trained on."""
+        none = EpisodeCounts()
+        names = dict.fromkeys([*self.collected, *self.mixed])
+        return {name: (self.collected.get(name, none), self.mixed.get(name, none)) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -10,20 +10,18 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fireact.evaluation.measures import GroupSummary, Measures
+from fireact.evaluation.measures import Measures
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.statistics import Estimate, PairedDifference
 from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import ReportData
 from fireact.reporting.summary import (
     Headline,
-    QuestionGroup,
     RobustnessRow,
     failures_by_agent,
     has_amount,
     has_distinct_accuracy,
     has_one_baseline,
-    mixture_rows,
     question_groups_by_task,
     read_headlines,
     robustness_rows,
@@ -43,6 +41,7 @@ from fireact.reporting.wording import (
     points,
     spread,
 )
+from fireact.rollout.collection import EpisodeCounts
 
 AMOUNT_HEADINGS: Mapping[str, tuple[str, str]] = {
     "steps": ("Steps", "Steps"),
@@ -86,45 +85,32 @@ def get_amount(summary: Summary, name: str) -> Estimate | float | None:
     return summary.seconds_per_question if name == "seconds_per_question" else summary.measures.get(name)
 
 
-def headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool) -> Table:
-    """A row a task, an agent against its baseline; without ``one_pair``, rows name their agents."""
-    head = ["Task", "Agents", "EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
-    rows: list[Row] = [
-        [
-            line.task,
-            "" if one_pair else describe_pair(line),
-            TableCell(_before_and_after(line, _measure("em"), percent), strong=True),
-            change_cell(line.change),
-            p_number(line.change.p) if line.change else "",
-            _before_and_after(line, _measure("finished"), lambda value: percent(value, 0)),
-            _before_and_after(line, _measure("tokens_per_question"), number),
-            _before_and_after(line, lambda summary: summary.seconds_per_question, number),
-        ]
-        for line in lines
-    ]
-    table = Table(title, head, rows, names=2)
-    if one_pair:
-        table = replace(table.select_columns([0, *range(2, len(head))]), names=1)
-    return table.without_empty_columns()
+def headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool, short: bool = False) -> Table:
+    """A row a task, an agent against its baseline; without ``one_pair``, rows name their agents.
 
-
-def short_headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool) -> Table:
-    """The headlines for a terminal: the number of questions, no decimals in intervals, and agents below their task."""
-    head = ["task", "n", "EM", "change", "p", "finished", "tokens/question", "s/question"]
-    rows: list[Row] = [
-        [
-            TableCell(line.task, () if one_pair else [describe_pair(line)]),
-            str(line.after.n),
-            replace(share_cell(line.after.measures.em, 0), text=_before_and_after(line, _measure("em"), percent)),
-            change_cell(line.change, digits=0),
-            p_number(line.change.p) if line.change else "",
-            _before_and_after(line, _measure("finished"), lambda value: percent(value, 0)),
-            _before_and_after(line, _measure("tokens_per_question"), number),
-            _before_and_after(line, lambda summary: summary.seconds_per_question, number),
-        ]
-        for line in lines
-    ]
-    return Table(title, head, rows).without_empty_columns()
+    A ``short`` table is for a terminal: it has the number of questions, no decimals in intervals, and the agents below
+    their task.
+    """
+    names, head = ["task"], ["n", "EM", "change", "p", "finished", "tokens/question", "s/question"]
+    if not short:
+        names = ["Task"] if one_pair else ["Task", "Agents"]
+        head = ["EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
+    rows: list[Row] = []
+    for line in lines:
+        pair = [] if one_pair else [describe_pair(line)]
+        em = _before_and_after(line, _measure("em"), percent)
+        rows.append(
+            [
+                *([TableCell(line.task, pair), str(line.after.n)] if short else [line.task, *pair]),
+                replace(share_cell(line.after.measures.em, 0), text=em) if short else TableCell(em, strong=True),
+                change_cell(line.change, digits=0 if short else 1),
+                p_number(line.change.p) if line.change else "",
+                _before_and_after(line, _measure("finished"), lambda value: percent(value, 0)),
+                _before_and_after(line, _measure("tokens_per_question"), number),
+                _before_and_after(line, lambda summary: summary.seconds_per_question, number),
+            ]
+        )
+    return Table(title, [*names, *head], rows, names=len(names)).without_empty_columns()
 
 
 def read_headline_table(report: Mapping[str, Any]) -> Table:
@@ -134,7 +120,7 @@ def read_headline_table(report: Mapping[str, Any]) -> Table:
         "one_pair", len({(line.baseline, line.agent) for line in lines}) < 2
     )  # earlier versions lack it
     title = describe_pair(lines[0]) if one_pair and lines else report["title"]
-    return short_headline_table(lines, title, one_pair=one_pair)
+    return headline_table(lines, title, one_pair=one_pair, short=True)
 
 
 def describe_pair(line: Headline) -> str:
@@ -250,15 +236,10 @@ def group_tables(report: ReportData) -> list[Table]:
         Table(
             f"{task}: exact match with 95% intervals",
             [f"EM on {task}", *(TableCell(f"{group.kind}: {group.value}", [f"n {group.n}"]) for group in groups)],
-            [[_agent_cell(report, name), *(_group_cell(group, name) for group in groups)] for name in names],
+            [[_agent_cell(report, name), *(share_cell(group.get_em(name)) for group in groups)] for name in names],
         )
         for task, (groups, names) in question_groups_by_task(report).items()
     ]
-
-
-def _group_cell(group: QuestionGroup, agent: str) -> TableCell:
-    summary: GroupSummary | None = group.agents.get(agent)
-    return share_cell(summary.measures.em) if summary else TableCell()
 
 
 def robustness_table(report: ReportData) -> Table:
@@ -290,10 +271,15 @@ def failure_table(report: ReportData) -> Table:
     """Episodes of each agent by kind of failure; each number leads to the episodes."""
     counts_by_kind = failures_by_agent(report)
     names = next(iter(counts_by_kind.values()), {})
+    links = {
+        (name, kind): f"#trajectories?{urlencode({'agent': name, 'failure': kind})}" if counts[name] else ""
+        for kind, counts in counts_by_kind.items()
+        for name in names
+    }
     rows: list[Row] = [
         [
             _agent_cell(report, name),
-            *(_failure_cell(name, kind, counts[name]) for kind, counts in counts_by_kind.items()),
+            *(TableCell(str(counts[name]), link=links[name, kind]) for kind, counts in counts_by_kind.items()),
         ]
         for name in names
     ]
@@ -301,22 +287,25 @@ def failure_table(report: ReportData) -> Table:
     return Table(title, ["Episodes of", *counts_by_kind], rows)
 
 
-def _failure_cell(agent: str, kind: str, count: int) -> TableCell:
-    query = urlencode({"agent": agent, "failure": kind})
-    return TableCell(str(count), link=f"#trajectories?{query}" if count else "")
-
-
-def mixture_table(report: ReportData) -> Table:
+def mixture_table(report: ReportData, *, with_sums: bool = False) -> Table:
     """How many episodes were collected for each mixture, by task and method, and how many are trained on."""
-    several = len(report.mixtures) > 1
     head = ["For", "Task", "Method", "Collected", "Finished", "Right", "Trained on"]
     rows: list[Row] = [
-        [display_name(row.mixture), row.task, row.method,
-         *map(str, (row.collected, row.finished, row.correct, row.mixed))]
-        for row in mixture_rows(report)
-    ]  # fmt: skip
-    table = Table("Trajectories by task and method", head, rows, names=3)
-    return table if several else replace(table.select_columns(range(1, len(head))), names=2)
+        [display_name(mixture.name), *name.rpartition("/")[::2], *_mixture_cells(collected, mixed)]
+        for mixture in report.mixtures
+        for name, (collected, mixed) in mixture.groups.items()
+    ]
+    if len(report.mixtures) > 1:
+        return Table("Trajectories by task and method", head, rows, names=3)
+    footer: Row = []
+    for mixture in report.mixtures if with_sums else ():
+        collected, mixed = (sum(counts.values(), EpisodeCounts()) for counts in (mixture.collected, mixture.mixed))
+        footer = ["all", "", *_mixture_cells(collected, mixed)]
+    return Table("Trajectories by task and method", head[1:], [row[1:] for row in rows], names=2, footer=footer)
+
+
+def _mixture_cells(collected: EpisodeCounts, mixed: EpisodeCounts) -> list[str]:
+    return list(map(str, (collected.n, collected.finished, collected.correct, mixed.n)))
 
 
 def time_table(timings: Mapping[str, float]) -> Table:

@@ -1,6 +1,8 @@
 """The complete runs and files that a report is made from. The directory of a quickstart or study stands for its stages.
 
-Invariant: a directory is read once, whichever paths lead to it, and nothing is written.
+Invariant: a directory is read once, whichever paths lead to it, and nothing is written or scored. Where no evaluation
+measured a task, it has results only if every episode without a fault has EM and F1. A quantity that episodes do not
+record (time and tokens, in files of other tools) is None and never 0.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Any
 
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
+from fireact.evaluation.comparison import read_compared_run
 from fireact.evaluation.conditions import noise_kinds
-from fireact.evaluation.summary import Summary, read_summaries
-from fireact.reporting.episodes import describe_episodes
+from fireact.evaluation.measures import summarise_group
+from fireact.evaluation.summary import Summary, read_summaries, summarise_trajectories
 from fireact.reporting.rows import RESULTS, StudyRow, read_rows
 from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory
@@ -27,6 +30,18 @@ GATHERED = ("collect", "record")
 """The verbs of runs in which episodes are gathered to learn from."""
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
 """What a quickstart directory holds, in order."""
+SPENT = ("prompt_tokens", "cached_tokens", "completion_tokens", "tokens_per_question", "cost_per_question")
+TIMED = ("latency_mean", "latency_p50", "latency_p95")
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredEpisodes:
+    """Episodes that no evaluation measured (a file, a collection, a mixture): their agent and results by task."""
+
+    agent: str
+    description: str
+    results: Mapping[str, Summary]
+    trajectories: Sequence[Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class ReportedRun:
     """A complete run directory: its path, settings and manifest.
 
     A stage of a study has the title of the study, the name of its cell, its values on the axes without size and seed
-    (``line``), and, by task, the evaluation that is its baseline. ``episodes`` is None until they are read.
+    (``line``), and, by task, the evaluation that is its baseline. What no evaluation measured has its ``episodes``.
     """
 
     path: Path
@@ -44,7 +59,7 @@ class ReportedRun:
     cell: str = ""
     line: str = ""
     against: Mapping[str, Path] = field(default_factory=dict)
-    episodes: Sequence[Trajectory] | None = None
+    episodes: GatheredEpisodes | None = None
 
     @property
     def verb(self) -> str:
@@ -54,24 +69,29 @@ class ReportedRun:
     def noise(self) -> str:
         """The noise of the tools: as typed for an evaluation, as seen in the episodes of a file, or empty."""
         if self.verb == FILE:
-            return ", ".join(sorted(noise_kinds(self.episodes or ())))
+            return ", ".join(sorted(noise_kinds(self.read_episodes())))
         specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
 
     @property
     def agent(self) -> str:
         """The name of the agent that the run measured."""
-        return str(self.manifest["agent"])
+        return self.episodes.agent if self.episodes else str(self.manifest["agent"])
+
+    @property
+    def description(self) -> str:
+        """A line that says what the agent is."""
+        return self.episodes.description if self.episodes else str(self.manifest["description"])
 
     @property
     def tasks(self) -> list[str]:
         """The tasks that were measured."""
-        return list(self.manifest["results"])
+        return list(self.episodes.results if self.episodes else self.manifest["results"])
 
     @property
-    def results(self) -> dict[str, Summary]:
+    def results(self) -> Mapping[str, Summary]:
         """Task -> its summary."""
-        return read_summaries(self.manifest)
+        return self.episodes.results if self.episodes else read_summaries(self.manifest)
 
     @property
     def counts(self) -> dict[str, EpisodeCounts]:
@@ -80,7 +100,7 @@ class ReportedRun:
 
     def read_episodes(self) -> Sequence[Trajectory]:
         """The episodes of the run."""
-        return list(read_trajectories(self.path)) if self.episodes is None else self.episodes
+        return self.episodes.trajectories if self.episodes else list(read_trajectories(self.path))
 
 
 def read_runs(paths: Sequence[str]) -> Iterator[ReportedRun]:
@@ -102,18 +122,12 @@ def select_measured_runs(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
     """
     evaluations = [run for run in runs if run.verb in ("eval", FILE)]
     gathered = [run for run in runs if run.verb in GATHERED] or [run for run in runs if run.verb == "mix"]
-    return evaluations or [_describe_run(run) for run in gathered]
-
-
-def _describe_run(run: ReportedRun) -> ReportedRun:
-    manifest, episodes = describe_episodes(run.path)
-    return replace(run, manifest={**run.manifest, **manifest}, episodes=episodes)
+    return evaluations or [replace(run, episodes=describe_episodes(run.path)) for run in gathered]
 
 
 def _expand_path(path: Path) -> Iterator[ReportedRun]:
     if path.is_file():
-        manifest, episodes = describe_episodes(path)
-        yield ReportedRun(path, {"verb": FILE}, manifest, episodes=episodes)
+        yield ReportedRun(path, {"verb": FILE}, {}, episodes=describe_episodes(path))
         return
     config = read_config(path)
     match config["verb"]:
@@ -129,6 +143,41 @@ def _expand_path(path: Path) -> Iterator[ReportedRun]:
 
 def _read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return read_config(path), read_manifest(path)
+
+
+def describe_episodes(path: Path) -> GatheredEpisodes:
+    """The episodes of a file or a directory. Raises DataError where it cannot be read."""
+    run = read_compared_run(path)
+    tasks: dict[str, list[Trajectory]] = {}
+    for trajectory in run.trajectories:
+        tasks.setdefault(trajectory.task, []).append(trajectory)
+    summaries = {task: _summarise_episodes(trajectories) for task, trajectories in tasks.items()}
+    results = {task: summary for task, summary in summaries.items() if summary is not None}
+    return GatheredEpisodes(run.agent, run.description, results, run.trajectories)
+
+
+def _summarise_episodes(episodes: Sequence[Trajectory]) -> Summary | None:
+    """The summary of a task's episodes; None where one without a fault is not scored."""
+    scored = [episode for episode in episodes if episode.stop != "error"]
+    if not scored or not all({"em", "f1"} <= episode.scores.keys() for episode in scored):
+        return None
+    summary = summarise_trajectories(episodes)
+    trajectories_by_method: dict[str, list[Trajectory]] = {}
+    for episode in scored:
+        trajectories_by_method.setdefault(episode.method, []).append(episode)
+    by_method = {name: summarise_group(trajectories) for name, trajectories in trajectories_by_method.items()}
+    unknown_amounts: dict[str, Any] = dict.fromkeys(
+        [
+            *(SPENT if not any(episode.usage.calls for episode in episodes) else ()),
+            *(TIMED if not any(episode.seconds for episode in episodes) else ()),
+        ]
+    )
+    return replace(
+        summary,
+        measures=replace(summary.measures, **unknown_amounts),
+        seconds_per_question=None,  # it depends on how many episodes ran at once, which episodes do not record
+        by={"method": by_method, **summary.by} if len(by_method) > 1 else summary.by,
+    )
 
 
 def _study_stages(study: Path, root: Path) -> Iterator[ReportedRun]:

@@ -12,11 +12,10 @@ from typing import Any
 from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.failures import FAILURES, count_failures
 from fireact.evaluation.measures import GroupSummary
-from fireact.evaluation.statistics import PairedDifference
+from fireact.evaluation.statistics import Estimate, PairedDifference
 from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import ReportAgent, ReportData
 from fireact.reporting.wording import display_name, percent
-from fireact.rollout.collection import EpisodeCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +39,6 @@ class Headline:
     def change(self) -> PairedDifference | None:
         """The change in exact match."""
         return self.comparison.em if self.comparison else None
-
-
-@dataclass(frozen=True, slots=True)
-class MixtureRow:
-    """Counts of a task and method in a mixture: episodes collected, finished and right, and how many are trained on."""
-
-    mixture: str
-    task: str
-    method: str
-    collected: int
-    finished: int
-    correct: int
-    mixed: int
 
 
 SERIES = 6
@@ -137,36 +123,31 @@ def failures_by_agent(report: ReportData) -> dict[str, dict[str, int]]:
 class QuestionGroup:
     """Questions of one kind (two hops, say), and the results of each agent on them."""
 
-    task: str
     kind: str
     value: str
     n: int
     agents: Mapping[str, GroupSummary]
 
+    def get_em(self, agent: str) -> Estimate | None:
+        """Exact match of an agent on these questions; None where it was not asked any."""
+        summary = self.agents.get(agent)
+        return None if summary is None else summary.measures.em
 
-def question_groups(report: ReportData) -> list[QuestionGroup]:
-    """The results on each kind of question, for tasks that have several kinds."""
-    names = [agent.name for agent in report.agents]
-    rows = []
+
+def question_groups_by_task(report: ReportData) -> dict[str, tuple[list[QuestionGroup], list[str]]]:
+    """Tasks with several kinds of questions: the results on each kind, and the agents that were measured on any."""
+    by_task: dict[str, tuple[list[QuestionGroup], list[str]]] = {}
     for task, results in report.results.items():
-        by_agent = {name: results[name].by for name in names if name in results}
+        by_agent = {agent.name: results[agent.name].by for agent in report.agents if agent.name in results}
         for kind in dict.fromkeys(kind for by_kind in by_agent.values() for kind in by_kind):
             values = dict.fromkeys(value for by_kind in by_agent.values() for value in by_kind.get(kind, {}))
             for value in values if len(values) > 1 else ():
                 agents = {
                     name: by_kind[kind][value] for name, by_kind in by_agent.items() if value in by_kind.get(kind, {})
                 }
-                rows.append(QuestionGroup(task, kind, value, max(summary.n for summary in agents.values()), agents))
-    return rows
-
-
-def question_groups_by_task(report: ReportData) -> dict[str, tuple[list[QuestionGroup], list[str]]]:
-    """Task -> its groups of questions, and the agents that were measured on any of them."""
-    by_task: dict[str, tuple[list[QuestionGroup], list[str]]] = {}
-    for group in question_groups(report):
-        kinds, names = by_task.setdefault(group.task, ([], []))
-        kinds.append(group)
-        names += [name for name in group.agents if name not in names]
+                groups, names = by_task.setdefault(task, ([], []))
+                groups.append(QuestionGroup(kind, value, max(summary.n for summary in agents.values()), agents))
+                names += [name for name in agents if name not in names]
     return by_task
 
 
@@ -208,28 +189,19 @@ def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
     parts = [_headline_words(line, with_names=not has_one_pair(report, lines)) for line in lines]
-    text = f"Exact match: {'; '.join(parts)}." if parts else f"{_count_episodes(report)} without scores."
-    if (size := _training_size(report, lines)) is not None:
+    count = sum(len(source.trajectories) for source in report.sources)
+    agents = ", ".join(display_name(agent.name) for agent in report.agents)
+    text = f"Exact match: {'; '.join(parts)}." if parts else f"{count:,} episodes of {agents}, without scores."
+    names = {line.agent for line in lines}
+    sizes = {agent.trajectories for agent in report.agents if agent.name in names} if report.mixtures else set()
+    if len(sizes) == 1 and (size := next(iter(sizes))) is not None:
         text += f" Fine-tuned on {size:,} trajectories of {', '.join(map(display_name, teachers(report)))}."
     return text
-
-
-def _training_size(report: ReportData, lines: Sequence[Headline]) -> int | None:
-    """How many trajectories the agents of the headlines learned from; None if they differ or no mixture is known."""
-    shown_names = {line.agent for line in lines}
-    sizes = {agent.trajectories for agent in report.agents if agent.name in shown_names}
-    return next(iter(sizes)) if len(sizes) == 1 and report.mixtures else None
 
 
 def teachers(report: ReportData) -> list[str]:
     """The models whose trajectories were trained on."""
     return list(dict.fromkeys(mixture.teacher for mixture in report.mixtures))
-
-
-def _count_episodes(report: ReportData) -> str:
-    """The number of episodes and their agents: ``500 episodes of gpt-4,``."""
-    count = sum(len(source.trajectories) for source in report.sources)
-    return f"{count:,} episodes of {', '.join(display_name(agent.name) for agent in report.agents)},"
 
 
 def _headline_words(line: Headline, *, with_names: bool) -> str:
@@ -257,20 +229,6 @@ def has_distinct_accuracy(report: ReportData) -> bool:
     return any(
         summary.measures.differing_accuracy for by_agent in report.results.values() for summary in by_agent.values()
     )
-
-
-def mixture_rows(report: ReportData) -> list[MixtureRow]:
-    """Counts of each mixture by task and method, in the order in which they were collected."""
-    rows = []
-    for mixture in report.mixtures:
-        for name in dict.fromkeys([*mixture.collected, *mixture.mixed]):
-            task, _, method = name.partition("/")
-            collected = mixture.collected.get(name, EpisodeCounts())
-            mixed = mixture.mixed.get(name, EpisodeCounts()).n
-            rows.append(
-                MixtureRow(mixture.name, task, method, collected.n, collected.finished, collected.correct, mixed)
-            )
-    return rows
 
 
 def report_to_dict(report: ReportData) -> dict[str, Any]:

@@ -165,11 +165,11 @@ class StudyPlan:
 
 def estimate_stage(stage: Stage, root: Path, rates: Rates) -> CostEstimate:
     """What a stage will take; a complete stage takes nothing."""
-    if stage.is_complete(root) or stage.verb == "mix":
+    if stage.is_complete(root):
         return CostEstimate()
-    if stage.verb in ("train", "tune"):
-        return _estimate_training_stage(stage, root, rates)
-    return _estimate_rollout(stage, root, rates)
+    if stage.is_rollout:
+        return _estimate_rollout(stage, root, rates)
+    return _estimate_training_stage(stage, root, rates) if stage.student else CostEstimate()
 
 
 def _estimate_rollout(stage: Stage, root: Path, rates: Rates) -> CostEstimate:
@@ -236,9 +236,7 @@ def estimate_training_tokens(stage: Stage, root: Path, shares: Mapping[str, floa
         mixed_trajectories = list(read_trajectories(mixture.path(root)))
         return stage.epochs * sum(map(_count_tokens, mixed_trajectories))
     count, tokens_each = estimate_trajectories(mixture, root, shares), ASSUMED_TOKENS
-    source_files = [
-        source for source in mixture.inputs["sources"] if isinstance(source, str) and Path(source).is_file()
-    ]
+    source_files = [source for source in mixture.sources if isinstance(source, str) and Path(source).is_file()]
     if source_files:
         file_trajectories = [trajectory for file in source_files for trajectory in read_any(Path(file))]
         tokens_each = round(sum(map(_count_tokens, file_trajectories)) / max(1, len(file_trajectories)))
@@ -255,7 +253,7 @@ def estimate_trajectories(mixture: Stage, root: Path, shares: Mapping[str, float
     if take := mixture.values.get("take"):
         return int(sum(take.values()))
     total = 0.0
-    for source in mixture.inputs["sources"]:
+    for source in mixture.sources:
         if isinstance(source, Stage):
             right_counts = list(estimate_right(source, shares).values())
             if any(count is None for count in right_counts):
@@ -270,9 +268,10 @@ def estimate_trajectories(mixture: Stage, root: Path, shares: Mapping[str, float
 
 def estimate_right(collection: Stage, shares: Mapping[str, float]) -> dict[str, float | None]:
     """How many episodes of a collection will be right, by "task/method"; None if nobody has measured its teacher."""
-    scripted = str(collection.values.get("teacher", "scripted:")).startswith("scripted:")
+    scripted = collection.model.startswith("scripted:")
     right_counts: dict[str, float | None] = {}
-    for name, count in collection.values["plan"].items():
+    for task, method, count in question_groups(collection.config(Path())):
+        name = f"{task}/{method}"
         share = ASSUMED_RIGHT_SHARE if scripted else shares.get(name)
         right_counts[name] = None if share is None else share * count
     return right_counts
@@ -280,7 +279,7 @@ def estimate_right(collection: Stage, shares: Mapping[str, float]) -> dict[str, 
 
 def describe_shortages(mixture: Stage, root: Path, shares: Mapping[str, float]) -> list[str]:
     """Describe what a mixture is expected to lack: where it takes more than its collections will have right."""
-    if mixture.is_complete(root) or not all(isinstance(source, Stage) for source in mixture.inputs["sources"]):
+    if mixture.is_complete(root) or len(mixture.dependencies) < len(mixture.sources):
         return []
     expected_counts: dict[str, float | None] = {}
     for collection in mixture.dependencies:

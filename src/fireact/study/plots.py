@@ -19,6 +19,7 @@ from fireact.reporting.plots import (
     draw_bars,
     draw_lines,
     draw_stacked_bars,
+    mean_share,
     save_plot,
 )
 from fireact.reporting.rows import StudyRow
@@ -95,7 +96,7 @@ def _plot_curve(
         return None
     levels = {cell.name: rows[cell.name].results[task].measures.em.mean for cell in cells if spec.x not in cell.axes}
     words = "; ".join(
-        f"{label}: {', '.join(f'{amount:g} {percent(ems[0].mean)}' for amount, ems in sorted(line.items()))}"
+        f"{label}: {', '.join(f'{amount:g} {percent(mean_share(ems))}' for amount, ems in sorted(line.items()))}"
         for label, line in lines.items()
     )
     name, heading = _name_plot(study, task, "curve", spec.x)

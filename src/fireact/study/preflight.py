@@ -65,12 +65,12 @@ class _StageChecker:
 
     def __call__(self, stage: Stage) -> None:
         with nullcontext() if self.with_services else without_keys():
-            if stage.verb == "mix":
-                self._check_mixture(stage)
-            elif stage.verb in ("train", "tune"):
+            if stage.is_rollout:
+                self._check_rollout(stage)
+            elif stage.student:
                 self._check_training(stage)
             else:
-                self._check_rollout(stage)
+                self._check_mixture(stage)
 
     def _check_rollout(self, stage: Stage) -> None:
         config: CollectConfig | EvalConfig = stage.config(self.root)
@@ -119,36 +119,31 @@ class _StageChecker:
     def _check_mixture(self, stage: Stage) -> None:
         for text in stage.values.get("where", ()):
             predicate(text)
-        sources = stage.inputs["sources"]
-        collections = [source for source in sources if isinstance(source, Stage)]
-        for source in sources:
-            if (
-                isinstance(source, str)
-                and not _has_placeholder(source)
-                and not _has_trajectories(Path(source).expanduser())
-            ):
+        for source in stage.sources:
+            if isinstance(source, Stage) or _has_placeholder(source):
+                continue
+            path = Path(source).expanduser()
+            if not path.is_file() and not (path / TRAJECTORIES).is_file():
                 raise ConfigError(
                     f"from has {source!r}, which is neither a collection of the study nor a file. Give either."
                 )
-        selected_counts = {**stage.values.get("take", {}), **stage.values.get("weights", {})}
-        if len(collections) < len(sources):
+        if len(stage.dependencies) < len(stage.sources):
             return  # the contents of a file are checked when it is read
         collected_counts = Counter[str]()
-        for collection in collections:
-            for name, count in collection.values["plan"].items():
-                task, _, method = name.rpartition("/")
+        for collection in stage.dependencies:
+            for task, method, count in question_groups(collection.config(self.root)):
                 collected_counts[f"{task if _has_placeholder(task) else self._load_task(task).name}/{method}"] += count
-        for name, count in selected_counts.items():
+        total, taken_counts = stage.values.get("n"), stage.values.get("take", {})
+        for name, count in {**taken_counts, **stage.values.get("weights", {})}.items():
             if name not in collected_counts and not _has_placeholder(name):
                 raise unknown_name_error("source of a mixture (TASK/METHOD)", name, collected_counts)
-            if name in stage.values.get("take", {}) and "n" not in stage.values and count > collected_counts[name]:
+            if name in taken_counts and total is None and count > collected_counts[name]:
                 raise ConfigError(
                     f"{count} of {name} are to be taken; no more than {collected_counts[name]} are collected."
                 )
-        if stage.values.get("n") and stage.values["n"] > collected_counts.total():
+        if total and total > collected_counts.total():
             raise ConfigError(
-                f"{stage.values['n']} trajectories are to be taken; "
-                f"no more than {collected_counts.total()} are collected."
+                f"{total} trajectories are to be taken; no more than {collected_counts.total()} are collected."
             )
 
     def _check_training(self, stage: Stage) -> None:
@@ -223,11 +218,6 @@ def _check_tool(spec: str) -> None:
             load_tools([spec])
     else:
         names.resolve_plugin("tool", spec)
-
-
-def _has_trajectories(path: Path) -> bool:
-    """Whether a path is a file, or a run directory with trajectories."""
-    return path.is_file() or (path / TRAJECTORIES).is_file()
 
 
 def _has_placeholder(text: str) -> bool:

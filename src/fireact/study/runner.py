@@ -252,15 +252,13 @@ class StudyRunner:
         baseline_result = find_baseline(cell_result.cell, self.results)
         key = (cell_result.cell.name, "" if baseline_result is None else baseline_result.cell.name)
         if key not in self._rows:
-            row = build_row(cell_result, baseline_result, varied=self._varied_settings(cell_result.cell))
+            axes = {name: self.matrix.study.axes[name] for name in cell_result.cell.axes}
+            pairs = [(name, value) for name, values in axes.items() for value in values]
+            varied = {key for name, value in pairs for key in (value if isinstance(value, Mapping) else (name,))}
+            row = build_row(cell_result, baseline_result, varied=varied)
             values = placeholder_values(self.matrix.study, self.matrix.user_values)
             self._rows[key] = StudyRow.from_dict(_restore_placeholders(row.to_dict(), values))
         return self._rows[key]
-
-    def _varied_settings(self, cell: Cell) -> set[str]:
-        """The settings that a cell's axes set; these differ on purpose."""
-        values = ((name, value) for name in cell.axes for value in self.matrix.study.axes[name])
-        return {key for name, value in values for key in (value if isinstance(value, Mapping) else (name,))}
 
     def write_results(self) -> dict[str, Any]:
         """Write rows, tables and plots of the complete cells, and return the facts of the manifest."""

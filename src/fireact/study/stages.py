@@ -26,6 +26,7 @@ from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import is_provider_spec
+from fireact.rollout.agents import EpisodeSettings
 from fireact.rollout.collection import CollectConfig
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
@@ -67,6 +68,16 @@ class Stage:
         return load_verb(self.verb).config(**values)
 
     @property
+    def is_rollout(self) -> bool:
+        """Whether it runs episodes."""
+        return issubclass(load_verb(self.verb).config, EpisodeSettings)
+
+    @property
+    def sources(self) -> Sequence[Stage | str]:
+        """What a mixture is mixed from: collections and files."""
+        return self.inputs.get("sources", ())
+
+    @property
     def student(self) -> str:
         """The model that a stage of train or tune fine-tunes; empty for other stages."""
         return str(self.values.get("student") or self.values.get("model") or "")
@@ -94,7 +105,7 @@ class Stage:
         """Whether it pays for a model or a job."""
         if self.verb == "eval" and self.dependencies:
             return self.dependencies[0].verb == "tune"
-        return self.verb == "tune" or (self.verb in ("collect", "eval") and self.model.startswith("openai:"))
+        return self.verb == "tune" or (self.is_rollout and self.model.startswith("openai:"))
 
     def chain(self) -> Iterator[Stage]:
         """The stages before this one and itself, in the order of running."""
