@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fireact.cli.values import AgentName, Json, LimitsTask, Tools
+from fireact.cli.values import AgentName, Json, LimitsTask, OtherTools, Tools
 
 
 def ask_command(
@@ -15,6 +15,7 @@ def ask_command(
     ] = None,
     agent: AgentName = "runs/quickstart",
     tool: Tools = None,
+    other_tools: OtherTools = False,
     task: LimitsTask = "geo-hop",
     as_json: Json = False,
 ) -> None:
@@ -30,7 +31,7 @@ def ask_command(
 
     if question is None and as_json:
         raise ConfigError("--json needs a question. Leave it out to ask one question after the other.")
-    chosen = load_agent(agent, task, tool, slots=1)
+    chosen = load_agent(agent, task, tool, slots=1, other_tools=other_tools)
     if question is None:
         while line := read_line("Question: "):
             run_question(chosen, line, StreamPrinter())
@@ -56,6 +57,7 @@ def serve_command(
         list[str] | None, typer.Option("--alias", help="Further name of the model, such as gpt-4o; repeatable.")
     ] = None,
     tool: Tools = None,
+    other_tools: OtherTools = False,
     task: LimitsTask = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
     engine: Annotated[
@@ -74,23 +76,23 @@ def serve_command(
     """Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
     model="fireact-agent"
     """
-    from fireact.pipeline.background import open_engine
-    from fireact.rollout.agents import equip_model
+    from fireact.pipeline.background import equip_served_model, open_engine
     from fireact.serving.server import make_served_agent, required_key, run_server
     from fireact.terminal.screen import STDERR
 
     if not mcp:
         required_key(host)  # before a model is loaded
     with open_engine(engine, agent, name=name, slots=slots) as model:
-        chosen = equip_model(model, task, tool)
+        chosen, runs_tools = equip_served_model(model, task, tool, other_tools=other_tools, say=STDERR.print)
         if mcp:
             from fireact.serving.mcp import build_mcp_server
 
             build_mcp_server(name, chosen).run()
             return
         served = make_served_agent(
-            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, constrain=constrain, lenient=lenient
-        )
+            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, runs_tools=runs_tools,
+            constrain=constrain, lenient=lenient,
+        )  # fmt: skip
 
         def started(url: str) -> None:
             STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fireact.errors import ProviderError, missing_extra_error, unknown_name_error
+from fireact.errors import ConfigError, ProviderError, missing_extra_error, unknown_name_error
 
 if TYPE_CHECKING:
     import socket
 
     from fireact.rollout.agents import Model
+    from fireact.rollout.episodes import Agent
 
 ENGINES = ("transformers", "vllm")
 GRACE = 30
@@ -101,6 +102,21 @@ def open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[M
         yield model
 
 
+def equip_served_model(
+    model: Model, task: str, tools: Sequence[str] | None, *, other_tools: bool, say: Callable[[str], None]
+) -> tuple[Agent, bool]:
+    """The agent around a model, and whether its tools are here; where they are not, the student is served alone."""
+    from fireact.rollout.agents import build_agent, equip_model, load_task
+
+    try:
+        return equip_model(model, task, tools, other_tools=other_tools), True
+    except ConfigError as error:
+        if tools or model.training is None:
+            raise
+        say(f"The student is served without an agent around it: {error}")
+        return build_agent(model, load_task(task), method="react", tools={}), False
+
+
 def start_serving(
     agent: str,
     *,
@@ -111,16 +127,26 @@ def start_serving(
     task: str,
     slots: int,
     engine: str,
+    aliases: Sequence[str] = (),
+    other_tools: bool = False,
+    constrain: bool = True,
+    lenient: bool = False,
 ) -> RunningServer:
     """Serve a student and its agent to OpenAI clients. Raises ConfigError where others could use it without a key."""
-    from fireact.rollout.agents import equip_model
     from fireact.serving.server import bind_socket, build_serving_app, host_and_port, make_served_agent, required_key
+    from fireact.terminal.screen import TerminalProgress
     from fireact.types import Call, Message
 
     required_key(host)  # before a model is loaded
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(engine, agent, name=name, slots=slots))
-        served = make_served_agent(name, equip_model(model, task, tools), host=host)
+        agent_around, runs_tools = equip_served_model(
+            model, task, tools, other_tools=other_tools, say=TerminalProgress().say
+        )
+        served = make_served_agent(
+            name, agent_around, host=host, aliases=tuple(aliases), tuned=model.tuned, runs_tools=runs_tools,
+            constrain=constrain, lenient=lenient,
+        )  # fmt: skip
         app, listening = build_serving_app(served), bind_socket(host, port)
         stack.callback(listening.close)
         # loads the weights before the first request

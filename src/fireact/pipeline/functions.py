@@ -462,6 +462,7 @@ def ask_question(
     agent: PathLike = "runs/quickstart",
     *,
     tools: str | Sequence[str] | None = None,
+    other_tools: bool = False,
     task: str = "geo-hop",
     on_text: Callable[[str], None] | None = None,
 ) -> Trajectory:
@@ -474,7 +475,11 @@ def ask_question(
     from fireact.serving.stream import run_question
 
     tools = [tools] if isinstance(tools, str) else tools
-    return run_question(load_agent(os.fspath(agent), task, tools, slots=1), question, on_text or (lambda text: None))
+    return run_question(
+        load_agent(os.fspath(agent), task, tools, slots=1, other_tools=other_tools),
+        question,
+        on_text or (lambda text: None),
+    )
 
 
 def serve_agent(
@@ -487,14 +492,20 @@ def serve_agent(
     task: str = "geo-hop",
     slots: int = 16,
     engine: str = "transformers",
+    aliases: str | Sequence[str] = (),
+    other_tools: bool = False,
+    constrain: bool = True,
+    lenient: bool = False,
 ) -> RunningServer:
     """Serve a fine-tuned student, and the agent around it, to OpenAI clients, until its ``stop()``; port 0 is free."""
     from fireact.pipeline.background import start_serving
 
     tools = [tools] if isinstance(tools, str) else tools
     return start_serving(
-        os.fspath(agent), host=host, port=port, name=name, tools=tools, task=task, slots=slots, engine=engine
-    )
+        os.fspath(agent), host=host, port=port, name=name, tools=tools, task=task, slots=slots, engine=engine,
+        aliases=[aliases] if isinstance(aliases, str) else aliases, other_tools=other_tools, constrain=constrain,
+        lenient=lenient,
+    )  # fmt: skip
 
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {

@@ -55,7 +55,7 @@ def print_grades(grades: Grades, run: Path, *, as_json: bool) -> None:
         if keys:
             more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
             STDOUT.print(escape(f"{len(keys)} {label}: {', '.join(keys[:20])}{more}"))
-    for line in grades["endings"]:
+    for line in grades.endings:
         STDOUT.print(escape(line))
 
 
