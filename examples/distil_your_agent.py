@@ -40,7 +40,7 @@ if __name__ == "__main__":
     upstream, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)
 
-    with fireact.record(upstream, port=0, out=out / "record") as recording:
+    with fireact.record(upstream=upstream, port=0, out=out / "record") as recording:
         for number, question in enumerate(QUESTIONS):
             print(question, "->", your_agent(question, recording.episode_url(str(number)), model))
 

@@ -305,7 +305,7 @@ def test_an_agent_is_served_and_recorded_in_the_background(home: Path) -> None:
 
     with fireact.serve("scripted:expert", port=0, name="expert") as server:
         assert server.names == ("expert", "expert-agent") and server.is_running and server.url in server._repr_html_()
-        with fireact.record(server.url, out="runs/mine", port=0, finish="finish") as recording:
+        with fireact.record(upstream=server.url, out="runs/mine", port=0, finish="finish") as recording:
             client = OpenAI(base_url=recording.episode_url("1"), api_key="none", max_retries=0)
             client.chat.completions.create(model="expert", messages=[{"role": "user", "content": "Hello"}])
             assert not recording.is_complete

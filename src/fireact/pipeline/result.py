@@ -214,7 +214,7 @@ class Result:
         return getattr(self.value, name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.value[key]
+        return self.value[key] if isinstance(self.value, Mapping | Sequence) else self.to_dict()[key]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.value)
