@@ -6,6 +6,7 @@ directory made with other settings is refused, and overwritten only with ``force
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -15,23 +16,24 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import filelock
 import tomli_w
 
 from fireact.base import jsonl
 from fireact.base.redact import excerpt, redact
-from fireact.base.settings import fill_defaults, nested_settings
-from fireact.errors import BusyError, DataError, FormatError, missing_path_error
-from fireact.types import Stop, Trajectory
+from fireact.base.settings import fill_defaults, nested_settings, read_settings
+from fireact.errors import BusyError, DataError, DiskError, FormatError, missing_path_error
+from fireact.types import Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
 LOCK, CLOCK = ".lock", ".seconds"
-_STOPS = frozenset(get_args(Stop))
 _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "countryinfo")
 
 
@@ -74,14 +76,16 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         if not self.complete:
-            jsonl.replace_text(self.path / CLOCK, f"{self.seconds:.3f}\n")
+            with suppress(DiskError):  # the clock alone is no reason to hide an error, nor to fail
+                jsonl.replace_text(self.path / CLOCK, f"{self.seconds:.3f}\n")
         self._lock.release()
 
     @property
     def seconds(self) -> float:
         """Wall time spent on this directory, earlier interrupted runs included (but not one that was killed)."""
-        clock_file = self.path / CLOCK
-        earlier = float(clock_file.read_text()) if clock_file.exists() else 0.0
+        earlier = 0.0
+        with suppress(OSError, ValueError):  # absent, or torn by a full disk: that time is lost, the run is not
+            earlier = float((self.path / CLOCK).read_text())
         return earlier + time.perf_counter() - self._started
 
     def _open(self) -> None:
@@ -191,12 +195,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
     except NotADirectoryError as error:
         raise DataError(f"{path} is a file. Give the directory of a run.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or make the run anew.") from error
 
 
 def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
-    """The settings dataclass from the values that its TOML file holds."""
+    """The settings dataclass from the values that its TOML file holds. Raises DataError for unknown or absent ones."""
     hints = get_type_hints(config_class)
     unknown = set(settings) - {field.name for field in fields(config_class)}
     if unknown:
@@ -209,13 +213,17 @@ def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Pa
         else value
         for name, value in settings.items()
     }
+    absent = [entry.name for entry in read_settings(config_class) if entry.default is MISSING]
+    absent = [name for name in absent if name not in values]
+    if absent:
+        raise DataError(f"{out / CONFIG} lacks the setting {', '.join(absent)}. Repair it, or make the run anew.")
     return config_class(**values)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a complete run directory. Raises DataError when the run is not complete."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = jsonl.loads((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {shell_path(path)}"
@@ -245,8 +253,8 @@ def trajectory_file(path: Path) -> Path:
 def parse_trajectory(line: bytes) -> Trajectory:
     """The trajectory in one line of a JSONL file. Raises FormatError for any line that holds none."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = jsonl.loads(line)
+    except ValueError as error:
         raise FormatError(f"not JSON ({error}); it reads {excerpt(line, 60)!r}") from error
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
@@ -258,29 +266,77 @@ def parse_trajectory(line: bytes) -> Trajectory:
     return trajectory
 
 
-def _check_types(trajectory: Trajectory) -> None:
-    """Raise TypeError or ValueError where a field has the wrong type, since others compute with it."""
-    example = trajectory.example
-    for text in (trajectory.task, trajectory.method, trajectory.model, example.id, example.question, example.answer):
-        if not isinstance(text, str):
-            raise TypeError("task, method, model, id, question and answer must be text")
-    if trajectory.stop not in _STOPS:
-        raise ValueError(f"stop is {trajectory.stop!r}")
-    if not isinstance(example.meta, dict) or not isinstance(trajectory.meta, dict):
-        raise TypeError("meta must be an object")
-    for score in trajectory.scores.values():
-        if not isinstance(score, (int, float)):
-            raise TypeError("scores must be numbers")
-    for step in trajectory.steps:
-        action, observation = step.action, step.observation
-        if not isinstance(step.thought, str) or not isinstance(step.text, str):
-            raise TypeError("thought and text of a step must be text")
-        if not (observation is None or isinstance(observation, str)) or not isinstance(step.weight, (int, float)):
-            raise TypeError("an observation must be text and a weight a number")
-        if not 0 <= step.weight < math.inf:
-            raise ValueError(f"the weight of a step is {step.weight}; it must be a number from 0")
-        if action is not None and not (isinstance(action.name, str) and isinstance(action.arguments, dict)):
-            raise TypeError("an action must have a name and arguments")
+_COUNTS = ("weight", "repairs", "calls", "prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+class _FieldType(NamedTuple):
+    """What a field may hold: types, the texts where these are given, and whether dataclasses stand in it."""
+
+    name: str
+    types: frozenset[type[Any]]
+    choices: tuple[str, ...]
+    has_fields: bool
+
+
+def _check_types(value: Any, where: str = "") -> None:
+    """Raise TypeError or ValueError where a field of a dataclass has another type than it declares, at any depth.
+
+    Others compute with the values, so numbers are finite, and counts and weights are not negative.
+    """
+    dataclass_type: Any = type(value)
+    for name, types, choices, has_fields in _field_types(dataclass_type):
+        item = getattr(value, name)
+        kind = type(item)
+        if kind not in types:
+            raise TypeError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be {_describe_types(types)}")
+        if choices and item not in choices:
+            raise ValueError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be one of {', '.join(choices)}")
+        if has_fields and item is not None:
+            for inner in item if kind is tuple else (item,):
+                _check_types(inner, f"{where}{name}.")
+        elif kind is int or kind is float:
+            _check_number(item, f"{where}{name}", low=0.0 if name in _COUNTS else -math.inf)
+        elif name == "scores":
+            for score_name, score in item.items():
+                _check_number(score, f"score {score_name}")
+
+
+def _check_number(number: Any, where: str, low: float = -math.inf) -> None:
+    try:
+        is_sound = math.isfinite(number) and number >= low
+    except (TypeError, OverflowError):  # no number, or a whole number beyond all floats
+        is_sound = False
+    if not is_sound:
+        allowed = "a finite number" + ("" if low < 0 else " from 0")
+        raise ValueError(f"{where} is {excerpt(repr(number), 60)}; it must be {allowed}")
+
+
+@functools.cache
+def _field_types(dataclass_type: Any) -> tuple[_FieldType, ...]:
+    return tuple(
+        _FieldType(
+            name,
+            frozenset(runtime_type for member in members for runtime_type in _runtime_types(member)),
+            get_args(kind) if get_origin(kind) is Literal else (),
+            any(is_dataclass(inner) for member in members for inner in (member, *get_args(member))),
+        )
+        for name, kind in get_type_hints(dataclass_type).items()
+        for members in [get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)]
+    )
+
+
+def _runtime_types(kind: Any) -> tuple[type[Any], ...]:
+    """The types that JSON gives a value of this annotation; a whole number is a number too."""
+    origin = get_origin(kind)
+    if origin is not None:
+        return ({Mapping: dict, Literal: str}.get(origin, origin),)
+    return (float, int) if kind is float else (kind,)
+
+
+def _describe_types(types: frozenset[type[Any]]) -> str:
+    names = {str: "text", float: "a number", int: "a whole number", bool: "true or false", NoneType: "null"}
+    words = [word for kind, word in names.items() if kind in types and not (kind is int and float in types)]
+    return " or ".join(words or ["an object"])
 
 
 def file_hash(path: Path) -> str:
