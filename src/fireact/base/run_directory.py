@@ -6,10 +6,8 @@ directory made with other settings is refused, and overwritten only with ``force
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import math
 import platform
 import shlex
 import shutil
@@ -20,13 +18,13 @@ from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import filelock
 import tomli_w
 
 from fireact.base import jsonl
+from fireact.base.field_types import check_field_types
 from fireact.base.redact import excerpt, redact
 from fireact.base.settings import fill_defaults, nested_settings, read_settings
 from fireact.errors import BusyError, DataError, DiskError, FormatError, missing_path_error
@@ -260,83 +258,10 @@ def parse_trajectory(line: bytes) -> Trajectory:
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
         trajectory = Trajectory.from_dict(value)
-        _check_types(trajectory)
+        check_field_types(trajectory)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"not a trajectory ({redact(repr(error))})") from error
     return trajectory
-
-
-_COUNTS = ("weight", "repairs", "calls", "prompt_tokens", "cached_tokens", "completion_tokens")
-
-
-class _FieldType(NamedTuple):
-    """What a field may hold: types, the texts where these are given, and whether dataclasses stand in it."""
-
-    name: str
-    types: frozenset[type[Any]]
-    choices: tuple[str, ...]
-    has_fields: bool
-
-
-def _check_types(value: Any, where: str = "") -> None:
-    """Raise TypeError or ValueError where a field of a dataclass has another type than it declares, at any depth.
-
-    Others compute with the values, so numbers are finite, and counts and weights are not negative.
-    """
-    dataclass_type: Any = type(value)
-    for name, types, choices, has_fields in _field_types(dataclass_type):
-        item = getattr(value, name)
-        kind = type(item)
-        if kind not in types:
-            raise TypeError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be {_describe_types(types)}")
-        if choices and item not in choices:
-            raise ValueError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be one of {', '.join(choices)}")
-        if has_fields and item is not None:
-            for inner in item if kind is tuple else (item,):
-                _check_types(inner, f"{where}{name}.")
-        elif kind is int or kind is float:
-            _check_number(item, f"{where}{name}", low=0.0 if name in _COUNTS else -math.inf)
-        elif name == "scores":
-            for score_name, score in item.items():
-                _check_number(score, f"score {score_name}")
-
-
-def _check_number(number: Any, where: str, low: float = -math.inf) -> None:
-    try:
-        is_sound = math.isfinite(number) and number >= low
-    except (TypeError, OverflowError):  # no number, or a whole number beyond all floats
-        is_sound = False
-    if not is_sound:
-        allowed = "a finite number" + ("" if low < 0 else " from 0")
-        raise ValueError(f"{where} is {excerpt(repr(number), 60)}; it must be {allowed}")
-
-
-@functools.cache
-def _field_types(dataclass_type: Any) -> tuple[_FieldType, ...]:
-    return tuple(
-        _FieldType(
-            name,
-            frozenset(runtime_type for member in members for runtime_type in _runtime_types(member)),
-            get_args(kind) if get_origin(kind) is Literal else (),
-            any(is_dataclass(inner) for member in members for inner in (member, *get_args(member))),
-        )
-        for name, kind in get_type_hints(dataclass_type).items()
-        for members in [get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)]
-    )
-
-
-def _runtime_types(kind: Any) -> tuple[type[Any], ...]:
-    """The types that JSON gives a value of this annotation; a whole number is a number too."""
-    origin = get_origin(kind)
-    if origin is not None:
-        return ({Mapping: dict, Literal: str}.get(origin, origin),)
-    return (float, int) if kind is float else (kind,)
-
-
-def _describe_types(types: frozenset[type[Any]]) -> str:
-    names = {str: "text", float: "a number", int: "a whole number", bool: "true or false", NoneType: "null"}
-    words = [word for kind, word in names.items() if kind in types and not (kind is int and float in types)]
-    return " or ".join(words or ["an object"])
 
 
 def file_hash(path: Path) -> str:
