@@ -58,7 +58,7 @@ def test_a_chat_goes_there_and_back() -> None:
 def test_stop_strings_hold_where_the_server_ignores_them() -> None:
     with FakeEndpoint(lambda request: {"content": "a STOP b"}) as served:
         lm = model(served)
-        lm._refused["stop"] = None
+        lm.adaptation.leave_out("stop")
         assert lm.complete(Call(ASK, stop=("STOP",))).text == "a "
 
 
@@ -222,7 +222,7 @@ def test_words_are_heard_as_they_come_and_no_stop_string_among_them() -> None:
         assert "".join(heard) == done.text == "one two three STOP four" and len(heard) > 2
         assert done.usage.completion_tokens == 5 and done.finish == "stop"
         heard.clear()
-        lm._refused["stop"] = None  # a server that ignores stop strings
+        lm.adaptation.leave_out("stop")  # a server that ignores stop strings
         assert lm.complete(Call(ASK, stop=("STOP four", " three ST"), on_delta=heard.append)).text == "one two"
         assert "".join(heard) == "one two"
 

@@ -3,12 +3,14 @@
 FireactError
 ├── ConfigError     a name, option or setting that cannot be used (the command line exits with 2)
 ├── ProviderError   an LM endpoint, a web service, a tool server, a package index or a weight file failed
-│   └── ContextError   a prompt is longer than the model's context
+│   └── PromptError      a model or its provider refuses one prompt: too long, flagged, filtered
+│       └── ContextError a prompt is longer than the model's context
 ├── BudgetError     the next call would pass the budget; the run stops and can be resumed
 ├── ToolError       a tool cannot do what the agent asked; the agent reads the message as its observation
 ├── FormatError     text that is not in the format it claims to be in
 └── DataError       a file that cannot be read, is torn, or does not fit its run directory (exits with 2)
-    └── BusyError      a run directory that another process is writing
+    ├── BusyError      a run directory that another process is writing
+    └── DiskError      a file of ours cannot be written: the disk is full, or refuses it
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ class ProviderError(FireactError):
     """An LM endpoint, a web service, a tool server, a package index or a weight file failed."""
 
 
-class ContextError(ProviderError):
+class PromptError(ProviderError):
+    """A model or its provider refuses one prompt: it is too long, flagged or filtered. Other prompts may pass."""
+
+
+class ContextError(PromptError):
     """A prompt is longer than the model's context."""
 
 
@@ -56,6 +62,10 @@ class DataError(FireactError):
 
 class BusyError(DataError):
     """A run directory that another process is writing."""
+
+
+class DiskError(DataError):
+    """A file of ours cannot be written: the disk is full, or refuses it. No work that must be kept may go on."""
 
 
 def is_near(name: str, known_name: str) -> bool:
@@ -84,3 +94,11 @@ def missing_path_error(path: object, why: str = "") -> DataError:
 def missing_extra_error(package: str, extra: str) -> ConfigError:
     """A ConfigError for a package that an extra brings, with the exact install command."""
     return ConfigError(f"{package} is not installed; this needs it. Run: pip install 'fireact[{extra}]'")
+
+
+def unwritable_file_error(path: object, error: OSError) -> DiskError:
+    """A DiskError for a file that cannot be written, with the reason and what to do."""
+    return DiskError(
+        f"cannot write {path}: {error.strerror or error}. Make room or change its permissions, and run again: "
+        "what is finished is kept."
+    )

@@ -15,8 +15,9 @@ FINISH = "finish"
 """The action that every agent has: it ends the episode and carries the answer."""
 
 Role = Literal["system", "user", "assistant", "tool"]
-Stop = Literal["finish", "max_steps", "format", "error"]
-"""Why an episode ended: it answered, ran out of steps, wrote no action, or an infrastructure fault ended it."""
+Stop = Literal["finish", "max_steps", "format", "refused", "error"]
+"""Why an episode ended: it answered, ran out of steps, wrote no action, the model or its provider refused the prompt
+(too long, flagged, filtered), or an infrastructure fault ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Step:
     """Written in the same turn as the step before it: one of several calls that the LM made at once."""
     weight: float = 1.0
     """How much the loss of each token of this step counts, relative to the others'; 0 keeps it as context only."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the reply held besides text and calls, in the fields of its message; the endpoint gets it back."""
 
     def to_dict(self) -> dict[str, Any]:
         """The step as JSON holds it; fields at their defaults are left out."""
@@ -71,6 +74,8 @@ class Step:
             data["joined"] = True
         if self.weight != 1.0:
             data["weight"] = self.weight
+        if self.extra:
+            data["extra"] = dict(self.extra)
         return data
 
     @classmethod
@@ -123,7 +128,7 @@ class Message:
     """A chat message; ``train`` is true where the student wrote it and shall learn it, each token with that ``weight``.
 
     ``calls`` are the native tool calls of an assistant's turn. A message of the role ``tool`` holds one observation of
-    the tool ``name``; tool messages answer the calls before them in order.
+    the tool ``name``; tool messages answer the calls before them in order. ``extra`` is that of its step.
     """
 
     role: Role
@@ -132,6 +137,7 @@ class Message:
     calls: tuple[Action, ...] = ()
     name: str = ""
     weight: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +151,21 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answer of an LM to one call. ``finish``: it stopped by itself or was cut; ``seconds`` is wall time.
+    """The answer of an LM to one call. ``finish``: it stopped by itself, was cut, or refused; ``seconds`` is wall time.
 
-    ``calls`` are the native tool calls that it made, where ``tools`` were offered to it. ``logprobs`` has each token,
-    where the call asked for it.
+    ``calls`` are the native tool calls that it made, where ``tools`` were offered to it. ``reasoning`` is what it wrote
+    apart from the text. ``extra`` holds the fields of the message that the endpoint wants back, reasoning among them,
+    and under ``tool_calls`` those of each call. A refused completion has the reason as its text. ``logprobs`` has each
+    token, where the call asked for it.
     """
 
     text: str
     usage: Usage
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "refused"]
     seconds: float
     calls: tuple[Action, ...] = ()
+    reasoning: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     logprobs: tuple[TokenLogprob, ...] = ()
 
 

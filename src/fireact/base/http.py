@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import tenacity
 
+from fireact.base.redact import excerpt, redact
 from fireact.errors import ProviderError
 
 T = TypeVar("T")
@@ -84,13 +85,13 @@ class Reply:
 
     @property
     def error_text(self) -> str:
-        """The server's own words about an error."""
+        """The server's own words about an error, without keys."""
         try:
             data = json.loads(self.body)
             error = data.get("error", data)
-            return str(error.get("message") or error) if isinstance(error, dict) else str(error)
+            return str(redact(str(error.get("message") or error) if isinstance(error, dict) else str(error)))
         except (ValueError, AttributeError, RecursionError):
-            return self.body.decode("utf-8", "replace")[:200]
+            return excerpt(self.body, 200)
 
 
 class HttpClient:

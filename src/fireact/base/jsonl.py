@@ -1,20 +1,29 @@
 """JSON Lines on disk: appended as work is done, torn only in the last line, read with line numbers.
 
-Invariant: once ``append`` returns, its line is on disk whole; a kill can tear only a later line.
-This module knows nothing of what the lines mean.
+Invariant: once ``append`` returns, its line is on disk whole; a kill can tear only a later line, and an error leaves no
+trace of its own. What JSON or UTF-8 cannot hold never leaves in a file, nor does a secret in use. This module knows
+nothing of what the lines mean.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from fireact.base.redact import excerpt
-from fireact.errors import DataError, missing_path_error
+from fireact.base.redact import excerpt, hide_secrets
+from fireact.errors import DataError, missing_path_error, unwritable_file_error
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_SURROGATE, _SURROGATE_BYTES = re.compile(r"\\u[dD][89a-fA-F]"), re.compile(rb"\\u[dD][89a-fA-F]")
+_UNSOUND = re.compile(rb"\\u[dD][89a-fA-F]|\b(?:NaN|Infinity)\b")
 
 
 def dumps(value: Any) -> str:
@@ -22,26 +31,90 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def loads(text: str | bytes) -> Any:
+    """The value of a JSON text; half a surrogate pair becomes U+FFFD. Raises ValueError, for deep nesting too."""
+    try:
+        value = json.loads(text)
+        if (_SURROGATE_BYTES if isinstance(text, bytes) else _SURROGATE).search(text):  # type: ignore[arg-type]
+            value = json.loads(encode_text(json.dumps(value, ensure_ascii=False)))
+        return value
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def encode_text(text: str) -> bytes:
+    """A text as UTF-8, with U+FFFD for half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def encode_line(value: Mapping[str, Any]) -> bytes:
+    """An object as a line of a file: a number that is not finite becomes null, and secrets in use are hidden."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = dumps(_replace_not_finite(value))
+    return encode_text(hide_secrets(text)) + b"\n"
+
+
+def mend_line(line: bytes) -> bytes:
+    """A line as it is, or as ``encode_line`` writes it where it holds what no file may hold."""
+    if not _UNSOUND.search(line):
+        return line
+    mended = encode_line(loads(line)).rstrip()
+    return line if json.loads(line) == json.loads(mended) else mended  # the words may stand in a text
+
+
+def _replace_not_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _replace_not_finite(item) for key, item in value.items()}
+    return [_replace_not_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class Appender:
     """Appends one JSON object a line and hands each to the operating system at once; torn tails are cut on opening."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_tail(path)
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._path, self._lock = path, threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cut_torn_tail(path)
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+        except OSError as error:
+            raise unwritable_file_error(path, error) from error
 
     def append(self, value: Mapping[str, Any]) -> None:
-        self._file.write(dumps(value).encode() + b"\n")
+        """Append a line. Raises DiskError where it cannot be written whole; then nothing of it stays."""
+        line = encode_line(value)
+        with self._lock:
+            end = os.fstat(self._file.fileno()).st_size
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError as error:
+                with suppress(OSError):
+                    self._file.truncate(end)
+                raise unwritable_file_error(self._path, error) from error
 
     def close(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Wait until the disk has all lines. Raises DiskError."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise unwritable_file_error(self._path, error) from error
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Appender:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(*([DataError] if kind is not None else [])):  # never hide the error that came first
+            self.close()
 
 
 def cut_torn_tail(path: Path) -> None:
@@ -81,7 +154,7 @@ def read_numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = loads(line)
     except ValueError as error:
         raise DataError(
             f"{path}, line {number}: not JSON ({error}); it reads {excerpt(line, 60)!r}. Repair or delete that line."
@@ -95,16 +168,20 @@ def write_objects(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     """Write a whole JSONL file: it appears complete or not at all."""
     with open_replacement(path) as file:
         for value in values:
-            file.write(dumps(value).encode() + b"\n")
+            file.write(encode_line(value))
 
 
 def sort_lines(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str, Any]], str]) -> None:
-    """Sort the lines of a file by the position that ``order`` gives each key, without reading the file into memory."""
+    """Sort the lines of a file by the position that ``order`` gives each key, without reading the file into memory.
+
+    Blank lines are left out where lines move.
+    """
     places = []
     with path.open("rb") as file:
         start = 0
         for number, line in enumerate(file, 1):
-            places.append((order[key(_parse_object(path, number, line))], start, len(line)))
+            if line.strip():
+                places.append((order[key(_parse_object(path, number, line))], start, len(line)))
             start += len(line)
         if places == sorted(places):
             return
@@ -117,16 +194,30 @@ def sort_lines(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str,
 def replace_text(path: Path, text: str) -> None:
     """Write a text file atomically: a reader or a kill sees the old text or the new one, never half."""
     with open_replacement(path) as file:
-        file.write(text.encode())
+        file.write(encode_text(text))
 
 
 @contextmanager
 def open_replacement(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that replaces ``path`` once it is complete; after an error the old file stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file to write that replaces ``path`` once it is complete; after an error the old file stays.
+
+    Raises DiskError where it cannot be written.
+    """
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb", buffering=1 << 20) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb", buffering=1 << 20)
+    except OSError as error:
+        raise unwritable_file_error(path, error) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:  # of a file that is read meanwhile
+            raise
+        with suppress(OSError):
+            temporary.unlink()
+        raise unwritable_file_error(path, error) from error

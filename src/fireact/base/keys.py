@@ -1,7 +1,8 @@
 """Finds the environment variable that holds the key of an address.
 
 Invariant: a key goes only to the hosts of its variable. Hosts that are not in the table get OPENAI_API_KEY, which every
-compatible endpoint uses. Keys are read here, and only the client keeps them. A dry run needs none.
+compatible endpoint uses. Keys are read here, and only the client keeps them; ``redact`` keeps them out of all texts. A
+dry run needs none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import urlsplit
 
+from fireact.base.redact import guard_secret
 from fireact.errors import ConfigError
 
 KEY_VARIABLES = {
@@ -50,7 +52,7 @@ def read_key(url: str, variable: str = "") -> str:
     variable = variable or key_variable(url)
     key = os.environ.get(variable)
     if key:
-        return key
+        return guard_secret(key)
     if urlsplit(url).hostname in LOOPBACK or not _NEEDED.get():
         return NO_KEY
     raise ConfigError(f"{url} needs a key, and {variable} is not set. Set it in the environment; it is never stored.")

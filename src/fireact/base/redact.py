@@ -1,14 +1,19 @@
-"""Finds and redacts keys, tokens and e-mail addresses in texts.
+"""Finds and redacts keys, tokens and e-mail addresses in texts, and knows the secrets that are in use.
 
-Invariant: what ``find_sensitive`` returns is too short to be used as a key. ``excerpt`` redacts before it cuts, since
-a key that is cut in two is no longer recognised. This module knows nothing of where a text comes from.
+Whoever reads a secret gives it to ``guard_secret``; ``hide_secrets`` then takes it out of every text that leaves the
+process: messages, observations, stored calls and all files of lines. Invariant: what ``find_sensitive`` returns is too
+short to be used as a key. ``excerpt`` redacts before it cuts, since a key that is cut in two is no longer recognised.
+This module knows nothing of where a text comes from.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 SensitiveMatch = tuple[str, str]
 """The kind of a sensitive string, and a short excerpt of it."""
@@ -28,7 +33,40 @@ _MARKS = (
     "earer ", "k_live_", "npm_", "eyJ", "hooks.slack.com", "aws_secret_access_key",
 )  # fmt: skip
 """Every key contains one of these: a search for them is far faster than the regular expression."""
+_MIN_SECRET = 8
+"""Characters of a secret that is looked for; a shorter one, such as "none", may stand in any text."""
+_GUARDED: dict[str, tuple[str, ...]] = {}
+"""The secrets in use, each with the forms in which a text may hold it."""
 REDACTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
+
+
+def guard_secret(value: str) -> str:
+    """Keep a secret out of every text from now on, and return it."""
+    secret = value.strip()
+    if len(secret) >= _MIN_SECRET and secret not in _GUARDED:
+        _GUARDED[secret] = secret_forms(secret)
+    return value
+
+
+def secret_forms(secret: str) -> tuple[str, ...]:
+    """The forms in which a text may hold a secret: as it is, quoted for a URL, escaped in JSON, and in base64."""
+    escaped = json.dumps(secret)[1:-1]
+    forms = {secret, escaped, escaped.replace("/", "\\/"), repr(secret)[1:-1]}
+    forms |= {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    for offset in range(3):  # a base64 text looks different after each number of bytes before it
+        encoded = base64.b64encode(bytes(offset) + secret.encode()).decode().rstrip("=")
+        clean = encoded[(0, 2, 3)[offset] : len(encoded) - ((offset + len(secret.encode())) % 3 > 0)]
+        forms |= {clean, clean.translate(str.maketrans("+/", "-_"))}
+    return tuple(sorted((form for form in forms if len(form) >= _MIN_SECRET), key=len, reverse=True))
+
+
+def hide_secrets(text: str) -> str:
+    """A text without the secrets in use, in any of their forms."""
+    for forms in tuple(_GUARDED.values()):
+        for form in forms:
+            if form in text:
+                text = text.replace(form, REDACTED["secret"])
+    return text
 
 
 def iterate_strings(value: Any) -> Iterator[str]:
@@ -55,6 +93,7 @@ def find_sensitive(text: str) -> Iterator[SensitiveMatch]:
 def redact(value: Any) -> Any:
     """Parsed JSON with every sensitive string replaced by a note such as ``[key removed]``."""
     if isinstance(value, str):
+        value = hide_secrets(value)
         without_keys = _KEYS.sub(REDACTED["secret"], value) if any(mark in value for mark in _MARKS) else value
         return _MAIL.sub(REDACTED["e-mail address"], without_keys) if "@" in without_keys else without_keys
     if isinstance(value, Mapping):

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 import shlex
 import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import filelock
 import tomli_w
 
 from fireact.base import jsonl
+from fireact.base.field_types import check_field_types
 from fireact.base.redact import excerpt, redact
-from fireact.base.settings import fill_defaults, nested_settings
-from fireact.errors import BusyError, DataError, FormatError, missing_path_error
-from fireact.types import Stop, Trajectory
+from fireact.base.settings import fill_defaults, nested_settings, read_settings
+from fireact.errors import BusyError, DataError, DiskError, FormatError, missing_path_error
+from fireact.types import Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
 LOCK, CLOCK = ".lock", ".seconds"
-_STOPS = frozenset(get_args(Stop))
 _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "countryinfo")
 
 
@@ -74,14 +74,16 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         if not self.complete:
-            jsonl.replace_text(self.path / CLOCK, f"{self.seconds:.3f}\n")
+            with suppress(DiskError):  # the clock alone is no reason to hide an error, nor to fail
+                jsonl.replace_text(self.path / CLOCK, f"{self.seconds:.3f}\n")
         self._lock.release()
 
     @property
     def seconds(self) -> float:
         """Wall time spent on this directory, earlier interrupted runs included (but not one that was killed)."""
-        clock_file = self.path / CLOCK
-        earlier = float(clock_file.read_text()) if clock_file.exists() else 0.0
+        earlier = 0.0
+        with suppress(OSError, ValueError):  # absent, or torn by a full disk: that time is lost, the run is not
+            earlier = float((self.path / CLOCK).read_text())
         return earlier + time.perf_counter() - self._started
 
     def _open(self) -> None:
@@ -191,12 +193,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is no run directory: it has no {CONFIG}.") from error
     except NotADirectoryError as error:
         raise DataError(f"{path} is a file. Give the directory of a run.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or make the run anew.") from error
 
 
 def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:
-    """The settings dataclass from the values that its TOML file holds."""
+    """The settings dataclass from the values that its TOML file holds. Raises DataError for unknown or absent ones."""
     hints = get_type_hints(config_class)
     unknown = set(settings) - {field.name for field in fields(config_class)}
     if unknown:
@@ -209,13 +211,17 @@ def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Pa
         else value
         for name, value in settings.items()
     }
+    absent = [entry.name for entry in read_settings(config_class) if entry.default is MISSING]
+    absent = [name for name in absent if name not in values]
+    if absent:
+        raise DataError(f"{out / CONFIG} lacks the setting {', '.join(absent)}. Repair it, or make the run anew.")
     return config_class(**values)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a complete run directory. Raises DataError when the run is not complete."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = jsonl.loads((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             f"{path} is not complete: it has no {MANIFEST}. Run: fireact resume {shell_path(path)}"
@@ -245,42 +251,17 @@ def trajectory_file(path: Path) -> Path:
 def parse_trajectory(line: bytes) -> Trajectory:
     """The trajectory in one line of a JSONL file. Raises FormatError for any line that holds none."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = jsonl.loads(line)
+    except ValueError as error:
         raise FormatError(f"not JSON ({error}); it reads {excerpt(line, 60)!r}") from error
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
         trajectory = Trajectory.from_dict(value)
-        _check_types(trajectory)
+        check_field_types(trajectory)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"not a trajectory ({redact(repr(error))})") from error
     return trajectory
-
-
-def _check_types(trajectory: Trajectory) -> None:
-    """Raise TypeError or ValueError where a field has the wrong type, since others compute with it."""
-    example = trajectory.example
-    for text in (trajectory.task, trajectory.method, trajectory.model, example.id, example.question, example.answer):
-        if not isinstance(text, str):
-            raise TypeError("task, method, model, id, question and answer must be text")
-    if trajectory.stop not in _STOPS:
-        raise ValueError(f"stop is {trajectory.stop!r}")
-    if not isinstance(example.meta, dict) or not isinstance(trajectory.meta, dict):
-        raise TypeError("meta must be an object")
-    for score in trajectory.scores.values():
-        if not isinstance(score, (int, float)):
-            raise TypeError("scores must be numbers")
-    for step in trajectory.steps:
-        action, observation = step.action, step.observation
-        if not isinstance(step.thought, str) or not isinstance(step.text, str):
-            raise TypeError("thought and text of a step must be text")
-        if not (observation is None or isinstance(observation, str)) or not isinstance(step.weight, (int, float)):
-            raise TypeError("an observation must be text and a weight a number")
-        if not 0 <= step.weight < math.inf:
-            raise ValueError(f"the weight of a step is {step.weight}; it must be a number from 0")
-        if action is not None and not (isinstance(action.name, str) and isinstance(action.arguments, dict)):
-            raise TypeError("an action must have a name and arguments")
 
 
 def file_hash(path: Path) -> str:

@@ -353,7 +353,7 @@ def _write_lines(path: Path, table: RowTable, files: Sequence[Path], config: Mix
     """Write the lines of the rows in their order; count repaired damage in ``fixed``."""
     with jsonl.open_replacement(path) as out:
         for line in _copy_lines(table, files, config, fixed):
-            out.write(line + b"\n")
+            out.write(jsonl.mend_line(line) + b"\n")
 
 
 def _copy_lines(table: RowTable, files: Sequence[Path], config: MixConfig, fixed: Counter[str]) -> Iterator[bytes]:
@@ -371,7 +371,7 @@ def _copy_lines(table: RowTable, files: Sequence[Path], config: MixConfig, fixed
                     if config.weigh_bad == 1
                     else weigh_bad_steps(repair_trajectory(trajectory), config.weigh_bad)
                 )
-                line = jsonl.dumps(repaired_trajectory.to_dict()).encode()
+                line = jsonl.encode_line(repaired_trajectory.to_dict()).rstrip()
             yield line
     finally:
         for descriptor in descriptors:

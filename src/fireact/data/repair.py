@@ -82,11 +82,11 @@ def _write_copy(
     with jsonl.open_replacement(out / TRAJECTORIES) as file, jsonl.open_replacement(out / CHANGES) as log:
         for damage in source.damage:
             change = {"row": damage.number, "key": None, "change": damage.kind, "why": redact(damage.detail)}
-            log.write(jsonl.dumps(change).encode() + b"\n")
+            log.write(jsonl.encode_line(change))
         for lines, changes in _repair_blocks(config, source.file, drops):
             kept_count += len(lines)
             file.writelines(line + b"\n" for line in lines)
-            log.writelines(jsonl.dumps(change).encode() + b"\n" for change in changes)
+            log.writelines(map(jsonl.encode_line, changes))
             changed.update(change["change"] for change in changes)
     return kept_count, changed
 
@@ -141,7 +141,7 @@ def _repair_entry(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[byt
     changes += [{"change": f"{kind} blotted out", "why": detail} for kind, detail in secrets]
     if not changes:
         return entry.raw, []
-    return jsonl.dumps(_redact_record(data) if secrets else data).encode(), changes
+    return jsonl.encode_line(_redact_record(data) if secrets else data).rstrip(), changes
 
 
 def _redact_record(data: dict[str, Any]) -> dict[str, Any]:

@@ -47,11 +47,11 @@ class EvalConfig(EpisodeSettings):
     tasks: Sequence[str] = setting(
         ("geo-hop", "geo-compose"), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP, normalise=absolute_task_specs
     )
-    n: int = setting(100, flags=("-n",), panel=DATA)
+    n: int = setting(100, flags=("-n",), panel=DATA, low=1)
     """Questions of each task."""
     method: str = setting("react", flags=("--method", "-m"), panel=AGENT)
     """io, cot, react, reflexion or module:attribute."""
-    examples: int | None = setting(None, panel=AGENT)
+    examples: int | None = setting(None, panel=AGENT, low=0)
     """Examples in the prompt. Default: 3; 0 for a fine-tuned agent."""
     _: KW_ONLY
     split: str = setting("test")

@@ -35,6 +35,7 @@ _OF_STEPS: dict[str, Callable[[Step], Any]] = {
     "weights": lambda step: step.weight,
     "noise": lambda step: step.noise,
     "repairs": lambda step: step.repairs,
+    "fields of the endpoint": lambda step: dict(step.extra),
 }
 KINDS = (*_FIELDS, "tool schemas", "steps", *_OF_STEPS)
 """All parts of an episode, by the names under which losses are counted."""

@@ -40,14 +40,14 @@ class Fault:
 class FakeEndpoint:
     """Serves the three dialects, models, embeddings and ``count_tokens`` on loopback while in a ``with`` statement.
 
-    ``reply`` gets the parsed request, and returns a reply in the form of chat completions, whatever the dialect.
-    ``latency`` returns the seconds that a request waits. ``requests`` are the parsed bodies so far, and ``peak`` is the
-    most requests that were answered at a time.
+    ``reply`` gets the parsed request, and returns a reply in the form of chat completions, whatever the dialect, or a
+    fault. ``latency`` returns the seconds that a request waits. ``requests`` are the parsed bodies so far, and ``peak``
+    is the most requests that were answered at a time.
     """
 
     def __init__(
         self,
-        reply: Callable[[Mapping[str, Any]], FakeReply],
+        reply: Callable[[Mapping[str, Any]], FakeReply | Fault],
         *,
         models: Sequence[str] = ("fake",),
         faults: Sequence[Fault] = (),
@@ -143,8 +143,10 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.status != 200:
                 body = fault.body or json.dumps({"error": {"message": f"planned fault {fault.status}"}})
                 return self._send(fault.status, body, fault)
-            wire_request = dialect.read_request(request)
-            reply = make_reply(wire_request, endpoint.reply(request))
+            wire_request, answer = dialect.read_request(request), endpoint.reply(request)
+            if isinstance(answer, Fault):
+                return self._send(answer.status, answer.body or "{}", answer)
+            reply = make_reply(wire_request, answer)
             if wire_request.stream:
                 return self._stream(dialect, reply, wire_request.model, cut=fault is not None and fault.cut)
             body = json.dumps(dialect.write_reply(reply, model=wire_request.model))
@@ -160,9 +162,8 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
         def _send(self, status: int, body: str, fault: Fault | None = None) -> None:
             raw = body.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            for name, value in (fault.headers if fault else {}).items():
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(raw))}
+            for name, value in {**headers, **(fault.headers if fault else {})}.items():
                 self.send_header(name, value)
             self.end_headers()
             if fault is not None and fault.cut:

@@ -30,11 +30,11 @@ _UNITS = {"usd": "usd", "$": "usd", "tokens": "tokens", "calls": "calls"}
 class Endpoint:
     """Settings of an endpoint."""
 
-    rpm: int = setting(0, panel=HOSTED)
+    rpm: int = setting(0, panel=HOSTED, low=0)
     """Requests a minute at a hosted model; 0 is no limit."""
-    tpm: int = setting(0, panel=HOSTED)
+    tpm: int = setting(0, panel=HOSTED, low=0)
     """Tokens a minute at a hosted model; 0 is no limit."""
-    timeout: float = setting(120.0, panel=HOSTED)
+    timeout: float = setting(120.0, panel=HOSTED, above=0)
     """Seconds that a request to a hosted model may take."""
     prices: str | None = setting(None, panel=HOSTED, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""

@@ -2,9 +2,9 @@
 
 The key comes from the environment, and only the client keeps it. Transient errors (429, 5xx, a cut connection, a
 time-out, a reply that is not JSON) are retried with backoff, or after the wait that the server names. Errors that would
-end every episode (no key, no such model, a refused request) stop the run. A parameter that a model refuses (``stop``,
-``temperature``, ``max_tokens``, ``seed``) is left out or renamed from then on. Stop strings are applied here, whatever
-the server does with them.
+end every episode (no key, no credit, no such model) stop the run; a prompt that is refused ends its own (PromptError,
+or a completion that is ``refused``). What an endpoint refuses of a request is left out (``adaptation``). What a reply
+holds besides text and calls rides along, and is sent back. Stop strings are applied here, whatever the server does.
 
 Requests use the client's plain ``post``: its typed method walks every message of a prompt at each request, which took
 half of the time of many threads in one process. Replies are parsed here, and malformed parts count as absent.
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,26 +31,32 @@ from fireact.base.http import (
     MAX_BYTES,
     Retry,
     TransientError,
-    is_transient,
     limit_reply,
     parse_retry_after,
     show_address,
 )
 from fireact.base.keys import key_variable, read_key
 from fireact.base.names import split_model_spec
-from fireact.errors import ConfigError, ProviderError
+from fireact.base.redact import guard_secret, redact
+from fireact.errors import ConfigError, PromptError, ProviderError
+from fireact.models.adaptation import Adaptation
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
+from fireact.models.refusals import Refusal, read_refusal
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.types import Call, Completion, OnDelta, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import WireReply, WireRequest, number_calls
+from fireact.wire.dialect import WireMessage, WireReply, WireRequest, number_calls
+from fireact.wire.fields import replace_surrogates
 from fireact.wire.schemas import normalise_schemas, tool_schema
+from fireact.wire.sse import iterate_events
 
 DEFAULT_URL = "https://api.openai.com/v1"
-_PROMPT_ERRORS = ("context_length_exceeded", "content_filter", "content_policy_violation")
-"""Error codes that concern one prompt, not the model or the key."""
-_OPTIONAL = ("stop", "temperature", "seed", "max_tokens")
+_NOTES = ("role", "refusal", "annotations", "audio", "name", "tool_call_id")
+"""Fields of a reply's message that no endpoint wants back."""
+_CALL_NOTES = ("index", "type")
+_FILTERED = re.compile(r"filter|safety|refus|prohibited|blocklist|recitation|spii|sensitive")
+"""Reasons for the end of a reply that are a refusal."""
 
 
 class OpenAIModel:
@@ -70,12 +77,12 @@ class OpenAIModel:
         self.price: TokenPrice = find_price(model, base_url, table=Path(endpoint.prices) if endpoint.prices else None)
         self._model, self._url, self._pause = model, base_url, pause
         self._limit = RateLimit(endpoint.rpm, endpoint.tpm)
-        self._refused: dict[str, str | None] = {}
+        self.adaptation = Adaptation(self.name)
         self._reached = False
         self._closed = threading.Event()
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=key or read_key(base_url),
+            api_key=guard_secret(key) if key else read_key(base_url),
             timeout=endpoint.timeout,
             http_client=openai.DefaultHttpxClient(
                 timeout=endpoint.timeout, event_hooks={"response": [limit_reply(self.name, max_bytes)]}
@@ -89,19 +96,25 @@ class OpenAIModel:
 
         Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
+        streams = call.on_delta is not None and not call.tools
+        numbered = zip(number_calls(call.messages), call.messages, strict=True)
         request = CHAT_COMPLETIONS.write_request(
             WireRequest(
                 model=self._model,
-                messages=tuple(number_calls(call.messages)),
+                messages=tuple(
+                    _with_extra(wire, message.extra) if message.extra else wire for wire, message in numbered
+                ),
                 tools=tuple(normalise_schemas([tool_schema(tool) for tool in call.tools])),
                 stop=tuple(call.stop)[:4],  # the API refuses more; the text is cut at all of them here anyway
                 max_tokens=call.max_tokens,
                 temperature=call.temperature or 0.0,
                 seed=call.seed,
+                stream=streams,
+                stream_usage=streams,
             )
         )
         started = time.perf_counter()
-        send = _send_whole if call.on_delta is None or call.tools else _StreamSender(call.stop, call.on_delta)
+        send = _StreamSender(call.stop, call.on_delta) if streams and call.on_delta else _send_whole
         expected_tokens = count_prompt_chars(call.messages, call.tools) // 4 + (call.max_tokens or 256) // 4
         reply = self._send_with_retries(request, send, expected=expected_tokens)
         return self._completion(reply, call.stop, time.perf_counter() - started)
@@ -130,66 +143,69 @@ class OpenAIModel:
     def _send_once(self, request: dict[str, Any], send: _Send, expected: int) -> WireReply:
         entry = self._limit.enter(expected)
         try:
-            reply = self._send_supported(request, send)
+            reply = self._send_adapted(request, send)
         except (openai.APIConnectionError, httpx2.HTTPError, ValueError, RecursionError) as error:
             if isinstance(error.__cause__, ProviderError):
                 raise error.__cause__ from None  # a reply that is too long: to the client, a lost connection
             raise TransientError(_describe_error(error)) from error
-        except openai.APIStatusError as error:
-            self._reached = True
-            raise self._classify_error(error) from error
         self._reached = True
         if reply.usage is not None:
             self._limit.settle(entry, reply.total_tokens)
         return reply
 
-    def _send_supported(self, request: dict[str, Any], send: _Send) -> WireReply:
-        """Send a request without the parameters that the model refused before, and remember new refusals."""
+    def _send_adapted(self, request: dict[str, Any], send: _Send) -> WireReply:
+        """Send a request as the endpoint takes it, again after each refusal that leaves something to change."""
         while True:
-            names = {name: self._refused.get(name, name) for name in request}
-            supported_request = {new: request[name] for name, new in names.items() if new is not None}
+            sent = self.adaptation.apply(request)
             try:
-                return send(self._client, supported_request)
-            except openai.BadRequestError as error:
-                refused_parameter = self._find_refused_parameter(error)
-                if refused_parameter is None:
-                    raise
-                self._refused[refused_parameter] = (
-                    "max_completion_tokens" if refused_parameter == "max_tokens" else None
-                )
+                return send(self._client, sent)
+            except openai.APIStatusError as error:
+                refusal, headers = read_refusal(error.status_code, error.response.content), error.response.headers
+            except _ErrorReplyError as error:
+                refusal, headers = error.refusal, httpx2.Headers()
+            self._reached = True
+            if not self.adaptation.learn(refusal, sent):
+                raise self._refusal_error(refusal, headers)
 
-    def _find_refused_parameter(self, error: openai.BadRequestError) -> str | None:
-        """The parameter that a 400 error calls unsupported, or None."""
-        error_text = f"{error.param or ''} {error.message}".lower()
-        if not any(word in error_text for word in ("unsupported", "not support", "unrecognized", "unknown")):
-            return None
-        return next((name for name in _OPTIONAL if name in error_text and name not in self._refused), None)
-
-    def _classify_error(self, error: openai.APIStatusError) -> Exception:
-        error_text = f"{self.name} at {show_address(self._url)} answered {error.status_code}: {error.message}"
-        if is_transient(error.status_code) and error.code != "insufficient_quota":
-            return TransientError(error_text, retry_after=parse_retry_after(error.response.headers))
-        if error.code in _PROMPT_ERRORS or "maximum context length" in error.message:
-            return ProviderError(error_text)  # ends only this episode, as others may be shorter
+    def _refusal_error(self, refusal: Refusal, headers: Mapping[str, str]) -> Exception:
+        """The error of a refusal, as wide as its cause."""
+        status = refusal.status or "with an error"
+        text = f"{self.name} at {show_address(self._url)} answered {status}: {refusal.text}"
+        if refusal.is_about_prompt:
+            return PromptError(text)
+        if refusal.is_transient:
+            return TransientError(text, retry_after=parse_retry_after(headers))
         advice = {
             401: f" Set {key_variable(self._url)} to a valid key.",
             404: " Check the model's name and the address.",
         }
-        return ConfigError(error_text + advice.get(error.status_code, ""))
+        return ConfigError(text + advice.get(refusal.status, ""))
 
     def _completion(self, reply: WireReply, stop: Sequence[str], seconds: float) -> Completion:
         text, usage = cut_at_stop(reply.plain_text, stop), reply.usage
+        extra, refusal = read_extra(reply), _refusal_text(reply)
+        was_cut = reply.finish == "length" and text == reply.plain_text
         return Completion(
-            text=text,
+            text=refusal or text,
             usage=Usage(1, cost=None) if usage is None else replace(usage, cost=self.price.cost(usage)),
-            finish="length" if reply.finish == "length" and text == reply.plain_text else "stop",
+            finish="refused" if refusal else "length" if was_cut else "stop",
             seconds=seconds,
-            calls=tuple(call.action for call in reply.calls),
+            calls=() if refusal else tuple(call.action for call in reply.calls),
+            reasoning=reply.reasoning,
+            extra=extra,
         )
 
 
 _Send = Callable[[openai.OpenAI, dict[str, Any]], WireReply]
 """Sends a request unchanged and reads the reply; raises ValueError, or the client's own errors, where there is none."""
+
+
+class _ErrorReplyError(Exception):
+    """A reply of status 200 that holds an error."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
 
 
 def _send_whole(client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
@@ -199,10 +215,50 @@ def _send_whole(client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
 
 def read_reply(raw: bytes | str) -> WireReply:
     """The reply in a body. Raises ValueError for a body without a choice."""
-    reply = CHAT_COMPLETIONS.read_reply(json.loads(raw))
+    return _check_reply(CHAT_COMPLETIONS.read_reply(replace_surrogates(json.loads(raw))))
+
+
+def _check_reply(reply: WireReply) -> WireReply:
+    if reply.error:
+        raise _ErrorReplyError(read_refusal(0, reply.error))
     if not reply.answered:
-        raise ValueError(f"a reply that holds no choice{': ' + reply.error if reply.error else ''}")
+        raise ValueError("a reply that holds no choice")
     return reply
+
+
+def read_extra(reply: WireReply) -> dict[str, Any]:
+    """What a reply holds besides text and calls: the fields of its message, and of each call under ``tool_calls``.
+
+    Reasoning is among them as ``reasoning_content``. Notes about the reply, which no request may hold, are left out.
+    """
+    choices = reply.extra.get("choices") or [{}]
+    message = choices[0].get("message") if isinstance(choices[0], Mapping) else None
+    fields = {name: value for name, value in (message or {}).items() if value and name not in _NOTES}
+    if reply.reasoning:
+        fields["reasoning_content"] = reply.reasoning
+    calls = [{name: value for name, value in call.extra.items() if name not in _CALL_NOTES} for call in reply.calls]
+    return {**fields, "tool_calls": calls} if any(calls) else fields
+
+
+def _with_extra(message: WireMessage, extra: Mapping[str, Any]) -> WireMessage:
+    """A message with what its reply held. A text that is the reasoning itself is not sent twice."""
+    fields = {name: value for name, value in extra.items() if name != "tool_calls"}
+    call_fields = [*extra.get("tool_calls", ()), *({} for _ in message.calls)]
+    calls = tuple(replace(call, extra=more) for call, more in zip(message.calls, call_fields, strict=False))
+    is_reasoning = message.text.strip() == str(fields.get("reasoning_content", "")).strip()
+    return replace(message, calls=calls, extra=fields, parts=("",) if is_reasoning else message.parts)
+
+
+def _refusal_text(reply: WireReply) -> str:
+    """Why the model or its provider refused to answer; empty where it answered."""
+    choices = reply.extra.get("choices") or [{}]
+    message = choices[0].get("message") if isinstance(choices[0], Mapping) else None
+    words = (message or {}).get("refusal")
+    if isinstance(words, str) and words.strip() and not reply.plain_text.strip() and not reply.calls:
+        return words.strip()
+    if not _FILTERED.search(reply.finish.lower()):
+        return ""
+    return f"the reply ended with {reply.finish!r}" + (f": {reply.plain_text}" if reply.plain_text else "")
 
 
 class _StreamSender:
@@ -218,7 +274,7 @@ class _StreamSender:
     def __call__(self, client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
         try:
             return self._read_stream(client, request)
-        except (openai.APIError, httpx2.HTTPError, ValueError) as error:
+        except (openai.APIError, httpx2.HTTPError, ValueError, _ErrorReplyError) as error:
             if self._sent_chars and not isinstance(error, openai.APIStatusError):
                 raise ProviderError(f"the stream was cut: {_describe_error(error)}") from error
             self._text = ""
@@ -226,12 +282,15 @@ class _StreamSender:
 
     def _read_stream(self, client: openai.OpenAI, request: dict[str, Any]) -> WireReply:
         reader = CHAT_COMPLETIONS.stream_reader()
-        stream_request = {**request, "stream": True, "stream_options": {"include_usage": True}}
-        with client.chat.completions.create(**stream_request) as chunks:
-            for chunk in chunks:
-                self._emit(reader.add_chunk(chunk.to_dict()).text)
-        reply = reader.reply()
-        if not reply.finish:
+        with client.chat.completions.with_streaming_response.create(**request) as response:
+            if "json" in response.headers.get("content-type", ""):  # an endpoint that does not stream
+                reply = read_reply(response.read())
+                self._emit(reply.plain_text, last=True)
+                return reply
+            for data in iterate_events(response.iter_bytes()):
+                self._emit(reader.add(data).text)
+        reply = _check_reply(reader.reply())
+        if not reply.complete:
             raise ValueError("a stream that ended before its reply did")
         self._emit("", last=True)
         return reply
@@ -260,6 +319,7 @@ def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -
 
 
 def _describe_error(error: Exception) -> str:
-    """An error as text; the client's own messages hold no headers or keys."""
+    """An error as text; a broken status or header line may repeat a key."""
     cause = error.__cause__
-    return f"{type(error).__name__}: {error}" + (f" ({type(cause).__name__}: {cause})" if cause is not None else "")
+    cause_text = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
+    return str(redact(f"{type(error).__name__}: {error}{cause_text}"))

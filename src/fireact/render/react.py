@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fireact.types import FINISH, Action, Completion, Message, Step, Trajectory
@@ -56,8 +57,9 @@ class ReActRenderer:
         return messages + _render_episode(question, steps, goes_on=True)
 
     def read(self, completion: Completion) -> list[Step]:
-        """The one step of a completion."""
-        return [self.parse(completion.text)]
+        """The one step of a completion; reasoning apart from the text is the thought where the text holds none."""
+        step = self.parse(completion.text)
+        return [step if step.thought else replace(step, thought=completion.reasoning.strip())]
 
     def parse(self, text: str) -> Step:
         """Read a completion: its first thought and first action. The text from an invented observation on is cut."""
@@ -92,7 +94,8 @@ def student_message(content: str, *steps: Step, calls: tuple[Action, ...] = ()) 
     """
     weight = steps[0].weight if len(steps) == 1 else min(step.weight for step in steps)
     is_trained = weight > 0 and bool(content or calls)
-    return Message("assistant", content, train=is_trained, calls=calls, weight=weight if weight > 0 else 1.0)
+    weight_of_loss = weight if weight > 0 else 1.0
+    return Message("assistant", content, is_trained, calls, weight=weight_of_loss, extra=steps[0].extra)
 
 
 def is_unspoken(step: Step) -> bool:

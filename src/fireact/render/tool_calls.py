@@ -55,9 +55,12 @@ class ToolCallsRenderer:
         if not completion.calls:
             return _read_text(completion.text)
         first_call, *later_calls = completion.calls
-        text = "\n".join([completion.text, *map(render_call, completion.calls)]).strip()
-        steps = [Step(thought=_parse_thought(completion.text), action=first_call, observation=None, text=text)]
-        return steps + _joined_steps(later_calls)
+        content = completion.text.strip() or completion.reasoning.strip()  # many write no text beside a call
+        text = "\n".join([content, *map(render_call, completion.calls)]).strip()
+        return [
+            Step(_parse_thought(content), first_call, None, text, extra=completion.extra),
+            *_joined_steps(later_calls),
+        ]
 
     def sample(self, trajectory: Trajectory) -> list[Message]:
         """A trajectory as training messages; nothing follows the student's last turn."""

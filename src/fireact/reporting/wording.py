@@ -23,6 +23,7 @@ STOPS: Mapping[Stop, str] = {
     "finish": "finished",
     "max_steps": "ran out of steps",
     "format": "wrote no action",
+    "refused": "refused by the model",
     "error": "ended by a fault",
 }
 

@@ -58,7 +58,7 @@ class CallSettings:
     budget: str | None = setting(None, panel=HOSTED)
     """5usd, 200000tokens or 1000calls: the run stops before it is passed."""
     endpoint: Endpoint = setting(factory=Endpoint)
-    workers: int = setting(16, panel=AGENT)
+    workers: int = setting(16, panel=AGENT, low=1)
     """Episodes at a time."""
 
     def open_cache(self, out: Path) -> CallCache:
@@ -83,9 +83,9 @@ class EpisodeSettings(CallSettings):
     """file, or paper: shuffled as the released code does, so that -n 500 is the paper's 500."""
     seed: int = setting(0, panel=AGENT)
     """Seed of every draw."""
-    temperature: float = setting(0.0, panel=AGENT)
+    temperature: float = setting(0.0, panel=AGENT, low=0)
     """Sampling temperature; 0 is greedy."""
-    repairs: int = setting(0, panel=AGENT)
+    repairs: int = setting(0, panel=AGENT, low=0)
     """How often a completion without an action is requested again; 0 is never."""
     native: bool = setting(False, panel=AGENT)
     """Native tool calls instead of actions in text."""

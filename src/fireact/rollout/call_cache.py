@@ -7,25 +7,26 @@
 Invariant: a call is identified by all that its answer depends on (the model's or tool's name and fingerprint, the
 messages or arguments, every option). Its answer comes back exactly, with its usage and seconds, so a replayed run
 gives the same trajectories byte for byte. Stored calls survive a kill. The cache is safe under threads and several
-processes: threads that make the same call at a time make it once. Failed calls are not stored, nor are API keys.
+processes: threads that make the same call at a time make it once. Failed calls are not stored, nor are API keys. Room
+is reserved on the disk, so that the answers of all calls under way are stored when it is full; then no call is made.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fireact.base.jsonl import dumps
-from fireact.errors import ConfigError, DataError
+from fireact.base.jsonl import dumps, encode_text, loads
+from fireact.base.redact import hide_secrets
+from fireact.errors import ConfigError, DiskError, unwritable_file_error
 from fireact.tools.wrapper import ToolWrapper, make_episode_tool
 from fireact.types import LM, Action, Call, Completion, Observation, Tool, Usage
 
@@ -34,6 +35,8 @@ MODES: tuple[Mode, ...] = ("record", "replay", "off")
 FILE = "calls.sqlite"
 """The name of the file in a run directory."""
 
+_RESERVE_BYTES = 1 << 20
+"""Room on the disk for the answers of the calls under way, some kilobytes each."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, kind TEXT NOT NULL, answer TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (kind TEXT, spec TEXT, facts TEXT NOT NULL, PRIMARY KEY (kind, spec));
@@ -52,6 +55,8 @@ class CallCache:
         self._lock = threading.Lock()
         self._flights: dict[bytes, list[Any]] = {}
         self._connection: sqlite3.Connection | None = None
+        self._reserve = path.with_name(f"{path.name}.reserve")
+        self._failure: DiskError | None = None
         self._unwritten_facts: list[tuple[str, str, str]] = []
 
     def wrap_lm(self, spec: str, load: Callable[[], LM]) -> LM:
@@ -83,7 +88,14 @@ class CallCache:
         if self.mode == "off" or not self.path.is_file():
             return Usage()
         answer_rows = self._execute("SELECT answer FROM calls WHERE kind = 'lm'")
-        return sum((Usage(**json.loads(row[0])["usage"]) for row in answer_rows), Usage())
+        return sum((Usage(**self.parse_answer(row[0])["usage"]) for row in answer_rows), Usage())
+
+    def parse_answer(self, answer: str) -> Any:
+        """The value of a stored answer. Raises DiskError where it is damaged."""
+        try:
+            return loads(answer)
+        except ValueError as error:
+            raise _database_error(self.path, error) from error
 
     def get_or_make(self, call: Sequence[Any], make: Callable[[], str]) -> str:
         """The stored answer of a call, or what ``make`` returns, which is then stored."""
@@ -99,8 +111,10 @@ class CallCache:
         with self._hold_key(key):
             answer = self._read_answer(key)  # another thread may have made the call meanwhile
             if answer is None:
-                answer = make()
-                self._execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, call[0], answer))
+                if self._failure is not None:
+                    raise self._failure  # nothing is paid for that cannot be kept
+                answer = encode_text(hide_secrets(make())).decode()
+                self._store_answer(key, str(call[0]), answer)
             return answer
 
     @contextmanager
@@ -122,9 +136,22 @@ class CallCache:
         rows = self._execute("SELECT answer FROM calls WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
+    def _store_answer(self, key: bytes, kind: str, answer: str) -> None:
+        """Store the answer of a call; the first that finds the disk full uses the reserve, and ends the run."""
+        statement, values = "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, kind, answer)
+        try:
+            self._execute(statement, values)
+        except DiskError as error:
+            self._failure = self._failure or error
+            self._reserve.unlink(missing_ok=True)
+            with suppress(DiskError):  # lost where even the reserve is used up
+                self._execute(statement, values)
+        if self._failure is not None:
+            raise self._failure
+
     def _note_facts(self, kind: str, spec: str, facts: Any) -> None:
         """Remember the facts of a spec; the first call writes them, so that building an agent creates no file."""
-        self._unwritten_facts.append((kind, spec, dumps(facts)))
+        self._unwritten_facts.append((kind, spec, encode_text(hide_secrets(dumps(facts))).decode()))
 
     def _read_facts(self, kind: str, spec: str) -> Any:
         rows = self._execute("SELECT facts FROM parts WHERE kind = ? AND spec = ?", (kind, spec))
@@ -134,15 +161,36 @@ class CallCache:
             raise ConfigError(
                 f"{self.path} holds no calls of the {kind_name} {spec!r}. It has: {', '.join(known_specs) or 'none'}."
             )
-        return json.loads(rows[0][0])
+        return self.parse_answer(rows[0][0])
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
-            if self._connection is None:
-                self._connection = _open_database(self.path)
-                weakref.finalize(self, self._connection.close)
-                self._connection.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", self._unwritten_facts)
-            return self._connection.execute(statement, values).fetchall()
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                return self._connection.execute(statement, values).fetchall()
+            except (sqlite3.Error, OSError) as error:
+                raise _database_error(self.path, error) from error
+
+    def _open(self) -> sqlite3.Connection:
+        connection = _open_database(self.path)
+        weakref.finalize(self, connection.close)
+        connection.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", self._unwritten_facts)
+        if self.mode == "record":
+            self._reserve.write_bytes(bytes(_RESERVE_BYTES))
+            weakref.finalize(self, self._reserve.unlink, missing_ok=True)
+        return connection
+
+
+def _database_error(path: Path, error: Exception) -> DiskError:
+    """The error of a file of calls that is damaged, or that the disk refuses."""
+    if isinstance(error, OSError):
+        return unwritable_file_error(path, error)
+    if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+        advice = "Make room or change its permissions, and run again: what is finished is kept."
+    else:
+        advice = "The file is damaged. Move it away, and its calls are made anew."
+    return DiskError(f"cannot keep calls in {path}: {error}. {advice} Or give another --cache, or --calls off.")
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
@@ -152,8 +200,8 @@ def _open_database(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power cut the last moments
         connection.executescript(_SCHEMA)
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise DataError(f"cannot keep calls in {path}: {error}. Give another --cache, or --calls off.") from error
+    except (sqlite3.Error, OSError) as error:
+        raise _database_error(path, error) from error
     return connection
 
 
@@ -181,7 +229,13 @@ class CachedLM:
         """The stored completion, or a new one."""
         offered = [[tool.name, tool.description, tool.parameters] for tool in call.tools]
         sent_messages = [
-            [message.role, message.content, [[action.name, action.arguments] for action in message.calls], message.name]
+            [
+                message.role,
+                message.content,
+                [[action.name, action.arguments] for action in message.calls],
+                message.name,
+                *([message.extra] if message.extra else []),
+            ]
             for message in call.messages
         ]
         temperature = 0.0 if call.temperature is None else call.temperature
@@ -195,7 +249,7 @@ class CachedLM:
             del completion["logprobs"]
             return dumps(completion)
 
-        values = json.loads(self.cache.get_or_make(identity, make))
+        values = self.cache.parse_answer(self.cache.get_or_make(identity, make))
         calls = tuple(Action(**action) for action in values["calls"])
         return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
 
@@ -243,7 +297,7 @@ class CachedTool(ToolWrapper):
             observation = self.tool(**arguments)
             return dumps([str(observation), getattr(observation, "noise", None), time.perf_counter() - started])
 
-        text, noise, seconds = json.loads(self._cache.get_or_make(call, make))
+        text, noise, seconds = self._cache.parse_answer(self._cache.get_or_make(call, make))
         return Observation(text, noise=noise, seconds=seconds)
 
     def for_episode(self, key: str, seed: int) -> Tool:

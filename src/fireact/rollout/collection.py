@@ -6,6 +6,7 @@ runs again when the verb runs again, and the manifest is written once no episode
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError, ProviderError
+from fireact.errors import ConfigError, DataError, ProviderError
 from fireact.rollout.agents import (
     AGENT,
     DATA,
@@ -48,7 +49,7 @@ PLAN = {
 }
 """The default plan, episodes by task and method: three tasks, three methods (paper, 3.1)."""
 
-
+_LOGGER = logging.getLogger("fireact")
 TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
     "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
@@ -72,7 +73,7 @@ class CollectConfig(EpisodeSettings):
     """openai:MODEL[@BASE_URL], hf:NAME, replay:DIR, a run directory or module:attribute. Default: scripted:expert, for
     tasks of the embedded world.
     """
-    start: int = setting(0, panel=DATA)
+    start: int = setting(0, panel=DATA, low=0)
     """The first question of the split that is taken."""
     _: KW_ONLY
     temperature: float = setting(0.0)
@@ -86,6 +87,9 @@ class CollectConfig(EpisodeSettings):
         tools, teacher = choose_defaults(tasks, methods, tools=self.tools, teacher=self.teacher, model=model)
         replace_fields(self, tools=tools, teacher=teacher)
         check_settings(self, "collect")
+        for name, count in self.plan.items():
+            if count < 1:
+                raise ConfigError(f"collect: the plan has {count} questions of {name}; it must have at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,8 @@ def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: i
     """
     file, run_progress = run.path / TRAJECTORIES, RunProgress(total=len(episodes))
     finished_keys = {trajectory.key for trajectory in map(run_progress.count, _keep_sound_episodes(file))}
+    if foreign_keys := finished_keys - {episode.key for episode in episodes}:
+        raise DataError(f"{file} holds the episode {min(foreign_keys)}, which is not of this run. Delete its line.")
     started, earlier_seconds = time.perf_counter(), run_progress.seconds
     progress.start(str(run.config["verb"]), total=len(episodes), done=run_progress.ended)
     try:
@@ -196,6 +202,11 @@ def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: i
                 progress.advance(run_progress.note())
     finally:
         progress.end()
+    if run_progress.refused:
+        _LOGGER.warning(
+            "%d of %d episodes ended with a prompt that was refused, and count as unanswered, such as: %s",
+            run_progress.refused, len(episodes), run_progress.refusal,
+        )  # fmt: skip
     if run_progress.faults:
         raise ProviderError(
             f"{run_progress.faults.total()} of {len(episodes)} episodes ended in a fault, such as: "
@@ -219,16 +230,20 @@ class RunProgress:
     usage: Usage = field(default_factory=Usage)
     faults: Counter[str] = field(default_factory=Counter)
     fault: str = ""
+    refused: int = 0
+    refusal: str = ""
 
     def count(self, trajectory: Trajectory) -> Trajectory:
         """Count one more episode and return it."""
         self.ended += 1
         self.usage += trajectory.usage
         self.seconds += trajectory.seconds
-        if trajectory.error:
-            self.faults[trajectory.error.partition(":")[0]] += 1
-            self.fault = trajectory.error
+        if trajectory.stop == "error":
+            self.fault = trajectory.error or "an unknown fault"
+            self.faults[self.fault.partition(":")[0]] += 1
         else:
+            if trajectory.stop == "refused":
+                self.refused, self.refusal = self.refused + 1, trajectory.error or ""
             self.scored += 1
             self.correct += trajectory.scores.get("em", 0.0)
         return trajectory
@@ -242,19 +257,30 @@ class RunProgress:
             phrases.append("price not known")
         elif self.usage.cost:
             phrases.append(f"${self.usage.cost:,.2f}")
+        phrases += [f"{self.refused} refused"] if self.refused else []
         return ", ".join(phrases + [f"{count} {kind}" for kind, count in self.faults.items()])
 
 
 def _keep_sound_episodes(file: Path) -> Iterator[Trajectory]:
-    """The sound episodes of a file. Those that ended in a fault are removed from it first, so that they run again."""
+    """The sound episodes of a file. Others are removed first: after a fault they run again, a second line is said."""
     if not file.exists():
         return
     jsonl.cut_torn_tail(file)
-    if any(trajectory.stop == "error" for trajectory in read_trajectories(file)):
-        jsonl.write_objects(
-            file, (trajectory.to_dict() for trajectory in read_trajectories(file) if trajectory.stop != "error")
-        )
+    line_counts = Counter(trajectory.key for trajectory in read_trajectories(file) if trajectory.stop != "error")
+    repeated = line_counts.total() - len(line_counts)
+    if repeated:
+        _LOGGER.warning("%s holds %d episodes a second time; the first line of each stays", file, repeated)
+    if repeated or any(trajectory.stop == "error" for trajectory in read_trajectories(file)):
+        unwritten_keys = set(line_counts)
+        jsonl.write_objects(file, _take_first(read_trajectories(file), unwritten_keys))
     yield from read_trajectories(file)
+
+
+def _take_first(trajectories: Iterable[Trajectory], unwritten_keys: set[str]) -> Iterator[dict[str, Any]]:
+    for trajectory in trajectories:
+        if trajectory.stop != "error" and trajectory.key in unwritten_keys:
+            unwritten_keys.remove(trajectory.key)
+            yield trajectory.to_dict()
 
 
 def episode_key(row: Mapping[str, Any]) -> str:

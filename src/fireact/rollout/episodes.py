@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from fireact.errors import BudgetError, ConfigError
+from fireact.base.redact import excerpt, redact
+from fireact.errors import BudgetError, ConfigError, DiskError, PromptError
 from fireact.methods.react import is_finished
 from fireact.tasks.scoring import score_answer
 from fireact.tools.wrapper import ToolWrapper, make_episode_tool
@@ -94,6 +95,8 @@ class MeteredLM:
         completion = complete_streaming(self._agent.lm, limited_call)
         self.usage += completion.usage
         self.seconds += completion.seconds
+        if completion.finish == "refused":
+            raise PromptError(f"{self.name} refused to answer: {excerpt(completion.text, 500)}")
         return completion
 
     def _forward_delta(self, delta: str) -> None:
@@ -163,22 +166,25 @@ def run_episodes(episodes: Iterable[Episode], *, workers: int = 16) -> Iterator[
 def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> Trajectory:
     """Run one episode to its end and score it.
 
-    Raises ConfigError (also where a task cannot score its question) and BudgetError: both would end every episode in
-    the same way. Any other error of a tool, an endpoint or a user's method is stored in the trajectory.
+    Raises ConfigError (also where a task cannot score its question), BudgetError and DiskError: each would end every
+    episode in the same way. A refused prompt is the end of its own episode, which is scored without an answer. Any
+    other error of a tool, an endpoint or a user's method is stored in the trajectory.
     """
     agent, seed = episode.agent, episode.seed
     meter = MeteredLM(agent, cancelled)
     steps: list[Step] = []
-    error = None
+    error: str | None = None
+    fault_stop: Stop | None = None
     try:
         tools = meter.timed_tools(f"{episode.task.name}/{episode.example.id}", seed)
         new_steps = agent.method.run(episode.example.question, meter, tools, seed)  # never the gold answer
         for step in islice(new_steps, agent.limits.max_steps):
             steps.append(step)
-    except (ConfigError, BudgetError):
+    except (ConfigError, BudgetError, DiskError):
         raise
     except Exception as fault:
-        error = f"{type(fault).__name__}: {fault}"
+        error = str(redact(f"{type(fault).__name__}: {fault}"))
+        fault_stop = "refused" if isinstance(fault, PromptError) else "error"
     trajectory = Trajectory(
         task=episode.task.name,
         example=episode.example,
@@ -186,20 +192,19 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         model=agent.lm.name,
         seed=seed,
         steps=tuple(steps),
-        stop=find_stop_reason(steps, agent.limits, error),
+        stop=fault_stop or find_stop_reason(steps, agent.limits),
         scores={},
         usage=meter.usage,
         seconds=meter.seconds,
         error=error,
     )
-    return (
-        trajectory if error else trajectory.with_scores(score_answer(episode.task, episode.example, trajectory.answer))
-    )
+    if trajectory.stop == "error":
+        return trajectory
+    return trajectory.with_scores(score_answer(episode.task, episode.example, trajectory.answer))
 
 
-def find_stop_reason(steps: Sequence[Step], limits: Limits, error: str | None) -> Stop:
-    if error:
-        return "error"
+def find_stop_reason(steps: Sequence[Step], limits: Limits) -> Stop:
+    """Why an episode of these steps ended, where nothing failed."""
     if steps and is_finished(steps[-1]):
         return "finish"
     return "max_steps" if len(steps) >= limits.max_steps else "format"

@@ -49,7 +49,7 @@ def run_question(agent: Agent, question: str, on_text: Callable[[str], None]) ->
         stream.on_step(step)
     return Trajectory(
         task="ask", example=Example("question", question, ""), method=agent.method.name, model=agent.lm.name, seed=0,
-        steps=tuple(steps), stop=find_stop_reason(steps, agent.limits, None), scores={}, usage=meter.usage,
+        steps=tuple(steps), stop=find_stop_reason(steps, agent.limits), scores={}, usage=meter.usage,
         seconds=meter.seconds,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ This module does not know what the columns mean.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def require_column(rows: Iterable[Row], name: str, path: Path) -> None:
 
 
 def _read_json(path: Path) -> list[Row]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = jsonl.loads(path.read_text(encoding="utf-8"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected one JSON list of objects.")
     return rows

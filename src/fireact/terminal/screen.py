@@ -18,6 +18,7 @@ from rich.segment import Segment
 
 from fireact.base.controls import escape_controls, strip_controls
 from fireact.base.progress import Progress
+from fireact.base.redact import hide_secrets
 from fireact.reporting.table import Table, fit_to_terminal
 
 
@@ -108,7 +109,7 @@ def mark_trained_text(spans: Sequence[tuple[str, bool]], console: Console) -> st
 
 def print_error(message: str) -> None:
     """Print one line that says what was wrong and what to do."""
-    print(f"fireact: {strip_controls(message)}", file=sys.stderr)
+    print(f"fireact: {strip_controls(hide_secrets(message))}", file=sys.stderr)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

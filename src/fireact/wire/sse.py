@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fireact.wire.dialect import Dialect, WireReply
@@ -14,13 +15,32 @@ END = "[DONE]"
 
 def split_events(text: str) -> Iterator[str]:
     """The data of each server-sent event in a text."""
+    return iterate_events([text.encode("utf-8", "replace")])
+
+
+def iterate_events(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The data of each server-sent event in the bytes of a stream, each as soon as it is complete."""
     data: list[str] = []
-    for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
+    for line in _iterate_lines(codecs.iterdecode(chunks, "utf-8", "replace")):
         if line.startswith("data:"):
             data.append(line[5:].removeprefix(" "))
         elif not line and data:
             yield "\n".join(data)
             data = []
+    if data:
+        yield "\n".join(data)
+
+
+def _iterate_lines(texts: Iterable[str]) -> Iterator[str]:
+    """The lines of a stream. Only line feeds end them, since JSON may hold other separators as they are."""
+    begun: list[str] = []
+    for text in texts:
+        *ended, tail = text.split("\n")
+        for line in ended:
+            yield "".join([*begun, line]).removesuffix("\r")
+            begun = []
+        begun.append(tail)
+    yield "".join(begun).removesuffix("\r")
 
 
 def write_event(data: Mapping[str, Any] | str, *, with_type: bool = False) -> bytes:
