@@ -92,9 +92,9 @@ def _results_table(task: str, rows: Sequence[StudyRow], figures: Sequence[PaperF
             _format_share(result.measures.f1),
             f"{100 * result.measures.finished.mean:.0f}",
             _format_difference(row.against.get(task)),
-            _format_mean(result.measures.steps, ".1f"),
-            _format_mean(result.measures.tokens_per_question, ",.0f"),
-            "-" if result.seconds_per_question is None else f"{result.seconds_per_question:.2f}",
+            _format_amount(result.measures.steps, ".1f"),
+            _format_amount(result.measures.tokens_per_question, ",.0f"),
+            _format_amount(result.seconds_per_question, ".2f"),
             _paper_gains(figures, row, task, rows),
             _figures_beside(figures, SCORES, row, task),
         ]
@@ -103,7 +103,7 @@ def _results_table(task: str, rows: Sequence[StudyRow], figures: Sequence[PaperF
     ]
     heads = ["cell", "n", "EM", "F1", "finished %", "EM, difference", "turns", "tokens/question", "s/question",
              "paper, difference", "paper"]  # fmt: skip
-    return _markdown_table(heads, table_rows)
+    return _section("", heads, table_rows)
 
 
 def _paper_gains(figures: Sequence[PaperFigure], row: StudyRow, task: str, rows: Sequence[StudyRow]) -> str:
@@ -193,7 +193,7 @@ def _seeds_table(
     squares = sum(statistics.variance(seed_ems) * (len(seed_ems) - 1) for seed_ems in varied_groups)
     deviation = math.sqrt(squares / sum(len(seed_ems) - 1 for seed_ems in varied_groups))
     note = f"Between the seeds of a recipe EM has a standard deviation of {deviation:.1f} points, pooled."
-    return f"Over seeds:\n\n{_markdown_table(heads, table_rows)}\n\n{note}"
+    return f"{_section('Over seeds:', heads, table_rows)}\n\n{note}"
 
 
 def _behaviour_table(task: str, rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str:
@@ -214,11 +214,11 @@ def _behaviour_table(task: str, rows: Sequence[StudyRow], figures: Sequence[Pape
         "cell", "turns, mean (deviation)", "turns of its training data", "tool calls", "disturbed",
         "what its steps show, share of questions", "paper",
     ]  # fmt: skip
-    return "What the agents did:\n\n" + _markdown_table(heads, table_rows)
+    return _section("What the agents did:", heads, table_rows)
 
 
 def _format_turns(facts: Behaviour | DataFacts | None) -> str:
-    return "-" if facts is None or facts.turns is None else f"{facts.turns:.2f} ({facts.turns_deviation:.2f})"
+    return UNTOLD if facts is None or facts.turns is None else f"{facts.turns:.2f} ({facts.turns_deviation:.2f})"
 
 
 def _turns_table(task: str, rows: Sequence[StudyRow]) -> str:
@@ -226,13 +226,12 @@ def _turns_table(task: str, rows: Sequence[StudyRow]) -> str:
     cell_questions = [(row.cell, row.behaviour[task].questions) for row in rows if task in row.behaviour]
     turns = sorted({int(n) for _, method_counts in cell_questions for counts in method_counts.values() for n in counts})
     table_rows = [
-        [cell, method, str(sum(counts.values())), *(str(counts.get(str(n), "-")) for n in turns)]
+        [cell, method, str(sum(counts.values())), *(str(counts.get(str(n), UNTOLD)) for n in turns)]
         for cell, method_counts in cell_questions
         for method, counts in method_counts.items()
     ]
     heads = ["cell", "method", "questions", *(f"{n} turn{'s' if n > 1 else ''}" for n in turns)]
-    title = "Questions by the method and the number of turns that they ended with:"
-    return f"{title}\n\n{_markdown_table(heads, table_rows)}"
+    return _section("Questions by the method and the number of turns that they ended with:", heads, table_rows)
 
 
 def _failures_table(task: str, rows: Sequence[StudyRow]) -> str:
@@ -240,22 +239,22 @@ def _failures_table(task: str, rows: Sequence[StudyRow]) -> str:
     table_rows = [
         [
             row.cell,
-            ", ".join(f"{kind} {count}" for kind, count in result.failures.items() if count) or "-",
+            ", ".join(f"{kind} {count}" for kind, count in result.failures.items() if count) or UNTOLD,
             _format_recovery(result.recovery),
-            _format_mean(result.measures.latency_p50, ".2f"),
-            _format_mean(result.measures.latency_p95, ".2f"),
-            "-" if (cost := result.measures.cost_per_question) is None else dollars(cost.mean),
+            _format_amount(result.measures.latency_p50, ".2f"),
+            _format_amount(result.measures.latency_p95, ".2f"),
+            dollars(None if (cost := result.measures.cost_per_question) is None else cost.mean),
         ]
         for row in rows
         if (result := row.results.get(task)) is not None
     ]
     heads = ["cell", "why wrong, questions", "after a disturbed call", "s, p50", "s, p95", "paid, a question"]
-    return "What went wrong, and what a question took:\n\n" + _markdown_table(heads, table_rows)
+    return _section("What went wrong, and what a question took:", heads, table_rows)
 
 
 def _format_recovery(recovery: Recovery | None) -> str:
     if recovery is None:
-        return "-"
+        return UNTOLD
     right, retried = _format_share(recovery.right), _format_share(recovery.retried)
     return f"of {recovery.episodes} questions {right} % right, {retried} % asked again"
 
@@ -273,8 +272,7 @@ def _choice_table(choice: MethodChoice, figures: Sequence[PaperFigure]) -> str:
         [name, _format_share(score.em), remark, _join_figures([figure for figure in figures if figure.matches(name)])]
         for name, score, remark in rows
     ]
-    title = f"Choice of method for each of {choice.n} questions:"
-    return f"{title}\n\n{_markdown_table(['choice', 'EM', '', 'paper'], table_rows)}"
+    return _section(f"Choice of method for each of {choice.n} questions:", ["choice", "EM", "", "paper"], table_rows)
 
 
 def _format_turn_count(score: ChoiceScore) -> str:
@@ -284,7 +282,7 @@ def _format_turn_count(score: ChoiceScore) -> str:
 def _training_table(rows: Sequence[StudyRow]) -> str:
     table_rows = [
         [
-            row.cell, str(data.trajectories), f"{data.right} of {data.collected}" if data.collected else "-",
+            row.cell, str(data.trajectories), f"{data.right} of {data.collected}" if data.collected else UNTOLD,
             str(training.dropped), f"{training.tokens:,}", str(training.steps), f"{training.training_seconds:.0f}",
             f"{training.tokens_per_second:.0f}", f"{training.trained_parameters / 1e6:.1f} M",
             f"{training.final_loss:.3f}",
@@ -296,13 +294,7 @@ def _training_table(rows: Sequence[StudyRow]) -> str:
         "cell", "trajectories", "right of collected", "too long", "tokens", "steps", "seconds", "tokens/s", "trained",
         "loss",
     ]  # fmt: skip
-    return "## Training\n\n" + _markdown_table(heads, table_rows) if table_rows else ""
-
-
-def _format_break_even(cost: CellCost) -> str:
-    """After how many questions the student pays off, or why there is no number."""
-    number, note = cost.questions_to_break_even, cost.break_even_note
-    return f"{_format_number(number)} ({note})" if number is not None and note else note or _format_number(number)
+    return _section("## Training", heads, table_rows)
 
 
 def _size_table(rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str:
@@ -312,7 +304,7 @@ def _size_table(rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str
     table_rows = [
         [
             row.cell,
-            "-" if training.weights_bytes is None else f"{training.weights_bytes / 1e9:.3f}",
+            UNTOLD if training.weights_bytes is None else f"{training.weights_bytes / 1e9:.3f}",
             f"{training.examples_per_second:.2f}",
             training.device,
             _figures_beside(figures, WEIGHTS, row, row.first_task),
@@ -322,7 +314,7 @@ def _size_table(rows: Sequence[StudyRow], figures: Sequence[PaperFigure]) -> str
     ]
     note = "A trajectory is one example in every epoch. The weights are the saved ones: an adapter, or a whole model."
     heads = ["cell", "weights, GB", "examples/s", "on", "paper"]
-    return f"## Size and speed\n\n{note}\n\n{_markdown_table(heads, table_rows)}" if table_rows else ""
+    return _section(f"## Size and speed\n\n{note}", heads, table_rows)
 
 
 def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, CellCost], rows: Sequence[StudyRow]) -> str:
@@ -332,12 +324,12 @@ def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, CellCost], ro
     table_rows = [
         [
             name,
-            _format_number(cost.trajectories),
-            _format_dollars(cost.data_usd),
-            f"{_format_dollars(cost.waste_usd)} ({_format_number(cost.wasted_episodes)})",
-            f"{_format_number(cost.data_seconds)} + {_format_number(cost.waste_seconds)}",
-            f"{_format_dollars(cost.training_usd)} ({_format_number(cost.training_seconds)} s)",
-            _format_dollars(cost.usd_per_question),
+            _format_amount(cost.trajectories),
+            dollars(cost.data_usd),
+            f"{dollars(cost.waste_usd)} ({_format_amount(cost.wasted_episodes)})",
+            f"{_format_amount(cost.data_seconds)} + {_format_amount(cost.waste_seconds)}",
+            f"{dollars(cost.training_usd)} ({_format_amount(cost.training_seconds)} s)",
+            dollars(cost.usd_per_question),
             f"{cost.seconds_per_question:.2f}",
             _format_break_even(cost),
             _figures_beside(study.paper, COSTS, by_name[name], by_name[name].first_task),
@@ -354,23 +346,25 @@ def _economics_table(study: StudyFile, costs_by_cell: Mapping[str, CellCost], ro
         "Data are the episodes in the training. Wasted are the collected episodes that a filter removed. Episodes that "
         "passed but were not needed count in neither. From the break-even on the student is cheaper than the teacher."
     )
-    return f"## Economics\n\n{_markdown_table(heads, table_rows)}\n\n{note} Prices:\n\n" + "\n".join(prices)
+    return f"{_section('## Economics', heads, table_rows)}\n\n{note} Prices:\n\n" + "\n".join(prices)
+
+
+def _format_break_even(cost: CellCost) -> str:
+    """After how many questions the student pays off, or why there is no number."""
+    number, note = _format_amount(cost.questions_to_break_even), cost.break_even_note
+    return number if not note else note if cost.questions_to_break_even is None else f"{number} ({note})"
 
 
 def _paper_table(figures: Sequence[PaperFigure]) -> str:
     table_rows = [[figure.label, str(figure), figure.source] for figure in figures]
     note = "± is the standard error, where the paper gives it."
-    return (
-        f"## The paper's figures\n\n{note}\n\n" + _markdown_table(["what", "figure", "source"], table_rows)
-        if table_rows
-        else ""
-    )
+    return _section(f"## The paper's figures\n\n{note}", ["what", "figure", "source"], table_rows)
 
 
 def _directories_table(rows: Sequence[StudyRow]) -> str:
-    table_rows = [[row.cell, ", ".join(row.stages)] for row in rows]
     note = "Each stage is a run directory, in the directory of stages, for `fireact show`, `report`, `ask` and `serve`."
-    return f"## Where it lies\n\n{note}\n\n" + _markdown_table(["cell", "stages"], table_rows) if table_rows else ""
+    table_rows = [[row.cell, ", ".join(row.stages)] for row in rows]
+    return _section(f"## Where it lies\n\n{note}", ["cell", "stages"], table_rows)
 
 
 def _list_failures(cells: Sequence[Cell], errors: Mapping[str, str], rows: Sequence[StudyRow]) -> str:
@@ -396,23 +390,15 @@ def _format_share(share: Estimate) -> str:
     return f"{100 * share.mean:.1f} ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
-def _format_mean(amount: Estimate | None, form: str) -> str:
-    return "-" if amount is None else format(amount.mean, form)
+def _format_amount(amount: Estimate | float | None, form: str = ",.0f") -> str:
+    mean = amount.mean if isinstance(amount, Estimate) else amount
+    return UNTOLD if mean is None else format(mean, form)
 
 
-def _format_number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def _format_dollars(value: float | None) -> str:
-    return "-" if value is None else dollars(value)
-
-
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; empty columns of the paper's figures are left out."""
-    columns = [
-        column
-        for column, heading in enumerate(heads)
-        if not heading.startswith("paper") or any(row[column] for row in rows)
+def _section(head: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table below its head; empty without rows. Empty columns of the paper's figures are left out."""
+    indices = [
+        index for index, name in enumerate(columns) if not name.startswith("paper") or any(row[index] for row in rows)
     ]
-    return "\n".join(write_markdown_table(Table("", heads, rows).select_columns(columns)))
+    table = Table("", columns, rows).select_columns(indices)
+    return "\n\n".join([*([head] if head else []), "\n".join(write_markdown_table(table))]) if rows else ""
