@@ -6,7 +6,7 @@ The rollout is the one of ``collect``; only the agent and the split differ.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from fireact.rollout.agents import (
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing_episodes, tool_fingerprints
-from fireact.rollout.episodes import Episode, run_episode
-from fireact.rollout.estimate import estimate_episodes
+from fireact.rollout.episodes import Episode
+from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.tasks.order import order_examples
-from fireact.types import Call, Completion, Task, Usage
+from fireact.types import Task, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,29 +135,11 @@ def _build_episodes(task: Task, config: EvalConfig, model: Model, tools: Any) ->
     return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
 
 
-class _PromptSeenError(Exception):
-    """Ends an episode at its first prompt, once the prompt is recorded."""
-
-
-@dataclass
-class _PromptRecorder:
-    """An LM that records its first prompt and does not answer."""
-
-    name: str = "prompt"
-    text: str = ""
-
-    def complete(self, call: Call) -> Completion:
-        self.text = "\n".join(message.content for message in call.messages)
-        raise _PromptSeenError
-
-
 def _count_shots(episode: Episode) -> int:
     """How many examples of the method are in the first prompt of an episode."""
     method_examples = getattr(episode.agent.method, "examples", ())
-    prompt = _PromptRecorder()
-    if method_examples:
-        run_episode(replace(episode, agent=replace(episode.agent, lm=prompt)))
-    return sum(question in prompt.text for question, _ in method_examples)
+    messages = [message for call in probe_prompts(episode)[:1] for message in call.messages] if method_examples else []
+    return sum(any(question in message.content for message in messages) for question, _ in method_examples)
 
 
 def _label_agent(model: Model, config: EvalConfig, shots: int) -> str:

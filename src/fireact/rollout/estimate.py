@@ -5,9 +5,9 @@ Prompt lengths are measured on the first questions; the number of steps of an ep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
+from itertools import groupby
 
 from fireact.base.cost import CostEstimate
 from fireact.models.limits import count_prompt_chars
@@ -27,14 +27,14 @@ SINGLE_STEP_METHODS = ("io", "cot")
 
 @dataclass
 class PromptProbe:
-    """An LM that notes the length of its prompt and ends the episode."""
+    """An LM that notes its first call and does not answer: the episode ends there, and nothing is scored."""
 
     name: str = "probe"
-    prompt_chars: list[int] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
     def complete(self, call: Call) -> Completion:
-        self.prompt_chars.append(count_prompt_chars(call.messages, call.tools))
-        return Completion("Action: finish[ x]", Usage(), "stop", 0.0)
+        self.calls.append(call)
+        raise RuntimeError("the first prompt is known")
 
 
 def estimate_episodes(episodes: Sequence[Episode], *, price: TokenPrice | None, model: str = "") -> CostEstimate:
@@ -74,22 +74,17 @@ def _count_tokens(usage: Usage) -> dict[str, int]:
 
 def _estimate_group(episodes: Sequence[Episode]) -> Usage:
     """The usage of all episodes of one task and method, estimated from the prompts of the first three."""
-    first_prompt_tokens = _mean_prompt_tokens(islice(episodes, 3))
-    steps_per_episode = (
-        1
-        if episodes[0].agent.method.name in SINGLE_STEP_METHODS
-        else min(STEPS_PER_EPISODE, episodes[0].agent.limits.max_steps)
-    )
-    read = sum(
-        first_prompt_tokens + turn * (COMPLETION_TOKENS + OBSERVATION_TOKENS) for turn in range(steps_per_episode)
-    )
-    count = len(episodes)
-    return Usage(count * steps_per_episode, count * read, 0, count * steps_per_episode * COMPLETION_TOKENS)
+    calls = [call for episode in episodes[:3] for call in probe_prompts(episode)]
+    prompt_chars = sum(count_prompt_chars(call.messages, call.tools) for call in calls)
+    first_prompt_tokens = round(prompt_chars / max(1, len(calls)) / CHARS_PER_TOKEN)
+    agent, count = episodes[0].agent, len(episodes)
+    steps = 1 if agent.method.name in SINGLE_STEP_METHODS else min(STEPS_PER_EPISODE, agent.limits.max_steps)
+    read = sum(first_prompt_tokens + step * (COMPLETION_TOKENS + OBSERVATION_TOKENS) for step in range(steps))
+    return Usage(count * steps, count * read, 0, count * steps * COMPLETION_TOKENS)
 
 
-def _mean_prompt_tokens(episodes: Iterable[Episode]) -> int:
-    """The mean number of tokens of the first prompt."""
+def probe_prompts(episode: Episode) -> list[Call]:
+    """The first call of an episode, with its prompt, without making it."""
     probe = PromptProbe()
-    for episode in episodes:
-        run_episode(replace(episode, agent=replace(episode.agent, lm=probe)))
-    return round(sum(probe.prompt_chars) / max(1, len(probe.prompt_chars)) / CHARS_PER_TOKEN)
+    run_episode(replace(episode, agent=replace(episode.agent, lm=probe)))
+    return probe.calls
