@@ -197,7 +197,7 @@ def _estimate_training_stage(stage: Stage, root: Path, rates: Rates) -> CostEsti
     seconds: dict[str, float | None] = {activity: None}
     if stage.verb == "train":
         (mixture,) = stage.dependencies
-        count = estimate_trajectories(mixture, root, rates.study.right)
+        count = estimate_trajectories(mixture, rates.study.right)
         examples = None if count is None else count * stage.epochs
         seconds = {activity: rates.estimate_seconds(stage, tokens=tokens, examples=examples)}
         dollars = _price_machine(stage, seconds, rates)
@@ -235,7 +235,7 @@ def estimate_training_tokens(stage: Stage, root: Path, shares: Mapping[str, floa
     if mixture.is_complete(root):
         mixed_trajectories = list(read_trajectories(mixture.path(root)))
         return stage.epochs * sum(map(_count_tokens, mixed_trajectories))
-    count, tokens_each = estimate_trajectories(mixture, root, shares), ASSUMED_TOKENS
+    count, tokens_each = estimate_trajectories(mixture, shares), ASSUMED_TOKENS
     source_files = [source for source in mixture.sources if isinstance(source, str) and Path(source).is_file()]
     if source_files:
         file_trajectories = [trajectory for file in source_files for trajectory in read_any(Path(file))]
@@ -243,58 +243,51 @@ def estimate_training_tokens(stage: Stage, root: Path, shares: Mapping[str, floa
     return None if count is None else stage.epochs * count * tokens_each
 
 
-def estimate_trajectories(mixture: Stage, root: Path, shares: Mapping[str, float]) -> int | None:
-    """How many trajectories a mixture has, or will have; None if a file is missing or a teacher's share is not known.
-
-    ``shares`` are the shares of a hosted teacher's episodes that are right, by "task/method".
-    """
+def estimate_trajectories(mixture: Stage, shares: Mapping[str, float]) -> int | None:
+    """How many trajectories a mixture has, or will have; None if that is not known."""
     if n := mixture.values.get("n"):
         return int(n)
     if take := mixture.values.get("take"):
         return int(sum(take.values()))
-    total = 0.0
-    for source in mixture.sources:
-        if isinstance(source, Stage):
-            right_counts = list(estimate_right(source, shares).values())
-            if any(count is None for count in right_counts):
-                return None
-            total += sum(count for count in right_counts if count is not None)
-        elif Path(source).is_file():
-            total += sum(1 for _ in read_any(Path(source)))
-        else:
-            return None
-    return round(total)
+    total = _sum_if_known(estimate_right(mixture, shares))
+    return None if total is None else round(total)
 
 
-def estimate_right(collection: Stage, shares: Mapping[str, float]) -> dict[str, float | None]:
-    """How many episodes of a collection will be right, by "task/method"; None if nobody has measured its teacher."""
-    scripted = collection.model.startswith("scripted:")
+def estimate_right(mixture: Stage, shares: Mapping[str, float]) -> dict[str, float | None]:
+    """How many trajectories of a mixture's sources will be right, by "task/method" and by file.
+
+    ``shares`` are the shares of a hosted teacher's episodes that are right, by "task/method". None means that nobody
+    has measured the teacher, or that a file is missing.
+    """
     right_counts: dict[str, float | None] = {}
-    for task, method, count in question_groups(collection.config(Path())):
-        name = f"{task}/{method}"
-        share = ASSUMED_RIGHT_SHARE if scripted else shares.get(name)
-        right_counts[name] = None if share is None else share * count
+    for source in mixture.sources:
+        if isinstance(source, str):
+            right_counts[source] = sum(1 for _ in read_any(Path(source))) if Path(source).is_file() else None
+            continue
+        for task, method, count in question_groups(source.config(Path())):
+            name = f"{task}/{method}"
+            share = ASSUMED_RIGHT_SHARE if source.model.startswith("scripted:") else shares.get(name)
+            earlier_count = right_counts.get(name, 0.0)
+            right_counts[name] = None if share is None or earlier_count is None else earlier_count + share * count
     return right_counts
+
+
+def _sum_if_known(counts: Mapping[str, float | None]) -> float | None:
+    known_counts = [count for count in counts.values() if count is not None]
+    return sum(known_counts) if len(known_counts) == len(counts) else None
 
 
 def describe_shortages(mixture: Stage, root: Path, shares: Mapping[str, float]) -> list[str]:
     """Describe what a mixture is expected to lack: where it takes more than its collections will have right."""
     if mixture.is_complete(root) or len(mixture.dependencies) < len(mixture.sources):
         return []
-    expected_counts: dict[str, float | None] = {}
-    for collection in mixture.dependencies:
-        for name, count in estimate_right(collection, shares).items():
-            earlier_count = expected_counts.get(name, 0.0)
-            expected_counts[name] = None if count is None or earlier_count is None else earlier_count + count
-    selected_counts = dict(mixture.values.get("take", {}))
+    right_counts, taken_counts = estimate_right(mixture, shares), mixture.values.get("take", {})
     if total := mixture.values.get("n"):
-        counts = [count for count in expected_counts.values() if count is not None]
-        all_known = len(counts) == len(expected_counts)
-        selected_counts, expected_counts = {"all": total}, {"all": sum(counts) if all_known else None}
+        right_counts, taken_counts = {"all": _sum_if_known(right_counts)}, {"all": total}
     return [
-        f"{name}: {selected_count:,} are wanted, and about {expected_count:,.0f} will be right"
-        for name, selected_count in selected_counts.items()
-        if (expected_count := expected_counts.get(name)) is not None and expected_count < selected_count
+        f"{name}: {count:,} are wanted, and about {right_count:,.0f} will be right"
+        for name, count in taken_counts.items()
+        if (right_count := right_counts.get(name)) is not None and right_count < count
     ]
 
 
