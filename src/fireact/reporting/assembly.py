@@ -112,12 +112,9 @@ def assemble_report(
             f"none of {', '.join(str(run.path) for run in runs)} holds episodes. Give a directory of 'fireact eval', "
             "or one of collect, record or mix, or a file of episodes."
         )
-    episodes = {run.path: run.read_episodes() for run in eval_runs}
-    _require_comparable([run for run in eval_runs if run.verb in ("eval", FILE) and not run.study], episodes)
-    evaluations = sorted(
-        _group_by_agent(eval_runs, [run for run in runs if run.verb == "train"], episodes),
-        key=lambda evaluation: bool(evaluation.agent.noise),
-    )
+    _require_comparable([run for run in eval_runs if run.is_evaluation and not run.study])
+    training_runs, measured_paths = [run for run in runs if run.verb == "train"], {run.path for run in eval_runs}
+    evaluations = sorted(_group_by_agent(eval_runs, training_runs), key=lambda evaluation: bool(evaluation.agent.noise))
     names, results = short_labels([run.path for run in runs]), _results_by_task(evaluations)
     names |= {run.path: f"{run.verb}: {run.cell}" for run in runs if run.cell}
     against = _find_baselines(evaluations, results)
@@ -133,9 +130,7 @@ def assemble_report(
         robustness=_comparisons_by_agent([change for change in changes if change.by_noise]),
         unlike=list(dict.fromkeys(difference for change in changes for difference in change.unlike)),
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
-        training={
-            names[run.path]: list(jsonl.read_objects(run.path / "log.jsonl")) for run in runs if run.verb == "train"
-        },
+        training={names[run.path]: list(jsonl.read_objects(run.path / "log.jsonl")) for run in training_runs},
         mixtures=_mixtures(runs, names),
         timings={names[run.path]: run.manifest["seconds"] for run in runs if run.verb != FILE},
         peak_memory_gb=peak_memory_gb,
@@ -153,10 +148,10 @@ def assemble_report(
             ),
             *(
                 EpisodeSource(
-                    f"{names[run.path]}: {run.manifest.get('teacher') or 'recorded'}", run.read_episodes(), [run.path]
+                    f"{names[run.path]}: {run.manifest.get('teacher') or 'recorded'}", run.trajectories, [run.path]
                 )
                 for run in runs
-                if run.verb in GATHERED and run.path not in episodes
+                if run.verb in GATHERED and run.path not in measured_paths
             ),
         ],
     )
@@ -165,34 +160,20 @@ def assemble_report(
 def select_comparable(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
     """The runs without the evaluations that are not comparable with the earlier ones."""
     accepted_runs: list[ReportedRun] = []
-    episodes: dict[Path, Sequence[Trajectory]] = {}
     for run in runs:
-        if run.verb not in ("eval", FILE):
-            accepted_runs.append(run)
-            continue
-        episodes[run.path] = run.read_episodes()
+        earlier_runs = [accepted for accepted in accepted_runs if accepted.is_evaluation and not accepted.study]
         try:
-            _require_comparable(
-                [
-                    *(
-                        accepted_run
-                        for accepted_run in accepted_runs
-                        if accepted_run.verb in ("eval", FILE) and not accepted_run.study
-                    ),
-                    run,
-                ],
-                episodes,
-            )
+            _require_comparable([*earlier_runs, run] if run.is_evaluation else [])
         except ConfigError:
             continue
         accepted_runs.append(run)
     return accepted_runs
 
 
-def _require_comparable(eval_runs: Sequence[ReportedRun], episodes: Mapping[Path, Sequence[Trajectory]]) -> None:
+def _require_comparable(eval_runs: Sequence[ReportedRun]) -> None:
     """Raise ConfigError where conditions differ; only noise may differ, because a report measures its effect."""
     conditions_by_path = {
-        run.path: conditions_of(relative_path(run.path), episodes[run.path], config=run.config, manifest=run.manifest)
+        run.path: conditions_of(relative_path(run.path), run.trajectories, config=run.config, manifest=run.manifest)
         for run in eval_runs
     }
     require_comparable(
@@ -203,9 +184,7 @@ def _require_comparable(eval_runs: Sequence[ReportedRun], episodes: Mapping[Path
 
 
 def _group_by_agent(
-    eval_runs: Sequence[ReportedRun],
-    training_runs: Sequence[ReportedRun],
-    episodes: Mapping[Path, Sequence[Trajectory]],
+    eval_runs: Sequence[ReportedRun], training_runs: Sequence[ReportedRun]
 ) -> Iterator[AgentEvaluation]:
     """The agents in the order of their first runs; an agent has all runs under the same noise, each on other tasks."""
     groups = _group_runs(eval_runs)
@@ -227,7 +206,7 @@ def _group_by_agent(
             trajectories=size,
             line=run.line if run.cell else student,
         )
-        yield AgentEvaluation(agent, tuple(group), tuple(episode for run in group for episode in episodes[run.path]))
+        yield AgentEvaluation(agent, tuple(group), tuple(episode for run in group for episode in run.trajectories))
 
 
 def _group_runs(eval_runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:

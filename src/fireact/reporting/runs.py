@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class GatheredEpisodes:
     trajectories: Sequence[Trajectory]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReportedRun:
     """A complete run directory: its path, settings and manifest.
 
@@ -66,10 +67,15 @@ class ReportedRun:
         return str(self.config["verb"])
 
     @property
+    def is_evaluation(self) -> bool:
+        """Whether its results were measured for comparison: an evaluation, or a file of episodes."""
+        return self.verb in ("eval", FILE)
+
+    @property
     def noise(self) -> str:
         """The noise of the tools: as typed for an evaluation, as seen in the episodes of a file, or empty."""
         if self.verb == FILE:
-            return ", ".join(sorted(noise_kinds(self.read_episodes())))
+            return ", ".join(sorted(noise_kinds(self.trajectories)))
         specs = [spec.partition(":")[2] for spec in self.config.get("tools", ()) if spec.startswith(NOISE)]
         return "; ".join(dict.fromkeys(spec.partition(":")[0] for spec in specs))
 
@@ -88,7 +94,7 @@ class ReportedRun:
         """The tasks that were measured."""
         return list(self.episodes.results if self.episodes else self.manifest["results"])
 
-    @property
+    @cached_property
     def results(self) -> Mapping[str, Summary]:
         """Task -> its summary."""
         return self.episodes.results if self.episodes else read_summaries(self.manifest)
@@ -98,8 +104,9 @@ class ReportedRun:
         """The counts of its episodes by "task/method"."""
         return read_counts(self.manifest)
 
-    def read_episodes(self) -> Sequence[Trajectory]:
-        """The episodes of the run."""
+    @cached_property
+    def trajectories(self) -> Sequence[Trajectory]:
+        """The episodes of the run, which are read once."""
         return self.episodes.trajectories if self.episodes else list(read_trajectories(self.path))
 
 
@@ -120,7 +127,7 @@ def select_measured_runs(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
 
     Without these either, they are the mixes.
     """
-    evaluations = [run for run in runs if run.verb in ("eval", FILE)]
+    evaluations = [run for run in runs if run.is_evaluation]
     gathered = [run for run in runs if run.verb in GATHERED] or [run for run in runs if run.verb == "mix"]
     return evaluations or [replace(run, episodes=describe_episodes(run.path)) for run in gathered]
 
