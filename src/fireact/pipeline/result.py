@@ -24,6 +24,8 @@ from fireact.types import Trajectory, Usage
 
 REPORT = "report.json"
 STUDY_ROWS = "results.jsonl"
+STYLE = ".fireact small { display: block; opacity: 0.7 } .fireact .left { text-align: left }"
+"""How tables look in a notebook, where the style of the report's page is absent; they are legible without it."""
 
 
 class Run:
@@ -189,11 +191,13 @@ def tabulate_facts(values: Mapping[str, Any]) -> Table:
 
 def write_page(heading: str, parts: Sequence[Any]) -> str:
     """HTML for a notebook: a heading, then tables, and objects that have a form of their own. Text is escaped."""
-    pieces = [f"<p><code>{escape(heading)}</code></p>"]
+    pieces = [f"<style>{STYLE}</style>", f"<p><code>{escape(heading)}</code></p>"]
     for part in parts:
-        pieces.append(write_html_table(part) if isinstance(part, Table) else part._repr_html_())
+        pieces.append(
+            write_html_table(part).replace("<small", " <small") if isinstance(part, Table) else part._repr_html_()
+        )
         pieces += [f"<p>{escape(note)}</p>" for note in (part.notes if isinstance(part, Table) else ())]
-    return "\n".join(pieces)
+    return "\n".join(['<div class="fireact">', *pieces, "</div>"])
 
 
 class Result:
