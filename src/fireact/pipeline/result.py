@@ -19,7 +19,7 @@ from fireact.base.run_directory import MANIFEST, TRAJECTORIES, read_config, read
 from fireact.errors import DataError
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
-from fireact.reporting.table import Table, TableCell, write_html_table
+from fireact.reporting.table import Row, Table, TableCell, write_html_table
 from fireact.reporting.wording import interval, percent
 from fireact.types import Trajectory, Usage
 
@@ -188,7 +188,7 @@ def list_run_tables(run: Run) -> list[Table]:
 
 def tabulate_rounds(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """The exact match of each round of ``improve``, over all tasks and by task."""
-    rows = [
+    rows: list[Row] = [
         [str(number), percent(entry["em"]),
          *(TableCell(percent(task["em"]), [interval(task["em_interval"], 0)]) for task in entry["tasks"].values())]
         for number, entry in enumerate(rounds)
