@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import fireact
 from fakes import trajectory
 from fireact.base.progress import SILENT
+from fireact.cli import app
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary
 from fireact.terminal import notebook
 from fireact.terminal.screen import TerminalProgress
 
 ROOT = Path(__file__).parents[1]
+COMMAND = get_command(app)
 NOISE = "noise:none=0.5:search"
 
 
@@ -321,3 +324,33 @@ def test_the_page_of_runs_is_served_in_the_background(home: Path) -> None:
 
     with fireact.view(expert(), port=0) as server:
         assert "geo-hop" in httpx2.get(server.url).text
+
+
+OLD = sorted(path.parent for path in (ROOT / "tests" / "old_runs").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: str(path.relative_to(ROOT / "tests" / "old_runs")))
+def test_a_run_of_any_verb_and_version_has_a_short_text_and_a_table(path: Path) -> None:
+    run = fireact.Run(path)
+    page = Texts(run._repr_html_())
+    assert run.is_complete and "table" in page.tags and len(repr(run)) < 400
+    assert run.verb in repr(run) and all(task in page.text for task in run.results)
+    assert all(getattr(run, name) is not None for name in ("settings", "trajectories", "stages", "tables"))
+
+
+def test_the_command_line_prints_what_python_returns(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, noisy = expert(), expert("runs/noisy", tools=NOISE)
+    for command, result in (
+        ("eval scripted:expert -t geo-hop -n 4 -o runs/expert", run),
+        ("compare runs/expert runs/noisy --allow noise", fireact.compare(run, noisy, allow="noise")),
+        ("doctor runs/expert", fireact.doctor(run)),
+        ("score runs/expert --task geo-hop", fireact.score(run, task="geo-hop")),
+        ("convert runs/expert --to messages -o a.jsonl --force", fireact.convert(run, "a.jsonl", to="messages")),
+        ("validate geo-yesno", fireact.validate("geo-yesno")),
+        ("show runs/expert -n 1", fireact.show(run, n=1)),
+        ("eval scripted:expert -t geo-hop -n 4 -o runs/new --dry-run", expert("runs/new", dry_run=True)),
+    ):
+        capsys.readouterr()
+        COMMAND.main([*command.split(), "--json"], prog_name="fireact", standalone_mode=False)
+        expected = json.loads(json.dumps(result.to_dict()))
+        assert json.loads(capsys.readouterr().out) == (expected[0] if isinstance(expected, list) else expected), command

@@ -21,6 +21,7 @@ from fireact.evaluation.summary import summarise_trajectories
 from fireact.rollout.agents import (
     AGENT,
     DATA,
+    DefaultTools,
     EpisodeSettings,
     Model,
     absolute_task_specs,
@@ -59,9 +60,10 @@ class EvalConfig(EpisodeSettings):
     """Episodes at a time; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
-        tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
-        tools, _ = choose_defaults(tasks, [self.method], tools=self.tools, model=str(self.agent))
-        replace_fields(self, tools=tools)
+        if isinstance(self.tools, DefaultTools):
+            tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
+            tools, _ = choose_defaults(tasks, [self.method], model=str(self.agent))
+            replace_fields(self, tools=tools)
         check_settings(self, "eval")
 
 

@@ -13,7 +13,7 @@ none of its tries succeeds; the manifest names the best round. Every stage is a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from fireact.data.filters import has_full_score
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
+from fireact.evaluation.statistics import Estimate
+from fireact.evaluation.summary import read_summaries
 from fireact.rollout.agents import AGENT, SEARCH, choose_defaults, load_task, require_tuned_directory
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
@@ -67,6 +69,24 @@ class ImproveConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ImprovementRound:
+    """A round: the student's results by task, and what it was trained on by "task/method" (None for the first run)."""
+
+    results: Mapping[str, Estimate]
+    counts: Mapping[str, Any] | None = None
+
+    @property
+    def em(self) -> float:
+        """The mean of the tasks' exact match."""
+        return sum(result.mean for result in self.results.values()) / len(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        tasks = {name: {"em": em.mean, "em_interval": em.interval} for name, em in self.results.items()}
+        return {"em": self.em, "tasks": tasks, **({} if self.counts is None else {"counts": self.counts})}
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What the rounds need: the first run, how it was trained, the tools, and the first question."""
 
@@ -89,14 +109,14 @@ def improve(config: ImproveConfig, out: Path, *, force: bool = False, progress: 
         if run.complete:
             return run.manifest
         rounds, stopped = _run_rounds(plan, out, progress)
-        best = max(range(len(rounds)), key=lambda index: float(rounds[index]["em"]))
-        scores = ", ".join(f"{round_result['em']:.0%}" for round_result in rounds)
+        best = max(range(len(rounds)), key=lambda index: rounds[index].em)
+        scores = ", ".join(f"{entry.em:.0%}" for entry in rounds)
         progress.say(f"improve: {stopped}. EM by round {scores}; the best is round {best}")
         agent = str(plan.first) if best == 0 else str((out / f"round-{best}" / "train").absolute())
-        return run.finish(rounds=rounds, best=best, agent=agent, stopped=stopped)
+        return run.finish(rounds=[entry.to_dict() for entry in rounds], best=best, agent=agent, stopped=stopped)
 
 
-def _run_rounds(plan: _Plan, out: Path, progress: Progress) -> tuple[list[dict[str, Any]], str]:
+def _run_rounds(plan: _Plan, out: Path, progress: Progress) -> tuple[list[ImprovementRound], str]:
     """The results of each round, and why the rounds stopped."""
     rounds = [_evaluate_student(plan, plan.first, out / "round-0", progress)]
     data, student = [plan.trained.data], plan.first
@@ -117,8 +137,9 @@ def _run_rounds(plan: _Plan, out: Path, progress: Progress) -> tuple[list[dict[s
             shutil.copyfile(held_out, round_directory / "mix" / HELD_OUT)
         train(replace(plan.trained, data=str(round_directory / "mix")), round_directory / "train", progress=progress)
         student = round_directory / "train"
-        rounds.append(_evaluate_student(plan, student, round_directory, progress) | {"counts": mix_manifest["counts"]})
-        if rounds[-1]["em"] <= max(round_result["em"] for round_result in rounds[:-1]):
+        measured = _evaluate_student(plan, student, round_directory, progress)
+        rounds.append(replace(measured, counts=mix_manifest["counts"]))
+        if rounds[-1].em <= max(entry.em for entry in rounds[:-1]):
             return rounds, f"round {number} gained nothing"
     return rounds, f"all {plan.config.rounds} rounds are done"
 
@@ -154,7 +175,7 @@ def _make_plan(config: ImproveConfig) -> _Plan:
     _require_correct_data(Path(as_before.data))
     tools = config.tools
     if tools is None:  # a run that names no tool of its own was trained with the default, which fits our tasks alone
-        run_tools = None if tuple(as_before.tools) == (SEARCH,) else as_before.tools
+        run_tools = SEARCH if as_before.tools == SEARCH else as_before.tools
         tools, _ = choose_defaults(config.tasks, tools=run_tools, model=str(first_directory))
     trained = replace(as_before, recipe=config.recipe or as_before.recipe, tools=tools)
     return _Plan(config, first_directory, trained, tools, _find_start(config, Path(as_before.data)))
@@ -251,8 +272,8 @@ def _collect_try(
     return str((round_directory / f"collect-{try_index}").absolute())
 
 
-def _evaluate_student(plan: _Plan, student: Path, round_directory: Path, progress: Progress) -> dict[str, Any]:
-    """EM over all dev questions, and by task with intervals."""
+def _evaluate_student(plan: _Plan, student: Path, round_directory: Path, progress: Progress) -> ImprovementRound:
+    """The student's exact match on the dev questions of each task."""
     config = plan.config
     settings = EvalConfig(
         agent=str(student),
@@ -262,9 +283,8 @@ def _evaluate_student(plan: _Plan, student: Path, round_directory: Path, progres
         split="dev",
         workers=config.workers,
     )
-    results = evaluate(settings, round_directory / "eval", progress=progress)["results"]
-    by_task = {name: {"em": result["em"], "em_interval": result["em_interval"]} for name, result in results.items()}
-    return {"em": sum(result["em"] for result in by_task.values()) / len(by_task), "tasks": by_task}
+    summaries = read_summaries(evaluate(settings, round_directory / "eval", progress=progress))
+    return ImprovementRound({task: summary.em for task, summary in summaries.items()})
 
 
 IMPROVE = Verb(

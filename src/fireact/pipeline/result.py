@@ -19,11 +19,14 @@ from fireact.base.run_directory import MANIFEST, TRAJECTORIES, read_config, read
 from fireact.errors import DataError
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
-from fireact.reporting.table import Table, write_html_table
+from fireact.reporting.table import Row, Table, TableCell, write_html_table
+from fireact.reporting.wording import interval, percent
 from fireact.types import Trajectory, Usage
 
 REPORT = "report.json"
 STUDY_ROWS = "results.jsonl"
+STYLE = ".fireact small { display: block; opacity: 0.7 } .fireact .left { text-align: left }"
+"""How tables look in a notebook, where the style of the report's page is absent; they are legible without it."""
 
 
 class Run:
@@ -150,9 +153,14 @@ class Run:
         if not self.is_complete:
             yield "not complete"
             return
+        manifest = self.manifest
         yield from (f"{task} EM {summary.em:.1%}, n {summary.n}" for task, summary in self.results.items())
-        if not self.results and "counts" in self.manifest:
-            total, correct = (sum(count[key] for count in self.manifest["counts"].values()) for key in ("n", "correct"))
+        if "rounds" in manifest:
+            yield f"EM by round {', '.join(format(entry['em'], '.0%') for entry in manifest['rounds'])}"
+        elif "final_loss" in manifest:
+            yield f"loss {manifest['final_loss']:.3g} after {manifest['steps']} steps"
+        elif "counts" in manifest:
+            total, correct = (sum(count[key] for count in manifest["counts"].values()) for key in ("n", "correct"))
             yield f"{total} trajectories, {correct} right"
 
     def _repr_html_(self) -> str:
@@ -174,7 +182,18 @@ def list_run_tables(run: Run) -> list[Table]:
         return list_evaluation_tables(run.results)[::-1]
     if "counts" in run.manifest:
         return [tabulate_counts(run.manifest["counts"])]
-    return [tabulate_facts(run.manifest)]
+    facts = tabulate_facts(run.manifest)
+    return [*([tabulate_rounds(run.manifest["rounds"])] if "rounds" in run.manifest else []), facts]
+
+
+def tabulate_rounds(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """The exact match of each round of ``improve``, over all tasks and by task."""
+    rows: list[Row] = [
+        [str(number), percent(entry["em"]),
+         *(TableCell(percent(task["em"]), [interval(task["em_interval"], 0)]) for task in entry["tasks"].values())]
+        for number, entry in enumerate(rounds)
+    ]  # fmt: skip
+    return Table("", ["round", "EM", *(rounds[0]["tasks"] if rounds else ())], rows)
 
 
 def tabulate_facts(values: Mapping[str, Any]) -> Table:
@@ -189,11 +208,13 @@ def tabulate_facts(values: Mapping[str, Any]) -> Table:
 
 def write_page(heading: str, parts: Sequence[Any]) -> str:
     """HTML for a notebook: a heading, then tables, and objects that have a form of their own. Text is escaped."""
-    pieces = [f"<p><code>{escape(heading)}</code></p>"]
+    pieces = [f"<style>{STYLE}</style>", f"<p><code>{escape(heading)}</code></p>"]
     for part in parts:
-        pieces.append(write_html_table(part) if isinstance(part, Table) else part._repr_html_())
+        pieces.append(
+            write_html_table(part).replace("<small", " <small") if isinstance(part, Table) else part._repr_html_()
+        )
         pieces += [f"<p>{escape(note)}</p>" for note in (part.notes if isinstance(part, Table) else ())]
-    return "\n".join(pieces)
+    return "\n".join(['<div class="fireact">', *pieces, "</div>"])
 
 
 class Result:

@@ -39,8 +39,18 @@ AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
 TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
 _PATH_STARTS = ("runs/", "./", "../", "/", "~")
 """Beginnings of paths; such a name is never looked up on the hub."""
-SEARCH, SCRIPT = "search", "scripted:expert"
-"""The tool and the teacher of the tasks of the embedded world."""
+
+
+class DefaultTools(tuple[str, ...]):
+    """Tools that nobody chose; it tells them from the same ones where these are given."""
+
+
+class DefaultTeacher(str):
+    """A teacher that nobody chose."""
+
+
+SEARCH, SCRIPT = DefaultTools(("search",)), DefaultTeacher("scripted:expert")
+"""The tools and the teacher for the tasks of the embedded world, and for no others."""
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
 RENDERER_HELP = (
     "react, tool_calls (native, by the student's chat template), recorded (what a recorded agent sends) or alpaca."
@@ -75,7 +85,7 @@ class CallSettings:
 class EpisodeSettings(CallSettings):
     """Settings of how episodes run."""
 
-    tools: Sequence[str] = setting(None, flags=("--tool",), panel=AGENT)
+    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT)
     """Tool, by name or module:attribute; repeatable. Default: search, for tasks of the embedded world."""
     split: str = setting("train", panel=DATA)
     """Split of the tasks."""
@@ -469,8 +479,8 @@ def choose_defaults(
     tasks: Sequence[str],
     methods: Sequence[str] = ("react",),
     *,
-    tools: Sequence[str] | None,
-    teacher: str | None = SCRIPT,
+    tools: Sequence[str] = SEARCH,
+    teacher: str = "",
     model: str = "",
 ) -> tuple[Sequence[str], str]:
     """The tools and the teacher for some tasks: those that are given, else the ones of the embedded world.
@@ -479,21 +489,19 @@ def choose_defaults(
     ``methods`` without any, nor for a student (``model``) that makes native calls of the tools of its training. Raises
     ConfigError that names the options to give.
     """
-    if tools is not None and teacher is not None:
-        return tools, teacher
-    foreign_task = next(filter(_is_foreign, tasks), None)
-    if foreign_task is None:
-        return (SEARCH,) if tools is None else tools, teacher or SCRIPT
-    if tools is None:
-        tools = () if set(methods) <= set(prompts.TOOLLESS_METHODS) else _native_tools(model)
-    options = {"teacher": "--teacher (openai:MODEL, say)"} if teacher is None else {}
-    options |= {"tool": "--tool (wikipedia or module:attribute, say)"} if tools is None else {}
-    if teacher is None or tools is None:
+    needs_tools, needs_teacher = isinstance(tools, DefaultTools), isinstance(teacher, DefaultTeacher)
+    foreign_task = next(filter(_is_foreign, tasks), None) if needs_tools or needs_teacher else None
+    if foreign_task is not None and needs_tools:
+        native_tools = () if set(methods) <= set(prompts.TOOLLESS_METHODS) else _native_tools(model)
+        tools, needs_tools = native_tools or (), native_tools is None
+    if foreign_task is not None and (needs_tools or needs_teacher):
+        options = {"teacher": "--teacher (openai:MODEL, say)"} if needs_teacher else {}
+        options |= {"tool": "--tool (wikipedia or module:attribute, say)"} if needs_tools else {}
         raise ConfigError(
             f"{foreign_task} is not a task of the embedded world, so it has no default {' and '.join(options)}: give "
             f"{' and '.join(options.values())}."
         )
-    return tools, teacher
+    return tuple(tools), str(teacher)
 
 
 def _is_foreign(spec: str) -> bool:
@@ -527,7 +535,7 @@ def equip_model(model: Model, task: str, tools: Sequence[str] | None, *, other_t
     ConfigError where a student would have other tools than its training had, unless ``other_tools`` allows it.
     """
     if not tools and (not model.tuned or model.training is None):
-        tools, _ = choose_defaults([task], tools=model.tools or None)
+        tools, _ = choose_defaults([task], tools=model.tools or SEARCH)
     equipped = equip_student(model, tools or (), other_tools=other_tools)
     return build_agent(model, load_task(task), method="react", tools=equipped)
 

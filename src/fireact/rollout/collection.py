@@ -25,7 +25,10 @@ from fireact.errors import ConfigError, DataError, ProviderError
 from fireact.rollout.agents import (
     AGENT,
     DATA,
+    SCRIPT,
     TASK_SPEC,
+    DefaultTeacher,
+    DefaultTools,
     EpisodeSettings,
     absolute_task_spec,
     choose_defaults,
@@ -69,9 +72,9 @@ class CollectConfig(EpisodeSettings):
 
     plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
     """Number of questions by "task/method"."""
-    teacher: str = setting(None, panel=AGENT)
-    """openai:MODEL[@BASE_URL], hf:NAME, replay:DIR, a run directory or module:attribute. Default: scripted:expert, for
-    tasks of the embedded world.
+    teacher: str = setting(SCRIPT, panel=AGENT)
+    """openai:MODEL[@BASE_URL], scripted:expert (for tasks of the embedded world), hf:NAME, replay:DIR, a run directory
+    or module:attribute.
     """
     start: int = setting(0, panel=DATA, low=0)
     """The first question of the split that is taken."""
@@ -83,9 +86,11 @@ class CollectConfig(EpisodeSettings):
     def __post_init__(self) -> None:
         names = [name.rpartition("/") for name in self.plan] if isinstance(self.plan, Mapping) else []
         tasks, methods = ([name[index] for name in names] for index in (0, 2))
-        model = str(self.teacher or "")
-        tools, teacher = choose_defaults(tasks, methods, tools=self.tools, teacher=self.teacher, model=model)
-        replace_fields(self, tools=tools, teacher=teacher)
+        if isinstance(self.tools, DefaultTools) or isinstance(self.teacher, DefaultTeacher):
+            tools, teacher = choose_defaults(
+                tasks, methods, tools=self.tools, teacher=self.teacher, model=str(self.teacher)
+            )
+            replace_fields(self, tools=tools, teacher=teacher)
         check_settings(self, "collect")
         for name, count in self.plan.items():
             if count < 1:

@@ -39,7 +39,7 @@ class TaskValidation:
 def validate_task(task: Task, search: Callable[..., str] | None = None) -> TaskValidation:
     """Check every example of every split that the task has; ``search`` is by default that of the embedded world."""
     splits = _read_splits(task)
-    counts = {split: Counter(map(_kind_of, examples)) for split, examples in splits.items()}
+    counts = {split: dict(Counter(map(_kind_of, examples))) for split, examples in splits.items()}
     problems = [] if splits else [f"the task has no example in any of the splits {', '.join(SPLITS)}"]
     for split, examples in splits.items():
         for example in examples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -82,5 +83,7 @@ def is_notebook() -> bool:
 def choose_progress() -> Progress:
     """The progress for a person who looks on: a bar in a notebook or a terminal; elsewhere nothing is shown."""
     if is_notebook():
+        # a notebook without ipywidgets works; tqdm, which our libraries import, warns of it
+        warnings.filterwarnings("ignore", message="IProgress not found")
         return NotebookProgress()
     return TerminalProgress() if STDERR.is_terminal else SILENT
