@@ -1,16 +1,17 @@
 """What the recording proxy adds to a call: the same requests straight to an endpoint and through ``fireact record``.
 
-    python bench/record.py [CALLS] [CONCURRENCY]
+    python bench/record.py [CALLS] [CONCURRENCY] [VENV]
 
 The endpoint and the client are bare asyncio protocols in processes of their own, so the figures are the proxy's. Beside
-wall time stands the proxy's processor time a call, which other work on the machine disturbs less. Other recorders that
-are installed (llm-distillery, llm-intercept) run in the same way.
+wall time stands the proxy's processor time a call, which other work on the machine disturbs less. The other recorders
+that are installed in the virtual environment VENV (llm-distillery, llm-intercept) run in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+SECONDS = 20.0
+"""Within which a reply must end."""
 TEXT = "Thought: I know. Action: finish[Lima]"
 WHOLE = json.dumps({
     "id": "1", "object": "chat.completion", "model": "fake",
@@ -82,38 +85,34 @@ async def serve_endpoint() -> None:
 async def measure_calls(
     port: int, path: str, calls: int, concurrency: int, *, stream: bool
 ) -> tuple[list[float], float]:
-    """The seconds of each call, and the calls a second."""
-    left = iter(range(calls))
+    """The seconds of each call in order of length, and the calls a second."""
+    left, seconds = iter(range(calls)), list[float]()
 
-    async def work() -> list[float]:
+    async def work() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        seconds = []
         for number in left:
             messages = [{"role": "user", "content": "word " * 2000}, {"role": "user", "content": f"question {number}?"}]
             body = json.dumps({"model": "fake", "messages": messages, "stream": stream}).encode()
             head = (
                 f"POST {path.replace('EPISODE', str(number))} HTTP/1.1\r\nhost: localhost\r\n"
-                "authorization: Bearer none\r\n"
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+                f"authorization: Bearer none\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             started = time.perf_counter()
             writer.write(head.encode() + body)
-            await read_reply(reader)
+            await asyncio.wait_for(read_reply(reader), SECONDS)
             seconds.append(time.perf_counter() - started)
         writer.close()
-        return seconds
 
     started = time.perf_counter()
-    results = await asyncio.gather(*(work() for _ in range(concurrency)))
-    seconds = sorted(duration for durations in results for duration in durations)
-    return seconds, calls / (time.perf_counter() - started)
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return sorted(seconds), calls / (time.perf_counter() - started)
 
 
 async def read_reply(reader: asyncio.StreamReader) -> None:
     """Read one reply to its end; its status must be 200."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     if b" 200 " not in head.split(b"\r\n")[0]:
-        raise SystemExit(f"the reply is not a 200: {head!r}")
+        raise RuntimeError(f"answers {head.split(bytes([13]))[0].decode()}")
     if b"chunked" not in head:
         await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
         return
@@ -125,7 +124,7 @@ async def read_reply(reader: asyncio.StreamReader) -> None:
 @contextmanager
 def run_process(*command: str) -> Iterator[subprocess.Popen[str]]:
     """A child process while in the ``with`` statement."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         yield process
     finally:
@@ -133,39 +132,78 @@ def run_process(*command: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def print_row(name: str, kind: str, port: int, path: str, calls: int, concurrency: int, process: int | None) -> None:
-    """Measure one recorder, and print its row."""
+def print_rows(name: str, port: int, path: str, calls: int, concurrency: int, process: int | None = None) -> None:
+    """Measure one recorder, whole and streamed, and print a row for each."""
     for stream in (False, True):
         for at_a_time in (1, concurrency):
             asyncio.run(measure_calls(port, path, 50, at_a_time, stream=stream))
-            before = sum(psutil.Process(process).cpu_times()[:2]) if process else 0.0
+            before = read_processor_seconds(process)
             seconds, rate = asyncio.run(measure_calls(port, path, calls, at_a_time, stream=stream))
-            after = sum(psutil.Process(process).cpu_times()[:2]) if process else 0.0
             p50, p99 = statistics.median(seconds) * 1e3, seconds[int(len(seconds) * 0.99)] * 1e3
-            cpu = f"{(after - before) / calls * 1e3:6.2f} ms CPU a call" if process else ""
+            cpu = (read_processor_seconds(process) - before) / calls * 1e3
             print(
-                f"{name:<16} {'streamed' if stream else 'whole':<9} {at_a_time:>3} at a time   p50 {p50:7.2f} ms   "
-                f"p99 {p99:7.2f} ms   {rate:6.0f} calls/s {cpu}",
+                f"{name:<15} {'streamed' if stream else 'whole':<9} {at_a_time:>3} at a time   p50 {p50:7.2f} ms   "
+                f"p99 {p99:7.2f} ms   {rate:6.0f} calls/s   {cpu:5.2f} ms of the processor a call",
                 flush=True,
             )
 
 
-def main(calls: int, concurrency: int) -> None:
+def read_processor_seconds(process: int | None) -> float:
+    """Processor time of a process and its children so far."""
+    if process is None:
+        return 0.0
+    parent = psutil.Process(process)
+    return sum(sum(each.cpu_times()[:2]) for each in (parent, *parent.children(recursive=True)))
+
+
+def list_rivals(folder: Path, venv: Path, upstream: int, port: int) -> dict[str, list[str]]:
+    """The commands of other recorders that are installed, each on its port."""
+    url = f"http://127.0.0.1:{upstream}"
+    commands = {
+        "llm-distillery": [
+            "distillery", "serve", "--port", str(port), "--upstream-openai", url, "--db", str(folder / "distillery.db"),
+        ],
+        "llm-intercept": [
+            "llm-intercept", "serve", "--host", "127.0.0.1", "--port", str(port), "--admin-password", "none",
+            "--base-url", f"{url}/v1/chat/completions", "--database-url", f"sqlite:///{folder}/intercept.db",
+        ],
+    }  # fmt: skip
+    paths = {name: [str(venv / "bin" / command[0]), *command[1:]] for name, command in commands.items()}
+    return {name: command for name, command in paths.items() if Path(command[0]).exists()}
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until something listens on a port."""
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+def main(calls: int, concurrency: int, venv: Path | None = None, port: int = 8193) -> None:
+    """Print a row for the endpoint itself, for fireact, and for the other recorders of a virtual environment."""
     with tempfile.TemporaryDirectory() as folder, run_process(sys.executable, __file__, "endpoint") as endpoint:
         assert endpoint.stdout is not None
-        port = int(endpoint.stdout.readline())
-        print_row("direct", "", port, "/v1/chat/completions", calls, concurrency, None)
-        command = [sys.executable, "-m", "fireact", "record", "-u", f"http://127.0.0.1:{port}/v1", "--port", "0"]
-        with run_process(*command, "-o", str(Path(folder) / "run")) as proxy:
-            assert proxy.stderr is not None
-            url = proxy.stderr.readline().split(" at ")[1].split("/v1")[0]
-            path = "/e/EPISODE/v1/chat/completions"
-            print_row("fireact record", "", int(url.rpartition(":")[2]), path, calls, concurrency, proxy.pid)
+        upstream, path = int(endpoint.stdout.readline()), "/v1/chat/completions"
+        print_rows("direct", upstream, path, calls, concurrency)
+        command = [sys.executable, "-m", "fireact", "record", "-u", f"http://127.0.0.1:{upstream}/v1"]
+        commands = {"fireact record": [*command, "--port", str(port), "-o", str(Path(folder) / "run")]}
+        commands |= {} if venv is None else list_rivals(Path(folder), venv, upstream, port)
+        for name, command in commands.items():
+            with run_process(*command) as recorder:
+                wait_for_port(port)
+                episode = "/e/EPISODE" if name == "fireact record" else ""
+                try:
+                    print_rows(name, port, episode + path, calls, concurrency, recorder.pid)
+                except (RuntimeError, TimeoutError, OSError) as error:
+                    print(f"{name:<15} failed: {type(error).__name__} {error}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["endpoint"]:
         asyncio.run(serve_endpoint())
     else:
-        numbers = [int(argument) for argument in sys.argv[1:]]
-        main(*(numbers + [1000, 16][len(numbers) :]))
+        numbers = [int(argument) for argument in sys.argv[1:3]]
+        main(*(numbers + [1000, 16][len(numbers) :]), *map(Path, sys.argv[3:4]))

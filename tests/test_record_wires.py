@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import signal
+import threading
+import time
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,13 @@ from rich.console import Console
 
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import ConfigError
-from fireact.models.fake_endpoint import FakeEndpoint
+from fireact.models.fake_endpoint import FakeEndpoint, Fault
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, recorder
 from fireact.recording.scores import score
 from fireact.recording.trajectories import FINISHES, build_trajectory
+from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.terminal.recording_status import make_status_table
 from fireact.types import FINISH, Action, Trajectory, Usage
 from test_record import Proxy, unpriced
@@ -367,3 +371,74 @@ def test_the_status_shows_calls_tokens_cost_and_errors() -> None:
     assert (
         "not known (see --prices)" in text and "2 x 429" in text and "Why? Why?" in text and "not recorded" not in text
     )
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_half_a_stream_is_an_error_of_its_episode_alone(tmp_path: Path, path: str) -> None:
+    body = {"model": "fake", "input": QUESTION, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    with (
+        FakeEndpoint(lambda _: "It is a long answer in words.", faults=[Fault(cut=True)]) as endpoint,
+        recorder(config(endpoint, max_body=5000), tmp_path / "run") as address,
+    ):
+        for episode in ("half", "whole"):
+            httpx2.post(f"{address}/e/{episode}/v1/{path}", json=body)
+        refused = httpx2.post(f"{address}/e/whole/v1/{path}", json={**body, "user": "x" * 5000})
+        assert refused.status_code == 413 and "5000 bytes" in refused.json()["error"]["message"]
+        assert ("type" in refused.json()) == (path == "messages")
+    half, whole = read_trajectories(tmp_path / "run")
+    assert half.stop == "error" and "broke off its stream" in str(half.error)
+    assert whole.answer == "It is a long answer in words."
+
+
+def test_a_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
+    seconds = iter([5.0, 0.0])
+    slow = FakeEndpoint(lambda _: "ok", latency=lambda _: next(seconds))
+    with slow as endpoint, recorder(config(endpoint, concurrency=1), tmp_path / "run") as address:
+        model = openai.OpenAI(base_url=f"{address}/e/left/v1", api_key="none", max_retries=0, timeout=0.5)
+        with pytest.raises(openai.APITimeoutError):
+            model.responses.create(model="fake", input=QUESTION)
+        started = time.monotonic()
+        ask(address, "next")
+        assert time.monotonic() - started < 4
+    left, answered = read_trajectories(tmp_path / "run")
+    assert left.stop == "error" and left.error == "the client went away before the reply" and answered.answer == "ok"
+
+
+def test_view_follows_a_recording(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with FakeEndpoint(lambda _: "42") as endpoint, recorder(config(endpoint, idle=0.05), run) as address:
+        assert find_watched_runs([run]) == []  # a recording that has just begun is no error
+        ask(address, "a")
+        deadline = time.monotonic() + 20
+        while not (runs := find_watched_runs([run])) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        update = read_updates(runs, {})
+    assert [episode["question"] for episode in update["episodes"]] == ["What is the sum?"]
+
+
+def test_paths_and_headers_pass_as_they_are_and_cookies_stay_apart(tmp_path: Path) -> None:
+    seen: list[tuple[str, dict[str, str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, dict(self.headers)))
+            self.send_response(200)
+            self.send_header("Set-Cookie", "session=first; Path=/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}", port=0)
+    with recorder(settings, tmp_path / "run") as address:
+        for _ in range(2):
+            headers = {"X-Title": "Café".encode(), "x-one": "1"}
+            response = httpx2.get(f"{address}/e/7/v1/files/a%2Fb%3Fc/content?x=%20y", headers=headers)
+            assert response.status_code == 200 and "session" in response.headers["set-cookie"]
+    server.shutdown()
+    server.server_close()
+    assert [path for path, _ in seen] == ["/v1/files/a%2Fb%3Fc/content?x=%20y"] * 2
+    assert all("Cookie" not in headers for _, headers in seen)
+    assert {headers["x-title"].encode("latin-1").decode() for _, headers in seen} == {"Café"}

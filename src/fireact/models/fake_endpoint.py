@@ -20,6 +20,8 @@ from fireact.types import Usage
 from fireact.wire.chat_completions import read_message, write_message
 from fireact.wire.dialect import Dialect, StreamDelta, WireReply, WireRequest
 from fireact.wire.dialects import find_dialect
+from fireact.wire.response_history import ResponseHistory
+from fireact.wire.responses import RESPONSES
 
 FakeReply = str | Mapping[str, Any]
 """The text of a reply, or a whole assistant message (``content``, ``tool_calls``)."""
@@ -40,9 +42,9 @@ class Fault:
 class FakeEndpoint:
     """Serves the three dialects, models, embeddings and ``count_tokens`` on loopback while in a ``with`` statement.
 
-    ``reply`` gets the parsed request, and returns a reply in the form of chat completions, whatever the dialect, or a
-    fault. ``latency`` returns the seconds that a request waits. ``requests`` are the parsed bodies so far, and ``peak``
-    is the most requests that were answered at a time.
+    ``reply`` gets the parsed request, with what it refers to in earlier responses, and returns a reply in the form of
+    chat completions, whatever the dialect, or a fault. ``latency`` returns the seconds that a request waits.
+    ``requests`` are the parsed bodies as they came, and ``peak`` is the most requests that were answered at a time.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class FakeEndpoint:
         self.headers: list[dict[str, str]] = []
         self.peak = self._active = 0
         self._faults: Iterator[Fault] = iter(tuple(faults))
+        self._history = ResponseHistory()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _make_handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="fake-endpoint", daemon=True)
@@ -84,6 +87,20 @@ class FakeEndpoint:
             self._active += 1
             self.peak = max(self.peak, self._active)
             return next(self._faults, None)
+
+    def resolve(self, dialect: Dialect, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request with what it refers to in earlier responses."""
+        with self._lock:
+            return self._history.resolve(request)[0] if dialect is RESPONSES else request
+
+    def remember(self, dialect: Dialect, request: Mapping[str, Any], reply: WireReply) -> WireReply:
+        """The reply with the id of its response, under which later requests may refer to it."""
+        if dialect is not RESPONSES:
+            return reply
+        reply = RESPONSES.read_reply(RESPONSES.write_reply(reply, model=str(request.get("model"))))
+        with self._lock:
+            self._history.add(request, reply)
+        return reply
 
     def end(self) -> None:
         """Record that a request is answered."""
@@ -143,10 +160,11 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.status != 200:
                 body = fault.body or json.dumps({"error": {"message": f"planned fault {fault.status}"}})
                 return self._send(fault.status, body, fault)
-            wire_request, answer = dialect.read_request(request), endpoint.reply(request)
+            whole_request = endpoint.resolve(dialect, request)
+            wire_request, answer = dialect.read_request(whole_request), endpoint.reply(whole_request)
             if isinstance(answer, Fault):
                 return self._send(answer.status, answer.body or "{}", answer)
-            reply = make_reply(wire_request, answer)
+            reply = endpoint.remember(dialect, whole_request, make_reply(wire_request, answer))
             if wire_request.stream:
                 return self._stream(dialect, reply, wire_request.model, cut=fault is not None and fault.cut)
             body = json.dumps(dialect.write_reply(reply, model=wire_request.model))
@@ -206,7 +224,7 @@ def _embed(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_events(dialect: Dialect, reply: WireReply, model: str) -> Iterator[bytes]:
-    writer = dialect.stream_writer(model)
+    writer = dialect.stream_writer(model, id=str(reply.extra.get("id") or ""))
     yield writer.start()
     if reply.reasoning:
         yield writer.add(StreamDelta(reasoning=reply.reasoning))
