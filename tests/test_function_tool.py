@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
+import itertools
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from fakes import GOOD, Echo, agent, episodes
@@ -232,3 +237,73 @@ def test_a_guard_is_otherwise_the_tool() -> None:
     assert not isinstance(guard_tool(tool).tool, GuardedTool)
     assert tool.for_episode("small/1", 7)(query="x") == "say small/1 7"
     assert guard_tool(Echo()).fingerprint == "" and guard_tool(Echo()).for_episode("k", 0)(query="x") == "You said x."
+
+
+async def tide(harbour: str) -> str:
+    """Looks up the tide."""
+    await asyncio.sleep(0.01)
+    return f"{harbour}: 2.1 metres"
+
+
+async def tides(harbour: str) -> AsyncIterator[str]:
+    """Looks up two tides."""
+    for height in (2.1, 0.6):
+        await asyncio.sleep(0)
+        yield f"{harbour}: {height} metres"
+
+
+def lines(harbour: str) -> Iterator[Any]:
+    """Lists the tides."""
+    yield {"harbour": harbour}
+    yield Path("a")
+
+
+@dataclass
+class Tide:
+    metres: float
+    day: datetime.date
+
+
+def facts(harbour: str) -> Any:
+    """A dataclass."""
+    return [Tide(2.1, datetime.date(2026, 1, 2)), np.array([1, 2]), {"harbour"}, float("nan")]
+
+
+@pytest.mark.parametrize(
+    ("function", "observation"),
+    [
+        (tide, "Oban: 2.1 metres"), (tides, "Oban: 2.1 metres\nOban: 0.6 metres"),
+        (lines, '[{"harbour": "Oban"}, "a"]'),
+        (facts, '[{"metres": 2.1, "day": "2026-01-02"}, [1, 2], ["harbour"], NaN]'),
+    ],
+)  # fmt: skip
+def test_async_functions_and_generators_run_and_values_become_json(function: Any, observation: str) -> None:
+    assert guard_tool(FunctionTool(function))(harbour="Oban") == observation
+    assert guard_tool(Returning(lambda: function("Oban")))(query="x") == observation
+
+
+@dataclass
+class Returning:
+    """A tool of the user's own that returns anything."""
+
+    make: Any
+    name: str = "odd"
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.make()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (object, "builtins.object"), (lambda: [{"a": object()}], "builtins.object"), (lambda: len, "builtin_function"),
+        (lambda: dataclass, "builtins.function"), (lambda: [tide("x")], "builtins.coroutine"),
+        (lambda: itertools.count(), "more than 10,000 values"), (lambda: threading.Lock(), "_thread.lock"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_an_object_that_is_no_observation_is_refused_by_name(make: Any, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"the tool odd .*{kind}"):
+        guard_tool(Returning(make))(query="x")

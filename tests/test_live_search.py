@@ -195,3 +195,60 @@ def test_errors_of_mediawiki_are_faults() -> None:
     wrong = says({"error": {"code": "badvalue", "info": "Unrecognized value"}})
     with served(lambda *_: wrong) as (url, _), pytest.raises(ProviderError, match="badvalue: Unrecognized"):
         Wikipedia(service(url))(query="x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "released"),
+    [
+        ({"organic_results": [{"title": "no snippet"}, {"snippet": "second"}]}, "second", None),
+        ({"organic_results": [{"snippet": " "}, "odd", {"snippet": "third"}]}, "third", None),
+        ({"answer_box": {"answer": None, "snippet": "", "snippet_highlighted_words": ["word"]}}, "word", None),
+        ({"answer_box": {"type": "weather"}, "organic_results": []}, None, None),
+        (ORGANIC, "Oslo is the capital.", "Oslo is the capital."),
+    ],
+)
+def test_a_result_without_a_text_is_passed_over_but_in_the_released_code_s_way(
+    answer: dict[str, Any], expected: str | None, released: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(lambda *_: says(answer)) as (url, _):
+        monkeypatch.setenv("SERPAPI_API_KEY", KEY)
+        monkeypatch.setenv("SERPAPI_BASE_URL", url)
+        tools = [names.build_plugin("tool", name) for name in ("serpapi", "serpapi:released")]
+        assert [tool(query="x") for tool in tools] == [
+            text or "No results found for 'x'." for text in (expected, released)
+        ]
+        assert tools[0].fingerprint != tools[1].fingerprint and "extraction 1" in tools[1].fingerprint
+    with pytest.raises(ConfigError, match="takes only 'released' after a colon, not 'first'"):
+        names.build_plugin("tool", "serpapi:first")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "words", "calls"),
+    [
+        ((401, {}, b'{"error": "Invalid API key. Find it here."}'), ConfigError, "Invalid API key. Find", 1),
+        ((429, {}, b'{"error": "Your account has run out of searches."}'), ConfigError, "has run out of searches", 1),
+        ((429, {}, b'{"error": "You exceed your hourly throughput"}'), ProviderError, "hourly throughput", 4),
+        (says({"error": "Your account has run out of searches."}), ConfigError, "has run out of searches", 1),
+        ((400, {}, b'{"error": "Missing query `q` parameter."}'), ProviderError, "Missing query `q` parameter", 1),
+        (says({"error": "Unsupported `xx` location."}), ProviderError, "Unsupported `xx` location", 1),
+        (says({"error": {"code": "maxlag", "info": "Waiting for a database"}}), ProviderError, "maxlag: Waiting", 4),
+        (says({"error": {"code": "ratelimited", "info": "Slow down"}}), ProviderError, "ratelimited: Slow", 4),
+        ((403, {}, b"Please set a user-agent"), ConfigError, "Please set a user-agent", 1),
+        (says({"error": ["odd"]}), ProviderError, "odd", 1),
+    ],
+)  # fmt: skip
+def test_the_service_s_own_words_are_shown_and_end_what_they_concern(
+    reply: Reply, kind: type[FireactError], words: str, calls: int
+) -> None:
+    with served(lambda *_: reply) as (url, seen), pytest.raises(kind, match=words):
+        SerpAPI(service(url), KEY)(query="x")
+    assert len(seen) == calls
+
+
+def test_a_page_that_only_lists_meanings_is_the_last_resort() -> None:
+    listing = {"title": "Mercury", "index": 1, "extract": "Mercury may refer to:", "pageprops": {"disambiguation": ""}}
+    planet = {"title": "Mercury (planet)", "index": 2, "extract": "Mercury is a planet."}
+    for pages, title in (([listing, planet], "Mercury (planet)"), ([listing], "Mercury")):
+        with served(lambda *_: says({"query": {"pages": pages}})) as (url, seen):  # noqa: B023
+            assert Wikipedia(service(url))(query="Mercury").startswith(f"{title}: Mercury")
+            assert "disambiguation" in seen[0].path

@@ -61,7 +61,7 @@ def test_a_file_that_is_no_run_is_refused_in_words(tmp_path: Path, text: str) ->
     with pytest.raises(DataError):
         from_name(str(tmp_path / "run.json"))
     (tmp_path / "run.jsonl").write_text(json.dumps({"task": "t"}) + "\n")
-    with pytest.raises(DataError, match="entry 1"):
+    with pytest.raises(DataError, match="line 1: not a trajectory"):
         from_name(str(tmp_path / "run.jsonl"))
     with pytest.raises(ConfigError, match="snippets:FILE"):
         from_name(str(tmp_path / "absent.json"))

@@ -5,7 +5,7 @@
     parameters      a JSON schema of the annotations: str, int, float, bool, list, dict, Literal, Optional, defaults
 
 Invariant: the function is only called with values of the types that it declares; the agent is told about arguments that
-do not fit. Exceptions of the function pass through. A result that is not text becomes JSON.
+do not fit. Exceptions of the function pass through. ``result`` says how a result becomes text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 
 from fireact.base import names
 from fireact.errors import ConfigError, ToolError
+from fireact.tools.result import render_result
 from fireact.types import Tool
 
 _ARGUMENT = re.compile(r"^(\w+)(?:\s*\([^)]*\))?:\s*(.+)")
@@ -102,7 +103,7 @@ class FunctionTool:
             raise ToolError(f"{self.name}: {'; '.join(map(_describe_error, error.errors()))}.") from None
         fields = type(values).model_fields
         output = self._function(**{field.alias: getattr(values, name) for name, field in fields.items() if field.alias})
-        return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, default=str)
+        return render_result(self.name, output)
 
 
 def _model_fields(function: Callable[..., Any], described: Mapping[str, str]) -> dict[str, Any]:

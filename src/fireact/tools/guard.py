@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from fireact.errors import ToolError
+from fireact.tools.result import render_result
 from fireact.tools.wrapper import ToolWrapper
 from fireact.types import Observation, Tool
 
@@ -47,12 +48,13 @@ class GuardedTool(ToolWrapper):
         """The observation. Raises what the tool raises, except ToolError, and TimeoutError."""
         try:
             # A tool that limits its own calls needs no thread.
-            observation = (
-                self.tool(**arguments) if getattr(self.tool, "keeps_time", False) else self._call_in_time(arguments)
-            )
+            keeps_time = getattr(self.tool, "keeps_time", False)
+            return self._truncate(self._call(arguments) if keeps_time else self._call_in_time(arguments))
         except ToolError as error:
-            observation = str(error)
-        return self._truncate(observation if isinstance(observation, str) else str(observation))
+            return self._truncate(str(error))
+
+    def _call(self, arguments: dict[str, Any]) -> str:
+        return render_result(self.name, self.tool(**arguments))
 
     def _truncate(self, observation: str) -> str:
         excess = len(observation) - self.max_chars
@@ -68,7 +70,7 @@ class GuardedTool(ToolWrapper):
 
         def call() -> None:
             try:
-                outcome.extend((True, self.tool(**arguments)))
+                outcome.extend((True, self._call(arguments)))
             except BaseException as error:  # handed to the thread that waits
                 outcome.extend((False, error))
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -37,8 +38,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic import ValidationError
+
+from fireact.base.controls import strip_controls
+from fireact.base.redact import excerpt, guard_secret, hide_secrets
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
 from fireact.types import FINISH
+from fireact.wire.fields import parse_json
 
 if TYPE_CHECKING:
     from mcp import Client, MCPError
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from mcp.types import Tool as ServerTool
 
 T = TypeVar("T")
+_LOGGER = logging.getLogger("fireact")
 
 START_SECONDS = 60.0
 """Seconds that a server may take to start and list its tools; it may have to download its program first."""
@@ -55,6 +62,10 @@ MAX_CHARS = 20_000
 _GRACE = 5.0
 """Seconds that the loop may take beyond a call's time-out, and beyond the SDK's own waits when it closes."""
 _PAGES = 100
+_DESCRIPTION_CHARS = 2_000
+_SCHEMA_CHARS = 50_000
+"""Bounds of what stands in every prompt; a longer description is cut, a longer schema refused."""
+_POLL_SECONDS = 0.2
 _STDERR_CHARS = 200
 _OPTIONS = re.compile(r"(?:(?:env|timeout|only)=[^,\s]*,)*(?:env|timeout|only)=[^,\s]*(?:\s+|$)")
 _UNSAFE = re.compile(r"[^a-z0-9_-]")
@@ -82,7 +93,7 @@ class ServerTarget:
         absent = [name for name in self.env if name not in os.environ]
         if absent:
             raise ConfigError(f"mcp:{self} needs {', '.join(absent)} in the environment. Set it, or leave env= out.")
-        return {name: os.environ[name] for name in self.env}
+        return {name: guard_secret(os.environ[name]) for name in self.env}
 
 
 def from_name(argument: str) -> list[MCPTool]:
@@ -103,8 +114,8 @@ def connect_server(target: ServerTarget) -> list[MCPTool]:
         return [
             MCPTool(
                 name=name,
-                description=" ".join((tool.description or tool.title or tool.name).split()),
-                parameters=_normalize_schema(tool.input_schema),
+                description=_bound_text(tool.description or tool.title or tool.name, f"mcp:{target}: {tool.name}"),
+                parameters=_bound_schema(_normalize_schema(tool.input_schema), f"mcp:{target}: {tool.name}"),
                 fingerprint=server.fingerprint,
                 original=tool.name,
                 server=server,
@@ -313,7 +324,7 @@ class _Session:
     """One connection, from its handshake to its end; all but its construction happens in the loop's thread."""
 
     def __init__(self, target: ServerTarget, secrets: Mapping[str, str]) -> None:
-        self.dead = False
+        self.dead = self._has_other_text = False
         self.tools: Sequence[ServerTool] = ()
         self.fingerprint = ""
         self._target, self._secrets = target, secrets
@@ -321,7 +332,7 @@ class _Session:
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._client: Client | None = None
-        self._calls = 0
+        self._calls = self._unreadable = 0  # open calls, and answers to them that cannot be read
 
     async def start(self) -> None:
         """Connect, and list the server's tools. ``_hold_open`` opens and closes, as both must be in one task."""
@@ -330,7 +341,7 @@ class _Session:
         try:
             async with asyncio.timeout(START_SECONDS):
                 self._client = await asyncio.shield(opened)
-                self.tools = await _list_tools(self._client)
+                self.tools = await _list_tools(self._client, self._target)
         except BaseException as error:
             opened.cancel()
             self._task.cancel()
@@ -347,7 +358,9 @@ class _Session:
         try:
             async with AsyncExitStack() as stack:
                 transport = await self._transport(stack)
-                client = await stack.enter_async_context(Client(transport, mode="auto", cache=None))
+                client = await stack.enter_async_context(
+                    Client(transport, mode="auto", cache=None, message_handler=self._note_message)
+                )
                 opened.set_result(client)
                 await self._stop.wait()
         except Exception as error:
@@ -362,7 +375,10 @@ class _Session:
 
         if self._target.command:
             command, *arguments = self._target.command
-            program = StdioServerParameters(command=command, args=arguments, env=dict(self._secrets))
+            program = StdioServerParameters(
+                command=command, args=arguments, env=dict(self._secrets), encoding_error_handler="replace"
+            )
+            logging.getLogger("mcp.client.stdio").addFilter(_is_worth_logging)
             return stdio_client(program, errlog=self._errors)
         import httpx2
 
@@ -381,14 +397,45 @@ class _Session:
         self._calls += 1
         try:
             seconds = self._target.timeout
-            result = await self._client.call_tool(name, dict(arguments), read_timeout_seconds=seconds)
+            result = await self._await_answer(
+                self._client.call_tool(name, dict(arguments), read_timeout_seconds=seconds)
+            )
         except MCPError as error:
             return _handle_refusal(error, over_http=bool(self._target.url))
+        except (ValueError, _RefusedError) as error:  # an answer that is no message of the protocol
+            raise _RefusedError(_describe_invalid(error)) from error
         except Exception as error:  # whatever the connection raises when it breaks
             raise _LostError(str(_first_cause(error))) from error
         finally:
             self._calls -= 1
-        return _truncate(_result_text(result))
+        return hide_secrets(_truncate(_result_text(result)))
+
+    async def _await_answer(self, answer: Coroutine[Any, Any, T]) -> T:
+        """The answer, or _RefusedError once as many answers cannot be read as calls are open."""
+        task = asyncio.create_task(answer)
+        try:
+            while not (await asyncio.wait([task], timeout=_POLL_SECONDS))[0]:
+                if 0 < self._calls <= self._unreadable:
+                    self._unreadable -= 1
+                    raise _RefusedError("its answer cannot be read as JSON")
+            return await task
+        finally:
+            task.cancel()
+
+    async def _note_message(self, message: Any) -> None:
+        """Note what came in place of a message: an answer that cannot be read, or other text, which is said once."""
+        if not isinstance(message, Exception):
+            return
+        errors = message.errors() if isinstance(message, ValidationError) else []
+        text = str(errors[0].get("input", "")) if errors else str(message)
+        if text.lstrip().startswith("{") and '"jsonrpc"' in text:
+            self._unreadable += 1
+        elif not self._has_other_text:
+            self._has_other_text = True
+            _LOGGER.warning(
+                "mcp:%s writes other text than messages to its stdout, which is ignored, such as: %s",
+                self._target, excerpt(strip_controls(text), 100),
+            )  # fmt: skip
 
     async def end(self) -> None:
         """Close the connection; the SDK ends the program, and kills it where it does not exit."""
@@ -412,7 +459,7 @@ class _Session:
         text = os.pread(self._errors.fileno(), size - start, start).decode(errors="replace")
         for value in filter(None, self._secrets.values()):
             text = text.replace(value, "***")
-        return " ".join(text.split())[-_STDERR_CHARS:]
+        return " ".join(hide_secrets(strip_controls(text)).split())[-_STDERR_CHARS:]
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -436,7 +483,12 @@ def _close_sessions(loop: asyncio.AbstractEventLoop, thread: threading.Thread, s
         thread.join(4 * _GRACE)
 
 
-async def _list_tools(client: Client) -> list[ServerTool]:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether the SDK's record is shown; text that is no message is said by us, in one line."""
+    return "Failed to parse" not in str(record.msg)
+
+
+async def _list_tools(client: Client, target: ServerTarget) -> list[ServerTool]:
     tools: list[ServerTool] = []
     cursor: str | None = None
     for _ in range(_PAGES):
@@ -444,7 +496,8 @@ async def _list_tools(client: Client) -> list[ServerTool]:
         tools += page.tools
         cursor = page.next_cursor
         if cursor is None:
-            break
+            return tools
+    _LOGGER.warning("mcp:%s lists more than %d pages of tools; the first %d tools are used", target, _PAGES, len(tools))
     return tools
 
 
@@ -502,12 +555,49 @@ def _parse_value(value: Any, schema: Any) -> Any:
 
 
 def _result_text(result: CallToolResult) -> str:
-    """A result as an observation: its texts, and other content as a name in brackets."""
+    """A result as an observation: its texts, other content as a name in brackets, and what only its structure tells."""
     parts = [_block_text(block) for block in result.content]
-    if not parts and result.structured_content is not None:
-        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-    text = "\n".join(parts).strip() or "(no output)"
+    structure = result.structured_content
+    if structure is not None and not any(_repeats_structure(part, structure) for part in parts):
+        parts.append(json.dumps(structure, ensure_ascii=False))
+    text = strip_controls("\n".join(parts)).strip() or "(no output)"
     return f"Error: {text}" if result.is_error and not text.startswith("Error:") else text
+
+
+def _repeats_structure(text: str, structure: Any) -> bool:
+    """Whether a text is the structure, or the only value in it, as most servers send it for older clients."""
+    values = [structure, *(structure.values() if isinstance(structure, Mapping) and len(structure) == 1 else ())]
+    return text in values or parse_json(text) in values
+
+
+def _bound_text(text: str, owner: str) -> str:
+    """A description on one line without control characters; a long one is cut, which is said."""
+    line = " ".join(strip_controls(text).split())
+    if len(line) <= _DESCRIPTION_CHARS:
+        return line
+    excess = len(line) - _DESCRIPTION_CHARS
+    _LOGGER.warning("%s: a description of %d characters is cut, as it stands in every prompt", owner, len(line))
+    return f"{line[:_DESCRIPTION_CHARS]} [... {excess} characters more]"
+
+
+def _bound_schema(schema: dict[str, Any], owner: str) -> dict[str, Any]:
+    """A schema whose descriptions are bounded. Raises ConfigError for one that is too long all the same."""
+
+    def bound(value: Any, key: str = "") -> Any:
+        if isinstance(value, Mapping):
+            return {strip_controls(str(name)): bound(item, str(name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [bound(item) for item in value]
+        return _bound_text(value, owner) if key in ("description", "title") and isinstance(value, str) else value
+
+    bounded: dict[str, Any] = bound(schema)
+    length = len(json.dumps(bounded))
+    if length > _SCHEMA_CHARS:
+        raise ConfigError(
+            f"{owner}: its parameters take {length:,} characters of every prompt; at most {_SCHEMA_CHARS:,} are "
+            "allowed. Choose other tools of the server: mcp:only=NAME,only=NAME ..."
+        )
+    return bounded
 
 
 def _handle_refusal(error: MCPError, *, over_http: bool) -> str:
@@ -515,7 +605,7 @@ def _handle_refusal(error: MCPError, *, over_http: bool) -> str:
     from mcp.types import CONNECTION_CLOSED, INVALID_PARAMS, INVALID_REQUEST, REQUEST_TIMEOUT
 
     if error.code == INVALID_PARAMS:
-        return _truncate(f"Error: {error.message}")
+        return hide_secrets(_truncate(f"Error: {strip_controls(error.message)}"))
     if error.code == REQUEST_TIMEOUT:
         raise _SlowError(error.message) from error
     lost = error.code == CONNECTION_CLOSED or (over_http and error.code == INVALID_REQUEST)  # a session that expired
@@ -538,6 +628,15 @@ def _truncate(text: str) -> str:
     return text if excess <= 0 else f"{text[:MAX_CHARS]} [... {excess} letters more]"
 
 
+def _describe_invalid(error: Exception) -> str:
+    """What is wrong with an answer, in one line; the library's own words take many."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"]))
+    return f"its answer does not follow the protocol: {place}: {problem['msg']}"
+
+
 def _compute_fingerprint(name: str, version: str, tools: Sequence[ServerTool]) -> str:
     """The server's name and version, and a hash of its tools' names, descriptions and schemas, in any order."""
     facts = sorted(json.dumps([tool.name, tool.description, tool.input_schema], sort_keys=True) for tool in tools)
@@ -554,6 +653,6 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def _describe_fault(error: Exception, session: _Session) -> str:
     """The error and the program's last words on stderr, in brackets."""
-    error_text = str(error) or type(error).__name__
+    error_text = " ".join(excerpt(strip_controls(str(error)), 500).split()) or type(error).__name__
     stderr_tail = session.stderr_tail()
     return f" ({error_text}; it wrote last: {stderr_tail})" if stderr_tail else f" ({error_text})"

@@ -12,16 +12,16 @@ counts. Calls of other tools and of models belong to ``call_cache``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
+from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.render.released_run import read_released_run
 from fireact.tools.search import Search, no_results, open_search
 from fireact.tools.words import split_words
-from fireact.types import Trajectory
 from fireact.world.corpus import Article
 
 EMPTY = "None"
@@ -73,23 +73,12 @@ def from_name(argument: str = "") -> RecordedSearch:
             "or JSON Lines of trajectories (.jsonl)."
         )
     answers: dict[str, str] = {}
-    for trajectory in _read_trajectories(path):
+    for trajectory in read_released_run(path) if path.suffix == ".json" else read_trajectories(path):
         for step in trajectory.steps:
             query = step.action.arguments.get("query") if step.action and step.action.name == Search.name else None
             if query is not None and step.observation and step.noise is None:
                 answers.setdefault(str(query), str(step.observation))
     return RecordedSearch(answers)
-
-
-def _read_trajectories(path: Path) -> Iterable[Trajectory]:
-    if path.suffix == ".json":
-        yield from read_released_run(path)
-        return
-    for number, row in enumerate(jsonl.read_objects(path), 1):
-        try:
-            yield Trajectory.from_dict(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, entry {number}: not a trajectory ({error!r}).") from error
 
 
 def _normalize(query: str) -> str:
