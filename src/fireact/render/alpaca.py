@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fireact.render.react import OBSERVATION, ReActRenderer, render_call, student_message
+from fireact.render.react import OBSERVATION, ReActRenderer, is_unspoken, render_call, student_message
 from fireact.types import FINISH, Completion, Message, Step, Trajectory
 
 INTRODUCTION = (
@@ -92,7 +92,7 @@ def render_response(steps: Sequence[Step]) -> str:
 def render_alpaca_turn(step: Step) -> str:
     """A step as the student writes it. Without an action it is the text of the step, or else its thought."""
     if step.action is None:
-        return step.text.strip() or (f"Thought: {step.thought}" if step.thought else "")
+        return step.text.strip() or (f"Thought: {step.thought}" if step.thought.strip() else "")
     action = f"Action: {render_call(step.action)}"
     return f"Thought: {step.thought}\n{action}" if step.thought else action
 
@@ -104,7 +104,8 @@ def _render_observation(step: Step) -> str:
 def _render_episode(instruction: str, steps: Sequence[Step], *, goes_on: bool = False) -> list[Message]:
     messages = [Message("user", f"{INTRODUCTION}\n\n### Instruction:\n{instruction}\n\n### Response:")]
     for step_number, step in enumerate(steps, 1):
-        messages.append(student_message(render_alpaca_turn(step), step))
+        if not is_unspoken(step):
+            messages.append(student_message(render_alpaca_turn(step), step))
         # As in ``react``: a missing observation before another step becomes an empty one.
         if step.observation is not None or goes_on or step_number < len(steps):
             messages.append(Message("user", _render_observation(step) or OBSERVATION))

@@ -67,7 +67,7 @@ def role_name(value: Any) -> Any:
 def read_weight(message: Mapping[str, Any]) -> float:
     """The loss weight that a message's flags give it: their product; 1 without flags, 0 for a flag that is none."""
     weights = [_read_flag(message[key]) for key in _FLAGS if message.get(key) is not None]
-    return math.prod(weight or 0.0 for weight in weights)
+    return math.prod((weight or 0.0 for weight in weights), start=1.0)
 
 
 def _read_flag(value: Any) -> float | None:

@@ -1,0 +1,160 @@
+"""Calls of a model as traces log them, one by one, and the episodes that they make up.
+
+An agent sends its whole conversation with each call, so a call continues the one whose messages and reply its own
+messages begin with. Invariant: each conversation is read once, from its last call, so no turn comes twice. Of the
+conversations of a trace the one with the most calls is the agent's own; the others (a planner's, a title's) are counted
+in ``meta["calls_aside"]``. This module knows no format.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fireact.formats.source import SourceFile, import_trajectory
+from fireact.render.messages import steps_from_messages
+from fireact.types import Trajectory, Usage
+from fireact.wire.file_messages import content_text, read_file_messages
+from fireact.wire.schemas import normalise_schemas
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call: the prompt and the reply as messages of any dialect, and facts about it.
+
+    ``trace`` names the calls of one run of an agent; empty where the log does not say. ``start`` and ``end`` are in
+    seconds.
+    """
+
+    prompt: Sequence[Any]
+    reply: Sequence[Any]
+    row: int
+    trace: str = ""
+    system: str = ""
+    tools: Any = ()
+    model: str = ""
+    start: float = 0.0
+    end: float = 0.0
+    usage: Usage = field(default_factory=lambda: Usage(1, cost=None))
+    error: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_conversations(
+    source: SourceFile, calls: Iterable[ModelCall], *, describe: Callable[[str], Mapping[str, Any]] = lambda trace: {}
+) -> Iterator[Trajectory]:
+    """The trajectories of calls, one a trace; ``describe`` gives further fields of ``import_trajectory``."""
+    by_trace: dict[str, list[list[ModelCall]]] = {}
+    for conversation in join_calls(sorted(calls, key=lambda call: call.start)):
+        trace = conversation[0].trace or f"row {conversation[0].row}"
+        by_trace.setdefault(trace, []).append(conversation)
+    for trace, conversations in by_trace.items():
+        main = max(conversations, key=len)
+        calls_aside = sum(map(len, conversations)) - len(main)
+        yield _build_trajectory(source, main, calls_aside, dict(describe(trace)))
+
+
+def join_calls(calls: Sequence[ModelCall]) -> list[list[ModelCall]]:
+    """The calls by conversation, each in order: a call continues the one that its prompt repeats with its reply."""
+    conversations: list[list[ModelCall]] = []
+    by_messages: dict[tuple[str, ...], int] = {}
+    for call in calls:
+        prompt, reply = _message_keys(call.prompt), _message_keys(call.reply)
+        prefixes = (tuple(prompt[:length]) for length in range(len(prompt), 0, -1))
+        index = next((by_messages[prefix] for prefix in prefixes if prefix in by_messages), len(conversations))
+        if index == len(conversations):
+            conversations.append([])
+        conversations[index].append(call)
+        by_messages[(*prompt, *reply)] = index
+    return conversations
+
+
+def _message_keys(messages: Sequence[Any]) -> list[str]:
+    """What identifies each message in later prompts, without what clients change: ids, system prompts, reasoning."""
+    read, _ = read_file_messages(messages)
+    return [
+        json.dumps([message.role, message.text.strip(), [[call.name, call.action.arguments] for call in message.calls]])
+        for message in read
+        if message.role != "system"
+    ]
+
+
+def _build_trajectory(
+    source: SourceFile, calls: Sequence[ModelCall], calls_aside: int, facts: dict[str, Any]
+) -> Trajectory:
+    last = calls[-1]
+    tools = next((call.tools for call in reversed(calls) if call.tools), ())
+    system = next((call.system for call in reversed(calls) if call.system), "")
+    messages = [*last.prompt, *last.reply]
+    question, inner_system, steps = steps_from_messages(
+        messages, tools=tools, system=system, report=source.reporter(last.row)
+    )
+    source.report_bad_schemas(last.row, tools)
+    scores = {name: value for call in calls for name, value in call.scores.items()}
+    error = last.error or str(facts.pop("error", "") or "")
+    meta = {
+        "system": system or inner_system,
+        "tools": normalise_schemas(tools),
+        "calls_aside": calls_aside,
+        **{name: value for call in calls for name, value in call.facts.items()},
+        **facts.pop("meta", {}),
+    }
+    values: dict[str, Any] = {
+        "task": source.name,
+        "id": last.trace if len(calls) else "",
+        "model": last.model,
+        "usage": sum((call.usage for call in calls), Usage(cost=calls[0].usage.cost and 0.0)),
+        "seconds": round(max(0.0, last.end - calls[0].start), 3),
+        "stop": "error" if error else None,
+        "error": error or None,
+    } | facts
+    return import_trajectory(question, steps, scores={**scores, **values.pop("scores", {})}, meta=meta, **values)
+
+
+def parse_time(value: Any) -> float:
+    """Seconds since 1970 of a time: a number of seconds or nanoseconds, or ISO 8601 text; 0 for any other value."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value / 1e9 if value > 1e15 else value / 1e3 if value > 1e11 else float(value)
+    text = str(value or "").strip()
+    if text.isdigit():
+        return parse_time(int(text))
+    try:
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def read_count(counts: Any, *names: str) -> int:
+    """The first whole number of at least 0 under these names; 0 where there is none."""
+    values = [counts.get(name) for name in names] if isinstance(counts, Mapping) else []
+    return next((int(value) for value in values if isinstance(value, int | float) and value >= 0), 0)
+
+
+def parse_if_json(value: Any) -> Any:
+    """The value of a text that is a JSON object or list; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def as_messages(value: Any, role: str) -> list[Any]:
+    """The messages in a value: a list of such, an object that holds them, one message, or a text of this role."""
+    value = parse_if_json(value)
+    if isinstance(value, Mapping):
+        for key in ("messages", "input", "prompt", "choices", "output", "generations", "message"):
+            if isinstance(value.get(key), list | Mapping):
+                return as_messages(value[key], role)
+        if any(key in value for key in ("role", "type", "lc", "from")):
+            return [value]
+        text = next((value[key] for key in ("content", "text", "output", "input", "answer") if key in value), None)
+        return [] if text is None else [{"role": role, "content": content_text(text)}]
+    if isinstance(value, list):
+        return [message for item in value for message in as_messages(item, role)]
+    return [] if value is None else [{"role": role, "content": str(value)}]
