@@ -22,7 +22,7 @@ from fireact.wire.dialects import DIALECTS
 from fireact.wire.response_history import ResponseHistory
 from fireact.wire.responses import RESPONSES
 
-_CUE = re.compile(r"\n\s*(?:Thought|Action)[ \t]*\d*:\s*\Z", re.IGNORECASE)
+_CUE = re.compile(r"\s*(?:Thought|Action)[ \t]*\d*:", re.IGNORECASE)
 _OBSERVATION = re.compile(r"\s*\**Observation[ \t]*\d*\**:", re.IGNORECASE)
 _TASK = re.compile(r"\s*(?:New task|Task|Question)[ \t]*\d*:\s*", re.IGNORECASE)
 _QUESTION = re.compile(r"^[ \t]*Question[ \t]*\d*:[ \t]*", re.MULTILINE)
@@ -79,7 +79,7 @@ class TurnIndex:
         self._continued: set[int] = set()
         self._unnamed_episodes: set[str] = set()
         self._by_conversation: dict[str, list[Turn]] = defaultdict(list)
-        self._by_prefix: dict[str, dict[int, tuple[Turn, str]]] = defaultdict(dict)
+        self._by_prefix: dict[tuple[str, str], dict[int, tuple[Turn, str]]] = defaultdict(dict)
         self._by_question: dict[str, list[Turn]] = defaultdict(list)
         self._assigned = 0
         self._response_history = ResponseHistory()
@@ -150,7 +150,7 @@ class TurnIndex:
         self.turns.setdefault(turn.episode, []).append(turn)
         self._by_conversation[turn.conversation].append(turn)
         if messages and messages[-1].role == "user":
-            same_prefix = self._by_prefix[hashes[-2]]
+            same_prefix = self._by_prefix[self._prefix_key(hashes, turn.episode)]
             same_prefix[turn.number] = (turn, messages[-1].text)
             if turn.parent is not None:
                 same_prefix.pop(turn.parent.number, None)
@@ -158,6 +158,10 @@ class TurnIndex:
             self._continued.add(turn.parent.number)
         elif turn.start is not None:
             self._by_question[turn.start.question].append(turn)
+
+    def _prefix_key(self, hashes: Sequence[str], episode: str | None) -> tuple[str, str]:
+        """All messages but the last, and the episode; all episodes that no URL named are one here."""
+        return hashes[-2], "" if episode is None or episode in self._unnamed_episodes else episode
 
     def _in_episode(self, turns: Sequence[Turn], episode: str | None) -> list[Turn]:
         """The turns of one episode; where it is None, the turns of all episodes that no URL named."""
@@ -194,16 +198,17 @@ class TurnIndex:
         self, messages: Sequence[WireMessage], hashes: Sequence[str], episode: str | None
     ) -> tuple[Turn | None, tuple[WireMessage, ...], bool]:
         """The turn whose last message these messages lengthen, for an agent that keeps all its notes in one message."""
-        if not messages or messages[-1].role != "user" or hashes[-2] not in self._by_prefix:
+        key = self._prefix_key(hashes, episode) if messages and messages[-1].role == "user" else None
+        if key not in self._by_prefix:
             return None, (), False
         text = messages[-1].text
-        for turn, earlier_text in reversed(self._by_prefix[hashes[-2]].values()):
+        for turn, earlier_text in reversed(self._by_prefix[key].values()):
             if turn.reply is None or not text.startswith(earlier_text) or not self._in_episode([turn], episode):
                 continue
             reply_text = turn.reply.text.strip()
             start = text.find(reply_text, len(earlier_text)) if reply_text else -1
             if start >= 0:
-                return turn, (WireMessage("user", (_CUE.sub("", text[start + len(reply_text) :]),)),), True
+                return turn, (WireMessage("user", (_strip_cue(text[start + len(reply_text) :]),)),), True
         return None, (), False
 
     def _find_rewritten(
@@ -296,7 +301,13 @@ def extract_question(text: str) -> str:
     else:
         match = _TASK.match(text)
         text = text[match.end() :] if match else text
-    return _CUE.sub("", text).strip()
+    return _strip_cue(text).strip()
+
+
+def _strip_cue(text: str) -> str:
+    """A text without a last line such as "Thought:", after which the model goes on."""
+    head, newline, last_line = text.rstrip().rpartition("\n")
+    return head if newline and _CUE.fullmatch(last_line) else text
 
 
 def is_observation(text: str) -> bool:

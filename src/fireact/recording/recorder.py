@@ -25,7 +25,7 @@ from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error, unknown_name_error
-from fireact.models.prices import find_price
+from fireact.models.prices import TokenPrice, find_price
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
@@ -50,6 +50,7 @@ PROVIDERS = {
 """The endpoint of each dialect where the settings name none."""
 EPISODES, PROXY = "Episodes", "Proxy"
 """Headings of options."""
+UNKNOWN_PRICE = TokenPrice(lambda usage: None)
 MAX_REQUEST_KINDS = 50
 """Kinds of requests that are counted apart."""
 GRACE = 30
@@ -109,7 +110,13 @@ class RecordConfig:
     def price(self) -> FindPrice:
         """A function from a model's name and a dialect to the price at its upstream; each price is looked up once."""
         table, urls = Path(self.prices) if self.prices else None, self.urls
-        return functools.cache(lambda model, dialect: find_price(model, urls[dialect], table=table))
+
+        @functools.cache
+        def look_up(model: str, dialect: str) -> TokenPrice:
+            price = find_price(model, urls[dialect], table=table)
+            return price if price.is_known else UNKNOWN_PRICE
+
+        return look_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +378,12 @@ def recorder(
                     f"warning: {config.host} can be reached from other machines, and the proxy asks for no key."
                 )
             server_config = uvicorn.Config(
-                app, log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=GRACE
+                app,
+                log_level="critical",
+                access_log=False,
+                ws="none",
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE,
             )
             host = f"[{config.host}]" if ":" in config.host else config.host
             with _serve(uvicorn.Server(server_config), listener, recording):
