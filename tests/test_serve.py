@@ -195,7 +195,22 @@ def test_what_there_is_not_is_said_in_json(server: Running, method: str, path: s
         ({"temperature": 9}, 400, "temperature is 9"),
         ({"max_tokens": 0}, 400, "max_tokens is 0"),
         ({"n": 2}, 400, "n must be 1"),
-        ({"tools": [{"type": "function"}]}, 400, "NAME-agent"),
+        ({"tools": [{"type": "function"}]}, 400, "tools[0] is {'type': 'function'}; it must be a function with a name"),
+        ({"tools": [{"function": {"name": "a"}}] * 2}, 400, "tools[1] has the name 'a', as another tool has"),
+        ({"tools": [{"type": "web_search"}]}, 400, "it must be a function"),
+        ({"tool_choice": "required"}, 400, "tools has nothing"),
+        (
+            {"tools": [{"function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}}},
+            400,
+            "tool_choice names 'b'",
+        ),
+        ({"top_p": 1.5}, 400, "top_p is 1.5; it must be from 0 to 1"),
+        ({"top_k": 5}, 400, "serve with --lenient"),
+        ({"mirostat": 2}, 400, "mirostat is 2, which this endpoint cannot do"),
+        ({"logprobs": True, "stream": True}, 400, "logprobs is true, which a stream cannot have"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs is 21"),
+        ({"stop": ["x"] * 65}, 400, "stop has 65 strings"),
+        ({"model": "tiny-agent", "tools": [{"function": {"name": "a"}}]}, 400, "ask tiny with yours"),
         ({"messages": [{"role": "user", "content": "x" * 4_100_000}]}, 413, "longer than"),
         ({"stream": "no"}, 400, "stream is 'no'"),
         ({"model": "tiny-agent", "messages": [{"role": "assistant", "content": "x"}]}, 400, "role user"),
@@ -348,8 +363,6 @@ def test_the_server_feeds_the_tokens_that_were_trained_on(student: Path, tmp_pat
     [
         {"messages": [{"role": [], "content": "a"}]},
         {"messages": [{"role": "user", "content": "a"}], "stream_options": "x"},
-        {"messages": [{"role": "user", "content": "a"}], "top_p": 0.5},
-        {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}},
         {"messages": [{"role": "user", "content": "a"}], "top_k": 5},
         {"messages": [{"role": "user", "content": "a"}], "min_p": 0.1},
         {"messages": [{"role": "user", "content": "a"}], "repetition_penalty": 1.2},
@@ -439,7 +452,8 @@ def listening(lm: Any, **settings: Any) -> Iterator[int]:
     from fireact.serving.server import ServedAgent, bind_socket, build_serving_app
 
     made = bind_socket("127.0.0.1", 0)
-    served = ServedAgent("s", replace(agent(*GOOD), lm=lm), **settings)
+    method = settings.pop("method", agent(*GOOD).method)
+    served = ServedAgent("s", replace(agent(*GOOD), lm=lm, method=method), **settings)
     running = uvicorn.Server(uvicorn.Config(build_serving_app(served), log_level="warning"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [made]})
     thread.start()
@@ -492,13 +506,15 @@ def test_an_agents_steps_are_streamed_before_its_answer() -> None:
     assert deltas[-2].content == "42" and events[-1].choices[0].finish_reason == "stop"
 
 
-def test_a_student_of_native_calls_is_served_as_its_agent_alone() -> None:
+def test_a_student_of_native_calls_has_the_name_of_its_run() -> None:
     from fireact.methods.react import ReAct
     from fireact.render.tool_calls import ToolCallsRenderer
     from fireact.serving.server import ServedAgent
 
     native = replace(agent(GOOD), method=ReAct(renderer=ToolCallsRenderer()))
-    assert ServedAgent("s", native).names == ("s-agent",) and ServedAgent("s", agent(GOOD)).names == ("s", "s-agent")
+    assert ServedAgent("s", native).names == ("s", "s-agent")
+    alone = ServedAgent("s", native, aliases=("gpt-4o",), runs_tools=False)
+    assert alone.names == ("s", "gpt-4o") and alone.serves("claude") and not ServedAgent("s", native).serves("claude")
 
 
 def test_a_port_that_there_is_not_is_refused_in_words() -> None:

@@ -134,10 +134,20 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token as text, the natural logarithm of its probability, and the likeliest tokens with theirs."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The answer of an LM to one call. ``finish``: it stopped by itself or was cut; ``seconds`` is wall time.
 
-    ``calls`` are the native tool calls that it made, where ``tools`` were offered to it.
+    ``calls`` are the native tool calls that it made, where ``tools`` were offered to it. ``logprobs`` has each token,
+    where the call asked for it.
     """
 
     text: str
@@ -145,6 +155,7 @@ class Completion:
     finish: Literal["stop", "length"]
     seconds: float
     calls: tuple[Action, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +285,28 @@ OnDelta = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyForm:
+    """What a completion may be: text, calls of some of the offered tools, or JSON; all else is impossible.
+
+    ``callable`` names the tools that may be called, ``text`` tells whether a completion without a call may be text.
+    With ``parallel`` several tools may be called at once. ``json_schema`` is the schema of the text.
+    """
+
+    callable: tuple[str, ...] = ()
+    text: bool = True
+    parallel: bool = True
+    json_schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A call of an LM: a prompt, and how the LM shall complete it.
 
     ``tools`` are offered for native tool calling. ``max_tokens`` of None leaves the length to the LM, ``temperature``
     of None is that of the agent, and 0 without an agent. ``on_delta`` gets the text as it is written, without any
-    part of a stop string; an LM that cannot stream ignores it.
+    part of a stop string; an LM that cannot stream ignores it. ``top_p`` is the share of likely tokens that are sampled
+    from. ``form`` constrains the completion; only an LM whose ``constrains`` is true takes it. ``top_logprobs`` is how
+    many likely tokens to report for each token; None reports nothing.
     """
 
     messages: Sequence[Message]
@@ -289,6 +316,9 @@ class Call:
     temperature: float | None = None
     seed: int = 0
     on_delta: OnDelta | None = field(default=None, compare=False)
+    top_p: float | None = None
+    form: ReplyForm | None = None
+    top_logprobs: int | None = None
 
 
 class LM(Protocol):

@@ -56,12 +56,21 @@ def serve_command(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="Name of the model; NAME-agent is the agent with its tools.")] = "fireact",
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", help="Further name of the model, such as gpt-4o; repeatable.")
+    ] = None,
     tool: Tools = None,
     task: LimitsTask = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
     engine: Annotated[
         str, typer.Option(help="transformers, in this process; or vllm, started beside it (for GPUs).")
     ] = "transformers",
+    constrain: Annotated[
+        bool, typer.Option(help="Let the student write only calls and JSON that fit the request's schemas.")
+    ] = True,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Ignore fields that cannot be served, and name them in a header.")
+    ] = False,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
     ] = False,
@@ -81,7 +90,9 @@ def serve_command(
 
             build_mcp_server(name, chosen).run()
             return
-        served = make_served_agent(name, chosen, host=host)
+        served = make_served_agent(
+            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, constrain=constrain, lenient=lenient
+        )
 
         def started(url: str) -> None:
             STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")

@@ -25,6 +25,10 @@ MIN_SHARED_TOKENS = 16
 """Fewest shared tokens for which copying or awaiting a prefix is worth it."""
 
 
+MaskLogits = Callable[[list[int], torch.Tensor], torch.Tensor]
+"""Takes the ids generated so far and the next logits; returns these with minus infinity where a token may not follow."""
+
+
 @dataclass(eq=False, slots=True)
 class GenerationRequest:
     """A caller's request and its result so far; ``done`` is set when ``generated`` or ``error`` is final."""
@@ -35,7 +39,13 @@ class GenerationRequest:
     is_finished: Callable[[list[int]], bool]
     """Whether the text is complete, given all generated ids; an exception here ends this text only."""
     rng: torch.Generator
+    top_p: float = 1.0
+    mask_logits: MaskLogits | None = None
+    top_logprobs: int | None = None
+    """How many likely tokens to report for each generated one; None reports nothing."""
     generated: list[int] = field(default_factory=list)
+    logprobs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
+    """For each generated token its log probability, and the likeliest ids with theirs."""
     cached: int = 0
     cancelled: bool = False
     error: BaseException | None = None
@@ -90,8 +100,13 @@ class Engine:
         temperature: float = 0.0,
         seed: int = 0,
         is_finished: Callable[[list[int]], bool] = lambda ids: False,
+        top_p: float = 1.0,
+        mask_logits: MaskLogits | None = None,
+        top_logprobs: int | None = None,
     ) -> GenerationRequest:
         """Generate after a prompt and wait for the end; safe from many threads. Temperature 0 is greedy.
+
+        With ``top_p`` below 1 only the likeliest tokens with that share of the probability are drawn.
 
         Raises ContextError when the prompt does not fit into the model's context, ProviderError when the engine failed.
         """
@@ -102,7 +117,9 @@ class Engine:
                 "Use fewer examples or steps, or a model with a longer context."
             )
         rng = torch.Generator().manual_seed(seed)
-        request = GenerationRequest(list(prompt), min(max_tokens, room), temperature, is_finished, rng)
+        request = GenerationRequest(
+            list(prompt), min(max_tokens, room), temperature, is_finished, rng, top_p, mask_logits, top_logprobs
+        )
         self._submit(request)
         try:
             request.done.wait()
@@ -250,10 +267,15 @@ class Engine:
     def _extend(self, slot: Slot, logits: torch.Tensor, best: int) -> None:
         request = slot.request
         assert request is not None
-        token = best if request.temperature <= 0 else _sample_token(logits, request)
-        request.generated.append(token)
-        is_over = token in self.ends or len(request.generated) >= request.max_tokens
         try:
+            if request.mask_logits is not None:
+                logits = request.mask_logits(request.generated, logits)
+                best = int(logits.argmax())
+            token = best if request.temperature <= 0 else _sample_token(logits, request)
+            if request.top_logprobs is not None:
+                request.logprobs.append(_measure_logprobs(logits, token, request.top_logprobs))
+            request.generated.append(token)
+            is_over = token in self.ends or len(request.generated) >= request.max_tokens
             is_over = request.is_finished(request.generated) or is_over
         except BaseException as error:  # the caller's own exception, which is raised in its thread
             request.error, is_over = error, True
@@ -287,7 +309,17 @@ def _shared_prefix_length(writing: Sequence[Slot]) -> int:
 
 def _sample_token(logits: torch.Tensor, request: GenerationRequest) -> int:
     odds = torch.softmax(logits / request.temperature, dim=-1)
+    if request.top_p < 1:
+        ordered, ids = odds.sort(descending=True)
+        odds[ids[ordered.cumsum(-1) - ordered >= request.top_p]] = 0  # the first token always stays
     return int(torch.multinomial(odds, 1, generator=request.rng))
+
+
+def _measure_logprobs(logits: torch.Tensor, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log probability of a token, and the ``count`` likeliest tokens with theirs."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    top = logprobs.topk(min(count, len(logprobs)))
+    return float(logprobs[token]), list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
 def _take_over_attention(model: Any) -> None:

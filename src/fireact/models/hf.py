@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +21,40 @@ from fireact.errors import ConfigError, ProviderError, missing_extra_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
+from fireact.render.call_form import CallForm, find_call_form
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import prompt_ids
-from fireact.types import Call, Completion, OnDelta, Renderer, Usage
+from fireact.types import Call, Completion, OnDelta, Renderer, TokenLogprob, Usage
 from fireact.wire.schemas import tool_schema
 
 if TYPE_CHECKING:
-    from fireact.models.engine import Engine
+    from fireact.models.engine import Engine, GenerationRequest, MaskLogits
+    from fireact.models.grammar import GrammarCompiler
 
 MAX_TOKENS = 256
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedModel:
     """The engine and the tokenizer, in memory after the first use."""
 
     engine: Engine
     tokenizer: Any
     close: Callable[[], object]
+    vocabulary_size: int
+
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """How the student writes native calls."""
+        return find_call_form(self.tokenizer, self.engine.ends)
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """The compiler of constraints, which takes a second to make."""
+        from fireact.models.grammar import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer, ends=sorted(self.engine.ends), vocabulary_size=self.vocabulary_size)
 
 
 class HFModel:
@@ -48,6 +64,9 @@ class HFModel:
     The chat template shows ``tools`` to the student, which writes its calls as text that the renderer reads. Raises
     ConfigError for an unknown student or dtype.
     """
+
+    constrains = True
+    """Whether a call's ``form`` is kept."""
 
     def __init__(
         self,
@@ -80,6 +99,7 @@ class HFModel:
         loaded = self._load()
         with self._tokenizing:  # tokenizers are not thread-safe
             prompt = prompt_ids(call.messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in call.tools])
+            mask_logits = self._start_constraint(call, loaded)
         request = loaded.engine.generate(
             prompt,
             max_tokens=MAX_TOKENS if call.max_tokens is None else call.max_tokens,
@@ -88,6 +108,9 @@ class HFModel:
             is_finished=self._stop_checker(call.stop, loaded.tokenizer)
             if call.on_delta is None
             else self._stream_checker(call.stop, loaded, call.on_delta),
+            top_p=1.0 if call.top_p is None else call.top_p,
+            mask_logits=mask_logits,
+            top_logprobs=call.top_logprobs,
         )
         text = self._text(request.generated, loaded.tokenizer)
         visible_text = cut_at_stop(text, call.stop)
@@ -97,6 +120,32 @@ class HFModel:
             usage=Usage(1, len(prompt), request.cached, len(request.generated)),
             finish="stop" if ended else "length",
             seconds=time.perf_counter() - started,
+            logprobs=self._name_logprobs(request, loaded.tokenizer),
+        )
+
+    def load_call_form(self) -> CallForm | None:
+        """How the student writes native calls; None where its template has another form."""
+        loaded = self._load()
+        with self._tokenizing:
+            return loaded.call_form
+
+    def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
+        if call.form is None:
+            return None
+        schemas = [tool_schema(tool) for tool in call.tools]
+        return loaded.grammars.compile(call.form, schemas, loaded.call_form if call.form.callable else None).start()
+
+    def _name_logprobs(self, request: GenerationRequest, tokenizer: Any) -> tuple[TokenLogprob, ...]:
+        """The log probabilities of a text with tokens as text, without the token that ends it."""
+
+        def name(token: int) -> str:
+            return self._text([token], tokenizer)
+
+        named_tokens = zip(request.generated, request.logprobs, strict=False)
+        return tuple(
+            TokenLogprob(name(token), logprob, tuple((name(other_id), value) for other_id, value in top))
+            for token, (logprob, top) in named_tokens
+            if token not in self._load().engine.ends
         )
 
     @property
@@ -154,14 +203,14 @@ class HFModel:
     def _load(self) -> LoadedModel:
         with self._loading:
             if self._loaded is None:
-                engine, tokenizer = self._load_engine()
+                engine, tokenizer, vocabulary_size = self._load_engine()
                 close = weakref.finalize(
                     self, engine.close
                 )  # also at exit, since the thread must not die inside a kernel
-                self._loaded = LoadedModel(engine, tokenizer, close)
+                self._loaded = LoadedModel(engine, tokenizer, close, vocabulary_size)
             return self._loaded
 
-    def _load_engine(self) -> tuple[Engine, Any]:
+    def _load_engine(self) -> tuple[Engine, Any, int]:
         try:
             import torch
 
@@ -174,8 +223,9 @@ class HFModel:
             apply_renderer_template(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        limit = _context_length(model.config.get_text_config())
-        return Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=limit), tokenizer
+        config = model.config.get_text_config()
+        engine = Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=_context_length(config))
+        return engine, tokenizer, config.vocab_size
 
 
 def load_merged_student(student: str, adapter: Path | None) -> tuple[Any, Any]:

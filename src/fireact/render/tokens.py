@@ -7,7 +7,7 @@ sample a turn where the template rewrites earlier turns or the tokenizer merges 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ __all__ = [
     "encode_chat",
     "prompt_ids",
     "special_tokens",
+    "split_turn",
     "text_spans",
 ]
 
@@ -94,9 +95,8 @@ def encode_chat(
     ``ends`` are the ids or strings that end a turn at inference (default: the tokenizer's EOS). Raises FormatError
     when the chat template does not close a turn with one of them.
     """
-    stops = _stop_strings(ends, tokenizer)
     turns = [
-        _tokenize_turn(messages, index, tokenizer, stops=stops, tools=tools)
+        _tokenize_turn(messages, index, tokenizer, ends=ends, tools=tools)
         for index, message in enumerate(messages)
         if message.train
     ]
@@ -129,13 +129,23 @@ def _join_turns(turns: Sequence[_TokenizedTurn]) -> Sample | None:
     return Sample(tuple(ids), tuple(labels), weights=tuple(weights) if set(weights) - {1.0} else ())
 
 
-def _tokenize_turn(
-    messages: Sequence[Message], index: int, tokenizer: Any, *, stops: Mapping[str, int | str], tools: Sequence[Schema]
-) -> _TokenizedTurn:
-    """The tokens of message ``index``. The following message shows how the template ends it (GLM: with its token)."""
+def split_turn(
+    messages: Sequence[Message],
+    index: int,
+    tokenizer: Any,
+    *,
+    ends: Collection[int | str] = (),
+    tools: Sequence[Schema] = (),
+) -> tuple[str, str, str]:
+    """The prompt of message ``index``, the text that the student writes after it, and the string that ends the text.
+
+    The following message shows how the template ends a turn (GLM: with that message's token). Raises FormatError when
+    the chat template does not close the turn with one of ``ends``.
+    """
     prompt = render_chat(messages[:index], tokenizer, tools=tools, ask=True)
     following = messages[index + 1] if index + 1 < len(messages) else _following_message(messages[index])
     continued_text = render_chat([*messages[: index + 1], following], tokenizer, tools=tools, ask=False)
+    stops = _stop_strings(ends, tokenizer)
     tail = text_after(prompt, continued_text, stops)
     # The earliest stop string ends the turn; of several at one position the longest.
     stop_matches = [(tail.find(stop), -len(stop), stop) for stop in stops if stop in tail]
@@ -145,12 +155,18 @@ def _tokenize_turn(
             "never stop. Use a tokenizer whose template closes a turn with its EOS token."
         )
     end, _, stop = min(stop_matches)
-    turn_text = _student_text(messages[: index + 1], tail[:end], tokenizer, tools)
+    return prompt, _student_text(messages[: index + 1], tail[:end], tokenizer, tools), stop
+
+
+def _tokenize_turn(
+    messages: Sequence[Message], index: int, tokenizer: Any, *, ends: Collection[int | str], tools: Sequence[Schema]
+) -> _TokenizedTurn:
+    prompt, turn_text, stop = split_turn(messages, index, tokenizer, ends=ends, tools=tools)
     prompt_tokens = _tokenize(prompt, tokenizer)
     # Tokenizing the whole text at once gives the tokens that the student writes after this prompt, unless a token
     # merges across one of the two borders: inference never produces such a token, so training must not either.
     all_tokens = _tokenize(prompt + turn_text + stop, tokenizer)
-    closing = stops[stop]
+    closing = _stop_strings(ends, tokenizer)[stop]
     is_split_cleanly = all_tokens[: len(prompt_tokens)] == prompt_tokens and (
         isinstance(closing, str) or all_tokens[-1] == closing
     )

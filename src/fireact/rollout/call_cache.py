@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,10 +186,14 @@ class CachedLM:
         ]
         temperature = 0.0 if call.temperature is None else call.temperature
         identity = ["lm", self.name, sent_messages, list(call.stop), call.max_tokens, temperature, call.seed, offered]
+        if call.top_p is not None:  # calls that were stored before keep their identity
+            identity.append(call.top_p)
 
         def make() -> str:
             assert self.lm is not None  # in replay mode ``get_or_make`` never calls this
-            return dumps(asdict(self.lm.complete(call)))
+            completion = asdict(replace(self.lm.complete(call), logprobs=()))
+            del completion["logprobs"]
+            return dumps(completion)
 
         values = json.loads(self.cache.get_or_make(identity, make))
         calls = tuple(Action(**action) for action in values["calls"])

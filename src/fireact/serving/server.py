@@ -1,18 +1,20 @@
 """``fireact serve``: a fine-tuned student, and the agent around it, behind an OpenAI-compatible endpoint.
 
-    POST /v1/chat/completions   model NAME is the student alone, NAME-agent the agent with its tools run here
+    POST /v1/chat/completions, /v1/responses, /v1/messages
+                                model NAME is the student alone, NAME-agent the agent with its tools run here
     GET  /v1/models, /v1/models/NAME, /health
 
-Requests of many clients share the batches of the engine. Invariant: a chat reaches the model through the same function
-as training samples. A shutdown finishes the requests in flight; a request whose client has left stops. The question to
-an agent is the last user message. Its text, as it is written, and its observations come as ``reasoning_content``, its
-answer as ``content``. Loopback needs no key; any other address does.
+Each dialect is a route. Requests of many clients share the batches of the engine. Invariant: a request
+reaches the model through the same function as training samples. A shutdown finishes the requests in flight; a request
+whose client has left stops. The question to an agent is the last user message. Its text, as it is written, and its
+observations come as reasoning, its answer as text. Loopback needs no key; any other address does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import os
@@ -24,13 +26,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
+from fireact.methods.react import FinishTool
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.stream import EpisodeStream, iterate_steps
-from fireact.serving.wire import ChatRequest, read_request
-from fireact.types import Call, Completion, Message, OnDelta, Step, answer_of
+from fireact.serving.student_reply import StudentReply
+from fireact.serving.wire import StudentRequest, read_request, write_logprobs
+from fireact.types import FINISH, Call, Completion, Message, OnDelta, ReplyForm, Step, Tool, answer_of
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import StreamDelta, StreamWriter, WireReply
-from fireact.wire.sse import write_event
+from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
+from fireact.wire.dialects import DIALECTS
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
@@ -40,35 +44,70 @@ BODY_SECONDS = 30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
-SERVED = ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/NAME", "GET /health")
+SERVED = (
+    *(f"POST /v1{dialect.path}" for dialect in DIALECTS.values()), "GET /v1/models", "GET /v1/models/NAME", "GET /health",
+)  # fmt: skip
+IGNORED_HEADER = "X-FireAct-Ignored"
+"""Names the fields of a request that a lenient server ignores."""
 THREADS = 256
 """Requests that run at a time; more wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedAgent:
-    """An agent and its student, with the names under which they are served."""
+    """An agent and its student, with the names under which they are served.
+
+    ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
+    ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
+    """
 
     name: str
     agent: Agent
     max_body: int = MAX_BODY
     body_seconds: float = BODY_SECONDS
     key: str | None = field(default=None, repr=False)
+    aliases: tuple[str, ...] = ()
+    tuned: bool = True
+    runs_tools: bool = True
+    constrain: bool = True
+    lenient: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the models; a student of native calls is served only as the agent, with its trained tools."""
-        native = getattr(getattr(self.agent.method, "renderer", None), "native", False)
-        return (f"{self.name}-agent",) if native else (self.name, f"{self.name}-agent")
+        """The names of the models: those of the student, then that of the agent."""
+        return (self.name, *self.aliases, *([f"{self.name}-agent"] if self.runs_tools else []))
+
+    def serves(self, model: str) -> bool:
+        """Whether a model is served under this name; a student that is served alone has every name."""
+        return model in self.names or not self.runs_tools
+
+    def is_agent(self, model: str) -> bool:
+        """Whether this is the name of the agent, not of the student."""
+        return self.runs_tools and model == f"{self.name}-agent"
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the student reads its client's tools: one of native calls does, and so does a model not trained here."""
+        return bool(getattr(self._renderer, "native", False)) or not self.tuned
+
+    @property
+    def answers_by_finish(self) -> bool:
+        """Whether the student was trained to give its answer by the finish action."""
+        native, ends_itself = (getattr(self._renderer, name, False) for name in ("native", "ends_itself"))
+        return self.tuned and native and not ends_itself
+
+    @property
+    def _renderer(self) -> Any:
+        return getattr(self.agent.method, "renderer", None)
 
 
 OnReplyDelta = Callable[[StreamDelta], None]
 """Receives the deltas of a streamed reply as they arrive."""
 
 
-def make_served_agent(name: str, agent: Agent, *, host: str) -> ServedAgent:
+def make_served_agent(name: str, agent: Agent, *, host: str, **options: Any) -> ServedAgent:
     """The served agent with its key. Raises ConfigError when other machines could use it without a key."""
-    return ServedAgent(name, agent, key=required_key(host))
+    return ServedAgent(name, agent, key=required_key(host), **options)
 
 
 def required_key(host: str) -> str | None:
@@ -95,13 +134,19 @@ def build_serving_app(served: ServedAgent) -> Any:
 
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
 
-    def refuse(status: int, message: str) -> Response:
-        return JSONResponse(CHAT_COMPLETIONS.write_error(message), status_code=status)
+    def refuse(status: int, message: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return JSONResponse(dialect.write_error(message, kind), status_code=status)
 
-    def refuse_model(model: str) -> Response:
-        return refuse(404, f"the model {model!r} is not served. Served: {', '.join(served.names)}")
+    def refuse_model(model: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
+        return refuse(
+            404,
+            f"the model {model!r} is not served. Served: {', '.join(served.names)}. --alias {model} gives the student "
+            "this name.",
+            dialect,
+        )
 
-    def check_access(request: Request) -> Response | None:
+    def check_access(request: Request, dialect: Dialect = CHAT_COMPLETIONS) -> Response | None:
         """The refusal of a request without the key or, where there is no key, under a host name of another machine.
 
         Without the second check a web page could point its own host name here (DNS rebinding) and run the agent's
@@ -110,13 +155,15 @@ def build_serving_app(served: ServedAgent) -> Any:
         if served.key is None:
             if request.url.hostname in LOOPBACK:
                 return None
-            return refuse(403, "this endpoint answers to the names of this machine alone")
+            return refuse(403, "this endpoint answers to the names of this machine alone", dialect)
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        if not sent and (sent := request.headers.get("x-api-key", "")):  # Anthropic's clients
+            scheme = "bearer"
         # Headers are read as Latin-1, and most clients send UTF-8.
         same = hmac.compare_digest(sent.strip().encode("latin-1", "replace"), served.key.encode())
         if same and scheme.lower() == "bearer":
             return None
-        return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY")
+        return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY", dialect)
 
     async def read_body(request: Request) -> bytes | None:
         """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
@@ -128,42 +175,43 @@ def build_serving_app(served: ServedAgent) -> Any:
                     return None
         return bytes(received)
 
-    async def complete(request: Request) -> Response:
-        if (refusal := check_access(request)) is not None:
+    async def complete(request: Request, dialect: Dialect) -> Response:
+        if (refusal := check_access(request, dialect)) is not None:
             return refusal
         try:
             request_body = await read_body(request)
         except TimeoutError:
-            return refuse(408, f"the request did not come within {served.body_seconds:g} seconds")
+            return refuse(408, f"the request did not come within {served.body_seconds:g} seconds", dialect)
         if request_body is None:
-            return refuse(413, f"the request is longer than {served.max_body} bytes")
+            return refuse(413, f"the request is longer than {served.max_body} bytes", dialect)
         try:
-            chat_request = read_request(request_body)
+            student_request = read_request(request_body, dialect, lenient=served.lenient)
+            if not served.serves(student_request.model):
+                return refuse_model(student_request.model, dialect)
+            served_request = ServedRequest(served, student_request)
         except FormatError as error:
-            return refuse(400, str(error))
-        if chat_request.model not in served.names:
-            return refuse_model(chat_request.model)
-        served_request = ServedRequest(served, chat_request)
+            return refuse(400, str(error), dialect)
+        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else None
         watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
-        if chat_request.stream:
-            writer = CHAT_COMPLETIONS.stream_writer(chat_request.model)
-            return StreamingResponse(
-                _stream_events(served_request, writer, threads, watch), media_type="text/event-stream"
-            )
+        if student_request.stream:
+            writer = dialect.stream_writer(student_request.model)
+            events = _stream_events(served_request, writer, threads, watch)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
         except FireactError as error:
-            return refuse(400 if isinstance(error, ConfigError | FormatError | ContextError) else 500, str(error))
+            status = 400 if isinstance(error, ConfigError | FormatError | ContextError) else 500
+            return refuse(status, str(error), dialect)
         except Cancelled:
-            return refuse(499, "the client left")
+            return refuse(499, "the client left", dialect)
         except asyncio.CancelledError:
-            return refuse(503, "the server was stopped before the answer was finished")
+            return refuse(503, "the server was stopped before the answer was finished", dialect)
         except Exception as error:  # the client gets any error, and the server continues
-            return refuse(500, f"{type(error).__name__}: {error}")
+            return refuse(500, f"{type(error).__name__}: {error}", dialect)
         finally:  # nobody reads the reply from here on
             served_request.client_left.set()
             watch.cancel()
-        return JSONResponse(CHAT_COMPLETIONS.write_reply(reply, model=chat_request.model))
+        return JSONResponse(dialect.write_reply(reply, model=student_request.model), headers=headers)
 
     async def wait_until_left(request: Request, client_left: threading.Event) -> None:
         """Wait until the client closes the connection, then set ``client_left``."""
@@ -195,7 +243,10 @@ def build_serving_app(served: ServedAgent) -> Any:
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", complete, methods=["POST"]),
+            *(
+                Route(f"/v1{dialect.path}", functools.partial(complete, dialect=dialect), methods=["POST"])
+                for dialect in DIALECTS.values()
+            ),
             Route("/v1/models", models),
             Route("/v1/models/{id:path}", model),
             Route("/health", health),
@@ -205,39 +256,92 @@ def build_serving_app(served: ServedAgent) -> Any:
 
 
 class ServedRequest:
-    """One request, answered on a thread; once ``client_left`` is set, the next delta raises Cancelled."""
+    """One request, answered on a thread; once ``client_left`` is set, the next delta raises Cancelled.
+
+    Raises FormatError for a request that the student or the agent cannot answer.
+    """
 
     def __init__(
-        self, served: ServedAgent, chat_request: ChatRequest, on_reply_delta: OnReplyDelta = lambda delta: None
+        self, served: ServedAgent, request: StudentRequest, on_reply_delta: OnReplyDelta = lambda delta: None
     ) -> None:
-        self.served, self.chat_request, self.on_reply_delta = served, chat_request, on_reply_delta
+        self.served, self.request, self.on_reply_delta = served, request, on_reply_delta
         self.client_left = threading.Event()
+        self._check()
 
     def answer(self) -> WireReply:
         """The reply; an agent's steps are its reasoning."""
-        return self._student() if self.chat_request.model == self.served.name else self._agent()
+        return self._agent() if self.served.is_agent(self.request.model) else self._student()
+
+    def _check(self) -> None:
+        served, request = self.served, self.request
+        needs_constraint = request.json_schema is not None or request.tool_choice.mode in ("required", "tool")
+        if served.is_agent(request.model):
+            if request.tools:
+                raise FormatError(f"tools: {request.model} runs its own tools here; ask {served.name} with yours")
+            if needs_constraint or request.top_logprobs is not None:
+                raise FormatError(
+                    f"{request.model} answers in its own form. Leave response_format, tool_choice and logprobs out"
+                )
+        elif request.tools and not served.takes_tools:
+            raise FormatError(
+                f"tools: the student {served.name} was trained to write its actions as text. Ask {served.name}-agent, "
+                "whose tools run here, or train a student with --renderer recorded or tool_calls"
+            )
+        elif needs_constraint and not self._constrains:
+            raise FormatError(
+                "tool_choice and response_format need constrained decoding, which is off here. Leave them out, or "
+                "serve a student of this machine without --no-constrain"
+            )
+
+    @property
+    def _constrains(self) -> bool:
+        return self.served.constrain and getattr(self.served.agent.lm, "constrains", False)
 
     def _student(self) -> WireReply:
-        chat_request = self.chat_request
+        served, request = self.served, self.request
+        tools: tuple[Tool, ...] = request.tools
+        has_finish = served.answers_by_finish and bool(tools) and FINISH not in [tool.name for tool in tools]
+        if has_finish:
+            tools = (*tools, FinishTool())
+        form = self._reply_form(has_finish)
+        student_reply = StudentReply(
+            lambda delta: self.on_reply_delta(delta), callable=form.callable, finish=has_finish,
+            call_count=request.call_count,
+        )  # fmt: skip
 
         def on_delta(delta: str) -> None:
             if self.client_left.is_set():
                 raise Cancelled
-            self.on_reply_delta(StreamDelta(delta))
+            student_reply.add(delta)
 
         call = Call(
-            chat_request.messages,
-            stop=chat_request.stop,
-            max_tokens=chat_request.max_tokens,
-            temperature=chat_request.temperature,
-            seed=chat_request.seed,
+            request.messages,
+            tools=tools,
+            stop=request.stop,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
             on_delta=on_delta,
+            top_p=request.top_p,
+            form=form if self._constrains and (form.callable or form.json_schema is not None) else None,
+            top_logprobs=request.top_logprobs,
         )
-        completion = complete_streaming(self.served.agent.lm, call)
-        return WireReply((completion.text,), finish=completion.finish, usage=completion.usage)
+        completion = complete_streaming(served.agent.lm, call)
+        reply = student_reply.end(completion)
+        return reply if request.top_logprobs is None else replace(reply, extra=write_logprobs(completion.logprobs))
+
+    def _reply_form(self, has_finish: bool) -> ReplyForm:
+        """What the reply may be. A student that answers by the finish action may do so instead of writing text."""
+        request = self.request
+        choice, names = request.tool_choice, tuple(tool.name for tool in request.tools)
+        callable_names = {"none": (), "tool": (choice.name,)}.get(choice.mode, names)
+        may_answer = choice.mode in ("auto", "none")
+        if has_finish and may_answer and request.json_schema is None:
+            callable_names = (*callable_names, FINISH)
+        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema)
 
     def _agent(self) -> WireReply:
-        chat_request, agent = self.chat_request, self.served.agent
+        chat_request, agent = self.request, self.served.agent
         question = next((message.content for message in reversed(chat_request.messages) if message.role == "user"), "")
         if not question.strip():
             raise FormatError("an agent is asked the last message of the role user; there is none")
@@ -312,10 +416,10 @@ async def _stream_events(
         while isinstance(item := await events.get(), StreamDelta):
             yield writer.add(item)
         if isinstance(item, WireReply):
-            yield writer.end(finish=item.finish, usage=item.usage if served_request.chat_request.stream_usage else None)
+            yield writer.end(finish=item.finish, usage=item.usage if served_request.request.stream_usage else None)
         else:
             error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"
-            yield write_event(CHAT_COMPLETIONS.write_error(error_text, "server_error"))
+            yield writer.fail(error_text)
         await working
     finally:  # nobody reads the reply from here on
         served_request.client_left.set()

@@ -1,51 +1,73 @@
-"""The requests that the server can answer, in OpenAI's chat completions.
+"""The requests that the server can answer, whatever their dialect.
 
-Invariant: a request that cannot be served exactly is refused with the field and the allowed values, never half served.
-This module knows nothing of models or of HTTP.
+Invariant: a request that cannot be served exactly is refused with the field and the allowed values, never half served;
+a lenient reading ignores fields that it cannot serve, and names them. This module knows nothing of models or of HTTP.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import FormatError
-from fireact.types import Message, Role
+from fireact.render.requests import student_messages
+from fireact.types import Message, TokenLogprob
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import WireMessage, part_text
-from fireact.wire.roles import ROLES
+from fireact.wire.dialect import Dialect, ToolChoice, WireRequest
+from fireact.wire.schemas import ClientTool, schema_name, wrap_schema
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """The request of a client."""
+class StudentRequest:
+    """The request of a client.
+
+    ``json_schema`` is the schema of a text that must be JSON. ``top_logprobs`` is how many likely tokens to report for
+    each token; None reports nothing. ``ignored`` are the fields that a lenient reading left out.
+    """
 
     model: str
     messages: tuple[Message, ...]
+    tools: tuple[ClientTool, ...]
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    json_schema: Mapping[str, Any] | None
     stop: tuple[str, ...]
     max_tokens: int | None
     temperature: float
+    top_p: float | None
     seed: int
     stream: bool
     stream_usage: bool
+    top_logprobs: int | None
+    call_count: int
+    """The calls in the messages: the ids of new calls go on from there."""
+    ignored: tuple[str, ...]
 
 
 COLDEST = 1e-3
 """Below this temperature sampling gives the most likely token anyway, and its arithmetic overflows."""
-_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "functions": (None, []), "function_call": (None, "none"), "tool_choice": (None, "none", "auto"),
-    "logprobs": (None, False), "top_logprobs": (None, 0), "top_p": (None, 1, 1.0),
-    "presence_penalty": (None, 0, 0.0), "frequency_penalty": (None, 0, 0.0),
-    "top_k": (None, 0, -1), "min_p": (None, 0, 0.0), "repetition_penalty": (None, 1, 1.0),
-    "logit_bias": (None, {}), "response_format": (None, {"type": "text"}), "audio": (None,),
-    "modalities": (None, ["text"]),
+MAX_STOPS = 64
+"""Stop strings of a request; each is looked for after each token."""
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "functions": ([],), "function_call": ("none", "auto"), "logprobs": (False,),
+    "top_logprobs": (0,), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0), "top_k": (0, -1),
+    "min_p": (0, 0.0), "repetition_penalty": (1, 1.0), "logit_bias": ({},), "modalities": (["text"],),
+    "background": (False,), "thinking": ({"type": "disabled"},),
 }  # fmt: skip
-"""Unsupported fields that would change the answer, with the values that have no effect."""
+"""Fields that would change the answer and are not supported, with the values that have no effect."""
+_WITHOUT_EFFECT = frozenset(
+    (
+        "user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key", "prompt_cache_retention",
+        "safety_identifier", "reasoning_effort", "reasoning", "verbosity", "text", "include", "truncation",
+        "output_config", "context_management",
+    )
+)  # fmt: skip
+"""Fields that concern the provider's books or a model's hidden reasoning, and no token of the answer."""
 
 
-def read_request(body: bytes) -> ChatRequest:
+def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: bool = False) -> StudentRequest:
     """Parse the body of a request. Raises FormatError naming the field that is wrong."""
     try:
         data = json.loads(body)
@@ -54,45 +76,116 @@ def read_request(body: bytes) -> ChatRequest:
         raise FormatError("the body holds half a surrogate pair, which is no Unicode") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the body is not JSON: {error}") from error
-    request = CHAT_COMPLETIONS.read_request(data)
+    request = dialect.read_request(data)
     if request.damage:
         raise FormatError(str(request.damage[0]))
-    if request.tools:
-        raise FormatError("tools: the student writes its actions as text; ask NAME-agent to have its tools run here")
-    if request.extra.get("n") not in (None, 1):
-        raise FormatError("n must be 1")
-    sent = CHAT_COMPLETIONS.write_request(request)
-    for name, harmless in _UNSUPPORTED.items():
-        if sent.get(name) not in harmless:
-            raise FormatError(f"{name} is {sent[name]!r}, which this endpoint cannot do. Leave it out.")
     if not request.messages:
         raise FormatError("messages must be a list with at least one message")
+    if request.extra.get("n") not in (None, 1):
+        raise FormatError(f"n must be 1, and is {request.extra['n']!r}: a reply has one answer")
+    extra = dict(request.extra)
+    top_logprobs = _read_logprobs(extra, request.stream)
+    ignored = _find_unserved(extra, lenient=lenient)
     temperature = request.temperature or 0.0
     _require_range(temperature, "temperature", low=0, high=2)
     _require_range(request.max_tokens, "max_tokens", low=1, high=1_000_000)
     _require_range(request.seed, "seed", low=-(2**63), high=2**63)
-    return ChatRequest(
+    _require_range(request.top_p, "top_p", low=0, high=1)
+    if len(request.stop) > MAX_STOPS:
+        raise FormatError(f"stop has {len(request.stop)} strings; it may have {MAX_STOPS}")
+    return StudentRequest(
         model=request.model,
-        messages=tuple(_build_message(index, message) for index, message in enumerate(request.messages)),
+        messages=tuple(student_messages(request.messages)),
+        tools=_read_tools(request),
+        tool_choice=_read_tool_choice(request),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        json_schema=_read_json_schema(request),
         stop=request.stop,
         max_tokens=request.max_tokens,
         temperature=float(temperature) if temperature >= COLDEST else 0.0,
+        top_p=request.top_p,
         seed=request.seed or 0,
         stream=request.stream,
         stream_usage=request.stream_usage,
+        top_logprobs=top_logprobs,
+        call_count=sum(len(message.calls) for message in request.messages),
+        ignored=ignored,
     )
 
 
-def _build_message(index: int, message: WireMessage) -> Message:
-    if message.calls:
-        raise FormatError(f"messages[{index}] has native calls; the student reads and writes its actions as text")
-    texts = [part_text(part) for part in message.parts]
-    if None in texts:
-        raise FormatError(f"messages[{index}].content has parts that are not text")
-    if not texts and message.role != "assistant":  # clients send null for a turn of the assistant without text
-        raise FormatError(f"messages[{index}].content must be text")
-    role: Role = "user" if message.role == "tool" else ROLES[message.role]
-    return Message(role, "".join(filter(None, texts)))
+def _read_tools(request: WireRequest) -> tuple[ClientTool, ...]:
+    """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own."""
+    tools: list[ClientTool] = []
+    for index, schema in enumerate(request.tools):
+        kind = schema.get("type", "function") if isinstance(schema, Mapping) else None
+        if not isinstance(schema, Mapping) or kind not in ("function", "custom") or not schema_name(schema):
+            raise FormatError(f"tools[{index}] is {repr(schema)[:200]}; it must be a function with a name")
+        if kind == "custom" and "input_schema" not in schema:
+            raise FormatError(
+                f"tools[{index}] is a custom tool, which takes free text; the student calls functions alone"
+            )
+        if schema_name(schema) in [tool.name for tool in tools]:
+            raise FormatError(f"tools[{index}] has the name {schema_name(schema)!r}, as another tool has")
+        tools.append(ClientTool(wrap_schema(schema)))
+    return tuple(tools)
+
+
+def _read_tool_choice(request: WireRequest) -> ToolChoice:
+    choice = request.tool_choice or ToolChoice("auto")
+    names = [schema_name(schema) for schema in request.tools if isinstance(schema, Mapping)]
+    if choice.mode == "tool" and choice.name not in names:
+        raise FormatError(f"tool_choice names {choice.name!r}; tools has {', '.join(names) or 'nothing'}")
+    if choice.mode == "required" and not names:
+        raise FormatError("tool_choice is 'required', and tools has nothing. Send tools, or leave it out")
+    return choice
+
+
+def _read_json_schema(request: WireRequest) -> Mapping[str, Any] | None:
+    response_format = request.response_format
+    if response_format is None or response_format.kind == "text":
+        return None
+    return {"type": "object"} if response_format.schema is None else response_format.schema
+
+
+def _read_logprobs(extra: dict[str, Any], stream: bool) -> int | None:
+    """How many likely tokens to report for each token, taken out of ``extra``; None reports nothing."""
+    if extra.get("logprobs") is not True:
+        return None
+    if stream:
+        raise FormatError("logprobs is true, which a stream cannot have here. Leave stream or logprobs out")
+    del extra["logprobs"]
+    count = extra.pop("top_logprobs", 0)
+    if type(count) is not int:
+        raise FormatError(f"top_logprobs is {count!r}; it must be a whole number")
+    _require_range(count, "top_logprobs", low=0, high=20)
+    return count
+
+
+def write_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Log probabilities as they ride along with a reply in chat completions."""
+
+    def entry(token: str, logprob: float) -> dict[str, Any]:
+        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+    content = [
+        {**entry(item.token, item.logprob), "top_logprobs": [entry(*other) for other in item.top]} for item in logprobs
+    ]
+    return {"choices": [{"logprobs": {"content": content, "refusal": None}}]}
+
+
+def _find_unserved(extra: Mapping[str, Any], *, lenient: bool) -> tuple[str, ...]:
+    """The fields that are ignored. Raises FormatError for the first one unless the reading is lenient."""
+    unserved = [
+        name
+        for name, value in extra.items()
+        if name not in _WITHOUT_EFFECT and value is not None and value not in _HARMLESS.get(name, ())
+    ]
+    if unserved and not lenient:
+        raise FormatError(
+            f"{unserved[0]} is {repr(extra[unserved[0]])[:200]}, which this endpoint cannot do. Leave it out, or serve "
+            "with --lenient, which ignores it."
+        )
+    return tuple(unserved)
 
 
 def _require_range(value: float | None, name: str, *, low: float, high: float) -> None:

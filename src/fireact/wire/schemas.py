@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from fireact.errors import ToolError
 from fireact.types import FINISH, Step, Tool
 from fireact.wire.fields import parse_json
 
@@ -30,9 +32,41 @@ FINISH_SCHEMA = make_schema(
 """The finish action as a tool: at inference with native calls, and in files of episodes that end in a call of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClientTool:
+    """A tool that an agent's client runs: only its schema is here, as it was sent."""
+
+    schema: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return schema_name(self.schema)
+
+    @property
+    def description(self) -> str:
+        return str(unwrap_schema(self.schema).get("description") or "")
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        parameters = unwrap_schema(self.schema).get("parameters")
+        return parameters if isinstance(parameters, Mapping) else {}
+
+    def __call__(self, **arguments: Any) -> str:
+        raise ToolError(f"{self.name} is a tool of the client, which runs it itself.")
+
+
 def tool_schema(tool: Tool) -> dict[str, Any]:
     """The schema of a tool."""
+    if isinstance(tool, ClientTool):
+        return dict(tool.schema)
     return make_schema(tool.name, tool.description, tool.parameters)
+
+
+def wrap_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema as chat templates take it: one of chat completions as it is, others in its form."""
+    if isinstance(schema.get("function"), Mapping):
+        return dict(schema)
+    return _normalise_schema(schema)
 
 
 def unwrap_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
