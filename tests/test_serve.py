@@ -457,9 +457,11 @@ def listening(lm: Any, **settings: Any) -> Iterator[int]:
     running = uvicorn.Server(uvicorn.Config(build_serving_app(served), log_level="warning"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [made]})
     thread.start()
-    yield made.getsockname()[1]
-    running.should_exit = True
-    thread.join(600)
+    try:
+        yield made.getsockname()[1]
+    finally:
+        running.should_exit = True
+        thread.join(600)
 
 
 def leave(port: int, model: str, lm: Endless, **options: Any) -> None:

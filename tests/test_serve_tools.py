@@ -114,6 +114,77 @@ def test_an_agent_of_the_openai_package_runs_on_a_student(stream: bool, finish: 
         assert last["reasoning_content"] == "I know it."
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_of_the_responses_api_runs_on_a_student(stream: bool) -> None:
+    student = Writer(LOOK, "70 million")
+    tools = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    items: list[Any] = [ASK[1]]
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port, client_of(port) as client:
+        for _ in range(2):
+            request = {"model": "gpt-4o", "instructions": "Use tools.", "input": items, "tools": tools, "store": False}
+            if stream:
+                with client.responses.stream(**request) as events:
+                    reply = events.get_final_response()
+            else:
+                reply = client.responses.create(**request)
+            items += [item.to_dict() for item in reply.output]
+            for call in [item for item in reply.output if item.type == "function_call"]:
+                result = TOOLS_HERE[call.name](**json.loads(call.arguments))
+                items.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
+    assert reply.output_text == "70 million" and reply.usage.output_tokens == 5
+    assert [message.role for message in student.calls[1].messages] == ["system", "user", "assistant", "tool", "tool"]
+    assert [message.content for message in student.calls[1].messages[2:]] == [
+        "I look both up.",
+        "17 million",
+        "53 million",
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_of_anthropics_package_runs_on_a_student(stream: bool) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    student = Writer(LOOK, "70 million")
+    tools = [
+        {"name": tool["function"]["name"], "description": "d", "input_schema": tool["function"]["parameters"]}
+        for tool in TOOLS
+    ]
+    messages: list[Any] = [ASK[1]]
+    with (
+        listening(student, method=ReAct(renderer=Ending()), runs_tools=False, key="secret") as port,
+        anthropic.Anthropic(base_url=f"http://127.0.0.1:{port}", api_key="secret", max_retries=0) as client,
+    ):
+        for _ in range(2):
+            request = {
+                "model": "claude",
+                "max_tokens": 100,
+                "system": "Use tools.",
+                "messages": messages,
+                "tools": tools,
+            }
+            if stream:
+                with client.messages.stream(**request) as events:
+                    reply = events.get_final_message()
+            else:
+                reply = client.messages.create(**request)
+            messages.append({"role": "assistant", "content": [block.to_dict() for block in reply.content]})
+            results = [
+                {"type": "tool_result", "tool_use_id": block.id, "content": TOOLS_HERE[block.name](**block.input)}
+                for block in reply.content
+                if block.type == "tool_use"
+            ]
+            messages += [{"role": "user", "content": results}] if results else []
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            client.messages.create(**request, extra_body={"top_k": 5})
+        assert refused.value.body["type"] == "error" and "--lenient" in refused.value.message
+    assert reply.content[-1].text == "70 million" and reply.stop_reason == "end_turn"
+    assert [message.role for message in student.calls[1].messages] == ["system", "user", "assistant", "tool", "tool"]
+    assert [message.content for message in student.calls[1].messages[2:]] == [
+        "I look both up.",
+        "17 million",
+        "53 million",
+    ]
+
+
 def test_the_student_reads_the_results_in_the_order_of_its_calls() -> None:
     student = Writer(LOOK, "done")
     with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port, client_of(port) as client:

@@ -54,17 +54,18 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "functions": ([],), "function_call": ("none", "auto"), "logprobs": (False,),
     "top_logprobs": (0,), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0), "top_k": (0, -1),
     "min_p": (0, 0.0), "repetition_penalty": (1, 1.0), "logit_bias": ({},), "modalities": (["text"],),
-    "background": (False,), "thinking": ({"type": "disabled"},),
+    "background": (False,),
 }  # fmt: skip
 """Fields that would change the answer and are not supported, with the values that have no effect."""
 _WITHOUT_EFFECT = frozenset(
     (
         "user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key", "prompt_cache_retention",
         "safety_identifier", "reasoning_effort", "reasoning", "verbosity", "text", "include", "truncation",
-        "output_config", "context_management",
+        "output_config", "context_management", "thinking",
+        "input", "instructions", "messages", "system", "tools",
     )
 )  # fmt: skip
-"""Fields that concern the provider's books or a model's hidden reasoning, and no token of the answer."""
+"""Fields that concern the provider's books or a model's hidden reasoning, and content that is read already."""
 
 
 def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: bool = False) -> StudentRequest:
