@@ -42,13 +42,15 @@ def setting(
     parse: Callable[[str], Any] | None = None,
     is_path: bool = False,
     is_option: bool = True,
+    earlier_default: Any = MISSING,
 ) -> Any:
     """Declare a field of a settings class.
 
     A number lies from ``low`` to ``high``, or between ``above`` and ``below`` (exclusive); a text is one of
     ``choices``. ``flags`` are the option's names where these are not the field's own. ``help`` replaces the docstring
     for the command line. ``normalise`` maps a given value to the one that is stored. ``parse`` reads an option that is
-    not of the field's type; where the field is a table, it reads one pair of a repeatable option.
+    not of the field's type; where the field is a table, it reads one pair of a repeatable option. The keys of a study's
+    stages leave out a default, and in its place the ``earlier_default`` of a setting whose default has changed.
     """
     bounds = {"ge": low, "le": high, "gt": above, "lt": below}
     metadata = {
@@ -56,6 +58,8 @@ def setting(
         "parse": parse, "is_path": is_path, "is_option": is_option,
         "bounds": tuple((name, bound) for name, bound in bounds.items() if bound is not None),
     }  # fmt: skip
+    if earlier_default is not MISSING:
+        metadata["earlier_default"] = earlier_default
     return field(default=default, default_factory=factory, metadata=metadata)
 
 
@@ -75,6 +79,7 @@ class Setting:
     parse: Callable[[str], Any] | None = None
     is_path: bool = False
     is_option: bool = True
+    earlier_default: Any = None
 
 
 def _describe_bounds(bounds: Sequence[tuple[str, float]]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fireact.cli.values import AgentName, Json, LimitsTask, Tools
+from fireact.cli.values import AgentName, Json, LimitsTask, OtherTools, Tools
 
 ENGINES = ("transformers", "vllm")
 
@@ -19,6 +19,7 @@ def ask_command(
     ] = None,
     agent: AgentName = "runs/quickstart",
     tool: Tools = None,
+    other_tools: OtherTools = False,
     task: LimitsTask = "geo-hop",
     as_json: Json = False,
 ) -> None:
@@ -34,7 +35,7 @@ def ask_command(
 
     if question is None and as_json:
         raise ConfigError("--json needs a question. Leave it out to ask one question after the other.")
-    chosen = _load_agent(agent, task, tool)
+    chosen = _load_agent(agent, task, tool, other_tools=other_tools)
     if question is None:
         while line := read_line("Question: "):
             ask_agent(chosen, line, StreamPrinter())
@@ -60,6 +61,7 @@ def serve_command(
         list[str] | None, typer.Option("--alias", help="Further name of the model, such as gpt-4o; repeatable.")
     ] = None,
     tool: Tools = None,
+    other_tools: OtherTools = False,
     task: LimitsTask = "geo-hop",
     slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
     engine: Annotated[
@@ -84,15 +86,16 @@ def serve_command(
     if not mcp:
         required_key(host)  # before a model is loaded
     with _open_engine(engine, agent, name=name, slots=slots) as model:
-        chosen = _build_agent(model, task, tool)
+        chosen, runs_tools = _build_served_agent(model, task, tool, other_tools=other_tools)
         if mcp:
             from fireact.serving.mcp import build_mcp_server
 
             build_mcp_server(name, chosen).run()
             return
         served = make_served_agent(
-            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, constrain=constrain, lenient=lenient
-        )
+            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, runs_tools=runs_tools,
+            constrain=constrain, lenient=lenient,
+        )  # fmt: skip
 
         def started(url: str) -> None:
             STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
@@ -118,13 +121,29 @@ def _open_engine(engine: str, agent: str, *, name: str, slots: int) -> Iterator[
         yield model
 
 
-def _load_agent(model: str, task: str, tools: list[str] | None) -> Any:
+def _load_agent(model: str, task: str, tools: list[str] | None, *, other_tools: bool) -> Any:
     from fireact.rollout.agents import load_model
 
-    return _build_agent(load_model(model, slots=1), task, tools)
+    return _build_agent(load_model(model, slots=1), task, tools, other_tools=other_tools)
 
 
-def _build_agent(model: Any, task: str, tools: list[str] | None) -> Any:
-    from fireact.rollout.agents import build_agent, load_task, load_tools
+def _build_served_agent(model: Any, task: str, tools: list[str] | None, *, other_tools: bool) -> tuple[Any, bool]:
+    """The agent around a model, and whether its tools are here; without them the student is served alone."""
+    from fireact.errors import ConfigError
+    from fireact.rollout.agents import build_agent, load_task
+    from fireact.terminal.screen import STDERR
 
-    return build_agent(model, load_task(task), method="react", tools=load_tools(tools or model.tools or ["search"]))
+    try:
+        return _build_agent(model, task, tools, other_tools=other_tools), True
+    except ConfigError as error:
+        if tools or model.training is None:
+            raise
+        STDERR.print(f"The student is served without an agent around it: {error}")
+        return build_agent(model, load_task(task), method="react", tools={}), False
+
+
+def _build_agent(model: Any, task: str, tools: list[str] | None, *, other_tools: bool = False) -> Any:
+    from fireact.rollout.agents import build_agent, equip_student, load_task
+
+    equipped = equip_student(model, tools or (), other_tools=other_tools)
+    return build_agent(model, load_task(task), method="react", tools=equipped)

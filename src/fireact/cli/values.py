@@ -16,6 +16,12 @@ Tools = Annotated[
     list[str] | None,
     typer.Option("--tool", help="Tool, by name or module:attribute; repeatable.", rich_help_panel="Agent"),
 ]
+OtherTools = Annotated[
+    bool,
+    typer.Option(
+        "--other-tools", help="Run a student with other tools than it was trained with.", rich_help_panel="Agent"
+    ),
+]
 AgentName = Annotated[
     str, typer.Option("--agent", "-a", help="A directory of 'fireact train', or a model.", rich_help_panel="Agent")
 ]

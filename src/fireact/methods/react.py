@@ -89,7 +89,13 @@ def request_steps(
 
 
 def offered_tools(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Tool]:
-    """The tools for native tool calls, finish among them; none where actions are text."""
+    """The tools for native tool calls, finish among them; none where actions are text.
+
+    A renderer of a recorded agent ``offered`` what that agent offers, without finish.
+    """
+    if getattr(renderer, "ends_itself", False):
+        offered: Sequence[Tool] = getattr(renderer, "offered", ()) or tuple(tools.values())
+        return offered
     return (*tools.values(), FinishTool()) if renderer.native else ()
 
 

@@ -26,7 +26,7 @@ MIN_SHARED_TOKENS = 16
 
 
 MaskLogits = Callable[[list[int], torch.Tensor], torch.Tensor]
-"""Takes the ids generated so far and the next logits; returns these with minus infinity where a token may not follow."""
+"""Takes the ids generated so far and the next logits; returns these, minus infinity where a token may not follow."""
 
 
 @dataclass(eq=False, slots=True)

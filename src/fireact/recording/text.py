@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Step, Usage
@@ -141,10 +139,3 @@ def _read_literal(node: ast.expr) -> str | None:
         return format_answer(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
-
-
-def extract_answer(arguments: Mapping[str, Any]) -> str:
-    """The answer of a finish call: its argument ``answer``, else its only argument, else all of them as JSON."""
-    if "answer" in arguments:
-        return format_answer(arguments["answer"])
-    return format_answer(next(iter(arguments.values())) if len(arguments) == 1 else dict(arguments))

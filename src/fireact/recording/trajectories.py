@@ -14,11 +14,12 @@ from typing import Any
 from fireact.models.prices import TokenPrice
 from fireact.recording.conversations import ConversationStart, Exchange, Turn, strip_observation_label
 from fireact.recording.feedback import Feedback, add_feedback
-from fireact.recording.text import extract_answer, parse_turn
+from fireact.recording.text import parse_turn
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import FINISH, Action, Completion, Example, Step, Stop, Trajectory, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import ToolCall, WireMessage, WireReply
+from fireact.wire.text_calls import extract_answer
 
 METHOD = "recorded"
 FINISHES = ("final_answer", "final_result", "finish", "submit", "submit_answer", "submit_final_answer")

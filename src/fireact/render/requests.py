@@ -1,4 +1,4 @@
-"""An agent's requests as the messages of its student, and a student's text as the reply to one.
+"""An agent's requests as the messages of its student, and the ``recorded`` renderer of students that learn from them.
 
 Invariant: the server and the training of recorded agents build messages by ``student_messages`` alone, so a served
 request has the ids of the same request in training. Nothing is added to a request: no instructions, no finish action.
@@ -7,13 +7,72 @@ request has the ids of the same request in training. Nothing is added to a reque
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from fireact.errors import FormatError
-from fireact.types import Message, Role
-from fireact.wire.dialect import WireMessage, part_text
-from fireact.wire.reasoning import wrap_reasoning
+from fireact.errors import ConfigError, FormatError
+from fireact.render.tool_calls import ToolCallsRenderer
+from fireact.types import FINISH, Action, Completion, Message, Role, Step, Tool, Trajectory
+from fireact.wire.dialect import WireMessage, WireReply, WireRequest, part_text
+from fireact.wire.reasoning import strip_thinking, wrap_reasoning
 from fireact.wire.roles import ROLES
+from fireact.wire.schemas import ClientTool, schema_name, wrap_schema
+from fireact.wire.text_calls import extract_answer, find_calls
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRenderer(ToolCallsRenderer):
+    """Renders the requests of a recorded agent: its prompt, its tools as it sends them, and its own ending.
+
+    Samples are made of recorded calls (``training.recorded_calls``), not of trajectories. ``offered`` are the tools
+    that the agent sends, and ``endings`` the names of those by which it gives its answer. A text without calls is an
+    answer, too.
+    """
+
+    offered: tuple[Tool, ...] = ()
+    endings: tuple[str, ...] = ()
+    name = "recorded"
+    ends_itself = True
+    """Whether the student ends as its agent does, not by the finish action."""
+
+    def read(self, completion: Completion) -> list[Step]:
+        """One step a call; a call of an ending, or a text without calls, is the finish action."""
+        calls = completion.calls or tuple(action for _, action in find_calls(completion.text))
+        if not calls:
+            answer = strip_thinking(completion.text).strip()
+            return [Step("", Action(FINISH, {"answer": answer}), None, completion.text)]
+        steps = ToolCallsRenderer.read(self, completion)
+        return [
+            replace(step, action=Action(FINISH, {"answer": extract_answer(step.action.arguments)}))
+            if step.action is not None and step.action.name in self.endings
+            else step
+            for step in steps
+        ]
+
+    def sample(self, trajectory: Trajectory) -> list[Message]:
+        raise ConfigError(
+            f"{trajectory.key}: the renderer 'recorded' needs the calls of a recording, which this trajectory does not "
+            "have here. Give a run of 'fireact record', or a mixture of such runs, or choose another --renderer."
+        )
+
+
+def client_tools(request: WireRequest) -> tuple[ClientTool, ...]:
+    """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own."""
+    tools: list[ClientTool] = []
+    for index, schema in enumerate(request.tools):
+        kind = schema.get("type", "function") if isinstance(schema, dict) else None
+        is_function = kind == "function" or (kind == "custom" and "input_schema" in schema)
+        if not is_function or not schema_name(schema):
+            raise FormatError(f"tools[{index}] is {repr(schema)[:200]}; it must be a function with a name")
+        if schema_name(schema) in [tool.name for tool in tools]:
+            raise FormatError(f"tools[{index}] has the name {schema_name(schema)!r}, as another tool has")
+        tools.append(ClientTool(wrap_schema(schema)))
+    return tuple(tools)
+
+
+def reply_message(reply: WireReply) -> Message:
+    """A reply as the message that the student learns. Raises FormatError for a reply that is not text."""
+    (message,) = student_messages([WireMessage("assistant", reply.parts, reply.calls, reasoning=reply.reasoning)])
+    return message
 
 
 def student_messages(messages: Sequence[WireMessage]) -> list[Message]:

@@ -23,6 +23,7 @@ from fireact.base.settings import setting
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.models.limits import HOSTED, Budget, BudgetAmount, BudgetedLM, Endpoint
 from fireact.render import prompts
+from fireact.render.requests import RecordedRenderer
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Agent
@@ -31,6 +32,7 @@ from fireact.tools.function import build_tools
 from fireact.tools.guard import guard_tool
 from fireact.tools.noise import load_noisy_tools
 from fireact.types import LM, Limits, Method, Renderer, Task, Tool, Usage
+from fireact.wire.schemas import ClientTool, hash_schema, tool_schema
 
 AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
 """Headings of options."""
@@ -38,7 +40,9 @@ TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
 _PATH_STARTS = ("runs/", "./", "../", "/", "~")
 """Beginnings of paths; such a name is never looked up on the hub."""
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
-RENDERER_HELP = "react, tool_calls (native, by the student's chat template) or alpaca."
+RENDERER_HELP = (
+    "react, tool_calls (native, by the student's chat template), recorded (what a recorded agent sends) or alpaca."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +87,15 @@ class EpisodeSettings(CallSettings):
     """How often a completion without an action is requested again; 0 is never."""
     native: bool = setting(False, panel=AGENT)
     """Native tool calls instead of actions in text."""
+    other_tools: bool = setting(False, panel=AGENT)
+    """Run a student with other tools than it was trained with."""
 
     def build_agent(
         self, model: Model, task: Task, method: str, tools: Mapping[str, Tool], *, examples: int | None = None
     ) -> Agent:
-        """The agent for a task with these settings."""
+        """The agent for a task with these settings. Raises ConfigError for a student of other tools."""
+        if tools and not self.other_tools:
+            check_trained_tools(model, tools)
         return build_agent(
             model, task, method=method, tools=tools, examples=examples, temperature=self.temperature,
             repairs=self.repairs, native=self.native,
@@ -95,11 +103,45 @@ class EpisodeSettings(CallSettings):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedTool:
+    """A tool of a student's training; ``ends`` tells that a call of it is the agent's answer.
+
+    ``schema`` and its hash are None for a tool whose schema is not known.
+    """
+
+    name: str
+    schema: Mapping[str, Any] | None
+    sha256: str | None
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPrompt:
+    """The tools and the most frequent system prompt that a student was trained with."""
+
+    tools: tuple[TrainedTool, ...]
+    system: str
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> TrainedPrompt | None:
+        """What a manifest tells; None where it is of a version that told nothing."""
+        if "prompt" not in manifest:
+            return None
+        return cls(tuple(TrainedTool(**tool) for tool in manifest["tools"]), str(manifest["prompt"]["system"]))
+
+    @property
+    def tools_to_run(self) -> list[TrainedTool]:
+        """The tools that somebody must run: all but those that end an episode."""
+        return [tool for tool in self.tools if not tool.ends]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """An LM, and whether we fine-tuned it (then it is run without instructions and examples).
 
-    ``renderer`` is the name of the renderer that it was trained with and must be run with. ``tools`` are the tools that
-    it saw in training, where it makes native tool calls.
+    ``renderer`` is the name of the renderer that it was trained with and must be run with. ``tools`` are the specs of
+    the tools that its run of training names. ``training`` is what the run tells of the tools and the prompt that it
+    learned, or None for a model that we did not train, and for a run of an earlier version.
     """
 
     lm: LM
@@ -107,6 +149,7 @@ class Model:
     description: str
     renderer: str = "react"
     tools: Sequence[str] = ()
+    training: TrainedPrompt | None = None
 
     def close(self) -> None:
         """Free the memory of the LM; the next call loads it again."""
@@ -239,7 +282,8 @@ def _load_tuned_model(directory: Path, slots: int) -> Model:
         tuned=True,
         description=description,
         renderer=renderer,
-        tools=tuned_tools(directory) if loaded_renderer.native else (),
+        tools=tuned_tools(directory),
+        training=TrainedPrompt.from_manifest(read_manifest(directory)),
     )
 
 
@@ -262,6 +306,53 @@ def tuned_tools(directory: Path) -> tuple[str, ...]:
     except (ConfigError, DataError):  # that run is gone
         origin_directory = None
     return ("search",) if origin_directory is None else tuned_tools(origin_directory)
+
+
+def equip_student(model: Model, specs: Sequence[str], *, other_tools: bool = False) -> dict[str, Tool]:
+    """The tools to run a model with: the named ones or, without names, those of its training that are built in.
+
+    Raises ConfigError where these are not the tools of its training, unless ``other_tools`` allows it. Names that only
+    a run directory holds load no code of others.
+    """
+    training = model.training
+    if specs or not model.tuned or training is None:
+        tools = load_tools(specs or model.tools or ["search"])
+        if not other_tools:
+            check_trained_tools(model, tools)
+        return tools
+    built_in = [spec for spec in model.tools if spec in names.known_names("tool")]
+    wanted_names = [tool.name for tool in training.tools_to_run]
+    tools = {name: tool for name, tool in load_tools(built_in).items() if name in wanted_names}
+    check_trained_tools(model, tools)
+    return tools
+
+
+def check_trained_tools(model: Model, tools: Mapping[str, Tool]) -> None:
+    """Raise ConfigError where a student would be run with other tools than it was trained with."""
+    training = model.training
+    if training is None:
+        return
+    missing = [tool.name for tool in training.tools_to_run if tool.name not in tools]
+    if missing:
+        raise ConfigError(
+            f"{model.description}: trained with {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"here: {' '.join(f'--tool module:{name}' for name in missing)}. --other-tools runs it without."
+        )
+    if not load_renderer(model.renderer).native:
+        return  # a prompt of text actions shows no tools
+    hashes = {tool.name: tool.sha256 for tool in training.tools_to_run}
+    unknown = [name for name in tools if name not in hashes]
+    changed = [name for name, tool in tools.items() if hashes.get(name) not in (None, hash_schema(tool_schema(tool)))]
+    if (unknown or changed) and model.renderer != "recorded":
+        raise ConfigError(
+            f"{model.description}: trained with {', '.join(hashes) or 'no tools'}; "
+            + (
+                f"{', '.join(unknown)} would be new to it"
+                if unknown
+                else f"{', '.join(changed)} has another schema now"
+            )
+            + ". Leave it out, or run it so with --other-tools."
+        )
 
 
 def load_renderer(name: str) -> Renderer:
@@ -356,10 +447,12 @@ def build_agent(
     if lm_is_scripted and (examples or temperature):
         raise ConfigError(f"{model.lm.name} is a script: it would ignore --examples and --temperature. Leave them out.")
     options: dict[str, object] = {
-        "instructions": "" if model.tuned and not count else prompts.method_instructions(method, tools, native=native),
+        "instructions": _tuned_instructions(model)
+        if model.tuned and not count
+        else prompts.method_instructions(method, tools, native=native),
         "examples": () if lm_is_scripted else tuple(prompts.few_shot_examples(task, method, count)),
         **({"repairs": repairs} if repairs else {}),
-        **({"renderer": load_renderer(name)} if name != "react" else {}),
+        **({"renderer": _equip_renderer(load_renderer(name), model)} if name != "react" else {}),
     }
     return Agent(
         lm=model.lm,
@@ -368,6 +461,19 @@ def build_agent(
         limits=task.limits,
         temperature=temperature,
     )
+
+
+def _tuned_instructions(model: Model) -> str:
+    """The system prompt of the training; only students of recorded agents have one."""
+    return model.training.system if model.training is not None and model.renderer == "recorded" else ""
+
+
+def _equip_renderer(renderer: Renderer, model: Model) -> Renderer:
+    """The renderer of a recorded agent with the agent's tools, which its prompt shows whatever runs them here."""
+    if not isinstance(renderer, RecordedRenderer) or model.training is None:
+        return renderer
+    offered = tuple(ClientTool(tool.schema) for tool in model.training.tools if tool.schema is not None)
+    return replace(renderer, offered=offered, endings=tuple(tool.name for tool in model.training.tools if tool.ends))
 
 
 def _build_method(name: str, limits: Limits, options: dict[str, object]) -> Method:

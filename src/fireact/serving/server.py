@@ -45,8 +45,9 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
 SERVED = (
-    *(f"POST /v1{dialect.path}" for dialect in DIALECTS.values()), "GET /v1/models", "GET /v1/models/NAME", "GET /health",
-)  # fmt: skip
+    *(f"POST /v1{dialect.path}" for dialect in DIALECTS.values()),
+    *("GET /v1/models", "GET /v1/models/NAME", "GET /health"),
+)
 IGNORED_HEADER = "X-FireAct-Ignored"
 """Names the fields of a request that a lenient server ignores."""
 THREADS = 256
@@ -87,7 +88,7 @@ class ServedAgent:
 
     @property
     def takes_tools(self) -> bool:
-        """Whether the student reads its client's tools: one of native calls does, and so does a model not trained here."""
+        """Whether the student reads its client's tools: one of native calls does, as does a model not trained here."""
         return bool(getattr(self._renderer, "native", False)) or not self.tuned
 
     @property

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import FormatError
-from fireact.render.requests import student_messages
+from fireact.render.requests import client_tools, student_messages
 from fireact.types import Message, TokenLogprob
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, ToolChoice, WireRequest
-from fireact.wire.schemas import ClientTool, schema_name, wrap_schema
+from fireact.wire.schemas import ClientTool, schema_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: b
     return StudentRequest(
         model=request.model,
         messages=tuple(student_messages(request.messages)),
-        tools=_read_tools(request),
+        tools=client_tools(request),
         tool_choice=_read_tool_choice(request),
         parallel_tool_calls=request.parallel_tool_calls is not False,
         json_schema=_read_json_schema(request),
@@ -112,23 +112,6 @@ def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: b
         call_count=sum(len(message.calls) for message in request.messages),
         ignored=ignored,
     )
-
-
-def _read_tools(request: WireRequest) -> tuple[ClientTool, ...]:
-    """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own."""
-    tools: list[ClientTool] = []
-    for index, schema in enumerate(request.tools):
-        kind = schema.get("type", "function") if isinstance(schema, Mapping) else None
-        if not isinstance(schema, Mapping) or kind not in ("function", "custom") or not schema_name(schema):
-            raise FormatError(f"tools[{index}] is {repr(schema)[:200]}; it must be a function with a name")
-        if kind == "custom" and "input_schema" not in schema:
-            raise FormatError(
-                f"tools[{index}] is a custom tool, which takes free text; the student calls functions alone"
-            )
-        if schema_name(schema) in [tool.name for tool in tools]:
-            raise FormatError(f"tools[{index}] has the name {schema_name(schema)!r}, as another tool has")
-        tools.append(ClientTool(wrap_schema(schema)))
-    return tuple(tools)
 
 
 def _read_tool_choice(request: WireRequest) -> ToolChoice:

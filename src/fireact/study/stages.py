@@ -244,6 +244,7 @@ def _changed_settings(config: Any) -> dict[str, Any]:
     for entry in fields(config):
         value = getattr(config, entry.name)
         default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        default = entry.metadata.get("earlier_default", default)
         if is_dataclass(value):
             changed_values[entry.name] = _changed_settings(value)
         elif default is MISSING or to_toml_table({"": value}) != to_toml_table({"": default}):

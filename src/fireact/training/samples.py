@@ -33,6 +33,7 @@ from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import load_renderer, load_tools
+from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -64,6 +65,33 @@ def render_trajectory(trajectory: Trajectory, renderer: Renderer, *, tools: Sequ
     own_tools = trajectory.meta.get("tools") if renderer.native else None
     shown_schemas = offered_schemas(own_tools) if isinstance(own_tools, list | tuple) and own_tools else tuple(tools)
     return Chat(sample, shown_schemas, trajectory.key)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSource:
+    """Renders trajectories with one renderer; ``recorded`` holds the calls that the renderer ``recorded`` needs."""
+
+    renderer: Renderer
+    tools: Sequence[Schema]
+    recorded: RecordedRuns | None
+
+    @classmethod
+    def load(cls, renderer: str, *, data: Path, tools: Sequence[str]) -> ChatSource:
+        """The source of the chats of a run or a mixture. Raises DataError without the recorded calls that it needs."""
+        loaded_renderer = load_renderer(renderer)
+        if renderer == RENDERER:
+            return cls(loaded_renderer, (), load_recorded_runs(find_recorded_runs(data)))
+        return cls(loaded_renderer, load_tool_schemas(loaded_renderer, tools), None)
+
+    def render(self, trajectory: Trajectory) -> list[Chat]:
+        """The chats of a trajectory: one, or several where a recorded agent rewrites its history."""
+        if self.recorded is not None:
+            return self.recorded.render(trajectory)
+        return [render_trajectory(trajectory, self.renderer, tools=self.tools)]
+
+    def describe_left_out(self) -> list[str]:
+        """What was left out so far, a line for each reason."""
+        return [] if self.recorded is None else self.recorded.describe_left_out()
 
 
 class Encoder:
@@ -145,7 +173,7 @@ class Rendering:
         with open_trajectory_files([self.data], skip=self.skip_bad) as (source_file,):
             encoder = _load_encoder(self.student, self.renderer)
             for trajectory in self._read_trajectories(source_file):
-                group = encoder.encode_chat(self.render_chat(trajectory))
+                group = [sample for chat in self.render_chats(trajectory) for sample in encoder.encode_chat(chat)]
                 for sample_number, sample in enumerate(group, 1):
                     pieces = text_spans(sample, encoder.tokenizer)
                     yield SamplePreview(
@@ -199,11 +227,9 @@ class Rendering:
             progress.end()
         return {"form": form, "renderer": self.renderer, **counts}
 
-    def render_chat(self, trajectory: Trajectory) -> Chat:
-        """The messages of one trajectory, and the schemas of their tools."""
-        return render_trajectory(
-            trajectory, _load_renderer(self.renderer), tools=_load_tool_schemas(self.renderer, tuple(self.tools))
-        )
+    def render_chats(self, trajectory: Trajectory) -> list[Chat]:
+        """The messages of one trajectory, and the schemas of their tools: one chat, or several of a recorded agent."""
+        return _load_chat_source(self.renderer, self.data, tuple(self.tools)).render(trajectory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +254,22 @@ def render_block(block: Block, rendering: Rendering, form: str) -> RenderedBlock
             if rendering.skip_bad:
                 continue
             break
-        chat, key = rendering.render_chat(entry.trajectory), entry.trajectory.key
+        chats, key = rendering.render_chats(entry.trajectory), entry.trajectory.key
         if form == "messages":
-            tools = {"tools": chat.tools} if chat.tools else {}
-            rows = [{"key": key, "messages": list(export_messages(chat.messages, marked=True)), **tools}]
+            rows = [
+                {"key": key, "messages": list(export_messages(chat.messages, marked=True))}
+                | ({"tools": chat.tools} if chat.tools else {})
+                for chat in chats
+            ]
         else:
-            group = _load_encoder(rendering.student, rendering.renderer).encode_chat(chat)
+            encoder = _load_encoder(rendering.student, rendering.renderer)
+            group = [sample for chat in chats for sample in encoder.encode_chat(chat)]
             rows = [
                 {"key": key, "input_ids": list(sample.input_ids), "labels": list(sample.labels)}
                 | ({"weights": list(sample.weights)} if sample.weights else {})
                 for sample in group
             ]
-            counts["rewritten"] += len(group) > 1
+            counts["rewritten"] += len(group) > len(chats)
             counts["tokens"] += sum(len(sample.input_ids) for sample in group)
             counts["trained"] += sum(sample.targets for sample in group)
         counts["trajectories"] += 1
@@ -257,8 +287,8 @@ def _load_encoder(student: str, renderer: str) -> Encoder:
 
 
 @cache
-def _load_tool_schemas(renderer: str, tools: tuple[str, ...]) -> tuple[Schema, ...]:
-    return tuple(load_tool_schemas(_load_renderer(renderer), tools))
+def _load_chat_source(renderer: str, data: Path, tools: tuple[str, ...]) -> ChatSource:
+    return ChatSource.load(renderer, data=data, tools=tools)
 
 
 @cache

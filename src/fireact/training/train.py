@@ -22,7 +22,7 @@ from fireact.base.run_directory import (
     read_manifest,
     read_trajectories,
 )
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
@@ -44,9 +44,11 @@ from fireact.training.launch import (
 from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
-from fireact.training.samples import load_tool_schemas, render_trajectory
+from fireact.training.recorded_calls import resolve_renderer
+from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
+from fireact.training.trained_tools import describe_prompt, describe_trained_tools
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
@@ -74,7 +76,9 @@ class TrainConfig:
     student: str = setting("smollm2-135m", normalise=absolute_if_path, panel=AGENT, help=STUDENT_HELP)
     recipe: Recipe = setting(factory=Recipe, parse=adapt_recipe)
     """A TOML file, or default, paper-lora, paper-full, qlora; the options below change it."""
-    renderer: str = setting("react", panel=AGENT, help=RENDERER_HELP)
+    renderer: str = setting(
+        "auto", earlier_default="react", panel=AGENT, help=f"{RENDERER_HELP} auto: recorded for recordings, else react."
+    )
     tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
     """Tool, by name or module:attribute; repeatable."""
     report_to: Sequence[str] = setting((), panel=OUTPUT)
@@ -84,6 +88,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "train")
+        replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
 
     @property
     def launches(self) -> bool:
@@ -150,22 +155,42 @@ def train_in_process(config: TrainConfig, out: Path, *, progress: Progress = SIL
     """Train in this process (one of several, when launched) and return fields for the manifest."""
     from fireact.training.trainer import fine_tune
 
-    chats, validation = load_chats(config, progress)
+    data = load_training_data(config, progress)
     stats = fine_tune(
-        chats,
+        data.chats,
         student=config.student,
         recipe=config.recipe,
         out=out,
-        validation=validation,
+        validation=data.validation,
         renderer=load_renderer(config.renderer),
         report_to=config.report_to,
         progress=progress,
     )
-    return {"trajectories": len(chats) + (len(validation) if config.recipe.validation else 0), **asdict(stats)}
+    return {"trajectories": data.trajectories, "tools": data.tools, "prompt": data.prompt, **asdict(stats)}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The chats to train on and to validate on, of a number of trajectories.
+
+    ``tools`` and ``prompt`` are what the manifest tells of the tools and of the system prompt that the student learns.
+    """
+
+    chats: list[Chat]
+    validation: list[Chat]
+    trajectories: int
+    tools: list[dict[str, Any]]
+    prompt: dict[str, Any]
 
 
 def load_chats(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[Chat], list[Chat]]:
-    """Load the chats to train on and to validate on: the recipe's share of questions, or what the mixture held out.
+    """Load the chats to train on and to validate on."""
+    data = load_training_data(config, progress)
+    return data.chats, data.validation
+
+
+def load_training_data(config: TrainConfig, progress: Progress = SILENT) -> TrainingData:
+    """Load what to train on and to validate on: the recipe's share of questions, or what the mixture held out.
 
     Raises ConfigError when ``patience`` has nothing to validate on.
     """
@@ -181,12 +206,22 @@ def load_chats(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[C
         raise ConfigError(
             "patience needs questions to measure on: validation = 0.1 in the recipe, or mix with --holdout."
         )
-    renderer = load_renderer(config.renderer)
-    tools = load_tool_schemas(renderer, config.tools)
     training = [trajectory for trajectory in trajectories if question_key(trajectory) not in held_out_questions]
-    return [render_trajectory(trajectory, renderer, tools=tools) for trajectory in training], [
-        render_trajectory(trajectory, renderer, tools=tools) for trajectory in validation
-    ]
+    chat_source = ChatSource.load(config.renderer, data=data, tools=config.tools)
+    chats, validation_chats = (
+        [chat for trajectory in group for chat in chat_source.render(trajectory)] for group in (training, validation)
+    )
+    for line in chat_source.describe_left_out():
+        progress.say(f"train: left out, {line}")
+    if not chats:
+        raise DataError(
+            f"none of {len(training)} trajectories has a sample for the renderer {config.renderer}. Choose another "
+            "--renderer."
+        )
+    return TrainingData(
+        chats, validation_chats, len(training) + (len(validation) if config.recipe.validation else 0),
+        describe_trained_tools(chats, training, load_renderer(config.renderer), config.tools), describe_prompt(chats),
+    )  # fmt: skip
 
 
 def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +69,11 @@ def wrap_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(schema.get("function"), Mapping):
         return dict(schema)
     return _normalise_schema(schema)
+
+
+def hash_schema(schema: Mapping[str, Any]) -> str:
+    """The SHA-256 of a tool's schema, whatever its wire form."""
+    return hashlib.sha256(json.dumps(_normalise_schema(schema), sort_keys=True).encode()).hexdigest()
 
 
 def unwrap_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -151,3 +151,10 @@ def format_answer(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         return str(value)
+
+
+def extract_answer(arguments: Mapping[str, Any]) -> str:
+    """The answer of a finish call: its argument ``answer``, else its only argument, else all of them as JSON."""
+    if "answer" in arguments:
+        return format_answer(arguments["answer"])
+    return format_answer(next(iter(arguments.values())) if len(arguments) == 1 else dict(arguments))

@@ -1,0 +1,181 @@
+"""Samples of recorded agents: the requests that an agent sent, and the replies that its model gave.
+
+A chat is a conversation in which each request extends the one before; where the agent rewrites its history, a new chat
+begins. Invariant: the messages before each trained reply are those of its request, by the function that the server
+uses. What is not learned is counted by its reason. This module encodes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fireact.base.run_directory import CONFIG, read_config
+from fireact.errors import DataError, FormatError
+from fireact.recording.conversations import RecordedCall, Turn, TurnIndex
+from fireact.recording.recorder import CALLS, read_calls
+from fireact.recording.trajectories import find_main_path
+from fireact.render.requests import client_tools, reply_message, student_messages
+from fireact.render.tokens import Chat
+from fireact.render.tool_calls import group_joined_steps
+from fireact.types import Message, Trajectory
+from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import WireRequest
+from fireact.wire.schemas import Schema
+
+RENDERER = "recorded"
+
+
+def find_recorded_runs(data: Path) -> list[Path]:
+    """The runs of ``record`` behind a path: itself, or those that a mixture was made of."""
+    if not (data / CONFIG).is_file():
+        return []
+    settings = read_config(data)
+    if settings["verb"] == "record":
+        return [data] if (data / CALLS).is_file() else []
+    sources = settings.get("sources", ()) if settings["verb"] == "mix" else ()
+    return [run for source in sources for run in find_recorded_runs(Path(str(source)))]
+
+
+def resolve_renderer(name: str, data: Path) -> str:
+    """The renderer of the name ``auto``: ``recorded`` where all data is recorded, else ``react``."""
+    if name != "auto":
+        return name
+    settings = read_config(data) if (data / CONFIG).is_file() else {}
+    sources = settings.get("sources", [data]) if settings.get("verb") == "mix" else [data]
+    is_recorded = all(find_recorded_runs(Path(str(source))) for source in sources)
+    return RENDERER if is_recorded and sources else "react"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCall:
+    """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Schema]
+    reply: Message
+    is_learned: bool
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class RecordedRuns:
+    """The calls of recorded runs, by episode; ``left_out`` counts calls and trajectories without samples, by reason."""
+
+    episodes: Mapping[str, Sequence[Sequence[tuple[RecordedCall, Turn]]]]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def render(self, trajectory: Trajectory) -> list[Chat]:
+        """The chats of a trajectory; none where the recordings do not hold it."""
+        candidates = self.episodes.get(trajectory.example.id, ())
+        for episode in candidates:
+            weights = match_weights(trajectory, [turn for _, turn in episode])
+            if weights is not None:
+                return self._render_episode(trajectory.key, episode, weights)
+        reason = "differ from their recorded calls" if candidates else "have no recorded calls"
+        self.left_out[f"trajectories {reason}"] += 1
+        return []
+
+    def _render_episode(
+        self, key: str, episode: Sequence[tuple[RecordedCall, Turn]], weights: Mapping[int, float]
+    ) -> list[Chat]:
+        calls: list[AgentCall] = []
+        for recorded_call, turn in episode:
+            try:
+                if (call := read_agent_call(recorded_call)) is not None:
+                    weight = weights.get(turn.number, 1.0)
+                    calls.append(replace(call, weight=weight, is_learned=call.is_learned and weight > 0))
+            except FormatError as error:
+                self.left_out[f"calls: {error}"] += 1
+        chats = join_calls(calls, key)
+        self.left_out["replies that were cut off or say nothing"] += sum(not call.is_learned for call in calls)
+        return [chat for chat in chats if any(message.train for message in chat.messages)]
+
+    def describe_left_out(self) -> list[str]:
+        """A line for each reason."""
+        return [f"{reason}: {count}" for reason, count in self.left_out.most_common() if count]
+
+
+def load_recorded_runs(runs: Iterable[Path]) -> RecordedRuns:
+    """The calls of runs of ``record``. Raises DataError where a log cannot be read."""
+    episodes: dict[str, list[Sequence[tuple[RecordedCall, Turn]]]] = defaultdict(list)
+    for run in runs:
+        index, calls = TurnIndex(), defaultdict[str, list[tuple[RecordedCall, Turn]]](list)
+        for call in read_calls(run / CALLS):
+            calls[call.episode].append((call, index.add(call)))
+        for name, episode in calls.items():
+            episodes[name].append(episode)
+    if not episodes:
+        raise DataError(
+            "the renderer 'recorded' needs recorded calls, and the data has none. Give a run of 'fireact record', or a "
+            "mixture of such runs, or another --renderer."
+        )
+    return RecordedRuns(episodes)
+
+
+def match_weights(trajectory: Trajectory, turns: Sequence[Turn]) -> dict[int, float] | None:
+    """The weight of each turn of the main conversation, by its number; None where the trajectory has other turns."""
+    path = find_main_path(turns)
+    start = path[0].start
+    assert start is not None  # the first of a path is a root
+    replied = [turn for turn in path if turn.reply is not None]
+    groups = group_joined_steps(trajectory.steps)[len(start.past) :]
+    has_closing = bool(trajectory.meta.get("closing"))
+    if start.question != trajectory.example.question or len(groups) != len(replied) - has_closing:
+        return None
+    return {
+        turn.number: min(step.weight for step in group) for turn, group in zip(replied, groups, strict=False)
+    }  # the closing text has no step
+
+
+def read_agent_call(call: RecordedCall) -> AgentCall | None:
+    """A recorded call, or None where it has no reply. Raises FormatError where the student cannot read or write it."""
+    reply, _ = call.parse_reply()
+    if reply is None:
+        return None
+    request = CHAT_COMPLETIONS.read_request(call.request)
+    if request.damage:
+        raise FormatError(str(request.damage[0]))
+    message = reply_message(reply)
+    says_something = bool(message.calls or message.content.strip())
+    return AgentCall(
+        student_messages(request.messages),
+        request_schemas(request),
+        message,
+        says_something and reply.finish != "length",
+    )
+
+
+def request_schemas(request: WireRequest) -> list[Schema]:
+    """The tools of a request as the chat template takes them."""
+    return [tool.schema for tool in client_tools(request)]
+
+
+def join_calls(calls: Sequence[AgentCall], key: str) -> list[Chat]:
+    """The chats of calls in their order; of calls with the same request the last one counts."""
+    chats: list[Chat] = []
+    for call in calls:
+        reply = replace(call.reply, train=call.is_learned, weight=call.weight if call.is_learned else 1.0)
+        position = next(
+            (number for number, chat in reversed(list(enumerate(chats))) if _begins(call, chat)), len(chats)
+        )
+        trained = list(chats[position].messages) if position < len(chats) else []
+        is_repeat = len(call.messages) < len(trained)
+        messages = [*(trained[:-1] if is_repeat else trained + list(call.messages[len(trained) :])), reply]
+        chats[position : position + 1] = [Chat(messages, call.tools, key)]
+    return chats
+
+
+def _begins(call: AgentCall, chat: Chat) -> bool:
+    """Whether a chat, with or without its last reply, is the beginning of a request."""
+    if list(call.tools) != list(chat.tools):
+        return False
+    sent = [_without_training(message) for message in chat.messages]
+    request = list(call.messages)
+    return request[: len(sent)] == sent or request == sent[:-1]
+
+
+def _without_training(message: Message) -> Message:
+    return replace(message, train=False, weight=1.0)

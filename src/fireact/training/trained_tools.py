@@ -1,0 +1,75 @@
+"""What a manifest tells of the tools and the system prompt that a student is trained with.
+
+Invariant: it depends on the chats and the trajectories alone. A tool that was called and whose schema is nowhere has
+no hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from fireact.errors import ConfigError
+from fireact.render.tokens import Chat
+from fireact.rollout.agents import load_tools
+from fireact.types import FINISH, Renderer, Trajectory
+from fireact.wire.schemas import Schema, hash_schema, normalise_schemas, schema_name, tool_schema
+
+MAX_PROMPTS = 20
+"""System prompts whose hashes a manifest lists."""
+
+
+def describe_trained_tools(
+    chats: Sequence[Chat], trajectories: Sequence[Trajectory], renderer: Renderer, specs: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The tools that the chats show or, where actions are text, those that the trajectories call.
+
+    Each has its name, its schema (None where it is not known), the schema's hash, and whether it ends the agent's work.
+    """
+    endings = find_endings(chats)
+    if renderer.native:
+        schemas = {schema_name(schema): schema for chat in chats for schema in chat.tools}
+        names = [name for name in schemas if name != FINISH or getattr(renderer, "ends_itself", False)]
+    else:
+        schemas = _known_schemas(trajectories, specs)
+        actions = [step.action for trajectory in trajectories for step in trajectory.steps if step.action is not None]
+        names = list(dict.fromkeys(action.name for action in actions if action.name != FINISH))
+    return [
+        {
+            "name": name, "schema": schemas.get(name), "ends": name in endings,
+            "sha256": hash_schema(schemas[name]) if name in schemas else None,
+        }
+        for name in names
+    ]  # fmt: skip
+
+
+def _known_schemas(trajectories: Sequence[Trajectory], specs: Sequence[str]) -> dict[str, Schema]:
+    """The schemas of the tools that the trajectories bring, and of the named ones that can be loaded."""
+    try:
+        named_schemas = [tool_schema(tool) for tool in load_tools(specs).values()]
+    except ConfigError:  # the tools do not show in a prompt of text actions, so training does not need them
+        named_schemas = []
+    brought_schemas = [
+        schema for trajectory in trajectories for schema in normalise_schemas(trajectory.meta.get("tools"))
+    ]
+    return {schema_name(schema): schema for schema in [*named_schemas, *brought_schemas]}
+
+
+def find_endings(chats: Sequence[Chat]) -> set[str]:
+    """The tools that are called in the last turn of chats, and whose calls are never answered."""
+    last_calls = {
+        call.name for chat in chats if chat.messages[-1].role == "assistant" for call in chat.messages[-1].calls
+    }
+    answered = {message.name for chat in chats for message in chat.messages if message.role == "tool"}
+    return last_calls - answered
+
+
+def describe_prompt(chats: Sequence[Chat]) -> dict[str, Any]:
+    """The most frequent system prompt, and the hash of each with the number of its chats."""
+    systems = Counter(
+        chat.messages[0].content if chat.messages and chat.messages[0].role == "system" else "" for chat in chats
+    )
+    hashes = {hashlib.sha256(system.encode()).hexdigest(): count for system, count in systems.most_common(MAX_PROMPTS)}
+    return {"system": systems.most_common(1)[0][0] if systems else "", "prompts": len(systems), "sha256": hashes}

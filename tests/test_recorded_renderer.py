@@ -1,0 +1,239 @@
+"""Students of recorded agents: what is trained is what the agent sends, token by token, and what the server encodes."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from fireact.base import jsonl
+from fireact.base.run_directory import RunDir
+from fireact.data.mixture import MixConfig, mix
+from fireact.errors import ConfigError, DataError
+from fireact.recording.recorder import RecordConfig, conclude, read_calls
+from fireact.recording.scores import score
+from fireact.render.tokens import IGNORED, prompt_ids
+from fireact.rollout.agents import load_renderer
+from fireact.serving.wire import read_request
+from fireact.training.recorded_calls import find_recorded_runs, load_recorded_runs
+from fireact.training.samples import Encoder, Rendering
+from fireact.training.train import TrainConfig, load_training_data
+from fireact.types import Trajectory
+from fireact.wire.schemas import tool_schema
+from small_tokenizers import FAMILIES, ends, tokenizer
+
+SYSTEM = {"role": "system", "content": "You are Ada. <|im_end|> Use the tools, then answer in plain text."}
+POPULATION = {
+    "type": "function",
+    "function": {
+        "name": "population", "description": "people in a country", "strict": True,
+        "parameters": {"type": "object", "properties": {"country": {"type": "string"}}, "required": ["country"]},
+    },
+}  # fmt: skip
+COUNTRIES = ["Chad", "Kenya", "Mali", "Togo"]
+
+
+def call_message(*countries: str, text: str | None = None) -> dict[str, Any]:
+    calls = [
+        {
+            "id": f"call_{name}",
+            "type": "function",
+            "function": {"name": "population", "arguments": json.dumps({"country": name})},
+        }
+        for name in countries
+    ]
+    return {"role": "assistant", "content": text, "tool_calls": calls}
+
+
+def result(country: str, text: str = "many") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": f"call_{country}", "content": text}
+
+
+def recorded_call(episode: str, messages: list[Any], reply: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    finish = "tool_calls" if reply.get("tool_calls") else "stop"
+    body = {
+        "choices": [{"index": 0, "message": reply, "finish_reason": changes.pop("finish", finish)}],
+        "model": "teacher",
+    }
+    request = {"model": "teacher", "messages": messages, "tools": [POPULATION], **changes.pop("request", {})}
+    row = {
+        "episode": episode,
+        "named": True,
+        "at": 1.0,
+        "seconds": 0.1,
+        "status": 200,
+        "request": request,
+        "reply": body,
+    }
+    return {**row, **changes}
+
+
+def plain_episode(country: str) -> Iterator[dict[str, Any]]:
+    """An agent that keeps its history: two calls at once, then the answer; the results come in another order."""
+    question = {"role": "user", "content": f"Where live more, in {country} or in Peru?"}
+    messages: list[Any] = [SYSTEM, question]
+    first = call_message(country, "Peru", text="Both.")
+    yield recorded_call(country, messages, first)
+    messages = [*messages, first, result("Peru", "33"), result(country, "17")]
+    yield recorded_call(country, messages, {"role": "assistant", "content": "In Peru."})
+
+
+def rewriting_episode() -> Iterator[dict[str, Any]]:
+    """An agent that compacts its history: its second request does not extend the first."""
+    question = {"role": "user", "content": "Where live more, in Oman or in Fiji?"}
+    yield recorded_call("rewriting", [SYSTEM, question], call_message("Oman"))
+    summary = {"role": "user", "content": f"{question['content']} Known so far: Oman has 5."}
+    yield recorded_call("rewriting", [SYSTEM, summary], {"role": "assistant", "content": "In Oman."})
+
+
+def record_rows(out: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """A run of ``record`` that logged these calls."""
+    config = RecordConfig(upstream="http://127.0.0.1:9/v1")
+    with RunDir(out, verb="record", settings=config):
+        jsonl.write_objects(out / "calls.jsonl", rows)
+    conclude(config, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("recorded") / "rec"
+    rows = [row for country in COUNTRIES for row in plain_episode(country)] + list(rewriting_episode())
+    record_rows(out, rows)
+    score(out, by=lambda trajectory: 1.0)
+    return out
+
+
+def samples_of(run: Path, family: str) -> dict[str, list[list[int]]]:
+    """The ids of the samples of each episode."""
+    encoder = Encoder(tokenizer(family), ends(family), load_renderer("recorded"))
+    chats = load_training_data(TrainConfig(data=str(run))).chats
+    found: dict[str, list[list[int]]] = {}
+    for chat in chats:
+        found.setdefault(chat.key.split("/")[1], []).extend(list(s.input_ids) for s in encoder.encode_chat(chat))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_recorded_request_as_the_server_encodes_it_begins_a_sample(run: Path, family: str) -> None:
+    """The parity property, over every template: the served ids are the prefix, and the next id is trained."""
+    samples, encoder = samples_of(run, family), Encoder(tokenizer(family), ends(family))
+    calls = list(read_calls(run / "calls.jsonl"))
+    assert len(calls) == 10
+    trained = [
+        sample for chat in load_training_data(TrainConfig(data=str(run))).chats for sample in encoder.encode_chat(chat)
+    ]
+    for call in calls:
+        served = read_request(json.dumps(call.request).encode())
+        ids = prompt_ids(served.messages, tokenizer(family), tools=[tool_schema(tool) for tool in served.tools])
+        assert any(sample[: len(ids)] == ids for sample in samples[call.episode]), call.request["messages"][-1]
+        assert any(
+            list(sample.input_ids[: len(ids)]) == ids
+            and sample.labels[len(ids)] != IGNORED
+            and sample.labels[len(ids) - 1] == IGNORED
+            for sample in trained
+        )
+
+
+def test_a_conversation_is_a_sample_and_a_rewritten_history_begins_a_new_one(run: Path) -> None:
+    data = load_training_data(TrainConfig(data=str(run)))
+    chats = {chat.key: [other for other in data.chats if other.key == chat.key] for chat in data.chats}
+    assert sorted(len(group) for group in chats.values()) == [1, 1, 1, 1, 2]
+    (chat,) = chats["recorded/Chad/recorded/0"]
+    assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "tool", "assistant"]
+    assert [message.train for message in chat.messages] == [False, False, True, False, False, True]
+    assert [message.content for message in chat.messages[2:]] == [
+        "Both.",
+        "17",
+        "33",
+        "In Peru.",
+    ]  # in the calls' order
+    assert chat.tools == [POPULATION]  # as it was sent: with strict, and without a finish tool
+    first, second = chats["recorded/rewriting/recorded/0"]
+    assert [[message.train for message in chat.messages] for chat in (first, second)] == [[False, False, True]] * 2
+    assert second.messages[1].content.endswith("Known so far: Oman has 5.")
+
+
+def test_the_manifest_names_the_tools_and_the_prompt(run: Path) -> None:
+    data = load_training_data(TrainConfig(data=str(run)))
+    (tool,) = data.tools
+    assert tool["name"] == "population" and tool["schema"] == POPULATION and len(tool["sha256"]) == 64
+    assert data.prompt["system"] == SYSTEM["content"] and list(data.prompt["sha256"].values()) == [6]
+
+
+def test_recordings_and_mixtures_of_them_are_learned_as_recorded(run: Path, tmp_path: Path) -> None:
+    mix(MixConfig(sources=[str(run)], weigh_bad=0.0), tmp_path / "mix")
+    assert find_recorded_runs(tmp_path / "mix") == [run]
+    assert TrainConfig(data=str(tmp_path / "mix")).renderer == TrainConfig(data=str(run)).renderer == "recorded"
+    assert len(load_training_data(TrainConfig(data=str(tmp_path / "mix"))).chats) == 6
+    row = next(iter(jsonl.read_objects(run / "trajectories.jsonl")))
+    jsonl.write_objects(tmp_path / "other.jsonl", [{**row, "task": "elsewhere"}])
+    assert TrainConfig(data=str(tmp_path / "other.jsonl")).renderer == "react"
+    mix(MixConfig(sources=[str(run), str(tmp_path / "other.jsonl")]), tmp_path / "both")
+    assert TrainConfig(data=str(tmp_path / "both")).renderer == "react"
+    with pytest.raises(DataError, match="needs recorded calls"):
+        load_training_data(TrainConfig(data=str(tmp_path / "other.jsonl"), renderer="recorded"))
+
+
+def test_what_is_not_learned_is_counted(run: Path, tmp_path: Path) -> None:
+    question = {"role": "user", "content": "Where?"}
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}
+    cut = recorded_call("cut", [question], {"role": "assistant", "content": "It is in"}, finish="length")
+    seen = recorded_call("image", [image], {"role": "assistant", "content": "A cat."})
+    provider = recorded_call(
+        "web", [question], {"role": "assistant", "content": "There."}, request={"tools": [{"type": "web_search"}]}
+    )
+    record_rows(tmp_path, [cut, seen, provider, *plain_episode("Niue")])
+    runs = load_recorded_runs([tmp_path])
+    trajectories = {
+        row["example"]["id"]: Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "trajectories.jsonl")
+    }
+    assert [len(runs.render(trajectories[name])) for name in ("cut", "image", "web", "Niue")] == [0, 0, 0, 1]
+    told = "\n".join(runs.describe_left_out())
+    assert "replies that were cut off or say nothing: 1" in told
+    assert "parts that are not text" in told and "must be a function" in told
+    elsewhere = Trajectory.from_dict({**trajectories["Niue"].to_dict(), "steps": []})
+    assert (
+        runs.render(elsewhere) == [] and "trajectories differ from their recorded calls: 1" in runs.describe_left_out()
+    )
+
+
+def test_weights_of_steps_count(run: Path) -> None:
+    (row,) = [row for row in jsonl.read_objects(run / "trajectories.jsonl") if row["example"]["id"] == "Chad"]
+    row["steps"][0]["weight"] = row["steps"][1]["weight"] = 0.0
+    row["steps"][2]["weight"] = 0.5
+    (chat,) = load_recorded_runs([run]).render(Trajectory.from_dict(row))
+    assert [(message.train, message.weight) for message in chat.messages if message.role == "assistant"] == [
+        (False, 1.0),
+        (True, 0.5),
+    ]
+
+
+def test_a_repeated_request_is_learned_once_with_its_last_reply(tmp_path: Path) -> None:
+    question = {"role": "user", "content": "Where?"}
+    rows = [recorded_call("twice", [question], {"role": "assistant", "content": text}) for text in ("Here.", "There.")]
+    record_rows(tmp_path, rows)
+    (trajectory,) = [Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "trajectories.jsonl")]
+    (chat,) = load_recorded_runs([tmp_path]).render(trajectory)
+    assert [message.content for message in chat.messages] == ["Where?", "There."]
+
+
+def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:
+    rendering = Rendering(run, renderer="recorded")
+    counts = rendering.write(tmp_path / "out.jsonl", "messages")
+    assert counts["trajectories"] == 5 and counts["samples"] == 6
+    row = next(iter(jsonl.read_objects(tmp_path / "out.jsonl")))
+    assert row["tools"] == [POPULATION] and row["messages"][0]["content"] == SYSTEM["content"]
+
+
+def test_a_trajectory_alone_is_no_sample() -> None:
+    trajectory = Trajectory.from_dict(
+        {"task": "t", "example": {"id": "1", "question": "q", "answer": "", "meta": {}}, "method": "m", "model": "m", "seed": 0,
+         "steps": [], "stop": "finish", "scores": {}, "usage": {}, "seconds": 0.0, "error": None}
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="fireact record"):
+        load_renderer("recorded").sample(trajectory)
