@@ -19,7 +19,14 @@ from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
-from fireact.rollout.agents import OUTPUT, load_renderer, require_tuned_directory, tuned_renderer, tuned_weights
+from fireact.rollout.agents import (
+    OUTPUT,
+    load_renderer,
+    require_tuned_directory,
+    training_fields,
+    tuned_renderer,
+    tuned_weights,
+)
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
@@ -68,6 +75,7 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         return run.finish(
             student=student,
             renderer=tuned_renderer(directory),
+            **training_fields(directory),
             to=config.to,
             dtype=dtype,
             files={path.name: file_hash(path) for path in exported_files},

@@ -33,6 +33,7 @@ from fireact.rollout.agents import (
     load_renderer,
     require_tuned_directory,
     student_name,
+    training_fields,
     tuned_directory,
     tuned_renderer,
     tuned_tools,
@@ -111,7 +112,9 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         progress.say(f"prefer: {len(pairs)} pairs of a success and a failure")
         facts = _train(config, start, pairs, out=run.path, progress=progress)
         release_memory()
-        student_fields = {"student": start.student, "renderer": start.renderer_name}
+        student_fields = {
+            "student": start.student, "renderer": start.renderer_name, **training_fields(require_tuned_directory(config.start))
+        }  # fmt: skip
         final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
         return run.finish(**student_fields, adapter_sha256=hash_weights(out / "adapter"), **facts, **final_fields)
 

@@ -51,13 +51,20 @@ def resolve_renderer(name: str, data: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AgentCall:
-    """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens."""
+    """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens.
+
+    ``says_something`` is false for a reply that was cut off or is empty; it is context only.
+    """
 
     messages: Sequence[Message]
     tools: Sequence[Schema]
     reply: Message
-    is_learned: bool
+    says_something: bool
     weight: float = 1.0
+
+    @property
+    def is_learned(self) -> bool:
+        return self.says_something and self.weight > 0
 
 
 @dataclass(slots=True)
@@ -78,20 +85,34 @@ class RecordedRuns:
         self.left_out[f"trajectories {reason}"] += 1
         return []
 
+    def learned_calls(self, trajectory: Trajectory) -> list[tuple[RecordedCall, AgentCall]]:
+        """The calls of a trajectory whose replies are learned, in their order."""
+        for episode in self.episodes.get(trajectory.example.id, ()):
+            weights = match_weights(trajectory, [turn for _, turn in episode])
+            if weights is not None:
+                calls = self._read_episode(episode, weights)
+                return [(recorded_call, call) for recorded_call, call in calls if call.is_learned]
+        return []
+
     def _render_episode(
         self, key: str, episode: Sequence[tuple[RecordedCall, Turn]], weights: Mapping[int, float]
     ) -> list[Chat]:
-        calls: list[AgentCall] = []
+        calls = [call for _, call in self._read_episode(episode, weights)]
+        self.left_out["replies that were cut off or say nothing"] += sum(not call.says_something for call in calls)
+        chats = join_calls(calls, key)
+        return [chat for chat in chats if any(message.train for message in chat.messages)]
+
+    def _read_episode(
+        self, episode: Sequence[tuple[RecordedCall, Turn]], weights: Mapping[int, float]
+    ) -> list[tuple[RecordedCall, AgentCall]]:
+        calls: list[tuple[RecordedCall, AgentCall]] = []
         for recorded_call, turn in episode:
             try:
                 if (call := read_agent_call(recorded_call)) is not None:
-                    weight = weights.get(turn.number, 1.0)
-                    calls.append(replace(call, weight=weight, is_learned=call.is_learned and weight > 0))
+                    calls.append((recorded_call, replace(call, weight=weights.get(turn.number, 1.0))))
             except FormatError as error:
                 self.left_out[f"calls: {error}"] += 1
-        chats = join_calls(calls, key)
-        self.left_out["replies that were cut off or say nothing"] += sum(not call.is_learned for call in calls)
-        return [chat for chat in chats if any(message.train for message in chat.messages)]
+        return calls
 
     def describe_left_out(self) -> list[str]:
         """A line for each reason."""
