@@ -2,7 +2,8 @@
 
 The prompt of every turn in the training data is built as the agent builds it and, where actions are text, as the server
 reads it from an OpenAI client. Both are compared with the token ids before that turn in training. For a student of a
-recorded agent, each recorded request is read as the server reads it. Merged weights round differently from an adapter applied at run time, so the check counts the greedy answers that differ.
+recorded agent, each recorded request is read as the server reads it. Merged weights round differently from an adapter
+applied at run time, so the check counts the greedy answers that differ.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
-from fireact.recording.conversations import RecordedCall
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
@@ -32,10 +32,17 @@ from fireact.rollout.agents import (
 )
 from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
-from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
+from fireact.training.recorded_calls import (
+    RENDERER,
+    RecordedRuns,
+    RecordedTurn,
+    find_recorded_runs,
+    load_recorded_runs,
+)
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
 from fireact.types import Call, Message, Tool, Trajectory
+from fireact.wire.dialects import DIALECTS
 from fireact.wire.schemas import Schema, tool_schema
 
 ANSWER_TOKENS = 64
@@ -63,7 +70,7 @@ class _TrainedTurn:
 
     prompt: list[Message]
     chat: Chat
-    request: RecordedCall | None = None
+    recorded: RecordedTurn | None = None
     """The recorded call whose reply the turn is, for a student of a recorded agent."""
 
 
@@ -79,16 +86,18 @@ class _ServedStudent:
         """The prompt ids of the agent's messages."""
         return prompt_ids(messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in self.tools])
 
-    def request_prompt_ids(self, call: RecordedCall) -> list[int]:
+    def request_prompt_ids(self, recorded_turn: RecordedTurn) -> list[int]:
         """The prompt ids of a recorded request when its client sends it to the server."""
-        request = read_request(json.dumps(call.request).encode(), lenient=True)
+        dialect = DIALECTS[recorded_turn.call.dialect]
+        body = json.dumps(dialect.write_request(recorded_turn.request)).encode()
+        request = read_request(body, dialect, lenient=True)
         return prompt_ids(request.messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in request.tools])
 
     def recorded_turns(self, runs: RecordedRuns, trajectory: Trajectory, longest: int) -> Iterator[_TrainedTurn]:
         """The learned calls of a recorded trajectory; none where training left them out as too long."""
         chats = runs.render(trajectory)
         samples = [sample for chat in chats for sample in self.encoder.encode_chat(chat)]
-        for recorded_call, call in runs.learned_calls(trajectory):
+        for recorded_turn, call in runs.learned_calls(trajectory):
             chat = Chat([*call.messages, replace(call.reply, train=True)], call.tools, trajectory.key)
             (sample,) = self.encoder.encode_chat(chat)
             is_trained = any(
@@ -96,7 +105,7 @@ class _ServedStudent:
                 for other in samples
             )
             if is_trained:
-                yield _TrainedTurn(list(call.messages), chat, recorded_call)
+                yield _TrainedTurn(list(call.messages), chat, recorded_turn)
 
     def client_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt ids of the same messages when an OpenAI client sends them."""
@@ -121,8 +130,8 @@ class _ServedStudent:
     def is_served_differently(self, turn: _TrainedTurn) -> bool:
         """Whether the ids before the turn in training differ from those in serving, in either way of serving."""
         sample = self.encoder.encode_chat(turn.chat)[-1]
-        if turn.request is not None:
-            both_prompt_ids = [self.request_prompt_ids(turn.request)]
+        if turn.recorded is not None:
+            both_prompt_ids = [self.request_prompt_ids(turn.recorded)]
         else:
             both_prompt_ids = [self.agent_prompt_ids(turn.prompt)]
         if not self.renderer.native:

@@ -112,9 +112,8 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         progress.say(f"prefer: {len(pairs)} pairs of a success and a failure")
         facts = _train(config, start, pairs, out=run.path, progress=progress)
         release_memory()
-        student_fields = {
-            "student": start.student, "renderer": start.renderer_name, **training_fields(require_tuned_directory(config.start))
-        }  # fmt: skip
+        student_fields = {"student": start.student, "renderer": start.renderer_name}
+        student_fields |= training_fields(require_tuned_directory(config.start))
         final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
         return run.finish(**student_fields, adapter_sha256=hash_weights(out / "adapter"), **facts, **final_fields)
 
