@@ -240,8 +240,8 @@ def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: 
 
 def test_a_trajectory_alone_is_no_sample() -> None:
     trajectory = Trajectory.from_dict(
-        {"task": "t", "example": {"id": "1", "question": "q", "answer": "", "meta": {}}, "method": "m", "model": "m", "seed": 0,
-         "steps": [], "stop": "finish", "scores": {}, "usage": {}, "seconds": 0.0, "error": None}
+        {"task": "t", "example": {"id": "1", "question": "q", "answer": "", "meta": {}}, "method": "m", "model": "m",
+         "seed": 0, "steps": [], "stop": "finish", "scores": {}, "usage": {}, "seconds": 0.0, "error": None}
     )  # fmt: skip
     with pytest.raises(ConfigError, match="fireact record"):
         load_renderer("recorded").sample(trajectory)
