@@ -19,6 +19,7 @@ from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
+from fireact.render.tool_template import write_tool_template
 from fireact.rollout.agents import (
     OUTPUT,
     load_renderer,
@@ -113,6 +114,9 @@ def _write_student(
 
     model, tokenizer = load_merged_student(weights_source, adapter)
     tokenizer, dtype = apply_renderer_template(tokenizer, renderer), _choose_dtype(config, weights_source, model)
+    if renderer.native:
+        finish = not getattr(renderer, "ends_itself", False)
+        tokenizer.chat_template = write_tool_template(tokenizer, finish=finish)
     require_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
         with silence_libraries():
