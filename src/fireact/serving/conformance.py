@@ -1,15 +1,16 @@
 """Checks that a served student sees the tokens of its training, and counts what merging its adapter changes.
 
 The prompt of every turn in the training data is built as the agent builds it and, where actions are text, as the server
-reads it from an OpenAI client. Both are compared with the token ids before that turn in training. Merged weights round
-differently from an adapter applied at run time, so the check counts the greedy answers that differ.
+reads it from an OpenAI client. Both are compared with the token ids before that turn in training. For a student of a
+recorded agent, each recorded request is read as the server reads it. Merged weights round differently from an adapter
+applied at run time, so the check counts the greedy answers that differ.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,17 @@ from fireact.rollout.agents import (
 )
 from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
+from fireact.training.recorded_calls import (
+    RENDERER,
+    RecordedRuns,
+    RecordedTurn,
+    find_recorded_runs,
+    load_recorded_runs,
+)
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
 from fireact.types import Call, Message, Tool, Trajectory
+from fireact.wire.dialects import DIALECTS
 from fireact.wire.schemas import Schema, tool_schema
 
 ANSWER_TOKENS = 64
@@ -61,6 +70,8 @@ class _TrainedTurn:
 
     prompt: list[Message]
     chat: Chat
+    recorded: RecordedTurn | None = None
+    """The recorded call whose reply the turn is, for a student of a recorded agent."""
 
 
 class _ServedStudent:
@@ -74,6 +85,27 @@ class _ServedStudent:
     def agent_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt ids of the agent's messages."""
         return prompt_ids(messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in self.tools])
+
+    def request_prompt_ids(self, recorded_turn: RecordedTurn) -> list[int]:
+        """The prompt ids of a recorded request when its client sends it to the server."""
+        dialect = DIALECTS[recorded_turn.call.dialect]
+        body = json.dumps(dialect.write_request(recorded_turn.request)).encode()
+        request = read_request(body, dialect, lenient=True)
+        return prompt_ids(request.messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in request.tools])
+
+    def recorded_turns(self, runs: RecordedRuns, trajectory: Trajectory, longest: int) -> Iterator[_TrainedTurn]:
+        """The learned calls of a recorded trajectory; none where training left them out as too long."""
+        chats = runs.render(trajectory)
+        samples = [sample for chat in chats for sample in self.encoder.encode_chat(chat)]
+        for recorded_turn, call in runs.learned_calls(trajectory):
+            chat = Chat([*call.messages, replace(call.reply, train=True)], call.tools, trajectory.key)
+            (sample,) = self.encoder.encode_chat(chat)
+            is_trained = any(
+                other.input_ids[: len(sample.input_ids)] == sample.input_ids and len(other.input_ids) <= longest
+                for other in samples
+            )
+            if is_trained:
+                yield _TrainedTurn(list(call.messages), chat, recorded_turn)
 
     def client_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt ids of the same messages when an OpenAI client sends them."""
@@ -98,7 +130,10 @@ class _ServedStudent:
     def is_served_differently(self, turn: _TrainedTurn) -> bool:
         """Whether the ids before the turn in training differ from those in serving, in either way of serving."""
         sample = self.encoder.encode_chat(turn.chat)[-1]
-        both_prompt_ids = [self.agent_prompt_ids(turn.prompt)]
+        if turn.recorded is not None:
+            both_prompt_ids = [self.request_prompt_ids(turn.recorded)]
+        else:
+            both_prompt_ids = [self.agent_prompt_ids(turn.prompt)]
         if not self.renderer.native:
             both_prompt_ids.append(self.client_prompt_ids(turn.prompt))
         return any(
@@ -124,18 +159,15 @@ def check_conformance(
     agent = ReAct(renderer=load_renderer(tuned_renderer(directory)))
     trained_with = tuned_tools(directory)
     schemas, longest = (
-        load_tool_schemas(agent.renderer, trained_with),
+        load_tool_schemas(agent.renderer, trained_with) if agent.renderer.name != RENDERER else [],
         int(settings.get("recipe", settings)["max_length"]),
     )
     weights_source, adapter, name = tuned_weights(directory)
     lm = HFModel(weights_source, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
-        served = _ServedStudent(lm, agent, load_tools(tools or trained_with) if agent.renderer.native else {})
-        turns = [
-            turn
-            for trajectory in _training_trajectories(settings)
-            for turn in served.trained_turns(trajectory, schemas, longest)
-        ]
+        needs_tools = agent.renderer.native and agent.renderer.name != RENDERER
+        served = _ServedStudent(lm, agent, load_tools(tools or trained_with) if needs_tools else {})
+        turns = list(_list_turns(served, settings, schemas, longest))
         unequal = []
         progress.start("validate: turns", total=len(turns))
         for turn in turns:
@@ -154,6 +186,19 @@ def check_conformance(
     finally:
         lm.close()
     return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
+
+
+def _list_turns(
+    served: _ServedStudent, settings: Mapping[str, Any], schemas: Sequence[Schema], longest: int
+) -> Iterator[_TrainedTurn]:
+    """The turns that a run learned; of a recorded agent, those of its recorded calls."""
+    is_recorded = served.renderer.name == RENDERER
+    runs = load_recorded_runs(find_recorded_runs(Path(str(settings["data"])))) if is_recorded else None
+    for trajectory in _training_trajectories(settings):
+        if runs is None:
+            yield from served.trained_turns(trajectory, schemas, longest)
+        else:
+            yield from served.recorded_turns(runs, trajectory, longest)
 
 
 def _training_trajectories(settings: Mapping[str, Any]) -> Iterator[Trajectory]:

@@ -19,7 +19,15 @@ from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
-from fireact.rollout.agents import OUTPUT, load_renderer, require_tuned_directory, tuned_renderer, tuned_weights
+from fireact.render.tool_template import write_tool_template
+from fireact.rollout.agents import (
+    OUTPUT,
+    load_renderer,
+    require_tuned_directory,
+    training_fields,
+    tuned_renderer,
+    tuned_weights,
+)
 from fireact.training.recipe import Recipe
 from fireact.types import Renderer
 
@@ -68,6 +76,7 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         return run.finish(
             student=student,
             renderer=tuned_renderer(directory),
+            **training_fields(directory),
             to=config.to,
             dtype=dtype,
             files={path.name: file_hash(path) for path in exported_files},
@@ -105,6 +114,9 @@ def _write_student(
 
     model, tokenizer = load_merged_student(weights_source, adapter)
     tokenizer, dtype = apply_renderer_template(tokenizer, renderer), _choose_dtype(config, weights_source, model)
+    if renderer.native:
+        finish = not getattr(renderer, "ends_itself", False)
+        tokenizer.chat_template = write_tool_template(tokenizer, finish=finish)
     require_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
         with silence_libraries():

@@ -33,6 +33,7 @@ from fireact.rollout.agents import (
     load_renderer,
     require_tuned_directory,
     student_name,
+    training_fields,
     tuned_directory,
     tuned_renderer,
     tuned_tools,
@@ -43,6 +44,7 @@ from fireact.training.checkpoints import find_last_checkpoint
 from fireact.training.log import LOG, read_last_step, truncate_log
 from fireact.training.loss import has_bfloat16, training_device
 from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_training_gb, require_memory_for_training
+from fireact.training.model_card import write_model_card
 from fireact.training.pairs import PairRows
 from fireact.training.recipe import DATA, SCHEDULE, Recipe
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
@@ -112,8 +114,12 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         facts = _train(config, start, pairs, out=run.path, progress=progress)
         release_memory()
         student_fields = {"student": start.student, "renderer": start.renderer_name}
+        student_fields |= training_fields(require_tuned_directory(config.start))
         final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
-        return run.finish(**student_fields, adapter_sha256=hash_weights(out / "adapter"), **facts, **final_fields)
+        weights = {"adapter_sha256": hash_weights(out / "adapter")}
+        manifest = run.finish(**student_fields, **weights, **facts, **final_fields)
+        write_model_card(run.path)
+        return manifest
 
 
 def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]]:

@@ -22,7 +22,6 @@ from fireact.render.requests import client_tools, reply_message, student_message
 from fireact.render.tokens import Chat
 from fireact.render.tool_calls import group_joined_steps
 from fireact.types import Message, Trajectory
-from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import WireRequest
 from fireact.wire.schemas import Schema
 
@@ -51,48 +50,77 @@ def resolve_renderer(name: str, data: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedTurn:
+    """A recorded call, its request with all that it refers to in earlier calls, and its turn in the episode."""
+
+    call: RecordedCall
+    request: WireRequest
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
 class AgentCall:
-    """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens."""
+    """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens.
+
+    ``says_something`` is false for a reply that was cut off or is empty; it is context only.
+    """
 
     messages: Sequence[Message]
     tools: Sequence[Schema]
     reply: Message
-    is_learned: bool
+    says_something: bool
     weight: float = 1.0
+
+    @property
+    def is_learned(self) -> bool:
+        return self.says_something and self.weight > 0
 
 
 @dataclass(slots=True)
 class RecordedRuns:
     """The calls of recorded runs, by episode; ``left_out`` counts calls and trajectories without samples, by reason."""
 
-    episodes: Mapping[str, Sequence[Sequence[tuple[RecordedCall, Turn]]]]
+    episodes: Mapping[str, Sequence[Sequence[RecordedTurn]]]
     left_out: Counter[str] = field(default_factory=Counter)
 
     def render(self, trajectory: Trajectory) -> list[Chat]:
         """The chats of a trajectory; none where the recordings do not hold it."""
         candidates = self.episodes.get(trajectory.example.id, ())
         for episode in candidates:
-            weights = match_weights(trajectory, [turn for _, turn in episode])
+            weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
             if weights is not None:
                 return self._render_episode(trajectory.key, episode, weights)
         reason = "differ from their recorded calls" if candidates else "have no recorded calls"
         self.left_out[f"trajectories {reason}"] += 1
         return []
 
-    def _render_episode(
-        self, key: str, episode: Sequence[tuple[RecordedCall, Turn]], weights: Mapping[int, float]
-    ) -> list[Chat]:
-        calls: list[AgentCall] = []
-        for recorded_call, turn in episode:
+    def learned_calls(self, trajectory: Trajectory) -> list[tuple[RecordedTurn, AgentCall]]:
+        """The calls of a trajectory whose replies are learned, in their order."""
+        for episode in self.episodes.get(trajectory.example.id, ()):
+            weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
+            if weights is not None:
+                calls = self._read_episode(episode, weights)
+                return [(recorded_turn, call) for recorded_turn, call in calls if call.is_learned]
+        return []
+
+    def _render_episode(self, key: str, episode: Sequence[RecordedTurn], weights: Mapping[int, float]) -> list[Chat]:
+        calls = [call for _, call in self._read_episode(episode, weights)]
+        self.left_out["replies that were cut off or say nothing"] += sum(not call.says_something for call in calls)
+        chats = join_calls(calls, key)
+        return [chat for chat in chats if any(message.train for message in chat.messages)]
+
+    def _read_episode(
+        self, episode: Sequence[RecordedTurn], weights: Mapping[int, float]
+    ) -> list[tuple[RecordedTurn, AgentCall]]:
+        calls: list[tuple[RecordedTurn, AgentCall]] = []
+        for recorded_turn in episode:
             try:
-                if (call := read_agent_call(recorded_call)) is not None:
-                    weight = weights.get(turn.number, 1.0)
-                    calls.append(replace(call, weight=weight, is_learned=call.is_learned and weight > 0))
+                if (call := read_agent_call(recorded_turn)) is not None:
+                    weight = weights.get(recorded_turn.turn.number, 1.0)
+                    calls.append((recorded_turn, replace(call, weight=weight)))
             except FormatError as error:
                 self.left_out[f"calls: {error}"] += 1
-        chats = join_calls(calls, key)
-        self.left_out["replies that were cut off or say nothing"] += sum(not call.is_learned for call in calls)
-        return [chat for chat in chats if any(message.train for message in chat.messages)]
+        return calls
 
     def describe_left_out(self) -> list[str]:
         """A line for each reason."""
@@ -101,11 +129,12 @@ class RecordedRuns:
 
 def load_recorded_runs(runs: Iterable[Path]) -> RecordedRuns:
     """The calls of runs of ``record``. Raises DataError where a log cannot be read."""
-    episodes: dict[str, list[Sequence[tuple[RecordedCall, Turn]]]] = defaultdict(list)
+    episodes: dict[str, list[Sequence[RecordedTurn]]] = defaultdict(list)
     for run in runs:
-        index, calls = TurnIndex(), defaultdict[str, list[tuple[RecordedCall, Turn]]](list)
+        index, calls = TurnIndex(), defaultdict[str, list[RecordedTurn]](list)
         for call in read_calls(run / CALLS):
-            calls[call.episode].append((call, index.add(call)))
+            request, _ = index.read_request(call.dialect, call.request)
+            calls[call.episode].append(RecordedTurn(call, request, index.add(call)))
         for name, episode in calls.items():
             episodes[name].append(episode)
     if not episodes:
@@ -131,12 +160,13 @@ def match_weights(trajectory: Trajectory, turns: Sequence[Turn]) -> dict[int, fl
     }  # the closing text has no step
 
 
-def read_agent_call(call: RecordedCall) -> AgentCall | None:
+def read_agent_call(recorded_turn: RecordedTurn) -> AgentCall | None:
     """A recorded call, or None where it has no reply. Raises FormatError where the student cannot read or write it."""
-    reply, _ = call.parse_reply()
+    request, reply = recorded_turn.request, recorded_turn.turn.reply
     if reply is None:
         return None
-    request = CHAT_COMPLETIONS.read_request(call.request)
+    if recorded_turn.turn.missing_ids:
+        raise FormatError("the request refers to a response that is not in the recording")
     if request.damage:
         raise FormatError(str(request.damage[0]))
     message = reply_message(reply)

@@ -41,7 +41,10 @@ def load_adapted(student: str, adapter: Path, kind: str) -> tuple[Any, Any, froz
     model, tokenizer, ends = load_student(student, kind)
     if kind in QUANTISED:
         model = _prepare_quantised(model)
-    return peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer, ends
+    adapted = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    for config in adapted.peft_config.values():  # its hub id would make PEFT ask the hub when it saves
+        config.base_model_name_or_path = student_directory(student)
+    return adapted, tokenizer, ends
 
 
 def load_model_shape(student: str) -> Any:

@@ -43,6 +43,7 @@ from fireact.training.launch import (
 )
 from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
+from fireact.training.model_card import write_model_card
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
 from fireact.training.recorded_calls import resolve_renderer
 from fireact.training.samples import ChatSource
@@ -119,6 +120,7 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         weights = run.path / ("adapter" if config.recipe.kind in ADAPTED else "model")
         student_fields = {"student": config.student, "renderer": config.renderer}
         manifest = run.finish(**student_fields, adapter_sha256=hash_weights(weights), **facts)
+        write_model_card(run.path)
         shutil.rmtree(run.path / BEST, ignore_errors=True)
         return manifest
 

@@ -13,7 +13,6 @@ from langchain_core.tracers.base import BaseTracer
 from langchain_openai import ChatOpenAI
 from langgraph.prebuilt import create_react_agent
 
-
 FIELDS = ("id", "trace_id", "parent_run_id", "name", "run_type", "start_time", "end_time", "extra", "error", "inputs",
           "outputs", "tags")  # fmt: skip
 ROWS: list[dict] = []
@@ -33,7 +32,9 @@ class Collector(BaseTracer):
     def _end_trace(self, run) -> None:
         super()._end_trace(run)
         if run.run_type != "chain" or run.parent_run_id is None:
-            row = {name: getattr(run, name) for name in FIELDS} | {"run_type": run.run_type.replace("chat_model", "llm")}
+            row = {name: getattr(run, name) for name in FIELDS} | {
+                "run_type": run.run_type.replace("chat_model", "llm")
+            }
             ROWS.append(json.loads(json.dumps(row, default=to_plain)))
 
 
