@@ -308,8 +308,8 @@ def _first_lines(path: Path, count: int) -> list[str]:
 
 
 def _is_mostly_json(lines: Sequence[str]) -> bool:
-    """Whether most lines are JSON, so that a few bad ones are rows of JSONL that cannot be read."""
-    return 2 * sum(line.lstrip().startswith("{") and _is_json(line) for line in lines) > len(lines)
+    """Whether half of the lines are JSON, so that a few bad ones are rows of JSONL that cannot be read."""
+    return 2 * sum(line.lstrip().startswith("{") and _is_json(line) for line in lines) >= len(lines) > 0
 
 
 def _has_surrogates(text: str) -> bool:
