@@ -269,8 +269,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(trainable: Path) -> None:
     log, known = rows(cut / "log.jsonl"), rows(trainable / "train/log.jsonl")
     assert log[:1] == before and [row["step"] for row in log] == [1, 2]
     for row, other in zip(log, known, strict=True):
-        # Another machine computed what is known, and processors round differently: measured values are only near.
-        near = {name: pytest.approx(other.pop(name), rel=0.05) for name in ("loss", "gradient_norm")}
+        # Another machine computed what is known: float32 and bfloat16 differ by 1e-4 of the loss here, a step by 6e-3.
+        near = {name: pytest.approx(other.pop(name), rel=rel) for name, rel in (("loss", 1e-3), ("gradient_norm", 0.1))}
         del other["seconds"]
         assert within(near, row) and within(other, row)
     one, other = (load_file(trainable / run / "adapter/adapter_model.safetensors") for run in ("cut/train", "train"))
