@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
@@ -141,8 +142,9 @@ def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, 
     assert len(loops) == 2 and late.meta["missing_history"] == ["resp_from_before"]
 
 
-def test_openai_agents_on_its_default(tmp_path: Path) -> None:
-    from agents import Agent, Runner, function_tool, set_default_openai_client, set_tracing_disabled
+@pytest.mark.parametrize("stream", [True, False])
+def test_openai_agents_on_its_default(tmp_path: Path, stream: bool) -> None:
+    from agents import Agent, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
 
     set_tracing_disabled(True)
 
@@ -151,10 +153,19 @@ def test_openai_agents_on_its_default(tmp_path: Path) -> None:
         """How many people live in a country."""
         return "55 million people"
 
-    agent = Agent(name="counter", instructions="Be short.", model="fake", tools=[population])
+    async def run_agent(url: str) -> str:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            model = OpenAIResponsesModel("fake", openai_client=client)
+            agent = Agent(name="counter", instructions="Be short.", model=model, tools=[population])
+            if not stream:
+                return str((await Runner.run(agent, QUESTION)).final_output)
+            result = Runner.run_streamed(agent, QUESTION)
+            async for _ in result.stream_events():
+                pass
+            return str(result.final_output)
+
     with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
-        set_default_openai_client(openai.AsyncOpenAI(base_url=f"{address}/e/1/v1", api_key="none", max_retries=0))
-        assert Runner.run_sync(agent, QUESTION).final_output == "55 million"
+        assert asyncio.run(run_agent(f"{address}/e/1/v1")) == "55 million"
     (trajectory,) = read_trajectories(tmp_path / "run")
     assert_is_the_loop(trajectory, "responses")
 
@@ -442,3 +453,22 @@ def test_paths_and_headers_pass_as_they_are_and_cookies_stay_apart(tmp_path: Pat
     assert [path for path, _ in seen] == ["/v1/files/a%2Fb%3Fc/content?x=%20y"] * 2
     assert all("Cookie" not in headers for _, headers in seen)
     assert {headers["x-title"].encode("latin-1").decode() for _, headers in seen} == {"Café"}
+
+
+def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
+    secrets = ["sk-lower-case-0123456789", "dXNlcjpwYXNzd29yZDEyMw", "cookie/value-0123456789", "anthropic-0123456789"]
+    plain = json.dumps({"error": {"message": f"refused: {' '.join(secrets)}"}})
+    echo = plain.replace("cookie/value", "cookie/value-0123456789 cookie\\/value")  # JSON may escape a slash
+    headers = [
+        {"authorization": f"bearer {secrets[0]}"}, {"authorization": f"Basic {secrets[1]}=="},
+        {"cookie": f"theme=dark; session={secrets[2]}"}, {"x-api-key": secrets[3]},
+    ]  # fmt: skip
+    body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    faults = [Fault(status=401, body=echo) for _ in headers]
+    with FakeEndpoint(scripted, faults=faults) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+        for number, header in enumerate(headers):
+            assert httpx2.post(f"{address}/e/{number}/v1/messages", json=body, headers=header).status_code == 401
+    calls = (tmp_path / "run" / "calls.jsonl").read_text().splitlines()
+    for number, secret in enumerate(secrets):
+        assert secret not in json.loads(calls[number])["reply"]["error"]["message"]
+        assert "[key]" in calls[number]
