@@ -244,6 +244,31 @@ def test_a_frame_is_flat_and_has_a_row_for_each_trajectory(home: Path) -> None:
         fireact.frame("nothere")
 
 
+STUDY = """
+title = "Small"
+[shared]
+base = "scripted:expert"
+tasks = ["geo-hop"]
+n = 3
+[[cells]]
+name = "quiet"
+[[cells]]
+name = "noisy"
+noise = "none=0.5"
+"""
+
+
+def test_a_study_is_run_and_its_evaluations_are_in_a_frame(home: Path) -> None:
+    pytest.importorskip("pandas")
+    (home / "mine.toml").write_text(STUDY)
+    study = fireact.study("mine.toml", out="runs/study")
+    page = Texts(study._repr_html_()).text
+    assert study.title == "Small" and "quiet" in page and "noisy" in page
+    table = fireact.frame(study)
+    assert table.groupby("cell").em.count().to_dict() == {"noisy": 3, "quiet": 3}
+    assert set(table.run) == {str(run.path) for run in study.stages.values() if run.verb == "eval"}
+
+
 def test_a_missing_pandas_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(fireact.ConfigError, match=re.escape("pip install 'fireact[hub]'")):

@@ -162,9 +162,9 @@ def _write_docstring(verb: Verb, entries: Mapping[str, Setting]) -> str:
             docs |= read_docstrings(nested_class)
     docs |= {**(read_docstrings(verb.shorthand) if verb.shorthand else {}), **read_docstrings(verb.config)}
     lines = [f"    {name}: {entry.help or docs.get(name, '')}" for name, entry in entries.items()]
-    return "\n".join(
-        [inspect.getdoc(verb.run) or "", "", f"Settings (or a {verb.config.__name__} and ``out``):", *lines]
-    )
+    summary = inspect.getdoc(_CALLS.get(verb.name, verb.run)) or ""
+    returned = [] if verb.name in _CALLS else ["Returns a ``Run``, which has the fields of the manifest.", ""]
+    return "\n".join([summary, "", *returned, f"Settings (the fields of {verb.config.__name__}):", *lines])
 
 
 def _build_signature(verb: Verb, entries: Mapping[str, Setting]) -> inspect.Signature:
@@ -221,6 +221,11 @@ class RecordedRun(Run):
 
 @contextmanager
 def _record(verb: Verb, config: Any, out: Path, options: Any, force: bool, progress: Progress) -> Iterator[RecordedRun]:
+    """Record an agent's calls through a local proxy while in the ``with`` statement; it yields a ``RecordedRun``.
+
+    The agent's base URL is ``base_url``, or ``episode_url(ID)`` for the episode ID. At the end the trajectories and the
+    manifest are written. Raises ConfigError for a taken port or a missing extra.
+    """
     from fireact.recording.recorder import recorder
 
     with recorder(config, out, force=force, progress=progress) as address:
@@ -228,7 +233,10 @@ def _record(verb: Verb, config: Any, out: Path, options: Any, force: bool, progr
 
 
 def _diagnose(verb: Verb, config: Any, out: Path, options: Any, force: bool, progress: Progress) -> Any:
-    """The diagnosis of some data; with the option ``fix`` the run that repairs it."""
+    """Describe a set of trajectories and report what is wrong with it, with line numbers.
+
+    Returns a ``Result`` with the ``Diagnosis``; with ``fix`` the ``Run`` of a repaired copy.
+    """
     from fireact.data.doctor import diagnose_data
     from fireact.terminal.data_tables import tabulate_findings, tabulate_groups
 

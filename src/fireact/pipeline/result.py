@@ -228,7 +228,7 @@ class Result:
         self._text, self._parts = text, tuple(parts)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for by libraries that only look what this is, also before there is a value
+        if name.startswith("_") or name == "value":  # libraries look what this is, also before there is a value
             raise AttributeError(name)
         if isinstance(self.value, Mapping) and name in self.value:
             return self.value[name]
