@@ -76,7 +76,8 @@ def test_a_verb_takes_its_settings_by_keyword_or_its_config(home: Path) -> None:
     config = fireact.CollectConfig(plan={"geo-hop/react": 2})
     assert by_keyword.settings["plan"] == {"geo-hop/react": 2}
     by_config = fireact.collect(config, home / "runs" / "b")
-    assert {**by_keyword.settings} == {**by_config.settings}
+    assert by_keyword.settings == by_config.settings
+    assert fireact.collect(config=config, out="runs/b").manifest == by_config.manifest
     assert by_keyword.counts == by_config.counts == {"geo-hop/react": {"n": 2, "finished": 2, "correct": 2}}
     assert (
         fireact.collect(out="runs/a", tasks=["geo-hop"], n=2).manifest == by_keyword.manifest
@@ -117,6 +118,7 @@ def config_of(verb: str, given: dict[str, Any]) -> tuple[Any, Any]:
         (lambda: fireact.collect(fireact.CollectConfig(), tasks=["geo-hop"]), "not both"),
         (lambda: fireact.mix("a", "b", "c"), "fireact.mix takes sources, out by position"),
         (lambda: fireact.train("nothere", data="a"), "fireact.train is given data by position and by name"),
+        (lambda: fireact.collect(5), "fireact.collect: out is 5; it must be the path of a run directory"),
         (lambda: fireact.train("nothere"), "there is no nothere"),
         (lambda: fireact.Run("nothere"), "there is no nothere"),
         (lambda: fireact.train("nothere", recipe=3), "recipe is 3; it must be a table"),
@@ -336,6 +338,7 @@ def test_an_agent_is_served_and_recorded_in_the_background(home: Path) -> None:
         with fireact.record(upstream=server.url, out="runs/mine", port=0, finish="finish") as recording:
             client = OpenAI(base_url=recording.episode_url("1"), api_key="none", max_retries=0)
             client.chat.completions.create(model="expert", messages=[{"role": "user", "content": "Hello"}])
+            recording.feedback("1", answer="42", score=0.5)
             assert not recording.is_complete
     assert not server.is_running and "stopped" in repr(server)
     assert (

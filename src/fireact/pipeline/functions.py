@@ -26,6 +26,7 @@ from fireact.types import Trajectory
 
 if TYPE_CHECKING:
     from fireact.pipeline.background import RunningServer
+    from fireact.recording.recorder import RecorderAddress
 
 PathLike = str | os.PathLike[str]
 PYTHON_NAMES = {"eval": "evaluate"}
@@ -61,6 +62,8 @@ def make_function(verb: Verb) -> VerbFunction:
         progress: Progress | None = None,
         **values: Any,
     ) -> Any:
+        if "config" in values:
+            positional = (values.pop("config"), *positional)
         if positional and isinstance(positional[0], verb.config):
             call = _read_config_call(name, verb, positional, values)
         else:
@@ -68,7 +71,10 @@ def make_function(verb: Verb) -> VerbFunction:
         if len(call.extra) > 1 or (call.extra and out is not None):
             names = [*_positional_names(verb), "out"]
             raise ConfigError(f"fireact.{name} takes {', '.join(names)} by position; give others by name.")
-        directory = Path(call.extra[0] if call.extra else verb.default_out(call.given) if out is None else out)
+        directory = call.extra[0] if call.extra else verb.default_out(call.given) if out is None else out
+        if not isinstance(directory, str | os.PathLike):
+            raise ConfigError(f"fireact.{name}: out is {directory!r}; it must be the path of a run directory.")
+        directory = Path(directory)
         if dry_run:
             return _preview(verb, call.config, directory)
         run: Callable[..., Any] = _CALLS.get(verb.name, _run_verb)
@@ -208,11 +214,15 @@ def _run_verb(verb: Verb, config: Any, out: Path, options: Any, force: bool, pro
 
 
 class RecordedRun(Run):
-    """A run of ``record`` while it goes on, and after it: the proxy's ``address`` and the agent's new ``base_url``."""
+    """A run of ``record`` while it goes on, and after it: the proxy's ``address`` and the agent's new ``base_url``.
 
-    def __init__(self, path: PathLike, address: str) -> None:
+    While it goes on, ``feedback("ID", answer=..., score=...)`` tells what came of an episode.
+    """
+
+    def __init__(self, path: PathLike, address: RecorderAddress) -> None:
         super().__init__(path)
-        self.address, self.base_url = address, f"{address}/v1"
+        self.address, self.base_url = str(address), f"{address}/v1"
+        self.feedback = address.feedback
 
     def episode_url(self, id: str) -> str:
         """The base URL for the calls of one episode."""
