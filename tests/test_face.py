@@ -271,6 +271,14 @@ def test_a_study_is_run_and_its_evaluations_are_in_a_frame(home: Path) -> None:
     assert set(table.run) == {str(run.path) for run in study.stages.values() if run.verb == "eval"}
 
 
+def test_what_reads_a_path_reads_a_run(home: Path) -> None:
+    run = expert()
+    data = fireact.Dataset.read(run).where("correct")
+    assert len(data) == len(list(fireact.read_trajectories(run))) == len(list(fireact.read_any(run))) == 4
+    assert repr(data) == "<Dataset of 4 trajectories: runs/expert: 4; where correct: 4 -> 4>"
+    assert Texts(data._repr_html_()).tags == ["div", "ul", "li", "li"]
+
+
 def test_a_missing_pandas_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(fireact.ConfigError, match=re.escape("pip install 'fireact[hub]'")):
