@@ -76,7 +76,8 @@ def test_a_verb_takes_its_settings_by_keyword_or_its_config(home: Path) -> None:
     config = fireact.CollectConfig(plan={"geo-hop/react": 2})
     assert by_keyword.settings["plan"] == {"geo-hop/react": 2}
     by_config = fireact.collect(config, home / "runs" / "b")
-    assert {**by_keyword.settings} == {**by_config.settings}
+    assert by_keyword.settings == by_config.settings
+    assert fireact.collect(config=config, out="runs/b").manifest == by_config.manifest
     assert by_keyword.counts == by_config.counts == {"geo-hop/react": {"n": 2, "finished": 2, "correct": 2}}
     assert (
         fireact.collect(out="runs/a", tasks=["geo-hop"], n=2).manifest == by_keyword.manifest
@@ -117,6 +118,7 @@ def config_of(verb: str, given: dict[str, Any]) -> tuple[Any, Any]:
         (lambda: fireact.collect(fireact.CollectConfig(), tasks=["geo-hop"]), "not both"),
         (lambda: fireact.mix("a", "b", "c"), "fireact.mix takes sources, out by position"),
         (lambda: fireact.train("nothere", data="a"), "fireact.train is given data by position and by name"),
+        (lambda: fireact.collect(5), "fireact.collect: out is 5; it must be the path of a run directory"),
         (lambda: fireact.train("nothere"), "there is no nothere"),
         (lambda: fireact.Run("nothere"), "there is no nothere"),
         (lambda: fireact.train("nothere", recipe=3), "recipe is 3; it must be a table"),
@@ -244,6 +246,39 @@ def test_a_frame_is_flat_and_has_a_row_for_each_trajectory(home: Path) -> None:
         fireact.frame("nothere")
 
 
+STUDY = """
+title = "Small"
+[shared]
+base = "scripted:expert"
+tasks = ["geo-hop"]
+n = 3
+[[cells]]
+name = "quiet"
+[[cells]]
+name = "noisy"
+noise = "none=0.5"
+"""
+
+
+def test_a_study_is_run_and_its_evaluations_are_in_a_frame(home: Path) -> None:
+    pytest.importorskip("pandas")
+    (home / "mine.toml").write_text(STUDY)
+    study = fireact.study("mine.toml", out="runs/study")
+    page = Texts(study._repr_html_()).text
+    assert study.title == "Small" and "quiet" in page and "noisy" in page
+    table = fireact.frame(study)
+    assert table.groupby("cell").em.count().to_dict() == {"noisy": 3, "quiet": 3}
+    assert set(table.run) == {str(run.path) for run in study.stages.values() if run.verb == "eval"}
+
+
+def test_what_reads_a_path_reads_a_run(home: Path) -> None:
+    run = expert()
+    data = fireact.Dataset.read(run).where("correct")
+    assert len(data) == len(list(fireact.read_trajectories(run))) == len(list(fireact.read_any(run))) == 4
+    assert repr(data) == "<Dataset of 4 trajectories: runs/expert: 4; where correct: 4 -> 4>"
+    assert Texts(data._repr_html_()).tags == ["div", "ul", "li", "li"]
+
+
 def test_a_missing_pandas_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(fireact.ConfigError, match=re.escape("pip install 'fireact[hub]'")):
@@ -311,6 +346,7 @@ def test_an_agent_is_served_and_recorded_in_the_background(home: Path) -> None:
         with fireact.record(upstream=server.url, out="runs/mine", port=0, finish="finish") as recording:
             client = OpenAI(base_url=recording.episode_url("1"), api_key="none", max_retries=0)
             client.chat.completions.create(model="expert", messages=[{"role": "user", "content": "Hello"}])
+            recording.feedback("1", answer="42", score=0.5)
             assert not recording.is_complete
     assert not server.is_running and "stopped" in repr(server)
     assert (

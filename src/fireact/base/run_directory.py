@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -233,9 +234,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_trajectories(path: Path) -> Iterator[Trajectory]:
+def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
     """The trajectories of a run directory or a JSONL file. Raises DataError with the number of a bad line."""
-    file = trajectory_file(path)
+    file = trajectory_file(Path(path))
     for number, line in jsonl.read_numbered_lines(file):
         try:
             yield parse_trajectory(line)

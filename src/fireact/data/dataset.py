@@ -6,8 +6,10 @@ Dataset and ``mix`` take the same trajectories for the same seed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from fireact.formats.released import repair_trajectory
 from fireact.types import Trajectory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dataset:
     """Trajectories and the history of how they came to be."""
 
@@ -29,13 +31,22 @@ class Dataset:
     history: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Dataset:
+    def read(cls, path: str | os.PathLike[str]) -> Dataset:
         """Read a run directory, or a file in any known format. Raises DataError if two lines are the same episode."""
+        path = Path(path)
         ordered = sorted(map(repair_trajectory, read_any_trajectories(path)), key=selection.episode_identity)
         for previous, current in pairwise(ordered):
             if selection.episode_identity(previous) == selection.episode_identity(current):
                 raise DataError(f"{path} holds the episode {previous.key} twice. Delete one of the two lines.")
         return cls(tuple(ordered), (*read_history(path), f"{relative_path(path)}: {len(ordered)}"))
+
+    def __repr__(self) -> str:
+        return f"<Dataset of {len(self)} trajectories: {'; '.join(self.history)}>"
+
+    def _repr_html_(self) -> str:
+        """The history, as a notebook shows it."""
+        items = "".join(f"<li>{escape(line)}</li>" for line in self.history)
+        return f"<div>{len(self)} trajectories</div><ul>{items}</ul>"
 
     def __len__(self) -> int:
         return len(self.trajectories)

@@ -10,6 +10,7 @@ different seeds, so that later code never confuses them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ _READ_AS = {"openai": "messages", "parquet": "messages", "dataset": "messages"}
 
 
 def read_any(
-    path: Path | str, format: str | None = None, *, notice: Notice = ignore_damage, skip: bool = False
+    path: str | os.PathLike[str], format: str | None = None, *, notice: Notice = ignore_damage, skip: bool = False
 ) -> Iterator[Trajectory]:
     """The episodes of a file or directory in any known format, which is recognised where it is not named.
 

@@ -14,7 +14,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,6 +95,56 @@ class TuneConfig:
             raise ConfigError(f"budget {self.budget!r} counts calls; a job is measured in dollars or tokens.")
 
 
+@dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """What a job takes, all epochs counted: samples, trained tokens, and dollars (None where no price is known)."""
+
+    samples: int
+    tokens: int
+    cost_usd: float | None
+
+    def __str__(self) -> str:
+        cost = _describe_cost(self.cost_usd)
+        return f"{self.samples} samples, about {self.tokens:,} tokens in all epochs, {cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What ``job.json`` holds: the name of the job, which is drawn once, its file and the job; empty until known."""
+
+    name: str = ""
+    file: str = ""
+    job: str = ""
+
+    @classmethod
+    def read(cls, out: Path) -> JobState:
+        """The state of a run directory. Raises DataError when it cannot be read."""
+        path = out / JOB
+        try:
+            state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            state = error
+        if not isinstance(state, dict):
+            raise DataError(
+                f"cannot read {path} ({state}); it says which job is paid for. Look the job up at the provider (its "
+                'name begins with fireact-) and write {"name": NAME, "file": FILE, "job": ID} there, or cancel it and '
+                "begin anew in another -o."
+            )
+        return cls(**{entry.name: str(state[entry.name]) for entry in fields(cls) if entry.name in state})
+
+    def write(self, out: Path) -> JobState:
+        """Store the state in a run directory and return it."""
+        state = {name: value for name, value in asdict(self).items() if value}
+        jsonl.replace_text(out / JOB, json.dumps(state) + "\n")
+        return self
+
+    def find_job(self, provider: Provider) -> Job | None:
+        """The job; it may exist unrecorded, where a crash came right after its creation."""
+        if self.job:
+            return provider.job(self.job)
+        return provider.find(self.file, self.name) if self.file else None
+
+
 def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Create the job of a run directory unless it exists, follow it to its model, and return the manifest.
 
@@ -107,18 +157,22 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
     with RunDir(out, verb="tune", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
-        uploaded = "file" in _read_job_state(run.path) and (run.path / FILE).is_file()
+        state = JobState.read(run.path)
+        if not state.name:  # stored before anything is created
+            state = replace(state, name=f"fireact-{uuid.uuid4().hex[:10]}").write(run.path)
+        uploaded = state.file and (run.path / FILE).is_file()
         rows = (
             list(jsonl.read_objects(run.path / FILE))
             if uploaded
             else write_training_file(config, run.path / FILE, provider, progress)
         )
-        facts = _estimate_rows(config, rows)
         job_request = JobRequest(
-            model=model, name=_job_name(run.path), epochs=config.epochs, seed=config.seed,
+            model=model, name=state.name, epochs=config.epochs, seed=config.seed,
             learning_rate=config.learning_rate, rank=config.rank, batch_size=config.batch_size,
         )  # fmt: skip
-        job = find_or_create_job(provider, run.path, job_request, config=config, facts=facts, progress=progress)
+        job, estimate = find_or_create_job(
+            provider, run.path, job_request, config=config, estimate=_estimate_rows(config, rows), progress=progress
+        )
         try:
             job = follow_job(provider, job, run.path, poll=config.poll, progress=progress)
         except KeyboardInterrupt:
@@ -137,8 +191,8 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
         progress.say(f"tune: {job.model} is there; {tokens}{_describe_cost(paid)}")
         return run.finish(
             student=model, model=job.model, agent=provider.agent(job.model),
-            provider=split_provider_spec(config.model)[0], job=job.id, estimate=facts, trained_tokens=job.tokens,
-            cost_usd=paid,
+            provider=split_provider_spec(config.model)[0], job=job.id, estimate=asdict(estimate),
+            trained_tokens=job.tokens, cost_usd=paid,
         )  # fmt: skip
 
 
@@ -150,17 +204,10 @@ def cancel_job(out: Path) -> Job:
             f"{out} is a directory of 'fireact {settings.get('verb')}'; only jobs at a provider are cancelled."
         )
     provider, _ = load_provider(str(settings["model"]))
-    job = _find_job(provider, _read_job_state(out))
+    job = JobState.read(out).find_job(provider)
     if job is None:
         raise DataError(f"{out} has no job yet, so nothing is paid for.")
     return provider.cancel(job.id)
-
-
-def _find_job(provider: Provider, state: dict[str, Any]) -> Job | None:
-    """The job of a run directory; it may exist unrecorded, where a crash came right after its creation."""
-    if "job" in state:
-        return provider.job(str(state["job"]))
-    return provider.find(str(state["file"]), str(state["name"])) if "file" in state else None
 
 
 def _refuse_to_forget(out: Path) -> None:
@@ -169,7 +216,7 @@ def _refuse_to_forget(out: Path) -> None:
         return
     provider, _ = load_provider(str(read_config(out)["model"]))
     try:
-        job = _find_job(provider, _read_job_state(out))
+        job = JobState.read(out).find_job(provider)
     except NotFoundError:
         return
     if job is not None and job.status not in ENDED_STATUSES:
@@ -187,9 +234,9 @@ def estimate_job(config: TuneConfig) -> CostEstimate:
     rows = list(map(training_row, load_learnable(Path(config.data))))
     kind, _, _ = split_provider_spec(config.model)
     check_training_rows(rows, min_samples=load_provider_factory(kind).min_samples)
-    facts = _estimate_rows(config, rows)
-    prices = {f"the price of a trained token of {config.model}": facts["cost_usd"]}
-    return CostEstimate.from_terms(dollars=prices, tokens={"": facts["tokens"]}, details=facts)
+    estimate = _estimate_rows(config, rows)
+    prices = {f"the price of a trained token of {config.model}": estimate.cost_usd}
+    return CostEstimate.from_terms(dollars=prices, tokens={"": estimate.tokens}, details=asdict(estimate))
 
 
 def split_provider_spec(spec: str) -> tuple[str, str, str]:
@@ -239,11 +286,11 @@ def write_training_file(config: TuneConfig, file: Path, provider: Provider, prog
     return rows
 
 
-def _estimate_rows(config: TuneConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _estimate_rows(config: TuneConfig, rows: list[dict[str, Any]]) -> JobEstimate:
     """Samples, tokens and cost, all epochs counted."""
     char_count = sum(len(message["content"]) for row in rows for message in row["messages"])
     tokens = char_count // CHARS_PER_TOKEN * config.epochs
-    return {"samples": len(rows), "tokens": tokens, "cost_usd": _cost_of_tokens(tokens, config.price)}
+    return JobEstimate(len(rows), tokens, _cost_of_tokens(tokens, config.price))
 
 
 def _cost_of_tokens(tokens: int | None, price: float | None) -> float | None:
@@ -286,58 +333,53 @@ def find_or_create_job(
     job_request: JobRequest,
     *,
     config: TuneConfig,
-    facts: dict[str, Any],
+    estimate: JobEstimate,
     progress: Progress,
-) -> Job:
-    """The job of the run directory: the recorded one, one from before a crash, or a new one within the budget."""
-    state = _read_job_state(out)
-    if "job" in state:
-        return provider.job(str(state["job"]))
-    job = None
-    if "file" in state:
-        job = provider.find(str(state["file"]), job_request.name)
-    else:
-        progress.say(f"tune: {_describe_estimate(facts)}")
-        _require_within_budget(config, facts, is_final=False)
-        state["file"] = provider.upload(out / FILE, job_request.name)
-        _write_job_state(out, state)
+) -> tuple[Job, JobEstimate]:
+    """The job of the run directory: the recorded one, one from before a crash, or a new one within the budget.
+
+    Its estimate comes with it, which is the provider's own where a new job is created and the provider quotes one.
+    """
+    state = JobState.read(out)
+    job = state.find_job(provider)
+    if state.job and job is not None:
+        return job, estimate
+    if not state.file:
+        progress.say(f"tune: {estimate}")
+        _require_within_budget(config, estimate, is_final=False)
+        state = replace(state, file=provider.upload(out / FILE, job_request.name)).write(out)
     if job is None:
-        quote = provider.quote(str(state["file"]), job_request)
+        quote = provider.quote(state.file, job_request)
         if quote != JobQuote():
-            tokens = quote.tokens or facts["tokens"]
+            tokens = quote.tokens or estimate.tokens
             cost = quote.cost if quote.cost is not None else _cost_of_tokens(tokens, config.price)
-            facts |= {"tokens": tokens, "cost_usd": cost}
-            progress.say(f"tune: by the provider's reckoning {_describe_estimate(facts)}")
-        _require_within_budget(config, facts, is_final=True)
-        job = provider.create(str(state["file"]), job_request)
-    _write_job_state(out, state | {"job": job.id})
+            estimate = JobEstimate(estimate.samples, tokens, cost)
+            progress.say(f"tune: by the provider's reckoning {estimate}")
+        _require_within_budget(config, estimate, is_final=True)
+        job = provider.create(state.file, job_request)
+    replace(state, job=job.id).write(out)
     progress.say(f"tune: job {job.id} at {provider.url}")
-    return job
+    return job, estimate
 
 
-def _require_within_budget(config: TuneConfig, facts: dict[str, Any], *, is_final: bool) -> None:
+def _require_within_budget(config: TuneConfig, estimate: JobEstimate, *, is_final: bool) -> None:
     """Raise BudgetError where the estimate passes the budget, or where the cost is unknown at the final check."""
     if config.budget is None:
         return
     amount = BudgetAmount.parse(config.budget)
-    if amount.unit == "usd" and facts["cost_usd"] is None:
+    if amount.unit == "usd" and estimate.cost_usd is None:
         if is_final or not load_provider_factory(split_provider_spec(config.model)[0]).priced:
             raise BudgetError(
                 f"the cost is not known, so a budget of {amount} cannot be kept; no job was made. Give --price, or a "
                 "budget in tokens."
             )
         return
-    needed = amount.measure(Usage(prompt_tokens=facts["tokens"], cost=facts["cost_usd"]))
+    needed = amount.measure(Usage(prompt_tokens=estimate.tokens, cost=estimate.cost_usd))
     if needed > amount.value:
         raise BudgetError(
             f"the job would take {amount.format_value(needed)}, more than the budget of {amount}; it was not made. Mix "
             "fewer trajectories, give fewer --epochs, or a larger --budget."
         )
-
-
-def _describe_estimate(facts: dict[str, Any]) -> str:
-    cost = _describe_cost(facts["cost_usd"])
-    return f"{facts['samples']} samples, about {facts['tokens']:,} tokens in all epochs, {cost}"
 
 
 def follow_job(provider: Provider, job: Job, out: Path, *, poll: float, progress: Progress) -> Job:
@@ -364,35 +406,6 @@ def _new_events(provider: Provider, id: str, seen_ids: set[str]) -> Iterator[tup
         if name not in seen_ids:
             seen_ids.add(name)
             yield name, message
-
-
-def _job_name(out: Path) -> str:
-    """The name of the job; it is drawn once and stored before anything is created."""
-    state = _read_job_state(out)
-    if "name" not in state:
-        state["name"] = f"fireact-{uuid.uuid4().hex[:10]}"
-        _write_job_state(out, state)
-    return str(state["name"])
-
-
-def _read_job_state(out: Path) -> dict[str, Any]:
-    """The recorded name, file and job of a run directory. Raises DataError when they cannot be read."""
-    path = out / JOB
-    try:
-        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        state = error
-    if not isinstance(state, dict):
-        raise DataError(
-            f"cannot read {path} ({state}); it says which job is paid for. Look the job up at the provider (its name "
-            'begins with fireact-) and write {"name": NAME, "file": FILE, "job": ID} there, or cancel it and begin '
-            "anew in another -o."
-        )
-    return state
-
-
-def _write_job_state(out: Path, state: dict[str, Any]) -> None:
-    jsonl.replace_text(out / JOB, json.dumps(state) + "\n")
 
 
 def _describe_cost(dollars: float | None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fireact.base.run_directory import CONFIG, read_config
 from fireact.errors import missing_extra_error
 from fireact.evaluation.failures import classify_failure, count_searches
 from fireact.types import Trajectory
@@ -25,6 +26,7 @@ Source = str | os.PathLike[str] | Iterable[Trajectory]
 def frame(*sources: Source) -> pandas.DataFrame:
     """The trajectories of runs, files of any format, or lists of trajectories: a row each, in their order.
 
+    Of a quickstart, a study or the rounds of ``improve``, they are those of the evaluations; ``cell`` is a study's.
     Columns: run, task, id, question, answer (gold), prediction, em, f1, stop, failure, steps, searches, calls, tokens
     and their kinds, cost (US dollars), seconds, model, method, seed, error; then score.NAME and meta.NAME.
     Raises ConfigError where pandas is not installed, DataError for what cannot be read.
@@ -40,11 +42,25 @@ def frame(*sources: Source) -> pandas.DataFrame:
 def _list_rows(source: Source) -> Iterator[dict[str, Any]]:
     from fireact.data.sources import read_any_trajectories
 
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        yield from ({"run": name, **_flatten_trajectory(entry)} for entry in read_any_trajectories(Path(name)))
-    else:
+    if not isinstance(source, str | os.PathLike):
         yield from map(_flatten_trajectory, source)
+        return
+    for path, names in _find_evaluations(Path(source)):
+        yield from ({"run": str(path), **names, **_flatten_trajectory(entry)} for entry in read_any_trajectories(path))
+
+
+def _find_evaluations(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The path itself; for a run made of runs its evaluations, and for a study the cell of each."""
+    from fireact.reporting.runs import read_runs
+
+    verb = read_config(path)["verb"] if (path / CONFIG).is_file() else ""
+    if verb == "improve":
+        yield from ((evaluation, {}) for evaluation in sorted(path.glob("round-*/eval")))
+    elif verb in ("quickstart", "study"):
+        runs = [run for run in read_runs([str(path)]) if run.verb == "eval"]
+        yield from ((run.path, {"cell": run.cell} if run.cell else {}) for run in runs)
+    else:
+        yield path, {}
 
 
 def _flatten_trajectory(trajectory: Trajectory) -> dict[str, Any]:

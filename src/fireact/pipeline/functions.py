@@ -26,6 +26,7 @@ from fireact.types import Trajectory
 
 if TYPE_CHECKING:
     from fireact.pipeline.background import RunningServer
+    from fireact.recording.recorder import RecorderAddress
 
 PathLike = str | os.PathLike[str]
 PYTHON_NAMES = {"eval": "evaluate"}
@@ -61,6 +62,8 @@ def make_function(verb: Verb) -> VerbFunction:
         progress: Progress | None = None,
         **values: Any,
     ) -> Any:
+        if "config" in values:
+            positional = (values.pop("config"), *positional)
         if positional and isinstance(positional[0], verb.config):
             call = _read_config_call(name, verb, positional, values)
         else:
@@ -68,7 +71,10 @@ def make_function(verb: Verb) -> VerbFunction:
         if len(call.extra) > 1 or (call.extra and out is not None):
             names = [*_positional_names(verb), "out"]
             raise ConfigError(f"fireact.{name} takes {', '.join(names)} by position; give others by name.")
-        directory = Path(call.extra[0] if call.extra else verb.default_out(call.given) if out is None else out)
+        directory = call.extra[0] if call.extra else verb.default_out(call.given) if out is None else out
+        if not isinstance(directory, str | os.PathLike):
+            raise ConfigError(f"fireact.{name}: out is {directory!r}; it must be the path of a run directory.")
+        directory = Path(directory)
         if dry_run:
             return _preview(verb, call.config, directory)
         run: Callable[..., Any] = _CALLS.get(verb.name, _run_verb)
@@ -162,9 +168,9 @@ def _write_docstring(verb: Verb, entries: Mapping[str, Setting]) -> str:
             docs |= read_docstrings(nested_class)
     docs |= {**(read_docstrings(verb.shorthand) if verb.shorthand else {}), **read_docstrings(verb.config)}
     lines = [f"    {name}: {entry.help or docs.get(name, '')}" for name, entry in entries.items()]
-    return "\n".join(
-        [inspect.getdoc(verb.run) or "", "", f"Settings (or a {verb.config.__name__} and ``out``):", *lines]
-    )
+    summary = inspect.getdoc(_CALLS.get(verb.name, verb.run)) or ""
+    returned = [] if verb.name in _CALLS else ["Returns a ``Run``, which has the fields of the manifest.", ""]
+    return "\n".join([summary, "", *returned, f"Settings (the fields of {verb.config.__name__}):", *lines])
 
 
 def _build_signature(verb: Verb, entries: Mapping[str, Setting]) -> inspect.Signature:
@@ -208,11 +214,15 @@ def _run_verb(verb: Verb, config: Any, out: Path, options: Any, force: bool, pro
 
 
 class RecordedRun(Run):
-    """A run of ``record`` while it goes on, and after it: the proxy's ``address`` and the agent's new ``base_url``."""
+    """A run of ``record`` while it goes on, and after it: the proxy's ``address`` and the agent's new ``base_url``.
 
-    def __init__(self, path: PathLike, address: str) -> None:
+    While it goes on, ``feedback("ID", answer=..., score=...)`` tells what came of an episode.
+    """
+
+    def __init__(self, path: PathLike, address: RecorderAddress) -> None:
         super().__init__(path)
-        self.address, self.base_url = address, f"{address}/v1"
+        self.address, self.base_url = str(address), f"{address}/v1"
+        self.feedback = address.feedback
 
     def episode_url(self, id: str) -> str:
         """The base URL for the calls of one episode."""
@@ -221,6 +231,11 @@ class RecordedRun(Run):
 
 @contextmanager
 def _record(verb: Verb, config: Any, out: Path, options: Any, force: bool, progress: Progress) -> Iterator[RecordedRun]:
+    """Record an agent's calls through a local proxy while in the ``with`` statement; it yields a ``RecordedRun``.
+
+    The agent's base URL is ``base_url``, or ``episode_url(ID)`` for the episode ID. At the end the trajectories and the
+    manifest are written. Raises ConfigError for a taken port or a missing extra.
+    """
     from fireact.recording.recorder import recorder
 
     with recorder(config, out, force=force, progress=progress) as address:
@@ -228,7 +243,10 @@ def _record(verb: Verb, config: Any, out: Path, options: Any, force: bool, progr
 
 
 def _diagnose(verb: Verb, config: Any, out: Path, options: Any, force: bool, progress: Progress) -> Any:
-    """The diagnosis of some data; with the option ``fix`` the run that repairs it."""
+    """Describe a set of trajectories and report what is wrong with it, with line numbers.
+
+    Returns a ``Result`` with the ``Diagnosis``; with ``fix`` the ``Run`` of a repaired copy.
+    """
     from fireact.data.doctor import diagnose_data
     from fireact.terminal.data_tables import tabulate_findings, tabulate_groups
 

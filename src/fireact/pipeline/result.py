@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -19,6 +18,7 @@ from fireact.base.run_directory import MANIFEST, TRAJECTORIES, read_config, read
 from fireact.errors import DataError
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
+from fireact.reporting.rows import to_plain
 from fireact.reporting.table import Row, Table, TableCell, write_html_table
 from fireact.reporting.wording import interval, percent
 from fireact.types import Trajectory, Usage
@@ -228,7 +228,7 @@ class Result:
         self._text, self._parts = text, tuple(parts)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for by libraries that only look what this is, also before there is a value
+        if name.startswith("_") or name == "value":  # libraries look what this is, also before there is a value
             raise AttributeError(name)
         if isinstance(self.value, Mapping) and name in self.value:
             return self.value[name]
@@ -252,19 +252,10 @@ class Result:
 
     def to_dict(self) -> Any:
         """Plain values for JSON."""
-        return to_plain_value(self.value)
+        return to_plain(self.value)
 
     def __repr__(self) -> str:
         return f"<{self._text}>"
 
     def _repr_html_(self) -> str:
         return write_page(self._text, self._parts)
-
-
-def to_plain_value(value: Any) -> Any:
-    """An object as JSON holds it: by its ``to_dict``, its fields, or each of its items."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return [to_plain_value(item) for item in value] if isinstance(value, list | tuple) else value

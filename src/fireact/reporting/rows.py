@@ -6,7 +6,7 @@ Invariant: reading keeps every value as it was written. Files of earlier version
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,9 +35,11 @@ class JsonRecord:
 
 
 def to_plain(value: Any) -> Any:
-    """The plain values of records, also of those inside tables and lists."""
+    """The plain values of records and dataclasses, also of those inside tables and lists."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
+    if is_dataclass(value):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: to_plain(member) for key, member in value.items()}
     return [to_plain(member) for member in value] if isinstance(value, list | tuple) else value
