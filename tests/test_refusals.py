@@ -1,11 +1,13 @@
 """Refusals of endpoints: each is as wide as its cause, and the provider's own words are shown."""
 
+import base64
 import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -341,3 +343,26 @@ def test_refused_episodes_are_not_run_again_and_are_counted(caplog: pytest.LogCa
         assert len(served.requests) == request_count
     assert 0 < stops.count("refused") < 6 and set(stops) == {"refused", "finish"}
     assert f"{stops.count('refused')} of 6 episodes ended with a prompt that was refused" in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 422, 429, 500])
+@pytest.mark.parametrize(
+    "form", ["wrong key {}", "maximum context length exceeded {}", "Basic {base64}", "/x?key={quoted}"]
+)
+def test_a_key_that_an_endpoint_repeats_is_neither_raised_nor_stored(
+    status: int, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "a key+of/nobody-0123456789"
+    forms = (key, base64.b64encode(f"user:{key}".encode()).decode(), quote(key, safe=""))
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    words = form.format(key, base64=forms[1], quoted=forms[2])
+    with FakeEndpoint(lambda request: refuse({"error": {"message": words}}, status), models=["m"]) as served:
+        trajectory_text, error_text = "", ""
+        lm = OpenAIModel("m", served.url, pause=0.001)
+        assert served.url and "nobody" not in lm.name
+        try:
+            trajectory_text = jsonl.dumps(run(lm).to_dict())
+        except ConfigError as error:
+            error_text = f"{error} {error.__cause__}"
+    assert form.split()[0].split("?")[0] in trajectory_text + error_text
+    assert "0123456789" not in trajectory_text + error_text and forms[1][4:-4] not in trajectory_text + error_text
