@@ -303,7 +303,6 @@ class Returning:
         (lambda: itertools.count(), "more than 10,000 values"), (lambda: threading.Lock(), "_thread.lock"),
     ],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore:coroutine")
 def test_an_object_that_is_no_observation_is_refused_by_name(make: Any, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"the tool odd .*{kind}"):
         guard_tool(Returning(make))(query="x")

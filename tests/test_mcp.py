@@ -373,3 +373,73 @@ def test_the_example_runs() -> None:
     example = Path(__file__).parents[1] / "examples" / "mcp_tool.py"
     done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout.splitlines() == ["Lima None Lima", "None none Lima"]
+
+
+RAW = shlex.join([sys.executable, str(Path(__file__).with_name("mcp_raw_server.py"))])
+
+
+def call_raw(mode: str, options: str = "timeout=20") -> tuple[MCPTool, str]:
+    """A tool of the server that speaks badly, and what it says."""
+    tool = next(iter(built(f"mcp:{options} {RAW} {mode}").values()))
+    try:
+        return tool, tool(q="x")
+    finally:
+        tool.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "observation"),
+    [
+        ("structured", 'Warm.\n{"temperature": 21}'), ("only", '{"temperature": 21}'),
+        ("repeated", '{"temperature":21}'), ("wrapped", "21"), ("escapes", "plain[2J"),
+        ("bytes", "half \N{REPLACEMENT CHARACTER}"),
+    ],
+)  # fmt: skip
+def test_what_a_result_holds_is_shown_once_and_gives_no_orders(mode: str, observation: str) -> None:
+    assert call_raw(mode)[1] == observation
+
+
+def test_banners_on_stdout_are_ignored_and_said_once(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call_raw("banner")[1] == "fine"
+    messages = [record.getMessage() for record in caplog.records if record.name == "fireact"]
+    assert len(messages) == 1 and "such as: Welcome!" in messages[0]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_long_descriptions_are_cut_and_said_and_long_schemas_refused(caplog: pytest.LogCaptureFixture) -> None:
+    tool, _ = call_raw("long")
+    assert len(tool.description) < 2100 and tool.description.endswith("[... 2998000 characters more]")
+    assert len(tool.parameters["properties"]["q"]["description"]) < 2100
+    assert "t0: a description of 3000000 characters is cut" in caplog.text
+    tool, _ = call_raw("plain")
+    assert tool.description == "[31mred text" == tool.parameters["properties"]["q"]["description"]
+    with pytest.raises(ConfigError, match=r"t0: its parameters take .* characters of every prompt"):
+        call_raw("wide")
+
+
+def test_more_than_a_hundred_pages_of_tools_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(built(f"mcp:{RAW} pages")) == 100
+    assert "more than 100 pages of tools; the first 100 tools are used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("surrogate", "its answer cannot be read as JSON"),
+        ("invalid", "its answer does not follow the protocol: content.0.TextContent.text: Field required"),
+    ],
+)
+def test_an_invalid_answer_is_an_error_of_one_line_without_a_wait(mode: str, words: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(ProviderError, match=words) as caught:
+        call_raw(mode)
+    assert time.perf_counter() - started < 15 and "\n" not in str(caught.value)
+
+
+def test_the_value_of_a_variable_leaves_in_no_observation_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAW_KEY", "hush-hush-0123")
+    assert call_raw("key", "env=RAW_KEY")[1] == "the key is [key removed]"
+    with pytest.raises(ProviderError, match=r"failed at 't0' \(no \[key removed\]\[31m\)"):
+        call_raw("refuses", "env=RAW_KEY")

@@ -1,11 +1,13 @@
 """Refusals of endpoints: each is as wide as its cause, and the provider's own words are shown."""
 
+import base64
 import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -39,6 +41,10 @@ TOO_LONG = [
     {"error": {"message": "Range of input length should be [1, 30720]", "code": "invalid_parameter_error"}},
     {"object": "error", "message": "The decoder prompt (length 5000) is longer than the maximum model length of 4096."},
     {"object": "error", "message": "max_tokens must be at least 1, got -904.", "param": "max_tokens"},
+    {"error": {"message": "'max_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and "
+                          "your request has 200 input tokens", "param": "max_tokens"}},
+    {"error": {"message": "a prompt of 4500 tokens and 256 to write: the model takes 1 to 4096. Use fewer examples or "
+                          "steps, or a model with a longer context.", "code": None}},
     {"error": {"message": "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"}},
     {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(
         {"error": {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"}}
@@ -47,6 +53,7 @@ TOO_LONG = [
 FLAGGED = [
     {"error": {"code": "400", "message": "It was filtered", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
     {"error": {"message": "Your prompt was flagged as potentially violating our policy.", "code": "invalid_prompt"}},
+    {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}},
     {"error": {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"}},
 ]  # fmt: skip
 
@@ -77,6 +84,10 @@ def run(lm: OpenAIModel, tools: Sequence[Any] = (), *, native: bool = False) -> 
         ("stop", {"error": "stop sequences cannot be used with this model"}),
         ("stop", {"detail": [{"loc": ["body", "stop"], "msg": "value is not a valid list"}]}),
         ("temperature", "temperature must be positive"),
+        ("stop", {"code": "Client specified an invalid argument", "error": "Argument not supported: stop"}),
+        ("seed", {"errors": [{"message": "AiError: Bad input: oneOf at '/' not met: seed must be <= 9999"}]}),
+        ("max_tokens", {"error": {"message": "max_tokens is too large: 9. It supports at most 4 completion tokens"}}),
+        ("max_tokens", {"error": {"message": "max_tokens must be at most `8192`, less than the `context_window`"}}),
         ("seed", {"error": {"message": "Provider error", "metadata": {"raw": '{"message": "`seed` is forbidden"}'}}}),
     ],
 )  # fmt: skip
@@ -341,3 +352,26 @@ def test_refused_episodes_are_not_run_again_and_are_counted(caplog: pytest.LogCa
         assert len(served.requests) == request_count
     assert 0 < stops.count("refused") < 6 and set(stops) == {"refused", "finish"}
     assert f"{stops.count('refused')} of 6 episodes ended with a prompt that was refused" in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 422, 429, 500])
+@pytest.mark.parametrize(
+    "form", ["wrong key {}", "maximum context length exceeded {}", "Basic {base64}", "/x?key={quoted}"]
+)
+def test_a_key_that_an_endpoint_repeats_is_neither_raised_nor_stored(
+    status: int, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "a key+of/nobody-0123456789"
+    forms = (key, base64.b64encode(f"user:{key}".encode()).decode(), quote(key, safe=""))
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    words = form.format(key, base64=forms[1], quoted=forms[2])
+    with FakeEndpoint(lambda request: refuse({"error": {"message": words}}, status), models=["m"]) as served:
+        trajectory_text, error_text = "", ""
+        lm = OpenAIModel("m", served.url, pause=0.001)
+        assert served.url and "nobody" not in lm.name
+        try:
+            trajectory_text = jsonl.dumps(run(lm).to_dict())
+        except ConfigError as error:
+            error_text = f"{error} {error.__cause__}"
+    assert form.split()[0].split("?")[0] in trajectory_text + error_text
+    assert "0123456789" not in trajectory_text + error_text and forms[1][4:-4] not in trajectory_text + error_text

@@ -64,7 +64,8 @@ class EvalConfig(EpisodeSettings):
     def __post_init__(self) -> None:
         if isinstance(self.tools, DefaultTools):
             tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
-            tools, _ = choose_defaults(tasks, [self.method], model=str(self.agent))
+            texts = [task for task in tasks if isinstance(task, str)]  # the check below refuses the others
+            tools, _ = choose_defaults(texts, [self.method], model=str(self.agent))
             replace_fields(self, tools=tools)
         check_settings(self, "eval")
 

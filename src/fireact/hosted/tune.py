@@ -80,7 +80,7 @@ class TuneConfig:
     """Seconds between two questions about the job."""
 
     def __post_init__(self) -> None:
-        kind, _, _ = split_provider_spec(self.model)
+        kind, _, _ = split_provider_spec(str(self.model))
         accepted = load_provider_factory(kind).accepted_settings
         for name in ("learning_rate", "rank", "batch_size"):
             if getattr(self, name) is not None and name not in accepted:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import time
 import weakref
@@ -43,20 +42,16 @@ from fireact.models.adaptation import Adaptation
 from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.refusals import Refusal, read_refusal
+from fireact.models.reply_fields import add_extra, read_extra, refusal_of_reply
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.types import Call, Completion, OnDelta, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import WireMessage, WireReply, WireRequest, number_calls
+from fireact.wire.dialect import WireReply, WireRequest, number_calls
 from fireact.wire.fields import replace_surrogates
 from fireact.wire.schemas import normalise_schemas, tool_schema
 from fireact.wire.sse import iterate_events
 
 DEFAULT_URL = "https://api.openai.com/v1"
-_NOTES = ("role", "refusal", "annotations", "audio", "name", "tool_call_id")
-"""Fields of a reply's message that no endpoint wants back."""
-_CALL_NOTES = ("index", "type")
-_FILTERED = re.compile(r"filter|safety|refus|prohibited|blocklist|recitation|spii|sensitive")
-"""Reasons for the end of a reply that are a refusal."""
 
 
 class OpenAIModel:
@@ -101,9 +96,7 @@ class OpenAIModel:
         request = CHAT_COMPLETIONS.write_request(
             WireRequest(
                 model=self._model,
-                messages=tuple(
-                    _with_extra(wire, message.extra) if message.extra else wire for wire, message in numbered
-                ),
+                messages=tuple(add_extra(wire, message.extra) if message.extra else wire for wire, message in numbered),
                 tools=tuple(normalise_schemas([tool_schema(tool) for tool in call.tools])),
                 stop=tuple(call.stop)[:4],  # the API refuses more; the text is cut at all of them here anyway
                 max_tokens=call.max_tokens,
@@ -183,7 +176,7 @@ class OpenAIModel:
 
     def _completion(self, reply: WireReply, stop: Sequence[str], seconds: float) -> Completion:
         text, usage = cut_at_stop(reply.plain_text, stop), reply.usage
-        extra, refusal = read_extra(reply), _refusal_text(reply)
+        extra, refusal = read_extra(reply), refusal_of_reply(reply)
         was_cut = reply.finish == "length" and text == reply.plain_text
         return Completion(
             text=refusal or text,
@@ -224,41 +217,6 @@ def _check_reply(reply: WireReply) -> WireReply:
     if not reply.answered:
         raise ValueError("a reply that holds no choice")
     return reply
-
-
-def read_extra(reply: WireReply) -> dict[str, Any]:
-    """What a reply holds besides text and calls: the fields of its message, and of each call under ``tool_calls``.
-
-    Reasoning is among them as ``reasoning_content``. Notes about the reply, which no request may hold, are left out.
-    """
-    choices = reply.extra.get("choices") or [{}]
-    message = choices[0].get("message") if isinstance(choices[0], Mapping) else None
-    fields = {name: value for name, value in (message or {}).items() if value and name not in _NOTES}
-    if reply.reasoning:
-        fields["reasoning_content"] = reply.reasoning
-    calls = [{name: value for name, value in call.extra.items() if name not in _CALL_NOTES} for call in reply.calls]
-    return {**fields, "tool_calls": calls} if any(calls) else fields
-
-
-def _with_extra(message: WireMessage, extra: Mapping[str, Any]) -> WireMessage:
-    """A message with what its reply held. A text that is the reasoning itself is not sent twice."""
-    fields = {name: value for name, value in extra.items() if name != "tool_calls"}
-    call_fields = [*extra.get("tool_calls", ()), *({} for _ in message.calls)]
-    calls = tuple(replace(call, extra=more) for call, more in zip(message.calls, call_fields, strict=False))
-    is_reasoning = message.text.strip() == str(fields.get("reasoning_content", "")).strip()
-    return replace(message, calls=calls, extra=fields, parts=("",) if is_reasoning else message.parts)
-
-
-def _refusal_text(reply: WireReply) -> str:
-    """Why the model or its provider refused to answer; empty where it answered."""
-    choices = reply.extra.get("choices") or [{}]
-    message = choices[0].get("message") if isinstance(choices[0], Mapping) else None
-    words = (message or {}).get("refusal")
-    if isinstance(words, str) and words.strip() and not reply.plain_text.strip() and not reply.calls:
-        return words.strip()
-    if not _FILTERED.search(reply.finish.lower()):
-        return ""
-    return f"the reply ended with {reply.finish!r}" + (f": {reply.plain_text}" if reply.plain_text else "")
 
 
 class _StreamSender:

@@ -25,7 +25,7 @@ _WORD_KEYS = (
 _CODE_KEYS = ("code", "type", "status", "error_code")
 _NAME_KEYS = ("param", "loc", "field")
 _TOO_LONG = re.compile(
-    r"context[ _-]?(?:length|size|window|limit)"
+    r"context[ _-]?(?:length|size|window|limit)|model's context\b|a longer context"
     r"|longer than (?:the )?(?:model|max)"
     r"|\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}\b(?:too (?:long|large|big)|exceed)"
     r"|exceed\w{0,3}\b.{0,60}\b(?:tokens?|length)\b|too many (?:input |prompt )?tokens|token (?:limit|count)"
@@ -35,10 +35,12 @@ _TOO_LONG = re.compile(
     r"|string_above_max_length|request_too_large"
     r"|\bmax_(?:completion_)?tokens\b.{0,60}\bgot -\d"  # what vLLM computes as room behind a prompt without room
 )
+_OF_PROMPT = re.compile(r"\b(?:inputs?|prompt|messages?|requested|your request|got -)")
+"""Words about this prompt together with a limit, where others are about the limit itself."""
 _FLAGGED = re.compile(
     r"content[ _-]?(?:policy|filter|management|moderation|violation|safety)|\bflagged\b|\bmoderation\b"
     r"|safety (?:system|filter|setting|reason)|inappropriate content|usage polic|responsibleai|data_inspection"
-    r"|invalid_prompt|sensitive (?:word|content|information)|prohibited[ _]content|harmful content"
+    r"|invalid_prompt|sensitive (?:word|content|information)|prohibited[ _]content|harmful content|敏感"
 )
 _EXHAUSTED = re.compile(
     r"insufficient[ _](?:quota|balance|credit|fund)|exceeded_current_quota|credit balance|billing_(?:hard_)?limit"
@@ -68,7 +70,10 @@ class Refusal:
             return _FLAGGED.search(searched) is not None
         if self.status == 429:  # "too many tokens" of a limit a minute goes by
             return "request too large" in searched
-        return _TOO_LONG.search(searched) is not None or _FLAGGED.search(searched) is not None
+        if _FLAGGED.search(searched):
+            return True
+        is_limit_alone = "max_tokens" in searched and not _OF_PROMPT.search(searched)
+        return _TOO_LONG.search(searched) is not None and not is_limit_alone
 
     @property
     def is_exhausted(self) -> bool:

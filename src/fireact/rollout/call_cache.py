@@ -20,16 +20,18 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from fireact.base.field_types import check_field_types
 from fireact.base.jsonl import dumps, encode_text, loads
 from fireact.base.redact import hide_secrets
 from fireact.errors import ConfigError, DiskError, unwritable_file_error
 from fireact.tools.wrapper import ToolWrapper, make_episode_tool
 from fireact.types import LM, Action, Call, Completion, Observation, Tool, Usage
 
+T = TypeVar("T")
 Mode = Literal["record", "replay", "off"]
 MODES: tuple[Mode, ...] = ("record", "replay", "off")
 FILE = "calls.sqlite"
@@ -88,13 +90,17 @@ class CallCache:
         if self.mode == "off" or not self.path.is_file():
             return Usage()
         answer_rows = self._execute("SELECT answer FROM calls WHERE kind = 'lm'")
-        return sum((Usage(**self.parse_answer(row[0])["usage"]) for row in answer_rows), Usage())
+        usages = (self.parse_answer(row[0], lambda values: Usage(**values["usage"])) for row in answer_rows)
+        return sum(usages, Usage())
 
-    def parse_answer(self, answer: str) -> Any:
-        """The value of a stored answer. Raises DiskError where it is damaged."""
+    def parse_answer(self, answer: str, build: Callable[[Any], T]) -> T:
+        """What ``build`` makes of a stored answer. Raises DiskError where the answer is damaged."""
         try:
-            return loads(answer)
-        except ValueError as error:
+            built = build(loads(answer))
+            if is_dataclass(built):
+                check_field_types(built)
+            return built
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _database_error(self.path, error) from error
 
     def get_or_make(self, call: Sequence[Any], make: Callable[[], str]) -> str:
@@ -161,7 +167,7 @@ class CallCache:
             raise ConfigError(
                 f"{self.path} holds no calls of the {kind_name} {spec!r}. It has: {', '.join(known_specs) or 'none'}."
             )
-        return self.parse_answer(rows[0][0])
+        return self.parse_answer(rows[0][0], lambda facts: facts)
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
@@ -249,15 +255,23 @@ class CachedLM:
             del completion["logprobs"]
             return dumps(completion)
 
-        values = self.cache.parse_answer(self.cache.get_or_make(identity, make))
-        calls = tuple(Action(**action) for action in values["calls"])
-        return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
+        return self.cache.parse_answer(self.cache.get_or_make(identity, make), _build_completion)
 
     def close(self) -> None:
         """Free what the LM holds, if it can be closed."""
         close = getattr(self.lm, "close", None)
         if close is not None:
             close()
+
+
+def _build_completion(values: Mapping[str, Any]) -> Completion:
+    calls = tuple(Action(**action) for action in values["calls"])
+    return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
+
+
+def _build_observation(values: Sequence[Any]) -> Observation:
+    text, noise, seconds = values
+    return Observation(str(text), noise=None if noise is None else str(noise), seconds=float(seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +311,7 @@ class CachedTool(ToolWrapper):
             observation = self.tool(**arguments)
             return dumps([str(observation), getattr(observation, "noise", None), time.perf_counter() - started])
 
-        text, noise, seconds = self._cache.parse_answer(self._cache.get_or_make(call, make))
-        return Observation(text, noise=noise, seconds=seconds)
+        return self._cache.parse_answer(self._cache.get_or_make(call, make), _build_observation)
 
     def for_episode(self, key: str, seed: int) -> Tool:
         """The tool of one episode: itself, unless the tool has state."""

@@ -78,6 +78,8 @@ def _to_json_value(tool_name: str, result: Any) -> Any:
 
 
 def _refuse(tool_name: str, value: Any, reason: str = "") -> ConfigError:
+    if inspect.iscoroutine(value):
+        value.close()  # nobody will await it
     return ConfigError(
         f"the tool {tool_name} returned an object of the type {type(value).__module__}.{type(value).__qualname__}, "
         f"which is neither text nor JSON{f' ({reason})' if reason else ''}. Let it return a str, a number, a list or "
