@@ -20,6 +20,7 @@ from fireact.errors import DataError
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
 from fireact.reporting.table import Table, write_html_table
+from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory, Usage
 
 REPORT = "report.json"
@@ -151,9 +152,9 @@ class Run:
             yield "not complete"
             return
         yield from (f"{task} EM {summary.em:.1%}, n {summary.n}" for task, summary in self.results.items())
-        if not self.results and "counts" in self.manifest:
-            total, correct = (sum(count[key] for count in self.manifest["counts"].values()) for key in ("n", "correct"))
-            yield f"{total} trajectories, {correct} right"
+        if not self.results and (counts := read_counts(self.manifest)):
+            total = sum(counts.values(), EpisodeCounts())
+            yield f"{total.n} trajectories, {total.correct} right"
 
     def _repr_html_(self) -> str:
         return write_page(repr(self), self.tables if self.is_complete else ())
@@ -172,8 +173,8 @@ def list_run_tables(run: Run) -> list[Table]:
         return [tabulate_study(run.manifest, run.path)]
     if run.results:
         return list_evaluation_tables(run.results)[::-1]
-    if "counts" in run.manifest:
-        return [tabulate_counts(run.manifest["counts"])]
+    if counts := read_counts(run.manifest):
+        return [tabulate_counts(counts)]
     return [tabulate_facts(run.manifest)]
 
 
