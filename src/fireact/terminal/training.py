@@ -12,6 +12,7 @@ from fireact.base.run_directory import shell_path
 from fireact.reporting.rows import TrainingFacts
 from fireact.reporting.table import Table
 from fireact.reporting.wording import dollars, duration
+from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.serving.conformance import Conformance
 from fireact.terminal.screen import STDOUT, print_json, print_table
 from fireact.types import Usage
@@ -19,15 +20,15 @@ from fireact.types import Usage
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What a verb did, in a few lines: counts by task and method, usage, and the path of the run."""
-    counts = manifest.get("counts")
+    counts = read_counts(manifest)
     if counts:
         print_table(tabulate_counts(counts))
     if counts and manifest.get("usage"):
         usage, repairs = Usage(**manifest["usage"]), manifest.get("repairs")
         cost = "price not known (see --prices)" if usage.cost is None else dollars(usage.cost)
         tokens = f"{usage.prompt_tokens:,} tokens read ({usage.cached_tokens:,} cached)"
-        tokens += f", {usage.completion_tokens:,} written"
-        STDOUT.print(f"{usage.calls:,} calls, {tokens}, {cost}{f'; {repairs} repairs' if repairs else ''}")
+        repaired = f"; {repairs} repairs" if repairs else ""
+        STDOUT.print(f"{usage.calls:,} calls, {tokens}, {usage.completion_tokens:,} written, {cost}{repaired}")
     for line in (*manifest.get("history", ()), *manifest.get("endings", ())):
         STDOUT.print(escape(line))
     if remaining := manifest.get("remaining"):
@@ -35,9 +36,9 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     STDOUT.print(f"{escape(str(out))} is complete ({duration(manifest['seconds'])}).")
 
 
-def tabulate_counts(counts: Mapping[str, Mapping[str, int]]) -> Table:
+def tabulate_counts(counts: Mapping[str, EpisodeCounts]) -> Table:
     """How many episodes there are by task and method, and how many are finished and right."""
-    rows = [[name, *(str(count[key]) for key in ("n", "finished", "correct"))] for name, count in counts.items()]
+    rows = [[name, *map(str, (count.n, count.finished, count.correct))] for name, count in counts.items()]
     return Table("", ["task/method", "episodes", "finished", "right (EM 1)"], rows)
 
 
