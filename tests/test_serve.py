@@ -301,6 +301,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with listening(agent(*GOOD).lm, body_seconds=0.2) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         connection.putrequest("POST", "/v1/chat/completions")
+        connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", "100")
         connection.endheaders(b"{")
         reply = connection.getresponse()
@@ -309,7 +310,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
 
 def test_an_address_of_ipv6_stands_in_brackets() -> None:
-    from fireact.serving.server import host_and_port
+    from fireact.base.listening import host_and_port
 
     assert host_and_port("::1", 80) == "[::1]:80" and host_and_port("127.0.0.1", 80) == "127.0.0.1:80"
 
@@ -449,7 +450,8 @@ def listening(lm: Any, **settings: Any) -> Iterator[int]:
     """The port of the service of an agent with this LM, in this process."""
     import uvicorn
 
-    from fireact.serving.server import ServedAgent, bind_socket, build_serving_app
+    from fireact.base.listening import bind_socket
+    from fireact.serving.server import ServedAgent, build_serving_app
 
     made = bind_socket("127.0.0.1", 0)
     method = settings.pop("method", agent(*GOOD).method)
@@ -469,7 +471,8 @@ def leave(port: int, model: str, lm: Endless, **options: Any) -> None:
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    connection.request("POST", "/v1/chat/completions", json.dumps({"model": model, "messages": ASK, **options}))
+    body, headers = json.dumps({"model": model, "messages": ASK, **options}), {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
     assert lm.begun.wait(600)
     connection.close()
 
@@ -520,7 +523,7 @@ def test_a_student_of_native_calls_has_the_name_of_its_run() -> None:
 
 
 def test_a_port_that_there_is_not_is_refused_in_words() -> None:
-    from fireact.serving.server import bind_socket
+    from fireact.base.listening import bind_socket
 
     with pytest.raises(ConfigError, match="99999"):
         bind_socket("127.0.0.1", 99999)

@@ -30,7 +30,7 @@ from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import display_name
 
 pytest.importorskip("starlette")
-from fireact.reporting.view import _is_authorised, _render_page, serve_view
+from fireact.reporting.view import _render_page, serve_view
 
 
 def run_dir(path: Path, verb: str = "eval", **settings: Any) -> Path:
@@ -264,11 +264,6 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
         assert viewing.ask("updates", {"seen": {}}, Authorization="Bearer nope")[0] == 401
     finally:
         viewing.stop()
-
-
-@given(st.text())
-def test_no_header_but_the_key_is_let_in(header: str) -> None:
-    assert not _is_authorised(header, "a key that nobody guesses")
 
 
 def test_new_episodes_come_into_an_open_page(growing: tuple[Path, Viewing], chromium: Any) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import urlsplit
 
+from fireact.base.listening import is_loopback
 from fireact.base.redact import guard_secret
 from fireact.errors import ConfigError
 
@@ -25,7 +26,6 @@ KEY_VARIABLES = {
     "together.xyz": "TOGETHER_API_KEY",
 }
 """The variable, by the domain of the host."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = "none"
 """The placeholder for a key where none is needed."""
 _NEEDED = ContextVar("needed", default=True)
@@ -53,6 +53,6 @@ def read_key(url: str, variable: str = "") -> str:
     key = os.environ.get(variable)
     if key:
         return guard_secret(key)
-    if urlsplit(url).hostname in LOOPBACK or not _NEEDED.get():
+    if is_loopback(urlsplit(url).hostname or "") or not _NEEDED.get():
         return NO_KEY
     raise ConfigError(f"{url} needs a key, and {variable} is not set. Set it in the environment; it is never stored.")

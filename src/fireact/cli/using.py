@@ -76,8 +76,9 @@ def serve_command(
     """Example: `fireact serve runs/quickstart --port 8000`, then base_url="http://127.0.0.1:8000/v1" and
     model="fireact-agent"
     """
+    from fireact.base.listening import required_key
     from fireact.pipeline.background import equip_served_model, open_engine
-    from fireact.serving.server import make_served_agent, required_key, run_server
+    from fireact.serving.server import make_served_agent, run_server
     from fireact.terminal.screen import STDERR
 
     if not mcp:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from fireact.base.listening import bind_socket, host_and_port, is_loopback, required_key
 from fireact.errors import ConfigError, ProviderError, missing_extra_error, unknown_name_error
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def start_serving(
     lenient: bool = False,
 ) -> RunningServer:
     """Serve a student and its agent to OpenAI clients. Raises ConfigError where others could use it without a key."""
-    from fireact.serving.server import bind_socket, build_serving_app, host_and_port, make_served_agent, required_key
+    from fireact.serving.server import build_serving_app, make_served_agent
     from fireact.terminal.screen import TerminalProgress
     from fireact.types import Call, Message
 
@@ -160,9 +161,8 @@ def start_serving(
 def start_view(paths: Sequence[Path], *, host: str, port: int) -> RunningServer:
     """Serve the page of some runs. Raises DataError for a path that holds no run, ConfigError for a taken port."""
     from fireact.reporting.view import view_application
-    from fireact.serving.server import LOOPBACK, bind_socket, host_and_port, required_key
 
     key = required_key(host)
-    app = view_application(paths, key=None if host in LOOPBACK else key)
+    app = view_application(paths, key=None if is_loopback(host) else key)
     listening = bind_socket(host, port)
     return RunningServer(app, listening, url=f"http://{host_and_port(host, listening.getsockname()[1])}/")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import json
 import re
 import time
@@ -26,6 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import httpx2
 
+from fireact.base.listening import find_stranger, is_json, is_loopback
 from fireact.errors import ConfigError, DataError, FireactError, missing_extra_error
 from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
@@ -132,14 +132,6 @@ def parse_base_url(text: str) -> str:
     return f"{url_parts.scheme}://{url_parts.netloc}{path or '/v1'}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 @dataclass(frozen=True, slots=True)
 class _ProxiedRequest:
     """A request of a client; ``body`` is None where it is longer than allowed."""
@@ -162,16 +154,20 @@ class ClientLeftError(Exception):
 
 
 class RecordingProxy:
-    """The ASGI application. Raises ConfigError when the extra is missing."""
+    """The ASGI application; ``is_local`` where only this machine can reach it.
 
-    def __init__(self, upstream: Upstream, recorder: Recorder) -> None:
+    Requests of web pages are refused, and so are bodies to be recorded that are not JSON. Raises ConfigError when the
+    extra is missing.
+    """
+
+    def __init__(self, upstream: Upstream, recorder: Recorder, *, is_local: bool = True) -> None:
         try:
             import aiohttp
             import yarl
         except ImportError as error:
             raise missing_extra_error("aiohttp", "serve") from error
         self._aiohttp, self._make_url = aiohttp, yarl.URL
-        self._upstream, self._recorder = upstream, recorder
+        self._upstream, self._recorder, self._is_local = upstream, recorder, is_local
         self._slots = asyncio.Semaphore(upstream.concurrency)
         self._session: aiohttp.ClientSession
 
@@ -235,11 +231,20 @@ class RecordingProxy:
         )  # fmt: skip
 
     async def _answer(self, request: _ProxiedRequest, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        if reason := find_stranger(headers, check_host=self._is_local):
+            await _send_error(send, 403, reason, "stranger", request.dialect)
+            return
+        is_feedback = request.episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(request.path)
+        if (request.dialect is not None or is_feedback) and not is_json(headers):
+            message = f"the content-type is {headers.get('content-type', 'none')}; it must be application/json"
+            await _send_error(send, 415, message, "not_json", request.dialect)
+            return
         if request.body is None:
             message = f"the request is longer than {self._upstream.max_body} bytes (--max-body)"
             await _send_error(send, 413, message, "too_long", request.dialect)
             return
-        if request.episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(request.path):
+        if is_feedback and request.episode is not None:
             await self._take_feedback(request.episode, request.body, send)
             return
         redact = _make_redactor(request.headers, request.query)

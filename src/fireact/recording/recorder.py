@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fireact.base import jsonl
+from fireact.base.listening import bind_socket, host_and_port, is_loopback
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.base.settings import check_settings, replace_fields, setting
@@ -30,7 +31,7 @@ from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
 from fireact.recording.feedback import Feedback, read_feedback
-from fireact.recording.proxy import RecordingProxy, Upstream, is_loopback, parse_base_url
+from fireact.recording.proxy import RecordingProxy, Upstream, parse_base_url
 from fireact.recording.trajectories import FINISHES, FindPrice, build_trajectory, measure_usage
 from fireact.rollout.collection import summarise_episodes
 from fireact.types import Trajectory, Usage
@@ -373,10 +374,10 @@ def recorder(
     upstream = Upstream(config.urls, config.timeout, config.concurrency, config.max_body)
     with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
         with (
-            _bind_socket(config.host, config.port) as listener,
+            bind_socket(config.host, config.port) as listener,
             closing(Recording(config, run.path, progress)) as recording,
         ):
-            app = RecordingProxy(upstream, recording)
+            app = RecordingProxy(upstream, recording, is_local=is_loopback(config.host))
             (run.path / MANIFEST).unlink(missing_ok=True)  # recording resumes, so the run is not complete
             if not is_loopback(config.host):
                 progress.say(
@@ -390,24 +391,10 @@ def recorder(
                 proxy_headers=False,
                 timeout_graceful_shutdown=GRACE,
             )
-            host = f"[{config.host}]" if ":" in config.host else config.host
             with _serve(uvicorn.Server(server_config), listener, recording):
-                address = f"http://{host}:{listener.getsockname()[1]}"
+                address = f"http://{host_and_port(config.host, listener.getsockname()[1])}"
                 yield RecorderAddress.of_recording(address, recording)
         _write_manifest(run, config, recording)
-
-
-def _bind_socket(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only on a socket whose protocol is named; without it a reply would wait 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}. Give another --port.") from error
-    return listener
 
 
 @contextmanager

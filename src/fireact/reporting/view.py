@@ -11,15 +11,21 @@ Beyond loopback the server asks for the key of ``fireact serve``, as a bearer to
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fireact.base.listening import (
+    KEY,
+    bind_socket,
+    find_stranger,
+    has_key,
+    host_and_port,
+    is_loopback,
+    required_key,
+)
 from fireact.base.run_directory import MANIFEST, read_config, read_manifest
 from fireact.errors import ConfigError, DataError, missing_extra_error
 from fireact.reporting.assembly import assemble_report, select_comparable
@@ -28,7 +34,6 @@ from fireact.reporting.report_data import ReportData
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs
 from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import make_encodable
-from fireact.serving.server import KEY, LOOPBACK, bind_socket, required_key
 
 MAX_BODY = 1_000_000
 """Most bytes in a request for updates."""
@@ -53,9 +58,9 @@ def view_application(paths: Sequence[Path], *, key: str | None = None) -> Any:
     find_watched_runs(paths)  # a wrong path raises at once
 
     def refuse(request: Request) -> Response | None:
-        if key is None and request.url.hostname not in LOOPBACK:
-            return Response("This server answers only to the names of this machine.", 403)
-        if key is not None and not _is_authorised(request.headers.get("authorization", ""), key):
+        if key is None and (reason := find_stranger(request.headers)):
+            return Response(f"{reason}.", 403)
+        if key is not None and not has_key(request.headers, key):
             challenge = {"WWW-Authenticate": 'Basic realm="fireact view", charset="UTF-8"'}
             return Response(f"The key in {KEY} is needed, as the password.", 401, challenge)
         return None
@@ -86,24 +91,13 @@ def serve_view(paths: Sequence[Path], *, host: str, port: int, on_started: Calla
     Raises ConfigError when the port is taken, or when others can reach the host and there is no key.
     """
     key = required_key(host)
-    app = view_application(paths, key=None if host in LOOPBACK else key)
+    app = view_application(paths, key=None if is_loopback(host) else key)
     import uvicorn
 
     listening = bind_socket(host, port)
-    on_started(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/")
+    on_started(f"http://{host_and_port(host, listening.getsockname()[1])}/")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
-
-
-def _is_authorised(header: str, key: str) -> bool:
-    """Whether an Authorization header holds the key: as a bearer token, or as the password of any user."""
-    scheme, _, sent = header.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            sent = base64.b64decode(sent.strip(), validate=True).decode("utf-8").partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return False
-    return scheme.lower() in ("basic", "bearer") and hmac.compare_digest(sent.strip().encode(), key.encode())
 
 
 def _parse_marks(body: bytes) -> Mapping[str, Any]:

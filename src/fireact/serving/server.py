@@ -15,16 +15,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hmac
 import logging
-import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fireact.base.listening import (
+    KEY,
+    bind_socket,
+    find_stranger,
+    has_key,
+    host_and_port,
+    is_json,
+    required_key,
+)
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
@@ -36,12 +42,10 @@ from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
 from fireact.wire.dialects import DIALECTS
 
-KEY = "FIREACT_API_KEY"
 GRACE = 120
 """Seconds that requests in flight may take after a signal before they are cut off."""
 BODY_SECONDS = 30
 """Seconds within which the body of a request must arrive."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
 SERVED = (
@@ -111,17 +115,6 @@ def make_served_agent(name: str, agent: Agent, *, host: str, **options: Any) -> 
     return ServedAgent(name, agent, key=required_key(host), **options)
 
 
-def required_key(host: str) -> str | None:
-    """The key that clients must send, from the environment. Raises ConfigError beyond loopback without one."""
-    key = os.environ.get(KEY, "").strip() or None
-    if host not in LOOPBACK and key is None:
-        raise ConfigError(
-            f"{host} can be reached from other machines. Set {KEY} to a secret that clients must send, or leave out "
-            "--host."
-        )
-    return key
-
-
 def build_serving_app(served: ServedAgent) -> Any:
     """The ASGI application. Raises ConfigError when the extra is missing."""
     try:
@@ -148,21 +141,11 @@ def build_serving_app(served: ServedAgent) -> Any:
         )
 
     def check_access(request: Request, dialect: Dialect = CHAT_COMPLETIONS) -> Response | None:
-        """The refusal of a request without the key or, where there is no key, under a host name of another machine.
-
-        Without the second check a web page could point its own host name here (DNS rebinding) and run the agent's
-        tools from the user's browser.
-        """
+        """The refusal of a request without the key or, where there is no key, of one that is not of this machine."""
         if served.key is None:
-            if request.url.hostname in LOOPBACK:
-                return None
-            return refuse(403, "this endpoint answers to the names of this machine alone", dialect)
-        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-        if not sent and (sent := request.headers.get("x-api-key", "")):  # Anthropic's clients
-            scheme = "bearer"
-        # Headers are read as Latin-1, and most clients send UTF-8.
-        same = hmac.compare_digest(sent.strip().encode("latin-1", "replace"), served.key.encode())
-        if same and scheme.lower() == "bearer":
+            reason = find_stranger(request.headers)
+            return refuse(403, reason, dialect) if reason else None
+        if has_key(request.headers, served.key):
             return None
         return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY", dialect)
 
@@ -179,6 +162,9 @@ def build_serving_app(served: ServedAgent) -> Any:
     async def complete(request: Request, dialect: Dialect) -> Response:
         if (refusal := check_access(request, dialect)) is not None:
             return refusal
+        if not is_json(request.headers):
+            sent_type = request.headers.get("content-type") or "none"
+            return refuse(415, f"the content-type is {sent_type}; it must be application/json", dialect)
         try:
             request_body = await read_body(request)
         except TimeoutError:
@@ -451,25 +437,3 @@ def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Whether uvicorn shall log a record; a request that a shutdown cut off is no fault to trace."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
-def host_and_port(host: str, port: int) -> str:
-    """Host and port in the form of a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. Raises ConfigError when the port is taken."""
-    # Named as TCP, or asyncio leaves Nagle's algorithm on and each reply waits for an acknowledgement.
-    listening = socket.socket(
-        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen()  # clients may connect as soon as they know the address
-    except (OSError, OverflowError) as error:
-        listening.close()
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {why}. Give another --port.") from error
-    return listening
