@@ -165,7 +165,7 @@ def _write_docstring(verb: Verb, entries: Mapping[str, Setting]) -> str:
     docs: dict[str, str] = {}
     for entry in read_settings(verb.config):
         if (nested_class := nested_settings(entry.kind)) is not None:
-            docs |= read_docstrings(nested_class)
+            docs |= {entry.name: (nested_class.__doc__ or "").partition("\n")[0], **read_docstrings(nested_class)}
     docs |= {**(read_docstrings(verb.shorthand) if verb.shorthand else {}), **read_docstrings(verb.config)}
     lines = [f"    {name}: {entry.help or docs.get(name, '')}" for name, entry in entries.items()]
     summary = inspect.getdoc(_CALLS.get(verb.name, verb.run)) or ""

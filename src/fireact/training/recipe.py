@@ -69,6 +69,7 @@ class Recipe:
     patience: int = setting(0, low=0, panel=SCHEDULE)
     """Epochs without a better validation loss before it stops."""
     train_on: str = setting("student", choices=TRAIN_ON, is_option=False)
+    """Tokens of the loss: student, the student's own words; or all."""
     seed: int = setting(0, low=0, panel=SCHEDULE)
     """Seed of initial weights and order."""
 
