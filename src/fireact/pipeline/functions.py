@@ -426,6 +426,7 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     from fireact.base.run_directory import CONFIG
     from fireact.rollout.agents import load_task
     from fireact.tasks.validate import validate_task
+    from fireact.terminal.data_tables import tabulate_validation
 
     texts = [os.fspath(name) for name in names]
     if len(texts) == 1 and (Path(texts[0]) / CONFIG).is_file():
@@ -438,7 +439,8 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     if tools:
         raise ConfigError("tools (--tool) are for a directory of 'fireact train'; tasks have no tools. Leave them out.")
     findings = [validate_task(load_task(name)) for name in texts]
-    return Result(findings, "; ".join(f"{each.task}: {len(each.problems) or 'no'} problems" for each in findings))
+    text = "; ".join(f"{finding.task}: {len(finding.problems) or 'no'} problems" for finding in findings)
+    return Result(findings, text, [tabulate_validation(findings)])
 
 
 def cancel_run(run: PathLike) -> Result:
