@@ -192,7 +192,8 @@ def test_a_comparison_a_diagnosis_and_others_keep_their_attributes_and_have_tabl
     assert len(entries) == 4 and entries[0].steps and [entry.task for entry in entries] == ["geo-hop"] * 4
     report = fireact.convert(run, "out.jsonl", to="messages", tools="search")
     assert report.rows == report["rows"] == 4
-    assert fireact.validate("geo-hop")[0].problems == ()
+    sound = fireact.validate("geo-hop")
+    assert sound[0].problems == () and repr(sound) == "<geo-hop: no problems>" and "2-hop" in sound._repr_html_()
     written = fireact.report([run, noisy], out="runs/report")
     assert (written.path / "report.html").is_file() and "geo-hop" in Texts(written._repr_html_()).text
 

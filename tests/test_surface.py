@@ -8,8 +8,10 @@ import time
 import pytest
 
 import fireact
+from fireact.base.settings import read_settings
+from fireact.base.verbs import VERBS, load_verb
 from fireact.cli import COMMANDS
-from fireact.pipeline.functions import PYTHON_NAMES, list_functions
+from fireact.pipeline.functions import PYTHON_NAMES, list_functions, load_function
 
 
 def test_every_public_name_is_there() -> None:
@@ -50,3 +52,21 @@ def test_import_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert time.perf_counter() - started < 3  # a start of the interpreter and 0.3 s, with room for a busy machine
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_s_function_takes_every_setting_that_its_command_takes(name: str) -> None:
+    """All but the options that only say how a command prints."""
+    from fireact.cli.options import make_verb_function
+
+    verb = load_verb(name)
+    options = set(inspect.signature(make_verb_function(verb)).parameters) - {"context", "as_json"}
+    function = load_function(PYTHON_NAMES.get(name, name))
+    by_parameter = {entry.parameter: entry.name for entry in read_settings(verb.config)}
+    printing = {"report": {"markdown"}, "study": {"list"}}.get(name, set())
+    assert {by_parameter.get(option, option) for option in options - printing} <= set(
+        inspect.signature(function).parameters
+    )
+    for setting in set(inspect.signature(function).parameters) - {"out", "force", "dry_run", "progress"}:
+        line = next(line for line in function.__doc__.splitlines() if line.startswith(f"    {setting}: "))
+        assert line.removeprefix(f"    {setting}: ").strip(), f"{setting} of {name} has no help"

@@ -165,7 +165,7 @@ def _write_docstring(verb: Verb, entries: Mapping[str, Setting]) -> str:
     docs: dict[str, str] = {}
     for entry in read_settings(verb.config):
         if (nested_class := nested_settings(entry.kind)) is not None:
-            docs |= read_docstrings(nested_class)
+            docs |= {entry.name: (nested_class.__doc__ or "").partition("\n")[0], **read_docstrings(nested_class)}
     docs |= {**(read_docstrings(verb.shorthand) if verb.shorthand else {}), **read_docstrings(verb.config)}
     lines = [f"    {name}: {entry.help or docs.get(name, '')}" for name, entry in entries.items()]
     summary = inspect.getdoc(_CALLS.get(verb.name, verb.run)) or ""
@@ -426,6 +426,7 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     from fireact.base.run_directory import CONFIG
     from fireact.rollout.agents import load_task
     from fireact.tasks.validate import validate_task
+    from fireact.terminal.data_tables import tabulate_validation
 
     texts = [os.fspath(name) for name in names]
     if len(texts) == 1 and (Path(texts[0]) / CONFIG).is_file():
@@ -438,7 +439,8 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     if tools:
         raise ConfigError("tools (--tool) are for a directory of 'fireact train'; tasks have no tools. Leave them out.")
     findings = [validate_task(load_task(name)) for name in texts]
-    return Result(findings, "; ".join(f"{each.task}: {len(each.problems) or 'no'} problems" for each in findings))
+    text = "; ".join(f"{finding.task}: {len(finding.problems) or 'no'} problems" for finding in findings)
+    return Result(findings, text, [tabulate_validation(findings)])
 
 
 def cancel_run(run: PathLike) -> Result:

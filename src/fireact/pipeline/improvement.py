@@ -61,6 +61,7 @@ class ImproveConfig:
     recipe: Recipe | None = setting(None, panel=SCHEDULE, parse=read_recipe)
     """Recipe of each round's training, by name or TOML file. Default: the run's."""
     workers: int = setting(16, is_option=False)
+    """Episodes at a time."""
 
     def __post_init__(self) -> None:
         check_settings(self, "improve")

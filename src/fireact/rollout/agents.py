@@ -10,6 +10,7 @@ module:attribute         an LM of the user, or a function or class that builds o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -512,14 +513,20 @@ def choose_defaults(
 
 def _is_foreign(spec: str) -> bool:
     """Whether a task is not of the embedded world; one that cannot be loaded is refused where it is used."""
-    from fireact.tasks.geo import GeoTask
-
     if is_file_spec(spec):
         return Path(split_file_spec(spec)[0]).expanduser().exists()
     try:
-        return not isinstance(load_task(spec), GeoTask)
+        return not _is_embedded(spec)
     except (ConfigError, DataError):
         return False
+
+
+@functools.cache
+def _is_embedded(spec: str) -> bool:
+    """Whether a task is of the embedded world; studies ask this of each of their stages. Raises as ``load_task``."""
+    from fireact.tasks.geo import GeoTask
+
+    return isinstance(load_task(spec), GeoTask)
 
 
 def _native_tools(model: str) -> tuple[str, ...] | None:

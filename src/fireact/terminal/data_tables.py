@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +116,17 @@ def print_validation(finding: TaskValidation) -> None:
     for problem in finding.problems:
         STDOUT.print(f"[red]{escape(problem)}[/]")
     STDOUT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+
+
+def tabulate_validation(findings: Sequence[TaskValidation]) -> Table:
+    """The questions of each split of some tasks by kind; every problem is a note."""
+    rows = [
+        [finding.task, split, ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))]
+        for finding in findings
+        for split, kinds in finding.counts.items()
+    ]
+    notes = [f"{finding.task}: {problem}" for finding in findings for problem in finding.problems]
+    return Table("", ["task", "split", "questions"], rows, notes=notes, names=3)
 
 
 def tabulate_conversion(report: Conversion) -> Table:

@@ -43,7 +43,9 @@ class Recipe:
     rank: int = setting(16, low=1, panel=LORA)
     """Rank of LoRA; alpha becomes twice as much."""
     alpha: int = setting(32, low=1, is_option=False)
+    """The strength of LoRA: its output is scaled by alpha / rank."""
     dropout: float = setting(0.0, low=0, below=1, is_option=False)
+    """The share of LoRA's inputs that is dropped in training."""
     targets: Sequence[str] = setting((), is_option=False)
     """The names of the linear layers that are adapted; all when empty."""
     blocks: int | None = setting(None, low=0, panel=LORA)
@@ -57,9 +59,11 @@ class Recipe:
     micro_batch: int = setting(0, low=0, panel=SCHEDULE)
     """Trajectories computed at a time; 0 is the whole step."""
     schedule: str = setting("cosine", choices=SCHEDULES, is_option=False)
+    """The learning rate after the warm-up: cosine, linear or constant."""
     warmup: float = setting(0.1, low=0, is_option=False)
     """A share of all steps where it is below 1, else a number of steps."""
     weight_decay: float = setting(0.0, low=0, below=1, is_option=False)
+    """Weight decay of the optimizer."""
     max_length: int = setting(1024, low=1, panel=DATA)
     """Longest sample in tokens; longer ones are left out and counted."""
     save_every: int = setting(5, low=1, is_option=False)
@@ -69,6 +73,7 @@ class Recipe:
     patience: int = setting(0, low=0, panel=SCHEDULE)
     """Epochs without a better validation loss before it stops."""
     train_on: str = setting("student", choices=TRAIN_ON, is_option=False)
+    """Tokens of the loss: student, the student's own words; or all."""
     seed: int = setting(0, low=0, panel=SCHEDULE)
     """Seed of initial weights and order."""
 

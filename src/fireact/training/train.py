@@ -85,7 +85,9 @@ class TrainConfig:
     report_to: Sequence[str] = setting((), panel=OUTPUT)
     """trackio, mlflow, tensorboard or wandb; repeatable."""
     processes: int | None = setting(None, low=1, is_option=False)
+    """Processes that train together; None: as the accelerate configuration says, or one."""
     accelerate: str | None = setting(None, normalise=_absolute_configuration, is_option=False)
+    """An accelerate configuration: a shipped name, or the path of a YAML file."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train")
