@@ -40,6 +40,9 @@ KINDS: Mapping[str, FindingKind] = {
         "blocks that are not text, reasoning, a call or a result",
         "their turns have weight 0",
     ),
+    "call-without-content": FindingKind(
+        "warning", "calls of a model whose words are not in the trace", "let the instrumentation capture content"
+    ),
     "stray-result": FindingKind("error", "results of calls that nobody made", "they are left out"),
     "unread-schema": FindingKind("warning", "tool schemas that cannot be read", "repair them in the source"),
     "wrong-type": FindingKind("error", "values of a wrong type in messages", "repair them in the source"),

@@ -1,7 +1,8 @@
-"""ATIF, the Agent Trajectory Interchange Format of Harbor (versions 1.0 to 1.7): one document, or one a line.
+"""ATIF, the Agent Trajectory Interchange Format of Harbor (versions 1.0 to 1.8): one document, or one a line.
 
 Invariant: a step of the agent is one turn with all its calls and results; results without a call become a message of
-the user. Sub-agents' trajectories are not read.
+the user. A step that is copied from an earlier trajectory, or that no model wrote (``llm_call_count`` 0), has weight 0.
+Sub-agents' trajectories are not read, but counted.
 """
 
 from __future__ import annotations
@@ -40,30 +41,43 @@ def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajec
     )
     agent, final = row["agent"], row.get("final_metrics") or {}
     cost = final.get("total_cost_usd")
+    reward = (row.get("extra") or {}).get("reward", (final.get("extra") or {}).get("reward"))
     return import_trajectory(
         question,
         steps,
         task=source.name,
         id=str(row.get("session_id") or ""),
-        model=str(agent.get("model_name") or ""),
+        model=str(agent.get("model_name") or _first_model(row["steps"])),
         usage=Usage(
             calls=sum(step.get("source") == "agent" for step in row["steps"]),
-            prompt_tokens=int(final.get("total_prompt_tokens") or 0),
-            cached_tokens=int(final.get("total_cached_tokens") or 0),
-            completion_tokens=int(final.get("total_completion_tokens") or 0),
+            prompt_tokens=_count_tokens(row, "prompt_tokens"),
+            cached_tokens=_count_tokens(row, "cached_tokens"),
+            completion_tokens=_count_tokens(row, "completion_tokens"),
             cost=None if cost is None else float(cost),
         ),
+        scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
         meta={
             "system": system,
             "tools": normalise_schemas(agent.get("tool_definitions")),
             "agent": {key: agent[key] for key in ("name", "version") if key in agent},
+            "sub_agents": len(row.get("subagent_trajectories") or ()),
         },
     )
 
 
+def _first_model(steps: Sequence[Mapping[str, Any]]) -> str:
+    return next((str(step["model_name"]) for step in steps if step.get("model_name")), "")
+
+
+def _count_tokens(row: Mapping[str, Any], name: str) -> int:
+    """The tokens of all steps: the sum in the final metrics, or that of the steps' own metrics."""
+    total = (row.get("final_metrics") or {}).get(f"total_{name}")
+    return int(sum((step.get("metrics") or {}).get(name) or 0 for step in row["steps"]) if total is None else total)
+
+
 def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     role = {"agent": "assistant", "system": "system"}.get(str(step.get("source")), "user")
-    content = content_text(step.get("message"))
+    content = step.get("message")
     if role != "assistant":
         return [{"role": role, "content": content}]
     calls = [
@@ -75,6 +89,7 @@ def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
         "content": content,
         "reasoning_content": step.get("reasoning_content"),
         "tool_calls": calls,
+        **({"weight": 0} if step.get("is_copied_context") or step.get("llm_call_count") == 0 else {}),
     }
     results = (step.get("observation") or {}).get("results") or []
     result_messages = [

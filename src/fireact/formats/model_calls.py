@@ -99,13 +99,13 @@ def _build_trajectory(
     meta = {
         "system": system or inner_system,
         "tools": normalise_schemas(tools),
+        "trace": last.trace,
         "calls_aside": calls_aside,
         **{name: value for call in calls for name, value in call.facts.items()},
         **facts.pop("meta", {}),
     }
     values: dict[str, Any] = {
         "task": source.name,
-        "id": last.trace if len(calls) else "",
         "model": last.model,
         "usage": sum((call.usage for call in calls), Usage(cost=calls[0].usage.cost and 0.0)),
         "seconds": round(max(0.0, last.end - calls[0].start), 3),

@@ -109,8 +109,8 @@ class _ConversationReader:
             self.steps.append(joined if index else replace(step, action=call.action))
             if call.id:
                 self.ids[len(self.steps) - 1] = call.id
-            if "output" in call.extra:
-                self._set_result(len(self.steps) - 1, call.extra["output"])
+            if call.output is not None:
+                self._set_result(len(self.steps) - 1, call.output)
             else:
                 self.pending_calls.append(len(self.steps) - 1)
 

@@ -47,7 +47,7 @@ _RESULT_TAGS = (("<tool_response>", "</tool_response>"), ("[TOOL_RESULTS]", "[/T
 def read_file_messages(
     values: Sequence[Any], *, tools: Any = (), system: str = ""
 ) -> tuple[tuple[WireMessage, ...], tuple[WireDamage, ...]]:
-    """The messages, and what could not be read of them.
+    """The messages, and what could not be read of them; a message that a dialect has read already is taken too.
 
     The schemas of ``tools``, and a ``system`` prompt that names them, tell calls in text from plain words.
     """
@@ -87,6 +87,8 @@ def content_text(content: Any) -> str:
 
 def _unwrap_message(value: Any) -> Mapping[str, Any]:
     """The fields of a message; those of LangChain's serialised messages are brought to the top."""
+    if isinstance(value, WireMessage):
+        return _fields_of_wire_message(value)
     if not isinstance(value, Mapping):
         return {}
     if isinstance(value.get("kwargs"), Mapping) and isinstance(value.get("id"), list) and value["id"]:
@@ -94,6 +96,23 @@ def _unwrap_message(value: Any) -> Mapping[str, Any]:
     if isinstance(value.get("data"), Mapping) and "type" in value and "role" not in value:
         return {**value["data"], "role": value["type"]}
     return value
+
+
+def _fields_of_wire_message(message: WireMessage) -> Mapping[str, Any]:
+    """A message that a dialect has read already, as a file holds it; results of the provider's tools are blocks."""
+    outputs = [
+        {"type": "tool_result", "tool_use_id": call.id, "content": call.output}
+        for call in message.calls
+        if call.output is not None
+    ]
+    return {
+        "role": message.role,
+        "content": [*message.parts, *outputs],
+        "reasoning_content": message.reasoning,
+        "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.calls],
+        "tool_call_id": message.call_id,
+        "name": message.name,
+    }
 
 
 @dataclass(slots=True)
@@ -226,7 +245,7 @@ class _MessagesReader:
 def _with_output(call: ToolCall, results: Sequence[Mapping[str, Any]]) -> ToolCall:
     """A call with the result beside it, where the provider ran the tool itself."""
     output = next((result for result in results if call.id and call.id == _find_id(result)), None)
-    return call if output is None else replace(call, extra={"output": content_text(_result_content(output))})
+    return call if output is None else replace(call, output=content_text(_result_content(output)))
 
 
 def _read_content(message: Mapping[str, Any]) -> _Content:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from fireact.wire.text_calls import is_inside_call
+
 REASONING_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
 """The types of content blocks that hold reasoning."""
 
@@ -34,7 +36,7 @@ def split_reasoning(text: str) -> tuple[str, str] | None:
         bare = before.lstrip()
         if bare.startswith(opening):
             return bare.removeprefix(opening), after.lstrip()
-        if closed and opening not in before:
+        if closed and opening not in before and not is_inside_call(text, len(before)):
             return before, after.lstrip()
     return None
 

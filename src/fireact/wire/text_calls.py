@@ -54,6 +54,7 @@ _LITTER = re.compile(
 )
 """Marks around calls, which are no text."""
 _OBJECT = re.compile(r'\{\s*"(?:name|type|function|parameters|arguments|id)"')
+_SPACES = re.compile(r"\s*")
 _MARKS_OF_NAME = re.compile(r"<[|｜][^<>]*[|｜]>|\[[A-Z_]+\]|```(?:json)?|\s")
 _NAME = re.compile(r"[A-Za-z_][\w./:-]*")
 _FUNCTION, _PARAMETER = re.compile(r"<function=([^>\n]+)>"), re.compile(r"<parameter=([^>\n]+)>")
@@ -125,6 +126,17 @@ def find_calls(text: str) -> list[tuple[int, Action]]:
     return calls
 
 
+def is_inside_call(text: str, position: int) -> bool:
+    """Whether a position in a text is inside a call that can be read, say in one of its arguments."""
+    if any(start < position < end for start, end, _, actions in _find_spans(text, {}) if actions):
+        return True
+    for match in _OBJECT.finditer(text, 0, position):
+        value, length = decode_json(text[match.start() :])
+        if _parse_action(value) is not None and position < match.start() + length:
+            return True
+    return False
+
+
 def parse_calls(body: str, types: ArgumentTypes | None = None) -> list[Action]:
     """The calls of a text that is nothing but calls, in any form without its marks; empty where it cannot be read."""
     body = _FENCE.sub("", body.strip()).strip()
@@ -145,6 +157,11 @@ def _find_spans(text: str, types: ArgumentTypes) -> Iterator[tuple[int, int, str
         if opening.start() < read_until:
             continue
         closing = _CLOSING_BY_OPENING[opening[0]]
+        end, actions = _read_json_at(text, opening.end(), closing)
+        if actions:  # a mark inside a string of it is text
+            read_until = end
+            yield opening.start(), end, text[opening.end() : end], actions
+            continue
         is_closed = bool(closing) and last[opening[0]] >= opening.end()
         stop = text.index(closing, opening.end()) if is_closed else following.start() if following else len(text)
         if is_closed and following and following[0] == opening[0] and following.start() < stop:
@@ -154,6 +171,22 @@ def _find_spans(text: str, types: ArgumentTypes) -> Iterator[tuple[int, int, str
         if actions or is_closed or body.lstrip()[:1] in ("{", "[", "<"):
             read_until = stop + len(closing) * is_closed
             yield opening.start(), read_until, body, actions
+
+
+def _read_json_at(text: str, start: int, closing: str) -> tuple[int, list[Action]]:
+    """The calls of the JSON at a position, and where it ends with its closing mark; none unless it ends there."""
+    start = _SPACES.match(text, start).end()  # type: ignore[union-attr]
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start) if text[start : start + 1] in ("{", "[") else (None, 0)
+    except (ValueError, RecursionError):
+        value = None
+    if value is None:
+        return start, []
+    end = _SPACES.match(text, end).end()  # type: ignore[union-attr]
+    actions = [_parse_action(item, need_arguments=False) for item in (value if isinstance(value, list) else [value])]
+    if (closing and not text.startswith(closing, end) and end < len(text)) or None in actions:
+        return start, []
+    return end + len(closing) * text.startswith(closing, end), [action for action in actions if action is not None]
 
 
 def _read_json_calls(body: str, types: ArgumentTypes) -> list[Action]:
