@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
@@ -141,8 +142,9 @@ def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, 
     assert len(loops) == 2 and late.meta["missing_history"] == ["resp_from_before"]
 
 
-def test_openai_agents_on_its_default(tmp_path: Path) -> None:
-    from agents import Agent, Runner, function_tool, set_default_openai_client, set_tracing_disabled
+@pytest.mark.parametrize("stream", [True, False])
+def test_openai_agents_on_its_default(tmp_path: Path, stream: bool) -> None:
+    from agents import Agent, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
 
     set_tracing_disabled(True)
 
@@ -151,10 +153,19 @@ def test_openai_agents_on_its_default(tmp_path: Path) -> None:
         """How many people live in a country."""
         return "55 million people"
 
-    agent = Agent(name="counter", instructions="Be short.", model="fake", tools=[population])
+    async def run_agent(url: str) -> str:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            model = OpenAIResponsesModel("fake", openai_client=client)
+            agent = Agent(name="counter", instructions="Be short.", model=model, tools=[population])
+            if not stream:
+                return str((await Runner.run(agent, QUESTION)).final_output)
+            result = Runner.run_streamed(agent, QUESTION)
+            async for _ in result.stream_events():
+                pass
+            return str(result.final_output)
+
     with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
-        set_default_openai_client(openai.AsyncOpenAI(base_url=f"{address}/e/1/v1", api_key="none", max_retries=0))
-        assert Runner.run_sync(agent, QUESTION).final_output == "55 million"
+        assert asyncio.run(run_agent(f"{address}/e/1/v1")) == "55 million"
     (trajectory,) = read_trajectories(tmp_path / "run")
     assert_is_the_loop(trajectory, "responses")
 
