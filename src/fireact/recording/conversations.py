@@ -112,9 +112,9 @@ class TurnIndex:
             if name not in self.turns:
                 return name
 
-    def add(self, call: RecordedCall) -> Turn:
-        """Add a call that has ended, and return its turn."""
-        request, missing_ids = self.read_request(call.dialect, call.request)
+    def add(self, call: RecordedCall, read: tuple[WireRequest, tuple[str, ...]] | None = None) -> Turn:
+        """Add a call that has ended, and return its turn; ``read`` is its request as ``read_request`` gave it."""
+        request, missing_ids = read or self.read_request(call.dialect, call.request)
         messages = request.messages
         hashes = hash_prefixes(messages)
         if not call.named:

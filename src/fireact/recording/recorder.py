@@ -35,6 +35,7 @@ from fireact.recording.trajectories import FINISHES, FindPrice, build_trajectory
 from fireact.rollout.collection import summarise_episodes
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
+from fireact.wire.dialect import WireRequest
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
@@ -149,6 +150,7 @@ class Recording:
         self._usage, self._last_question = Usage(), ""
         self._feedback: dict[str, list[Feedback]] = defaultdict(list)
         self._newly_scored: set[str] = set()
+        self._reads: dict[int, tuple[Mapping[str, Any], tuple[WireRequest, tuple[str, ...]]]] = {}
         for call in read_calls(path / CALLS):
             self._add(call)
         for entry in read_feedback_log(path / FEEDBACK):
@@ -169,7 +171,9 @@ class Recording:
         )  # fmt: skip
 
     def assign_episode(self, dialect: str, request: Mapping[str, Any]) -> str:
-        return self.book.assign_episode(self.book.read_request(dialect, request)[0].messages)
+        read = self.book.read_request(dialect, request)
+        self._reads[id(request)] = (request, read)  # the request lives as long as its entry, so no other has its id
+        return self.book.assign_episode(read[0].messages)
 
     def add_call(self, call: RecordedCall) -> None:
         self._log.append({entry.name: getattr(call, entry.name) for entry in fields(call)})
@@ -197,7 +201,8 @@ class Recording:
         self._progress.say(line)
 
     def _add(self, call: RecordedCall) -> None:
-        turn = self.book.add(call)
+        _, read = self._reads.pop(id(call.request), (None, None))
+        turn = self.book.add(call, read)
         self._calls[call.dialect] += 1
         self._usage += measure_usage(turn, self._price)
         self._errors.update([turn.error] if turn.error else [])

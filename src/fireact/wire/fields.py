@@ -154,6 +154,17 @@ def restore_extra(
     return merge_extra(body, {name: value for name, value in extra.items() if name not in body and value is not None})
 
 
+def restore_unchanged(
+    body: Mapping[str, Any], extra: Mapping[str, Any], is_same: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """``restore_extra`` for a noun that was only just read: there is nothing to check."""
+    return merge_extra(body, extra)
+
+
+Restore = Callable[[Mapping[str, Any], Mapping[str, Any], Callable[[dict[str, Any]], bool]], dict[str, Any]]
+"""``restore_extra`` or ``restore_unchanged``."""
+
+
 def parse_json(text: str | bytes, default: Any = None) -> Any:
     """The JSON value of a text without lone surrogates, or the default where the text is not JSON."""
     try:

@@ -30,10 +30,12 @@ from fireact.wire.dialect import (
 )
 from fireact.wire.fields import (
     Fields,
+    Restore,
     WireDamage,
     find_unwritten,
     parse_json,
     restore_extra,
+    restore_unchanged,
     to_json,
 )
 from fireact.wire.sse import write_event
@@ -80,10 +82,14 @@ class Messages:
             response_format=_read_format(output_config),
             damage=tuple(damage),
         )
-        return replace(request, extra=find_unwritten(_as_mapping(body), self.write_request(request)))
+        written = self._write_request(request, restore_unchanged)
+        return replace(request, extra=find_unwritten(_as_mapping(body), written))
 
     def write_request(self, request: WireRequest) -> dict[str, Any]:
         """The body of a request; settings that are None are left out."""
+        return self._write_request(request, restore_extra)
+
+    def _write_request(self, request: WireRequest, restore: Restore) -> dict[str, Any]:
         settings = {
             "temperature": request.temperature, "top_p": request.top_p, "stop_sequences": list(request.stop) or None,
             "tools": [_write_tool(tool) for tool in request.tools] or None, "stream": request.stream or None,
@@ -93,7 +99,7 @@ class Messages:
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": limit,
-            **_write_conversation(request.messages),
+            **_write_conversation(request.messages, restore),
             **{name: value for name, value in settings.items() if value is not None},
         }
 
@@ -101,7 +107,7 @@ class Messages:
             fields = Fields(merged, "", [])
             return (_read_conversation(fields), tuple(fields.items("tools"))) == (request.messages, request.tools)
 
-        return restore_extra(body, request.extra, is_same)
+        return restore(body, request.extra, is_same)
 
     def read_reply(self, body: Any) -> WireReply:
         """The message in a body that was not streamed."""
@@ -364,14 +370,14 @@ def _read_conversation(fields: Fields) -> tuple[WireMessage, ...]:
     return (*system, *messages)
 
 
-def _write_conversation(messages: Sequence[WireMessage]) -> dict[str, Any]:
+def _write_conversation(messages: Sequence[WireMessage], restore: Restore) -> dict[str, Any]:
     """The system prompt and the messages; tool results go into one message with the user's text after them."""
     is_system = [message.role == "system" for message in messages]
     count = is_system.index(False) if False in is_system else len(messages)
     system_parts = [part for message in messages[:count] for part in message.parts]
     rows: list[dict[str, Any]] = []
     for position, message in enumerate(messages[count:], count):
-        row = write_message_row(message)
+        row = write_message_row(message, restore)
         if message.role in ("tool", "user") and position > count and messages[position - 1].role == "tool":
             rows[-1] = {**rows[-1], "content": [*rows[-1]["content"], *_as_blocks(row.get("content"))]}
         else:
@@ -422,21 +428,21 @@ def _read_result(fields: Fields) -> WireMessage:
 
 
 def _with_extra(message: WireMessage, row: Mapping[str, Any]) -> WireMessage:
-    return replace(message, extra=find_unwritten(row, write_message_row(message)))
+    return replace(message, extra=find_unwritten(row, write_message_row(message, restore_unchanged)))
 
 
-def write_message_row(message: WireMessage) -> dict[str, Any]:
+def write_message_row(message: WireMessage, restore: Restore = restore_extra) -> dict[str, Any]:
     """One message as JSON holds it; a tool's message is a user's message with its result."""
     if message.role == "tool":
-        return {"role": "user", "content": [_write_result(message)]}
-    blocks = [*write_parts(message.parts), *map(_write_call, message.calls)]
+        return {"role": "user", "content": [_write_result(message, restore)]}
+    blocks = [*write_parts(message.parts), *(_write_call(call, restore) for call in message.calls)]
     row = {"role": message.role, "content": blocks if message.calls else _write_content(message.parts)}
-    return restore_extra(row, message.extra, lambda merged: [message] == list(_read_row(Fields(merged, "", []))))
+    return restore(row, message.extra, lambda merged: [message] == list(_read_row(Fields(merged, "", []))))
 
 
-def _write_result(message: WireMessage) -> dict[str, Any]:
+def _write_result(message: WireMessage, restore: Restore = restore_extra) -> dict[str, Any]:
     block = {"type": "tool_result", "tool_use_id": message.call_id, "content": _write_content(message.parts)}
-    return restore_extra(block, message.extra, lambda merged: message == _read_result(Fields(merged, "", [])))
+    return restore(block, message.extra, lambda merged: message == _read_result(Fields(merged, "", [])))
 
 
 def _write_content(parts: Sequence[Any]) -> Any:
@@ -506,14 +512,14 @@ def _write_output(content: Any) -> str:
     return text if isinstance(text, str) else to_json(visible)
 
 
-def _write_call(call: ToolCall) -> dict[str, Any]:
+def _write_call(call: ToolCall, restore: Restore = restore_extra) -> dict[str, Any]:
     block = {"type": "tool_use", "id": call.id, "name": call.name, "input": dict(call.action.arguments)}
 
     def is_same(merged: Mapping[str, Any]) -> bool:
         read = _read_call(Fields(merged, "", []), None)
         return (read.id, read.name, read.arguments) == (call.id, call.name, call.arguments)
 
-    return restore_extra(block, call.extra, is_same)
+    return restore(block, call.extra, is_same)
 
 
 def _write_reply_blocks(reply: WireReply) -> list[Any]:

@@ -31,7 +31,16 @@ from fireact.wire.dialect import (
     read_parts,
     write_parts,
 )
-from fireact.wire.fields import Fields, WireDamage, find_unwritten, parse_json, restore_extra, to_json
+from fireact.wire.fields import (
+    Fields,
+    Restore,
+    WireDamage,
+    find_unwritten,
+    parse_json,
+    restore_extra,
+    restore_unchanged,
+    to_json,
+)
 from fireact.wire.sse import END, write_event
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
@@ -53,6 +62,7 @@ _INPUT_DELTAS = {
     "response.mcp_call_arguments.delta": ("mcp_call", "arguments"),
 }
 """The item and its field that a delta of a call adds to."""
+_INDICES = ("output_index", "content_index", "summary_index")
 _UNREADABLE = object()
 
 
@@ -82,10 +92,14 @@ class Responses:
             response_format=_read_format(text.get("format") if isinstance(text, Mapping) else None),
             damage=tuple(damage),
         )
-        return replace(request, extra=find_unwritten(_as_mapping(body), self.write_request(request)))
+        written = self._write_request(request, restore_unchanged)
+        return replace(request, extra=find_unwritten(_as_mapping(body), written))
 
     def write_request(self, request: WireRequest) -> dict[str, Any]:
         """The body of a request; settings that are None are left out."""
+        return self._write_request(request, restore_extra)
+
+    def _write_request(self, request: WireRequest, restore: Restore) -> dict[str, Any]:
         choice, form = request.tool_choice, request.response_format
         settings = {
             "max_output_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
@@ -96,7 +110,7 @@ class Responses:
         }  # fmt: skip
         body: dict[str, Any] = {
             "model": request.model,
-            **_write_conversation(request.messages),
+            **_write_conversation(request.messages, restore),
             **{name: value for name, value in settings.items() if value is not None},
         }
 
@@ -104,7 +118,7 @@ class Responses:
             fields = Fields(merged, "", [])
             return (_read_conversation(fields), tuple(fields.items("tools"))) == (request.messages, request.tools)
 
-        return restore_extra(body, request.extra, is_same)
+        return restore(body, request.extra, is_same)
 
     def read_reply(self, body: Any) -> WireReply:
         """The output in a body that was not streamed; a response that still runs is not answered."""
@@ -189,7 +203,10 @@ class ResponsesStreamReader:
         for name in ("sequence_number", "item_id", "obfuscation"):  # they place the event, and say nothing of the reply
             fields.unread.pop(name, None)
         delta = self._read_event(kind, fields)
-        if fields.unread.keys() - {"output_index", "content_index", "summary_index"}:
+        unread = {
+            name: value for name, value in fields.unread.items() if name not in _INDICES or type(value) is not int
+        }
+        if unread:
             self._unread_events.append({"type": kind, **fields.unread})
         return delta
 
@@ -385,13 +402,13 @@ def _read_conversation(fields: Fields) -> tuple[WireMessage, ...]:
     return (*instructions, *_read_items(fields, fields.items("input")))
 
 
-def _write_conversation(messages: Sequence[WireMessage]) -> dict[str, Any]:
+def _write_conversation(messages: Sequence[WireMessage], restore: Restore) -> dict[str, Any]:
     """The instructions, if the first message is a system prompt of plain text, and the items of the input."""
     first = messages[0] if messages else None
     is_plain = first is not None and first.role == "system" and not first.extra and len(first.parts) == 1
     if first is None or not is_plain or not isinstance(first.parts[0], str):
-        return {"input": [item for message in messages for item in write_items(message)]}
-    items = [item for message in messages[1:] for item in write_items(message)]
+        return {"input": [item for message in messages for item in write_items(message, restore)]}
+    items = [item for message in messages[1:] for item in write_items(message, restore)]
     return {"instructions": first.parts[0], "input": items}
 
 
@@ -438,13 +455,13 @@ def _read_client_item(fields: Fields) -> WireMessage:
     return replace(message, extra=find_unwritten(item, _write_client_item(message)))
 
 
-def _write_client_item(message: WireMessage) -> dict[str, Any]:
+def _write_client_item(message: WireMessage, restore: Restore = restore_extra) -> dict[str, Any]:
     content = _write_content(message.parts)
     if message.role == "tool":
         item = {"type": "function_call_output", "call_id": message.call_id, "output": content}
     else:
         item = {"role": message.role, "content": content}
-    return restore_extra(item, message.extra, lambda merged: message == _read_client_item(Fields(merged, "", [])))
+    return restore(item, message.extra, lambda merged: message == _read_client_item(Fields(merged, "", [])))
 
 
 def _write_content(parts: Sequence[Any]) -> Any:
@@ -453,19 +470,19 @@ def _write_content(parts: Sequence[Any]) -> Any:
     return write_parts(parts, "input_text")
 
 
-def write_items(message: WireMessage) -> list[dict[str, Any]]:
+def write_items(message: WireMessage, restore: Restore = restore_extra) -> list[dict[str, Any]]:
     """The items of one message."""
     if message.role != "assistant":
-        return [_write_client_item(message)]
+        return [_write_client_item(message, restore)]
     content = _write_assistant_content(message.parts)
     text_items = [{"role": "assistant", "content": content}] if message.parts else []
-    written = {"items": [*text_items, *map(_write_call, message.calls)]}
+    written = {"items": [*text_items, *(_write_call(call, restore) for call in message.calls)]}
 
     def is_same(merged: Mapping[str, Any]) -> bool:
         items = merged.get("items")
         return isinstance(items, list) and message == _read_assistant_turn(items, [])
 
-    items: list[dict[str, Any]] = restore_extra(written, message.extra, is_same)["items"]
+    items: list[dict[str, Any]] = restore(written, message.extra, is_same)["items"]
     return items
 
 
@@ -477,7 +494,9 @@ def _write_assistant_content(parts: Sequence[Any]) -> Any:
 
 def _read_assistant_turn(items: Sequence[Any], damage: list[WireDamage], start: int = 0) -> WireMessage:
     message = _read_turn(items, "input", damage, start=start)
-    return replace(message, extra=find_unwritten({"items": list(items)}, {"items": write_items(message)}))
+    return replace(
+        message, extra=find_unwritten({"items": list(items)}, {"items": write_items(message, restore_unchanged)})
+    )
 
 
 def _read_turn(items: Sequence[Any], where: str, damage: list[WireDamage], *, start: int = 0) -> WireMessage:
@@ -555,13 +574,13 @@ def _read_builtin_output(item: Mapping[str, Any]) -> str:
     return "\n".join(texts) or str(item.get("status") or "completed")
 
 
-def _write_call(call: ToolCall) -> dict[str, Any]:
+def _write_call(call: ToolCall, restore: Restore = restore_extra) -> dict[str, Any]:
     item = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
     def is_same(merged: Mapping[str, Any]) -> bool:
         return call == _read_call(Fields(merged, "", []), str(merged.get("type")))
 
-    return restore_extra(item, call.extra, is_same)
+    return restore(item, call.extra, is_same)
 
 
 def _write_item(kind: str) -> dict[str, Any]:
