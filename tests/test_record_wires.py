@@ -453,3 +453,22 @@ def test_paths_and_headers_pass_as_they_are_and_cookies_stay_apart(tmp_path: Pat
     assert [path for path, _ in seen] == ["/v1/files/a%2Fb%3Fc/content?x=%20y"] * 2
     assert all("Cookie" not in headers for _, headers in seen)
     assert {headers["x-title"].encode("latin-1").decode() for _, headers in seen} == {"Café"}
+
+
+def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
+    secrets = ["sk-lower-case-0123456789", "dXNlcjpwYXNzd29yZDEyMw", "cookie/value-0123456789", "anthropic-0123456789"]
+    plain = json.dumps({"error": {"message": f"refused: {' '.join(secrets)}"}})
+    echo = plain.replace("cookie/value", "cookie/value-0123456789 cookie\\/value")  # JSON may escape a slash
+    headers = [
+        {"authorization": f"bearer {secrets[0]}"}, {"authorization": f"Basic {secrets[1]}=="},
+        {"cookie": f"theme=dark; session={secrets[2]}"}, {"x-api-key": secrets[3]},
+    ]  # fmt: skip
+    body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    faults = [Fault(status=401, body=echo) for _ in headers]
+    with FakeEndpoint(scripted, faults=faults) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+        for number, header in enumerate(headers):
+            assert httpx2.post(f"{address}/e/{number}/v1/messages", json=body, headers=header).status_code == 401
+    calls = (tmp_path / "run" / "calls.jsonl").read_text().splitlines()
+    for number, secret in enumerate(secrets):
+        assert secret not in json.loads(calls[number])["reply"]["error"]["message"]
+        assert "[key]" in calls[number]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import json
 import re
@@ -42,7 +43,13 @@ _HOP = {
     b"transfer-encoding", b"upgrade", b"host", b"content-length", b"accept-encoding", b"expect",
 }  # fmt: skip
 """Headers that belong to one connection. The proxy asks for replies without compression, so that it can read them."""
-_SECRET = re.compile(r"authorization|cookie|key|token|secret", re.IGNORECASE)
+_SECRET = re.compile(r"authorization|cookie|key|token|secret|signature|credential|\Asig\Z|\Acode\Z", re.IGNORECASE)
+"""Names of headers and of query parameters whose values are redacted in bodies, because servers echo them in errors."""
+_SEPARATORS = re.compile(r"[\s;,=]+")
+_MIN_SECRET = 16
+"""Characters of a secret. A shorter value is a placeholder ("not-needed"), which may be a word of the conversation."""
+MAX_DECOMPRESSED = 64_000_000
+"""Most bytes that are kept of a compressed reply."""
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
 _BARE_PATHS = ("/chat/", "/responses", "/messages", "/embeddings", "/models", "/conversations", "/completions")
@@ -433,11 +440,9 @@ def _has_last_event(received: bytearray) -> bool:
 
 
 def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callable[[bytes], bytes]:
-    """A function that redacts a request's keys in bodies, because servers echo them in errors."""
+    """A function that redacts a request's keys in bodies."""
     fields = [*((_decode_header(name), _decode_header(value)) for name, value in headers), *parse_qsl(query)]
-    values = [value.removeprefix("Bearer ").strip() for name, value in fields if _SECRET.search(name)]
-    # A shorter value is a placeholder ("not-needed"), which may also be a word of the conversation.
-    secrets = [json.dumps(value)[1:-1].encode() for value in values if len(value) >= 16]
+    secrets = _list_secrets(tuple(value for name, value in fields if _SECRET.search(name)))
 
     def redact(body: bytes) -> bytes:
         for value in secrets:
@@ -447,11 +452,22 @@ def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callab
     return redact
 
 
+@functools.lru_cache(maxsize=1000)
+def _list_secrets(values: tuple[str, ...]) -> tuple[bytes, ...]:
+    """The secrets in the values of headers (a scheme and a key, or cookies), in the forms that a body may hold."""
+    tokens = {token for value in values for token in (value.strip(), *_SEPARATORS.split(value))}
+    forms: set[str] = set()
+    for token in tokens:
+        escaped = json.dumps(token)[1:-1]
+        forms |= {token, escaped, escaped.replace("/", "\\/"), quote(token, safe="")}
+    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True) if len(form) >= _MIN_SECRET)
+
+
 def _decompress(body: bytes, encoding: str | None) -> bytes:
-    """The body without compression, for a server that compresses although the proxy asked it not to."""
+    """The body without compression, for a server that compresses although the proxy asked it not to, up to a bound."""
     if encoding not in ("gzip", "deflate"):
         return body
     try:
-        return zlib.decompressobj(47).decompress(body)
+        return zlib.decompressobj(47).decompress(body, MAX_DECOMPRESSED)
     except zlib.error:
         return body
