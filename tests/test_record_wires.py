@@ -472,3 +472,18 @@ def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
     for number, secret in enumerate(secrets):
         assert secret not in json.loads(calls[number])["reply"]["error"]["message"]
         assert "[key]" in calls[number]
+
+
+def test_a_page_of_another_site_cannot_use_the_proxy(tmp_path: Path) -> None:
+    body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+        url = f"{address}/e/page/v1/messages"
+        for header in (
+            {"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+            {"host": "evil.example:8100"}, {"origin": "http://127.0.0.1.evil.example"},
+        ):  # fmt: skip
+            refused = httpx2.post(url, json=body, headers=header)
+            assert refused.status_code == 403 and refused.json()["type"] == "error", header
+        for header in ({"origin": "http://localhost:3000"}, {"host": "localhost"}, {"sec-fetch-site": "same-site"}):
+            assert httpx2.post(url, json=body, headers=header).status_code == 200
+        assert len(endpoint.requests) == 3 and address.status.unrecorded == {"POST /v1/messages (403)": 5}

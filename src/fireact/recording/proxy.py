@@ -137,7 +137,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +162,20 @@ class ClientLeftError(Exception):
 
 
 class RecordingProxy:
-    """The ASGI application. Raises ConfigError when the extra is missing."""
+    """The ASGI application, for a server that listens on ``host``. Raises ConfigError when the extra is missing.
 
-    def __init__(self, upstream: Upstream, recorder: Recorder) -> None:
+    A page of another site cannot use it: on loopback only names of this machine are answered, and nowhere a browser's
+    request from elsewhere.
+    """
+
+    def __init__(self, upstream: Upstream, recorder: Recorder, *, host: str = "127.0.0.1") -> None:
         try:
             import aiohttp
             import yarl
         except ImportError as error:
             raise missing_extra_error("aiohttp", "serve") from error
         self._aiohttp, self._make_url = aiohttp, yarl.URL
-        self._upstream, self._recorder = upstream, recorder
+        self._upstream, self._recorder, self._is_local = upstream, recorder, is_loopback(host)
         self._slots = asyncio.Semaphore(upstream.concurrency)
         self._session: aiohttp.ClientSession
 
@@ -235,6 +239,10 @@ class RecordingProxy:
         )  # fmt: skip
 
     async def _answer(self, request: _ProxiedRequest, send: Send) -> None:
+        if (reason := _find_foreign_origin(request.headers, is_local=self._is_local)) is not None:
+            await _send_error(send, 403, reason, "foreign_origin", request.dialect)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} (403)")
+            return
         if request.body is None:
             message = f"the request is longer than {self._upstream.max_body} bytes (--max-body)"
             await _send_error(send, 413, message, "too_long", request.dialect)
@@ -330,6 +338,24 @@ class RecordingProxy:
             pending.end(status, body)
         await _send_response(send, status, [(b"content-type", b"application/json")], body)
         return status
+
+
+def _find_foreign_origin(headers: Sequence[tuple[bytes, bytes]], *, is_local: bool) -> str | None:
+    """Why a request is not answered: it comes from a page of another site, or under another machine's name."""
+    values = {name: _decode_header(value) for name, value in headers if name in (b"host", b"origin", b"sec-fetch-site")}
+    origin = values.get(b"origin", "")
+    if (origin or values.get(b"sec-fetch-site") == "cross-site") and not is_loopback(_host_name(origin)):
+        return f"a page of {origin or 'another site'} may not use this proxy; only pages of this machine may"
+    if is_local and not is_loopback(_host_name(f"//{values.get(b'host', 'localhost')}")):
+        return f"the host is {values[b'host']!r}; it must be a name of this machine, such as 127.0.0.1"
+    return None
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _wait_until_left(receive: Receive) -> None:

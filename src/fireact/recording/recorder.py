@@ -376,7 +376,7 @@ def recorder(
             _bind_socket(config.host, config.port) as listener,
             closing(Recording(config, run.path, progress)) as recording,
         ):
-            app = RecordingProxy(upstream, recording)
+            app = RecordingProxy(upstream, recording, host=config.host)
             (run.path / MANIFEST).unlink(missing_ok=True)  # recording resumes, so the run is not complete
             if not is_loopback(config.host):
                 progress.say(
