@@ -138,6 +138,7 @@ class Recording:
     def __init__(self, config: RecordConfig, path: Path, progress: Progress = SILENT) -> None:
         self._config, self._path, self._progress = config, path, progress
         self._price = config.price()
+        self._price("", CHAT_COMPLETIONS.name)  # reads the table of prices now, so that no call waits for it
         self._finish_tools = frozenset(config.finish)
         self._changed: dict[str, float] = {}
         self.book = TurnIndex()
