@@ -114,7 +114,7 @@ class Upstream:
         return url.removesuffix("/v1") + path
 
 
-def parse_base_url(text: str) -> str:
+def parse_base_url(text: str, option: str = "--upstream") -> str:
     """A base URL in the form that clients take; without a path it gets /v1. Raises ConfigError for any other text."""
     try:
         url_parts = urlsplit(text.strip())
@@ -123,10 +123,10 @@ def parse_base_url(text: str) -> str:
         valid = False
     if not valid:
         hint = " https:// is missing." if "://" not in text else ""
-        raise ConfigError(f"--upstream {text!r} is no address.{hint} Give one such as https://api.openai.com/v1.")
+        raise ConfigError(f"{option} {text!r} is no address.{hint} Give one such as https://api.openai.com/v1.")
     if url_parts.username or url_parts.password or url_parts.query or url_parts.fragment:
         raise ConfigError(
-            "--upstream is stored with the run: give it without a user, key or query; clients send their key."
+            f"{option} is stored with the run: give it without a user, key or query; clients send their key."
         )
     path = url_parts.path.rstrip("/")
     return f"{url_parts.scheme}://{url_parts.netloc}{path or '/v1'}"
@@ -262,6 +262,8 @@ class RecordingProxy:
         except asyncio.CancelledError:  # the first end counts: a stream that began has ended its call
             pending.end(CLIENT_LEFT, b"", cut="client")
             raise
+        finally:
+            pending.end(500, b"fireact record failed")  # whatever went wrong, the call is in the log
 
     async def _take_feedback(self, episode: str, body: bytes, send: Send) -> None:
         try:
@@ -326,7 +328,7 @@ class RecordingProxy:
         aiohttp, seconds = self._aiohttp, self._upstream.timeout
         base = self._upstream.base_url(request.path, is_anthropic=request.is_anthropic)
         cause = f"{type(error).__name__}{': ' + str(error) if str(error) else ''}"
-        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
         if isinstance(error, aiohttp.SocketTimeoutError):
             status, message, code = 504, f"{base} sent nothing for {seconds:g} s ({cause})", "timeout"
         elif isinstance(error, unreachable_errors):

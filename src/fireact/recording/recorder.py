@@ -100,7 +100,8 @@ class RecordConfig:
             if name.replace("-", " ") not in PROVIDERS:
                 known_names = [known.replace(" ", "-") for known in PROVIDERS]
                 raise unknown_name_error("dialect of --upstream-for", name, known_names)
-        replace_fields(self, upstream_for={name: parse_base_url(url) for name, url in self.upstream_for.items()})
+        urls = {name: parse_base_url(url, "--upstream-for") for name, url in self.upstream_for.items()}
+        replace_fields(self, upstream_for=urls)
 
     @property
     def urls(self) -> dict[str, str]:
