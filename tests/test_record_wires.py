@@ -510,3 +510,41 @@ def test_a_page_of_another_site_cannot_use_the_proxy(tmp_path: Path) -> None:
         for header in ({"origin": "http://localhost:3000"}, {"host": "localhost"}, {"sec-fetch-site": "same-site"}):
             assert httpx2.post(url, json=body, headers=header).status_code == 200
         assert len(endpoint.requests) == 3 and address.status.unrecorded == {"POST /v1/messages (403)": 5}
+
+
+def test_a_response_in_the_background_is_recorded_when_it_is_fetched(tmp_path: Path) -> None:
+    text = {"id": "m", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Lima"}]}
+    bodies = [
+        {"id": "resp_1", "object": "response", "status": "queued", "output": []},
+        {"id": "resp_1", "object": "response", "status": "in_progress", "output": []},
+        {"id": "resp_1", "object": "response", "status": "completed", "output": [text]},
+    ]
+    replies = iter(bodies)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps(next(replies)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}/v1", port=0)
+    with recorder(settings, tmp_path / "run") as address:
+        model = openai.OpenAI(base_url=f"{address}/e/1/v1", api_key="none", max_retries=0)
+        response = model.responses.create(model="m", input="Capital of Peru?", background=True)
+        while response.status != "completed":
+            response = model.responses.retrieve(response.id)
+    server.shutdown()
+    server.server_close()
+    (trajectory,) = read_trajectories(tmp_path / "run")
+    assert trajectory.answer == "Lima" and len((tmp_path / "run" / "calls.jsonl").read_text().splitlines()) == 2

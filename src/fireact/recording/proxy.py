@@ -52,6 +52,7 @@ MAX_DECOMPRESSED = 64_000_000
 """Most bytes that are kept of a compressed reply."""
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
+_RESPONSE = re.compile(r"/responses/([^/]+)\Z")
 _BARE_PATHS = ("/chat/", "/responses", "/messages", "/embeddings", "/models", "/conversations", "/completions")
 """Paths of clients whose base URL lacks /v1."""
 _LAST_EVENT = re.compile(
@@ -77,6 +78,9 @@ class Recorder(Protocol):
 
     def add_feedback(self, episode: str, values: Any) -> Any:
         """Store feedback on an episode. Raises a FireactError."""
+
+    def add_late_reply(self, response_id: str, reply: Any) -> None:
+        """Store the reply of a response that ran in the background, if it is one of this recording and has ended."""
 
     def count_request(self, request: str) -> None:
         """Count a request that is not recorded."""
@@ -291,8 +295,12 @@ class RecordingProxy:
                 content = await reply.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             return await self._report_fault(error, url, request, send, pending)
+        plain_content = _decompress(content, reply.headers.get("content-encoding"))
         if pending is not None:
-            pending.end(reply.status, _decompress(content, reply.headers.get("content-encoding")))
+            pending.end(reply.status, plain_content)
+        elif reply.status == 200 and request.method == "GET" and (match := _RESPONSE.search(request.path)):
+            redact = _make_redactor(request.headers, request.query)
+            self._recorder.add_late_reply(unquote(match[1]), decode_body(redact(plain_content)))
         await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
         return int(reply.status)
 
