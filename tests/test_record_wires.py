@@ -17,6 +17,8 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from fireact.base.run_directory import read_manifest, read_trajectories
@@ -24,6 +26,7 @@ from fireact.errors import ConfigError
 from fireact.models.fake_endpoint import FakeEndpoint, Fault
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
+from fireact.recording.endings import describe_endings
 from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, recorder
 from fireact.recording.scores import score
 from fireact.recording.trajectories import FINISHES, build_trajectory
@@ -31,6 +34,8 @@ from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.terminal.recording_status import make_status_table
 from fireact.types import FINISH, Action, Trajectory, Usage
 from test_record import Proxy, unpriced
+from test_wire import JSON
+from test_wire_dialects import BLOCK, NAMING, REPLY, REQUEST
 
 QUESTION = "How many people live in Kenya?"
 PARAMETERS = {"type": "object", "properties": {"country": {"type": "string"}}, "required": ["country"]}
@@ -140,6 +145,8 @@ def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, 
     for trajectory in loops:
         assert_is_the_loop(trajectory, "responses")
     assert len(loops) == 2 and late.meta["missing_history"] == ["resp_from_before"]
+    (line,) = read_manifest(tmp_path / "run")["endings"][-1:]
+    assert line == "1 of 3 episodes go on from responses that are not in the recording."
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -278,6 +285,22 @@ def test_tools_of_a_provider_become_steps_with_what_the_wire_shows() -> None:
     )
     assert counted.action == Action("population", {"city": "Lima"}) and counted.observation == "10 million"
     assert counted.thought == "I count it now." and last.action == Action(FINISH, {"answer": "10"})
+
+
+@pytest.mark.parametrize("dialect", ["responses", "messages"])
+@given(
+    requests=st.lists(REQUEST | NAMING, min_size=1, max_size=3),
+    replies=st.lists(REPLY | st.fixed_dictionaries({"content": st.lists(BLOCK | JSON, max_size=3)}) | JSON, min_size=3),
+)
+def test_any_call_becomes_an_episode(dialect: str, requests: list[dict[str, Any]], replies: list[Any]) -> None:
+    index = TurnIndex()
+    for at, (request, reply) in enumerate(zip(requests, replies, strict=False)):
+        episode = index.assign_episode(index.read_request(dialect, request)[0].messages)
+        body = reply if at % 2 else f"data: {json.dumps(reply)}\n\n"
+        index.add(RecordedCall(episode, False, float(at), 0.5, 200, request, body, dialect=dialect))
+    for turns in index.turns.values():
+        trajectory = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
+        assert json.dumps(trajectory.to_dict()) and isinstance(describe_endings([trajectory]), list)
 
 
 def computed(request: Mapping[str, Any]) -> str:
@@ -472,3 +495,56 @@ def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
     for number, secret in enumerate(secrets):
         assert secret not in json.loads(calls[number])["reply"]["error"]["message"]
         assert "[key]" in calls[number]
+
+
+def test_a_page_of_another_site_cannot_use_the_proxy(tmp_path: Path) -> None:
+    body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+        url = f"{address}/e/page/v1/messages"
+        for header in (
+            {"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+            {"host": "evil.example:8100"}, {"origin": "http://127.0.0.1.evil.example"},
+        ):  # fmt: skip
+            refused = httpx2.post(url, json=body, headers=header)
+            assert refused.status_code == 403 and refused.json()["type"] == "error", header
+        for header in ({"origin": "http://localhost:3000"}, {"host": "localhost"}, {"sec-fetch-site": "same-site"}):
+            assert httpx2.post(url, json=body, headers=header).status_code == 200
+        assert len(endpoint.requests) == 3 and address.status.unrecorded == {"POST /v1/messages (403)": 5}
+
+
+def test_a_response_in_the_background_is_recorded_when_it_is_fetched(tmp_path: Path) -> None:
+    text = {"id": "m", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Lima"}]}
+    bodies = [
+        {"id": "resp_1", "object": "response", "status": "queued", "output": []},
+        {"id": "resp_1", "object": "response", "status": "in_progress", "output": []},
+        {"id": "resp_1", "object": "response", "status": "completed", "output": [text]},
+    ]
+    replies = iter(bodies)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps(next(replies)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}/v1", port=0)
+    with recorder(settings, tmp_path / "run") as address:
+        model = openai.OpenAI(base_url=f"{address}/e/1/v1", api_key="none", max_retries=0)
+        response = model.responses.create(model="m", input="Capital of Peru?", background=True)
+        while response.status != "completed":
+            response = model.responses.retrieve(response.id)
+    server.shutdown()
+    server.server_close()
+    (trajectory,) = read_trajectories(tmp_path / "run")
+    assert trajectory.answer == "Lima" and len((tmp_path / "run" / "calls.jsonl").read_text().splitlines()) == 2

@@ -13,6 +13,7 @@ from fireact.types import Action, Usage
 from fireact.wire.dialect import Dialect, StreamDelta, ToolCall, ToolChoice, WireMessage, WireReply, WireRequest
 from fireact.wire.dialects import DIALECTS, find_dialect
 from fireact.wire.messages import MESSAGES
+from fireact.wire.response_history import ResponseHistory
 from fireact.wire.responses import RESPONSES
 from fireact.wire.sse import read_stream, split_events
 from test_wire import FORMATS, JSON, WORDS, assert_nothing_is_lost, marked
@@ -598,6 +599,37 @@ def test_damage_says_where_it_is() -> None:
 def test_a_response_in_the_background_is_not_an_answer() -> None:
     reply = RESPONSES.read_reply({"id": "resp_1", "object": "response", "status": "queued", "output": []})
     assert not reply.answered and reply.damage and reply.finish == "queued"
+
+
+NAMING = st.fixed_dictionaries({"input": JSON, "previous_response_id": JSON, "conversation": JSON})
+REPLY = st.fixed_dictionaries({"id": JSON, "output": st.lists(ROW | JSON, max_size=3) | JSON})
+
+
+@given(bodies=st.lists(REQUEST | NAMING, max_size=4), replies=st.lists(REPLY, min_size=4, max_size=4))
+def test_any_history_is_resolved(bodies: list[dict[str, Any]], replies: list[dict[str, Any]]) -> None:
+    history = ResponseHistory()
+    for body, reply in zip(bodies, replies, strict=False):
+        resolved, missing_ids = history.resolve(body)
+        assert all(isinstance(id, str) for id in missing_ids)
+        assert (
+            RESPONSES.read_request(resolved).messages[-1:] == RESPONSES.read_request(body).messages[-1:] or missing_ids
+        )
+        history.add(resolved, RESPONSES.read_reply(reply))
+
+
+def test_a_request_that_names_an_earlier_response_holds_its_input_and_output() -> None:
+    history = ResponseHistory()
+    first = {"input": "Where?"}
+    answer = {"id": "m1", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Lima."}]}
+    history.add(first, RESPONSES.read_reply({"id": "r1", "output": [answer]}))
+    resolved, missing_ids = history.resolve({"input": "Sure?", "previous_response_id": "r1"})
+    assert [message.text for message in RESPONSES.read_request(resolved).messages] == ["Where?", "Lima.", "Sure?"]
+    assert missing_ids == ()
+    referring = {"input": [{"type": "item_reference", "id": "m1"}, {"type": "item_reference", "id": "m2"}]}
+    resolved, missing_ids = history.resolve(referring)
+    assert resolved["input"] == [answer, {"type": "item_reference", "id": "m2"}] and missing_ids == ("m2",)
+    history.add({"input": "x", "store": False}, RESPONSES.read_reply({"id": "r2", "output": []}))
+    assert history.resolve({"input": "y", "previous_response_id": "r2"})[1] == ("r2",)
 
 
 def test_dialects_are_found_by_path() -> None:

@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def required_key(host: str) -> str | None:
@@ -50,7 +50,8 @@ def find_stranger(headers: Mapping[str, str], *, check_host: bool = True) -> str
     if check_host and not _is_local_address(f"//{headers.get('host', '')}"):
         return "this endpoint answers to the names of this machine alone"
     origin = headers.get("origin")
-    if origin is not None and not _is_local_address(origin):
+    is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else not _is_local_address(origin)
+    if is_foreign:
         return "this endpoint answers to no page of another site"
     return ""
 

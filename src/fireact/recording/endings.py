@@ -14,20 +14,24 @@ MAX_REASONS = 5
 def describe_endings(trajectories: Iterable[Trajectory]) -> list[str]:
     """A line for all episodes without an answer, and one for each reason, the most frequent first; else none.
 
-    A tool that ends episodes and whose calls no episode answers is offered as the agent's way to give its answer.
+    A tool that ends episodes and whose calls no episode answers is offered as the agent's way to give its answer. A
+    last line counts the episodes that refer to earlier responses that the recording does not hold.
     """
     counts: Counter[str] = Counter()
     reasons: Counter[tuple[str, str]] = Counter()
     is_answered: dict[str, bool] = defaultdict(bool)
     for trajectory in trajectories:
         counts["all"] += 1
+        counts["torn"] += "missing_history" in trajectory.meta
         for step in trajectory.steps:
             if step.action is not None:
                 is_answered[step.action.name] |= step.observation is not None
         if trajectory.answer is None:
             reasons[_find_reason(trajectory)] += 1
+    torn_note = f"{counts['torn']} of {counts['all']} episodes go on from responses that are not in the recording."
+    torn_lines = [torn_note] if counts["torn"] else []
     if not reasons:
-        return []
+        return torn_lines
     lines = [
         f"{count}: {_describe_reason(kind, detail, is_answered=is_answered[detail])}"
         for (kind, detail), count in reasons.most_common(MAX_REASONS)
@@ -37,6 +41,7 @@ def describe_endings(trajectories: Iterable[Trajectory]) -> list[str]:
         f"{reasons.total()} of {counts['all']} episodes have no answer:",
         *lines,
         *([f"{more} more reasons (fireact show RUN)"] if more > 0 else []),
+        *torn_lines,
     ]
 
 

@@ -52,6 +52,7 @@ MAX_DECOMPRESSED = 64_000_000
 """Most bytes that are kept of a compressed reply."""
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
+_RESPONSE = re.compile(r"/responses/([^/]+)\Z")
 _BARE_PATHS = ("/chat/", "/responses", "/messages", "/embeddings", "/models", "/conversations", "/completions")
 """Paths of clients whose base URL lacks /v1."""
 _LAST_EVENT = re.compile(
@@ -77,6 +78,9 @@ class Recorder(Protocol):
 
     def add_feedback(self, episode: str, values: Any) -> Any:
         """Store feedback on an episode. Raises a FireactError."""
+
+    def add_late_reply(self, response_id: str, reply: Any) -> None:
+        """Store the reply of a response that ran in the background, if it is one of this recording and has ended."""
 
     def count_request(self, request: str) -> None:
         """Count a request that is not recorded."""
@@ -114,7 +118,7 @@ class Upstream:
         return url.removesuffix("/v1") + path
 
 
-def parse_base_url(text: str) -> str:
+def parse_base_url(text: str, option: str = "--upstream") -> str:
     """A base URL in the form that clients take; without a path it gets /v1. Raises ConfigError for any other text."""
     try:
         url_parts = urlsplit(text.strip())
@@ -123,10 +127,10 @@ def parse_base_url(text: str) -> str:
         valid = False
     if not valid:
         hint = " https:// is missing." if "://" not in text else ""
-        raise ConfigError(f"--upstream {text!r} is no address.{hint} Give one such as https://api.openai.com/v1.")
+        raise ConfigError(f"{option} {text!r} is no address.{hint} Give one such as https://api.openai.com/v1.")
     if url_parts.username or url_parts.password or url_parts.query or url_parts.fragment:
         raise ConfigError(
-            "--upstream is stored with the run: give it without a user, key or query; clients send their key."
+            f"{option} is stored with the run: give it without a user, key or query; clients send their key."
         )
     path = url_parts.path.rstrip("/")
     return f"{url_parts.scheme}://{url_parts.netloc}{path or '/v1'}"
@@ -233,7 +237,8 @@ class RecordingProxy:
     async def _answer(self, request: _ProxiedRequest, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         if reason := find_stranger(headers, check_host=self._is_local):
-            await _send_error(send, 403, reason, "stranger", request.dialect)
+            await _send_error(send, 403, reason, "foreign_origin", request.dialect)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} (403)")
             return
         is_feedback = request.episode is not None and request.method == "POST" and _FEEDBACK.fullmatch(request.path)
         if (request.dialect is not None or is_feedback) and not is_json(headers):
@@ -259,6 +264,8 @@ class RecordingProxy:
         except asyncio.CancelledError:  # the first end counts: a stream that began has ended its call
             pending.end(CLIENT_LEFT, b"", cut="client")
             raise
+        finally:
+            pending.end(500, b"fireact record failed")  # whatever went wrong, the call is in the log
 
     async def _take_feedback(self, episode: str, body: bytes, send: Send) -> None:
         try:
@@ -286,8 +293,12 @@ class RecordingProxy:
                 content = await reply.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             return await self._report_fault(error, url, request, send, pending)
+        plain_content = _decompress(content, reply.headers.get("content-encoding"))
         if pending is not None:
-            pending.end(reply.status, _decompress(content, reply.headers.get("content-encoding")))
+            pending.end(reply.status, plain_content)
+        elif reply.status == 200 and request.method == "GET" and (match := _RESPONSE.search(request.path)):
+            redact = _make_redactor(request.headers, request.query)
+            self._recorder.add_late_reply(unquote(match[1]), decode_body(redact(plain_content)))
         await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
         return int(reply.status)
 
@@ -323,7 +334,7 @@ class RecordingProxy:
         aiohttp, seconds = self._aiohttp, self._upstream.timeout
         base = self._upstream.base_url(request.path, is_anthropic=request.is_anthropic)
         cause = f"{type(error).__name__}{': ' + str(error) if str(error) else ''}"
-        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        unreachable_errors = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
         if isinstance(error, aiohttp.SocketTimeoutError):
             status, message, code = 504, f"{base} sent nothing for {seconds:g} s ({cause})", "timeout"
         elif isinstance(error, unreachable_errors):
@@ -335,6 +346,13 @@ class RecordingProxy:
             pending.end(status, body)
         await _send_response(send, status, [(b"content-type", b"application/json")], body)
         return status
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _wait_until_left(receive: Receive) -> None:

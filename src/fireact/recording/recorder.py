@@ -101,7 +101,8 @@ class RecordConfig:
             if name.replace("-", " ") not in PROVIDERS:
                 known_names = [known.replace(" ", "-") for known in PROVIDERS]
                 raise unknown_name_error("dialect of --upstream-for", name, known_names)
-        replace_fields(self, upstream_for={name: parse_base_url(url) for name, url in self.upstream_for.items()})
+        urls = {name: parse_base_url(url, "--upstream-for") for name, url in self.upstream_for.items()}
+        replace_fields(self, upstream_for=urls)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -139,6 +140,7 @@ class Recording:
     def __init__(self, config: RecordConfig, path: Path, progress: Progress = SILENT) -> None:
         self._config, self._path, self._progress = config, path, progress
         self._price = config.price()
+        self._price("", CHAT_COMPLETIONS.name)  # reads the table of prices now, so that no call waits for it
         self._finish_tools = frozenset(config.finish)
         self._changed: dict[str, float] = {}
         self.book = TurnIndex()
@@ -151,6 +153,7 @@ class Recording:
         self._usage, self._last_question = Usage(), ""
         self._feedback: dict[str, list[Feedback]] = defaultdict(list)
         self._newly_scored: set[str] = set()
+        self._running: dict[str, RecordedCall] = {}
         self._reads: dict[int, tuple[Mapping[str, Any], tuple[WireRequest, tuple[str, ...]]]] = {}
         for call in read_calls(path / CALLS):
             self._add(call)
@@ -194,6 +197,12 @@ class Recording:
             self._newly_scored.add(episode)
         return feedback
 
+    def add_late_reply(self, response_id: str, reply: Any) -> None:
+        """Log a call again with its reply, once a response that ran in the background has ended."""
+        if response_id in self._running and not _is_running(reply):
+            call = self._running[response_id]
+            self.add_call(replace(call, seconds=round(time.time() - call.at, 6), reply=reply))
+
     def count_request(self, request: str) -> None:
         """Count a request that is not recorded, by its method, path and status."""
         self._unrecorded[request if len(self._unrecorded) < MAX_REQUEST_KINDS else "others"] += 1
@@ -204,6 +213,10 @@ class Recording:
     def _add(self, call: RecordedCall) -> None:
         _, read = self._reads.pop(id(call.request), (None, None))
         turn = self.book.add(call, read)
+        if _is_running(call.reply):
+            self._running[str(call.reply.get("id"))] = call
+        elif isinstance(call.reply, dict):
+            self._running.pop(str(call.reply.get("id")), None)
         self._calls[call.dialect] += 1
         self._usage += measure_usage(turn, self._price)
         self._errors.update([turn.error] if turn.error else [])
@@ -248,6 +261,11 @@ class Recording:
             self.book.turns[episode], task=config.task, finishes=config.finish, price=self._price,
             feedback=self._feedback[episode],
         )  # fmt: skip
+
+
+def _is_running(reply: Any) -> bool:
+    """Whether a reply of the Responses API says that the response runs in the background."""
+    return isinstance(reply, dict) and reply.get("status") in ("queued", "in_progress")
 
 
 def merge_trajectories(

@@ -43,9 +43,8 @@ class ResponseHistory:
     def add(self, request: Mapping[str, Any], reply: WireReply) -> None:
         """Hold the items of a resolved request and of its reply, under the ids of the response and its conversation."""
         body = RESPONSES.write_reply(reply, model="")
-        output = [item for item in body["output"] if isinstance(item, Mapping)]
-        items = self._unify([*_list_input(request), *output])
-        ids = [body["id"] if request.get("store") is not False else None, _conversation_id(request)]
+        items = self._unify([*_list_input(request), *(body.get("output") or [])])
+        ids = [body.get("id") if request.get("store") is not False else None, _conversation_id(request)]
         for id in ids:
             if isinstance(id, str) and id:
                 self._items_by_source[id] = items
@@ -61,8 +60,12 @@ class ResponseHistory:
         return self._items_by_id.get(id, item)
 
     def _unify(self, items: Iterable[Any]) -> Items:
-        mappings = [item for item in items if isinstance(item, Mapping)]
-        return tuple(self._unique_items.setdefault(to_json(item), item) for item in mappings)
+        return tuple(self._find_equal(item) for item in items if isinstance(item, Mapping))
+
+    def _find_equal(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An equal item that is held already, or else this one; what JSON cannot hold is equal to nothing."""
+        text = to_json(item)
+        return self._unique_items.setdefault(text, item) if text.startswith("{") else item
 
 
 def _list_input(request: Mapping[str, Any]) -> list[Any]:
