@@ -17,6 +17,9 @@ from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.redact import guard_secret, hide_secrets, redact, secret_forms
 from fireact.base.run_directory import RunDir, read_manifest, read_trajectories
+from fireact.data.doctor import DoctorConfig
+from fireact.data.mixture import MixConfig, mix
+from fireact.data.repair import write_repaired_copy
 from fireact.errors import ConfigError, DataError, DiskError
 from fireact.models.limits import Endpoint
 from fireact.rollout.call_cache import CallCache
@@ -99,6 +102,8 @@ def test_half_a_surrogate_pair_is_mended_where_a_file_is_read(tmp_path: Path) ->
 
 
 STEP = {"thought": "", "action": None, "observation": None, "text": ""}
+GOOD_STEP = {**STEP, "thought": "t", "action": {"name": "search", "arguments": {"query": "x"}}, "observation": "o"}
+FINISH_STEP = {**STEP, "action": {"name": "finish", "arguments": {"answer": "a"}}, "text": "Action: finish[a]"}
 
 
 @pytest.mark.parametrize(
@@ -257,3 +262,24 @@ def test_a_damaged_file_of_calls_ends_the_run_with_its_path(tmp_path: Path) -> N
         collect(run_settings(), tmp_path / "run")
     file.unlink()
     assert collect(run_settings(), tmp_path / "run")["counts"]["geo-hop/react"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("step", "is_mended"),
+    [
+        ({"observation": "half \ud83d", "text": "t"}, True),
+        ({"action": {"name": "search", "arguments": {"query": "x", "limit": float("inf")}}}, True),
+        ({"text": "NaN and \\ud83d are words here"}, False),
+    ],
+)
+def test_copies_of_lines_are_mended_and_said_too(tmp_path: Path, step: dict[str, Any], is_mended: bool) -> None:
+    row = {**trajectory(steps=2).to_dict(), "steps": [{**GOOD_STEP, **step}, FINISH_STEP]}
+    raw = json.dumps(row) + "\n"
+    (tmp_path / "t.jsonl").write_text(raw)
+    write_repaired_copy(DoctorConfig(str(tmp_path / "t.jsonl")), tmp_path / "fixed")
+    mix(MixConfig([str(tmp_path / "t.jsonl")], where=["finished"]), tmp_path / "mix")
+    changes = (tmp_path / "fixed" / "changes.jsonl").read_text()
+    assert ("values mended" in changes) == is_mended
+    for copy in (tmp_path / "fixed" / "trajectories.jsonl", tmp_path / "mix" / "trajectories.jsonl"):
+        assert (copy.read_text() == raw) == (not is_mended)
+        assert is_mended == ("\N{REPLACEMENT CHARACTER}" in copy.read_text() or '"limit":null' in copy.read_text())

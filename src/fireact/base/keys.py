@@ -47,6 +47,12 @@ def key_variable(url: str) -> str:
     return next((name for domain, name in KEY_VARIABLES.items() if host.endswith(f".{domain}")), "OPENAI_API_KEY")
 
 
+def is_known_host(url: str) -> bool:
+    """Whether the host of an address is this machine's, OpenAI's, or one in the table."""
+    host = urlsplit(url).hostname or ""
+    return host in LOOPBACK or any(f".{host}".endswith(f".{domain}") for domain in ("openai.com", *KEY_VARIABLES))
+
+
 def read_key(url: str, variable: str = "") -> str:
     """The key of an address; "none" where none is set on loopback or in a dry run. Raises ConfigError elsewhere."""
     variable = variable or key_variable(url)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
+
 from fireact.errors import ConfigError
+
+
+def cache_directory() -> Path:
+    """The user's cache: ``FIREACT_CACHE``, or the operating system's usual cache directory."""
+    return Path(os.environ.get("FIREACT_CACHE") or platformdirs.user_cache_dir("fireact"))
 
 
 def require_disk(path: Path, *, gigabytes: float) -> None:

@@ -26,6 +26,7 @@ import tomli_w
 
 from fireact.base import jsonl
 from fireact.base.field_types import check_field_types
+from fireact.base.foreign_names import note_own_names
 from fireact.base.redact import excerpt, redact
 from fireact.base.settings import fill_defaults, nested_settings, read_settings
 from fireact.errors import BusyError, DataError, DiskError, FormatError, missing_path_error
@@ -104,6 +105,8 @@ class RunDir:
             _refuse_other_settings(self.path, filled, self.config, self.neutral)
         else:
             raise DataError(f"{self.path} is not empty and is no run directory. Choose another -o.")
+        if self.settings_class is not None:  # plain values come from a directory, these from the user
+            note_own_names(self.path, self.config)
 
     @property
     def _has_begun(self) -> bool:
@@ -128,6 +131,7 @@ class RunDir:
             "sha256": hashes,
             "versions": package_versions(),
         }
+        note_own_names(self.path, [facts.get("agent"), facts.get("renderer")])
         jsonl.replace_text(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
 
@@ -232,6 +236,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise DataError(f"{path / MANIFEST} does not hold a JSON object.")
     return manifest
+
+
+def read_fact(path: Path, name: str) -> str:
+    """A text in the manifest of a complete run directory. Raises DataError where it is absent."""
+    value = read_manifest(path).get(name)
+    if not isinstance(value, str):
+        raise DataError(f"{path / MANIFEST} has {value!r} as its {name!r}; it must be a text. Make the run anew.")
+    return value
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:

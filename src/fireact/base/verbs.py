@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
+from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config, to_toml_table
 from fireact.base.settings import Setting, nested_settings, read_settings
@@ -140,4 +141,5 @@ def resume(out: Path, *, budget: str | None = None, progress: Progress = SILENT)
     if name not in VERBS:
         raise DataError(f"{out / 'config.toml'} names the verb {name!r}. Known: {', '.join(VERBS)}.")
     verb = load_verb(name)
+    refuse_foreign_names(out, settings)
     return verb.run(build_settings(verb.config, settings, out), out, progress=progress)

@@ -140,7 +140,9 @@ def _repair_entry(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[byt
     secrets = list(find_sensitive("\n".join(iterate_strings(data))))
     changes += [{"change": f"{kind} blotted out", "why": detail} for kind, detail in secrets]
     if not changes:
-        return entry.raw, []
+        mended = jsonl.mend_line(entry.raw)
+        why = "half a surrogate pair, or a number that is not finite"
+        return mended, [] if mended == entry.raw else [{"change": "values mended", "why": why}]
     return jsonl.encode_line(_redact_record(data) if secrets else data).rstrip(), changes
 
 

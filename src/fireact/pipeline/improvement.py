@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
+from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
 from fireact.base.settings import check_settings, setting
@@ -171,6 +172,7 @@ def _make_plan(config: ImproveConfig) -> _Plan:
             f"{config.run} was made by {verb}, not by imitation alone: rounds train the base student anew. Give the "
             "directory of 'fireact train' that it began with."
         )
+    refuse_foreign_names(first_directory, run_settings)
     as_before: TrainConfig = build_settings(TrainConfig, run_settings, first_directory)
     require_data(Path(as_before.data))
     _require_correct_data(Path(as_before.data))

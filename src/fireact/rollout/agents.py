@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from fireact.base import names
+from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.machine import release_memory
-from fireact.base.run_directory import absolute_path, read_config, read_manifest, relative_path
+from fireact.base.run_directory import absolute_path, read_config, read_fact, read_manifest, relative_path
 from fireact.base.settings import setting
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.models.limits import HOSTED, Budget, BudgetAmount, BudgetedLM, Endpoint
@@ -153,8 +154,8 @@ class Model:
     """An LM, and whether we fine-tuned it (then it is run without instructions and examples).
 
     ``renderer`` is the name of the renderer that it was trained with and must be run with. ``tools`` are the specs of
-    the tools that its run of training names. ``training`` is what the run tells of the tools and the prompt that it
-    learned, or None for a model that we did not train, and for a run of an earlier version.
+    the tools that its run of training, ``directory``, names. ``training`` is what the run tells of the tools and the
+    prompt that it learned, or None for a model that we did not train, and for a run of an earlier version.
     """
 
     lm: LM
@@ -163,6 +164,7 @@ class Model:
     renderer: str = "react"
     tools: Sequence[str] = ()
     training: TrainedPrompt | None = None
+    directory: Path | None = None
 
     def close(self) -> None:
         """Free the memory of the LM; the next call loads it again."""
@@ -206,7 +208,9 @@ def _find_hosted_model(spec: str) -> str:
     path = Path(spec)
     if not (path / "config.toml").is_file() or read_config(path).get("verb") != "tune":
         return ""
-    return str(read_manifest(path)["agent"])
+    agent = read_fact(path, "agent")
+    refuse_foreign_names(path, [agent], advice=f"name it yourself: -a {agent}.")
+    return agent
 
 
 def _load_lm(spec: str, slots: int, endpoint: Endpoint | None) -> LM:
@@ -258,10 +262,10 @@ def tuned_weights(directory: Path) -> tuple[str, Path | None, str]:
     """What to load for a fine-tuned student, the adapter to merge (or None), and its name with a fingerprint."""
     settings, manifest = read_config(directory), read_manifest(directory)
     if _is_merged(settings):
-        student, sha256 = str(manifest["student"]), _hash_weight_files(manifest["files"])
+        student, sha256 = read_fact(directory, "student"), _hash_weight_files(manifest.get("files") or {})
         weights_source, adapter = str(directory), None
     else:
-        student, sha256 = str(manifest["student"]), str(manifest["adapter_sha256"])
+        student, sha256 = read_fact(directory, "student"), read_fact(directory, "adapter_sha256")
         is_full_model = (directory / "model").is_dir()  # full fine-tuning leaves a model, LoRA an adapter
         weights_source, adapter = (
             (str(directory / "model"), None) if is_full_model else (student, directory / "adapter")
@@ -277,7 +281,7 @@ def _hash_weight_files(files: Mapping[str, str]) -> str:
 
 def student_name(directory: Path) -> str:
     """The name or path of the student that was fine-tuned in a run directory."""
-    return str(read_manifest(directory)["student"])
+    return read_fact(directory, "student")
 
 
 def _load_tuned_model(directory: Path, slots: int) -> Model:
@@ -295,21 +299,31 @@ def _load_tuned_model(directory: Path, slots: int) -> Model:
         tuned=True,
         description=description,
         renderer=renderer,
-        tools=tuned_tools(directory),
+        tools=_stored_tools(directory),
         training=TrainedPrompt.from_manifest(read_manifest(directory)),
+        directory=directory,
     )
 
 
 def tuned_renderer(directory: Path) -> str:
-    """The name of the renderer that a student was trained with."""
-    return str(read_manifest(directory).get("renderer", "react"))
+    """The name of the renderer that a student was trained with, to be loaded. Raises DataError as ``tuned_tools``."""
+    name = str(read_manifest(directory).get("renderer", "react"))
+    refuse_foreign_names(directory, [name])
+    return name
 
 
 def tuned_tools(directory: Path) -> tuple[str, ...]:
-    """The tools that a student saw in training.
+    """The tools that a student saw in training, to be loaded.
 
-    A run of preference or of export has no tools of its own: they are those of the run it was made from.
+    A run of preference or of export has no tools of its own: they are those of the run it was made from. Raises
+    DataError for a tool that runs code and that this user did not set there.
     """
+    tools = _stored_tools(directory)
+    refuse_foreign_names(directory, tools, advice="name it yourself: --tool NAME.")
+    return tools
+
+
+def _stored_tools(directory: Path) -> tuple[str, ...]:
     settings = read_config(directory)
     if "tools" in settings:
         return tuple(map(str, settings["tools"]))
@@ -318,7 +332,7 @@ def tuned_tools(directory: Path) -> tuple[str, ...]:
         origin_directory = tuned_directory(str(origin)) if origin else None
     except (ConfigError, DataError):  # that run is gone
         origin_directory = None
-    return ("search",) if origin_directory is None else tuned_tools(origin_directory)
+    return ("search",) if origin_directory is None else _stored_tools(origin_directory)
 
 
 def equip_student(model: Model, specs: Sequence[str], *, other_tools: bool = False) -> dict[str, Tool]:
@@ -508,7 +522,8 @@ def choose_defaults(
             f"{foreign_task} is not a task of the embedded world, so it has no default {' and '.join(options)}: give "
             f"{' and '.join(options.values())}."
         )
-    return tuple(tools), str(teacher)
+    plain_tools = tuple(tools) if isinstance(tools, DefaultTools) else tools  # others are checked as they were given
+    return plain_tools, str(teacher) if isinstance(teacher, DefaultTeacher) else teacher
 
 
 def _is_foreign(spec: str) -> bool:
@@ -548,7 +563,8 @@ def equip_model(model: Model, task: str, tools: Sequence[str] | None, *, other_t
     ConfigError where a student would have other tools than its training had, unless ``other_tools`` allows it.
     """
     if not tools and (not model.tuned or model.training is None):
-        tools, _ = choose_defaults([task], tools=model.tools or SEARCH)
+        run_tools = model.tools if model.directory is None else tuned_tools(model.directory)
+        tools, _ = choose_defaults([task], tools=run_tools or SEARCH)
     equipped = equip_student(model, tools or (), other_tools=other_tools)
     return build_agent(model, load_task(task), method="react", tools=equipped)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, overload
 from urllib.parse import parse_qsl
 
+from fireact.base.machine import cache_directory
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.models.weights import cache_directory
 from fireact.tools import corpus as corpora
 from fireact.tools.index import Index, open_index
 from fireact.tools.indexing import LAYOUT
