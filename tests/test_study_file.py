@@ -139,7 +139,7 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ('["geo-hop"]', '["geo-hop", "geo-hop"]', "same name"),
         ('["geo-hop"]', "[]", "tasks is empty"),
         ("n = 5", "n = 5000", "5000 questions of geo-hop .* test has 2"),
-        ("n = 5", "n = -3", "-3 questions"),
+        ("n = 5", "n = -3", "n is -3; it must be at least 1"),
         ("n = 5", 'n = 5\ntools = ["serch"]', "Did you mean 'search'"),
         ("n = 5", 'n = 5\ntools = ["search:/no/such.jsonl"]', "no/such"),
         ("n = 5", 'n = 5\nnoise = "none=2"', "probability '2'"),

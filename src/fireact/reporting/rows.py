@@ -182,7 +182,7 @@ class StudyRow(JsonRecord):
         return next(iter(self.results))
 
 
-def read_rows(file: Path) -> list[StudyRow]:
+def read_study_rows(file: Path) -> list[StudyRow]:
     """The rows of the cells that did not fail."""
     return [StudyRow.from_dict(row) for row in jsonl.read_objects(file) if "error" not in row]
 

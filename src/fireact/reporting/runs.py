@@ -20,7 +20,7 @@ from fireact.evaluation.comparison import read_compared_run
 from fireact.evaluation.conditions import noise_kinds
 from fireact.evaluation.measures import summarise_group
 from fireact.evaluation.summary import Summary, read_summaries, summarise_trajectories
-from fireact.reporting.rows import RESULTS, StudyRow, read_rows
+from fireact.reporting.rows import RESULTS, StudyRow, read_study_rows
 from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory
 
@@ -190,7 +190,7 @@ def _summarise_episodes(episodes: Sequence[Trajectory]) -> Summary | None:
 def _study_stages(study: Path, root: Path) -> Iterator[ReportedRun]:
     """The stages of a study, each with the first cell that uses it; the last stage of a cell is its evaluation."""
     title = str(read_manifest(study)["title"])  # an incomplete study raises here; the error says how to resume it
-    rows = read_rows(study / RESULTS)
+    rows = read_study_rows(study / RESULTS)
     measured = {row.cell: root / row.stages[-1] for row in rows}
     rows_by_stage: dict[str, list[StudyRow]] = {}
     for row in rows:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from fireact.base import jsonl
 from fireact.base.cost import CostEstimate
 from fireact.reporting.report_tables import share_cell
-from fireact.reporting.rows import RESULTS, BaselineChange, read_rows
+from fireact.reporting.rows import RESULTS, BaselineChange, read_study_rows
 from fireact.reporting.table import Row, Table, TableCell
 from fireact.reporting.wording import points
 from fireact.study.forecast import MACHINE, PlannedStage, StudyPlan
@@ -89,7 +89,7 @@ def tabulate_study(manifest: Mapping[str, Any], out: Path) -> Table:
     """A row for each cell of a study and each task."""
     table_rows: list[Row] = [
         [row.cell, task, str(summary.n), share_cell(summary.measures.em, 0), _change_cell(row.against.get(task))]
-        for row in read_rows(out / RESULTS)
+        for row in read_study_rows(out / RESULTS)
         for task, summary in row.results.items()
     ]
     return Table(manifest["title"], ["cell", "task", "n", "EM", "difference"], table_rows, names=2)
