@@ -21,6 +21,7 @@ from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
 from fireact.reporting.table import Row, Table, TableCell, write_html_table
 from fireact.reporting.wording import interval, percent
+from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory, Usage
 
 REPORT = "report.json"
@@ -159,9 +160,9 @@ class Run:
             yield f"EM by round {', '.join(format(entry['em'], '.0%') for entry in manifest['rounds'])}"
         elif "final_loss" in manifest:
             yield f"loss {manifest['final_loss']:.3g} after {manifest['steps']} steps"
-        elif "counts" in manifest:
-            total, correct = (sum(count[key] for count in manifest["counts"].values()) for key in ("n", "correct"))
-            yield f"{total} trajectories, {correct} right"
+        elif counts := read_counts(manifest):
+            total = sum(counts.values(), EpisodeCounts())
+            yield f"{total.n} trajectories, {total.correct} right"
 
     def _repr_html_(self) -> str:
         return write_page(repr(self), self.tables if self.is_complete else ())
@@ -180,8 +181,8 @@ def list_run_tables(run: Run) -> list[Table]:
         return [tabulate_study(run.manifest, run.path)]
     if run.results:
         return list_evaluation_tables(run.results)[::-1]
-    if "counts" in run.manifest:
-        return [tabulate_counts(run.manifest["counts"])]
+    if counts := read_counts(run.manifest):
+        return [tabulate_counts(counts)]
     facts = tabulate_facts(run.manifest)
     return [*([tabulate_rounds(run.manifest["rounds"])] if "rounds" in run.manifest else []), facts]
 

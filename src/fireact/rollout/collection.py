@@ -331,8 +331,8 @@ class EpisodeCounts:
 
 
 def read_counts(manifest: Mapping[str, Any]) -> dict[str, EpisodeCounts]:
-    """The counts of a manifest by "task/method"."""
-    return {name: EpisodeCounts(**counts) for name, counts in manifest["counts"].items()}
+    """The counts of a manifest by "task/method"; none where its verb counts no episodes."""
+    return {name: EpisodeCounts(**counts) for name, counts in manifest.get("counts", {}).items()}
 
 
 def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:

@@ -9,24 +9,26 @@ from typing import Any
 from rich.markup import escape
 
 from fireact.base.run_directory import shell_path
+from fireact.reporting.rows import TrainingFacts
 from fireact.reporting.table import Table
 from fireact.reporting.wording import dollars, duration
+from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.serving.conformance import Conformance
 from fireact.terminal.screen import STDOUT, print_json, print_table
+from fireact.types import Usage
 
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What a verb did, in a few lines: counts by task and method, usage, and the path of the run."""
-    counts = manifest.get("counts")
+    counts = read_counts(manifest)
     if counts:
         print_table(tabulate_counts(counts))
-    usage = manifest.get("usage")
-    if counts and usage:
-        cost = "price not known (see --prices)" if usage["cost"] is None else dollars(usage["cost"])
-        tokens = f"{usage['prompt_tokens']:,} tokens read ({usage['cached_tokens']:,} cached)"
-        tokens += f", {usage['completion_tokens']:,} written"
-        repaired = f"; {manifest['repairs']} repairs" if manifest.get("repairs") else ""
-        STDOUT.print(f"{usage['calls']:,} calls, {tokens}, {cost}{repaired}")
+    if counts and manifest.get("usage"):
+        usage, repairs = Usage(**manifest["usage"]), manifest.get("repairs")
+        cost = "price not known (see --prices)" if usage.cost is None else dollars(usage.cost)
+        tokens = f"{usage.prompt_tokens:,} tokens read ({usage.cached_tokens:,} cached)"
+        repaired = f"; {repairs} repairs" if repairs else ""
+        STDOUT.print(f"{usage.calls:,} calls, {tokens}, {usage.completion_tokens:,} written, {cost}{repaired}")
     for line in (*manifest.get("history", ()), *manifest.get("endings", ())):
         STDOUT.print(escape(line))
     if remaining := manifest.get("remaining"):
@@ -34,9 +36,9 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     STDOUT.print(f"{escape(str(out))} is complete ({duration(manifest['seconds'])}).")
 
 
-def tabulate_counts(counts: Mapping[str, Mapping[str, int]]) -> Table:
+def tabulate_counts(counts: Mapping[str, EpisodeCounts]) -> Table:
     """How many episodes there are by task and method, and how many are finished and right."""
-    rows = [[name, *(str(count[key]) for key in ("n", "finished", "correct"))] for name, count in counts.items()]
+    rows = [[name, *map(str, (count.n, count.finished, count.correct))] for name, count in counts.items()]
     return Table("", ["task/method", "episodes", "finished", "right (EM 1)"], rows)
 
 
@@ -59,9 +61,9 @@ def print_training(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> 
         return
     if "machine_rank" in manifest:  # one of several machines; the first one prints the numbers
         return
+    facts = TrainingFacts.from_dict(manifest)
     STDOUT.print(
-        f"{manifest['samples']} samples ({manifest['dropped']} too long), {manifest['steps']} steps, "
-        f"loss {manifest['final_loss']:.3f}, {manifest['tokens_per_second']:.0f} tokens/s, "
-        f"{manifest['trained_parameters'] / 1e6:.1f} M parameters trained."
+        f"{facts.samples} samples ({facts.dropped} too long), {facts.steps} steps, loss {facts.final_loss:.3f}, "
+        f"{facts.tokens_per_second:.0f} tokens/s, {facts.trained_parameters / 1e6:.1f} M parameters trained."
     )
     STDOUT.print(f'{escape(str(out))} is complete. Ask it: fireact ask "QUESTION" --agent {escape(shell_path(out))}')
