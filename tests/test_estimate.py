@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fireact.base.cost import Cost
 from fireact.cli import app
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.rollout.collection import CollectConfig, estimate_collection
@@ -33,3 +34,13 @@ def test_nothing_is_asked_and_nothing_written_and_an_unknown_price_is_said(
         found = json.loads(CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "run")]).output)["expected"]
         assert found["cost_usd"] == pytest.approx(found["prompt_tokens"] / 1e5, abs=0.001)
         assert not served.requests and not (tmp_path / "run").exists()
+
+
+def test_the_cost_of_runs_is_read_from_their_manifests_and_adds_up() -> None:
+    counts = {"a/react": {"n": 3, "finished": 3, "correct": 1}, "a/cot": {"n": 2, "finished": 1, "correct": 0}}
+    collected = Cost.from_manifest({"counts": counts, "usage": {"cost": 0.5}, "seconds": 4.0})
+    trained = Cost.from_manifest({"training_seconds": 60.0, "seconds": 90.0})  # loading took the other 30
+    tuned = Cost.from_manifest({"cost_usd": 2.0, "seconds": 7200.0})
+    assert sum((collected, trained, tuned), Cost()) == Cost(2.5, 7264.0, 5)
+    unpriced = Cost.from_manifest({"cost_usd": None, "seconds": 1.0})
+    assert (collected + unpriced).dollars is None

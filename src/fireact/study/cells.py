@@ -17,6 +17,7 @@ from fireact.base import names
 from fireact.base.settings import check_fields, check_type, read_settings
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
+from fireact.models.weights import BUILT_IN
 from fireact.study.file import CHOICES, StudyFile
 from fireact.tasks.files import is_file_spec
 from fireact.training.recipe import Recipe
@@ -62,8 +63,23 @@ class Cell:
     against: str = ""
 
     @property
+    def base(self) -> str:
+        """The model, or the one that is fine-tuned."""
+        return str(self.settings.get("base", BUILT_IN))
+
+    @property
+    def mixture(self) -> str:
+        """The mixture that it is fine-tuned on; empty for a prompted cell."""
+        return str(self.settings.get("mixture") or "")
+
+    @property
     def is_fine_tuned(self) -> bool:
-        return bool(self.settings.get("mixture"))
+        return bool(self.mixture)
+
+    @property
+    def noise(self) -> str:
+        """What disturbs its tools, or empty."""
+        return str(self.settings.get("noise", ""))
 
     @property
     def seed(self) -> int:

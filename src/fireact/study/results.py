@@ -18,10 +18,8 @@ from fireact.base.run_directory import CONFIG, read_config, read_manifest, read_
 from fireact.errors import DataError
 from fireact.evaluation import conditions
 from fireact.evaluation.comparison import compare_scores
-from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.statistics import bootstrap_mean
 from fireact.evaluation.summary import read_summaries
-from fireact.models.weights import BUILT_IN
 from fireact.reporting.rows import (
     BaselineChange,
     Behaviour,
@@ -107,25 +105,23 @@ def settings_of_cell(cell_result: CellResult) -> dict[str, Any]:
     For a prompted cell ``recipe``, ``mixture`` and ``size`` are None; for a fine-tuned cell without examples
     ``method`` is None. The ``recipe`` of a job at a provider has only its epochs.
     """
-    chosen, is_fine_tuned = cell_result.cell.settings, cell_result.cell.is_fine_tuned
-    defaults, stages_by_verb = EvalConfig(agent=""), {stage.verb: stage for stage in cell_result.stages}
+    cell, evaluation, mix_stage = cell_result.cell, cell_result.stages[-1], cell_result.stage("mix")
     recipe = None
     if training := cell_result.stage("train", "tune"):
         recipe = asdict(training.values["recipe"]) if training.verb == "train" else {"epochs": training.epochs}
-    values = stages_by_verb["eval"].values
-    evaluation = {name: values.get(name, getattr(defaults, name)) for name in _EVAL_SETTINGS}
-    mixture = dict(stages_by_verb["mix"].values) if is_fine_tuned else {}
+    mixture, config = {} if mix_stage is None else dict(mix_stage.values), evaluation.config(cell_result.root)
     all_settings = {
-        "base": chosen.get("base", BUILT_IN),
-        "seed": cell_result.cell.seed,
-        "noise": chosen.get("noise", ""),
-        **evaluation,
-        "method": None if is_fine_tuned and not values.get("examples") else evaluation["method"],
+        "base": cell.base,
+        "seed": cell.seed,
+        "noise": cell.noise,
+        **{name: evaluation.values.get(name, getattr(config, name)) for name in _EVAL_SETTINGS},
         "size": mixture.pop("n", None),
-        "mixture": {"name": chosen["mixture"], **mixture} if is_fine_tuned else None,
+        "mixture": None if mix_stage is None else {"name": cell.mixture, **mixture},
         "recipe": recipe,
         "collections": [{"teacher": CollectConfig().teacher, **stage.values} for stage in cell_result.collections],
     }
+    if cell.is_fine_tuned and not config.examples:
+        all_settings["method"] = None
     return {**dict.fromkeys(all_settings), **to_toml_table(all_settings)}
 
 

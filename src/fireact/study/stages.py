@@ -152,13 +152,11 @@ class StageResolver:
         eval_settings = {key: value for key, value in cell.settings.items() if key in EVAL_SETTINGS}
         if cell.is_fine_tuned:
             eval_settings = self._fine_tuned_settings(cell, eval_settings)
-        if noise := cell.settings.get("noise"):
+        if cell.noise:
             tasks = eval_settings.get("tasks", EvalConfig("").tasks)
             tools = eval_settings.get("tools") or EvalConfig("", tasks).tools
-            eval_settings["tools"] = [f"noise:{noise}:{tool}" for tool in tools]
-        agent: Stage | str = (
-            self.training_stage(cell) if cell.is_fine_tuned else str(cell.settings.get("base", "smollm2-135m"))
-        )
+            eval_settings["tools"] = [f"noise:{cell.noise}:{tool}" for tool in tools]
+        agent: Stage | str = self.training_stage(cell) if cell.is_fine_tuned else cell.base
         return self._build_stage("eval", eval_settings, {"agent": [agent]}, f"the cell {cell.name!r}")
 
     def _fine_tuned_settings(self, cell: Cell, eval_settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,21 +177,21 @@ class StageResolver:
     def training_stage(self, cell: Cell) -> Stage:
         """The stage that fine-tunes a cell's model: here, or at the provider that the model's name begins with."""
         settings = cell.settings
-        if is_provider_spec(str(settings.get("base", ""))):
+        if is_provider_spec(cell.base):
             return self._hosted_training_stage(cell)
         recipe = read_recipe(
             str(settings.get("recipe", "default")),
             **{key: settings[key] for key in RECIPE_SETTINGS if key in settings},
             seed=cell.seed,
         )
-        values: dict[str, Any] = {"student": settings.get("base", "smollm2-135m"), "recipe": recipe}
-        if "renderer" in settings:
-            values |= {"renderer": settings["renderer"], "tools": settings.get("tools", ("search",))}
+        values: dict[str, Any] = {"student": cell.base, "recipe": recipe}
+        if renderer := settings.get("renderer"):
+            values |= {"renderer": renderer, "tools": settings.get("tools", ("search",))}
         return self._build_stage("train", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
     def _hosted_training_stage(self, cell: Cell) -> Stage:
         """The stage that fine-tunes a cell's model at a provider, which takes only epochs and a seed of a recipe."""
-        settings, base = cell.settings, str(cell.settings["base"])
+        settings, base = cell.settings, cell.base
         ignored = [key for key in settings if key in {"recipe", "renderer", *RECIPE_SETTINGS} - {"epochs"}]
         if ignored:
             raise ConfigError(
@@ -204,13 +202,13 @@ class StageResolver:
         prices = self.study.prices
         price = prices.get(f"trained_tokens:{base}", prices.get("trained_tokens"))
         values: dict[str, Any] = {"model": base, "seed": cell.seed}
-        values |= {"epochs": settings["epochs"]} if "epochs" in settings else {}
+        values |= {"epochs": epochs} if (epochs := settings.get("epochs")) is not None else {}
         values |= {} if price is None else {"price": price.value}
         return self._build_stage("tune", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
     def mixture_stage(self, cell: Cell) -> Stage:
         """The stage that mixes a cell's data: all of it, or ``size`` trajectories drawn by the cell's seed."""
-        values, location = dict(self.study.mixtures[cell.settings["mixture"]]), f"mixtures.{cell.settings['mixture']}"
+        values, location = dict(self.study.mixtures[cell.mixture]), f"mixtures.{cell.mixture}"
         kinds = {name: kind for name, kind in get_type_hints(MixConfig).items() if name != "sources"}
         check_fields(values, {"from": Sequence[str], **kinds}, f"the study {self.study.name}: {location}")
         origins: Sequence[str] = values.pop("from", ())
@@ -219,8 +217,8 @@ class StageResolver:
                 f"the study {self.study.name}: {location} has no data: from = names of collections, or files."
             )
         values["seed"] = cell.seed
-        if "size" in cell.settings:
-            values["n"] = cell.settings["size"]
+        if (size := cell.settings.get("size")) is not None:
+            values["n"] = size
         sources = [self.collection_stage(name) if name in self.study.collect else name for name in origins]
         return self._build_stage("mix", values, {"sources": sources}, location)
 
@@ -281,16 +279,21 @@ def _stage_key(stage: Stage, raw_values: Mapping[str, Any]) -> str:
 
 
 def _changed_settings(config: Any) -> dict[str, Any]:
-    """The settings that differ from their defaults, as plain values."""
+    """The settings that differ from their defaults, as plain values, and those that have none.
+
+    Some defaults are chosen when a config is made (its tools, say), so they are those of a config made without them.
+    """
+    is_required = {
+        entry.name: entry.default is MISSING and entry.default_factory is MISSING for entry in fields(config)
+    }
+    defaults = type(config)(**{name: getattr(config, name) for name in is_required if is_required[name]})
     changed_values: dict[str, Any] = {}
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-        default = entry.metadata.get("earlier_default", default)
+    for name in is_required:
+        value, default = getattr(config, name), getattr(defaults, name)
         if is_dataclass(value):
-            changed_values[entry.name] = _changed_settings(value)
-        elif default is MISSING or to_toml_table({"": value}) != to_toml_table({"": default}):
-            changed_values |= to_toml_table({entry.name: value})
+            changed_values[name] = _changed_settings(value)
+        elif is_required[name] or to_toml_table({"": value}) != to_toml_table({"": default}):
+            changed_values |= to_toml_table({name: value})
     return changed_values
 
 
