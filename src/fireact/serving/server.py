@@ -23,10 +23,12 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
+from fireact.render.requests import drop_prompt, hash_prompt
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.student_reply import StudentReply
@@ -50,6 +52,8 @@ SERVED = (
 )
 IGNORED_HEADER = "X-FireAct-Ignored"
 """Names the fields of a request that a lenient server ignores."""
+PROMPT_HEADER = "X-FireAct-Prompt"
+"""Says that a prompt is none of those that the student was trained without."""
 THREADS = 256
 """Requests that run at a time; more wait."""
 
@@ -60,6 +64,7 @@ class ServedAgent:
 
     ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
     ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
+    Of a student that was trained without its agent's prompt, a ``strict`` server refuses other prompts.
     """
 
     name: str
@@ -72,6 +77,9 @@ class ServedAgent:
     runs_tools: bool = True
     constrain: bool = True
     lenient: bool = False
+    strict: bool = False
+    dropped: frozenset[str] = frozenset()
+    """The hashes of prompts that the student was trained without."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,7 +200,9 @@ def build_serving_app(served: ServedAgent) -> Any:
             served_request = ServedRequest(served, student_request)
         except FormatError as error:
             return refuse(400, str(error), dialect)
-        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else None
+        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else {}
+        if served_request.has_unknown_prompt:
+            headers[PROMPT_HEADER] = "other than in training; served as sent"
         watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
         if student_request.stream:
             writer = dialect.stream_writer(student_request.model)
@@ -288,11 +298,27 @@ class ServedRequest:
                 f"tools: the student {served.name} was trained to write its actions as text. Ask {served.name}-agent, "
                 "whose tools run here, or train a student with --renderer recorded or tool_calls"
             )
+        elif served.strict and self.has_unknown_prompt:
+            raise FormatError(
+                "the system prompt and the tools are none that the student was trained without. Send those of the "
+                "recording, or serve without --strict"
+            )
         elif needs_constraint and not self._constrains:
             raise FormatError(
                 "tool_choice and response_format need constrained decoding, which is off here. Leave them out, or "
                 "serve a student of this machine without --no-constrain"
             )
+
+    @cached_property
+    def drops_prompt(self) -> bool:
+        """Whether the student was trained without the system prompt and the tools of this request."""
+        tools = [tool.schema for tool in self.request.tools]
+        return bool(self.served.dropped) and hash_prompt(self.request.messages, tools) in self.served.dropped
+
+    @property
+    def has_unknown_prompt(self) -> bool:
+        """Whether the student was trained without its agent's prompt, and this request has another one."""
+        return bool(self.served.dropped) and not self.drops_prompt and not self.served.is_agent(self.request.model)
 
     @property
     def _constrains(self) -> bool:
@@ -316,8 +342,8 @@ class ServedRequest:
             student_reply.add(delta)
 
         call = Call(
-            request.messages,
-            tools=tools,
+            drop_prompt(request.messages) if self.drops_prompt else request.messages,
+            tools=() if self.drops_prompt else tools,
             stop=request.stop,
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -339,7 +365,8 @@ class ServedRequest:
         may_answer = choice.mode in ("auto", "none")
         if has_finish and may_answer and request.json_schema is None:
             callable_names = (*callable_names, FINISH)
-        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema)
+        schemas = tuple(tool.schema for tool in request.tools) if self.drops_prompt else ()
+        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema, schemas)
 
     def _agent(self) -> WireReply:
         chat_request, agent = self.request, self.served.agent
