@@ -141,6 +141,32 @@ def test_an_agent_of_the_responses_api_runs_on_a_student(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_client_may_name_an_earlier_response_instead_of_sending_it(stream: bool) -> None:
+    student = Writer(call_text("clock"), "noon")
+    tools = [{"type": "function", **CLOCK["function"]}]
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port, client_of(port) as client:
+
+        def ask(**options: Any) -> Any:
+            request = {"model": "m", "tools": tools, **options}
+            if not stream:
+                return client.responses.create(**request)
+            with client.responses.stream(**request) as events:
+                return events.get_final_response()
+
+        first = ask(input="What time is it?")
+        (call,) = first.output
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:00"}
+        second = ask(input=[result], previous_response_id=first.id)
+        assert second.output_text == "noon"
+        forgotten = ask(input="Hm?", store=False)
+        for id in ("resp_nowhere", forgotten.id):
+            with pytest.raises(openai.BadRequestError, match="no response that this server holds"):
+                ask(input="And now?", previous_response_id=id)
+    assert [message.content for message in student.calls[1].messages] == ["What time is it?", "", "12:00"]
+    assert [message.role for message in student.calls[1].messages] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_agent_of_anthropics_package_runs_on_a_student(stream: bool) -> None:
     anthropic = pytest.importorskip("anthropic")
     student = Writer(LOOK, "70 million")

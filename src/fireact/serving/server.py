@@ -30,6 +30,7 @@ from fireact.errors import ConfigError, ContextError, FireactError, FormatError,
 from fireact.methods.react import FinishTool
 from fireact.render.requests import drop_prompt, hash_prompt
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
+from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.student_reply import StudentReply
 from fireact.serving.wire import StudentRequest, read_request, write_logprobs
@@ -37,6 +38,7 @@ from fireact.types import FINISH, Call, Completion, Message, OnDelta, ReplyForm,
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
 from fireact.wire.dialects import DIALECTS
+from fireact.wire.responses import RESPONSES
 
 KEY = "FIREACT_API_KEY"
 GRACE = 120
@@ -142,6 +144,7 @@ def build_serving_app(served: ServedAgent) -> Any:
         raise missing_extra_error("starlette", "serve") from error
 
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+    store = ResponseStore()
 
     def refuse(status: int, message: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
         kind = "invalid_request_error" if status < 500 else "server_error"
@@ -194,7 +197,8 @@ def build_serving_app(served: ServedAgent) -> Any:
         if request_body is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes", dialect)
         try:
-            student_request = read_request(request_body, dialect, lenient=served.lenient)
+            resolve = store.resolve if dialect is RESPONSES else lambda body: body
+            student_request = read_request(request_body, dialect, lenient=served.lenient, resolve=resolve)
             if not served.serves(student_request.model):
                 return refuse_model(student_request.model, dialect)
             served_request = ServedRequest(served, student_request)
@@ -204,9 +208,17 @@ def build_serving_app(served: ServedAgent) -> Any:
         if served_request.has_unknown_prompt:
             headers[PROMPT_HEADER] = "other than in training; served as sent"
         watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
+        response_id = make_response_id() if dialect is RESPONSES else ""
+
+        def write_reply(reply: WireReply) -> dict[str, Any]:
+            model = student_request.model
+            if dialect is RESPONSES:
+                return store.write_reply(student_request.body, reply, model=model, id=response_id)
+            return dialect.write_reply(reply, model=model)
+
         if student_request.stream:
-            writer = dialect.stream_writer(student_request.model)
-            events = _stream_events(served_request, writer, threads, watch)
+            writer = dialect.stream_writer(student_request.model, id=response_id)
+            events = _stream_events(served_request, writer, threads, watch, write_reply)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
@@ -222,7 +234,7 @@ def build_serving_app(served: ServedAgent) -> Any:
         finally:  # nobody reads the reply from here on
             served_request.client_left.set()
             watch.cancel()
-        return JSONResponse(dialect.write_reply(reply, model=student_request.model), headers=headers)
+        return JSONResponse(write_reply(reply), headers=headers)
 
     async def wait_until_left(request: Request, client_left: threading.Event) -> None:
         """Wait until the client closes the connection, then set ``client_left``."""
@@ -422,9 +434,13 @@ class _TokenLimitedLM(MeteredLM):
 
 
 async def _stream_events(
-    served_request: ServedRequest, writer: StreamWriter, threads: Executor, watch: asyncio.Task[None]
+    served_request: ServedRequest,
+    writer: StreamWriter,
+    threads: Executor,
+    watch: asyncio.Task[None],
+    on_reply: Callable[[WireReply], object] = lambda reply: None,
 ) -> AsyncIterator[bytes]:
-    """The events of a reply, as they come from the thread that answers the request."""
+    """The events of a reply, as they come from the thread that answers the request; ``on_reply`` gets the whole."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[StreamDelta | WireReply | BaseException] = asyncio.Queue()
 
@@ -444,6 +460,7 @@ async def _stream_events(
         while isinstance(item := await events.get(), StreamDelta):
             yield writer.add(item)
         if isinstance(item, WireReply):
+            on_reply(item)
             yield writer.end(finish=item.finish, usage=item.usage if served_request.request.stream_usage else None)
         else:
             error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"
