@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -44,8 +44,8 @@ class Writer:
 
     name = "writer"
 
-    def __init__(self, *texts: str) -> None:
-        self.texts, self.calls = texts, list[Call]()
+    def __init__(self, *texts: str, finish: Literal["stop", "length"] = "stop") -> None:
+        self.texts, self.finish, self.calls = texts, finish, list[Call]()
 
     def complete(self, call: Call) -> Completion:
         self.calls.append(call)
@@ -53,7 +53,7 @@ class Writer:
         if call.on_delta is not None:
             for start in range(0, len(text), 3):
                 call.on_delta(text[start : start + 3])
-        return Completion(text, Usage(1, 10, 4, 5), "stop", 0.0)
+        return Completion(text, Usage(1, 10, 4, 5), self.finish, 0.0)
 
 
 class Ending(ToolCallsRenderer):
@@ -229,6 +229,20 @@ def test_the_student_reads_the_results_in_the_order_of_its_calls() -> None:
         "Kenya",
     ]
     assert [message.name for message in messages[3:]] == ["population"] * 2 and len(messages[2].calls) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_was_cut_off_is_neither_call_nor_text(stream: bool) -> None:
+    student = Writer("I look.\n" + call_text("population", country="Chad", year=2020)[:40], finish="length")
+    with listening(student, method=ReAct(renderer=Ending())) as port, client_of(port) as client:
+        if stream:
+            events = list(client.chat.completions.create(model="s", messages=ASK, tools=TOOLS, stream=True))
+            text = "".join(event.choices[0].delta.content or "" for event in events)
+            finish = events[-1].choices[0].finish_reason
+        else:
+            (choice,) = client.chat.completions.create(model="s", messages=ASK, tools=TOOLS).choices
+            text, finish = choice.message.content, choice.finish_reason
+    assert (text, finish) == ("I look.", "length")
 
 
 def test_a_text_is_no_call_where_no_tool_may_be_called() -> None:
