@@ -1,5 +1,6 @@
 """Serving a student to an agent that has its own tools: the real client, over real HTTP."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -164,6 +165,34 @@ def test_a_client_may_name_an_earlier_response_instead_of_sending_it(stream: boo
                 ask(input="And now?", previous_response_id=id)
     assert [message.content for message in student.calls[1].messages] == ["What time is it?", "", "12:00"]
     assert [message.role for message in student.calls[1].messages] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("dialect", ["responses", "chat completions"])
+def test_an_agent_of_openai_agents_runs_on_a_student(dialect: str) -> None:
+    agents = pytest.importorskip("agents")
+    agents.set_tracing_disabled(True)
+
+    @agents.function_tool
+    def population(country: str, year: int) -> str:
+        """People in a country."""
+        return {"Chad": "17 million", "Kenya": "53 million"}[country]
+
+    student = Writer(LOOK, "70 million")
+
+    async def run(port: int) -> str:
+        async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+            kind = agents.OpenAIResponsesModel if dialect == "responses" else agents.OpenAIChatCompletionsModel
+            model = kind(model="gpt-4o", openai_client=client)
+            agent = agents.Agent(name="clerk", instructions="Use tools.", tools=[population], model=model)
+            return str((await agents.Runner.run(agent, ASK[1]["content"])).final_output)
+
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port:
+        assert asyncio.run(run(port)) == "70 million"
+    assert [message.content for message in student.calls[1].messages[-3:]] == [
+        "I look both up.",
+        "17 million",
+        "53 million",
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
