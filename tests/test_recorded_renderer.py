@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 pytest.importorskip("torch")
@@ -13,16 +14,19 @@ pytest.importorskip("trl")
 
 from fakes import Small
 from fireact.base import jsonl
-from fireact.base.run_directory import RunDir, read_manifest
+from fireact.base.run_directory import RunDir, read_config, read_manifest
 from fireact.data.mixture import MixConfig, mix
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.methods.react import offered_tools
+from fireact.methods.react import ReAct, offered_tools
+from fireact.models.weights import load_tokenizer
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
+from fireact.render.requests import RecordedRenderer
 from fireact.render.tokens import IGNORED, prompt_ids
 from fireact.rollout.agents import build_agent, equip_student, load_model, load_renderer
 from fireact.serving.conformance import check_conformance
+from fireact.serving.export import ExportConfig, export
 from fireact.serving.wire import read_request
 from fireact.training.recorded_calls import find_recorded_runs, load_recorded_runs
 from fireact.training.samples import Encoder, Rendering
@@ -30,7 +34,8 @@ from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Trajectory
 from fireact.wire.schemas import tool_schema
 from small_tokenizers import FAMILIES, ends, tokenizer
-from test_serve import Running
+from test_serve import Running, listening
+from test_serve_tools import Writer, client_of
 from test_train import RECIPE
 from tiny import tiny_model
 
@@ -292,14 +297,77 @@ def test_the_command_serves_the_student_alone_under_every_name(trained: Path) ->
         client = running.client()
         assert [model.id for model in client.models.list()] == ["mine"]
         question = {"role": "user", "content": "Where live more, in Chad or in Peru?"}
+        tool = json.loads(json.dumps(POPULATION))
+        tool["function"]["parameters"]["properties"]["country"]["maxLength"] = 12  # it hardly learned to end a name
         reply = client.chat.completions.create(
-            model="gpt-4o", messages=[SYSTEM, question], tools=[POPULATION], tool_choice="required", max_tokens=400
-        )
+            model="gpt-4o", messages=[SYSTEM, question], tools=[tool], tool_choice="required", max_tokens=400,
+            parallel_tool_calls=False,
+        )  # fmt: skip
         call = reply.choices[0].message.tool_calls[0].function
         assert call.name == "population" and list(json.loads(call.arguments)) == ["country"]
     finally:
         running.stop()
     assert "served without an agent" in running.said and "--tool module:population" in running.said
+
+
+# --- a student that learned without its agent's prompt ---
+
+
+def test_a_dropped_prompt_is_neither_trained_nor_served(run: Path, tmp_path: Path) -> None:
+    student = tiny_model(tmp_path / "student", positions=2048)
+    settings = TrainConfig(data=str(run), student=str(student), recipe=RECIPE, prompt="drop")
+    data = load_training_data(settings)
+    assert all(chat.messages[0].role == "user" and not chat.tools for chat in data.chats)
+    assert data.prompt["mode"] == "drop" and len(data.prompt["dropped"]) == 1
+    tokens = data.prompt["tokens_a_question"]
+    assert 0 < tokens["drop"] < tokens["keep"]
+    train(settings, tmp_path / "train")
+    found = check_conformance(str(tmp_path / "train"), prompts=1)
+    assert found.holds and found.turns == 10
+    with pytest.raises(ConfigError, match="--prompt keep"):
+        export(ExportConfig(run=str(tmp_path / "train")), tmp_path / "export")
+    model = load_model(str(tmp_path / "train"), slots=1)
+    assert model.training is not None
+    writer = Writer("I know.")
+    options: dict[str, Any] = {"method": ReAct(renderer=RecordedRenderer()), "dropped": model.training.dropped}
+    question = {"role": "user", "content": "Where?"}
+    with listening(writer, **options) as port, client_of(port) as client:
+        ask = client.chat.completions.with_raw_response.create
+        known = ask(model="s", messages=[SYSTEM, question], tools=[POPULATION])
+        other = ask(model="s", messages=[question], tools=[POPULATION])
+    assert "x-fireact-prompt" not in known.headers and "served as sent" in other.headers["x-fireact-prompt"]
+    assert [(len(call.messages), len(call.tools)) for call in writer.calls] == [(1, 0), (1, 1)]
+    with listening(writer, **options, strict=True) as port, client_of(port) as client:
+        client.chat.completions.create(model="s", messages=[SYSTEM, question], tools=[POPULATION])
+        with pytest.raises(openai.BadRequestError, match="without --strict"):
+            client.chat.completions.create(model="s", messages=[question], tools=[POPULATION])
+    with pytest.raises(ConfigError, match="needs the renderer recorded"):
+        TrainConfig(data=str(run), renderer="react", prompt="drop")
+
+
+def test_an_export_shows_tools_as_the_training_did(trained: Path, tmp_path: Path) -> None:
+    import transformers
+
+    export(ExportConfig(run=str(trained)), tmp_path / "merged")
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert [tool["name"] for tool in read_manifest(tmp_path / "merged")["tools"]] == ["population"]
+    settings = read_config(trained)
+    encoder = Encoder(*load_tokenizer(str(settings["student"])), load_renderer("recorded"))
+    samples = [
+        list(sample.input_ids)
+        for chat in load_training_data(TrainConfig(data=str(settings["data"]))).chats
+        for sample in encoder.encode_chat(chat)
+    ]
+    for call in read_calls(Path(str(settings["data"])) / "calls.jsonl"):
+        # A template breaks up no special tokens and orders no results.
+        messages = json.loads(json.dumps(call.request["messages"]).replace("<|im_end|>", "< |im_end|>"))
+        messages[3:5] = reversed(messages[3:5])
+        for function in [made["function"] for message in messages for made in message.get("tool_calls", ())]:
+            function["arguments"] = json.loads(function["arguments"])
+        ids = exported.apply_chat_template(
+            messages, tools=call.request["tools"], add_generation_prompt=True, return_dict=False
+        )
+        assert any(sample[: len(ids)] == ids for sample in samples)
 
 
 def population(country: str) -> str:

@@ -1,8 +1,9 @@
 """Serving a student to an agent that has its own tools: the real client, over real HTTP."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -44,8 +45,8 @@ class Writer:
 
     name = "writer"
 
-    def __init__(self, *texts: str) -> None:
-        self.texts, self.calls = texts, list[Call]()
+    def __init__(self, *texts: str, finish: Literal["stop", "length"] = "stop") -> None:
+        self.texts, self.finish, self.calls = texts, finish, list[Call]()
 
     def complete(self, call: Call) -> Completion:
         self.calls.append(call)
@@ -53,7 +54,7 @@ class Writer:
         if call.on_delta is not None:
             for start in range(0, len(text), 3):
                 call.on_delta(text[start : start + 3])
-        return Completion(text, Usage(1, 10, 4, 5), "stop", 0.0)
+        return Completion(text, Usage(1, 10, 4, 5), self.finish, 0.0)
 
 
 class Ending(ToolCallsRenderer):
@@ -141,6 +142,60 @@ def test_an_agent_of_the_responses_api_runs_on_a_student(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_client_may_name_an_earlier_response_instead_of_sending_it(stream: bool) -> None:
+    student = Writer(call_text("clock"), "noon")
+    tools = [{"type": "function", **CLOCK["function"]}]
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port, client_of(port) as client:
+
+        def ask(**options: Any) -> Any:
+            request = {"model": "m", "tools": tools, **options}
+            if not stream:
+                return client.responses.create(**request)
+            with client.responses.stream(**request) as events:
+                return events.get_final_response()
+
+        first = ask(input="What time is it?")
+        (call,) = first.output
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:00"}
+        second = ask(input=[result], previous_response_id=first.id)
+        assert second.output_text == "noon"
+        forgotten = ask(input="Hm?", store=False)
+        for id in ("resp_nowhere", forgotten.id):
+            with pytest.raises(openai.BadRequestError, match="no response that this server holds"):
+                ask(input="And now?", previous_response_id=id)
+    assert [message.content for message in student.calls[1].messages] == ["What time is it?", "", "12:00"]
+    assert [message.role for message in student.calls[1].messages] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("dialect", ["responses", "chat completions"])
+def test_an_agent_of_openai_agents_runs_on_a_student(dialect: str) -> None:
+    agents = pytest.importorskip("agents")
+    agents.set_tracing_disabled(True)
+
+    @agents.function_tool
+    def population(country: str, year: int) -> str:
+        """People in a country."""
+        return {"Chad": "17 million", "Kenya": "53 million"}[country]
+
+    student = Writer(LOOK, "70 million")
+
+    async def run(port: int) -> str:
+        async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+            kind = agents.OpenAIResponsesModel if dialect == "responses" else agents.OpenAIChatCompletionsModel
+            model = kind(model="gpt-4o", openai_client=client)
+            agent = agents.Agent(name="clerk", instructions="Use tools.", tools=[population], model=model)
+            return str((await agents.Runner.run(agent, ASK[1]["content"])).final_output)
+
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False) as port:
+        assert asyncio.run(run(port)) == "70 million"
+    assert [message.content for message in student.calls[1].messages[-3:]] == [
+        "I look both up.",
+        "17 million",
+        "53 million",
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_agent_of_anthropics_package_runs_on_a_student(stream: bool) -> None:
     anthropic = pytest.importorskip("anthropic")
     student = Writer(LOOK, "70 million")
@@ -203,6 +258,20 @@ def test_the_student_reads_the_results_in_the_order_of_its_calls() -> None:
         "Kenya",
     ]
     assert [message.name for message in messages[3:]] == ["population"] * 2 and len(messages[2].calls) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_was_cut_off_is_neither_call_nor_text(stream: bool) -> None:
+    student = Writer("I look.\n" + call_text("population", country="Chad", year=2020)[:40], finish="length")
+    with listening(student, method=ReAct(renderer=Ending())) as port, client_of(port) as client:
+        if stream:
+            events = list(client.chat.completions.create(model="s", messages=ASK, tools=TOOLS, stream=True))
+            text = "".join(event.choices[0].delta.content or "" for event in events)
+            finish = events[-1].choices[0].finish_reason
+        else:
+            (choice,) = client.chat.completions.create(model="s", messages=ASK, tools=TOOLS).choices
+            text, finish = choice.message.content, choice.finish_reason
+    assert (text, finish) == ("I look.", "length")
 
 
 def test_a_text_is_no_call_where_no_tool_may_be_called() -> None:

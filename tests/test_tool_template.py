@@ -48,7 +48,7 @@ CHATS = {
     "system": [SYSTEM, QUESTION],
     "developer": [SYSTEM, DEVELOPER, QUESTION],
     "call": [SYSTEM, QUESTION, *ONE],
-    "thought": [QUESTION, calls("Côte d'Ivoire", text="I look."), result("Côte d'Ivoire")],
+    "thought": [QUESTION, calls("Côte d'Ivoire", text="I look.\n"), result("Côte d'Ivoire")],
     "two": [QUESTION, calls("A", "B", text="Both."), result("A"), result("B")],
     "long": [SYSTEM, QUESTION, *ONE, {"role": "assistant", "content": "Many."}, QUESTION, *ONE],
     "parts": [{"role": "user", "content": [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]}],

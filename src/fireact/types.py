@@ -332,13 +332,15 @@ class ReplyForm:
     """What a completion may be: text, calls of some of the offered tools, or JSON; all else is impossible.
 
     ``callable`` names the tools that may be called, ``text`` tells whether a completion without a call may be text.
-    With ``parallel`` several tools may be called at once. ``json_schema`` is the schema of the text.
+    With ``parallel`` several tools may be called at once. ``json_schema`` is the schema of the text. ``schemas`` are
+    those of the callable tools, where the prompt does not show the tools.
     """
 
     callable: tuple[str, ...] = ()
     text: bool = True
     parallel: bool = True
     json_schema: Mapping[str, Any] | None = None
+    schemas: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

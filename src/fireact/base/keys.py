@@ -50,7 +50,7 @@ def key_variable(url: str) -> str:
 def is_known_host(url: str) -> bool:
     """Whether the host of an address is this machine's, OpenAI's, or one in the table."""
     host = urlsplit(url).hostname or ""
-    return host in LOOPBACK or any(f".{host}".endswith(f".{domain}") for domain in ("openai.com", *KEY_VARIABLES))
+    return is_loopback(host) or any(f".{host}".endswith(f".{domain}") for domain in ("openai.com", *KEY_VARIABLES))
 
 
 def read_key(url: str, variable: str = "") -> str:

@@ -69,6 +69,9 @@ def serve_command(
     lenient: Annotated[
         bool, typer.Option("--lenient", help="Ignore fields that cannot be served, and name them in a header.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse prompts other than those that --prompt drop took out of training.")
+    ] = False,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")
     ] = False,
@@ -77,6 +80,7 @@ def serve_command(
     model="fireact-agent"
     """
     from fireact.base.listening import required_key
+    from fireact.errors import ConfigError
     from fireact.pipeline.background import equip_served_model, open_engine
     from fireact.serving.server import make_served_agent, run_server
     from fireact.terminal.screen import STDERR
@@ -88,11 +92,15 @@ def serve_command(
         if mcp:
             from fireact.serving.mcp import build_mcp_server
 
+            if not runs_tools:
+                raise ConfigError("--mcp serves the agent, whose tools are not here. Name them with --tool.")
+
             build_mcp_server(name, chosen).run()
             return
         served = make_served_agent(
             name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, runs_tools=runs_tools,
-            constrain=constrain, lenient=lenient,
+            constrain=constrain, lenient=lenient, strict=strict,
+            dropped=frozenset() if model.training is None else model.training.dropped,
         )  # fmt: skip
 
         def started(url: str) -> None:

@@ -94,8 +94,8 @@ def offered_tools(renderer: Renderer, tools: Mapping[str, Tool]) -> Sequence[Too
     A renderer of a recorded agent ``offered`` what that agent offers, without finish.
     """
     if getattr(renderer, "ends_itself", False):
-        offered: Sequence[Tool] = getattr(renderer, "offered", ()) or tuple(tools.values())
-        return offered
+        offered: Sequence[Tool] | None = getattr(renderer, "offered", None)
+        return tuple(tools.values()) if offered is None else offered
     return (*tools.values(), FinishTool()) if renderer.native else ()
 
 

@@ -16,44 +16,90 @@ from typing import Any
 import torch
 
 from fireact.errors import ConfigError, FormatError, ProviderError, missing_extra_error
+from fireact.models.stops import held_back_length
 from fireact.render.call_form import CallForm
 from fireact.types import ReplyForm
 from fireact.wire.schemas import Schema, schema_name, unwrap_schema
 
 MAX_THOUGHT = 200
-"""Characters of text before a call that must come."""
+"""Characters of text after which a call begins that must come."""
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 """JSON as ``json.dumps`` writes it, which is how templates write it, and so how students are trained to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar that is ready for many completions; ``warnings`` names constraints that it leaves out."""
+    """A grammar that is ready for many completions; ``warnings`` names constraints that it leaves out.
+
+    ``trigger`` begins the calls: before it any text may stand, which needs no mask. It is empty where every token must
+    be checked. ``trigger_id`` is its id where it is one special token. Without ``may_end`` a call must come.
+    """
 
     matcher: Any
-    vocabulary_size: int
+    vocabulary: Any
+    ends: tuple[int, ...]
+    trigger: str
+    trigger_id: int | None
+    may_end: bool
     warnings: tuple[str, ...]
 
     def start(self) -> Constraint:
         """The constraint of one completion."""
-        return Constraint(self.matcher.deep_copy(), self.vocabulary_size)
+        return Constraint(self, self.matcher.deep_copy())
 
 
 class Constraint:
-    """Masks the logits of one completion, in the order of its tokens."""
+    """Masks the logits of one completion, in the order of its tokens.
 
-    def __init__(self, matcher: Any, vocabulary_size: int) -> None:
-        self._matcher = matcher
-        self._mask = torch.full((1, (vocabulary_size + 31) // 32), -1, dtype=torch.int32)
+    Free text needs no mask, which would cost time and forbid bytes that are no character yet. So the matcher takes over
+    where the text ends in the trigger of the calls; while it ends in a beginning of the trigger, a matcher of that
+    beginning forbids tokens that would complete the trigger and go on wrongly.
+    """
+
+    def __init__(self, grammar: Grammar, matcher: Any) -> None:
+        self._grammar, self._new_matcher = grammar, matcher
+        self._matcher = None if grammar.trigger else matcher
+        self._mask = torch.full((1, (grammar.vocabulary.vocab_size + 31) // 32), -1, dtype=torch.int32)
         self._bits = torch.arange(32, dtype=torch.int32)
         self._consumed = 0
 
     def __call__(self, generated: list[int], logits: torch.Tensor) -> torch.Tensor:
         """The logits with minus infinity where a token may not follow. Raises ProviderError when the grammar fails."""
         new_ids, self._consumed = generated[self._consumed :], len(generated)
-        if not self._matcher.consume_tokens(new_ids):
-            raise ProviderError(f"the constraint of the reply failed: {self._matcher.get_error()}")
-        self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), self._mask.numel() * 4)
+        if self._matcher is not None:
+            return self._apply_mask(self._consume(self._matcher, new_ids), logits)
+        matcher = self._find_matcher(generated)
+        if matcher is not None:
+            return self._apply_mask(matcher, logits)
+        return logits if self._grammar.may_end else logits.index_fill(0, torch.tensor(self._grammar.ends), -torch.inf)
+
+    def _find_matcher(self, generated: list[int]) -> Any:
+        """The matcher of what may be the beginning of a call at the end of the text; None within free text."""
+        grammar, vocabulary = self._grammar, self._grammar.vocabulary
+        if grammar.trigger_id is not None:
+            begins, beginning_ids = grammar.trigger_id in generated[-1:], [grammar.trigger_id]
+            length = len(beginning_ids) if begins else 0
+        else:
+            tail = vocabulary.decode_str(generated[-len(grammar.trigger.encode()) - 1 :])
+            position = tail.find(grammar.trigger)
+            begins = position >= 0
+            length = len(tail) - position if begins else held_back_length(tail, (grammar.trigger,))
+            beginning_ids = vocabulary.tokenize_str(tail[len(tail) - length :]) if length else []
+        is_too_long = not grammar.may_end and len(vocabulary.decode_str(generated)) > MAX_THOUGHT
+        if not length and not is_too_long:
+            return None
+        matcher = self._consume(self._new_matcher.deep_copy(), beginning_ids)
+        if begins or is_too_long:
+            self._matcher = matcher
+        return matcher
+
+    def _consume(self, matcher: Any, ids: list[int]) -> Any:
+        if ids and not matcher.consume_tokens(ids):
+            raise ProviderError(f"the constraint of the reply failed: {matcher.get_error().strip().splitlines()[0]}")
+        return matcher
+
+    def _apply_mask(self, matcher: Any, logits: torch.Tensor) -> torch.Tensor:
+        matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), self._mask.numel() * 4)
         allowed = ((self._mask[0].unsqueeze(-1) >> self._bits) & 1).flatten()[: len(logits)].bool()
         masked = torch.full_like(logits, -torch.inf)
         masked[: len(allowed)][allowed] = logits[: len(allowed)][allowed]
@@ -72,7 +118,7 @@ class GrammarCompiler:
         self._matcher_type = llguidance.LLMatcher
         self._tokenizer = tokenizer
         self._vocabulary = from_tokenizer(tokenizer, n_vocab=vocabulary_size, eos_token=list(ends))
-        self._vocabulary_size = vocabulary_size
+        self._ends = tuple(ends)
         added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
         self._special = {text: index for text, index in added.items() if self._vocabulary.is_special_token(index)}
         self._grammars: dict[str, Grammar] = {}
@@ -83,17 +129,25 @@ class GrammarCompiler:
         if source not in self._grammars:
             if len(self._grammars) >= 256:
                 self._grammars.clear()
-            self._grammars[source] = self._compile_source(source)
+            is_free = call_form is not None and form.json_schema is None
+            trigger = self._find_trigger(call_form) if call_form is not None and is_free else ""
+            self._grammars[source] = self._compile_source(source, trigger, may_end=form.text)
         return self._grammars[source]
 
-    def _compile_source(self, source: str) -> Grammar:
+    def _find_trigger(self, call_form: CallForm) -> str:
+        """What begins the calls: a special token, or the first line of the text before the first name."""
+        first_piece = self._split_special(call_form.opening)[0]
+        return first_piece if first_piece in self._special else call_form.trigger
+
+    def _compile_source(self, source: str, trigger: str, *, may_end: bool) -> Grammar:
         matcher = self._matcher_type(self._vocabulary, self._matcher_type.grammar_from_lark(source), log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().strip().splitlines()[0]
             raise FormatError(
                 f"the tools or the response_format cannot be constrained ({reason}). Simplify their schemas."
             )
-        return Grammar(matcher, self._vocabulary_size, tuple(matcher.get_grammar_warnings()))
+        warnings = tuple(matcher.get_grammar_warnings())
+        return Grammar(matcher, self._vocabulary, self._ends, trigger, self._special.get(trigger), may_end, warnings)
 
     def write_source(self, form: ReplyForm, schemas: Sequence[Schema], call_form: CallForm | None) -> str:
         """The grammar of a form in llguidance's Lark."""
@@ -120,23 +174,20 @@ class GrammarCompiler:
             f"%json {_write_schema(_close_arguments(by_name[name]))}"
             for index, name in enumerate(form.callable)
         ]
-        pieces = self._split_special(call_form.opening)
-        trigger, remaining = pieces[0], "".join(pieces[1:])
-        if trigger not in self._special:
-            trigger = call_form.trigger
-            remaining = call_form.opening[call_form.opening.index(trigger) + len(trigger) :]
-        thought = "TEXT" if form.text or form.json_schema else "THOUGHT"
-        head = (
-            f"head: {thought}? {self._write_text(trigger)}"
-            if trigger in self._special
-            else (f"head[lazy]: {thought} {json.dumps(trigger)}")
-        )
+        trigger = self._find_trigger(call_form)
+        remaining = call_form.opening[call_form.opening.index(trigger) + len(trigger) :]
+        # Where text may stand before the calls, it may stand instead of them: the lazy head decides at the trigger.
+        has_text = form.text and form.json_schema is None
+        if trigger in self._special:
+            head = f"head: {'TEXT? ' if has_text else ''}{self._write_text(trigger)}"
+        else:
+            head = f"head[lazy]: TEXT {json.dumps(trigger)}" if has_text else f"head: {json.dumps(trigger)}"
         any_call = f"({' | '.join(f'call_{index}' for index in range(len(calls)))})"
         several = form.parallel and call_form.separator is not None
         further = f"({self._write_text(call_form.separator or '')} {any_call})*" if several else ""
         closing = self._write_text(call_form.closing)
         return [
-            f"THOUGHT: /(?s:.{{0,{MAX_THOUGHT}}})/", head, *calls,
+            head, *calls,
             f"calls: head {self._write_text(remaining)} {any_call} {further} {closing}",
         ]  # fmt: skip
 

@@ -132,7 +132,7 @@ class HFModel:
     def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
         if call.form is None:
             return None
-        schemas = [tool_schema(tool) for tool in call.tools]
+        schemas = call.form.schemas or [tool_schema(tool) for tool in call.tools]
         return loaded.grammars.compile(call.form, schemas, loaded.call_form if call.form.callable else None).start()
 
     def _name_logprobs(self, request: GenerationRequest, tokenizer: Any) -> tuple[TokenLogprob, ...]:

@@ -6,8 +6,11 @@ request has the ids of the same request in training. Nothing is added to a reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fireact.errors import ConfigError, FormatError
 from fireact.render.tool_calls import ToolCallsRenderer
@@ -15,7 +18,7 @@ from fireact.types import FINISH, Action, Completion, Message, Role, Step, Tool,
 from fireact.wire.dialect import WireMessage, WireReply, WireRequest, part_text
 from fireact.wire.reasoning import strip_thinking, wrap_reasoning
 from fireact.wire.roles import ROLES
-from fireact.wire.schemas import ClientTool, schema_name, wrap_schema
+from fireact.wire.schemas import ClientTool, normalise_schemas, schema_name, wrap_schema
 from fireact.wire.text_calls import extract_answer, find_calls
 
 
@@ -24,11 +27,11 @@ class RecordedRenderer(ToolCallsRenderer):
     """Renders the requests of a recorded agent: its prompt, its tools as it sends them, and its own ending.
 
     Samples are made of recorded calls (``training.recorded_calls``), not of trajectories. ``offered`` are the tools
-    that the agent sends, and ``endings`` the names of those by which it gives its answer. A text without calls is an
-    answer, too.
+    that the agent sends, or None for those that run, and ``endings`` the names of those by which it gives its answer.
+    A text without calls is an answer, too.
     """
 
-    offered: tuple[Tool, ...] = ()
+    offered: tuple[Tool, ...] | None = None
     endings: tuple[str, ...] = ()
     name = "recorded"
     ends_itself = True
@@ -69,6 +72,18 @@ def client_tools(request: WireRequest) -> tuple[ClientTool, ...]:
     return tuple(tools)
 
 
+def hash_prompt(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+    """The SHA-256 of what an agent sends besides its conversation: its system prompt and its tools."""
+    system = messages[0].content if messages and messages[0].role == "system" else ""
+    prompt = json.dumps([system, normalise_schemas(list(tools))], sort_keys=True)
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def drop_prompt(messages: Sequence[Message]) -> list[Message]:
+    """The messages without the system prompt, for a student that was trained without it and without schemas."""
+    return list(messages[1:]) if messages and messages[0].role == "system" else list(messages)
+
+
 def reply_message(reply: WireReply) -> Message:
     """A reply as the message that the student learns. Raises FormatError for a reply that is not text."""
     (message,) = student_messages([WireMessage("assistant", reply.parts, reply.calls, reasoning=reply.reasoning)])
@@ -105,7 +120,8 @@ def _order_results(results: Sequence[tuple[int, Message]]) -> list[Message]:
 def _read_message(index: int, message: WireMessage) -> Message:
     content = _read_text(index, message)
     if message.role == "assistant":
-        content = wrap_reasoning(message.reasoning, content)
+        # Servers differ in whether the space between a text and its calls belongs to the text.
+        content = wrap_reasoning(message.reasoning, content.strip() if message.calls else content)
     if not all(call.name for call in message.calls):
         raise FormatError(f"messages[{index}] has a tool call without a name")
     role: Role = ROLES[message.role]

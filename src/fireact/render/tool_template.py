@@ -24,6 +24,7 @@ _ENTRIES = """
   {%- else -%}{%- set content = '' -%}{%- endif -%}
   {%- set role = 'system' if message.role == 'developer' else message.role -%}
   {%- if role == 'assistant' -%}
+    {%- if message.tool_calls -%}{%- set content = content | trim -%}{%- endif -%}
     {%- if message.reasoning_content -%}
       {%- set content = '<think>\\n' ~ message.reasoning_content ~ '\\n</think>\\n\\n' ~ content -%}
     {%- endif -%}

@@ -131,17 +131,23 @@ class TrainedTool:
 
 @dataclass(frozen=True, slots=True)
 class TrainedPrompt:
-    """The tools and the most frequent system prompt that a student was trained with."""
+    """The tools and the most frequent system prompt that a student was trained with.
+
+    ``dropped`` are the hashes of prompts that it was trained without: the server takes them out of requests.
+    """
 
     tools: tuple[TrainedTool, ...]
     system: str
+    dropped: frozenset[str] = frozenset()
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> TrainedPrompt | None:
         """What a manifest tells; None where it is of a version that told nothing."""
         if "prompt" not in manifest:
             return None
-        return cls(tuple(TrainedTool(**tool) for tool in manifest["tools"]), str(manifest["prompt"]["system"]))
+        prompt = manifest["prompt"]
+        tools = tuple(TrainedTool(**tool) for tool in manifest["tools"])
+        return cls(tools, str(prompt["system"]), frozenset(prompt.get("dropped", ())))
 
     @property
     def tools_to_run(self) -> list[TrainedTool]:
@@ -571,15 +577,18 @@ def equip_model(model: Model, task: str, tools: Sequence[str] | None, *, other_t
 
 def _tuned_instructions(model: Model) -> str:
     """The system prompt of the training; only students of recorded agents have one."""
-    return model.training.system if model.training is not None and model.renderer == "recorded" else ""
+    training = model.training
+    return training.system if training is not None and model.renderer == "recorded" and not training.dropped else ""
 
 
 def _equip_renderer(renderer: Renderer, model: Model) -> Renderer:
     """The renderer of a recorded agent with the agent's tools, which its prompt shows whatever runs them here."""
-    if not isinstance(renderer, RecordedRenderer) or model.training is None:
+    training = model.training
+    if not isinstance(renderer, RecordedRenderer) or training is None:
         return renderer
-    offered = tuple(ClientTool(tool.schema) for tool in model.training.tools if tool.schema is not None)
-    return replace(renderer, offered=offered, endings=tuple(tool.name for tool in model.training.tools if tool.ends))
+    offered = tuple(ClientTool(tool.schema) for tool in training.tools if tool.schema is not None)
+    endings = tuple(tool.name for tool in training.tools if tool.ends)
+    return replace(renderer, offered=() if training.dropped else offered, endings=endings)
 
 
 def _build_method(name: str, limits: Limits, options: dict[str, object]) -> Method:

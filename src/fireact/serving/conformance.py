@@ -21,6 +21,7 @@ from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
+from fireact.render.requests import drop_prompt
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
@@ -41,6 +42,7 @@ from fireact.training.recorded_calls import (
 )
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
+from fireact.training.trained_tools import drop_chat_prompt
 from fireact.types import Call, Message, Tool, Trajectory
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.schemas import Schema, tool_schema
@@ -77,8 +79,8 @@ class _TrainedTurn:
 class _ServedStudent:
     """A student as it is served: its model, the agent around it, the offered tools and the encoder of its training."""
 
-    def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool]) -> None:
-        self.lm, self.agent, self.renderer = lm, agent, agent.renderer
+    def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool], *, drops_prompt: bool = False) -> None:
+        self.lm, self.agent, self.renderer, self.drops_prompt = lm, agent, agent.renderer, drops_prompt
         self.tools = offered_tools(self.renderer, tools)
         self.encoder = Encoder(lm.tokenizer, lm.ends, self.renderer)
 
@@ -91,21 +93,24 @@ class _ServedStudent:
         dialect = DIALECTS[recorded_turn.call.dialect]
         body = json.dumps(dialect.write_request(recorded_turn.request)).encode()
         request = read_request(body, dialect, lenient=True)
+        if self.drops_prompt:
+            return prompt_ids(drop_prompt(request.messages), self.lm.tokenizer)
         return prompt_ids(request.messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in request.tools])
 
     def recorded_turns(self, runs: RecordedRuns, trajectory: Trajectory, longest: int) -> Iterator[_TrainedTurn]:
         """The learned calls of a recorded trajectory; none where training left them out as too long."""
-        chats = runs.render(trajectory)
+        chats = [drop_chat_prompt(chat) if self.drops_prompt else chat for chat in runs.render(trajectory)]
         samples = [sample for chat in chats for sample in self.encoder.encode_chat(chat)]
         for recorded_turn, call in runs.learned_calls(trajectory):
             chat = Chat([*call.messages, replace(call.reply, train=True)], call.tools, trajectory.key)
+            chat = drop_chat_prompt(chat) if self.drops_prompt else chat
             (sample,) = self.encoder.encode_chat(chat)
             is_trained = any(
                 other.input_ids[: len(sample.input_ids)] == sample.input_ids and len(other.input_ids) <= longest
                 for other in samples
             )
             if is_trained:
-                yield _TrainedTurn(list(call.messages), chat, recorded_turn)
+                yield _TrainedTurn(list(chat.messages[:-1]), chat, recorded_turn)
 
     def client_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt ids of the same messages when an OpenAI client sends them."""
@@ -166,7 +171,12 @@ def check_conformance(
     lm = HFModel(weights_source, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
     try:
         needs_tools = agent.renderer.native and agent.renderer.name != RENDERER
-        served = _ServedStudent(lm, agent, load_tools(tools or trained_with) if needs_tools else {})
+        served = _ServedStudent(
+            lm,
+            agent,
+            load_tools(tools or trained_with) if needs_tools else {},
+            drops_prompt=settings.get("prompt") == "drop",
+        )
         turns = list(_list_turns(served, settings, schemas, longest))
         unequal = []
         progress.start("validate: turns", total=len(turns))

@@ -59,6 +59,11 @@ class ExportConfig:
 def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Write the student of a training run to ``out`` in the chosen form, and return the manifest."""
     directory = require_tuned_directory(config.run)
+    if training_fields(directory).get("prompt", {}).get("dropped"):
+        raise ConfigError(
+            f"{config.run} was trained without its agent's prompt (--prompt drop), which a chat template cannot take "
+            "out of requests. Serve it with 'fireact serve', or train with --prompt keep."
+        )
     with RunDir(out, verb="export", settings=config, force=force) as run:
         if run.complete:
             return run.manifest

@@ -20,6 +20,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from fireact.base.listening import (
@@ -33,7 +34,9 @@ from fireact.base.listening import (
 )
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
+from fireact.render.requests import drop_prompt, hash_prompt
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
+from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.student_reply import StudentReply
 from fireact.serving.wire import StudentRequest, read_request, write_logprobs
@@ -41,6 +44,7 @@ from fireact.types import FINISH, Call, Completion, Message, OnDelta, ReplyForm,
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
 from fireact.wire.dialects import DIALECTS
+from fireact.wire.responses import RESPONSES
 
 GRACE = 120
 """Seconds that requests in flight may take after a signal before they are cut off."""
@@ -54,6 +58,8 @@ SERVED = (
 )
 IGNORED_HEADER = "X-FireAct-Ignored"
 """Names the fields of a request that a lenient server ignores."""
+PROMPT_HEADER = "X-FireAct-Prompt"
+"""Says that a prompt is none of those that the student was trained without."""
 THREADS = 256
 """Requests that run at a time; more wait."""
 
@@ -64,6 +70,7 @@ class ServedAgent:
 
     ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
     ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
+    Of a student that was trained without its agent's prompt, a ``strict`` server refuses other prompts.
     """
 
     name: str
@@ -76,6 +83,9 @@ class ServedAgent:
     runs_tools: bool = True
     constrain: bool = True
     lenient: bool = False
+    strict: bool = False
+    dropped: frozenset[str] = frozenset()
+    """The hashes of prompts that the student was trained without."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,6 +137,7 @@ def build_serving_app(served: ServedAgent) -> Any:
         raise missing_extra_error("starlette", "serve") from error
 
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+    store = ResponseStore()
 
     def refuse(status: int, message: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
         kind = "invalid_request_error" if status < 500 else "server_error"
@@ -172,17 +183,28 @@ def build_serving_app(served: ServedAgent) -> Any:
         if request_body is None:
             return refuse(413, f"the request is longer than {served.max_body} bytes", dialect)
         try:
-            student_request = read_request(request_body, dialect, lenient=served.lenient)
+            resolve = store.resolve if dialect is RESPONSES else lambda body: body
+            student_request = read_request(request_body, dialect, lenient=served.lenient, resolve=resolve)
             if not served.serves(student_request.model):
                 return refuse_model(student_request.model, dialect)
             served_request = ServedRequest(served, student_request)
         except FormatError as error:
             return refuse(400, str(error), dialect)
-        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else None
+        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else {}
+        if served_request.has_unknown_prompt:
+            headers[PROMPT_HEADER] = "other than in training; served as sent"
         watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
+        response_id = make_response_id() if dialect is RESPONSES else ""
+
+        def write_reply(reply: WireReply) -> dict[str, Any]:
+            model = student_request.model
+            if dialect is RESPONSES:
+                return store.write_reply(student_request.body, reply, model=model, id=response_id)
+            return dialect.write_reply(reply, model=model)
+
         if student_request.stream:
-            writer = dialect.stream_writer(student_request.model)
-            events = _stream_events(served_request, writer, threads, watch)
+            writer = dialect.stream_writer(student_request.model, id=response_id)
+            events = _stream_events(served_request, writer, threads, watch, write_reply)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
@@ -198,7 +220,7 @@ def build_serving_app(served: ServedAgent) -> Any:
         finally:  # nobody reads the reply from here on
             served_request.client_left.set()
             watch.cancel()
-        return JSONResponse(dialect.write_reply(reply, model=student_request.model), headers=headers)
+        return JSONResponse(write_reply(reply), headers=headers)
 
     async def wait_until_left(request: Request, client_left: threading.Event) -> None:
         """Wait until the client closes the connection, then set ``client_left``."""
@@ -274,11 +296,27 @@ class ServedRequest:
                 f"tools: the student {served.name} was trained to write its actions as text. Ask {served.name}-agent, "
                 "whose tools run here, or train a student with --renderer recorded or tool_calls"
             )
+        elif served.strict and self.has_unknown_prompt:
+            raise FormatError(
+                "the system prompt and the tools are none that the student was trained without. Send those of the "
+                "recording, or serve without --strict"
+            )
         elif needs_constraint and not self._constrains:
             raise FormatError(
                 "tool_choice and response_format need constrained decoding, which is off here. Leave them out, or "
                 "serve a student of this machine without --no-constrain"
             )
+
+    @cached_property
+    def drops_prompt(self) -> bool:
+        """Whether the student was trained without the system prompt and the tools of this request."""
+        tools = [tool.schema for tool in self.request.tools]
+        return bool(self.served.dropped) and hash_prompt(self.request.messages, tools) in self.served.dropped
+
+    @property
+    def has_unknown_prompt(self) -> bool:
+        """Whether the student was trained without its agent's prompt, and this request has another one."""
+        return bool(self.served.dropped) and not self.drops_prompt and not self.served.is_agent(self.request.model)
 
     @property
     def _constrains(self) -> bool:
@@ -302,8 +340,8 @@ class ServedRequest:
             student_reply.add(delta)
 
         call = Call(
-            request.messages,
-            tools=tools,
+            drop_prompt(request.messages) if self.drops_prompt else request.messages,
+            tools=() if self.drops_prompt else tools,
             stop=request.stop,
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -325,7 +363,8 @@ class ServedRequest:
         may_answer = choice.mode in ("auto", "none")
         if has_finish and may_answer and request.json_schema is None:
             callable_names = (*callable_names, FINISH)
-        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema)
+        schemas = tuple(tool.schema for tool in request.tools) if self.drops_prompt else ()
+        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema, schemas)
 
     def _agent(self) -> WireReply:
         chat_request, agent = self.request, self.served.agent
@@ -381,9 +420,13 @@ class _TokenLimitedLM(MeteredLM):
 
 
 async def _stream_events(
-    served_request: ServedRequest, writer: StreamWriter, threads: Executor, watch: asyncio.Task[None]
+    served_request: ServedRequest,
+    writer: StreamWriter,
+    threads: Executor,
+    watch: asyncio.Task[None],
+    on_reply: Callable[[WireReply], object] = lambda reply: None,
 ) -> AsyncIterator[bytes]:
-    """The events of a reply, as they come from the thread that answers the request."""
+    """The events of a reply, as they come from the thread that answers the request; ``on_reply`` gets the whole."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[StreamDelta | WireReply | BaseException] = asyncio.Queue()
 
@@ -403,6 +446,7 @@ async def _stream_events(
         while isinstance(item := await events.get(), StreamDelta):
             yield writer.add(item)
         if isinstance(item, WireReply):
+            on_reply(item)
             yield writer.end(finish=item.finish, usage=item.usage if served_request.request.stream_usage else None)
         else:
             error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"

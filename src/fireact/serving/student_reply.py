@@ -53,7 +53,9 @@ class StudentReply:
         positions = [] if calls else self._find_calls()
         if positions:
             start, calls = positions[0][0], [action for _, action in positions]
-        text = self._text[:start].rstrip() if calls else self._text
+        if not calls and self._has_calls and completion.finish == "length" and OPENING_TAG in self._text:
+            start = self._text.index(OPENING_TAG)  # a call that was cut off is no text; the finish says so
+        text = self._text[:start].rstrip() if start < len(self._text) else self._text
         reasoning = ""
         if self._finish and [call.name for call in calls] == [FINISH]:
             text, reasoning, calls = _format_answer(calls[0]), text, []

@@ -7,8 +7,8 @@ a lenient reading ignores fields that it cannot serve, and names them. This modu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fireact.errors import FormatError
@@ -44,6 +44,8 @@ class StudentRequest:
     call_count: int
     """The calls in the messages: the ids of new calls go on from there."""
     ignored: tuple[str, ...]
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The body as the client sent it."""
 
 
 COLDEST = 1e-3
@@ -68,8 +70,17 @@ _WITHOUT_EFFECT = frozenset(
 """Fields that concern the provider's books or a model's hidden reasoning, and content that is read already."""
 
 
-def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: bool = False) -> StudentRequest:
-    """Parse the body of a request. Raises FormatError naming the field that is wrong."""
+def read_request(
+    body: bytes,
+    dialect: Dialect = CHAT_COMPLETIONS,
+    *,
+    lenient: bool = False,
+    resolve: Callable[[Any], Any] = lambda data: data,
+) -> StudentRequest:
+    """Parse the body of a request; ``resolve`` puts in what it refers to.
+
+    Raises FormatError naming the field that is wrong.
+    """
     try:
         data = json.loads(body)
         json.dumps(data, ensure_ascii=False).encode()
@@ -77,7 +88,7 @@ def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: b
         raise FormatError("the body holds half a surrogate pair, which is no Unicode") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the body is not JSON: {error}") from error
-    request = dialect.read_request(data)
+    request = dialect.read_request(resolve(data))
     if request.damage:
         raise FormatError(str(request.damage[0]))
     if not request.messages:
@@ -111,6 +122,7 @@ def read_request(body: bytes, dialect: Dialect = CHAT_COMPLETIONS, *, lenient: b
         top_logprobs=top_logprobs,
         call_count=sum(len(message.calls) for message in request.messages),
         ignored=ignored,
+        body=data,
     )
 
 

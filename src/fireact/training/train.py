@@ -45,11 +45,11 @@ from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.model_card import write_model_card
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
-from fireact.training.recorded_calls import resolve_renderer
+from fireact.training.recorded_calls import RENDERER, resolve_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
-from fireact.training.trained_tools import describe_prompt, describe_trained_tools
+from fireact.training.trained_tools import describe_prompt, describe_trained_tools, drop_chat_prompt
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
@@ -80,6 +80,8 @@ class TrainConfig:
     renderer: str = setting(
         "auto", earlier_default="react", panel=AGENT, help=f"{RENDERER_HELP} auto: recorded for recordings, else react."
     )
+    prompt: str = setting("keep", choices=("keep", "drop"), panel=AGENT)
+    """keep or drop: learn with the recorded agent's system prompt and tools, or without (fewer tokens a question)."""
     tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
     """Tool, by name or module:attribute; repeatable."""
     report_to: Sequence[str] = setting((), panel=OUTPUT)
@@ -92,6 +94,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_settings(self, "train")
         replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
+        if self.prompt == "drop" and self.renderer != RENDERER:
+            raise ConfigError(
+                f"train: --prompt drop needs the renderer {RENDERER}; with {self.renderer} nothing is learned of an "
+                "agent's prompt. Leave it out."
+            )
 
     @property
     def launches(self) -> bool:
@@ -222,10 +229,19 @@ def load_training_data(config: TrainConfig, progress: Progress = SILENT) -> Trai
             f"none of {len(training)} trajectories has a sample for the renderer {config.renderer}. Choose another "
             "--renderer."
         )
-    return TrainingData(
-        chats, validation_chats, len(training) + (len(validation) if config.recipe.validation else 0),
-        describe_trained_tools(chats, training, load_renderer(config.renderer), config.tools), describe_prompt(chats),
-    )  # fmt: skip
+    tools = describe_trained_tools(chats, training, load_renderer(config.renderer), config.tools)
+    is_recorded = config.renderer == RENDERER
+    prompt = describe_prompt(chats, mode=config.prompt, student=config.student if is_recorded else "")
+    if config.prompt == "drop":
+        chats, validation_chats = list(map(drop_chat_prompt, chats)), list(map(drop_chat_prompt, validation_chats))
+    if is_recorded:
+        tokens = prompt["tokens_a_question"]
+        progress.say(
+            f"train: {tokens['keep']:.0f} prompt tokens a question with the agent's prompt, "
+            f"{tokens['drop']:.0f} without"
+        )
+    count = len(training) + (len(validation) if config.recipe.validation else 0)
+    return TrainingData(chats, validation_chats, count, tools, prompt)
 
 
 def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:

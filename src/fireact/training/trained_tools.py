@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fireact.errors import ConfigError
-from fireact.render.tokens import Chat
+from fireact.models.weights import load_tokenizer
+from fireact.render.requests import drop_prompt, hash_prompt
+from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import load_tools
 from fireact.types import FINISH, Renderer, Trajectory
 from fireact.wire.schemas import Schema, hash_schema, normalise_schemas, schema_name, tool_schema
 
 MAX_PROMPTS = 20
 """System prompts whose hashes a manifest lists."""
+MEASURED_QUESTIONS = 50
+"""Questions whose prompts are measured."""
 
 
 def describe_trained_tools(
@@ -66,10 +70,36 @@ def find_endings(chats: Sequence[Chat]) -> set[str]:
     return last_calls - answered
 
 
-def describe_prompt(chats: Sequence[Chat]) -> dict[str, Any]:
-    """The most frequent system prompt, and the hash of each with the number of its chats."""
+def describe_prompt(chats: Sequence[Chat], *, mode: str = "keep", student: str = "") -> dict[str, Any]:
+    """The most frequent system prompt, and the hash of each with the number of its chats.
+
+    In the ``mode`` drop, ``dropped`` has the hashes of the prompts with their tools, by which the server recognises
+    them. With a ``student`` and system prompts or tools, ``tokens_a_question`` are the prompt tokens with and without.
+    """
     systems = Counter(
         chat.messages[0].content if chat.messages and chat.messages[0].role == "system" else "" for chat in chats
     )
     hashes = {hashlib.sha256(system.encode()).hexdigest(): count for system, count in systems.most_common(MAX_PROMPTS)}
-    return {"system": systems.most_common(1)[0][0] if systems else "", "prompts": len(systems), "sha256": hashes}
+    dropped = sorted({hash_prompt(chat.messages, chat.tools) for chat in chats}) if mode == "drop" else []
+    return {
+        "system": systems.most_common(1)[0][0] if systems else "", "prompts": len(systems), "sha256": hashes,
+        "mode": mode, "dropped": dropped, "tokens_a_question": _measure_prompts(chats, student) if student else {},
+    }  # fmt: skip
+
+
+def drop_chat_prompt(chat: Chat) -> Chat:
+    """A chat without the system prompt and the tools."""
+    return Chat(drop_prompt(chat.messages), (), chat.key)
+
+
+def _measure_prompts(chats: Sequence[Chat], student: str) -> dict[str, float]:
+    """The prompt tokens of a question with its system prompt and tools and without, as means over some questions."""
+    keys = list(dict.fromkeys(chat.key for chat in chats))[:MEASURED_QUESTIONS]
+    tokenizer, _ = load_tokenizer(student)
+    counts = Counter[str]()
+    for chat in [chat for chat in chats if chat.key in keys]:
+        for mode, sent_chat in (("keep", chat), ("drop", drop_chat_prompt(chat))):
+            for index, message in enumerate(sent_chat.messages):
+                if message.train:
+                    counts[mode] += len(prompt_ids(sent_chat.messages[:index], tokenizer, tools=sent_chat.tools))
+    return {mode: round(counts[mode] / max(1, len(keys)), 1) for mode in ("keep", "drop")}
