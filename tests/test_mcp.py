@@ -106,7 +106,7 @@ def test_what_tools_say(tools: Tools) -> None:
     assert tools["add"](a=1, b=2) == "3"
     assert tools["square_of"](number="4") == "16"
     assert tools["picture"](size=3) == "see\n[image image/png]\na note"
-    assert tools["many"](letters=MAX_CHARS + 7) == "x" * MAX_CHARS + " [... 7 letters more]"
+    assert tools["many"](letters=MAX_CHARS + 7) == "x" * MAX_CHARS + " [... 7 more characters]"
     assert tools["many"](letters=0) == "(no output)"
 
 

@@ -86,7 +86,7 @@ def missing_path_error(path: object, why: str = "") -> DataError:
     if why and why != "No such file or directory":
         return DataError(f"cannot read {path}: {why}. Check the path and its permissions.")
     path = str(path).removeprefix(f"{Path.cwd()}/")
-    default = re.fullmatch(r"runs/([a-z]+)[^/]*", path)
+    default = re.fullmatch(r"runs/(quickstart|collect|record|mix|train|prefer|tune|improve|export|eval|report)", path)
     advice = f"Make it with 'fireact {default[1]}', or give another" if default else "Give the path of a file or run"
     return DataError(f"there is no {path}. {advice}.")
 

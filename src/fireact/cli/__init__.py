@@ -31,8 +31,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "score": "Attach scores to trajectories by a function or a file of answers, or score a run again by a task.",
     },
     "Data": {
-        "mix": "Filter trajectories and mix them into training data, by options or by a recipe; options go before the "
-        "recipe.",
+        "mix": "Filter trajectories and mix them into training data, by options or by a recipe; options override "
+        "the recipe.",
         "doctor": "Describe a set of trajectories and report what is wrong with it, with line numbers. Exit 1 on "
         "errors.",
         "render": "Show what a student is trained on, token by token, or write it for another trainer.",

@@ -59,6 +59,6 @@ def view_command(
     from fireact.terminal.screen import STDERR
 
     def started(url: str) -> None:
-        STDERR.print(f"Reading {', '.join(map(str, runs))} at {url} (Ctrl-C ends it).", soft_wrap=True)
+        STDERR.print(f"Reading {', '.join(map(str, runs))} at {url} (Ctrl-C ends it).", soft_wrap=True, markup=False)
 
     serve_view([run.absolute() for run in runs], host=host, port=port, on_started=started)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 
 def resume_command(
@@ -23,7 +24,7 @@ def resume_command(
 
     with explain_interrupt(directory):
         verbs.resume(directory, budget=budget, progress=TerminalProgress())
-    STDERR.print(f"{directory} is complete.")
+    STDERR.print(escape(f"{directory} is complete."))
 
 
 def cancel_command(
@@ -43,4 +44,5 @@ def cancel_command(
     if as_json:
         print(json.dumps(asdict(job)))
     else:
-        STDERR.print(f"Job {job.id}: {job.status if job.status == 'cancelled' else 'asked to stop'}.")
+        status = job.status if job.status == "cancelled" else "will be stopped by the provider"
+        STDERR.print(escape(f"Job {job.id}: {status}."))

@@ -83,12 +83,12 @@ def serve_command(
     from fireact.errors import ConfigError
     from fireact.pipeline.background import equip_served_model, open_engine
     from fireact.serving.server import make_served_agent, run_server
-    from fireact.terminal.screen import STDERR
+    from fireact.terminal.screen import STDERR, TerminalProgress
 
     if not mcp:
         required_key(host)  # before a model is loaded
     with open_engine(engine, agent, name=name, slots=slots) as model:
-        chosen, runs_tools = equip_served_model(model, task, tool, other_tools=other_tools, say=STDERR.print)
+        chosen, runs_tools = equip_served_model(model, task, tool, other_tools=other_tools, say=TerminalProgress().say)
         if mcp:
             from fireact.serving.mcp import build_mcp_server
 
@@ -104,6 +104,6 @@ def serve_command(
         )  # fmt: skip
 
         def started(url: str) -> None:
-            STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).")
+            STDERR.print(f"Serving {', '.join(served.names)} at {url} (Ctrl-C ends it).", markup=False)
 
         run_server(served, host=host, port=port, started=started)

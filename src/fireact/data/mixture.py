@@ -106,7 +106,7 @@ class RecipeOption:
 
 
 def _expand_recipe(options: RecipeOption, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe; options go before them."""
+    """The settings of a recipe; options override them."""
     return {**(read_mixture(options.recipe) if options.recipe else {}), **given}
 
 

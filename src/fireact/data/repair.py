@@ -138,7 +138,7 @@ def _repair_entry(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[byt
         return None, [{"change": "left out", "why": "nothing to learn"}]
     data = trajectory.to_dict()
     secrets = list(find_sensitive("\n".join(iterate_strings(data))))
-    changes += [{"change": f"{kind} blotted out", "why": detail} for kind, detail in secrets]
+    changes += [{"change": f"{kind} redacted", "why": detail} for kind, detail in secrets]
     if not changes:
         mended = jsonl.mend_line(entry.raw)
         why = "half a surrogate pair, or a number that is not finite"

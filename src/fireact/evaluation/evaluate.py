@@ -93,9 +93,7 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         shots = max(
             map(_count_shots, (task_episodes[0] for task_episodes in episodes.values() if task_episodes)), default=0
         )
-        if (directory := _find_trained_run(config, model)) is not None:
-            record_evaluation(directory, out, results)
-        return run.finish(
+        manifest = run.finish(
             agent=_label_agent(model, config, shots),
             description=_describe_agent(model, config, shots),
             tuned=model.tuned,
@@ -107,6 +105,12 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
         )
+        if (directory := _find_trained_run(config, model)) is not None:
+            try:
+                record_evaluation(directory, out, results)
+            except OSError as error:  # the evaluation is complete, and the student may be in a place that is read alone
+                progress.say(f"the model card of {directory} does not show this: {error.strerror or error}")
+        return manifest
 
 
 def _find_trained_run(config: EvalConfig, model: Model) -> Path | None:

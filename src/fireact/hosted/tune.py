@@ -39,7 +39,7 @@ from fireact.hosted.provider import (
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.rollout.estimate import CHARS_PER_TOKEN
-from fireact.training.train import load_learnable
+from fireact.training.train import load_learnable, require_data
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import WireMessage
@@ -152,6 +152,8 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
     Raises DataError for a file that would be rejected, BudgetError before a job that would pass the budget,
     ProviderError for a job that failed.
     """
+    if not (out / FILE).is_file():  # an uploaded file is followed without the data
+        require_data(Path(config.data))
     provider, model = load_provider(config.model, pause=min(1.0, config.poll))
     if force:
         _refuse_to_forget(out)

@@ -123,12 +123,6 @@ class HFModel:
             logprobs=self._name_logprobs(request, loaded.tokenizer),
         )
 
-    def load_call_form(self) -> CallForm | None:
-        """How the student writes native calls; None where its template has another form."""
-        loaded = self._load()
-        with self._tokenizing:
-            return loaded.call_form
-
     def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
         if call.form is None:
             return None

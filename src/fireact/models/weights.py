@@ -47,8 +47,8 @@ def student_directory(name: str) -> str:
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return name
     raise ConfigError(
-        f"student {name!r} is not known. Known: {BUILT_IN}, a directory with a model, a GGUF file, or a hub id such as "
-        "org/name."
+        f"model {name!r} is not known. A model here is {BUILT_IN}, a directory with weights, a GGUF file, a hub id "
+        "such as org/name, or a run of fireact train; a hosted one is openai:MODEL, and the script is scripted:expert."
     )
 
 

@@ -412,6 +412,8 @@ def show_trajectories(run: PathLike, *, where: str | Sequence[str] = (), n: int 
     from fireact.data import predicate
     from fireact.data.sources import read_any_trajectories
 
+    if n is not None and n < 0:
+        raise ConfigError(f"n is {n}; it must be at least 0.")
     filters = [predicate(text) for text in ([where] if isinstance(where, str) else where)]
     matching = (entry for entry in read_any_trajectories(Path(run)) if all(matches(entry) for matches in filters))
     trajectories = list(islice(matching, n))

@@ -63,6 +63,7 @@ def print_trajectory(trajectory: Trajectory) -> None:
         print_step(step)
     scores = ", ".join(f"{name} {value:.2f}" for name, value in trajectory.scores.items()) or "not scored"
     STDOUT.print(
-        f"[bold]Ended:[/] {trajectory.stop}, {scores}; gold answer: {escape(trajectory.example.answer)}"
+        f"[bold]Ended:[/] {trajectory.stop}, {scores}"
+        + (f"; gold answer: {escape(trajectory.example.answer)}" if trajectory.example.answer else "")
         + (f"; fault: {escape(trajectory.error)}" if trajectory.error else "")
     )

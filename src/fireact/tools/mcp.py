@@ -625,7 +625,7 @@ def _block_text(block: Any) -> str:
 
 def _truncate(text: str) -> str:
     excess = len(text) - MAX_CHARS
-    return text if excess <= 0 else f"{text[:MAX_CHARS]} [... {excess} letters more]"
+    return text if excess <= 0 else f"{text[:MAX_CHARS]} [... {excess} more characters]"
 
 
 def _describe_invalid(error: Exception) -> str:

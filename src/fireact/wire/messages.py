@@ -42,7 +42,6 @@ from fireact.wire.sse import write_event
 
 DEFAULT_MAX_TOKENS = 4096
 """The limit of a request that names none, because the dialect demands one."""
-CONVERSATION = ("system", "messages")
 _ROLES = ("user", "assistant", "system")
 _FINISH_BY_REASON = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "max_tokens": "length",
