@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -331,7 +332,7 @@ class ServedRequest:
         form = self._reply_form(has_finish)
         student_reply = StudentReply(
             lambda delta: self.on_reply_delta(delta), callable=form.callable, finish=has_finish,
-            call_count=request.call_count,
+            call_seed=json.dumps(request.body, sort_keys=True),
         )  # fmt: skip
 
         def on_delta(delta: str) -> None:
