@@ -205,7 +205,8 @@ def build_serving_app(served: ServedAgent) -> Any:
 
         if student_request.stream:
             writer = dialect.stream_writer(student_request.model, id=response_id)
-            events = _stream_events(served_request, writer, threads, watch, write_reply)
+            on_reply = write_reply if dialect is RESPONSES else lambda reply: None
+            events = _stream_events(served_request, writer, threads, watch, on_reply)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
