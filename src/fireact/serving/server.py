@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -204,7 +205,8 @@ def build_serving_app(served: ServedAgent) -> Any:
 
         if student_request.stream:
             writer = dialect.stream_writer(student_request.model, id=response_id)
-            events = _stream_events(served_request, writer, threads, watch, write_reply)
+            on_reply = write_reply if dialect is RESPONSES else lambda reply: None
+            events = _stream_events(served_request, writer, threads, watch, on_reply)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
@@ -331,7 +333,7 @@ class ServedRequest:
         form = self._reply_form(has_finish)
         student_reply = StudentReply(
             lambda delta: self.on_reply_delta(delta), callable=form.callable, finish=has_finish,
-            call_count=request.call_count,
+            call_seed=json.dumps(request.body, sort_keys=True),
         )  # fmt: skip
 
         def on_delta(delta: str) -> None:

@@ -5,12 +5,13 @@ Invariant: the deltas of a stream add up to the whole reply. A text is a call on
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection
 
 from fireact.models.stops import held_back_length
 from fireact.types import FINISH, Action, Completion
-from fireact.wire.dialect import StreamDelta, ToolCall, WireReply, make_call_id
+from fireact.wire.dialect import StreamDelta, ToolCall, WireReply
 from fireact.wire.text_calls import CALL_TAGS, find_calls
 
 OPENING_TAG = CALL_TAGS.split("\n", 1)[0]
@@ -22,7 +23,7 @@ class StudentReply:
 
     ``callable`` are the tools that the student may call. ``finish`` is true for a student that answers by the finish
     action, which its client does not have: the answer becomes the text, and the thought becomes reasoning.
-    ``call_count`` is the number of calls before this reply.
+    ``call_seed`` is what the ids of calls are made from: other requests have other ids.
     """
 
     def __init__(
@@ -31,9 +32,9 @@ class StudentReply:
         *,
         callable: Collection[str] = (),
         finish: bool = False,
-        call_count: int = 0,
+        call_seed: str = "",
     ) -> None:
-        self._on_delta, self._finish, self._call_count = on_delta, finish, call_count
+        self._on_delta, self._finish, self._call_seed = on_delta, finish, call_seed
         self._has_calls = bool(callable) or finish
         self._text, self._sent_chars, self._sent_calls = "", 0, 0
 
@@ -95,11 +96,9 @@ class StudentReply:
         self._sent_calls = max(self._sent_calls, len(calls))
 
     def _number_call(self, position: int, call: Action) -> ToolCall:
-        return ToolCall(
-            make_call_id(self._call_count + position + 1),
-            call.name,
-            json.dumps(dict(call.arguments), ensure_ascii=False),
-        )
+        # Nine letters and digits, as every provider takes; agents that send calls as text have no ids to go on from.
+        digest = hashlib.sha256(f"{position} {self._call_seed}".encode()).hexdigest()
+        return ToolCall(digest[:9], call.name, json.dumps(dict(call.arguments), ensure_ascii=False))
 
 
 def _format_answer(finish: Action) -> str:

@@ -41,8 +41,6 @@ class StudentRequest:
     stream: bool
     stream_usage: bool
     top_logprobs: int | None
-    call_count: int
-    """The calls in the messages: the ids of new calls go on from there."""
     ignored: tuple[str, ...]
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The body as the client sent it."""
@@ -120,7 +118,6 @@ def read_request(
         stream=request.stream,
         stream_usage=request.stream_usage,
         top_logprobs=top_logprobs,
-        call_count=sum(len(message.calls) for message in request.messages),
         ignored=ignored,
         body=data,
     )
