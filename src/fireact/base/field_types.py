@@ -7,8 +7,8 @@ its numbers are finite, and its counts and weights are not negative.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -16,59 +16,87 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from fireact.base.redact import excerpt
 
 _COUNTS = ("weight", "repairs", "calls", "prompt_tokens", "cached_tokens", "completion_tokens")
+_LARGEST = 1e308
+"""The largest number that others can compute with as a float."""
 
 
 class _FieldType(NamedTuple):
-    """What a field may hold: types, the texts where these are given, and whether dataclasses stand in it."""
+    """What a field may hold: types, the texts where these are given, and the least number."""
 
     name: str
     types: frozenset[type[Any]]
     choices: tuple[str, ...]
-    has_fields: bool
+    low: float
+
+
+class _DataclassType(NamedTuple):
+    """The fields of a dataclass, how to read them at once, and where numbers, texts of a list and fields stand in it.
+
+    ``sound`` holds the combinations of types that passed: nearly all values of a large file have one of a few.
+    """
+
+    read: Callable[[Any], tuple[Any, ...]]
+    fields: tuple[_FieldType, ...]
+    bounded: tuple[int, ...]
+    nested: tuple[int, ...]
+    sound: set[tuple[type[Any], ...]]
 
 
 def check_field_types(value: Any, where: str = "") -> None:
     """Raise TypeError or ValueError that names the field (after ``where``), its value and what is allowed."""
     dataclass_type: Any = type(value)
-    for name, types, choices, has_fields in _field_types(dataclass_type):
-        item = getattr(value, name)
-        kind = type(item)
-        if kind not in types:
-            raise TypeError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be {_describe_types(types)}")
-        if choices and item not in choices:
-            raise ValueError(f"{where}{name} is {excerpt(repr(item), 60)}; it must be one of {', '.join(choices)}")
-        if has_fields and item is not None:
-            for inner in item if kind is tuple else (item,):
-                check_field_types(inner, f"{where}{name}.")
-        elif kind is int or kind is float:
-            _check_number(item, f"{where}{name}", low=0.0 if name in _COUNTS else -math.inf)
-        elif name == "scores":
-            for score_name, score in item.items():
-                _check_number(score, f"score {score_name}")
+    declared = _read_declaration(dataclass_type)
+    items = declared.read(value)
+    kinds = tuple(map(type, items))
+    if kinds not in declared.sound:
+        for field_type, item in zip(declared.fields, items, strict=True):
+            if type(item) not in field_type.types:
+                raise _wrong_value(item, where, field_type)
+        declared.sound.add(kinds)
+    for index in declared.bounded:
+        field_type, item = declared.fields[index], items[index]
+        if item in field_type.choices or item is None:
+            continue
+        if field_type.choices or not field_type.low <= item <= _LARGEST:
+            raise _wrong_value(item, where, field_type)
+    for index in declared.nested:
+        _check_inner(items[index], where, declared.fields[index])
 
 
-def _check_number(number: Any, where: str, low: float = -math.inf) -> None:
-    try:
-        is_sound = math.isfinite(number) and number >= low
-    except (TypeError, OverflowError):  # no number, or a whole number beyond all floats
-        is_sound = False
-    if not is_sound:
-        allowed = "a finite number" + ("" if low < 0 else " from 0")
-        raise ValueError(f"{where} is {excerpt(repr(number), 60)}; it must be {allowed}")
+def _check_inner(item: Any, where: str, field_type: _FieldType) -> None:
+    """Check the dataclasses in a field, or the scores."""
+    if isinstance(item, dict):
+        for name, score in item.items():
+            if type(score) not in (int, float) or not -_LARGEST <= score <= _LARGEST:
+                raise _wrong_value(score, "score ", field_type._replace(name=name, types=frozenset([float, int])))
+    elif item is not None:
+        for inner in item if isinstance(item, tuple) else (item,):
+            check_field_types(inner, f"{where}{field_type.name}.")
+
+
+def _wrong_value(value: Any, where: str, field_type: _FieldType) -> TypeError | ValueError:
+    described = f"{where}{field_type.name} is {excerpt(repr(value), 60)}; it must be"
+    if type(value) not in field_type.types:
+        return TypeError(f"{described} {_describe_types(field_type.types)}")
+    if field_type.choices:
+        return ValueError(f"{described} one of {', '.join(field_type.choices)}")
+    return ValueError(f"{described} a finite number{' from 0' if field_type.low == 0 else ''}")
 
 
 @functools.cache
-def _field_types(dataclass_type: Any) -> tuple[_FieldType, ...]:
-    return tuple(
-        _FieldType(
-            name,
-            frozenset(runtime_type for member in members for runtime_type in _runtime_types(member)),
-            get_args(kind) if get_origin(kind) is Literal else (),
-            any(is_dataclass(inner) for member in members for inner in (member, *get_args(member))),
-        )
-        for name, kind in get_type_hints(dataclass_type).items()
-        for members in [get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)]
-    )
+def _read_declaration(dataclass_type: Any) -> _DataclassType:
+    fields, bounded, nested = [], [], []
+    for index, (name, kind) in enumerate(get_type_hints(dataclass_type).items()):
+        members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        types = frozenset(runtime_type for member in members for runtime_type in _runtime_types(member))
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        fields.append(_FieldType(name, types, choices, 0.0 if name in _COUNTS else -_LARGEST))
+        if choices or types & {int, float}:
+            bounded.append(index)
+        if name == "scores" or any(is_dataclass(inner) for member in members for inner in (member, *get_args(member))):
+            nested.append(index)
+    read = operator.attrgetter(*(field_type.name for field_type in fields))
+    return _DataclassType(read, tuple(fields), tuple(bounded), tuple(nested), set())
 
 
 def _runtime_types(kind: Any) -> tuple[type[Any], ...]:

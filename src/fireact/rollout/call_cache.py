@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -90,16 +90,13 @@ class CallCache:
         if self.mode == "off" or not self.path.is_file():
             return Usage()
         answer_rows = self._execute("SELECT answer FROM calls WHERE kind = 'lm'")
-        usages = (self.parse_answer(row[0], lambda values: Usage(**values["usage"])) for row in answer_rows)
+        usages = (self.parse_answer(row[0], lambda values: _build_usage(values["usage"])) for row in answer_rows)
         return sum(usages, Usage())
 
     def parse_answer(self, answer: str, build: Callable[[Any], T]) -> T:
         """What ``build`` makes of a stored answer. Raises DiskError where the answer is damaged."""
         try:
-            built = build(loads(answer))
-            if is_dataclass(built):
-                check_field_types(built)
-            return built
+            return build(loads(answer))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _database_error(self.path, error) from error
 
@@ -264,9 +261,15 @@ class CachedLM:
             close()
 
 
+def _build_usage(values: Mapping[str, Any]) -> Usage:
+    usage = Usage(**values)
+    check_field_types(usage)  # others add it up
+    return usage
+
+
 def _build_completion(values: Mapping[str, Any]) -> Completion:
     calls = tuple(Action(**action) for action in values["calls"])
-    return Completion(**{**values, "usage": Usage(**values["usage"]), "calls": calls})
+    return Completion(**{**values, "text": str(values["text"]), "usage": _build_usage(values["usage"]), "calls": calls})
 
 
 def _build_observation(values: Sequence[Any]) -> Observation:
