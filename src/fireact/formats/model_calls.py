@@ -117,10 +117,10 @@ def _build_trajectory(
 
 def parse_time(value: Any) -> float:
     """Seconds since 1970 of a time: a number of seconds or nanoseconds, or ISO 8601 text; 0 for any other value."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e20:
         return value / 1e9 if value > 1e15 else value / 1e3 if value > 1e11 else float(value)
     text = str(value or "").strip()
-    if text.isdigit():
+    if text.isdigit() and len(text) <= 19:
         return parse_time(int(text))
     try:
         return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,6 +55,10 @@ def ignore_damage(damage: Damage) -> None:
     """Ignore a report of damage."""
 
 
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What a reader raises for a row that is not of its format's shape."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file, or the files of a directory, to read; ``head`` are its first rows, or the first lines of a text."""
@@ -86,15 +90,18 @@ class SourceFile:
             for number, line in enumerate(file, 1):
                 yield self._mend_text(number, line.rstrip("\r\n"))
 
-    def build_each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
-        """The trajectories that ``build`` makes of each row; a row of another shape is unreadable."""
+    def build_each(self, build: Callable[[int, Any], Iterable[T]]) -> Iterator[T]:
+        """What ``build`` makes of each row, trajectories or their parts; a row of another shape is unreadable."""
         for number, row in self.rows():
-            try:
-                trajectories = build(number, row)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                self.report_unreadable(number, f"{type(error).__name__}: {error}")
-                continue
-            yield from trajectories
+            yield from self.attempt(number, lambda number=number, row=row: list(build(number, row))) or ()  # type: ignore[misc]
+
+    def attempt(self, number: int, build: Callable[[], T]) -> T | None:
+        """What ``build`` makes of a row, or None after a report where it is of another shape."""
+        try:
+            return build()
+        except _SHAPE_ERRORS as error:
+            self.report_unreadable(number, f"{type(error).__name__}: {error}")
+            return None
 
     def reporter(self, number: int) -> Callable[[WireDamage], None]:
         """A function that reports what could not be read of a row's messages."""
