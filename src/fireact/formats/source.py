@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
@@ -93,7 +94,7 @@ class SourceFile:
     def build_each(self, build: Callable[[int, Any], Iterable[T]]) -> Iterator[T]:
         """What ``build`` makes of each row, trajectories or their parts; a row of another shape is unreadable."""
         for number, row in self.rows():
-            yield from self.attempt(number, lambda number=number, row=row: list(build(number, row))) or ()  # type: ignore[misc]
+            yield from self.attempt(number, partial(_list_built, build, number, row)) or ()
 
     def attempt(self, number: int, build: Callable[[], T]) -> T | None:
         """What ``build`` makes of a row, or None after a report where it is of another shape."""
@@ -158,6 +159,10 @@ class SourceFile:
             return line
         self.notice(Damage("lone-surrogate", number, "bytes that are no UTF-8"))
         return line.encode("utf-8", "replace").decode()
+
+
+def _list_built(build: Callable[[int, Any], Iterable[T]], number: int, row: Any) -> list[T]:
+    return list(build(number, row))
 
 
 def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool = False) -> SourceFile:
