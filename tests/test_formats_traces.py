@@ -228,6 +228,14 @@ def test_a_call_that_failed_is_reported_and_a_stream_is_read(tmp_path: Path) -> 
     assert_tides(trajectory)
 
 
+def test_the_agents_own_way_to_end_is_its_answer(tmp_path: Path) -> None:
+    first, second = _chat_log()
+    call = {"id": "c", "type": "function", "function": {"name": "final_result", "arguments": '{"metres": 2.1}'}}
+    second["response"]["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+    trajectory = read_one(write_rows(tmp_path / "log.jsonl", first, second), "api-log")
+    assert (trajectory.answer, trajectory.stop, trajectory.meta["ending"]) == ("2.1", "finish", "final_result")
+
+
 def _claude_lines(*messages: tuple[str, dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for number, (kind, message) in enumerate(messages):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fireact.formats.chats import find_id
 from fireact.formats.model_calls import ModelCall, as_messages, parse_if_json, parse_time, read_conversations
-from fireact.formats.source import SourceFile
+from fireact.formats.source import SourceFile, require_field
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, WireMessage, WireReply
@@ -33,36 +33,27 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a log, one for each conversation; calls that failed are reported, and lead to none."""
-    return read_conversations(source, _read_calls(source))
+    return read_conversations(source, source.build_each(lambda number, row: [_read_call(number, row)]))
 
 
-def _read_calls(source: SourceFile) -> Iterator[ModelCall]:
-    for number, row in source.rows():
-        pair = _find_pair(row) if isinstance(row, Mapping) else None
-        if pair is None:
-            source.report_unreadable(number, "it has no request with messages or input, and a reply")
-            continue
-        request, body = pair
-        dialect = _find_dialect(request, body)
-        asked, reply = dialect.read_request(request), _read_reply(dialect, body)
-        if not reply.answered or reply.error:
-            source.report_unreadable(
-                number, f"the reply holds no message: {reply.error or 'it has no choice or output'}"
-            )
-            continue
-        turn = WireMessage("assistant", reply.parts, reply.calls, reasoning=reply.reasoning)
-        facts = {**_inner(row, "metadata"), **row}
-        yield ModelCall(
-            prompt=asked.messages or as_messages(request.get("input"), "user"),
-            reply=[turn],
-            row=number,
-            trace=find_id(facts, *_TRACES),
-            tools=list(asked.tools),
-            model=asked.model or str(_inner(body).get("model") or ""),
-            start=parse_time(next((facts[key] for key in _TIMES if facts.get(key)), _inner(body).get("created"))),
-            usage=reply.usage or Usage(1, cost=None),
-            scores=read_scores(row),
-        )
+def _read_call(number: int, row: Mapping[str, Any]) -> ModelCall:
+    request, body = require_field(_find_pair(row), "request with messages or input, and a reply")
+    dialect = _find_dialect(request, body)
+    asked, reply = dialect.read_request(request), _read_reply(dialect, body)
+    if not reply.answered or reply.error:
+        raise ValueError(f"the reply holds no message: {reply.error or 'no choice or output'}")
+    facts = {**_inner(row, "metadata"), **row}
+    return ModelCall(
+        prompt=asked.messages or as_messages(request.get("input"), "user"),
+        reply=[WireMessage("assistant", reply.parts, reply.calls, reasoning=reply.reasoning)],
+        row=number,
+        trace=find_id(facts, *_TRACES),
+        tools=list(asked.tools),
+        model=asked.model or str(_inner(body).get("model") or ""),
+        start=parse_time(next((facts[key] for key in _TIMES if facts.get(key)), _inner(body).get("created"))),
+        usage=reply.usage or Usage(1, cost=None),
+        scores=read_scores(row),
+    )
 
 
 def read_scores(row: Mapping[str, Any]) -> dict[str, float]:

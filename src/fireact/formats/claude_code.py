@@ -9,6 +9,7 @@ system prompt nor the tools' schemas.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fireact.formats.model_calls import parse_time, read_count
@@ -41,7 +42,9 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
         elif not isinstance(row, Mapping):
             source.report_unreadable(number, f"a line is an object, not {type(row).__name__}")
     for session, lines in sessions.items():
-        yield _read_session(source, session, lines)
+        trajectory = source.attempt(lines[0][0], partial(_read_session, source, session, lines))
+        if trajectory is not None:
+            yield trajectory
 
 
 def _read_session(source: SourceFile, session: str, lines: Sequence[tuple[int, Mapping[str, Any]]]) -> Trajectory:

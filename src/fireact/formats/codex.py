@@ -43,7 +43,8 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
         if kind in ("session_meta", "turn_context"):
             facts |= payload
         elif kind == "event_msg" and payload.get("type") == "token_count":
-            usage = (payload.get("info") or {}).get("total_token_usage") or usage
+            info = payload.get("info")
+            usage = (info.get("total_token_usage") if isinstance(info, Mapping) else None) or usage
         elif kind == "compacted" and isinstance(payload.get("replacement_history"), list):
             items = list(payload["replacement_history"])  # the agent went on with a shorter history
         elif kind == "response_item" or ("payload" not in row and "record_type" not in row and "type" in row):
@@ -51,7 +52,10 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
     if not items:
         source.report_unreadable(1, "the session has no item of the model")
         return
-    yield _read_session(source, items, facts, usage, max(times, default=0.0) - min(times, default=0.0))
+    seconds = max(times, default=0.0) - min(times, default=0.0)
+    trajectory = source.attempt(1, lambda: _read_session(source, items, facts, usage, seconds))
+    if trajectory is not None:
+        yield trajectory
 
 
 def _is_line(row: Mapping[str, Any]) -> bool:

@@ -33,23 +33,25 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of the traces of a file."""
-    calls: list[ModelCall] = []
     facts: dict[str, dict[str, Any]] = {}
-    for number, row in source.rows():
-        for item in _list_items(row):
-            trace = item if "observations" in item else None
-            trace_id = str(item.get("trace_id") or item.get("id") or "")
-            about = facts.setdefault(trace_id, {"scores": {}, "error": ""})
-            about["scores"] |= _scores(item)
-            for observation in trace["observations"] if trace else [item]:
-                observation = _snake(observation) if isinstance(observation, Mapping) else {}
-                if observation.get("type") == "GENERATION":
-                    calls += _read_call(source, number, observation, trace_id)
-                if not observation.get("parent_observation_id") and observation.get("level") == "ERROR":
-                    about["error"] = str(observation.get("status_message") or "the trace ended in an error")
+    calls = list(source.build_each(lambda number, row: _read_items(source, number, row, facts)))
     if not calls:
         source.report_unreadable(1, "it holds no observation of the type GENERATION with messages")
     return read_conversations(source, calls, describe=lambda trace: facts.get(trace, {}))
+
+
+def _read_items(source: SourceFile, number: int, row: Any, facts: dict[str, dict[str, Any]]) -> Iterator[ModelCall]:
+    """The calls of a row; what it says of its traces is added to ``facts``."""
+    for item in _list_items(row):
+        trace_id = str(item.get("trace_id") or item.get("id") or "")
+        about = facts.setdefault(trace_id, {"scores": {}, "error": ""})
+        about["scores"] |= _scores(item)
+        for value in item.get("observations", [item]):
+            observation = _snake(value)
+            if observation.get("type") == "GENERATION":
+                yield from _read_call(source, number, observation, trace_id)
+            if not observation.get("parent_observation_id") and observation.get("level") == "ERROR":
+                about["error"] = str(observation.get("status_message") or "the trace ended in an error")
 
 
 def _list_items(row: Any) -> list[dict[str, Any]]:

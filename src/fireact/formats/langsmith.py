@@ -30,23 +30,25 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of the traces of a file; a trace without a run of a model is read from its root's messages."""
-    calls: list[ModelCall] = []
-    roots: list[tuple[int, Mapping[str, Any]]] = []
+    roots: dict[str, ModelCall] = {}
     facts: dict[str, dict[str, Any]] = {}
-    for number, row in source.rows():
-        if not isinstance(row, Mapping) or "run_type" not in row:
-            source.report_unreadable(number, "a run is an object with a run_type")
-            continue
-        about = facts.setdefault(_trace_id(row), {"scores": {}, "error": ""})
-        about["scores"] |= _feedback(row)
-        if row["run_type"] in _MODEL_RUNS:
-            calls.append(_read_call(number, row))
-        if not row.get("parent_run_id"):
-            roots.append((number, row))
-            about["error"] = str(row.get("error") or "")
+    calls = list(source.build_each(lambda number, row: _read_run(number, row, roots, facts)))
     called = {call.trace for call in calls}
-    calls += [_read_root(number, row) for number, row in roots if _trace_id(row) not in called]
+    calls += [call for trace, call in roots.items() if trace not in called]
     return read_conversations(source, calls, describe=lambda trace: facts.get(trace, {}))
+
+
+def _read_run(
+    number: int, row: Mapping[str, Any], roots: dict[str, ModelCall], facts: dict[str, dict[str, Any]]
+) -> list[ModelCall]:
+    """The call of a run of a model, else none; what a run says of its trace is added to ``roots`` and ``facts``."""
+    calls = [_read_call(number, row)] if row["run_type"] in _MODEL_RUNS else []
+    about = facts.setdefault(_trace_id(row), {"scores": {}, "error": ""})
+    about["scores"] |= _feedback(row)
+    if not row.get("parent_run_id"):
+        roots[_trace_id(row)] = _read_root(number, row)
+        about["error"] = str(row.get("error") or "")
+    return calls
 
 
 def _read_call(number: int, row: Mapping[str, Any]) -> ModelCall:

@@ -33,14 +33,15 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a file, one a trace."""
-    for number, row in source.rows():
-        spans = _find_spans(row) if isinstance(row, Mapping) else None
-        calls = [call for span in spans or [] if (call := _read_call(number, span)) is not None]
-        if not calls:
-            source.report_unreadable(number, "the trace holds no span of a model's call with its messages")
-            continue
-        facts = _describe(row)
-        yield from read_conversations(source, calls, describe=lambda trace, facts=facts: facts)  # type: ignore[misc]
+    return source.build_each(lambda number, row: _read_trace(source, number, row))
+
+
+def _read_trace(source: SourceFile, number: int, row: Mapping[str, Any]) -> Iterator[Trajectory]:
+    calls = [call for span in _find_spans(row) or [] if (call := _read_call(number, span)) is not None]
+    if not calls:
+        raise ValueError("the trace holds no span of a model's call with its messages")
+    facts = _describe(row)
+    return read_conversations(source, calls, describe=lambda trace: facts)
 
 
 def _find_spans(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

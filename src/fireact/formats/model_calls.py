@@ -11,14 +11,16 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
+from fireact.recording.trajectories import FINISHES
 from fireact.render.messages import steps_from_messages
-from fireact.types import Trajectory, Usage
+from fireact.types import FINISH, Action, Step, Trajectory, Usage
 from fireact.wire.file_messages import content_text, read_file_messages
 from fireact.wire.schemas import normalise_schemas
+from fireact.wire.text_calls import extract_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def _build_trajectory(
     question, inner_system, steps = steps_from_messages(
         messages, tools=tools, system=system, report=source.reporter(last.row)
     )
+    steps, ending = read_ending(steps)
     source.report_bad_schemas(last.row, tools)
     scores = {name: value for call in calls for name, value in call.scores.items()}
     error = last.error or str(facts.pop("error", "") or "")
@@ -101,6 +104,7 @@ def _build_trajectory(
         "tools": normalise_schemas(tools),
         "trace": last.trace,
         "calls_aside": calls_aside,
+        "ending": ending,
         **{name: value for call in calls for name, value in call.facts.items()},
         **facts.pop("meta", {}),
     }
@@ -115,12 +119,21 @@ def _build_trajectory(
     return import_trajectory(question, steps, scores={**scores, **values.pop("scores", {})}, meta=meta, **values)
 
 
+def read_ending(steps: Sequence[Step]) -> tuple[tuple[Step, ...], str]:
+    """The steps with a last call that gives the answer as the finish action, and the name of its tool."""
+    action = steps[-1].action if steps else None
+    if action is None or action.name == FINISH or action.name not in FINISHES:
+        return tuple(steps), ""
+    finish = replace(steps[-1], action=Action(FINISH, {"answer": extract_answer(action.arguments)}), observation=None)
+    return (*steps[:-1], finish), action.name
+
+
 def parse_time(value: Any) -> float:
     """Seconds since 1970 of a time: a number of seconds or nanoseconds, or ISO 8601 text; 0 for any other value."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e20:
         return value / 1e9 if value > 1e15 else value / 1e3 if value > 1e11 else float(value)
     text = str(value or "").strip()
-    if text.isdigit():
+    if text.isdigit() and len(text) <= 19:
         return parse_time(int(text))
     try:
         return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -29,15 +29,22 @@ def sniff(rows: Sequence[Any]) -> bool:
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The sessions of a file."""
     events: list[Mapping[str, Any]] = []
-    for number, row in source.rows():
-        if isinstance(row, Mapping) and isinstance(row.get("history"), list):
-            yield _read_session(source, number, row["history"], row)
-        elif isinstance(row, Mapping) and _is_event(row):
-            events.append(row)
-        else:
-            source.report_unreadable(number, "it is no event of a session")
-    if events:
-        yield _read_session(source, 1, events, {})
+    yield from source.build_each(lambda number, row: _read_row(source, number, row, events))
+    trajectory = source.attempt(1, lambda: _read_session(source, 1, events, {})) if events else None
+    if trajectory is not None:
+        yield trajectory
+
+
+def _read_row(
+    source: SourceFile, number: int, row: Mapping[str, Any], events: list[Mapping[str, Any]]
+) -> list[Trajectory]:
+    """The session of a row that holds a history; an event is added to ``events``."""
+    if isinstance(row.get("history"), list):
+        return [_read_session(source, number, row["history"], row)]
+    if not _is_event(row):
+        raise ValueError("it is no event of a session")
+    events.append(row)
+    return []
 
 
 def _events_of(rows: Sequence[Any]) -> list[Any]:

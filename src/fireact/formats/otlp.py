@@ -33,12 +33,21 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a file: the agent's own conversation of each trace, with the scores that annotate its spans."""
-    spans = [(number, span) for number, row in source.rows() for span in _list_spans(row)]
-    calls = [call for number, span in spans if (call := _read_call(source, number, span)) is not None]
-    if not calls and spans:
-        source.report_unreadable(spans[0][0], "none of its spans is a model's call")
-    errors = {_trace_id(span): _error(span) for _, span in spans if not _parent_id(span)}
+    errors: dict[str, str] = {}
+    calls = list(source.build_each(lambda number, row: _read_export(source, number, row, errors)))
+    if not calls:
+        source.report_unreadable(1, "none of its spans is a model's call")
     return read_conversations(source, calls, describe=lambda trace: {"error": errors.get(trace, "")})
+
+
+def _read_export(source: SourceFile, number: int, row: Any, errors: dict[str, str]) -> Iterator[ModelCall]:
+    """The calls of a row's spans; errors of traces are added to ``errors``."""
+    for span in _list_spans(row):
+        call = _read_call(source, number, span)
+        if call is not None:
+            yield call
+        if not _parent_id(span):
+            errors[_trace_id(span)] = _error(span)
 
 
 def _is_export(row: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fireact.formats.source import SourceFile, finish_step, import_trajectory
@@ -29,12 +30,12 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
     for number, row in source.rows():
         memory = _find_memory(row) if isinstance(row, Mapping) else None
         if memory is not None:
-            yield from _read_memory(source, memory)
+            yield from source.attempt(number, partial(_read_memory, source, memory)) or ()
         elif isinstance(row, Mapping):
             steps.append(row)
         else:
             source.report_unreadable(number, f"a step is an object, not {type(row).__name__}")
-    yield from _read_memory(source, steps)
+    yield from source.attempt(1, lambda: _read_memory(source, steps)) or ()
 
 
 def _find_memory(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -48,10 +49,12 @@ def _is_memory(steps: Sequence[Any]) -> bool:
     )
 
 
-def _read_memory(source: SourceFile, memory: Sequence[Mapping[str, Any]]) -> Iterator[Trajectory]:
+def _read_memory(source: SourceFile, memory: Sequence[Mapping[str, Any]]) -> list[Trajectory]:
     starts = [index for index, step in enumerate(memory) if "task" in step]
-    for start, end in zip(starts, [*starts, len(memory)][1:], strict=True):
-        yield _read_episode(source, str(memory[start]["task"]), memory[start + 1 : end])
+    return [
+        _read_episode(source, str(memory[start]["task"]), memory[start + 1 : end])
+        for start, end in zip(starts, [*starts, len(memory)][1:], strict=True)
+    ]
 
 
 def _read_episode(source: SourceFile, task: str, memory: Sequence[Mapping[str, Any]]) -> Trajectory:

@@ -10,8 +10,9 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
@@ -55,6 +56,10 @@ def ignore_damage(damage: Damage) -> None:
     """Ignore a report of damage."""
 
 
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What a reader raises for a row that is not of its format's shape."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file, or the files of a directory, to read; ``head`` are its first rows, or the first lines of a text."""
@@ -86,15 +91,18 @@ class SourceFile:
             for number, line in enumerate(file, 1):
                 yield self._mend_text(number, line.rstrip("\r\n"))
 
-    def build_each(self, build: Callable[[int, Any], Sequence[Trajectory]]) -> Iterator[Trajectory]:
-        """The trajectories that ``build`` makes of each row; a row of another shape is unreadable."""
+    def build_each(self, build: Callable[[int, Any], Iterable[T]]) -> Iterator[T]:
+        """What ``build`` makes of each row, trajectories or their parts; a row of another shape is unreadable."""
         for number, row in self.rows():
-            try:
-                trajectories = build(number, row)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                self.report_unreadable(number, f"{type(error).__name__}: {error}")
-                continue
-            yield from trajectories
+            yield from self.attempt(number, partial(_list_built, build, number, row)) or ()
+
+    def attempt(self, number: int, build: Callable[[], T]) -> T | None:
+        """What ``build`` makes of a row, or None after a report where it is of another shape."""
+        try:
+            return build()
+        except _SHAPE_ERRORS as error:
+            self.report_unreadable(number, f"{type(error).__name__}: {error}")
+            return None
 
     def reporter(self, number: int) -> Callable[[WireDamage], None]:
         """A function that reports what could not be read of a row's messages."""
@@ -151,6 +159,10 @@ class SourceFile:
             return line
         self.notice(Damage("lone-surrogate", number, "bytes that are no UTF-8"))
         return line.encode("utf-8", "replace").decode()
+
+
+def _list_built(build: Callable[[int, Any], Iterable[T]], number: int, row: Any) -> list[T]:
+    return list(build(number, row))
 
 
 def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool = False) -> SourceFile:

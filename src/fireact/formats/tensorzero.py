@@ -23,7 +23,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a file: rows that go on with each other are one."""
-    return read_conversations(source, _read_calls(source))
+    return read_conversations(source, source.build_each(lambda number, row: [_read_call(number, row)]))
 
 
 def _is_datapoint(row: Mapping[str, Any]) -> bool:
@@ -31,31 +31,25 @@ def _is_datapoint(row: Mapping[str, Any]) -> bool:
     return "function_name" in row and isinstance(asked, Mapping) and isinstance(asked.get("messages"), list)
 
 
-def _read_calls(source: SourceFile) -> Iterator[ModelCall]:
-    for number, row in source.rows():
-        if not isinstance(row, Mapping) or not _is_datapoint(row):
-            source.report_unreadable(number, "it has no function_name and input with messages")
-            continue
-        output = parse_if_json(row.get("output"))
-        if output in (None, []):
-            source.report_unreadable(number, "it has no output")
-            continue
-        if isinstance(output, Mapping):  # of a function whose output is JSON
-            output = [{"type": "text", "text": str(output.get("raw") or format_answer(output.get("parsed")))}]
-        asked = parse_if_json(row["input"])
-        parameters = parse_if_json(row.get("tool_params")) or {}
-        yield ModelCall(
-            prompt=[_read_message(message) for message in asked["messages"]],
-            reply=[{"role": "assistant", "content": output}],
-            row=number,
-            trace=str(row.get("episode_id") or row.get("id") or ""),
-            system=_join_system(asked.get("system")),
-            tools=parameters.get("tools_available") or row.get("dynamic_tools") or row.get("additional_tools") or (),
-            model=str(row.get("variant_name") or ""),
-            start=parse_time(row.get("timestamp")),
-            scores=read_scores(row),
-            facts={"function": row["function_name"]},
-        )
+def _read_call(number: int, row: Mapping[str, Any]) -> ModelCall:
+    asked, output = parse_if_json(row["input"]), parse_if_json(row.get("output"))
+    if output in (None, []):
+        raise ValueError("it has no output")
+    if isinstance(output, Mapping):  # of a function whose output is JSON
+        output = [{"type": "text", "text": str(output.get("raw") or format_answer(output.get("parsed")))}]
+    parameters = parse_if_json(row.get("tool_params")) or {}
+    return ModelCall(
+        prompt=[_read_message(message) for message in asked["messages"]],
+        reply=[{"role": "assistant", "content": output}],
+        row=number,
+        trace=str(row.get("episode_id") or row.get("id") or ""),
+        system=_join_system(asked.get("system")),
+        tools=parameters.get("tools_available") or row.get("dynamic_tools") or row.get("additional_tools") or (),
+        model=str(row.get("variant_name") or ""),
+        start=parse_time(row.get("timestamp")),
+        scores=read_scores(row),
+        facts={"function": row["function_name"]},
+    )
 
 
 def _read_message(message: Any) -> Any:

@@ -24,6 +24,7 @@ from fireact.wire.text_calls import parse_calls, split_calls
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 """What stands between the results of several calls in one message, as LLaMA-Factory and Qwen's template write it."""
 _FLAGS = ("weight", "loss_weight", "loss", "loss_scale", "loss_mask", "train", "training", "trainable")
+_LARGEST_WEIGHT = 1e6
 _CALL_BLOCKS = ("tool_use", "tool_call", "function_call", "server_tool_use", "mcp_tool_use", "custom_tool_call")
 _CALL_KEYS = ("toolUse", "functionCall", "function_call")
 _RESULT_BLOCKS = ("tool_call_response", "tool_response", "function_call_output", "custom_tool_call_output")
@@ -73,7 +74,8 @@ def read_weight(message: Mapping[str, Any]) -> float:
 def _read_flag(value: Any) -> float | None:
     """The weight of a flag; None where it is neither true or false nor a number of at least 0."""
     value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value >= 0 else None
+    usable = isinstance(value, int | float) and 0 <= value < _LARGEST_WEIGHT
+    return float(value) if usable else None
 
 
 def content_text(content: Any) -> str:
