@@ -3,14 +3,16 @@
 Samples are made by the packages themselves (``samples/traces/make_*.py``), or follow the published schema.
 """
 
+import contextlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fireact.data.doctor import DoctorConfig, diagnose_data
-from fireact.errors import DataError
+from fireact.errors import DataError, FireactError
 from fireact.formats.conversion import convert
 from fireact.formats.read import find_reader, read_any
 from fireact.formats.source import Damage, open_source_file
@@ -435,3 +437,27 @@ def test_atif_1_8_never_learns_what_is_copied_or_not_the_models(tmp_path: Path) 
     assert [step.weight for step in trajectory.steps] == [0.0, 0.0, 1.0] and trajectory.answer == "c"
     assert (trajectory.model, trajectory.usage.prompt_tokens, trajectory.scores) == ("m", 7, {"reward": 1.0})
     assert trajectory.meta["sub_agents"] == 1 and trajectory.meta["tools"] == [TOOL]
+
+
+ODD_VALUES = (None, True, -1, float("nan"), "", "[", "</think>", "\ud83d", [], {}, [None], {"a": 1}, 10**400)
+
+
+def _mutate(value: Any, chance: random.Random) -> Any:
+    if chance.random() < 0.05:
+        return chance.choice(ODD_VALUES)
+    if isinstance(value, dict):
+        return {key: _mutate(item, chance) for key, item in value.items() if chance.random() > 0.02}
+    return [_mutate(item, chance) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in SAMPLES.glob("*.json*")))
+def test_no_change_of_a_trace_ends_in_a_traceback(file: str, tmp_path: Path) -> None:
+    source = open_source_file(SAMPLES / file)
+    rows = [row for _, row in source.rows()]
+    format = find_reader(source).name
+    chance = random.Random(file)
+    for _ in range(40):
+        path = write_rows(tmp_path / "odd.jsonl", *(_mutate(row, chance) for row in rows))
+        with contextlib.suppress(FireactError):
+            for trajectory in read_any(path, format, skip=True):
+                json.dumps(trajectory.to_dict(), ensure_ascii=False, allow_nan=False).encode()
