@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fireact.base.foreign_names import note_own_names
 from fireact.base.run_directory import RunDir, read_trajectories
 from fireact.cli import main
 from fireact.errors import ConfigError
@@ -199,6 +200,7 @@ def test_a_student_of_native_calls_has_the_tools_of_its_training_for_a_task_of_o
         'verb = "train"\nrenderer = "tool_calls"\ntools = ["examples.own_tool:capital"]'
     )
     (tmp_path / "manifest.json").write_text('{"verb": "train", "renderer": "tool_calls"}')
+    note_own_names(tmp_path, ["examples.own_tool:capital"])  # as training does for the names that a user gives
     assert EvalConfig(str(tmp_path), tasks=[FOREIGN]).tools == ("examples.own_tool:capital",)
     (tmp_path / "manifest.json").write_text('{"verb": "train", "renderer": "react"}')
     with pytest.raises(ConfigError, match="no default tool"):

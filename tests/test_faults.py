@@ -184,6 +184,8 @@ def test_a_secret_is_hidden_in_every_form_in_which_a_text_may_hold_it(tmp_path: 
     assert redact({"a": [SECRET]}) == {"a": ["[key removed]"]}
     jsonl.write_objects(tmp_path / "a.jsonl", [{"error": f"wrong key {SECRET}"}])
     assert (tmp_path / "a.jsonl").read_text() == '{"error":"wrong key [key removed]"}\n'
+    guard_secret("begin-0123"), guard_secret("begin-0123-and-more")
+    assert hide_secrets("a begin-0123-and-more b") == "a [key removed] b"
     assert guard_secret("none") == "none" and hide_secrets("none of them") == "none of them"
     assert SECRET in secret_forms(SECRET)
 

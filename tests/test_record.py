@@ -802,7 +802,8 @@ def test_half_a_surrogate_does_not_stop_a_recording(tmp_path: Path) -> None:
 
     with FakeEndpoint(reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
         content = b'{"model": "fake", "messages": [{"role": "user", "content": "\\ud83d?"}]}'
-        assert httpx2.post(f"{address}/v1/chat/completions", content=content).status_code == 200
+        headers = {"Content-Type": "application/json"}
+        assert httpx2.post(f"{address}/v1/chat/completions", content=content, headers=headers).status_code == 200
     assert [one.answer for one in read_trajectories(tmp_path / "run")] == ["?"]
 
 

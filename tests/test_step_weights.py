@@ -32,7 +32,7 @@ def weighing(*weights: float) -> Trajectory:
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_a_weight_that_is_no_number_from_0_is_refused(weight: float) -> None:
-    with pytest.raises(FormatError, match="weight of a step is"):
+    with pytest.raises(FormatError, match=r"steps.weight is .*; it must be a finite number from 0"):
         parse_trajectory(jsonl.dumps(weighing(1.0, weight).to_dict()).encode())
     with pytest.raises(ConfigError, match="weigh_bad"):
         MixConfig(("a",), weigh_bad=weight)

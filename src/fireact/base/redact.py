@@ -35,8 +35,8 @@ _MARKS = (
 """Every key contains one of these: a search for them is far faster than the regular expression."""
 _MIN_SECRET = 8
 """Characters of a secret that is looked for; a shorter one, such as "none", may stand in any text."""
-_GUARDED: dict[str, tuple[str, ...]] = {}
-"""The secrets in use, each with the forms in which a text may hold it."""
+_GUARDED: list[str] = []
+"""The forms in which a text may hold a secret in use; the longest first, since one secret may begin with another."""
 REDACTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
 
 
@@ -44,7 +44,7 @@ def guard_secret(value: str) -> str:
     """Keep a secret out of every text from now on, and return it."""
     secret = value.strip()
     if len(secret) >= _MIN_SECRET and secret not in _GUARDED:
-        _GUARDED[secret] = secret_forms(secret)
+        _GUARDED[:] = sorted({*_GUARDED, *secret_forms(secret)}, key=len, reverse=True)
     return value
 
 
@@ -62,10 +62,9 @@ def secret_forms(secret: str) -> tuple[str, ...]:
 
 def hide_secrets(text: str) -> str:
     """A text without the secrets in use, in any of their forms."""
-    for forms in tuple(_GUARDED.values()):
-        for form in forms:
-            if form in text:
-                text = text.replace(form, REDACTED["secret"])
+    for form in tuple(_GUARDED):
+        if form in text:
+            text = text.replace(form, REDACTED["secret"])
     return text
 
 

@@ -305,7 +305,7 @@ def _load_tuned_model(directory: Path, slots: int) -> Model:
         tuned=True,
         description=description,
         renderer=renderer,
-        tools=_stored_tools(directory),
+        tools=_find_stored_tools(directory)[1],
         training=TrainedPrompt.from_manifest(read_manifest(directory)),
         directory=directory,
     )
@@ -324,21 +324,22 @@ def tuned_tools(directory: Path) -> tuple[str, ...]:
     A run of preference or of export has no tools of its own: they are those of the run it was made from. Raises
     DataError for a tool that runs code and that this user did not set there.
     """
-    tools = _stored_tools(directory)
-    refuse_foreign_names(directory, tools, advice="name it yourself: --tool NAME.")
+    source, tools = _find_stored_tools(directory)
+    refuse_foreign_names(source, tools, advice="name it yourself: --tool NAME.")
     return tools
 
 
-def _stored_tools(directory: Path) -> tuple[str, ...]:
+def _find_stored_tools(directory: Path) -> tuple[Path, tuple[str, ...]]:
+    """The run whose settings name the tools of a student, and the tools."""
     settings = read_config(directory)
     if "tools" in settings:
-        return tuple(map(str, settings["tools"]))
+        return directory, tuple(map(str, settings["tools"]))
     origin = settings.get("start") or settings.get("run")
     try:
         origin_directory = tuned_directory(str(origin)) if origin else None
     except (ConfigError, DataError):  # that run is gone
         origin_directory = None
-    return ("search",) if origin_directory is None else _stored_tools(origin_directory)
+    return (directory, ("search",)) if origin_directory is None else _find_stored_tools(origin_directory)
 
 
 def equip_student(model: Model, specs: Sequence[str], *, other_tools: bool = False) -> dict[str, Tool]:

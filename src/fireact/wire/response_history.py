@@ -43,7 +43,8 @@ class ResponseHistory:
     def add(self, request: Mapping[str, Any], reply: WireReply) -> None:
         """Hold the items of a resolved request and of its reply, under the ids of the response and its conversation."""
         body = RESPONSES.write_reply(reply, model="")
-        items = self._unify([*_list_input(request), *(body.get("output") or [])])
+        output = body.get("output")
+        items = self._unify([*_list_input(request), *(output if isinstance(output, list) else ())])
         ids = [body.get("id") if request.get("store") is not False else None, _conversation_id(request)]
         for id in ids:
             if isinstance(id, str) and id:
