@@ -425,13 +425,17 @@ def test_rows_without_an_id_are_different_examples(tmp_path: Path) -> None:
     assert len({one.example.id for one in read_any(tmp_path / "a.jsonl")}) == 3
 
 
-@pytest.mark.parametrize("tag", ["<search>", "<tool_call>", "<|begin_of_query|>", "<answer>"])
-def test_unclosed_tags_take_linear_time(tag: str) -> None:
+@pytest.mark.parametrize("end", ["", "</tool_call>", "</function>"])
+@pytest.mark.parametrize(
+    "tag", ["<search>", "<tool_call>", "<|begin_of_query|>", "<answer>", "<tool_call><functioncall>", "<function="]
+)
+def test_unclosed_tags_take_linear_time(tag: str, end: str) -> None:
     from fireact.formats.tagged import parse_tagged_text
     from fireact.wire.text_calls import split_calls
 
     assert len(parse_tagged_text(tag * 100_000)) == 1
-    assert not split_calls(tag * 100_000).actions
+    assert len(parse_tagged_text(tag * 100_000 + end)) <= 2
+    assert not split_calls(tag * 100_000 + end).actions
 
 
 def test_langchains_actions_are_read(tmp_path: Path) -> None:

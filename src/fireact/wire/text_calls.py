@@ -19,7 +19,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +150,8 @@ def parse_calls(body: str, types: ArgumentTypes | None = None) -> list[Action]:
 def _find_spans(text: str, types: ArgumentTypes) -> Iterator[tuple[int, int, str, list[Action]]]:
     """Start, end, body and calls of each marked call; a mark in plain words, closed by nothing, is none."""
     openings = list(_OPENING.finditer(text))
-    # The last closing mark of each kind is found once: unclosed marks would else be searched to the end each time.
-    last = {opening[0]: text.rfind(_CLOSING_BY_OPENING[opening[0]]) for opening in openings}
     read_until = 0
-    for opening, following in zip(openings, [*openings, None][1:], strict=True):
+    for opening, following, limit in zip(openings, [*openings, None][1:], _find_limits(openings, text), strict=True):
         if opening.start() < read_until:
             continue
         closing = _CLOSING_BY_OPENING[opening[0]]
@@ -162,15 +160,24 @@ def _find_spans(text: str, types: ArgumentTypes) -> Iterator[tuple[int, int, str
             read_until = end
             yield opening.start(), end, text[opening.end() : end], actions
             continue
-        is_closed = bool(closing) and last[opening[0]] >= opening.end()
-        stop = text.index(closing, opening.end()) if is_closed else following.start() if following else len(text)
-        if is_closed and following and following[0] == opening[0] and following.start() < stop:
-            is_closed, stop = False, following.start()  # the same mark again: the first is not closed
+        stop = text.find(closing, opening.end(), limit) if closing else -1
+        is_closed = stop >= 0
+        if not is_closed:
+            stop = following.start() if following else len(text)
         body = text[opening.end() : stop]
         actions = parse_calls(f"{opening[0]}{body}" if opening[0] == "<function=" else body, types)
         if actions or is_closed or body.lstrip()[:1] in ("{", "[", "<"):
             read_until = stop + len(closing) * is_closed
             yield opening.start(), read_until, body, actions
+
+
+def _find_limits(openings: Sequence[re.Match[str]], text: str) -> list[int]:
+    """Where the search for the closing mark of each opening ends: at the next mark of its kind, or all is quadratic."""
+    limits, next_starts = [], dict[str, int]()
+    for opening in reversed(openings):
+        limits.append(next_starts.get(opening[0], len(text)))
+        next_starts[opening[0]] = opening.start()
+    return limits[::-1]
 
 
 def _read_json_at(text: str, start: int, closing: str) -> tuple[int, list[Action]]:
