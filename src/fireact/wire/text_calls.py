@@ -57,7 +57,7 @@ _OBJECT = re.compile(r'\{\s*"(?:name|type|function|parameters|arguments|id)"')
 _SPACES = re.compile(r"\s*")
 _MARKS_OF_NAME = re.compile(r"<[|｜][^<>]*[|｜]>|\[[A-Z_]+\]|```(?:json)?|\s")
 _NAME = re.compile(r"[A-Za-z_][\w./:-]*")
-_FUNCTION, _PARAMETER = re.compile(r"<function=([^>\n]+)>"), re.compile(r"<parameter=([^>\n]+)>")
+_FUNCTION, _PARAMETER = re.compile(r"<function=([^<>\n]+)>"), re.compile(r"<parameter=([^<>\n]+)>")
 _INVOKE = re.compile(r'<(?:｜DSML｜)?invoke name="([^"\n]+)"[^>\n]*>')
 _INVOKE_PARAMETER = re.compile(r'<(?:｜DSML｜)?parameter name="([^"\n]+)"[^>\n]*>')
 _ARGUMENT_KEY = "<arg_key>"
