@@ -34,9 +34,10 @@ from fireact.recording.conversations import TurnIndex, extract_question  # noqa:
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
 from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
-from fireact.recording.trajectories import FINISHES, build_trajectory  # noqa: E402
+from fireact.recording.trajectories import build_trajectory  # noqa: E402
 from fireact.types import FINISH, Action, Trajectory  # noqa: E402
 from fireact.wire.chat_completions import CHAT_COMPLETIONS  # noqa: E402
+from fireact.wire.schemas import FINISH_NAMES  # noqa: E402
 from fireact.wire.sse import read_stream  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -556,7 +557,7 @@ def build(
         )
         body = {"choices": [{"message": message, "finish_reason": "stop"}]}
         book.add(RecordedCall(name, episode is not None, float(at), 0.5, status, request, body))
-    return [build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced) for turns in book.turns.values()]
+    return [build_trajectory(turns, task="t", finishes=FINISH_NAMES, price=unpriced) for turns in book.turns.values()]
 
 
 def user(text: str) -> dict[str, Any]:
@@ -789,7 +790,7 @@ def test_whatever_comes_over_the_wire_is_read(value: Any, text: str) -> None:
             )
         )
     for turns in book.turns.values():
-        found = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
+        found = build_trajectory(turns, task="t", finishes=FINISH_NAMES, price=unpriced)
         assert Trajectory.from_dict(
             json.loads(jsonl.dumps(found.to_dict()))
         ).to_dict() == found.to_dict() or "NaN" in str(value).replace("nan", "NaN")

@@ -29,10 +29,11 @@ from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
 from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, recorder
 from fireact.recording.scores import score
-from fireact.recording.trajectories import FINISHES, build_trajectory
+from fireact.recording.trajectories import build_trajectory
 from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.terminal.recording_status import make_status_table
 from fireact.types import FINISH, Action, Trajectory, Usage
+from fireact.wire.schemas import FINISH_NAMES
 from test_record import Proxy, unpriced
 from test_wire import JSON
 from test_wire_dialects import BLOCK, NAMING, REPLY, REQUEST
@@ -237,7 +238,7 @@ def build(dialect: str, conversations: list[tuple[Mapping[str, Any], Mapping[str
     index = TurnIndex()
     for at, (request, reply) in enumerate(conversations):
         index.add(RecordedCall("e", True, float(at), 0.5, 200, request, reply, dialect=dialect))
-    return build_trajectory(index.turns["e"], task="t", finishes=FINISHES, price=unpriced)
+    return build_trajectory(index.turns["e"], task="t", finishes=FINISH_NAMES, price=unpriced)
 
 
 def test_tools_of_a_provider_become_steps_with_what_the_wire_shows() -> None:
@@ -299,7 +300,7 @@ def test_any_call_becomes_an_episode(dialect: str, requests: list[dict[str, Any]
         body = reply if at % 2 else f"data: {json.dumps(reply)}\n\n"
         index.add(RecordedCall(episode, False, float(at), 0.5, 200, request, body, dialect=dialect))
     for turns in index.turns.values():
-        trajectory = build_trajectory(turns, task="t", finishes=FINISHES, price=unpriced)
+        trajectory = build_trajectory(turns, task="t", finishes=FINISH_NAMES, price=unpriced)
         assert json.dumps(trajectory.to_dict()) and isinstance(describe_endings([trajectory]), list)
 
 

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fireact.base.jsonl import dumps
+from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError
 from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
@@ -23,16 +25,20 @@ from fireact.models.scripted import (
     WRONG_ANSWER_SHARE,
     WRONG_RECALL_SHARE,
     Expert,
+    ExpertProgress,
     from_name,
     list_queries,
     observation_holds,
     write_few_shot,
 )
 from fireact.render.react import ReActRenderer
+from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
-from fireact.types import Call, Message, Method, Tool, Trajectory
+from fireact.types import Action, Call, Message, Method, Tool, Trajectory
+from fireact.wire.schemas import ClientTool, make_schema
+from fireact.wire.text_calls import find_calls
 from fireact.world.questions import WorldMeta
 
 SEARCH = build_geo_search()
@@ -173,3 +179,40 @@ if __name__ == "__main__":
         for kind in ("react", "cot"):
             path = Path(str(files("fireact").joinpath("prompts", f"{name}.{kind}.jsonl")))
             path.write_text("".join(f"{dumps(row)}\n" for row in write_few_shot(name, kind, SEARCH)), encoding="utf-8")
+
+
+def test_it_makes_native_calls_of_whatever_tool_searches_and_ends() -> None:
+    example = next(e for e in geo_hop().examples("test") if not ExpertProgress(e, (), 0).wrong)
+    lookup = ClientTool(make_schema("lookup", "", text_argument("words")))
+    ending = ClientTool(make_schema("final_result", "", text_argument("response")))
+    messages = [Message("system", "You answer."), Message("user", example.question)]
+    completion = Expert().complete(Call(messages, tools=[ending, lookup]))
+    (_, action), *later = find_calls(completion.text)
+    assert action.name == "lookup" and list(action.arguments) == ["words"] and later == []
+    for _ in range(6):
+        observation = build_geo_search()(query=action.arguments["words"])
+        messages += [Message("assistant", "", calls=(action,)), Message("tool", observation, name="lookup")]
+        ((_, action),) = find_calls(Expert().complete(Call(messages, tools=[ending, lookup])).text)
+        if action.name != "lookup":
+            break
+    assert action == Action("final_result", {"response": example.answer})
+    plain = Expert().complete(Call(messages, tools=[lookup])).text
+    assert plain == action.arguments["response"]  # an agent without an ending gets the answer as its last words
+    with pytest.raises(ConfigError, match="needs a tool that takes a text"):
+        Expert().complete(Call(messages[:2], tools=[ClientTool(make_schema("now", "", {"type": "object"}))]))
+
+
+def text_argument(name: str) -> dict[str, Any]:
+    properties = {"limit": {"type": "integer"}, name: {"type": "string"}}
+    return {"type": "object", "properties": properties, "required": [name]}
+
+
+def test_episodes_with_native_calls_are_those_in_text(tmp_path: Path) -> None:
+    plan = {"geo-hop/react": 12}
+    for native in (False, True):
+        collect(CollectConfig(plan=plan, native=native), tmp_path / str(native))
+    text, calls = (list(read_trajectories(tmp_path / str(native))) for native in (False, True))
+    assert [one.answer for one in calls] == [one.answer for one in text]
+    assert [[step.action for step in one.steps] for one in calls] == [
+        [step.action for step in one.steps] for one in text
+    ]

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.formats.source import SourceFile, import_trajectory
-from fireact.recording.trajectories import FINISHES
 from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
 from fireact.wire.file_messages import content_text, read_file_messages
-from fireact.wire.schemas import normalise_schemas
+from fireact.wire.schemas import FINISH_NAMES, normalise_schemas
 from fireact.wire.text_calls import extract_answer
 
 
@@ -122,7 +121,7 @@ def _build_trajectory(
 def read_ending(steps: Sequence[Step]) -> tuple[tuple[Step, ...], str]:
     """The steps with a last call that gives the answer as the finish action, and the name of its tool."""
     action = steps[-1].action if steps else None
-    if action is None or action.name == FINISH or action.name not in FINISHES:
+    if action is None or action.name == FINISH or action.name not in FINISH_NAMES:
         return tuple(steps), ""
     finish = replace(steps[-1], action=Action(FINISH, {"answer": extract_answer(action.arguments)}), observation=None)
     return (*steps[:-1], finish), action.name

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -24,7 +24,9 @@ from typing import Any
 
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.render.react import OBSERVATION, REFLECT, REFLECTION, ReActRenderer
-from fireact.types import FINISH, Call, Completion, Example, Message, Step, Usage
+from fireact.types import FINISH, Action, Call, Completion, Example, Message, Step, Tool, Usage
+from fireact.wire.schemas import FINISH_NAMES
+from fireact.wire.text_calls import write_tagged_call
 from fireact.world.facts import Fact, Split
 from fireact.world.questions import SHAPES, WorldMeta, generate_examples
 
@@ -60,10 +62,12 @@ class Expert:
     name: str = "scripted:expert"
 
     def complete(self, call: Call) -> Completion:
-        """The next reply; ``usage`` counts words split at white space."""
-        if call.tools:
-            raise ConfigError(f"{self.name} writes text actions only; native tool calling needs an endpoint.")
+        """The next reply, with a tool call in tags where tools are offered; ``usage`` counts words.
+
+        Raises ConfigError where no tool is offered that takes a text.
+        """
         text = write_reply(call.messages, call.seed)
+        text = write_native_reply(text, call.tools) if call.tools else text
         for string in call.stop:
             text = text.split(string, 1)[0]
         prompt_words = sum(len(message.content.split()) for message in call.messages)
@@ -92,13 +96,45 @@ def write_reply(messages: Sequence[Message], seed: int) -> str:
     example = known_questions().get(messages[question_indexes[-1]].content.strip()) if question_indexes else None
     if example is None:
         return "Thought: I was not taught this question.\nAction: finish[unknown]"
-    observations = [message.content for message in messages[question_indexes[-1] + 1 :] if message.role == "user"]
+    later_messages = messages[question_indexes[-1] + 1 :]
+    observations = [message.content for message in later_messages if message.role in ("user", "tool")]
     episode = ExpertProgress(example, observations, seed)
     if any(message.role == "system" and "without searching" in message.content for message in messages):
         return episode.recall()
     if observations and f"\n{REFLECT}" in observations[-1]:
         return f"{REFLECTION} {episode.reflection()}"
     return episode.step(reflected=bool(observations) and f"\n{REFLECTION}" in observations[-1])
+
+
+def write_native_reply(text: str, tools: Sequence[Tool]) -> str:
+    """A reply in text as one with a tool call: of the tool that searches, or of the tool that ends the agent's work.
+
+    An agent without such an ending gets the answer as plain text.
+    """
+    step = ReActRenderer().parse(text)
+    assert step.action is not None  # every reply of the script has one
+    (value,) = step.action.arguments.values()
+    takes_text = {tool.name: name for tool in tools if (name := _find_text_argument(tool)) is not None}
+    endings = [name for name in takes_text if name in FINISH_NAMES]
+    if step.action.name == FINISH and not endings:
+        return str(value)
+    searches = [name for name in takes_text if name not in endings]
+    names = endings if step.action.name == FINISH else sorted(searches, key=lambda name: "search" not in name)
+    if not names:
+        raise ConfigError("scripted:expert needs a tool that takes a text to search for; none is offered.")
+    call = write_tagged_call(Action(names[0], {takes_text[names[0]]: value}))
+    return f"{step.thought}\n{call}".strip()
+
+
+def _find_text_argument(tool: Tool) -> str | None:
+    """The first argument of a tool that is a text; required ones go first."""
+    properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
+    if not isinstance(properties, Mapping):
+        return None
+    names = [
+        name for name, schema in properties.items() if isinstance(schema, Mapping) and schema.get("type") == "string"
+    ]
+    return min(names, key=lambda name: name not in (required or ()), default=None)
 
 
 def _is_question(message: Message) -> bool:

@@ -32,7 +32,7 @@ from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
 from fireact.recording.feedback import Feedback, read_feedback
 from fireact.recording.proxy import RecordingProxy, Upstream, parse_base_url
-from fireact.recording.trajectories import FINISHES, FindPrice, build_trajectory, measure_usage
+from fireact.recording.trajectories import FindPrice, build_trajectory, measure_usage
 from fireact.rollout.collection import summarise_episodes
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
@@ -40,6 +40,7 @@ from fireact.wire.dialect import WireRequest
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
+from fireact.wire.schemas import FINISH_NAMES
 
 CALLS, FEEDBACK = "calls.jsonl", "feedback.jsonl"
 FREE = ("finish", "host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
@@ -76,7 +77,7 @@ class RecordConfig:
     """Base URL for one dialect, such as messages=URL (chat-completions, responses, messages); repeatable."""
     task: str = setting("recorded", flags=("--task", "-t"), panel=EPISODES)
     """Name of the task in the trajectories."""
-    finish: Sequence[str] = setting(FINISHES, panel=EPISODES)
+    finish: Sequence[str] = setting(FINISH_NAMES, panel=EPISODES)
     """Tool by which the agent gives its answer; repeatable. Default: final_answer, final_result, finish, ..."""
     host: str = setting("127.0.0.1", panel=PROXY)
     """Address to listen on; beyond loopback others can use it."""

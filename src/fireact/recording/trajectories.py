@@ -22,8 +22,6 @@ from fireact.wire.dialect import ToolCall, WireMessage, WireReply
 from fireact.wire.text_calls import extract_answer
 
 METHOD = "recorded"
-FINISHES = ("final_answer", "final_result", "finish", "submit", "submit_answer", "submit_final_answer")
-"""Names of the tools by which agents give their answer."""
 FindPrice = Callable[[str, str], TokenPrice]
 """The price of a model, by its name and the dialect of its endpoint."""
 

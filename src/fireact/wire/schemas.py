@@ -32,6 +32,8 @@ FINISH_SCHEMA = make_schema(
     },
 )
 """The finish action as a tool: at inference with native calls, and in files of episodes that end in a call of it."""
+FINISH_NAMES = ("final_answer", "final_result", FINISH, "submit", "submit_answer", "submit_final_answer")
+"""Names of the tools by which agents give their answer."""
 
 
 @dataclass(frozen=True, slots=True)
