@@ -1,0 +1,204 @@
+"""Put a student of your own in the place of the model behind an agent: only the agent's base URL changes.
+
+    python examples/replace_your_agent.py CLIENT [--small] [--student NAME] -o DIR
+
+CLIENT is the package that the agent is written with: openai, openai-responses, anthropic, openai-agents or
+openai-agents-chat. The scripted teacher, served on the client's own wire, stands for the hosted model, so that all of
+it runs offline. The agent answers questions while its calls are recorded; its right episodes train a student; the
+student is served, and the same agent answers held-out questions with both. The last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fireact
+from fireact.tasks.geo import geo_hop
+from fireact.tools.search import build_geo_search
+from fireact.types import Example
+
+INSTRUCTIONS = "You answer questions on countries. Search, one fact at a time, then give the answer alone."
+ARGUMENTS = {
+    "type": "object",
+    "properties": {"query": {"type": "string", "description": "what to look for"}},
+    "required": ["query"],
+}
+DESCRIPTION = "Finds an article on countries and returns its best sentences."
+ROUNDS, MAX_TOKENS = 8, 400
+search = build_geo_search()
+
+
+# --- the agents: each is one function, and its base URL is all that ever changes ---
+
+
+def ask_chat(question: str, base_url: str) -> str:
+    """An agent on OpenAI's chat completions."""
+    import openai
+
+    client = openai.OpenAI(base_url=base_url, api_key="none")
+    function = {"name": "search", "description": DESCRIPTION, "parameters": ARGUMENTS}
+    messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question}]
+    for _ in range(ROUNDS):
+        reply = client.chat.completions.create(
+            model="gpt-4o", messages=messages, tools=[{"type": "function", "function": function}],
+            max_tokens=MAX_TOKENS, temperature=0,
+        ).choices[0].message  # fmt: skip
+        if not reply.tool_calls:
+            return reply.content or ""
+        messages.append(reply)
+        for call in reply.tool_calls:
+            result = search(**json.loads(call.function.arguments))
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+    return ""
+
+
+def ask_responses(question: str, base_url: str) -> str:
+    """An agent on OpenAI's Responses."""
+    import openai
+
+    client = openai.OpenAI(base_url=base_url, api_key="none")
+    tool = {"type": "function", "name": "search", "description": DESCRIPTION, "parameters": ARGUMENTS, "strict": False}
+    items: list[Any] = [{"role": "user", "content": question}]
+    for _ in range(ROUNDS):
+        reply = client.responses.create(
+            model="gpt-4o", instructions=INSTRUCTIONS, input=items, tools=[tool], max_output_tokens=MAX_TOKENS,
+            temperature=0,
+        )  # fmt: skip
+        calls = [item for item in reply.output if item.type == "function_call"]
+        if not calls:
+            return reply.output_text
+        items += [item.model_dump(exclude_none=True) for item in reply.output]
+        for call in calls:
+            result = search(**json.loads(call.arguments))
+            items.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
+    return ""
+
+
+def ask_messages(question: str, base_url: str) -> str:
+    """An agent on Anthropic's Messages."""
+    import anthropic
+
+    client = anthropic.Anthropic(base_url=base_url.removesuffix("/v1"), api_key="none")
+    tool = {"name": "search", "description": DESCRIPTION, "input_schema": ARGUMENTS}
+    messages: list[Any] = [{"role": "user", "content": question}]
+    for _ in range(ROUNDS):
+        reply = client.messages.create(
+            model="claude", system=INSTRUCTIONS, messages=messages, tools=[tool], max_tokens=MAX_TOKENS
+        )
+        uses = [block for block in reply.content if block.type == "tool_use"]
+        if not uses:
+            return "".join(block.text for block in reply.content if block.type == "text")
+        results = [{"type": "tool_result", "tool_use_id": use.id, "content": search(**use.input)} for use in uses]
+        messages += [{"role": "assistant", "content": reply.content}, {"role": "user", "content": results}]
+    return ""
+
+
+def ask_agents(question: str, base_url: str, *, chat: bool = False) -> str:
+    """An agent of openai-agents, on Responses as it comes or on chat completions."""
+    import agents
+    import openai
+
+    async def run() -> str:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none") as client:
+            model_class = agents.OpenAIChatCompletionsModel if chat else agents.OpenAIResponsesModel
+            tool = agents.FunctionTool(
+                name="search", description=DESCRIPTION, params_json_schema=ARGUMENTS,
+                on_invoke_tool=_search_for_agents, strict_json_schema=False,
+            )  # fmt: skip
+            agent = agents.Agent(
+                name="geographer", instructions=INSTRUCTIONS, tools=[tool], model=model_class("gpt-4o", client),
+                model_settings=agents.ModelSettings(temperature=0, max_tokens=MAX_TOKENS),
+            )  # fmt: skip
+            return str((await agents.Runner.run(agent, question, max_turns=ROUNDS)).final_output)
+
+    agents.set_tracing_disabled(True)
+    return asyncio.run(run())
+
+
+async def _search_for_agents(context: Any, arguments: str) -> str:
+    return search(**json.loads(arguments))
+
+
+CLIENTS: Mapping[str, Callable[[str, str], str]] = {
+    "openai": ask_chat,
+    "openai-responses": ask_responses,
+    "anthropic": ask_messages,
+    "openai-agents": ask_agents,
+    "openai-agents-chat": lambda question, base_url: ask_agents(question, base_url, chat=True),
+}
+
+
+# --- the circle ---
+
+
+@dataclass
+class Answers:
+    """The answers by question id, empty where the agent gave none, and how many requests were refused."""
+
+    by_id: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+
+    def measure(self, examples: list[Example]) -> float:
+        """The exact match, in per cent."""
+        scores = [geo_hop().score(example, self.by_id[example.id])["em"] for example in examples]
+        return round(100 * sum(scores) / len(scores), 1)
+
+    @property
+    def finished(self) -> float:
+        """The share of questions with an answer, in per cent."""
+        return round(100 * sum(map(bool, self.by_id.values())) / len(self.by_id), 1)
+
+
+def answer_all(ask: Callable[[str, str], str], examples: Iterable[Example], url_of: Callable[[str], str]) -> Answers:
+    """Ask every question; whatever ends the agent ends that question alone, and is said."""
+    answers = Answers()
+    for example in examples:
+        try:
+            answers.by_id[example.id] = ask(example.question, url_of(example.id))
+        except Exception as error:
+            print(f"{example.id}: {type(error).__name__}: {error}")
+            answers.by_id[example.id] = ""
+            answers.refused += hasattr(error, "status_code")  # what both SDKs raise for a reply that is no success
+    return answers
+
+
+def replace_model(client: str, out: Path, *, trained: int, asked: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Record the agent with the teacher, train a student, and ask the agent with both."""
+    started, ask = time.monotonic(), CLIENTS[client]
+    train_examples, test_examples = (geo_hop().examples(split) for split in ("train", "test"))
+    examples, held_out = list(train_examples[:trained]), list(test_examples[:asked])
+    with fireact.serve("scripted:expert", port=0, aliases=["gpt-4o", "claude"]) as teacher:
+        with fireact.record(upstream=teacher.url, port=0, out=out / "record") as recording:
+            answer_all(ask, examples, recording.episode_url)
+        before = answer_all(ask, held_out, lambda id: teacher.url)
+    rows = [{"question": example.question, "answer": example.answer} for example in examples]
+    (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    fireact.score(recording, answers=out / "answers.jsonl")
+    mixed = fireact.mix(recording, where="correct", out=out / "mix")
+    student = fireact.train(mixed, out=out / "train", **settings)
+    with fireact.serve(student, port=0, aliases=["gpt-4o", "claude"], tools=["search"], other_tools=True) as served:
+        after = answer_all(ask, held_out, lambda id: served.url)
+    return {
+        "client": client, "asked": len(held_out), "recorded": len(list(recording.trajectories)),
+        "refused": after.refused, "em_before": before.measure(held_out), "em_after": after.measure(held_out),
+        "finished_after": after.finished,
+        "minutes": round((time.monotonic() - started) / 60, 2),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("client", choices=CLIENTS)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="directory for all that is made")
+    parser.add_argument("--small", action="store_true", help="6 questions and one epoch, to see that it works")
+    parser.add_argument("--student", default="smollm2-135m", help="the model that is trained")
+    words = parser.parse_args()
+    words.out.mkdir(parents=True, exist_ok=True)
+    sizes = {"trained": 6, "asked": 2} if words.small else {"trained": 200, "asked": 100}
+    settings = {"student": words.student, "max_length": 4096, **({"epochs": 1} if words.small else {})}
+    print(json.dumps(replace_model(words.client, words.out, **sizes, settings=settings)))
