@@ -244,6 +244,7 @@ def test_a_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (int(str(device)[-1]) * 10**9, 0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 10**9 * (10 + int(str(device)[-1])))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.delenv("FIREACT_BFLOAT16", raising=False)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert free_gpu_gb() == 3.0 and peak_training_gb() == 13.0 and not has_bfloat16()
