@@ -1,6 +1,7 @@
 """The circle with other people's clients: record, train, serve, and the same agent again, with its base URL changed."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("torch")
 pytest.importorskip("starlette")
 pytest.importorskip("anthropic")
 pytest.importorskip("agents")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.replace_your_agent import CLIENTS, replace_model
 
 from fireact.base.run_directory import read_manifest
