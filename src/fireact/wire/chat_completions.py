@@ -30,7 +30,6 @@ from fireact.wire.roles import ENDPOINT_ROLES
 from fireact.wire.sse import END, write_event
 
 _OLD_CALL = "function_call"
-_UNREADABLE = object()
 T = TypeVar("T")
 
 
@@ -237,15 +236,10 @@ class ChatStreamReader:
         if data.strip() == END:
             self._ended = True
             return StreamDelta()
-        chunk = parse_json(data, _UNREADABLE)
-        if chunk is _UNREADABLE:
-            self._damage.append(WireDamage("wrong-type", "chunk", data, "JSON"))
-            return StreamDelta()
-        return self.add_chunk(chunk)
+        fields = Fields.parse(data, "chunk", self._damage)
+        return StreamDelta() if fields is None else self._add_chunk(fields)
 
-    def add_chunk(self, chunk: Any) -> StreamDelta:
-        """Read a chunk that is parsed already."""
-        fields = Fields(chunk, "chunk", self._damage)
+    def _add_chunk(self, fields: Fields) -> StreamDelta:
         self._error = _read_error(fields) or self._error
         usage, total_tokens = _read_usage(fields, fields.fields("usage"))
         if usage is not None:

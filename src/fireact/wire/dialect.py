@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from fireact.types import Action, Message, Usage
-from fireact.wire.fields import Fields, WireDamage, parse_json, to_json
+from fireact.wire.fields import Fields, Restore, WireDamage, parse_json, restore_extra, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +267,38 @@ def read_part(part: Any, text_type: str = "text") -> Any:
 def write_parts(parts: Sequence[Any], text_type: str = "text") -> list[Any]:
     """Parts as a list of blocks."""
     return [{"type": text_type, "text": part} if isinstance(part, str) else part for part in parts]
+
+
+def write_content(parts: Sequence[Any], text_type: str = "text") -> Any:
+    """Parts as the text that they are, or as a list of blocks."""
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else write_parts(parts, text_type)
+
+
+def restore_request(
+    body: Mapping[str, Any],
+    request: WireRequest,
+    restore: Restore,
+    read_conversation: Callable[[Fields], Sequence[WireMessage]],
+) -> dict[str, Any]:
+    """A written request with what rides along, as long as it still reads as the same messages and tools."""
+
+    def is_same(merged: Mapping[str, Any]) -> bool:
+        fields = Fields(merged, "", [])
+        return (read_conversation(fields), tuple(fields.items("tools"))) == (request.messages, request.tools)
+
+    return restore(body, request.extra, is_same)
+
+
+def restore_reply(
+    body: Mapping[str, Any], reply: WireReply, read_message: Callable[[Fields], WireMessage]
+) -> dict[str, Any]:
+    """A written reply with what rides along, as long as it still reads as the same message."""
+
+    def is_same(merged: Mapping[str, Any]) -> bool:
+        message = read_message(Fields(merged, "", []))
+        return (message.parts, message.calls, message.reasoning) == (reply.parts, reply.calls, reply.reasoning)
+
+    return restore_extra(body, reply.extra, is_same)
 
 
 def part_text(part: Any) -> str | None:

@@ -14,6 +14,7 @@ DamageKind = Literal[
     "wrong-type", "missing", "unknown-role", "torn-arguments", "unknown-block", "unread-tool-call", "stray-result",
     "unread-schema",
 ]  # fmt: skip
+_UNREADABLE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class Fields:
             self._report("wrong-type", where or "the body", value, "a JSON object")
             value = {}
         self.unread: dict[str, Any] = {str(key): item for key, item in value.items() if item is not None}
+
+    @classmethod
+    def parse(cls, text: str, where: str, damage: list[WireDamage]) -> Fields | None:
+        """The fields of an object that is JSON text; None, and damage, for text that is no JSON."""
+        value = parse_json(text, _UNREADABLE)
+        if value is _UNREADABLE:
+            damage.append(WireDamage("wrong-type", where, text, "JSON"))
+            return None
+        return cls(value, where, damage)
 
     def path(self, key: str) -> str:
         """Where a field stands, from the root of the body."""
@@ -163,6 +173,11 @@ def restore_unchanged(
 
 Restore = Callable[[Mapping[str, Any], Mapping[str, Any], Callable[[dict[str, Any]], bool]], dict[str, Any]]
 """``restore_extra`` or ``restore_unchanged``."""
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A value that is an object as it is, and any other value as an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def parse_json(text: str | bytes, default: Any = None) -> Any:

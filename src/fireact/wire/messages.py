@@ -26,12 +26,16 @@ from fireact.wire.dialect import (
     WireRequest,
     read_part,
     read_parts,
+    restore_reply,
+    restore_request,
+    write_content,
     write_parts,
 )
 from fireact.wire.fields import (
     Fields,
     Restore,
     WireDamage,
+    as_mapping,
     find_unwritten,
     parse_json,
     restore_extra,
@@ -50,7 +54,6 @@ _FINISH_BY_REASON = {
 _REASON_BY_FINISH = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 _CHOICE_BY_MODE = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
 _MODE_BY_CHOICE: Mapping[Any, Any] = {choice: mode for mode, choice in _CHOICE_BY_MODE.items()}
-_UNREADABLE = object()
 
 
 class Messages:
@@ -82,7 +85,7 @@ class Messages:
             damage=tuple(damage),
         )
         written = self._write_request(request, restore_unchanged)
-        return replace(request, extra=find_unwritten(_as_mapping(body), written))
+        return replace(request, extra=find_unwritten(as_mapping(body), written))
 
     def write_request(self, request: WireRequest) -> dict[str, Any]:
         """The body of a request; settings that are None are left out."""
@@ -101,12 +104,7 @@ class Messages:
             **_write_conversation(request.messages, restore),
             **{name: value for name, value in settings.items() if value is not None},
         }
-
-        def is_same(merged: Mapping[str, Any]) -> bool:
-            fields = Fields(merged, "", [])
-            return (_read_conversation(fields), tuple(fields.items("tools"))) == (request.messages, request.tools)
-
-        return restore(body, request.extra, is_same)
+        return restore_request(body, request, restore, _read_conversation)
 
     def read_reply(self, body: Any) -> WireReply:
         """The message in a body that was not streamed."""
@@ -125,7 +123,7 @@ class Messages:
             total_tokens=usage.prompt_tokens + usage.completion_tokens if usage is not None else 0,
             answered=answered, error=error, damage=tuple(damage),
         )  # fmt: skip
-        return replace(reply, extra=find_unwritten(_as_mapping(body), self.write_reply(reply, model="")))
+        return replace(reply, extra=find_unwritten(as_mapping(body), self.write_reply(reply, model="")))
 
     def write_reply(self, reply: WireReply, *, model: str) -> dict[str, Any]:
         """The body of a whole reply; without counts it holds zeros, because the dialect demands counts."""
@@ -136,12 +134,7 @@ class Messages:
             "stop_sequence": None,
             "usage": write_message_usage(reply.usage or Usage()),
         }
-
-        def is_same(merged: Mapping[str, Any]) -> bool:
-            message = _read_assistant(Fields(merged, "", []))
-            return (message.parts, message.calls, message.reasoning) == (reply.parts, reply.calls, reply.reasoning)
-
-        return restore_extra(body, reply.extra, is_same)
+        return restore_reply(body, reply, _read_assistant)
 
     def stream_reader(self) -> MessagesStreamReader:
         """A reader of one stream."""
@@ -181,11 +174,9 @@ class MessagesStreamReader:
 
     def add(self, data: str) -> StreamDelta:
         """Read the data of an event, and return the text that it adds."""
-        event = parse_json(data, _UNREADABLE)
-        if event is _UNREADABLE:
-            self._damage.append(WireDamage("wrong-type", "event", data, "JSON"))
+        fields = Fields.parse(data, "event", self._damage)
+        if fields is None:
             return StreamDelta()
-        fields = Fields(event, "event", self._damage)
         kind = fields.unread.pop("type", None)
         delta = StreamDelta()
         if kind == "message_start":
@@ -222,7 +213,7 @@ class MessagesStreamReader:
         message = fields.mapping("message")
         self._started = True
         for index, block in enumerate(content if isinstance(content := message.get("content"), list) else []):
-            self._blocks[index] = dict(_as_mapping(block))
+            self._blocks[index] = dict(as_mapping(block))
         self._body = {name: value for name, value in message.items() if name != "content"}
 
     def _read_index(self, fields: Fields) -> int:
@@ -268,7 +259,7 @@ class MessagesStreamReader:
         self._body |= fields.mapping("delta")
         counts = fields.mapping("usage")
         if counts:
-            self._body["usage"] = {**_as_mapping(self._body.get("usage")), **counts}
+            self._body["usage"] = {**as_mapping(self._body.get("usage")), **counts}
 
     def _build_block(self, index: int) -> dict[str, Any]:
         block = self._blocks[index]
@@ -346,10 +337,6 @@ def _write_typed(event: Mapping[str, Any]) -> bytes:
     return write_event(event, with_type=True)
 
 
-def _as_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _read_stop(fields: Fields) -> tuple[str, ...]:
     stops = fields.items("stop_sequences")
     if all(isinstance(stop, str) and stop for stop in stops):
@@ -381,7 +368,7 @@ def _write_conversation(messages: Sequence[WireMessage], restore: Restore) -> di
             rows[-1] = {**rows[-1], "content": [*rows[-1]["content"], *_as_blocks(row.get("content"))]}
         else:
             rows.append(row)
-    system = {"system": _write_content(system_parts)} if count else {}
+    system = {"system": write_content(system_parts)} if count else {}
     return {**system, "messages": rows}
 
 
@@ -435,17 +422,13 @@ def write_message_row(message: WireMessage, restore: Restore = restore_extra) ->
     if message.role == "tool":
         return {"role": "user", "content": [_write_result(message, restore)]}
     blocks = [*write_parts(message.parts), *(_write_call(call, restore) for call in message.calls)]
-    row = {"role": message.role, "content": blocks if message.calls else _write_content(message.parts)}
+    row = {"role": message.role, "content": blocks if message.calls else write_content(message.parts)}
     return restore(row, message.extra, lambda merged: [message] == list(_read_row(Fields(merged, "", []))))
 
 
 def _write_result(message: WireMessage, restore: Restore = restore_extra) -> dict[str, Any]:
-    block = {"type": "tool_result", "tool_use_id": message.call_id, "content": _write_content(message.parts)}
+    block = {"type": "tool_result", "tool_use_id": message.call_id, "content": write_content(message.parts)}
     return restore(block, message.extra, lambda merged: message == _read_result(Fields(merged, "", [])))
-
-
-def _write_content(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else write_parts(parts)
 
 
 def _block_type(block: Any) -> str:

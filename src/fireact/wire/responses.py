@@ -29,12 +29,15 @@ from fireact.wire.dialect import (
     WireRequest,
     read_part,
     read_parts,
-    write_parts,
+    restore_reply,
+    restore_request,
+    write_content,
 )
 from fireact.wire.fields import (
     Fields,
     Restore,
     WireDamage,
+    as_mapping,
     find_unwritten,
     parse_json,
     restore_extra,
@@ -63,7 +66,6 @@ _INPUT_DELTAS = {
 }
 """The item and its field that a delta of a call adds to."""
 _INDICES = ("output_index", "content_index", "summary_index")
-_UNREADABLE = object()
 
 
 class Responses:
@@ -93,7 +95,7 @@ class Responses:
             damage=tuple(damage),
         )
         written = self._write_request(request, restore_unchanged)
-        return replace(request, extra=find_unwritten(_as_mapping(body), written))
+        return replace(request, extra=find_unwritten(as_mapping(body), written))
 
     def write_request(self, request: WireRequest) -> dict[str, Any]:
         """The body of a request; settings that are None are left out."""
@@ -113,12 +115,7 @@ class Responses:
             **_write_conversation(request.messages, restore),
             **{name: value for name, value in settings.items() if value is not None},
         }
-
-        def is_same(merged: Mapping[str, Any]) -> bool:
-            fields = Fields(merged, "", [])
-            return (_read_conversation(fields), tuple(fields.items("tools"))) == (request.messages, request.tools)
-
-        return restore(body, request.extra, is_same)
+        return restore_request(body, request, restore, _read_conversation)
 
     def read_reply(self, body: Any) -> WireReply:
         """The output in a body that was not streamed; a response that still runs is not answered."""
@@ -131,7 +128,7 @@ class Responses:
             fields.report("missing", "output", fields.unread.get("output"), "the output of a response that has ended")
         message = _read_turn(fields.items("output"), "output", damage)
         usage, total_tokens = _read_usage(fields.fields("usage"))
-        reason = (_as_mapping(fields.unread.get("incomplete_details"))).get("reason")
+        reason = as_mapping(fields.unread.get("incomplete_details")).get("reason")
         finish = _FINISH_BY_REASON.get(str(reason), str(reason)) if reason else ""
         is_client_called = any(call.output is None for call in message.calls)
         if not finish and answered and status in ("completed", ""):
@@ -140,18 +137,13 @@ class Responses:
             parts=message.parts, calls=message.calls, reasoning=message.reasoning, finish=finish or status,
             usage=usage, total_tokens=total_tokens, answered=answered, error=error, damage=tuple(damage),
         )  # fmt: skip
-        return replace(reply, extra=find_unwritten(_as_mapping(body), self.write_reply(reply, model="")))
+        return replace(reply, extra=find_unwritten(as_mapping(body), self.write_reply(reply, model="")))
 
     def write_reply(self, reply: WireReply, *, model: str) -> dict[str, Any]:
         """The body of a whole reply."""
         output = [dict(item) for item in _write_output_items(reply)]
         body = {**_write_head(model), **_write_end(reply.finish, reply.usage), "output": output}
-
-        def is_same(merged: Mapping[str, Any]) -> bool:
-            message = _read_turn(Fields(merged, "", []).items("output"), "", [])
-            return (message.parts, message.calls, message.reasoning) == (reply.parts, reply.calls, reply.reasoning)
-
-        return restore_extra(body, reply.extra, is_same)
+        return restore_reply(body, reply, lambda fields: _read_turn(fields.items("output"), "", []))
 
     def stream_reader(self) -> ResponsesStreamReader:
         """A reader of one stream."""
@@ -192,13 +184,11 @@ class ResponsesStreamReader:
 
     def add(self, data: str) -> StreamDelta:
         """Read the data of an event, and return the text that it adds."""
-        event = parse_json(data, _UNREADABLE)
         if data.strip() == END:
             return StreamDelta()
-        if event is _UNREADABLE:
-            self._damage.append(WireDamage("wrong-type", "event", data, "JSON"))
+        fields = Fields.parse(data, "event", self._damage)
+        if fields is None:
             return StreamDelta()
-        fields = Fields(event, "event", self._damage)
         kind = fields.text("type")
         for name in ("sequence_number", "item_id", "obfuscation"):  # they place the event, and say nothing of the reply
             fields.unread.pop(name, None)
@@ -233,8 +223,8 @@ class ResponsesStreamReader:
             self._error = to_json(dict(fields.unread))
             fields.unread.clear()
         elif kind in ("response.output_item.added", "response.output_item.done"):
-            item = fields.mapping("item")
-            self._items[self._read_index(fields)] = item
+            item, index = fields.mapping("item"), self._read_index(fields)
+            self._items[index] = {**self._items.get(index, {}), **item}  # an item that says less takes nothing away
         elif kind in ("response.content_part.added", "response.content_part.done"):
             self._put_block(fields, "content", "part")
         elif kind in ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"):
@@ -388,10 +378,6 @@ class ResponsesStreamWriter:
         return self._write("output_item.done", output_index=len(self._output) - 1, item=item)
 
 
-def _as_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _read_conversation(fields: Fields) -> tuple[WireMessage, ...]:
     """The instructions and the messages in the input."""
     instructions = (
@@ -456,18 +442,12 @@ def _read_client_item(fields: Fields) -> WireMessage:
 
 
 def _write_client_item(message: WireMessage, restore: Restore = restore_extra) -> dict[str, Any]:
-    content = _write_content(message.parts)
+    content = write_content(message.parts, "input_text")
     if message.role == "tool":
         item = {"type": "function_call_output", "call_id": message.call_id, "output": content}
     else:
         item = {"role": message.role, "content": content}
     return restore(item, message.extra, lambda merged: message == _read_client_item(Fields(merged, "", [])))
-
-
-def _write_content(parts: Sequence[Any]) -> Any:
-    if len(parts) == 1 and isinstance(parts[0], str):
-        return parts[0]
-    return write_parts(parts, "input_text")
 
 
 def write_items(message: WireMessage, restore: Restore = restore_extra) -> list[dict[str, Any]]:
@@ -568,7 +548,7 @@ def _read_builtin_arguments(item: Mapping[str, Any]) -> str:
 
 def _read_builtin_output(item: Mapping[str, Any]) -> str:
     """What the wire shows of a result: the results and the sources, else the status."""
-    sources = _as_mapping(item.get("action")).get("sources")
+    sources = as_mapping(item.get("action")).get("sources")
     results = [item[key] for key in _CALL_RESULTS if item.get(key)] + ([sources] if sources else [])
     texts = [result if isinstance(result, str) else to_json(result) for result in results]
     return "\n".join(texts) or str(item.get("status") or "completed")
