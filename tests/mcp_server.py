@@ -9,11 +9,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, EmbeddedResource, ImageContent, TextContent, TextResourceContents
 
+waiting: list[Any] = []
 server = MCPServer("sums", version=os.environ.get("SUMS_VERSION", "1.2"))
 
 
@@ -55,6 +57,21 @@ async def slow(seconds: float) -> str:
 
     await anyio.sleep(seconds)
     return f"slept {seconds}"
+
+
+@server.tool()
+async def meet(count: int) -> str:
+    """Answers once so many calls are under way."""
+    import anyio
+
+    waiting.append(anyio.Event())
+    if len(waiting) < count:
+        await waiting[-1].wait()
+    else:
+        for event in waiting:
+            event.set()
+        waiting.clear()
+    return f"met {count}"
 
 
 @server.tool()

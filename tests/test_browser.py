@@ -413,10 +413,11 @@ def test_five_thousand_episodes_stay_fluid(chromium: Any, tmp_path: Path) -> Non
     page.run("document.getElementById('list').scrollTop = 1e9")
     time.sleep(0.2)
     assert page.run("return [...document.querySelectorAll('.row')].at(-1).getAttribute('aria-posinset')") == "5000"
-    took = page.run(
-        "const f = document.getElementById('f-score'), times = [];"
-        "for (const value of ['right', '', 'wrong', '']) { f.value = value; const t = performance.now();"
-        " f.dispatchEvent(new Event('change', {bubbles: true})); times.push(performance.now() - t); }"
-        "return Math.min(...times)"
+    counts = page.run(
+        "const f = document.getElementById('f-score'), counts = [];"
+        "for (const value of ['right', '', 'wrong', '']) { f.value = value;"
+        " f.dispatchEvent(new Event('change', {bubbles: true}));"
+        " counts.push(parseInt(document.getElementById('count').textContent.replace(',', ''))); }"
+        "return counts"
     )
-    assert took < 200  # milliseconds, on a slow machine
+    assert counts == [1667, 5000, 3333, 5000] and len(page.texts(".row")) < 60

@@ -23,16 +23,19 @@ ASKED = [Message("user", "Why?")]
 
 @dataclass
 class Counting:
-    """An LM that counts how often it is called, and takes its time."""
+    """An LM that counts how often it is called, takes its time, and can be held back."""
 
     name: str = "counting"
     calls: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    held: Mapping[str, threading.Event] = field(default_factory=dict)
 
     def complete(self, call: Call) -> Completion:
         text = call.messages[-1].content
         self.calls.append(text)
         time.sleep(self.seconds)
+        if text in self.held:
+            assert self.held[text].wait(600)
         usage = Usage(1, 2, 1, 3, None)
         text += f" {call.stop} {call.max_tokens} {call.temperature or 0.0} {call.seed} {call.tools}"
         return Completion(text, usage, "stop", 0.25, (Action("f", {"x": [1, "é"]}),))
@@ -177,15 +180,14 @@ def test_a_whole_run_is_replayed_byte_for_byte_without_its_parts(tmp_path: Path)
 
 
 def test_nothing_waits_when_an_unrelated_call_is_under_way(tmp_path: Path) -> None:
-    lm = Counting(seconds=0.5)
+    lm = Counting(held={"Why?": threading.Event()})
     kept = CallCache(tmp_path / "c").wrap_lm("spec", lambda: lm)
-    slow = threading.Thread(target=lambda: kept.complete(Call(ASKED)))
-    slow.start()
-    lm.seconds = 0.0
-    started = time.perf_counter()
-    kept.complete(Call([Message("user", "else")]))
-    assert time.perf_counter() - started < 0.4
-    slow.join()
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(kept.complete, Call(ASKED))
+        other = pool.submit(kept.complete, Call([Message("user", "else")]))
+        assert other.result(600).text.startswith("else") and not slow.done()
+        lm.held["Why?"].set()
+        assert slow.result(600).text.startswith("Why?")
 
 
 def test_noise_is_replayed_too_and_pays_for_no_call_again(tmp_path: Path) -> None:

@@ -217,10 +217,8 @@ def test_an_error_of_the_agent_is_an_observation_and_a_fault_of_the_tool_ends_th
     assert (refused.stop, refused.steps[0].observation) == ("finish", "there is no such page")
     broken = run("break")
     assert (broken.stop, broken.scores, broken.error) == ("error", {}, "OSError: the tool is down")
-    started = time.perf_counter()
     hung = run("hang", seconds=0.1)
     assert (hung.stop, hung.scores) == ("error", {}) and "longer than 0.1 s" in hung.error
-    assert time.perf_counter() - started < 5
 
 
 def test_long_observations_are_cut_with_a_note_and_keep_their_noise() -> None:

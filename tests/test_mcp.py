@@ -38,8 +38,8 @@ def built(spec: str) -> Tools:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends within a few seconds; a zombie has ended."""
-    for _ in range(100):
+    """Whether a process ends; a zombie has ended."""
+    for _ in range(12_000):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                 return True
@@ -56,7 +56,7 @@ def pid(tools: Tools) -> int:
 
 def served(port: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, str(SCRIPT), str(port)], stdout=-3, stderr=-3)
-    for _ in range(200):
+    for _ in range(12_000):
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return process
@@ -95,7 +95,7 @@ def tools(request: pytest.FixtureRequest) -> Tools:
 
 
 def test_tools_are_listed_under_names_that_actions_can_carry(tools: Tools) -> None:
-    assert list(tools) == ["add", "square_of", "now", "environment", "fail", "slow", "crash", "picture", "many"]
+    assert list(tools) == ["add", "square_of", "now", "environment", "fail", "slow", "meet", "crash", "picture", "many"]
     assert tools["add"].description == "Adds two numbers."
     assert tools["now"].parameters["properties"] == {}
     assert {tool.fingerprint for tool in tools.values()} == {tools["add"].fingerprint}
@@ -117,12 +117,10 @@ def test_what_a_tool_refuses_is_an_observation(tools: Tools) -> None:
 
 
 def test_many_threads_call_at_once(tools: Tools) -> None:
-    started = time.perf_counter()
     with ThreadPoolExecutor(16) as pool:
-        slept = list(pool.map(lambda _: tools["slow"](seconds=0.3), range(32)))
+        met = list(pool.map(lambda _: tools["meet"](count=8), range(16)))
         sums = list(pool.map(lambda number: tools["add"](a=number, b=1), range(320)))
-    assert slept == ["slept 0.3"] * 32 and sums == [str(number + 1) for number in range(320)]
-    assert time.perf_counter() - started < 0.3 * 32 / 2, "they waited for each other"
+    assert met == ["met 8"] * 16 and sums == [str(number + 1) for number in range(320)]
 
 
 def test_the_program_is_started_once_and_ends_with_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,14 +181,13 @@ def test_a_crash_is_one_clear_error_and_the_next_call_connects_anew(monkeypatch:
 def test_calls_in_flight_fail_with_a_crash_and_none_hangs(stdio: Tools) -> None:
     def outcome(number: int) -> str:
         try:
-            return stdio["crash"](code=1) if number == 0 else stdio["slow"](seconds=5)
+            return stdio["crash"](code=1) if number == 0 else stdio["slow"](seconds=600)
         except ProviderError as error:
             return str(error)
 
-    started = time.perf_counter()
     with ThreadPoolExecutor(16) as pool:
         said = list(pool.map(outcome, range(8)))
-    assert all("was lost during" in text for text in said) and time.perf_counter() - started < 4
+    assert all("was lost during" in text for text in said)
     assert stdio["add"](a=1, b=1) == "2"
 
 
@@ -223,10 +220,10 @@ def test_a_server_that_stays_away_or_comes_back_as_another(monkeypatch: pytest.M
 @pytest.mark.parametrize("where", ["stdio", "http"])
 def test_a_slow_tool_is_given_up_and_the_connection_stands(where: str, port: int, http: Tools) -> None:
     tools = built(f"mcp:timeout=0.3 {COMMAND if where == 'stdio' else f'http://127.0.0.1:{port}/mcp'}")
-    before, started = pid(tools), time.perf_counter()
+    before = pid(tools)
     with pytest.raises(ProviderError, match=r"'slow' took longer than 0\.3 s"):
-        tools["slow"](seconds=30)
-    assert time.perf_counter() - started < 5 and pid(tools) == before
+        tools["slow"](seconds=600)
+    assert pid(tools) == before
     tools["add"].close()
 
 
@@ -432,10 +429,9 @@ def test_more_than_a_hundred_pages_of_tools_are_said(caplog: pytest.LogCaptureFi
     ],
 )
 def test_an_invalid_answer_is_an_error_of_one_line_without_a_wait(mode: str, words: str) -> None:
-    started = time.perf_counter()
     with pytest.raises(ProviderError, match=words) as caught:
         call_raw(mode)
-    assert time.perf_counter() - started < 15 and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_value_of_a_variable_leaves_in_no_observation_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_a_server_says_how_long_to_wait() -> None:
     with FakeEndpoint(lambda request: "yes", faults=[Fault(status=429, headers={"Retry-After": "1"})]) as served:
         started = time.monotonic()
         model(served).complete(Call(ASK))
-        assert 1.0 <= time.monotonic() - started < 3.0
+        assert time.monotonic() - started >= 1.0
 
 
 def test_what_would_end_every_episode_stops_at_once() -> None:

@@ -477,15 +477,19 @@ def test_many_calls_at_once_wait_their_turn(tmp_path: Path) -> None:
 
 
 def test_a_reply_does_not_wait_for_an_acknowledgement(tmp_path: Path) -> None:
-    ask = {"model": "fake", "messages": [user("hello")]}
-    with FakeEndpoint(lambda request: "ok") as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
-        seconds = []
-        with httpx2.Client() as one:
-            for _ in range(31):
+    def measure(address: str) -> float:
+        """The shortest time of a request on a connection that has seen many, in seconds."""
+        ask, seconds = {"model": "fake", "messages": [user("hello")]}, []
+        with httpx2.Client() as client:
+            for _ in range(46):
                 started = time.perf_counter()
-                one.post(f"{address}/v1/chat/completions", json=ask)
+                client.post(f"{address}/v1/chat/completions", json=ask)
                 seconds.append(time.perf_counter() - started)
-    assert sorted(seconds)[15] < 0.03  # 40 ms where small packets are held back
+        return min(seconds[16:])
+
+    with FakeEndpoint(lambda request: "ok") as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+        # 40 ms more, each time, where small packets are held back
+        assert measure(address) < 0.03 + 30 * measure(endpoint.url.removesuffix("/v1"))
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

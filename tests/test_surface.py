@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -48,10 +47,8 @@ def test_import_is_light() -> None:
         "import sys, fireact; "
         "print([m for m in ('torch', 'numpy', 'rich', 'typer', 'requests', 'httpx') if m in sys.modules])"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.perf_counter() - started < 3  # a start of the interpreter and 0.3 s, with room for a busy machine
 
 
 @pytest.mark.parametrize("name", VERBS)
