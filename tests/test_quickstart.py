@@ -1,10 +1,7 @@
 """The main job with the real student at a small size: killed in the middle, resumed, reported, asked."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +11,9 @@ from typing import Any
 import pytest
 
 from command import fireact
-from fireact.cli import main
+from fireact.cli import main as fireact_main
 from fireact.pipeline import quickstart
+from launches import ForkedCommand
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +31,10 @@ def small_stages(config: quickstart.QuickstartConfig, out: Path) -> Iterator[tup
         yield name, verb, settings
 
 
-def run_small_command() -> None:
+def main() -> None:
     """Run the command ``fireact`` at this size, in a process of its own."""
     quickstart.quickstart_stages = small_stages
-    main()
+    fireact_main()
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +42,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a finished ``quickstart --fast`` that was killed once while it trained."""
     home = tmp_path_factory.mktemp("quickstart")
     out = home / "runs" / "quickstart"
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        "import test_quickstart; test_quickstart.run_small_command()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code, "quickstart", "--fast"], cwd=home, stderr=subprocess.DEVNULL)
+    child = ForkedCommand("quickstart", "--fast", cwd=home, module="test_quickstart")
     curve, deadline = out / "train" / "log.jsonl", time.monotonic() + 600
     while child.poll() is None and time.monotonic() < deadline and not (curve.exists() and curve.stat().st_size):
         time.sleep(0.1)
     assert child.poll() is None, "it ended before it could be killed"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
     assert not (out / "manifest.json").exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quickstart, "quickstart_stages", small_stages)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from fireact.types import FINISH, Action, Trajectory  # noqa: E402
 from fireact.wire.chat_completions import CHAT_COMPLETIONS  # noqa: E402
 from fireact.wire.schemas import FINISH_NAMES  # noqa: E402
 from fireact.wire.sse import read_stream  # noqa: E402
+from launches import ForkedCommand  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-very-secret-0123456789"
@@ -333,11 +333,8 @@ class Proxy:
     """``fireact record`` in a child process, on a free port."""
 
     def __init__(self, endpoint: FakeEndpoint, out: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "fireact", "record", "--upstream", endpoint.url, "-o", str(out)]
-        self.child = subprocess.Popen(
-            [*command, "--port", "0", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )  # fmt: skip
+        command = ("record", "--upstream", endpoint.url, "-o", out, "--port", "0", *arguments)
+        self.child = ForkedCommand(*command, COLUMNS="200")
         assert self.child.stderr is not None
         self.said = ""
         while " at http" not in (line := self.child.stderr.readline()):

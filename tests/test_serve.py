@@ -32,17 +32,22 @@ from fireact.rollout.agents import load_model  # noqa: E402
 from fireact.serving.server import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
 from fireact.types import Call, Completion, Message, Usage  # noqa: E402
+from launches import ForkedCommand  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
 ASK = [{"role": "user", "content": "What is it?"}]
 
 
 class Running:
-    """``fireact serve`` in a child process, on a free port."""
+    """``fireact serve`` in a child process, on a free port: forked, or a start of Python."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "fireact", "serve", *arguments, "--port", "0"]
-        self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    def __init__(self, *arguments: str, forked: bool = True, **environment: str) -> None:
+        words = ("serve", *arguments, "--port", "0")
+        self.child: ForkedCommand | subprocess.Popen[str] = (
+            ForkedCommand(*words, **environment)
+            if forked
+            else subprocess.Popen([sys.executable, "-m", "fireact", *words], stderr=subprocess.PIPE, text=True)
+        )
         assert self.child.stderr is not None
         line = said = self.child.stderr.readline()
         while " at http" not in line:
@@ -111,7 +116,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(student: Path) -> Iterator[Running]:
-    running = Running(str(student), "--name", "tiny")
+    running = Running(str(student), "--name", "tiny", forked=False)
     yield running
     running.stop()
 

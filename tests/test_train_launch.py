@@ -128,6 +128,17 @@ def test_copied_weights_give_the_curve_and_the_weights_of_one_process(
     same(tmp_path, alone["lora"], "lora")
 
 
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(config: TrainConfig, tmp_path: Path, launch_server: Path) -> None:
+    """Without questions held out for validation."""
+    settings = replace(config, recipe=replace(RECIPE, batch_size=5))
+    train(settings, tmp_path / "one")
+    with fork_launches(launch_server):
+        assert train(replace(settings, processes=2), tmp_path / "two")["processes"] == 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
+    assert [row["step"] for row in jsonl.read_objects(tmp_path / "two" / "log.jsonl")] == list(range(1, 7))
+
+
 def same(out: Path, other: Path, kind: str) -> None:
     from safetensors.torch import load_file
 
@@ -251,7 +262,8 @@ def test_two_machines_share_a_directory_and_give_the_curve_of_one(
 ) -> None:
     """Two launches over loopback; the run is then cut back to a checkpoint and gone on with, and at last complete."""
     out = tmp_path / "run"
-    first, second = train_on_both(config, (out, out), tmp_path)
+    with fork_launches(launch_server):
+        first, second = train_on_both(config, (out, out), tmp_path)
     assert isinstance(first, dict), first
     assert first["processes"] == 2 and second == {"verb": "train", "machine_rank": 1}
     same(out, alone["lora"], "lora")

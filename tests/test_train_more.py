@@ -274,19 +274,6 @@ def test_the_kept_weights_are_those_of_the_best_epoch(student: str, data: Path, 
         torch.testing.assert_close(mine[name], weight, rtol=1e-2, atol=1e-4)
 
 
-# --- several processes ---
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(student: str, data: Path, tmp_path: Path) -> None:
-    config = TrainConfig(data=str(data), student=student, recipe=replace(RECIPE, batch_size=5))
-    train(config, tmp_path / "one")
-    manifest = train(replace(config, processes=2), tmp_path / "two")
-    assert manifest["processes"] == 2
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
-    assert [row["step"] for row in jsonl.read_objects(tmp_path / "two" / "log.jsonl")] == list(range(1, 7))
-
-
 # --- before the first step ---
 
 

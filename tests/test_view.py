@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +28,7 @@ from fireact.reporting.wording import display_name
 
 pytest.importorskip("starlette")
 from fireact.reporting.view import _render_page, serve_view
+from launches import ForkedCommand
 
 
 def run_dir(path: Path, verb: str = "eval", **settings: Any) -> Path:
@@ -133,8 +131,7 @@ class Viewing:
     """``fireact view`` in a child process, on a free port."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "fireact", "view", *arguments, "--port", "0"]
-        self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        self.child = ForkedCommand("view", *arguments, "--port", "0", **environment)
         assert self.child.stderr is not None
         line = self.child.stderr.readline()
         assert " at http" in line, line + self.child.stderr.read()
