@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from arbitrary import json_values
 from fake_tuning import FakeTuning
 from fireact.base.verbs import resume
 from fireact.errors import DataError, FireactError, ProviderError
@@ -21,13 +21,10 @@ from fireact.hosted.tune import cancel_job, load_provider, tune
 from test_hosted import KINDS, STATES, config, data, short  # noqa: F401
 
 ORDER = JobRequest(model="base", name="fireact-1", epochs=2)
-WORDS = st.sampled_from(
-    ["id", "data", "status", "error", "has_more", "name", "state", "message", "training_file", "suffix", "jobProgress"]
-)
-SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=4) | WORDS
-REPLIES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12
-)
+WORDS = (
+    "id", "data", "status", "error", "has_more", "name", "state", "message", "training_file", "suffix", "jobProgress",
+)  # fmt: skip
+REPLIES = json_values(keys=WORDS, words=WORDS, most=12)
 
 
 class _Says:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from arbitrary import json_values
 from fakes import Echo
 from fireact.base import jsonl
 from fireact.base.keys import KEY_VARIABLES
@@ -190,16 +190,8 @@ def test_words_may_come_in_parts(content: Any) -> None:
     assert read_reply(json.dumps({"choices": [{"message": {"content": content}}]})).plain_text == "plain"
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner)
-        | st.dictionaries(
-            st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "tool_calls", "function", "x"]),
-            inner,
-        )
-    ),
-    max_leaves=12,
+JSON = json_values(
+    keys=("choices", "message", "content", "usage", "prompt_tokens", "tool_calls", "function", "x"), most=12
 )
 
 

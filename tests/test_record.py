@@ -22,6 +22,7 @@ openai = pytest.importorskip("openai")
 httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("starlette")
 
+from arbitrary import json_values  # noqa: E402
 from fireact.base import jsonl  # noqa: E402
 from fireact.base.run_directory import read_manifest, read_trajectories  # noqa: E402
 from fireact.base.verbs import resume  # noqa: E402
@@ -735,34 +736,11 @@ def test_questions_are_found_in_prompts() -> None:
     assert extract_question("Rules.\nQuestion: a?\nThought: ..\n\nQuestion: b?\nThought:") == "b?"
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "choices",
-                    "message",
-                    "content",
-                    "tool_calls",
-                    "function",
-                    "name",
-                    "arguments",
-                    "delta",
-                    "text",
-                    "role",
-                    "usage",
-                    "index",
-                    "messages",
-                ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
+KEYS = (
+    "choices", "message", "content", "tool_calls", "function", "name", "arguments", "delta", "text", "role", "usage",
+    "index", "messages",
+)  # fmt: skip
+JSON = json_values(keys=KEYS, most=12, nan=True)
 
 
 @given(JSON, st.text())

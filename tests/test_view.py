@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from arbitrary import json_values
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.jsonl import Appender, dumps
@@ -98,11 +98,7 @@ def test_much_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found == [f"train-{index}" for index in range(20)]
 
 
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
+@given(json_values())
 def test_whatever_is_said_to_be_seen_is_taken(value: Any) -> None:
     import tempfile
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arbitrary import json_values
 from fireact.types import Action, Message, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS, ChatCompletions, read_message, write_message
 from fireact.wire.dialect import (
@@ -26,19 +27,14 @@ from fireact.wire.dialect import (
 from fireact.wire.fields import parse_json
 from fireact.wire.sse import read_stream, split_events, write_event
 
-KEYS = st.sampled_from([
+KEYS = (
     "choices", "message", "delta", "content", "tool_calls", "function_call", "function", "custom", "name", "arguments",
     "input", "id", "type", "index", "role", "text", "reasoning_content", "reasoning", "finish_reason", "usage", "error",
     "prompt_tokens", "total_tokens", "prompt_tokens_details", "cached_tokens", "messages", "tools", "functions", "stop",
     "max_tokens", "max_completion_tokens", "temperature", "seed", "stream", "stream_options", "include_usage", "model",
     "tool_call_id", "chunks", "x",
-])  # fmt: skip
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4)
-    | st.sampled_from(["assistant", "developer", "tool", "function", "{}", '{"a": 1}', "stop"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
-    max_leaves=16,
 )  # fmt: skip
+JSON = json_values(keys=KEYS, words=("assistant", "developer", "tool", "function", "{}", '{"a": 1}', "stop"))
 MESSAGE = st.fixed_dictionaries({}, optional={
     "role": st.sampled_from(["user", "assistant", "tool", "developer", "function", "robot"]) | JSON,
     "content": JSON, "tool_calls": st.lists(JSON, max_size=2) | JSON, "function_call": JSON, "x": JSON, "name": JSON,
