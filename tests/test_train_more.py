@@ -203,8 +203,10 @@ def _silent() -> Any:
 def test_a_micro_batch_may_change_when_a_run_goes_on(student: str, data: Path, tmp_path: Path) -> None:
     config = TrainConfig(data=str(data), student=student, recipe=RECIPE)
     train(config, tmp_path / "run")
+    curve = losses(tmp_path / "run")
     (tmp_path / "run" / "manifest.json").unlink()
-    train(replace(config, recipe=replace(RECIPE, micro_batch=1)), tmp_path / "run")
+    resumed = train(replace(config, recipe=replace(RECIPE, micro_batch=1)), tmp_path / "run")
+    assert resumed["resumed_from_step"] == len(curve) and losses(tmp_path / "run") == curve
 
 
 # --- validation ---
