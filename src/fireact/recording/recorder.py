@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fireact.base import jsonl
-from fireact.base.listening import bind_socket, host_and_port, is_loopback
+from fireact.base.listening import bind_socket, bounded_http, host_and_port, is_loopback
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.base.settings import check_settings, replace_fields, setting
@@ -90,7 +90,7 @@ class RecordConfig:
     concurrency: int = setting(256, panel=PROXY, above=0)
     """Calls under way at a time; more wait their turn."""
     max_body: int = setting(64_000_000, panel=PROXY, above=0)
-    """Bytes of a request."""
+    """Bytes of a request, and bytes that are kept of a reply."""
     prices: str | None = setting(None, panel=PROXY, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
 
@@ -404,6 +404,7 @@ def recorder(
                 )
             server_config = uvicorn.Config(
                 app,
+                http=bounded_http(),
                 log_level="critical",
                 access_log=False,
                 ws="none",

@@ -27,7 +27,7 @@ _TAGGED = re.compile(r"<code>(.*?)(?:</code>|\Z)", re.DOTALL)
 _FENCED = re.compile(r"```(?:python|py)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _BLOB = re.compile(r"^[ \t]*Action[ \t]*\d*:\s*(?:```(?:json)?\s*)?(?=\{)", re.MULTILINE)
 _INPUT = re.compile(
-    r"^[ \t]*Action[ \t]*\d*:[ \t]*([^\n\[{]+)\n\s*Action[ \t]*\d*[ \t]*Input[ \t]*\d*:[ \t]*(.*)",
+    r"^[ \t]*Action[ \t]*\d*:[ \t]*+([^\n\[{]++)\n\s*+Action[ \t]*+\d*+[ \t]*+Input[ \t]*\d*:[ \t]*(.*)",
     re.MULTILINE | re.DOTALL,
 )
 _FINAL = re.compile(r"^[ \t]*Final Answer:[ \t]*(.*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)

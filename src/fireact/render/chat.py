@@ -2,14 +2,15 @@
 
 Templates differ in what they support: some refuse a system message (Gemma), some show no tools or drop the thought
 beside a tool call (Llama 3). Probe messages show once what a template supports; the rest is folded into messages that
-it does support. Invariant: prompts and samples go through the same functions, and no text in a message becomes a
-special token.
+it does support. Invariant: prompts and samples go through the same functions, and nothing that a template is given
+(messages, names, tools) spells a special token; ``tokens`` checks the ids.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,22 @@ class TemplateFeatures:
     calls: Literal["beside", "alone", "none"]
 
 
+@dataclass(frozen=True, slots=True)
+class ReservedTokens:
+    """Strings that the tokenizer reads as one token, longest first, and that only its chat template may write.
+
+    ``tags`` are added tokens that are not special but occur in the template; the student's own text may hold them.
+    ``pattern`` matches each of both. ``guarded`` maps the ids that no text may have to their strings.
+    ``unbreakable_end`` is an EOS token of a single character, or empty.
+    """
+
+    special: tuple[str, ...]
+    tags: tuple[str, ...]
+    pattern: re.Pattern[str]
+    guarded: Mapping[int, str]
+    unbreakable_end: str
+
+
 def apply_renderer_template(tokenizer: Any, renderer: Renderer) -> Any:
     """The tokenizer with the renderer's own template, where the renderer has one (``alpaca``)."""
     template = getattr(renderer, "template", None)
@@ -61,10 +78,10 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[
 
     Raises ConfigError for a tokenizer without chat template, FormatError for a chat that the template refuses.
     """
-    features = template_features(tokenizer)
-    shown_tools = list(tools) if features.schemas else []
+    chat = fold_messages(messages, tokenizer, tools=tools)
+    shown_tools = _break_special_tokens_in(list(tools), tokenizer) if template_features(tokenizer).schemas else []
     try:
-        return _apply_template(tokenizer, fold_messages(messages, tokenizer, tools=tools), tools=shown_tools, ask=ask)
+        return _apply_template(tokenizer, chat, tools=shown_tools, ask=ask)
     except jinja2.TemplateError as error:
         roles = ", ".join(message.role for message in messages)
         raise FormatError(
@@ -78,7 +95,7 @@ def fold_messages(messages: Sequence[Message], tokenizer: Any, *, tools: Sequenc
     features = template_features(tokenizer)
     chat = [_message_entry(message, tokenizer, features) for message in messages]
     if tools and not features.schemas:
-        chat = _add_to_system(chat, _describe_tools(tools))
+        chat = _add_to_system(chat, _describe_tools(_break_special_tokens_in(list(tools), tokenizer)))
     if not features.system:
         chat = _fold_system(chat)
     return _merge_user_turns(chat) if features.alternating else chat
@@ -88,10 +105,18 @@ def break_special_tokens(text: str, tokenizer: Any, *, is_own: bool = False) -> 
     """The text with a space inside every string that the tokenizer would read as a special token.
 
     Text of the student (``is_own``) may hold tags of its template (a ``<think>``), other text may not. Samples and
-    prompts both go through this function; a second pass changes nothing.
+    prompts both go through this function; a second pass changes nothing. Raises FormatError for a text that holds an
+    EOS token of one character.
     """
-    special, tags = _special_strings(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    for token in special if is_own else (*special, *tags):
+    reserved = reserved_tokens(tokenizer)
+    if reserved.unbreakable_end and reserved.unbreakable_end in text:
+        raise FormatError(
+            f"a text holds {reserved.unbreakable_end!r}, with which {_tokenizer_name(tokenizer)} ends a turn, and a "
+            "single character cannot be broken up. Choose a student whose turns end with a token of their own."
+        )
+    if not reserved.pattern.search(text):
+        return text
+    for token in reserved.special if is_own else (*reserved.special, *reserved.tags):
         if token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
@@ -119,6 +144,28 @@ def special_tokens(tokenizer: Any) -> list[str]:
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(
         {token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}, key=len, reverse=True
+    )
+
+
+def reserved_tokens(tokenizer: Any) -> ReservedTokens:
+    """The tokens that only the tokenizer's chat template may write (collected once)."""
+    return _collect_reserved_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+
+
+@lru_cache(maxsize=32)
+def _collect_reserved_tokens(tokenizer: Any, template: str, size: int) -> ReservedTokens:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
+    tags = sorted((tag for tag in added if len(tag.strip()) > 1 and tag in template), key=len, reverse=True)
+    special = special_tokens(tokenizer)
+    longest_first = sorted({*special, *tags}, key=len, reverse=True)
+    # Text without a piece of its own has the unknown token's id, which does no harm unless it ends turns too.
+    harmless = {tokenizer.unk_token} - {tokenizer.eos_token}
+    return ReservedTokens(
+        special=tuple(special),
+        tags=tuple(tags),
+        pattern=re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
+        guarded={tokenizer.convert_tokens_to_ids(token): token for token in longest_first if token not in harmless},
+        unbreakable_end=str(tokenizer.eos_token) if len(tokenizer.eos_token or "") == 1 else "",
     )
 
 
@@ -171,8 +218,8 @@ def _try_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: S
 
 def _apply_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema], ask: bool) -> str:
     text: str = tokenizer.apply_chat_template(
-        list(chat),
-        tools=[dict(tool) for tool in tools] or None,
+        _break_special_tokens_in(chat, tokenizer, is_own=True),
+        tools=_break_special_tokens_in(tools, tokenizer, is_own=True) or None,
         add_generation_prompt=ask,
         tokenize=False,
         chat_template=fix_template_date(tokenizer.chat_template),
@@ -194,11 +241,15 @@ def _message_entry(message: Message, tokenizer: Any, features: TemplateFeatures)
     if message.role == "tool":
         if features.calls == "none":
             return {"role": "user", "content": RESULT_TAGS.format(content)}
-        return {"role": "tool", "name": message.name, "content": content, "tool_call_id": make_call_id(1)}
+        name = break_special_tokens(message.name, tokenizer)
+        return {"role": "tool", "name": name, "content": content, "tool_call_id": make_call_id(1)}
     if not message.calls:
         return {"role": message.role, "content": content}
     calls = tuple(
-        Action(break_special_tokens(call.name, tokenizer), _break_special_tokens_in(call.arguments, tokenizer))
+        Action(
+            break_special_tokens(call.name, tokenizer),
+            _break_special_tokens_in(call.arguments, tokenizer, is_own=True),
+        )
         for call in message.calls
     )
     if features.calls == "beside":
@@ -223,23 +274,19 @@ def render_calls(calls: Sequence[Action], tokenizer: Any) -> str:
     return tail[: min(ends, default=len(tail))].strip()
 
 
-def _break_special_tokens_in(value: Any, tokenizer: Any) -> Any:
+def _break_special_tokens_in(value: Any, tokenizer: Any, *, is_own: bool = False) -> Any:
     if isinstance(value, str):
-        return break_special_tokens(value, tokenizer, is_own=True)
+        return break_special_tokens(value, tokenizer, is_own=is_own)
     if isinstance(value, Mapping):
         return {
-            break_special_tokens(str(name), tokenizer, is_own=True): _break_special_tokens_in(item, tokenizer)
+            break_special_tokens(str(name), tokenizer, is_own=is_own): _break_special_tokens_in(
+                item, tokenizer, is_own=is_own
+            )
             for name, item in value.items()
         }
-    return [_break_special_tokens_in(item, tokenizer) for item in value] if isinstance(value, list | tuple) else value
-
-
-@lru_cache(maxsize=32)
-def _special_strings(tokenizer: Any, template: str, size: int) -> tuple[list[str], list[str]]:
-    """The special tokens, and the added tokens that are not special but occur in the template."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special}
-    tags = [tag for tag in added if len(tag.strip()) > 1 and tag in template]
-    return special_tokens(tokenizer), sorted(tags, key=len, reverse=True)
+    if isinstance(value, list | tuple):
+        return [_break_special_tokens_in(item, tokenizer, is_own=is_own) for item in value]
+    return value
 
 
 def _describe_tools(tools: Sequence[Schema]) -> str:

@@ -33,7 +33,7 @@ _MARK = re.compile(
     r"^[ \t]*(?:\**)(Thought|Action|Observation)(?:[ \t]*\d+)?[ \t]*(?:\**)[:：](?:\**)", re.MULTILINE | re.IGNORECASE
 )
 _CALL = re.compile(r"\s*`*([A-Za-z_][\w.-]*)[ \t]*\[", re.ASCII)
-_NEXT_CALL = re.compile(r"[A-Za-z_][\w.-]*\[", re.ASCII)
+_NEXT_CALL = re.compile(r"(?<![\w.-])[\d.-]*+[A-Za-z_][\w.-]*+\[", re.ASCII)
 
 
 class ReActRenderer:

@@ -1,13 +1,15 @@
 """Messages to token ids and labels: training and inference both reach the model through this module.
 
 Invariant: ``prompt_ids(messages[:i])`` is a prefix of the sample that trains message i, so inference sees exactly the
-tokens of training. The labels are the student's text and the token that ends its turn. A chat is one sample; it is one
+tokens of training. The labels are the student's text and the token that ends its turn. No text becomes a special token,
+however the tokenizer normalises it. A chat is one sample; it is one
 sample a turn where the template rewrites earlier turns or the tokenizer merges across the end of one. Nothing is cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from fireact.render.chat import (
     fold_messages,
     render_calls,
     render_chat,
+    reserved_tokens,
     special_tokens,
     text_after,
 )
@@ -38,6 +41,8 @@ __all__ = [
 
 IGNORED = -100
 """The label of a token that is not trained."""
+_MAX_PASSES = 4
+"""How often a text is read to break up what becomes a special token."""
 REWRITTEN = "the chat template rewrites earlier turns, or the tokenizer merges across their ends"
 """Why a chat is one sample a turn."""
 
@@ -205,5 +210,39 @@ def _stop_strings(ends: Collection[int | str], tokenizer: Any) -> dict[str, int 
 
 
 def _tokenize(text: str, tokenizer: Any) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    """The ids of a rendered chat, in which the special tokens are those that the chat template spells.
+
+    Other text becomes one too where a tokenizer first normalises it (NFKC, lower case); it gets a space within.
+    Raises FormatError where that does not help.
+    """
+    reserved = reserved_tokens(tokenizer)
+    guarded_texts = set(reserved.guarded.values())
+    disguised_text = ""
+    for _ in range(_MAX_PASSES):
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        read_tokens = [reserved.guarded[token_id] for token_id in ids if token_id in reserved.guarded]
+        if read_tokens == [token for token in reserved.pattern.findall(text) if token in guarded_texts]:
+            return ids
+        spans = _find_disguised_tokens(text, tokenizer, reserved.guarded)
+        if not spans:  # the template's own, in a spelling that the tokenizer does not read
+            return ids
+        disguised_text = text[slice(*spans[0])]
+        for start, _ in reversed(spans):
+            text = f"{text[: start + 1]} {text[start + 1 :]}"
+    raise FormatError(
+        f"{tokenizer.name_or_path or 'the tokenizer'} reads {disguised_text!r} in a text as a special token. Choose a "
+        "student with another tokenizer, or leave the text out."
+    )
+
+
+def _find_disguised_tokens(text: str, tokenizer: Any, guarded: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The spans of a text that become a special token without spelling it."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    if not tokenizer.is_fast:
+        counts = Counter(guarded[token_id] for token_id in encoding["input_ids"] if token_id in guarded)
+        return [(0, len(text)) for token, count in counts.items() if count > text.count(token)][:1]
+    return [
+        (end - len(text[start:end].lstrip()), end)
+        for token_id, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        if token_id in guarded and guarded[token_id] not in text[start:end]
+    ]

@@ -20,6 +20,7 @@ from typing import Any
 from fireact.base.listening import (
     KEY,
     bind_socket,
+    bounded_http,
     find_stranger,
     has_key,
     host_and_port,
@@ -97,7 +98,8 @@ def serve_view(paths: Sequence[Path], *, host: str, port: int, on_started: Calla
     listening = bind_socket(host, port)
     on_started(f"http://{host_and_port(host, listening.getsockname()[1])}/")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        config = uvicorn.Config(app, http=bounded_http(), log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _parse_marks(body: bytes) -> Mapping[str, Any]:

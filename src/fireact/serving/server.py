@@ -27,6 +27,7 @@ from typing import Any
 from fireact.base.listening import (
     KEY,
     bind_socket,
+    bounded_http,
     find_stranger,
     has_key,
     host_and_port,
@@ -474,7 +475,14 @@ def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[
         Call([Message("user", "Hello")], max_tokens=1)
     )  # loads the weights before the first request
     started(f"http://{host_and_port(host, listening.getsockname()[1])}/v1")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE)
+    config = uvicorn.Config(
+        app,
+        http=bounded_http(),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE,
+    )
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
         uvicorn.Server(config).run(sockets=[listening])

@@ -50,6 +50,8 @@ COLDEST = 1e-3
 """Below this temperature sampling gives the most likely token anyway, and its arithmetic overflows."""
 MAX_STOPS = 64
 """Stop strings of a request; each is looked for after each token."""
+MAX_STOP_CHARS = 1000
+"""Characters of a stop string; each beginning of it is looked for."""
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "functions": ([],), "function_call": ("none", "auto"), "logprobs": (False,),
     "top_logprobs": (0,), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0), "top_k": (0, -1),
@@ -103,6 +105,8 @@ def read_request(
     _require_range(request.top_p, "top_p", low=0, high=1)
     if len(request.stop) > MAX_STOPS:
         raise FormatError(f"stop has {len(request.stop)} strings; it may have {MAX_STOPS}")
+    if any(len(string) > MAX_STOP_CHARS for string in request.stop):
+        raise FormatError(f"stop has a string of more than {MAX_STOP_CHARS} characters. Give the beginning of it.")
     return StudentRequest(
         model=request.model,
         messages=tuple(student_messages(request.messages)),
