@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ ARGUMENTS = {
 }
 DESCRIPTION = "Finds an article on countries and returns its best sentences."
 ROUNDS, MAX_TOKENS = 8, 400
-search = build_geo_search()
+geo_search = build_geo_search()
+
+
+def search(query: str) -> str:
+    """The agent's tool."""
+    return geo_search(query=query)
 
 
 # --- the agents: each is one function, and its base URL is all that ever changes ---
@@ -124,12 +130,68 @@ async def _search_for_agents(context: Any, arguments: str) -> str:
     return search(**json.loads(arguments))
 
 
+def ask_langgraph(question: str, base_url: str) -> str:
+    """An agent of LangChain on LangGraph, over its client of chat completions."""
+    from langchain.agents import create_agent
+    from langchain_core.tools import StructuredTool
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(
+        model="gpt-4o", base_url=base_url, api_key="none", temperature=0, max_completion_tokens=MAX_TOKENS
+    )
+    tool = StructuredTool(name="search", description=DESCRIPTION, args_schema=ARGUMENTS, func=search)
+    agent = create_agent(model, [tool], system_prompt=INSTRUCTIONS)
+    state = agent.invoke({"messages": [("user", question)]}, {"recursion_limit": 2 * ROUNDS + 1})
+    return str(state["messages"][-1].content)
+
+
+def ask_pydantic(question: str, base_url: str, *, structured: bool = False) -> str:
+    """An agent of Pydantic AI, whose output is a text or an object that it gives by a call of ``final_result``."""
+    from pydantic_ai import Agent, Tool, UsageLimits
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    @dataclass
+    class Reply:
+        answer: str
+
+    agent = Agent(
+        OpenAIChatModel("gpt-4o", provider=OpenAIProvider(base_url=base_url, api_key="none")),
+        instructions=INSTRUCTIONS, tools=[Tool.from_schema(search, "search", DESCRIPTION, ARGUMENTS)],
+        output_type=Reply if structured else str, model_settings={"temperature": 0, "max_tokens": MAX_TOKENS},
+    )  # fmt: skip
+    output = agent.run_sync(question, usage_limits=UsageLimits(request_limit=ROUNDS)).output
+    return output.answer if isinstance(output, Reply) else output
+
+
+def ask_smolagents(question: str, base_url: str, *, code: bool = False) -> str:
+    """An agent of smolagents, which acts by tool calls and ends by ``final_answer``, or acts in code."""
+    import smolagents
+
+    class Search(smolagents.Tool):
+        name, description, output_type = "search", DESCRIPTION, "string"
+        inputs = ARGUMENTS["properties"]
+
+        def forward(self, query: str) -> str:
+            return search(query)
+
+    model = smolagents.OpenAIModel("gpt-4o", api_base=base_url, api_key="none", temperature=0, max_tokens=MAX_TOKENS)
+    agent_class = smolagents.CodeAgent if code else smolagents.ToolCallingAgent
+    agent = agent_class(tools=[Search()], model=model, instructions=INSTRUCTIONS, max_steps=ROUNDS, verbosity_level=0)
+    return str(agent.run(question))
+
+
 CLIENTS: Mapping[str, Callable[[str, str], str]] = {
     "openai": ask_chat,
     "openai-responses": ask_responses,
     "anthropic": ask_messages,
     "openai-agents": ask_agents,
-    "openai-agents-chat": lambda question, base_url: ask_agents(question, base_url, chat=True),
+    "openai-agents-chat": partial(ask_agents, chat=True),
+    "langgraph": ask_langgraph,
+    "pydantic-ai": ask_pydantic,
+    "pydantic-ai-structured": partial(ask_pydantic, structured=True),
+    "smolagents": ask_smolagents,
+    "smolagents-code": partial(ask_smolagents, code=True),
 }
 
 
