@@ -43,33 +43,39 @@ def _write_native_reply(step: Step, tools: Sequence[Tool], form: ReplyForm) -> s
     """
     assert step.action is not None  # every reply of the script has one
     (value,) = step.action.arguments.values()
-    tool = _choose_tool(step.action, tools, form)
-    if tool is not None:
-        call = write_tagged_call(Action(tool.name, fill_object(tool.parameters, str(value), step.thought)))
-        return f"{step.thought}\n{call}".strip()
-    answer = str(value) if step.action.name == FINISH else "unknown"
+    is_search = step.action.name != FINISH
+    search, endings = _sort_tools(tools, form)
+    answer = "unknown" if is_search else str(value)
+    if is_search and search is not None and search.name in form.callable:
+        return _write_call(search, str(value), step)
+    if is_search and search is None and form.callable and form.text and form.json_schema is None:
+        raise ConfigError("scripted:expert needs a tool that takes a text to search for; none is offered.")
+    if endings and (not is_search or not form.text):
+        return _write_call(endings[0], answer, step)
+    if not form.text and search is not None:
+        return _write_call(search, answer, step)
     if form.json_schema is None:
         return answer
     return json.dumps(fill_object(form.json_schema, answer, step.thought), ensure_ascii=False)
 
 
-def _choose_tool(action: Action, tools: Sequence[Tool], form: ReplyForm) -> Tool | None:
-    """The tool that an action calls; None where the agent gets text. Raises ConfigError where there is no such tool."""
-    callable_tools = [tool for tool in tools if tool.name in form.callable]
-    endings = [tool for tool in callable_tools if tool.name in FINISH_NAMES]
-    searches = sorted(
-        (tool for tool in callable_tools if tool not in endings and _find_text_member(tool.parameters)),
-        key=lambda tool: "search" not in tool.name,
-    )
-    if not form.text and not endings:  # an agent that takes no text has a tool for its answer, whatever its name
-        endings = [tool for tool in callable_tools if tool not in searches[:1]]
-    if action.name == FINISH:
-        return next(iter(endings if form.text else endings + searches), None)
-    if searches:
-        return searches[0]
-    if form.callable and form.text and form.json_schema is None:
-        raise ConfigError("scripted:expert needs a tool that takes a text to search for; none is offered.")
-    return None if form.text else next(iter(endings), None)
+def _sort_tools(tools: Sequence[Tool], form: ReplyForm) -> tuple[Tool | None, list[Tool]]:
+    """The tool that searches, and those that may end the agent's work.
+
+    An agent that takes no text has a tool for its answer, whatever its name.
+    """
+    others = [tool for tool in tools if tool.name not in FINISH_NAMES]
+    searches = [tool for tool in others if _find_text_member(tool.parameters) is not None]
+    search = min(searches, key=lambda tool: "search" not in tool.name, default=None)
+    endings = [tool for tool in tools if tool not in others] or [
+        tool for tool in others if tool is not search and not form.text
+    ]
+    return search, [tool for tool in endings if tool.name in form.callable]
+
+
+def _write_call(tool: Tool, text: str, step: Step) -> str:
+    call = write_tagged_call(Action(tool.name, fill_object(tool.parameters, text, step.thought)))
+    return f"{step.thought}\n{call}".strip()
 
 
 def fill_object(schema: JsonSchema, text: str, thought: str = "") -> dict[str, Any]:
@@ -98,7 +104,7 @@ def fit_value(schema: JsonSchema, text: str, root: JsonSchema) -> Any:
     kind = schema.get("type")
     if kind in ("integer", "number"):
         digits = re.sub(r"[^\d.]", "", text).strip(".")
-        number = float(digits) if digits.replace(".", "", 1).isdigit() else float(schema.get("minimum", 0))
+        number = float(digits) if digits.replace(".", "", 1).isdigit() else float(schema.get("minimum", 1))
         return int(number) if kind == "integer" else number
     if kind == "boolean":
         return text.lower() in ("yes", "true")
@@ -141,15 +147,13 @@ def _write_code_reply(step: Step, system: str) -> str:
     """The step as code that prints what a search finds, or that gives the answer."""
     assert step.action is not None  # every reply of the script has one
     (value,) = step.action.arguments.values()
-    if step.action.name == FINISH:
-        code = f"answer = {value!r}\nfinal_answer(answer)"
-    else:
-        tools = read_signatures(system)
-        tool = _choose_tool(step.action, tools, ReplyForm(tuple(tool.name for tool in tools)))
-        if tool is None:
+    code = f"answer = {value!r}\nfinal_answer(answer)"
+    if step.action.name != FINISH:
+        search, _ = _sort_tools(read_signatures(system), ReplyForm())
+        if search is None:
             raise ConfigError("scripted:expert needs a function that takes a text to search for; none is described.")
-        arguments = fill_object(tool.parameters, str(value), step.thought)
-        code = f"print({tool.name}({', '.join(f'{name}={argument!r}' for name, argument in arguments.items())}))"
+        arguments = fill_object(search.parameters, str(value), step.thought)
+        code = f"print({search.name}({', '.join(f'{name}={argument!r}' for name, argument in arguments.items())}))"
     return f"Thought: {step.thought}\n{write_code_action(code, system)}"
 
 
