@@ -207,6 +207,8 @@ CLIENTS: Mapping[str, Callable[[str, str], str]] = {
 
 # --- the circle ---
 
+LONG_PROMPTS = ("smolagents", "smolagents-code")
+"""Clients whose system prompt has many times the tokens of an episode, and comes with each call."""
 CODE_CLIENTS = ("smolagents-code",)
 """Clients whose answer is computed in their own process, so that no reply of the model holds it."""
 
@@ -294,11 +296,13 @@ if __name__ == "__main__":
     parser.add_argument("--small", action="store_true", help="6 questions and one epoch, to see that it works")
     parser.add_argument("--student", default="smollm2-135m", help="the model that is trained")
     parser.add_argument(
-        "--prompt", choices=("keep", "drop"), default="keep", help="train and serve with the agent's prompt, or without"
-    )
+        "--prompt", choices=("keep", "drop"),
+        help="train and serve with the agent's prompt, or without it, which is the default for smolagents",
+    )  # fmt: skip
     words = parser.parse_args()
     words.out.mkdir(parents=True, exist_ok=True)
     sizes = {"trained": 6, "asked": 2} if words.small else {"trained": 200, "asked": 100}
     epochs = {"epochs": 1} if words.small else {}
-    settings = {"student": words.student, "max_length": 4096, "prompt": words.prompt, **epochs}
+    prompt = words.prompt or ("drop" if words.client in LONG_PROMPTS else "keep")
+    settings = {"student": words.student, "max_length": 4096, "prompt": prompt, **epochs}
     print(json.dumps(replace_model(words.client, words.out, **sizes, settings=settings)))

@@ -13,7 +13,7 @@ pytest.importorskip("starlette")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.replace_your_agent import CLIENTS, replace_model  # noqa: E402
+from examples.replace_your_agent import CLIENTS, LONG_PROMPTS, replace_model  # noqa: E402
 
 from fireact.base.run_directory import read_manifest  # noqa: E402
 from tiny import tiny_model  # noqa: E402
@@ -29,7 +29,6 @@ TOOLS = {
     "pydantic-ai-structured": ["search", "final_result"], "smolagents": ["search", "final_answer"],
     "smolagents-code": [],
 }  # fmt: skip
-LONG_PROMPTS = ("smolagents", "smolagents-code")
 FIELDS = (
     "client", "asked", "recorded", "refused", "em_before", "em_after", "finished_after", "tokens_before",
     "tokens_after", "minutes",
