@@ -16,9 +16,12 @@ import pytest
 pytest.importorskip("starlette")
 
 from fireact.base.run_directory import read_manifest, read_trajectories
+from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.recording.recorder import RecordConfig, recorder
 from fireact.types import Action
+from test_serve import listening
+from test_serve_tools import Ending, Writer, call_text
 
 pytestmark = pytest.mark.slow
 REPAIR = "sed -i s/-/+/ add.py && cat add.py"
@@ -85,3 +88,15 @@ def test_a_session_of_a_coding_agent_is_recorded(name: str, dialect: str, tmp_pa
     assert "return a + b" in str(first.observation) and first.thought == "I repair the sign."
     manifest = read_manifest(run)
     assert manifest["calls_by_dialect"] == {dialect: 2} and manifest["endings"] == []
+
+
+def test_codex_works_on_a_student(tmp_path: Path) -> None:
+    """Of Codex's tools, those that only a provider can run are left out by a lenient server."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir(), work.mkdir()
+    (work / "add.py").write_text("def add(a, b):\n    return a - b\n")
+    student = Writer(f"I repair the sign.\n{call_text('exec_command', cmd=REPAIR)}", ANSWER)
+    with listening(student, method=ReAct(renderer=Ending()), runs_tools=False, lenient=True) as port:
+        run_agent("codex", f"http://127.0.0.1:{port}/v1", home, work)
+    assert (work / "add.py").read_text() == "def add(a, b):\n    return a + b\n"
+    assert len(student.calls) == 2 and "return a + b" in student.calls[1].messages[-1].content
