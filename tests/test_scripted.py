@@ -18,6 +18,7 @@ from fireact.errors import ConfigError
 from fireact.methods.cot import CoT
 from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
+from fireact.models.expert_replies import fit_value
 from fireact.models.scripted import (
     BAD_QUERY_SHARE,
     FAILED,
@@ -36,7 +37,7 @@ from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
-from fireact.types import Action, Call, Message, Method, Tool, Trajectory
+from fireact.types import Action, Call, Message, Method, ReplyForm, Tool, Trajectory
 from fireact.wire.schemas import ClientTool, make_schema
 from fireact.wire.text_calls import find_calls
 from fireact.world.questions import WorldMeta
@@ -216,3 +217,77 @@ def test_episodes_with_native_calls_are_those_in_text(tmp_path: Path) -> None:
     assert [[step.action for step in one.steps] for one in calls] == [
         [step.action for step in one.steps] for one in text
     ]
+
+
+def test_it_answers_in_the_form_that_is_asked_for() -> None:
+    example = next(e for e in geo_hop().examples("test") if not ExpertProgress(e, (), 0).wrong)
+    lookup = ClientTool(make_schema("lookup", "", {**text_argument("words"), "required": ["words", "limit"]}))
+    fields = {
+        "reason": {"type": "string"}, "level": {"enum": ["high", "low"]}, "answer": {"type": "string"},
+        "sure": {"$ref": "#/$defs/Sure"}, "note": {"type": "string"},
+    }  # fmt: skip
+    schema = {
+        "type": "object", "properties": fields, "required": ["reason", "level", "sure"],
+        "$defs": {"Sure": {"type": "number", "minimum": 1}},
+    }  # fmt: skip
+    ending = ClientTool(make_schema("Reply", "", schema))  # an output tool of any name, where no text is taken
+    messages = [Message("system", "You answer."), Message("user", f"New task:\n{example.question}")]
+
+    def complete(form: ReplyForm, tools: tuple[ClientTool, ...] = (lookup, ending)) -> str:
+        return Expert().complete(Call(messages, tools=tools, form=form)).text
+
+    forced = ReplyForm(("lookup", "Reply"), text=False)
+    ((_, action),) = find_calls(complete(forced))
+    assert list(action.arguments) == ["words", "limit"] and action.arguments["limit"] == 1
+    ((_, unread),) = find_calls(complete(ReplyForm(("Reply",), text=False)))
+    assert unread.arguments["answer"] == "unknown"  # nothing is observed, and nothing else may be called
+    assert "<tool_call>" not in complete(ReplyForm())  # no call is allowed
+    recalled = json.loads(complete(ReplyForm(json_schema=schema), ()))
+    assert recalled["answer"] == example.answer and recalled["level"] == "high" and recalled["sure"] == 1.0
+    while action.name == "lookup":
+        observation = build_geo_search()(query=action.arguments["words"])
+        messages += [Message("assistant", "", calls=(action,)), Message("tool", observation, name="lookup")]
+        ((_, action),) = find_calls(complete(forced))
+    assert action.name == "Reply" and list(action.arguments) == ["answer", "reason", "level", "sure"]
+    assert action.arguments["answer"] == example.answer and "The answer is" in action.arguments["reason"]
+    assert json.loads(complete(ReplyForm(("lookup",), json_schema=schema), (lookup,))) == action.arguments
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("<code>", "</code>"), ("```python", "```")])
+def test_it_acts_in_code_where_the_prompt_asks_for_it(opening: str, closing: str) -> None:
+    example = next(e for e in geo_hop().examples("test") if not ExpertProgress(e, (), 0).wrong)
+    functions = "def final_answer(answer: any) -> any:\n  def find(query: str) -> str:"
+    system = f"Write code from {opening} to {closing}, with:\n  {functions}"
+    messages = [Message("system", system), Message("user", f"New task:\n{example.question}")]
+    printed: list[str] = []
+    answers: list[str] = []
+    for _ in range(8):
+        text = Expert().complete(Call(messages, stop=["Observation:"])).text
+        assert text.startswith("Thought: ") and text.count(opening) == 1 and text.endswith(closing)
+        code = text.partition(opening)[2].removesuffix(closing)
+        exec(code, {"find": build_geo_search(), "print": printed.append, "final_answer": answers.append})
+        if answers:
+            break
+        messages += [Message("assistant", text), Message("user", f"Observation:\nExecution logs:\n{printed[-1]}")]
+    assert answers == [example.answer] and printed
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "integer"}, "1,200 people", 1200),
+        ({"type": "number", "minimum": 2}, "many", 2.0),
+        ({"type": "boolean"}, "yes", True),
+        ({"enum": [1, 2]}, "x", 1),
+        ({"const": "c"}, "x", "c"),
+        ({"type": "array", "items": {"type": "string"}}, "x", ["x"]),
+        ({"type": ["string", "null"]}, "x", "x"),
+        ({"anyOf": [{"type": "null"}, {"type": "string"}]}, "x", None),
+        ({"type": "object", "properties": {"a": {"type": "string"}}}, "x", {"a": "x"}),
+        ({"$ref": "#/$defs/gone"}, "x", "x"),
+        ({"type": "string", "default": "d"}, "", "d"),
+        (True, "x", "x"),
+    ],
+)
+def test_values_fit_their_schemas(schema: Any, text: str, value: Any) -> None:
+    assert fit_value(schema, text, {}) == value

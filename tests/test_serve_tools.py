@@ -309,6 +309,17 @@ def test_a_lenient_server_ignores_fields_and_names_them() -> None:
         assert "x-fireact-ignored" not in ask(model="s", messages=ASK, user="me").headers
         with pytest.raises(openai.BadRequestError, match="n must be 1"):
             ask(model="s", messages=ASK, n=2)
+    student = Writer(call_text("clock"))
+    with listening(student, method=ReAct(renderer=Ending()), lenient=True) as port, client_of(port) as client:
+        ask = client.responses.with_raw_response.create
+        clock = {"type": "function", "name": "clock", "parameters": {}, "strict": False}
+        group = {"type": "namespace", "name": "agents", "tools": [clock]}
+        reply = ask(model="s", input="When?", tools=[{"type": "web_search"}, clock, group])
+        assert reply.headers["x-fireact-ignored"] == "tools: web_search, tools: agents"
+        assert [tool.name for tool in student.calls[0].tools] == ["clock"]
+        assert [item.name for item in reply.parse().output if item.type == "function_call"] == ["clock"]
+        with pytest.raises(openai.BadRequestError, match="tool_choice names 'agents'; tools has clock"):
+            ask(model="s", input="When?", tools=[clock, group], tool_choice={"type": "function", "name": "agents"})
 
 
 # --- a real model of random weights: what it writes is valid by construction alone ---

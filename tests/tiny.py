@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 CHATML = (
@@ -11,12 +12,23 @@ CHATML = (
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def tiny_model(path: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, positions: int = 2048) -> Path:
-    """Save a model of random weights (float32, 4 heads, 2 key heads) and its tokenizer as safetensors to ``path``."""
+def tiny_model(
+    path: Path,
+    *,
+    layers: int = 4,
+    hidden: int = 64,
+    seed: int = 0,
+    positions: int = 2048,
+    texts: Sequence[str] = (),
+) -> Path:
+    """Save a model of random weights (float32, 4 heads, 2 key heads) and its tokenizer as safetensors to ``path``.
+
+    The tokenizer learns longer tokens from ``texts``.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(texts)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -39,15 +51,19 @@ def tiny_model(path: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, 
     return path
 
 
-def tiny_tokenizer():  # type: ignore[no-untyped-def]  # transformers is imported inside
-    """One token a byte, three special ones, and a chat template that only appends."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def tiny_tokenizer(texts: Sequence[str] = ()):  # type: ignore[no-untyped-def]  # transformers is imported inside
+    """One token a byte, those learned from the texts, three special ones, and a chat template that only appends."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
+    if texts:
+        raw.train_from_iterator(
+            texts, trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False)
+        )
     raw.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML

@@ -342,6 +342,11 @@ class ReplyForm:
     json_schema: Mapping[str, Any] | None = None
     schemas: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def is_free(self) -> bool:
+        """Whether any text fits."""
+        return not self.callable and self.text and self.json_schema is None
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

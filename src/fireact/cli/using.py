@@ -81,8 +81,8 @@ def serve_command(
     """
     from fireact.base.listening import required_key
     from fireact.errors import ConfigError
-    from fireact.pipeline.background import equip_served_model, open_engine
-    from fireact.serving.server import make_served_agent, run_server
+    from fireact.pipeline.background import equip_served_model, make_served_model, open_engine
+    from fireact.serving.server import run_server
     from fireact.terminal.screen import STDERR, TerminalProgress
 
     if not mcp:
@@ -97,10 +97,9 @@ def serve_command(
 
             build_mcp_server(name, chosen).run()
             return
-        served = make_served_agent(
-            name, chosen, host=host, aliases=tuple(alias or ()), tuned=model.tuned, runs_tools=runs_tools,
-            constrain=constrain, lenient=lenient, strict=strict,
-            dropped=frozenset() if model.training is None else model.training.dropped,
+        served = make_served_model(
+            name, model, chosen, host=host, aliases=tuple(alias or ()), runs_tools=runs_tools, constrain=constrain,
+            lenient=lenient, strict=strict,
         )  # fmt: skip
 
         def started(url: str) -> None:

@@ -124,7 +124,7 @@ class HFModel:
         )
 
     def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
-        if call.form is None:
+        if call.form is None or call.form.is_free:
             return None
         schemas = call.form.schemas or [tool_schema(tool) for tool in call.tools]
         return loaded.grammars.compile(call.form, schemas, loaded.call_form if call.form.callable else None).start()

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from fireact.errors import ConfigError, unknown_name_error
+from fireact.errors import unknown_name_error
+from fireact.models.expert_replies import write_step
 from fireact.render.react import OBSERVATION, REFLECT, REFLECTION, ReActRenderer
-from fireact.types import FINISH, Action, Call, Completion, Example, Message, Step, Tool, Usage
-from fireact.wire.schemas import FINISH_NAMES
-from fireact.wire.text_calls import write_tagged_call
+from fireact.types import FINISH, Call, Completion, Example, Message, Step, Usage
 from fireact.world.facts import Fact, Split
 from fireact.world.questions import SHAPES, WorldMeta, generate_examples
 
@@ -60,14 +59,18 @@ class Expert:
     """The scripted teacher (the module's docstring describes its behaviour and mistakes)."""
 
     name: str = "scripted:expert"
+    constrains = True
 
     def complete(self, call: Call) -> Completion:
-        """The next reply, with a tool call in tags where tools are offered; ``usage`` counts words.
+        """The next reply in the form that the call asks for, a tool call in tags; ``usage`` counts words.
 
         Raises ConfigError where no tool is offered that takes a text.
         """
-        text = write_reply(call.messages, call.seed)
-        text = write_native_reply(text, call.tools) if call.tools else text
+        is_json_alone = call.form is not None and call.form.json_schema is not None and not call.tools
+        text = write_reply(call.messages, call.seed, searches=not is_json_alone)
+        step = ReActRenderer().parse(text)
+        if step.action is not None:  # a reflection has none
+            text = write_step(step, text, call)
         for string in call.stop:
             text = text.split(string, 1)[0]
         prompt_words = sum(len(message.content.split()) for message in call.messages)
@@ -90,55 +93,31 @@ def known_questions() -> dict[str, Example]:
     return {example.question: example for task, split in tasks for example in generate_examples(task, split)}
 
 
-def write_reply(messages: Sequence[Message], seed: int) -> str:
-    """The expert's next reply."""
+def write_reply(messages: Sequence[Message], seed: int, *, searches: bool = True) -> str:
+    """The expert's next reply in ReAct's form; without ``searches`` it answers at once."""
     question_indexes = [index for index, message in enumerate(messages) if _is_question(message)]
-    example = known_questions().get(messages[question_indexes[-1]].content.strip()) if question_indexes else None
+    example = _find_example(messages[question_indexes[-1]].content) if question_indexes else None
     if example is None:
         return "Thought: I was not taught this question.\nAction: finish[unknown]"
     later_messages = messages[question_indexes[-1] + 1 :]
     observations = [message.content for message in later_messages if message.role in ("user", "tool")]
     episode = ExpertProgress(example, observations, seed)
-    if any(message.role == "system" and "without searching" in message.content for message in messages):
+    is_told = any(message.role == "system" and "without searching" in message.content for message in messages)
+    if is_told or not searches:
         return episode.recall()
     if observations and f"\n{REFLECT}" in observations[-1]:
         return f"{REFLECTION} {episode.reflection()}"
     return episode.step(reflected=bool(observations) and f"\n{REFLECTION}" in observations[-1])
 
 
-def write_native_reply(text: str, tools: Sequence[Tool]) -> str:
-    """A reply in text as one with a tool call: of the tool that searches, or of the tool that ends the agent's work.
-
-    An agent without such an ending gets the answer as plain text.
-    """
-    step = ReActRenderer().parse(text)
-    assert step.action is not None  # every reply of the script has one
-    (value,) = step.action.arguments.values()
-    takes_text = {tool.name: name for tool in tools if (name := _find_text_argument(tool)) is not None}
-    endings = [name for name in takes_text if name in FINISH_NAMES]
-    if step.action.name == FINISH and not endings:
-        return str(value)
-    searches = [name for name in takes_text if name not in endings]
-    names = endings if step.action.name == FINISH else sorted(searches, key=lambda name: "search" not in name)
-    if not names:
-        raise ConfigError("scripted:expert needs a tool that takes a text to search for; none is offered.")
-    call = write_tagged_call(Action(names[0], {takes_text[names[0]]: value}))
-    return f"{step.thought}\n{call}".strip()
-
-
-def _find_text_argument(tool: Tool) -> str | None:
-    """The first argument of a tool that is a text; required ones go first."""
-    properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
-    if not isinstance(properties, Mapping):
-        return None
-    names = [
-        name for name, schema in properties.items() if isinstance(schema, Mapping) and schema.get("type") == "string"
-    ]
-    return min(names, key=lambda name: name not in (required or ()), default=None)
-
-
 def _is_question(message: Message) -> bool:
-    return message.role == "user" and not message.content.startswith(OBSERVATION)
+    return message.role == "user" and not message.content.startswith((OBSERVATION, "Error:"))
+
+
+def _find_example(text: str) -> Example | None:
+    """The example of a message that is its question, or that has it as its last line."""
+    text = text.strip()
+    return known_questions().get(text) or known_questions().get(text.rpartition("\n")[2].strip())
 
 
 class ExpertProgress:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fireact.rollout.agents import Model
     from fireact.rollout.episodes import Agent
+    from fireact.serving.server import ServedAgent
 
 ENGINES = ("transformers", "vllm")
 GRACE = 30
@@ -123,6 +124,17 @@ def equip_served_model(
         return build_agent(model, load_task(task), method="react", tools={}), False
 
 
+def make_served_model(name: str, model: Model, agent: Agent, *, host: str, **options: Any) -> ServedAgent:
+    """The served agent around a model, with what the model's training says of it.
+
+    Raises ConfigError when other machines could use it without a key.
+    """
+    from fireact.serving.server import make_served_agent
+
+    dropped = frozenset() if model.training is None else model.training.dropped
+    return make_served_agent(name, agent, host=host, tuned=model.tuned, dropped=dropped, **options)
+
+
 def start_serving(
     agent: str,
     *,
@@ -137,9 +149,10 @@ def start_serving(
     other_tools: bool = False,
     constrain: bool = True,
     lenient: bool = False,
+    strict: bool = False,
 ) -> RunningServer:
     """Serve a student and its agent to OpenAI clients. Raises ConfigError where others could use it without a key."""
-    from fireact.serving.server import build_serving_app, make_served_agent
+    from fireact.serving.server import build_serving_app
     from fireact.terminal.screen import TerminalProgress
     from fireact.types import Call, Message
 
@@ -149,9 +162,9 @@ def start_serving(
         agent_around, runs_tools = equip_served_model(
             model, task, tools, other_tools=other_tools, say=TerminalProgress().say
         )
-        served = make_served_agent(
-            name, agent_around, host=host, aliases=tuple(aliases), tuned=model.tuned, runs_tools=runs_tools,
-            constrain=constrain, lenient=lenient,
+        served = make_served_model(
+            name, model, agent_around, host=host, aliases=tuple(aliases), runs_tools=runs_tools, constrain=constrain,
+            lenient=lenient, strict=strict,
         )  # fmt: skip
         app, listening = build_serving_app(served), bind_socket(host, port)
         stack.callback(listening.close)

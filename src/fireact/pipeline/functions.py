@@ -518,6 +518,7 @@ def serve_agent(
     other_tools: bool = False,
     constrain: bool = True,
     lenient: bool = False,
+    strict: bool = False,
 ) -> RunningServer:
     """Serve a fine-tuned student, and the agent around it, to OpenAI clients, until its ``stop()``; port 0 is free."""
     from fireact.pipeline.background import start_serving
@@ -526,7 +527,7 @@ def serve_agent(
     return start_serving(
         os.fspath(agent), host=host, port=port, name=name, tools=tools, task=task, slots=slots, engine=engine,
         aliases=[aliases] if isinstance(aliases, str) else aliases, other_tools=other_tools, constrain=constrain,
-        lenient=lenient,
+        lenient=lenient, strict=strict,
     )  # fmt: skip
 
 

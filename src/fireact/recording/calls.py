@@ -58,6 +58,14 @@ class RecordedCall:
         # A client that closes the stream early may already have read enough to act on, so the reply counts.
         return (reply if reply.complete else replace(reply, finish="length")), ""
 
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether the reply is a stream that the endpoint ended in its middle without an error."""
+        if self.status != 200 or self.cut in ("client", "bound") or not isinstance(self.reply, str):
+            return False
+        reply = read_stream(DIALECTS[self.dialect], self.reply)
+        return not reply.complete and not reply.error
+
 
 def _error_detail(body: Any) -> str:
     detail = (body.get("error") or body) if isinstance(body, dict) else body

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fireact.recording.calls import RecordedCall
-from fireact.recording.text import CODE_ENDS
+from fireact.wire.code_actions import asks_for_code
 from fireact.wire.dialect import WireMessage, WireReply, WireRequest
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.response_history import ResponseHistory
@@ -276,7 +276,7 @@ def _read_start(request: WireRequest) -> ConversationStart:
         context=tuple(context),
         past=_read_exchanges(past),
         tools=request.tools,
-        coded=any(stop in CODE_ENDS for stop in request.stop) or "final_answer(" in system,
+        coded=asks_for_code(system, request.stop),
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import json
 import re
 import time
@@ -30,7 +31,7 @@ from fireact.errors import ConfigError, DataError, FireactError, missing_extra_e
 from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect
-from fireact.wire.dialects import find_dialect
+from fireact.wire.dialects import DIALECTS, find_dialect
 from fireact.wire.fields import parse_json
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
@@ -48,6 +49,8 @@ _SECRET = re.compile(r"authorization|cookie|key|token|secret|signature|credentia
 _SEPARATORS = re.compile(r"[\s;,=]+")
 _MIN_SECRET = 16
 """Characters of a secret. A shorter value is a placeholder ("not-needed"), which may be a word of the conversation."""
+LONG_BODY = 1_000_000
+"""Bytes of a request that are sent at once."""
 _EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
 _RESPONSE = re.compile(r"/responses/([^/]+)\Z")
@@ -59,6 +62,7 @@ _LAST_EVENT = re.compile(
     rb'|data: ?\{"type": ?"(?:message_stop|response\.(?:completed|incomplete|failed))")'
 )
 """The start of the event that ends a stream. A line begins it, so no text of a model can look like it."""
+BROKEN_OFF = "fireact record: the endpoint broke off its stream"
 EPISODE_HEADER = b"x-fireact-episode"
 CONNECT_SECONDS = 10.0
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -282,7 +286,7 @@ class RecordingProxy:
                 request.method,
                 self._make_url(f"{url}?{request.query}" if request.query else url, encoded=True),
                 headers=_make_upstream_headers(request.headers),
-                data=request.body or None,
+                data=_make_payload(request.body),
                 allow_redirects=False,
             ) as reply:
                 content = b""
@@ -312,8 +316,11 @@ class RecordingProxy:
         return bytes(received)
 
     async def _forward_stream(self, reply: Any, send: Send, pending: _PendingCall | None, beginning: bytes) -> None:
-        """Forward a reply as it comes; whichever side ends it, the bytes so far are recorded, up to a bound."""
-        received, cut = bytearray(beginning), "client"
+        """Forward a reply as it comes; whichever side ends it, the bytes so far are recorded, up to a bound.
+
+        A stream that the upstream breaks off ends in an error for the client, too.
+        """
+        received, cut, is_whole, ending = bytearray(beginning), "client", False, beginning[-4:]
 
         def end_call(cut: str) -> None:
             if pending is not None:
@@ -326,18 +333,25 @@ class RecordingProxy:
             if beginning:
                 await send({"type": "http.response.body", "body": beginning, "more_body": True})
             async for chunk in reply.content.iter_any():
+                ending = (ending + chunk)[-4:]
                 if len(received) <= self._upstream.max_body:
                     received += chunk
                     if _has_last_event(received):
                         end_call("")
+                        is_whole = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             cut = ""
-        except (TimeoutError, self._aiohttp.ClientError) as error:
+        except (TimeoutError, self._aiohttp.ClientError):
             cut = "upstream"
-            raise ConnectionAbortedError("the upstream broke off its stream") from error
         finally:
             end_call(cut)  # the first end counts
-        await send({"type": "http.response.body", "body": b""})
+        is_broken = not is_whole and (cut == "upstream" if pending is None else pending.is_broken_off)
+        is_plain = reply.headers.get("content-encoding") in (None, "", "identity")
+        ends_inside = bool(ending) and not ending.endswith((b"\n\n", b"\r\n\r\n"))
+        if is_broken and (pending is None or ends_inside or not is_plain):
+            raise ConnectionAbortedError(BROKEN_OFF)  # no event can follow, so the client gets a broken connection
+        error_event = pending.write_stream_error(BROKEN_OFF) if is_broken and pending is not None else b""
+        await send({"type": "http.response.body", "body": error_event})
 
     def _decompress(self, body: bytes, reply: Any) -> tuple[bytes, bool]:
         """What is kept of a body, without compression, and whether that is all of it.
@@ -407,6 +421,11 @@ async def _send_response(send: Send, status: int, headers: list[tuple[bytes, byt
     await send({"type": "http.response.body", "body": body})
 
 
+def _make_payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """The body for the upstream; a long one goes in pieces, so that other clients do not wait for it."""
+    return io.BytesIO(body) if body and len(body) > LONG_BODY else body or None
+
+
 def _make_upstream_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     forwarded = [(_decode_header(name), _decode_header(value)) for name, value in headers if name not in _HOP]
     return [*forwarded, ("accept-encoding", "identity")]
@@ -443,18 +462,28 @@ class _PendingCall:
         self._named = episode is not None
         self.episode = episode if episode is not None else recorder.assign_episode(dialect, request)
         self._at, self._started = time.time(), time.perf_counter()
-        self._ended = False
+        self._call: RecordedCall | None = None
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether the upstream ended its stream in the middle, without an error."""
+        return self._call is not None and self._call.is_broken_off
+
+    def write_stream_error(self, message: str) -> bytes:
+        """The event of an error that ends a stream, in the form of its dialect."""
+        writer = DIALECTS[self._dialect].stream_writer(str(self._request.get("model") or ""))
+        return writer.fail(message)
 
     def end(self, status: int, body: bytes, *, cut: str = "") -> None:
-        if self._ended:
+        if self._call is not None:
             return
-        self._ended = True
         seconds = round(time.perf_counter() - self._started, 6)
         reply = decode_body(self._redact(body))
         at = round(self._at, 6)
-        self._recorder.add_call(
-            RecordedCall(self.episode, self._named, at, seconds, status, self._request, reply, cut, self._dialect)
+        self._call = RecordedCall(
+            self.episode, self._named, at, seconds, status, self._request, reply, cut, self._dialect
         )
+        self._recorder.add_call(self._call)
 
 
 def _start_call(

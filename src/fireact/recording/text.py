@@ -20,8 +20,6 @@ from fireact.wire.fields import parse_json, replace_surrogates
 from fireact.wire.text_calls import decode_json, format_answer, read_named_action
 
 CODE = "python_interpreter"
-CODE_ENDS = ("</code>", "<end_code>", "```<end_code>")
-"""Stop strings that show that an agent acts in code."""
 
 _TAGGED = re.compile(r"<code>(.*?)(?:</code>|\Z)", re.DOTALL)
 _FENCED = re.compile(r"```(?:python|py)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)

@@ -58,12 +58,18 @@ class RecordedRenderer(ToolCallsRenderer):
         )
 
 
-def client_tools(request: WireRequest) -> tuple[ClientTool, ...]:
-    """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own."""
+def client_tools(request: WireRequest, *, left_out: list[str] | None = None) -> tuple[ClientTool, ...]:
+    """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own.
+
+    With ``left_out`` a tool that is no function, which only a provider can run, is named there instead.
+    """
     tools: list[ClientTool] = []
     for index, schema in enumerate(request.tools):
         kind = schema.get("type", "function") if isinstance(schema, dict) else None
         is_function = kind == "function" or (kind == "custom" and "input_schema" in schema)
+        if isinstance(schema, dict) and isinstance(kind, str) and not is_function and left_out is not None:
+            left_out.append(schema_name(schema) or kind)
+            continue
         if not is_function or not schema_name(schema):
             raise FormatError(f"tools[{index}] is {repr(schema)[:200]}; it must be a function with a name")
         if schema_name(schema) in [tool.name for tool in tools]:
@@ -124,6 +130,10 @@ def _read_message(index: int, message: WireMessage) -> Message:
         content = wrap_reasoning(message.reasoning, content.strip() if message.calls else content)
     if not all(call.name for call in message.calls):
         raise FormatError(f"messages[{index}] has a tool call without a name")
+    if any(call.output is not None for call in message.calls):
+        raise FormatError(
+            f"messages[{index}] has a call that its provider ran itself; the student calls functions alone"
+        )
     role: Role = ROLES[message.role]
     return Message(role, content, calls=tuple(call.action for call in message.calls))
 

@@ -351,7 +351,7 @@ class ServedRequest:
             seed=request.seed,
             on_delta=on_delta,
             top_p=request.top_p,
-            form=form if self._constrains and (form.callable or form.json_schema is not None) else None,
+            form=form if self._constrains else None,
             top_logprobs=request.top_logprobs,
         )
         completion = complete_streaming(served.agent.lm, call)

@@ -16,7 +16,7 @@ from fireact.render.requests import client_tools, student_messages
 from fireact.types import Message, TokenLogprob
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, ToolChoice, WireRequest
-from fireact.wire.schemas import ClientTool, schema_name
+from fireact.wire.schemas import ClientTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ _WITHOUT_EFFECT = frozenset(
     (
         "user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key", "prompt_cache_retention",
         "safety_identifier", "reasoning_effort", "reasoning", "verbosity", "text", "include", "truncation",
-        "output_config", "context_management", "thinking",
+        "output_config", "context_management", "thinking", "client_metadata",
         "input", "instructions", "messages", "system", "tools",
     )
 )  # fmt: skip
@@ -97,7 +97,9 @@ def read_request(
         raise FormatError(f"n must be 1, and is {request.extra['n']!r}: a reply has one answer")
     extra = dict(request.extra)
     top_logprobs = _read_logprobs(extra, request.stream)
-    ignored = _find_unserved(extra, lenient=lenient)
+    left_out: list[str] = []
+    tools = client_tools(request, left_out=left_out if lenient else None)
+    ignored = (*_find_unserved(extra, lenient=lenient), *(f"tools: {name}" for name in left_out))
     temperature = request.temperature or 0.0
     _require_range(temperature, "temperature", low=0, high=2)
     _require_range(request.max_tokens, "max_tokens", low=1, high=1_000_000)
@@ -110,8 +112,8 @@ def read_request(
     return StudentRequest(
         model=request.model,
         messages=tuple(student_messages(request.messages)),
-        tools=client_tools(request),
-        tool_choice=_read_tool_choice(request),
+        tools=tools,
+        tool_choice=_read_tool_choice(request, [tool.name for tool in tools]),
         parallel_tool_calls=request.parallel_tool_calls is not False,
         json_schema=_read_json_schema(request),
         stop=request.stop,
@@ -127,9 +129,8 @@ def read_request(
     )
 
 
-def _read_tool_choice(request: WireRequest) -> ToolChoice:
+def _read_tool_choice(request: WireRequest, names: Sequence[str]) -> ToolChoice:
     choice = request.tool_choice or ToolChoice("auto")
-    names = [schema_name(schema) for schema in request.tools if isinstance(schema, Mapping)]
     if choice.mode == "tool" and choice.name not in names:
         raise FormatError(f"tool_choice names {choice.name!r}; tools has {', '.join(names) or 'nothing'}")
     if choice.mode == "required" and not names:
