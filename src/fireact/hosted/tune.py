@@ -40,6 +40,7 @@ from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.rollout.estimate import CHARS_PER_TOKEN
 from fireact.training.train import load_learnable, require_data
+from fireact.training.trained_questions import hash_trained_questions, write_trained_questions
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import WireMessage
@@ -286,9 +287,11 @@ def load_provider(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
 
 def write_training_file(config: TuneConfig, file: Path, provider: Provider, progress: Progress) -> list[dict[str, Any]]:
     """Write and check the training file, and return its samples; an uploaded file is never written again."""
-    rows = list(map(training_row, load_learnable(Path(config.data), progress)))
+    trajectories = load_learnable(Path(config.data), progress)
+    rows = list(map(training_row, trajectories))
     check_training_rows(rows, min_samples=provider.min_samples)
     jsonl.write_objects(file, rows)
+    write_trained_questions(file.parent, hash_trained_questions(trajectories))
     return rows
 
 

@@ -454,14 +454,15 @@ def cancel_run(run: PathLike) -> Result:
 
 
 def compare_paths(before: PathLike, after: PathLike, *, allow: str | Sequence[str] = ()) -> Result:
-    """Compare two runs question by question; the value is a ``RunComparison``.
+    """Compare two runs question by question, also a recording with an evaluation; the value is a ``RunComparison``.
 
-    Raises ConfigError where their conditions differ in more than ``allow`` names (noise, tools, limits, ...).
+    Raises ConfigError where their conditions differ in more than ``allow`` names (noise, tools, limits, ...), or where
+    an agent was trained on questions of both, unless it names ``trained``.
     """
-    from fireact.evaluation.comparison import compare_runs, read_scored_run
+    from fireact.evaluation.comparison import compare_runs, read_scored_runs
     from fireact.terminal.comparison import list_comparison_tables
 
-    runs = (read_scored_run(Path(before)), read_scored_run(Path(after)))
+    runs = read_scored_runs(Path(before), Path(after))
     comparison = compare_runs(*runs, allow=[allow] if isinstance(allow, str) else allow)
     changes = "; ".join(
         f"{task.task} {name.upper()} {first:.1%} -> {second:.1%} (p = {change.p:.2g}, n = {task.n})"

@@ -29,6 +29,7 @@ from fireact.rollout.agents import (
     tuned_weights,
 )
 from fireact.training.recipe import Recipe
+from fireact.training.trained_questions import read_trained_questions, write_trained_questions
 from fireact.types import Renderer
 
 FORMS = ("merged", "gguf", "ollama")
@@ -78,6 +79,8 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         release_memory()
         files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
         exported_files = [path for path in files if path.name not in ("config.toml", "manifest.json")]
+        if config.to == "merged":  # the form that 'eval' runs
+            write_trained_questions(run.path, read_trained_questions(directory))
         return run.finish(
             student=student,
             renderer=tuned_renderer(directory),

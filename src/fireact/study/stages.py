@@ -136,7 +136,7 @@ def unique_stages(stages: Iterable[Stage]) -> Iterator[Stage]:
 def question_groups(config: CollectConfig | EvalConfig) -> list[tuple[str, str, int]]:
     """(task, method, number of questions) of a collection or an evaluation."""
     if isinstance(config, EvalConfig):
-        return [(task, config.method, config.n) for task in config.tasks]
+        return [(task, config.method, config.n or 0) for task in config.tasks]  # a study always has a number
     return [(*name.rpartition("/")[::2], count) for name, count in config.plan.items()]
 
 

@@ -50,6 +50,11 @@ from fireact.training.recipe import DATA, SCHEDULE, Recipe
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.trackers import check_trackers, set_tensorboard_directory
 from fireact.training.train import hash_weights, require_data
+from fireact.training.trained_questions import (
+    hash_trained_questions,
+    read_trained_questions,
+    write_trained_questions,
+)
 from fireact.types import Renderer, Trajectory
 
 NEUTRAL_SETTINGS = ("report_to", "micro_batch")
@@ -117,9 +122,17 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         student_fields |= training_fields(require_tuned_directory(config.start))
         final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
         weights = {"adapter_sha256": hash_weights(out / "adapter")}
+        write_trained_questions(run.path, _list_trained_questions(config))
         manifest = run.finish(**student_fields, **weights, **facts, **final_fields)
         write_model_card(run.path)
         return manifest
+
+
+def _list_trained_questions(config: PreferConfig) -> set[str]:
+    """The hashes of the questions of the pairs, and of the run that training starts from."""
+    pairs = pair_by_outcome(read_any_trajectories(Path(config.data)), seed=config.seed)
+    hashes = hash_trained_questions(trajectory for pair in pairs for trajectory in pair)
+    return {*hashes, *read_trained_questions(require_tuned_directory(config.start))}
 
 
 def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]]:
