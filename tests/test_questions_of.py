@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from command import fireact
 from fakes import trajectory
 from fireact.base import jsonl
-from fireact.base.run_directory import RunDir, read_trajectories
+from fireact.base.run_directory import RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError, ToolError
 from fireact.evaluation.comparison import compare_runs, read_scored_runs
 from fireact.evaluation.evaluate import EvalConfig, estimate_evaluation, evaluate
@@ -205,10 +206,8 @@ def test_compare_and_report_know_trained_questions(student: Path, tmp_path: Path
         tmp_path / "tuned" / "trajectories.jsonl",
         [{**row, "meta": {}} for row in jsonl.read_objects(tmp_path / "tuned" / "trajectories.jsonl")],
     )
-    config = (tmp_path / "tuned" / "config.toml").read_text()
-    (tmp_path / "tuned" / "config.toml").write_text(
-        "".join(line for line in config.splitlines(keepends=True) if "trained" not in line and "allow" not in line)
-    )
+    settings = {name: value for name, value in read_config(tmp_path / "tuned").items() if name != "allow"}
+    (tmp_path / "tuned" / "config.toml").write_text(tomli_w.dumps(settings))
     assert fireact("compare", "base", "tuned", cwd=tmp_path).returncode == 1
 
 

@@ -77,7 +77,7 @@ def conditions_of(
     questions: dict[str, dict[str, tuple[str, str]]] = {}
     for trajectory in trajectories:
         questions.setdefault(trajectory.task, {})[trajectory.example.id] = (
-            normalise_question(trajectory.example.question),
+            " ".join(trajectory.example.question.split()),
             normalise_answer(trajectory.example.answer),
         )
     tools = (manifest or {}).get("tools")
@@ -227,7 +227,10 @@ def _compare_questions(before: Conditions, after: Conditions, task: str) -> Diff
         id
         for id, (question, answer) in before_questions.items()
         if id in after_questions
-        and (after_questions[id][0] != question or (answer and after_questions[id][1] not in ("", answer)))
+        and (
+            normalise_question(after_questions[id][0]) != normalise_question(question)
+            or (answer and after_questions[id][1] not in ("", answer))
+        )
     ]
     if not differing:
         return None

@@ -425,13 +425,18 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
 
     ``tools`` are those of the student of a run.
     """
-    from fireact.base.run_directory import CONFIG
     from fireact.rollout.agents import load_task
+    from fireact.tasks.files import is_file_spec
     from fireact.tasks.validate import validate_task
     from fireact.terminal.data_tables import tabulate_validation
 
     texts = [os.fspath(name) for name in names]
-    if len(texts) == 1 and (Path(texts[0]) / CONFIG).is_file():
+    paths = [text for text in texts if _is_path(text) and not is_file_spec(text)]
+    if paths and len(texts) > 1:
+        raise ConfigError(
+            f"{paths[0]} is a path: validate takes tasks, or the directory of one student alone. Run it for each."
+        )
+    if paths:
         from fireact.serving.conformance import check_conformance
 
         conformance = check_conformance(texts[0], tools=tuple(tools), progress=progress or _choose_progress())
@@ -443,6 +448,11 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     findings = [validate_task(load_task(name)) for name in texts]
     text = "; ".join(f"{finding.task}: {len(finding.problems) or 'no'} problems" for finding in findings)
     return Result(findings, text, [tabulate_validation(findings)])
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text names a path and not a task: it is there, or it has a separator of paths and no colon."""
+    return Path(text).exists() or (os.sep in text and ":" not in text)
 
 
 def cancel_run(run: PathLike) -> Result:

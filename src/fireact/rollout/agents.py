@@ -213,9 +213,21 @@ def load_model(
 
     lm = build_lm() if cache is None else cache.wrap_lm(hosted or spec, build_lm)
     if tuned is None:
-        description = f"{lm.name}, fine-tuned ({relative_path(spec)})" if hosted else lm.name
-        return Model(lm=lm, tuned=bool(hosted), description=description)
+        return _describe_hosted_student(lm, Path(spec)) if hosted else Model(lm=lm, tuned=False, description=lm.name)
     return replace(tuned, lm=lm)
+
+
+def _describe_hosted_student(lm: LM, directory: Path) -> Model:
+    """The model that ``tune`` made, with the prompt and the tools of a recorded agent where it learned these."""
+    training = TrainedPrompt.from_manifest(read_manifest(directory))
+    return Model(
+        lm=lm,
+        tuned=True,
+        description=f"{lm.name}, fine-tuned ({relative_path(directory)})",
+        renderer=tuned_renderer(directory),
+        training=training,
+        directory=None if training is None else directory,
+    )
 
 
 def _find_hosted_model(spec: str) -> str:

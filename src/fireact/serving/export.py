@@ -65,6 +65,12 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
             f"{config.run} was trained without its agent's prompt (--prompt drop), which a chat template cannot take "
             "out of requests. Serve it with 'fireact serve', or train with --prompt keep."
         )
+    if config.to == "ollama" and load_renderer(tuned_renderer(directory)).native:
+        raise ConfigError(
+            f"{config.run} is a student of native tool calls, and a Modelfile cannot hold its template: Ollama has a "
+            "template language of its own, without the tools and calls as they were trained. Export with --to gguf, "
+            "whose template llama.cpp's server uses, or --to merged for vLLM; or serve it with 'fireact serve'."
+        )
     with RunDir(out, verb="export", settings=config, force=force) as run:
         if run.complete:
             return run.manifest
@@ -108,11 +114,6 @@ def _write_student(
     out: Path,
 ) -> str:
     """Write the student with the chat template and stop strings of its training; returns the dtype of its weights."""
-    if config.to == "ollama" and renderer.native:
-        raise ConfigError(
-            "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf "
-            "(the template is inside) or --to merged."
-        )
     import torch
 
     from fireact.models.hf import load_merged_student

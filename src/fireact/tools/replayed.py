@@ -23,8 +23,15 @@ from typing import Any, Self
 from fireact.base import jsonl
 from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectories
 from fireact.errors import ConfigError, DataError, ToolError
-from fireact.types import FINISH, Action, Step, Trajectory
-from fireact.wire.schemas import FINISH_NAMES, Schema, normalise_schemas, schema_name, unwrap_schema
+from fireact.types import FINISH, Step, Trajectory
+from fireact.wire.schemas import (
+    FINISH_NAMES,
+    Schema,
+    make_schema,
+    normalise_schemas,
+    schema_name,
+    unwrap_schema,
+)
 
 PREFIX = "recorded:"
 """How the spec of these tools begins."""
@@ -103,6 +110,7 @@ def build_replayed_tools(
     schemas: dict[str, Schema] = {}
     by_question: dict[str, dict[tuple[str, str], str]] = {}
     by_arguments: dict[str, dict[str, str]] = {}
+    argument_names: dict[str, list[tuple[str, ...]]] = {}
     for trajectory in trajectories:
         question = f"{trajectory.task}/{trajectory.example.id}"
         schemas |= {schema_name(schema): schema for schema in normalise_schemas(trajectory.meta.get("tools"))}
@@ -111,7 +119,9 @@ def build_replayed_tools(
             name, words = step.action.name, canonical_arguments(step.action.arguments)
             by_question.setdefault(name, {}).setdefault((question, words), step.observation)
             by_arguments.setdefault(name, {}).setdefault(words, step.observation)
-            schemas.setdefault(name, _infer_schema(step.action))
+            argument_names.setdefault(name, []).append(tuple(step.action.arguments))
+    inferred = {name: _infer_schema(name, calls) for name, calls in argument_names.items()}
+    schemas = {**inferred, **schemas}
     names = [name for name in schemas if name not in FINISH_NAMES or name in by_arguments]
     if not names:
         raise DataError(f"{source} holds no tool and no call of one, so it has nothing to answer with.")
@@ -125,11 +135,11 @@ def _has_tool_result(step: Step) -> bool:
     return step.action is not None and step.action.name != FINISH and step.observation is not None and not step.noise
 
 
-def _infer_schema(action: Action) -> Schema:
-    """A schema for a tool whose schema is not recorded: the arguments of its first call."""
-    properties: dict[str, Any] = {name: {} for name in action.arguments}
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"type": "function", "function": {"name": action.name, "description": "", "parameters": parameters}}
+def _infer_schema(name: str, calls: Sequence[tuple[str, ...]]) -> Schema:
+    """A schema for a tool whose schema is not recorded: the arguments of its calls, of which all have the required."""
+    properties: dict[str, Any] = {argument: {} for call in calls for argument in call}
+    required = [argument for argument in properties if all(argument in call for call in calls)]
+    return make_schema(name, "", {"type": "object", "properties": properties, "required": required})
 
 
 def canonical_arguments(arguments: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ class RecordedRuns:
         for episode in self.episodes.get(trajectory.example.id, ()):
             weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
             if weights is not None:
-                calls = self._read_episode(episode, weights)
+                calls = replace(self, left_out=Counter())._read_episode(episode, weights)  # rendering counts them
                 return [(recorded_turn, call) for recorded_turn, call in calls if call.is_learned]
         return []
 

@@ -34,6 +34,7 @@ from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat,
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import load_renderer, load_tools
 from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
+from fireact.training.trained_tools import drop_chat_prompt
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -69,24 +70,29 @@ def render_trajectory(trajectory: Trajectory, renderer: Renderer, *, tools: Sequ
 
 @dataclass(frozen=True, slots=True)
 class ChatSource:
-    """Renders trajectories with one renderer; ``recorded`` holds the calls that the renderer ``recorded`` needs."""
+    """Renders trajectories with one renderer; ``recorded`` holds the calls that the renderer ``recorded`` needs.
+
+    With ``drops_prompt`` recorded chats are without the agent's system prompt and tools.
+    """
 
     renderer: Renderer
     tools: Sequence[Schema]
     recorded: RecordedRuns | None
+    drops_prompt: bool = False
 
     @classmethod
-    def load(cls, renderer: str, *, data: Path, tools: Sequence[str]) -> ChatSource:
+    def load(cls, renderer: str, *, data: Path, tools: Sequence[str], drops_prompt: bool = False) -> ChatSource:
         """The source of the chats of a run or a mixture. Raises DataError without the recorded calls that it needs."""
         loaded_renderer = load_renderer(renderer)
         if renderer == RENDERER:
-            return cls(loaded_renderer, (), load_recorded_runs(find_recorded_runs(data)))
+            return cls(loaded_renderer, (), load_recorded_runs(find_recorded_runs(data)), drops_prompt)
         return cls(loaded_renderer, load_tool_schemas(loaded_renderer, tools), None)
 
     def render(self, trajectory: Trajectory) -> list[Chat]:
         """The chats of a trajectory: one, or several where a recorded agent rewrites its history."""
         if self.recorded is not None:
-            return self.recorded.render(trajectory)
+            chats = self.recorded.render(trajectory)
+            return list(map(drop_chat_prompt, chats)) if self.drops_prompt else chats
         return [render_trajectory(trajectory, self.renderer, tools=self.tools)]
 
     def describe_left_out(self) -> list[str]:
