@@ -18,7 +18,9 @@ from fake_tuning import FakeTuning
 from fakes import Small
 from fireact.base import jsonl
 from fireact.base.run_directory import RunDir, read_config, read_manifest
+from fireact.data.doctor import DoctorConfig, diagnose_data
 from fireact.data.mixture import MixConfig, mix
+from fireact.data.recorded_calls import find_recorded_runs, load_recorded_runs
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.hosted.tune import TuneConfig, estimate_job, tune
@@ -33,7 +35,6 @@ from fireact.serving.conformance import check_conformance
 from fireact.serving.export import ExportConfig, export
 from fireact.serving.wire import read_request
 from fireact.training.preference import PreferConfig, prepare_start
-from fireact.training.recorded_calls import find_recorded_runs, load_recorded_runs
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Trajectory
@@ -450,3 +451,16 @@ def test_a_provider_is_sent_the_recorded_requests_with_their_tools(run: Path, tm
     assert agent.method.prompt_messages("How many?", [])[0].content == SYSTEM["content"]  # type: ignore[attr-defined]
     as_text = TuneConfig(data=str(run), model="together:base", renderer="react")
     assert estimate_job(as_text).details["samples"] == 5  # one a trajectory, with actions as text
+
+
+def test_doctor_counts_the_tokens_that_are_trained(run: Path, tmp_path: Path) -> None:
+    diagnosis = diagnose_data(DoctorConfig(data=str(run), student="smollm2-135m"))
+    encoder = Encoder(*load_tokenizer("smollm2-135m"), load_renderer("recorded"))
+    chats = load_training_data(TrainConfig(data=str(run))).chats
+    assert diagnosis.tokens.total == sum(
+        len(sample.input_ids) for chat in chats for sample in encoder.encode_chat(chat)
+    )
+    assert "empty thought" not in [finding.kind for finding in diagnosis.findings]
+    done = fireact("doctor", run, "--fix", "-o", tmp_path / "fixed")
+    assert done.returncode == 0, done.stderr
+    assert TrainConfig(data=str(tmp_path / "fixed")).renderer == "recorded"

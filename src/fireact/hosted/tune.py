@@ -26,6 +26,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
+from fireact.data.recorded_calls import RENDERER, resolve_renderer
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.provider import (
     ENDED_STATUSES,
@@ -42,7 +43,6 @@ from fireact.render.tokens import Chat
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import AGENT, load_renderer
 from fireact.rollout.estimate import CHARS_PER_TOKEN
-from fireact.training.recorded_calls import RENDERER, resolve_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.train import load_learnable, require_data
 from fireact.training.trained_questions import hash_trained_questions, write_trained_questions

@@ -22,6 +22,13 @@ from fireact.base.run_directory import (
     relative_path,
     shell_path,
 )
+from fireact.data.recorded_calls import (
+    RENDERER,
+    RecordedRuns,
+    RecordedTurn,
+    find_recorded_runs,
+    load_recorded_runs,
+)
 from fireact.errors import ConfigError, missing_path_error
 from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
@@ -40,13 +47,6 @@ from fireact.rollout.agents import (
 )
 from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
-from fireact.training.recorded_calls import (
-    RENDERER,
-    RecordedRuns,
-    RecordedTurn,
-    find_recorded_runs,
-    load_recorded_runs,
-)
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
 from fireact.training.trained_tools import drop_chat_prompt

@@ -26,6 +26,7 @@ from fireact.data.lines import (
     read_raw_lines,
     split_into_blocks,
 )
+from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import offered_schemas, offered_tools
@@ -33,7 +34,6 @@ from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import load_renderer, load_tools
-from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
 from fireact.training.trained_tools import drop_chat_prompt
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema

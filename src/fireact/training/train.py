@@ -26,6 +26,7 @@ from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
+from fireact.data.recorded_calls import RENDERER, resolve_renderer
 from fireact.data.sources import is_trajectory_file, read_any_trajectories
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
@@ -45,7 +46,6 @@ from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.model_card import write_model_card
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
-from fireact.training.recorded_calls import RENDERER, resolve_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
