@@ -1,5 +1,6 @@
 """Teacher against student: the questions of a run, tools that answer as recorded, and trained questions."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,8 @@ def test_the_command_says_what_was_left_out_and_how_calls_were_answered(run: Pat
     compared = fireact("compare", "rec", "eval", cwd=run.parent)
     assert compared.returncode == 0, compared.stderr
     assert "recorded: 2 questions that both answered" in compared.stdout and "Only A has 1: Togo" in compared.stdout
+    flips = json.loads(fireact("compare", "rec", "eval", "--json", cwd=run.parent).stdout)["tasks"]["recorded"]["flips"]
+    assert [(flip["id"], flip["gold"]) for flip in flips] == [("Mali", "23")]
 
 
 # --- questions that an agent was trained on ---

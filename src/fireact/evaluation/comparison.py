@@ -83,6 +83,11 @@ class Flip:
     before: Trajectory
     after: Trajectory
 
+    @property
+    def gold(self) -> str:
+        """The right answer; a recording may have none, and an evaluation of its questions has it."""
+        return self.before.example.answer or self.after.example.answer
+
     def to_dict(self) -> dict[str, Any]:
         example = self.before.example
         sides = {"before": self.before, "after": self.after}
@@ -91,7 +96,7 @@ class Flip:
             "seed": self.before.seed,
             "gained": self.gained,
             "question": example.question,
-            "gold": example.answer,
+            "gold": self.gold,
             **{side: _flip_side_to_dict(trajectory) for side, trajectory in sides.items()},
         }
 

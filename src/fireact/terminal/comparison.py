@@ -187,7 +187,7 @@ def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
         STDOUT.print(f"{direction}: {len(flips)}")
         return
     rows: list[Row] = [
-        [f"{flip.before.example.id} {flip.before.example.question}", flip.before.example.answer,
+        [f"{flip.before.example.id} {flip.before.example.question}", flip.gold,
          _answer_cell(flip.before), _answer_cell(flip.after)]
         for flip in flips[:most]
     ]  # fmt: skip

@@ -175,6 +175,8 @@ class ReplayCounts:
     unanswered: int
 
     def __str__(self) -> str:
+        if not self.calls:
+            return "no recorded tool was called"
         exact = self.calls - self.nearest - self.unanswered
         unanswered = f", {self.unanswered} without any recorded call of the tool" if self.unanswered else ""
         return (
