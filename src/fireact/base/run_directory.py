@@ -34,8 +34,6 @@ from fireact.types import Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
 LOCK, CLOCK = ".lock", ".seconds"
-MAX_NAMED = 8
-"""Runs of a directory that a message names."""
 _VERSIONED = ("fireact", "torch", "transformers", "trl", "peft", "bm25s", "countryinfo")
 
 
@@ -202,18 +200,6 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is a file. Give the directory of a run.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path / CONFIG}: {error}. Repair it, or make the run anew.") from error
-
-
-def describe_directory(path: Path) -> str:
-    """What a path is, to follow "is": a file, a run of a verb, a set of runs with their verbs, or neither."""
-    if path.is_file():
-        return "a file"
-    if verb := _verb_of(path):
-        return f"a directory of 'fireact {verb}'"
-    runs = {entry.name: verb for entry in sorted(path.iterdir()) if entry.is_dir() and (verb := _verb_of(entry))}
-    names = [f"{name} ({verb})" for name, verb in list(runs.items())[:MAX_NAMED]]
-    more = f" and {len(runs) - MAX_NAMED} more" if len(runs) > MAX_NAMED else ""
-    return f"a directory that holds {len(runs)} runs: {', '.join(names)}{more}" if runs else "no run directory"
 
 
 def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Path) -> Any:

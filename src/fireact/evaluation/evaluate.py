@@ -7,22 +7,18 @@ trained on is asked unless that is allowed; then the ``meta`` of its episode has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
-from fireact.base.names import known_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import (
     RunDir,
     absolute_if_path,
     absolute_path,
-    read_manifest,
     read_trajectories,
-    relative_path,
-    shell_path,
 )
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
@@ -30,11 +26,13 @@ from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.recorded_questions import (
     RecordedQuestions,
-    has_recorded_tools,
-    list_recorded_tasks,
+    choose_recorded_tools,
+    describe_replayed_calls,
     load_recorded_questions,
+    read_prompt_tokens,
 )
 from fireact.evaluation.summary import summarise_trajectories
+from fireact.evaluation.trained_marks import mark_trained_episodes
 from fireact.render.prompts import TOOLLESS_METHODS
 from fireact.rollout.agents import (
     AGENT,
@@ -55,11 +53,8 @@ from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.tasks.order import order_examples
-from fireact.tasks.question_hash import hash_question
-from fireact.tools.replayed import count_replayed_calls
 from fireact.training.model_card import record_evaluation
-from fireact.training.trained_questions import find_trained_questions
-from fireact.types import Task, Tool, Trajectory, Usage
+from fireact.types import Task, Tool, Usage
 
 ALLOWED = ("trained",)
 """What ``allow`` may name."""
@@ -120,19 +115,8 @@ def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
     if config.split not in ("test", ""):
         raise ConfigError(f"eval: --split {config.split}; the questions of a run have no splits. Leave it out.")
     replace_fields(config, tasks=tasks, split="")
-    if not isinstance(config.tools, DefaultTools) or config.method in TOOLLESS_METHODS:
-        return
-    names = list_recorded_tasks(run)
-    if set(names) <= set(known_names("task")):
-        tools, _ = choose_defaults(names, [config.method], model=str(config.agent))
-        replace_fields(config, tools=tools)
-        return
-    if has_recorded_tools(run):
-        raise ConfigError(
-            f"{relative_path(run)} has no questions of the embedded world, so there is no default --tool: give the "
-            f"agent's own (module:attribute), or --tool recorded:{shell_path(run)}, which answers as its tools did."
-        )
-    replace_fields(config, tools=())
+    if isinstance(config.tools, DefaultTools) and config.method not in TOOLLESS_METHODS:
+        replace_fields(config, tools=choose_recorded_tools(run, config.method, model=str(config.agent)))
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -143,9 +127,6 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
     tasks = _load_tasks(config)
     episodes = _build_all_episodes(tasks, config, model, tools)
     left_out = {name: task.unanswered for name, task in tasks.items() if isinstance(task, RecordedQuestions)}
-    for name, count in left_out.items():
-        if count:
-            progress.say(f"eval: {count} questions of {name} are left out: the run has no right answer to them")
     with RunDir(out, verb="eval", settings=config, force=force, neutral=EVAL.neutral) as run:
         if run.complete:
             return run.manifest
@@ -175,8 +156,8 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
             **({} if config.questions_of is None else {"left_out": left_out}),
-            **_describe_replayed_calls(config, trajectories),
-            **_describe_prompt_tokens(model),
+            **describe_replayed_calls(config.tools, trajectories),
+            **read_prompt_tokens(model),
         )
         has_trained = any(TRAINED in trajectory.meta for trajectory in trajectories)
         directory = None if has_trained else _find_trained_run(config, model)
@@ -186,21 +167,6 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             except OSError as error:  # the evaluation is complete, and the student may be in a place that is read alone
                 progress.say(f"the model card of {directory} does not show this: {error.strerror or error}")
         return manifest
-
-
-def _describe_replayed_calls(config: EvalConfig, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """How the calls of tools of ``recorded:RUN`` were answered."""
-    counts = count_replayed_calls(config.tools, trajectories)
-    return {} if counts is None else {"replayed": asdict(counts)}
-
-
-def _describe_prompt_tokens(model: Model) -> dict[str, Any]:
-    """The prompt tokens of a question with the recorded agent's prompt and without, as training measured them."""
-    manifest = {} if model.training is None or model.directory is None else read_manifest(model.directory)
-    prompt = manifest.get("prompt", {})
-    if not prompt.get("tokens_a_question"):
-        return {}
-    return {"prompt": {name: prompt[name] for name in ("mode", "tokens_a_question")}}
 
 
 def _find_trained_run(config: EvalConfig, model: Model) -> Path | None:
@@ -240,24 +206,8 @@ def _build_all_episodes(
     tasks: Mapping[str, Task], config: EvalConfig, model: Model, tools: Mapping[str, Tool]
 ) -> dict[str, list[Episode]]:
     """The episodes of each task, those on trained questions marked. Raises ConfigError for one that is not allowed."""
-    trained = find_trained_questions(config.agent)
     episodes = {name: _build_episodes(task, config, model, tools) for name, task in tasks.items()}
-    marked = {
-        name: [
-            replace(episode, meta={TRAINED: True}) if hash_question(episode.example.question) in trained else episode
-            for episode in task_episodes
-        ]
-        for name, task_episodes in episodes.items()
-    }
-    counts = {name: sum(TRAINED in episode.meta for episode in marked[name]) for name in marked}
-    if any(counts.values()) and TRAINED not in config.allow:
-        phrases = [f"{count} of {len(marked[name])} questions of {name}" for name, count in counts.items() if count]
-        raise ConfigError(
-            f"{relative_path(config.agent)} was trained on {' and '.join(phrases)}: its answers to these do not show "
-            "what it can do. Ask others (--split test, or the holdout.jsonl of 'fireact mix --holdout 0.2'), or ask "
-            "them too, each marked: --allow trained."
-        )
-    return marked
+    return mark_trained_episodes(episodes, config.agent, allowed=TRAINED in config.allow)
 
 
 def _build_episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:

@@ -8,16 +8,20 @@ keeps the task and the id of its first episode, so that ``compare`` pairs it wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from fireact.base.names import known_names
+from fireact.base.run_directory import read_manifest, relative_path
 from fireact.data.filters import has_full_score
 from fireact.data.sources import read_any_trajectories
-from fireact.errors import DataError
-from fireact.rollout.agents import load_task
+from fireact.errors import ConfigError, DataError
+from fireact.rollout.agents import Model, choose_defaults, load_task
 from fireact.tasks.question_hash import normalise_question
 from fireact.tasks.scoring import best_scores, gold_answers, score_free_form
+from fireact.tools.replayed import count_replayed_calls
 from fireact.types import Example, Limits, Task, Trajectory
 
 MAX_TOKENS = 4096
@@ -69,18 +73,39 @@ def load_recorded_questions(run: str, rule: str | None = None) -> list[RecordedQ
     return [task for task in tasks if task.questions]
 
 
-def list_recorded_tasks(run: str) -> list[str]:
-    """The names of the tasks of a run."""
-    return list(_read_by_task(run))
+def choose_recorded_tools(run: str, method: str, *, model: str) -> Sequence[str]:
+    """The tools for the questions of a run where none are named: those of the embedded world for its tasks.
+
+    Raises ConfigError where the agent of the run had tools that are not here.
+    """
+    by_task = _read_by_task(run)
+    if set(by_task) <= set(known_names("task")):
+        return choose_defaults(list(by_task), [method], model=model)[0]
+    if any(map(_had_tools, chain.from_iterable(by_task.values()))):
+        raise ConfigError(
+            f"{relative_path(run)} has no questions of the embedded world, so there is no default --tool: give the "
+            "agent's own (module:attribute), or --tool recorded:RUN with its recording, which answers as its tools did."
+        )
+    return ()
 
 
-def has_recorded_tools(run: str) -> bool:
-    """Whether an agent of the run had tools."""
-    return any(
-        trajectory.meta.get("tools") or any(step.observation is not None for step in trajectory.steps)
-        for trajectories in _read_by_task(run).values()
-        for trajectory in trajectories
-    )
+def _had_tools(trajectory: Trajectory) -> bool:
+    return bool(trajectory.meta.get("tools")) or any(step.observation is not None for step in trajectory.steps)
+
+
+def describe_replayed_calls(specs: Sequence[str], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """How the calls of tools of ``recorded:RUN`` were answered, for the manifest; nothing without such tools."""
+    counts = count_replayed_calls(specs, trajectories)
+    return {} if counts is None else {"replayed": asdict(counts)}
+
+
+def read_prompt_tokens(model: Model) -> dict[str, Any]:
+    """The prompt tokens of a question with the recorded agent's prompt and without, as training measured them."""
+    manifest = {} if model.training is None or model.directory is None else read_manifest(model.directory)
+    prompt = manifest.get("prompt", {})
+    if not prompt.get("tokens_a_question"):
+        return {}
+    return {"prompt": {name: prompt[name] for name in ("mode", "tokens_a_question")}}
 
 
 def _read_by_task(run: str) -> dict[str, list[Trajectory]]:

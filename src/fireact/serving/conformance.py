@@ -16,7 +16,7 @@ from typing import Any
 
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import (
-    describe_directory,
+    CONFIG,
     read_config,
     read_trajectories,
     relative_path,
@@ -55,6 +55,8 @@ from fireact.wire.dialects import DIALECTS
 from fireact.wire.schemas import Schema, tool_schema
 
 TOO_LONG = "calls of samples longer than max_length"
+MAX_NAMED = 8
+"""Runs of a directory that a message names."""
 ANSWER_TOKENS = 64
 """The maximum length in tokens of a compared answer."""
 
@@ -226,10 +228,23 @@ def _require_student(run: str) -> Path:
         directory = None
     if directory is None:
         raise ConfigError(
-            f"{relative_path(path)} is {describe_directory(path)}. Give validate one student: a directory of 'fireact "
+            f"{relative_path(path)} is {_describe_path(path)}. Give validate one student: a directory of 'fireact "
             f"train', 'prefer' or 'quickstart'. Trajectories are checked by: fireact doctor {shell_path(path)}"
         )
     return directory
+
+
+def _describe_path(path: Path) -> str:
+    """What a path is, to follow "is": a file, a run of a verb, a set of runs with their verbs, or neither."""
+    if path.is_file():
+        return "a file"
+    if (path / CONFIG).is_file():
+        return f"a directory of 'fireact {read_config(path).get('verb')}'"
+    runs = [f"{file.parent.name} ({read_config(file.parent).get('verb')})" for file in sorted(path.glob(f"*/{CONFIG}"))]
+    more = f" and {len(runs) - MAX_NAMED} more" if len(runs) > MAX_NAMED else ""
+    return (
+        f"a directory that holds {len(runs)} runs: {', '.join(runs[:MAX_NAMED])}{more}" if runs else "no run directory"
+    )
 
 
 def _list_turns(
