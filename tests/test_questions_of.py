@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+import fireact as package
 from command import fireact
 from fakes import trajectory
 from fireact.base import jsonl
@@ -136,6 +137,14 @@ def test_a_prompted_model_is_asked_the_questions_of_a_run(run: Path, tmp_path: P
     episodes = list(read_trajectories(tmp_path / "eval"))
     assert [episode.example.id for episode in episodes] == ["Chad", "Mali"]
     assert [step.observation for step in episodes[1].steps] == ["17", None]
+
+
+def test_python_asks_and_compares_too(run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"questions_of": run, "tools": f"recorded:{run}", "n": 1, "workers": 1}
+    measured = package.evaluate(f"{__name__}:looks_up", out=tmp_path / "eval", **options)
+    assert measured.results["recorded"].em.mean == 1.0 and measured.manifest["replayed"]["calls"] == 1
+    comparison = package.compare(run, measured, allow="trained").value
+    assert comparison.tasks[0].n == 1 and not comparison.tasks[0].flips
 
 
 def test_what_a_run_does_not_say_must_be_given(run: Path, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_repeated_request_is_learned_once_with_its_last_reply(tmp_path: Path) 
 
 
 def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:
-    rendering = Rendering(run, renderer="recorded")
+    rendering = Rendering(run)  # recorded, as train does
     counts = rendering.write(tmp_path / "out.jsonl", "messages")
     assert counts.trajectories == 5 and counts.samples == 6
     row = next(iter(jsonl.read_objects(tmp_path / "out.jsonl")))

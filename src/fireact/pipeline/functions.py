@@ -346,7 +346,7 @@ def render_samples(
     data: PathLike,
     *,
     student: str = "smollm2-135m",
-    renderer: str = "react",
+    renderer: str = "auto",
     tools: str | Sequence[str] = ("search",),
     n: int = 3,
     skip_bad: bool = False,

@@ -16,6 +16,7 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import read_trajectories, trajectory_file
+from fireact.base.settings import replace_fields
 from fireact.data.lines import (
     BLOCK_BYTES,
     SINGLE_PROCESS_BYTES,
@@ -26,7 +27,7 @@ from fireact.data.lines import (
     read_raw_lines,
     split_into_blocks,
 )
-from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
+from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs, resolve_renderer
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import offered_schemas, offered_tools
@@ -185,11 +186,14 @@ class Rendering:
     """
 
     data: Path
-    renderer: str = "react"
+    renderer: str = "auto"
     student: str = "smollm2-135m"
     tools: Sequence[str] = ("search",)
     workers: int = 0
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        replace_fields(self, renderer=resolve_renderer(self.renderer, self.data))
 
     def preview_samples(self) -> Iterator[SamplePreview]:
         """Every sample, one after the other."""

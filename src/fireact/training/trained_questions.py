@@ -16,7 +16,7 @@ from pathlib import Path
 from fireact.base import jsonl
 from fireact.base.run_directory import CONFIG, read_config
 from fireact.data.sources import read_any_trajectories
-from fireact.errors import DataError
+from fireact.errors import FireactError
 from fireact.rollout.agents import tuned_directory
 from fireact.tasks.question_hash import hash_question
 from fireact.types import Trajectory
@@ -46,7 +46,7 @@ def read_trained_questions(directory: Path) -> frozenset[str]:
         return frozenset(str(row["sha256"]) for row in jsonl.read_objects(file))
     settings = read_config(directory)
     hashes: set[str] = set()
-    with suppress(DataError):  # the data of an earlier version was moved or deleted
+    with suppress(FireactError):  # the data of an earlier version was moved or deleted
         hashes.update(hash_trained_questions(read_any_trajectories(Path(str(settings.get("data", directory))))))
     origin = Path(str(settings.get("start") or settings.get("run") or directory))
     if origin != directory and (origin / CONFIG).is_file():
