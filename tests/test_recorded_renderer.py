@@ -1,6 +1,7 @@
 """Students of recorded agents: what is trained is what the agent sends, token by token, and what the server encodes."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,17 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from command import fireact
+from fake_tuning import FakeTuning
 from fakes import Small
 from fireact.base import jsonl
 from fireact.base.run_directory import RunDir, read_config, read_manifest
+from fireact.data.doctor import DoctorConfig, diagnose_data
 from fireact.data.mixture import MixConfig, mix
+from fireact.data.recorded_calls import find_recorded_runs, load_recorded_runs
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
+from fireact.hosted.tune import TuneConfig, estimate_job, tune
 from fireact.methods.react import ReAct, offered_tools
 from fireact.models.weights import load_tokenizer
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
@@ -28,7 +34,7 @@ from fireact.rollout.agents import build_agent, equip_student, load_model, load_
 from fireact.serving.conformance import check_conformance
 from fireact.serving.export import ExportConfig, export
 from fireact.serving.wire import read_request
-from fireact.training.recorded_calls import find_recorded_runs, load_recorded_runs
+from fireact.training.preference import PreferConfig, prepare_start
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Trajectory
@@ -236,7 +242,7 @@ def test_a_repeated_request_is_learned_once_with_its_last_reply(tmp_path: Path) 
 
 
 def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:
-    rendering = Rendering(run, renderer="recorded")
+    rendering = Rendering(run)  # recorded, as train does
     counts = rendering.write(tmp_path / "out.jsonl", "messages")
     assert counts.trajectories == 5 and counts.samples == 6
     row = next(iter(jsonl.read_objects(tmp_path / "out.jsonl")))
@@ -373,3 +379,88 @@ def test_an_export_shows_tools_as_the_training_did(trained: Path, tmp_path: Path
 def population(country: str) -> str:
     """People in a country."""
     return "many"
+
+
+def test_a_student_is_asked_its_teacher_s_questions_with_its_teacher_s_tools(
+    run: Path, trained: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"agent": str(trained), "questions_of": str(run), "tools": (f"recorded:{run}",), "n": 1}
+    with pytest.raises(ConfigError, match="trained on 1 of 1 questions of recorded"):
+        evaluate(EvalConfig(**settings), tmp_path / "refused")
+    manifest = evaluate(EvalConfig(**settings, allow=("trained",)), tmp_path / "eval")
+    assert manifest["prompt"]["mode"] == "keep" and "replayed" in manifest and manifest["left_out"] == {"recorded": 0}
+    (episode,) = [Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "eval" / "trajectories.jsonl")]
+    assert episode.meta == {"trained": True} and episode.example.answer == "In Peru."
+    assert len(list(jsonl.read_objects(trained / "questions.jsonl"))) == 5
+
+
+def test_preference_learns_from_recorded_calls(run: Path, trained: Path, tmp_path: Path) -> None:
+    rows = [{**row, "episode": episode} for episode in ("Chad", "again") for row in plain_episode("Chad")]
+    record_rows(tmp_path / "rec", rows)
+    score(tmp_path / "rec", by=lambda trajectory: float(trajectory.example.id == "Chad"))
+    config = PreferConfig(data=str(tmp_path / "rec"), start=str(trained))
+    start, [[(success,), (failure,)]] = prepare_start(config)
+    assert start.renderer_name == "recorded" and success.messages == failure.messages and success.tools == [POPULATION]
+    assert [message.role for message in success.messages][:2] == ["system", "user"]
+    with pytest.raises(DataError, match="needs recorded calls"):
+        jsonl.write_objects(tmp_path / "file.jsonl", jsonl.read_objects(tmp_path / "rec" / "trajectories.jsonl"))
+        prepare_start(replace(config, data=str(tmp_path / "file.jsonl")))
+
+
+def test_validate_says_what_it_takes_and_what_it_was_given(run: Path, trained: Path, tmp_path: Path) -> None:
+    for name, message in (
+        (str(run), "is a directory of 'fireact record'. Give validate one student"),
+        (str(run.parent), "is a directory that holds 1 runs: rec (record). Give validate one student"),
+        (str(tmp_path), "is no run directory. Give validate one student"),
+        (str(run / "calls.sqlite"), "there is no"),
+        (str(run / "trajectories.jsonl"), "holds trajectories, not questions"),
+    ):
+        done = fireact("validate", name)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "the directory of one student alone" in fireact("validate", "geo-hop", trained).stderr
+    refused = fireact("export", trained, "--to", "ollama", "-o", tmp_path / "out")
+    assert "Export with --to gguf" in refused.stderr and not (tmp_path / "out").exists()
+
+
+def test_validate_names_the_requests_that_were_not_trained_on(run: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "train")
+    config = tmp_path / "train" / "config.toml"
+    config.write_text(config.read_text().replace("max_length = 2048", "max_length = 650"))
+    conformance = check_conformance(str(tmp_path / "train"), prompts=0)
+    assert conformance.equal == conformance.turns < 10
+    assert conformance.left_out == (f"calls of samples longer than max_length: {10 - conformance.turns}",)
+
+
+def test_a_provider_is_sent_the_recorded_requests_with_their_tools(run: Path, tmp_path: Path) -> None:
+    with FakeTuning("together", states=("pending", "completed")) as served:
+        config = TuneConfig(data=str(run), model=f"together:base@{served.url}", poll=0.01)
+        manifest = tune(config, tmp_path / "tune")
+        (uploaded,) = served.files.values()
+    assert (tmp_path / "tune" / "training.jsonl").read_bytes() in uploaded
+    rows = list(jsonl.read_objects(tmp_path / "tune" / "training.jsonl"))
+    assert len(rows) == 6 == estimate_job(config).details["samples"]
+    assert rows[0]["tools"] == [POPULATION] and rows[0]["messages"][0]["content"] == SYSTEM["content"]
+    call, *results = rows[0]["messages"][2:5]
+    assert [made["id"] for made in call["tool_calls"]] == [result["tool_call_id"] for result in results]
+    assert manifest["renderer"] == "recorded" and manifest["prompt"]["system"] == SYSTEM["content"]
+    model = load_model(str(tmp_path / "tune"))
+    with pytest.raises(ConfigError, match="trained with population"):
+        equip_student(model, ())
+    tools = equip_student(model, (f"recorded:{run}",))
+    agent = build_agent(model, Small(), method="react", tools=tools)
+    assert agent.method.prompt_messages("How many?", [])[0].content == SYSTEM["content"]  # type: ignore[attr-defined]
+    as_text = TuneConfig(data=str(run), model="together:base", renderer="react")
+    assert estimate_job(as_text).details["samples"] == 5  # one a trajectory, with actions as text
+
+
+def test_doctor_counts_the_tokens_that_are_trained(run: Path, tmp_path: Path) -> None:
+    diagnosis = diagnose_data(DoctorConfig(data=str(run), student="smollm2-135m"))
+    encoder = Encoder(*load_tokenizer("smollm2-135m"), load_renderer("recorded"))
+    chats = load_training_data(TrainConfig(data=str(run))).chats
+    assert diagnosis.tokens.total == sum(
+        len(sample.input_ids) for chat in chats for sample in encoder.encode_chat(chat)
+    )
+    assert "empty thought" not in [finding.kind for finding in diagnosis.findings]
+    done = fireact("doctor", run, "--fix", "-o", tmp_path / "fixed")
+    assert done.returncode == 0, done.stderr
+    assert TrainConfig(data=str(tmp_path / "fixed")).renderer == "recorded"

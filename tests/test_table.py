@@ -53,6 +53,12 @@ def test_what_qualifies_a_number_moves_below_it_before_a_column_falls_away() -> 
     assert printed(table, 40)[1]
 
 
+def test_a_table_of_names_alone_is_folded() -> None:
+    answer = "0123456789" * 20
+    text, left_out = printed(Table("", ["question", "answer"], [["Why?", answer]], names=2), 40)
+    assert not left_out and max(map(len, text.splitlines())) <= 40 and text.count("0123") >= 4
+
+
 def test_text_of_others_is_text_in_every_form() -> None:
     assert HOSTILE in printed(SMALL, 80)[0]
     lines = list(write_markdown_table(SMALL))

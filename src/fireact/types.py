@@ -308,7 +308,8 @@ class Tool(Protocol):
     It may have these members: ``fingerprint`` identifies all that its answers depend on. ``for_episode(key, seed)``
     returns the tool for one episode (``key`` identifies the task and question), and ``stateful`` tells whether that
     tool remembers earlier calls (true where there is ``for_episode``). ``sample_queries`` are queries that noise draws
-    from. ``keeps_time`` tells that it limits the time of its calls itself. ``close()`` frees what it holds.
+    from. ``keeps_time`` and ``keeps_length`` tell that it limits the time and the length of its answers itself.
+    ``close()`` frees what it holds.
     """
 
     @property

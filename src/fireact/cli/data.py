@@ -90,8 +90,13 @@ def render_command(
         str, typer.Option("--student", help="smollm2-135m, a hub id, or a directory with a model.")
     ] = "smollm2-135m",
     renderer: Annotated[
-        str, typer.Option("--renderer", help="react, tool_calls (native, by the student's chat template) or alpaca.")
-    ] = "react",
+        str,
+        typer.Option(
+            "--renderer",
+            help="react, tool_calls (native, by the student's chat template), recorded (what a recorded agent sends) "
+            "or alpaca. auto: recorded for recordings, else react.",
+        ),
+    ] = "auto",
     tool: Tools = None,
     peek: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 3,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one for small data, else one a core.")] = 0,

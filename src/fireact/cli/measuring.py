@@ -12,28 +12,32 @@ from fireact.cli.values import Json
 
 def compare_command(
     before: Annotated[
-        Path, typer.Argument(metavar="RUN_A", help="A directory of 'fireact eval', or a file of scored episodes.")
+        Path,
+        typer.Argument(
+            metavar="RUN_A", help="A directory of 'fireact eval', 'record' or 'collect', or a file of scored episodes."
+        ),
     ],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same questions.")],
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            help="What may differ on purpose: noise, tools, limits, split, questions or seed; repeatable. Default: "
-            "nothing."
+            help="What may differ on purpose: noise, tools, limits, split, questions or seed; or trained: show "
+            "questions that an agent was trained on, apart. Repeatable. Default: nothing."
         ),
     ] = None,
     flips: Annotated[int, typer.Option(help="Questions to show that one run has right and the other wrong.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says what
-    differs.
+    differs. Questions pair by their id, or else by their words.
 
-    Example: `fireact compare runs/eval-base runs/eval-fireact --flips 10`, or with `--allow noise` for a noisy run
+    Example: `fireact compare runs/eval-base runs/eval-fireact --flips 10`, `fireact compare runs/mine runs/eval` for a
+    recorded teacher and its student, or with `--allow noise` for a noisy run
     """
-    from fireact.evaluation.comparison import compare_runs, find_blocking_differences, read_scored_run
+    from fireact.evaluation.comparison import compare_runs, find_blocking_differences, read_scored_runs
     from fireact.terminal.comparison import print_comparison, print_differences
 
-    first_run, second_run = read_scored_run(before), read_scored_run(after)
+    first_run, second_run = read_scored_runs(before, after)
     wrong = find_blocking_differences(first_run, second_run, allow or ())
     if wrong:
         print_differences(wrong, first_run.name, second_run.name, as_json=as_json)

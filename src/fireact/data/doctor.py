@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, redact
 from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.data.contamination import (
     UNKNOWN,
     EvaluationSet,
@@ -31,6 +31,7 @@ from fireact.data.filters import has_full_score
 from fireact.data.findings import KINDS, Bounds, check_trajectory, known_tools
 from fireact.data.lines import Block, choose_worker_count, map_in_order, read_entries, read_raw_lines, split_into_blocks
 from fireact.data.measure import load_renderer_tokenizer, measure_lengths
+from fireact.data.recorded_calls import resolve_renderer
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import DataError
@@ -61,12 +62,13 @@ class DoctorConfig:
     """Longest sample in tokens."""
     max_observation: int = setting(2000, low=1)
     """Longest observation in characters."""
-    renderer: str = setting("react", help=RENDERER_HELP)
+    renderer: str = setting("auto", help=f"{RENDERER_HELP} auto: recorded for recordings, else react.")
     workers: int = setting(0, low=0)
     """Processes; 0 is one for small data, else one a core."""
 
     def __post_init__(self) -> None:
         check_settings(self, "doctor")
+        replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,9 @@ def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockRe
             ]
             continue
         trajectory = entry.trajectory
-        length = measure_lengths(trajectory, config.student, renderer=config.renderer, tools=config.tools)
+        length = measure_lengths(
+            trajectory, config.student, renderer=config.renderer, tools=config.tools, data=config.data
+        )
         report.without_tools += not known_tools(trajectory, bounds.tools) and any(
             step.action for step in trajectory.steps
         )

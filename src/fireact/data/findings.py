@@ -13,6 +13,7 @@ from typing import Literal
 from fireact.base.redact import SensitiveMatch, excerpt, find_sensitive, iterate_strings
 from fireact.data.steps import find_faults
 from fireact.formats.released import damage_of
+from fireact.recording.trajectories import METHOD
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Trajectory
 from fireact.wire.schemas import schema_name
@@ -155,7 +156,7 @@ def _check_steps(trajectory: Trajectory, bounds: Bounds) -> Iterator[SensitiveMa
         elif fault == "unknown tool or arguments" and step.action is not None:
             yield "unknown tool", f"step {number}: {excerpt(step.action.name, 40)}"
         if not step.thought.strip():
-            if step.joined or trajectory.method == "io":  # these have no thought by design
+            if step.joined or trajectory.method in ("io", METHOD):  # these have no thought by design
                 continue
             yield "empty thought", f"step {number}"
         elif step.thought in earlier_thoughts:

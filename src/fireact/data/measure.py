@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from fireact.base import jsonl
 from fireact.base.names import known_names
+from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
 from fireact.methods.react import offered_schemas, offered_tools
 from fireact.models.weights import load_tokenizer
 from fireact.render.chat import apply_renderer_template
 from fireact.render.react import render_call
+from fireact.render.tokens import Chat
 from fireact.rollout.agents import load_renderer, load_tools
-from fireact.types import Message, Renderer, Trajectory
+from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
 CHARACTERS = 4
@@ -23,26 +27,42 @@ CHARACTERS = 4
 
 
 def measure_lengths(
-    trajectory: Trajectory, student: str, *, renderer: str = "react", tools: Sequence[str] = ()
+    trajectory: Trajectory, student: str, *, renderer: str = "react", tools: Sequence[str] = (), data: str = ""
 ) -> tuple[int, int, int]:
-    """Tokens of all samples, of the trained parts, and of the longest sample; without a ``student``, estimates."""
-    messages = _load_renderer(renderer).sample(trajectory)
-    if not student:
-        total = _estimate_tokens(messages)
-        return total, _estimate_tokens([message for message in messages if message.train]), total
+    """Tokens of all samples, of the trained parts, and of the longest sample; without a ``student``, estimates.
+
+    The renderer ``recorded`` finds the recorded calls by the path of the ``data``.
+    """
+    if renderer == RENDERER:
+        chats = [Chat(chat.messages, chat.tools) for chat in _load_recorded_runs(data).render(trajectory)]
+    else:
+        shown_tools = _tools_in_prompt(trajectory, renderer, tuple(tools)) if student else ()
+        chats = [Chat(_load_renderer(renderer).sample(trajectory), shown_tools)]
+    sizes = [_measure_chat(chat, student, renderer) for chat in chats]
+    return sum(size[0] for size in sizes), sum(size[1] for size in sizes), max((size[2] for size in sizes), default=0)
+
+
+def _measure_chat(chat: Chat, student: str, renderer: str) -> tuple[int, int, int]:
+    trained_messages = [message for message in chat.messages if message.train]
+    if not student or not trained_messages:
+        total = _estimate_tokens(chat)
+        return total, _estimate_tokens(Chat(trained_messages)), total
     from fireact.render.tokens import encode_chat
 
-    if not any(message.train for message in messages):
-        return (total := _estimate_tokens(messages)), 0, total
     tokenizer, ends = load_renderer_tokenizer(student, renderer)
-    samples = encode_chat(messages, tokenizer, ends=ends, tools=_tools_in_prompt(trajectory, renderer, tuple(tools)))
+    samples = encode_chat(chat.messages, tokenizer, ends=ends, tools=chat.tools)
     sizes = [len(sample.input_ids) for sample in samples]
     return sum(sizes), sum(sample.targets for sample in samples), max(sizes)
 
 
-def _estimate_tokens(messages: Sequence[Message]) -> int:
-    texts = [text for message in messages for text in (message.content, *map(render_call, message.calls))]
-    return sum(-(-len(text) // CHARACTERS) for text in texts)
+def _estimate_tokens(chat: Chat) -> int:
+    texts = [text for message in chat.messages for text in (message.content, *map(render_call, message.calls))]
+    return sum(-(-len(text) // CHARACTERS) for text in [*texts, *map(jsonl.dumps, chat.tools)])
+
+
+@cache
+def _load_recorded_runs(data: str) -> RecordedRuns:
+    return load_recorded_runs(find_recorded_runs(Path(data)))
 
 
 def _tools_in_prompt(trajectory: Trajectory, renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:

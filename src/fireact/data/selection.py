@@ -21,6 +21,7 @@ from fireact.data.steps import find_faults
 from fireact.errors import ConfigError
 from fireact.formats.source import RELEASED
 from fireact.render.react import render_turn
+from fireact.tasks.question_hash import normalise_question
 from fireact.types import Trajectory
 
 Rows = npt.NDArray[Any]
@@ -83,7 +84,7 @@ def episode_identity(trajectory: Trajectory) -> str:
 
 def question_key(trajectory: Trajectory) -> str:
     """Identifies a question across methods, models and seeds, and across files that give it other ids."""
-    return " ".join(trajectory.example.question.casefold().split()) or f"{trajectory.task}/{trajectory.example.id}"
+    return normalise_question(trajectory.example.question) or f"{trajectory.task}/{trajectory.example.id}"
 
 
 def agent_text(trajectory: Trajectory) -> str:

@@ -3,6 +3,7 @@
     type     ``meta["kind"]`` of the embedded world, ``meta["type"]`` of HotpotQA (bridge, comparison)
     hops     ``meta["hops"]``, or the number of questions in StrategyQA's ``decomposition``
     level    ``meta["level"]`` of HotpotQA        subject  ``meta["subject"]`` of MMLU
+    trained  yes where the agent was trained on the question, as ``meta["trained"]`` of the episode says, else no
 
 Invariant: a question is in at most one group of each kind, and in none where its meta has no value for that kind.
 """
@@ -39,6 +40,10 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
+TRAINED = "trained"
+"""The key in the meta of an episode whose question the agent was trained on, and the kind of group."""
+
+
 def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> dict[str, dict[str, GroupSummary]]:
     """Kind -> value -> ``summarise_group`` of its episodes, without those that ended in a fault."""
     scored = [trajectory for trajectory in trajectories if trajectory.stop != "error"]
@@ -53,4 +58,14 @@ def compute_breakdown(trajectories: Sequence[Trajectory], *, seed: int = 0) -> d
                 meta_value: summarise_group(trajectories_by_value[meta_value], seed)
                 for meta_value in sorted(trajectories_by_value)
             }
+    if trained := split_by_training(scored):
+        groups_by_kind[TRAINED] = {value: summarise_group(group, seed) for value, group in trained.items()}
     return groups_by_kind
+
+
+def split_by_training(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    """The episodes whose questions the agent was trained on (yes) and the others (no); empty where it was on none."""
+    groups: dict[str, list[Trajectory]] = {"yes": [], "no": []}
+    for trajectory in trajectories:
+        groups["yes" if trajectory.meta.get(TRAINED) else "no"].append(trajectory)
+    return {value: group for value, group in groups.items() if group} if groups["yes"] else {}

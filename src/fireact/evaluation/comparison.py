@@ -8,13 +8,14 @@ questions. Runs with different conditions are not compared, unless the differenc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fireact.base.run_directory import CONFIG, read_config, read_manifest, read_trajectories, relative_path
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.accuracy import is_correct
+from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.conditions import (
     Conditions,
     Difference,
@@ -26,7 +27,13 @@ from fireact.evaluation.conditions import (
 )
 from fireact.evaluation.failures import classify_failure, count_failures
 from fireact.evaluation.measures import AMOUNTS, get_score
-from fireact.evaluation.pairing import Pair, average_by_question, index_trajectories, pair_trajectories
+from fireact.evaluation.pairing import (
+    Pair,
+    average_by_question,
+    index_trajectories,
+    match_by_question,
+    pair_trajectories,
+)
 from fireact.evaluation.recovery import Recovery, is_disturbed, measure_recovery
 from fireact.evaluation.statistics import (
     Estimate,
@@ -37,6 +44,7 @@ from fireact.evaluation.statistics import (
     estimate_change,
     estimate_quantile,
 )
+from fireact.evaluation.trained_marks import mark_trained_questions
 from fireact.formats.read import read_any
 from fireact.types import Trajectory
 
@@ -54,6 +62,8 @@ class ComparedRun:
     description: str
     trajectories: Sequence[Trajectory]
     conditions: Conditions
+    config: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,11 @@ class Flip:
     before: Trajectory
     after: Trajectory
 
+    @property
+    def gold(self) -> str:
+        """The right answer; a recording may have none, and an evaluation of its questions has it."""
+        return self.before.example.answer or self.after.example.answer
+
     def to_dict(self) -> dict[str, Any]:
         example = self.before.example
         sides = {"before": self.before, "after": self.after}
@@ -81,7 +96,7 @@ class Flip:
             "seed": self.before.seed,
             "gained": self.gained,
             "question": example.question,
-            "gold": example.answer,
+            "gold": self.gold,
             **{side: _flip_side_to_dict(trajectory) for side, trajectory in sides.items()},
         }
 
@@ -116,8 +131,24 @@ class AccuracyUnderNoise:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedScores:
+    """The first score of both runs on the ``n`` questions that an agent was trained on, or on the others."""
+
+    n: int
+    before: Estimate
+    after: Estimate
+    change: PairedDifference
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"n": self.n, **_sides_to_dict(self.before, self.after, self.change.to_dict())}
+
+
+@dataclass(frozen=True, slots=True)
 class TaskComparison:
-    """Two runs on one task: ``n`` questions, ``episodes`` of each run (more where there are several seeds)."""
+    """Two runs on one task: ``n`` questions, ``episodes`` of each run (more where there are several seeds).
+
+    ``trained`` has the questions that an agent was trained on (yes) and the others (no); it is empty without the first.
+    """
 
     task: str
     n: int
@@ -135,6 +166,7 @@ class TaskComparison:
     recovery: tuple[Recovery | None, Recovery | None]
     under_noise: AccuracyUnderNoise | None
     flips: Sequence[Flip]
+    trained: Mapping[str, TrainedScores] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``before`` and ``after`` are the two runs."""
@@ -164,6 +196,7 @@ class TaskComparison:
             },
             "kept_under_noise": None if self.under_noise is None else self.under_noise.to_dict(),
             "flips": [flip.to_dict() for flip in self.flips],
+            "trained": {value: scores.to_dict() for value, scores in self.trained.items()},
         }
 
 
@@ -223,6 +256,16 @@ def compare_scores(
     return ScoreComparison(*(compare_paired(*_average_score(pairs, name), seed=seed) for name in _FIRST))
 
 
+def read_scored_runs(before: Path, after: Path) -> tuple[ComparedRun, ComparedRun]:
+    """Read two runs to compare; questions that both have under other tasks or ids get those of the first run.
+
+    Raises DataError where one cannot be read, is not complete or has no scores.
+    """
+    first, second = read_scored_run(before), read_scored_run(after)
+    trajectories = match_by_question(first.trajectories, second.trajectories)
+    return first, _build_run(second.name, trajectories, second.config, second.manifest)
+
+
 def read_scored_run(path: Path) -> ComparedRun:
     """Read a run to compare. Raises DataError where ``read_compared_run`` does, or where no episode has scores."""
     run = read_compared_run(path)
@@ -244,14 +287,22 @@ def read_compared_run(path: Path) -> ComparedRun:
             f"{path} is a directory of {config['verb']} and contains several runs. "
             "Give two of them, or see all: fireact report."
         )
-    trajectories = list(read_trajectories(path) if config else read_any(path))
+    trajectories = mark_trained_questions(read_trajectories(path) if config else read_any(path), config)
+    return _build_run(relative_path(path), trajectories, config, manifest)
+
+
+def _build_run(
+    name: str, trajectories: Sequence[Trajectory], config: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> ComparedRun:
     models = ", ".join(dict.fromkeys(trajectory.model or "unnamed" for trajectory in trajectories))
     return ComparedRun(
-        name=relative_path(path),
+        name=name,
         agent=str(manifest.get("agent", models)),
         description=str(manifest.get("description", models)),
         trajectories=trajectories,
-        conditions=conditions_of(relative_path(path), trajectories, config=config, manifest=manifest),
+        conditions=conditions_of(name, trajectories, config=config, manifest=manifest),
+        config=config,
+        manifest=manifest,
     )
 
 
@@ -358,7 +409,22 @@ def _compare_task(
             for before_trajectory, after_trajectory in pairs
             if is_correct(before_trajectory) != is_correct(after_trajectory)
         ],
+        trained=_compare_trained(pairs, names[0], seed),
     )
+
+
+def _compare_trained(pairs: Sequence[Pair], name: str, seed: int) -> dict[str, TrainedScores]:
+    """The score apart for questions that an agent was trained on and for the others; nothing without the first."""
+    groups: dict[str, list[Pair]] = {"yes": [], "no": []}
+    for pair in pairs:
+        groups["yes" if any(trajectory.meta.get(TRAINED) for trajectory in pair) else "no"].append(pair)
+    return {
+        value: TrainedScores(
+            len({before.example.id for before, _ in group}), *_compare_shares(*_average_score(group, name), seed)
+        )
+        for value, group in groups.items()
+        if group and groups["yes"]
+    }
 
 
 def _count_faults(trajectories: Iterable[Trajectory]) -> int:

@@ -20,11 +20,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from fireact.errors import ConfigError, unknown_name_error
+from fireact.evaluation.breakdown import TRAINED
+from fireact.tasks.question_hash import normalise_question
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Trajectory
 
-SETTINGS = ("split", "questions", "tools", "noise", "limits", "seed")
-"""Conditions that may differ on purpose. Two runs without a common question have nothing to compare."""
+SETTINGS = ("split", "questions", "tools", "noise", "limits", "seed", TRAINED)
+"""Conditions that may differ on purpose, and questions that an agent was trained on.
+
+Two runs without a common question have nothing to compare.
+"""
 
 _NOISE = re.compile(r"(noise-\d+:[^:]*):(.*)", re.DOTALL)
 
@@ -34,7 +39,8 @@ class Conditions:
     """The conditions of a run, by name; None or a missing key where the run does not record one.
 
     ``questions``: task -> id -> question and right answer. ``tools`` and ``noise`` are by tool, ``limits`` by task.
-    ``disturbed`` are the kinds of noise in its episodes.
+    ``disturbed`` are the kinds of noise in its episodes, ``trained`` the tasks and ids of the questions that its agent
+    was trained on.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Conditions:
     noise: Mapping[str, str] | None = None
     limits: Mapping[str, Mapping[str, Any]] | None = None
     disturbed: frozenset[str] = frozenset()
+    trained: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,8 @@ def conditions_of(
     """The conditions of a run: from its episodes and, for a run directory, from its settings and manifest."""
     questions: dict[str, dict[str, tuple[str, str]]] = {}
     for trajectory in trajectories:
-        question_text = " ".join(trajectory.example.question.split())
         questions.setdefault(trajectory.task, {})[trajectory.example.id] = (
-            question_text,
+            " ".join(trajectory.example.question.split()),
             normalise_answer(trajectory.example.answer),
         )
     tools = (manifest or {}).get("tools")
@@ -80,7 +86,7 @@ def conditions_of(
         name=name,
         questions=questions,
         seeds=frozenset(trajectory.seed for trajectory in trajectories),
-        split=(config or {}).get("split"),
+        split=(config or {}).get("split") or None,
         tools=None
         if tools is None
         else {tool: noise_match[2] if noise_match else str(tools[tool]) for tool, noise_match in noise_matches.items()},
@@ -89,6 +95,9 @@ def conditions_of(
         else {tool: noise_match[1] for tool, noise_match in noise_matches.items() if noise_match},
         limits=(manifest or {}).get("limits"),
         disturbed=noise_kinds(trajectories),
+        trained=frozenset(
+            (trajectory.task, trajectory.example.id) for trajectory in trajectories if trajectory.meta.get(TRAINED)
+        ),
     )
 
 
@@ -133,7 +142,21 @@ def find_disallowed(before: Conditions, after: Conditions, allow: Sequence[str] 
     for name in allow:
         if name not in SETTINGS:
             raise unknown_name_error("setting to allow", name, SETTINGS)
-    return [difference for difference in find_differences(before, after) if difference.setting not in allow]
+    differences = [*find_differences(before, after), *find_trained_questions_of_both(before, after)]
+    return [difference for difference in differences if difference.setting not in allow]
+
+
+def find_trained_questions_of_both(before: Conditions, after: Conditions) -> list[Difference]:
+    """How many of the common questions each agent was trained on; nothing where neither was on any."""
+    common = {
+        (task, id)
+        for task in common_tasks(before, after)
+        for id in before.questions[task].keys() & after.questions[task].keys()
+    }
+    counts = [len(common & run.trained) for run in (before, after)]
+    if not any(counts):
+        return []
+    return [Difference(TRAINED, *(f"on {count} of {len(common)} questions" for count in counts))]
 
 
 def find_unrecorded(before: Conditions, after: Conditions) -> list[str]:
@@ -195,10 +218,19 @@ def _compare_limits(before: Conditions, after: Conditions, task: str) -> Differe
 
 
 def _compare_questions(before: Conditions, after: Conditions, task: str) -> Difference | None:
-    """Ids that mean another question or answer in the second run: how many, and the first of them."""
+    """Ids that mean another question or answer in the second run: how many, and the first of them.
+
+    A question without a right answer, as recordings have it, is not another one.
+    """
     before_questions, after_questions = before.questions[task], after.questions[task]
     differing = [
-        id for id, question in before_questions.items() if id in after_questions and after_questions[id] != question
+        id
+        for id, (question, answer) in before_questions.items()
+        if id in after_questions
+        and (
+            normalise_question(after_questions[id][0]) != normalise_question(question)
+            or (answer and after_questions[id][1] not in ("", answer))
+        )
     ]
     if not differing:
         return None

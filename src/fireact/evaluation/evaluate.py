@@ -1,6 +1,7 @@
 """The verb ``eval``: an agent answers held-out questions. Each episode is stored, each task summarised with intervals.
 
-The rollout is the one of ``collect``; only the agent and the split differ.
+The rollout is the one of ``collect``; only the agent and the split differ. Invariant: no question that the agent was
+trained on is asked unless that is allowed; then the ``meta`` of its episode has ``trained``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,26 @@ from typing import Any
 from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import RunDir, absolute_if_path, read_trajectories
+from fireact.base.run_directory import (
+    RunDir,
+    absolute_if_path,
+    absolute_path,
+    read_trajectories,
+)
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, unknown_name_error
+from fireact.evaluation.breakdown import TRAINED
+from fireact.evaluation.recorded_questions import (
+    RecordedQuestions,
+    choose_recorded_tools,
+    describe_replayed_calls,
+    load_recorded_questions,
+    read_prompt_tokens,
+)
 from fireact.evaluation.summary import summarise_trajectories
+from fireact.evaluation.trained_marks import mark_trained_episodes
+from fireact.render.prompts import TOOLLESS_METHODS
 from fireact.rollout.agents import (
     AGENT,
     DATA,
@@ -38,7 +54,16 @@ from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.tasks.order import order_examples
 from fireact.training.model_card import record_evaluation
-from fireact.types import Task, Usage
+from fireact.types import Task, Tool, Usage
+
+ALLOWED = ("trained",)
+"""What ``allow`` may name."""
+QUESTIONS = 100
+"""Questions of each task, where no number is given."""
+
+
+class DefaultTasks(tuple[str, ...]):
+    """Tasks that nobody chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +73,50 @@ class EvalConfig(EpisodeSettings):
     agent: str = setting(normalise=absolute_if_path)
     """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."""
     tasks: Sequence[str] = setting(
-        ("geo-hop", "geo-compose"), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP, normalise=absolute_task_specs
-    )
-    n: int = setting(100, flags=("-n",), panel=DATA, low=1)
-    """Questions of each task."""
+        DefaultTasks(("geo-hop", "geo-compose")), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP,
+        normalise=absolute_task_specs,
+    )  # fmt: skip
+    n: int | None = setting(None, flags=("-n",), panel=DATA, low=1)
+    """Questions of each task. Default: 100, or all of --questions-of."""
     method: str = setting("react", flags=("--method", "-m"), panel=AGENT)
     """io, cot, react, reflexion or module:attribute."""
     examples: int | None = setting(None, panel=AGENT, low=0)
     """Examples in the prompt. Default: 3; 0 for a fine-tuned agent."""
     _: KW_ONLY
+    questions_of: str | None = setting(None, panel=DATA, is_path=True, normalise=absolute_path)
+    """Ask the questions of a run: a recording, or a hold-out file of 'mix'. --task then names the rule that scores."""
+    allow: Sequence[str] = setting((), panel=DATA)
+    """trained: ask also what the agent was trained on, and mark it."""
     split: str = setting("test")
     workers: int = setting(16)
     """Episodes at a time; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.questions_of, str | Path):
+            _choose_recorded_defaults(self, str(self.questions_of))
+        elif self.n is None:
+            replace_fields(self, n=QUESTIONS)
         if isinstance(self.tools, DefaultTools):
             tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
             texts = [task for task in tasks if isinstance(task, str)]  # the check below refuses the others
             tools, _ = choose_defaults(texts, [self.method], model=str(self.agent))
             replace_fields(self, tools=tools)
         check_settings(self, "eval")
+        for name in self.allow:
+            if name not in ALLOWED:
+                raise unknown_name_error("setting to allow", name, ALLOWED)
+
+
+def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
+    """The tasks, the split and the tools for the questions of a run. Raises ConfigError where a tool must be named."""
+    tasks = () if isinstance(config.tasks, DefaultTasks) else config.tasks
+    if len(tasks) > 1:
+        raise ConfigError(f"eval: {len(tasks)} tasks; with --questions-of give at most one, whose rule scores.")
+    if config.split not in ("test", ""):
+        raise ConfigError(f"eval: --split {config.split}; the questions of a run have no splits. Leave it out.")
+    replace_fields(config, tasks=tasks, split="")
+    if isinstance(config.tools, DefaultTools) and config.method not in TOOLLESS_METHODS:
+        replace_fields(config, tools=choose_recorded_tools(run, config.method, model=str(config.agent)))
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -75,8 +124,10 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
     cache = config.open_cache(out)
     model = config.load_model(config.agent, cache=cache, spent=Usage() if force else cache.total_usage())
     tools = load_tools(config.tools, cache)
-    episodes = {name: _build_episodes(task, config, model, tools) for name, task in _load_tasks(config.tasks).items()}
-    with RunDir(out, verb="eval", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
+    tasks = _load_tasks(config)
+    episodes = _build_all_episodes(tasks, config, model, tools)
+    left_out = {name: task.unanswered for name, task in tasks.items() if isinstance(task, RecordedQuestions)}
+    with RunDir(out, verb="eval", settings=config, force=force, neutral=EVAL.neutral) as run:
         if run.complete:
             return run.manifest
         all_episodes = [episode for task_episodes in episodes.values() for episode in task_episodes]
@@ -104,8 +155,13 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             },
             results=results,
             usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
+            **({} if config.questions_of is None else {"left_out": left_out}),
+            **describe_replayed_calls(config.tools, trajectories),
+            **read_prompt_tokens(model),
         )
-        if (directory := _find_trained_run(config, model)) is not None:
+        has_trained = any(TRAINED in trajectory.meta for trajectory in trajectories)
+        directory = None if has_trained else _find_trained_run(config, model)
+        if directory is not None:
             try:
                 record_evaluation(directory, out, results)
             except OSError as error:  # the evaluation is complete, and the student may be in a place that is read alone
@@ -127,15 +183,18 @@ def estimate_evaluation(config: EvalConfig) -> CostEstimate:
     cache = CallCache(Path(CALLS), "off")
     with without_keys():
         model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
-    tasks = _load_tasks(config.tasks).values()
-    episodes = [episode for task in tasks for episode in _build_episodes(task, config, model, tools)]
+    by_task = _build_all_episodes(_load_tasks(config), config, model, tools)
+    episodes = [episode for task_episodes in by_task.values() for episode in task_episodes]
     return estimate_episodes(episodes, price=getattr(model.lm, "price", None))
 
 
-def _load_tasks(specs: Sequence[str]) -> dict[str, Task]:
+def _load_tasks(config: EvalConfig) -> dict[str, Task]:
     """The tasks by name, which may be shorter than the typed specification."""
+    if config.questions_of is not None:
+        rule = next(iter(config.tasks), None)
+        return {task.name: task for task in load_recorded_questions(config.questions_of, rule)}
     tasks_by_name: dict[str, Task] = {}
-    for spec in specs:
+    for spec in config.tasks:
         task = load_task(spec)
         if task.name in tasks_by_name:
             raise ConfigError(f"two tasks are named {task.name!r}; results tell tasks apart by name. Leave one out.")
@@ -143,16 +202,24 @@ def _load_tasks(specs: Sequence[str]) -> dict[str, Task]:
     return tasks_by_name
 
 
+def _build_all_episodes(
+    tasks: Mapping[str, Task], config: EvalConfig, model: Model, tools: Mapping[str, Tool]
+) -> dict[str, list[Episode]]:
+    """The episodes of each task, those on trained questions marked. Raises ConfigError for one that is not allowed."""
+    episodes = {name: _build_episodes(task, config, model, tools) for name, task in tasks.items()}
+    return mark_trained_episodes(episodes, config.agent, allowed=TRAINED in config.allow)
+
+
 def _build_episodes(task: Task, config: EvalConfig, model: Model, tools: Any) -> list[Episode]:
     agent = config.build_agent(model, task, config.method, tools, examples=config.examples)
     examples = order_examples(task.examples(config.split), config.order)
-    if config.n < 1:
-        raise ConfigError(f"-n is {config.n}; at least one question must be asked.")
-    if config.n > len(examples):
-        raise ConfigError(
-            f"{task.name} has {len(examples)} {config.split} questions; {config.n} were asked for. Lower -n."
-        )
-    return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[: config.n]]
+    count = len(examples) if config.n is None else config.n
+    if count < 1:
+        raise ConfigError(f"-n is {count}; at least one question must be asked.")
+    if count > len(examples):
+        available = f"{len(examples)} {config.split} questions".replace("  ", " ")
+        raise ConfigError(f"{task.name} has {available}; {count} were asked for. Lower -n.")
+    return [Episode(task=task, example=example, agent=agent, seed=config.seed) for example in examples[:count]]
 
 
 def _count_shots(episode: Episode) -> int:
@@ -179,6 +246,6 @@ def _name_directory(given: Mapping[str, Any]) -> str:
 
 EVAL = Verb(
     "eval", EvalConfig, evaluate, out=_name_directory, out_help="Run directory. Default: runs/eval-AGENT.",
-    neutral=NEUTRAL_SETTINGS, estimate=estimate_evaluation,
+    neutral=(*NEUTRAL_SETTINGS, "allow"), estimate=estimate_evaluation,
     example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",
 )  # fmt: skip

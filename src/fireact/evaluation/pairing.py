@@ -7,9 +7,11 @@ episodes are not independent. So statistics are over questions, each with the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from fireact.errors import DataError
+from fireact.tasks.question_hash import normalise_question
 from fireact.types import Trajectory
 
 Pair = tuple[Trajectory, Trajectory]
@@ -29,6 +31,37 @@ def pair_trajectories(before: Sequence[Trajectory], after: Sequence[Trajectory],
             "Evaluate both on the same task and split, with the same seed."
         )
     return [(before_by_key[key], after_by_key[key]) for key in shared]
+
+
+def match_by_question(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> list[Trajectory]:
+    """The second run, with the task and id of the first run where both have a question under other ones.
+
+    Of episodes of one question with several ids, the first belongs to the first, the second to the second and so on.
+    """
+    places_by_question: dict[str, list[tuple[str, str]]] = {}
+    question_by_place: dict[tuple[str, str], str] = {}
+    for trajectory in before:
+        place, words = (trajectory.task, trajectory.example.id), normalise_question(trajectory.example.question)
+        if words and question_by_place.setdefault(place, words) == words:
+            places = places_by_question.setdefault(words, [])
+            places += [place] if place not in places else []
+    new_places: dict[tuple[str, str], tuple[str, str]] = {}
+    unmatched: dict[tuple[str, str], str] = {}
+    for trajectory in after:
+        place, words = (trajectory.task, trajectory.example.id), normalise_question(trajectory.example.question)
+        if question_by_place.get(place) != words:
+            unmatched[place] = words
+        elif place in places_by_question.get(words, ()):
+            places_by_question[words].remove(place)
+    for place, words in unmatched.items():
+        if places_by_question.get(words):
+            new_places[place] = places_by_question[words].pop(0)
+    return [_move_trajectory(trajectory, new_places) for trajectory in after]
+
+
+def _move_trajectory(trajectory: Trajectory, places: Mapping[tuple[str, str], tuple[str, str]]) -> Trajectory:
+    task, id = places.get((trajectory.task, trajectory.example.id), (trajectory.task, trajectory.example.id))
+    return replace(trajectory, task=task, example=replace(trajectory.example, id=id))
 
 
 def index_trajectories(trajectories: Sequence[Trajectory], *, seeds: bool = True) -> dict[Key, Trajectory]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
+from fireact.data.recorded_calls import RENDERER, resolve_renderer
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.provider import (
     ENDED_STATUSES,
@@ -38,13 +39,19 @@ from fireact.hosted.provider import (
 )
 from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
+from fireact.render.tokens import Chat
+from fireact.render.tool_calls import export_messages
+from fireact.rollout.agents import AGENT, load_renderer
 from fireact.rollout.estimate import CHARS_PER_TOKEN
+from fireact.training.samples import ChatSource
 from fireact.training.train import load_learnable, require_data
-from fireact.types import Trajectory, Usage
+from fireact.training.trained_questions import hash_trained_questions, write_trained_questions
+from fireact.training.trained_tools import describe_prompt, describe_trained_tools
+from fireact.types import Message, Trajectory, Usage
 from fireact.wire.chat_completions import write_message
 from fireact.wire.dialect import WireMessage
 
-FILE, JOB, EVENTS = "training.jsonl", "job.json", "events.jsonl"
+FILE, JOB, EVENTS, STUDENT = "training.jsonl", "job.json", "events.jsonl", "student.json"
 COST, SCHEDULE = "Cost", "Schedule"
 """Headings of options."""
 NEUTRAL_SETTINGS = ("poll", "price", "budget")
@@ -63,6 +70,8 @@ class TuneConfig:
     """Trajectories in any format that 'convert' reads, or a directory of 'fireact mix' or 'collect'."""
     model: str = setting()
     """The provider and its base model: openai:MODEL[@BASE_URL], together:, fireworks: or module:attribute:MODEL."""
+    renderer: str = setting("auto", choices=("auto", "react", RENDERER), panel=AGENT)
+    """react (actions as text) or recorded (what a recorded agent sends). auto: recorded for recordings, else react."""
     epochs: int = setting(3, low=1, panel=SCHEDULE)
     """Passes over the data."""
     seed: int = setting(0, panel=SCHEDULE)
@@ -195,7 +204,7 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
         return run.finish(
             student=model, model=job.model, agent=provider.agent(job.model),
             provider=split_provider_spec(config.model)[0], job=job.id, estimate=asdict(estimate),
-            trained_tokens=job.tokens, cost_usd=paid,
+            trained_tokens=job.tokens, cost_usd=paid, **_read_student_fields(run.path),
         )  # fmt: skip
 
 
@@ -237,7 +246,7 @@ def estimate_job(config: TuneConfig) -> CostEstimate:
 
     Raises DataError for a file that would be rejected.
     """
-    rows = list(map(training_row, load_learnable(Path(config.data))))
+    rows, _ = build_training_rows(config, load_learnable(Path(config.data)))
     kind, _, _ = split_provider_spec(config.model)
     check_training_rows(rows, min_samples=load_provider_factory(kind).min_samples)
     estimate = _estimate_rows(config, rows)
@@ -286,15 +295,51 @@ def load_provider(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
 
 def write_training_file(config: TuneConfig, file: Path, provider: Provider, progress: Progress) -> list[dict[str, Any]]:
     """Write and check the training file, and return its samples; an uploaded file is never written again."""
-    rows = list(map(training_row, load_learnable(Path(config.data), progress)))
+    trajectories = load_learnable(Path(config.data), progress)
+    rows, student_fields = build_training_rows(config, trajectories, progress)
     check_training_rows(rows, min_samples=provider.min_samples)
     jsonl.write_objects(file, rows)
+    write_trained_questions(file.parent, hash_trained_questions(trajectories))
+    if student_fields:
+        jsonl.replace_text(file.with_name(STUDENT), json.dumps(student_fields) + "\n")
     return rows
+
+
+def build_training_rows(
+    config: TuneConfig, trajectories: Sequence[Trajectory], progress: Progress = SILENT
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The samples, and what the manifest tells of a student of a recorded agent (nothing for any other)."""
+    if resolve_renderer(config.renderer, Path(config.data)) != RENDERER:
+        return list(map(training_row, trajectories)), {}
+    chats = _render_recorded(config, trajectories, progress)
+    student_fields = {
+        "renderer": RENDERER, "prompt": describe_prompt(chats),
+        "tools": describe_trained_tools(chats, trajectories, load_renderer(RENDERER), ()),
+    }  # fmt: skip
+    return list(map(recorded_row, chats)), student_fields
+
+
+def _render_recorded(config: TuneConfig, trajectories: Sequence[Trajectory], progress: Progress) -> list[Chat]:
+    """The recorded calls of trajectories as chats. Raises DataError where none is left."""
+    source = ChatSource.load(RENDERER, data=Path(config.data), tools=())
+    chats = [chat for trajectory in trajectories for chat in source.render(trajectory)]
+    for line in source.describe_left_out():
+        progress.say(f"tune: left out, {line}")
+    if not chats:
+        raise DataError(f"none of {len(trajectories)} trajectories has a sample for the renderer {RENDERER}.")
+    return chats
+
+
+def _read_student_fields(out: Path) -> dict[str, Any]:
+    """What the manifest tells of a student of a recorded agent: its renderer, tools and prompt."""
+    file = out / STUDENT
+    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return fields
 
 
 def _estimate_rows(config: TuneConfig, rows: list[dict[str, Any]]) -> JobEstimate:
     """Samples, tokens and cost, all epochs counted."""
-    char_count = sum(len(message["content"]) for row in rows for message in row["messages"])
+    char_count = sum(_count_chars(row) for row in rows)
     tokens = char_count // CHARS_PER_TOKEN * config.epochs
     return JobEstimate(len(rows), tokens, _cost_of_tokens(tokens, config.price))
 
@@ -303,19 +348,39 @@ def _cost_of_tokens(tokens: int | None, price: float | None) -> float | None:
     return None if tokens is None or price is None else tokens * price / 1e6
 
 
+def _count_chars(row: Mapping[str, Any]) -> int:
+    """The characters of a sample: the texts and calls of its messages, and its tools."""
+    calls = [message["tool_calls"] for message in row["messages"] if message.get("tool_calls")]
+    extra = [*calls, *([row["tools"]] if row.get("tools") else [])]
+    texts = [message.get("content") or "" for message in row["messages"]]
+    return sum(map(len, texts)) + sum(len(jsonl.dumps(part)) for part in extra)
+
+
+def recorded_row(chat: Chat) -> dict[str, Any]:
+    """The sample of a recorded agent's requests with its tools, up to the last turn that is learnt."""
+    messages = _trim_messages(chat.messages, chat.key)
+    rows = list(export_messages(messages))
+    for row, message in zip(rows, messages, strict=True):
+        if message.role == "assistant" and not message.train:
+            row["weight"] = 0
+    return {"messages": rows, **({"tools": list(chat.tools)} if chat.tools else {})}
+
+
+def _trim_messages(messages: Sequence[Message], key: str) -> Sequence[Message]:
+    """The messages up to the last turn that is learnt. Raises DataError for a weight between 0 and 1."""
+    other_weights = [message.weight for message in messages if message.weight != 1]
+    if other_weights:
+        raise DataError(
+            f"{key} has a step of weight {other_weights[0]:g}; providers know 0 and 1 alone. Set one of them."
+        )
+    end = max((position for position, message in enumerate(messages, 1) if message.train), default=len(messages))
+    return messages[:end]
+
+
 def training_row(trajectory: Trajectory) -> dict[str, Any]:
     """The sample of a trajectory, up to the last turn that is learnt; earlier turns not to be learnt have weight 0."""
     messages = []
-    sample = ReActRenderer().sample(trajectory)
-    other_weights = [message.weight for message in sample if message.weight != 1]
-    if other_weights:
-        raise DataError(
-            f"{trajectory.key} has a step of weight {other_weights[0]:g}; providers know 0 and 1 alone. Set one of "
-            "them."
-        )
-    for message in sample[
-        : max((position for position, message in enumerate(sample, 1) if message.train), default=len(sample))
-    ]:
+    for message in _trim_messages(ReActRenderer().sample(trajectory), trajectory.key):
         extra = {"weight": 0} if message.role == "assistant" and not message.train else {}
         messages.append(write_message(WireMessage(message.role, (message.content,), extra=extra)))
     return {"messages": messages}
@@ -329,7 +394,9 @@ def check_training_rows(rows: list[dict[str, Any]], *, min_samples: int) -> None
         last_message = row["messages"][-1]
         if last_message["role"] != "assistant" or last_message.get("weight") == 0:
             raise DataError(f"sample {number} does not end with words of the student. Filter with --where finished.")
-        if any(not message["content"].strip() for message in row["messages"]):
+        if any(
+            not (message.get("content") or "").strip() and not message.get("tool_calls") for message in row["messages"]
+        ):
             raise DataError(f"sample {number} has an empty message. Repair or filter it.")
 
 

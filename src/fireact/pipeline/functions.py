@@ -346,7 +346,7 @@ def render_samples(
     data: PathLike,
     *,
     student: str = "smollm2-135m",
-    renderer: str = "react",
+    renderer: str = "auto",
     tools: str | Sequence[str] = ("search",),
     n: int = 3,
     skip_bad: bool = False,
@@ -425,13 +425,18 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
 
     ``tools`` are those of the student of a run.
     """
-    from fireact.base.run_directory import CONFIG
     from fireact.rollout.agents import load_task
+    from fireact.tasks.files import is_file_spec
     from fireact.tasks.validate import validate_task
     from fireact.terminal.data_tables import tabulate_validation
 
     texts = [os.fspath(name) for name in names]
-    if len(texts) == 1 and (Path(texts[0]) / CONFIG).is_file():
+    paths = [text for text in texts if _is_path(text) and not is_file_spec(text)]
+    if paths and len(texts) > 1:
+        raise ConfigError(
+            f"{paths[0]} is a path: validate takes tasks, or the directory of one student alone. Run it for each."
+        )
+    if paths:
         from fireact.serving.conformance import check_conformance
 
         conformance = check_conformance(texts[0], tools=tuple(tools), progress=progress or _choose_progress())
@@ -445,6 +450,11 @@ def validate_names(*names: PathLike, tools: Sequence[str] = (), progress: Progre
     return Result(findings, text, [tabulate_validation(findings)])
 
 
+def _is_path(text: str) -> bool:
+    """Whether a text names a path and not a task: it is there, or it has a separator of paths and no colon."""
+    return Path(text).exists() or (os.sep in text and ":" not in text)
+
+
 def cancel_run(run: PathLike) -> Result:
     """Stop the job of a run at a provider; its cost so far is still charged. The value is the ``Job``."""
     from fireact.hosted.tune import cancel_job
@@ -454,14 +464,15 @@ def cancel_run(run: PathLike) -> Result:
 
 
 def compare_paths(before: PathLike, after: PathLike, *, allow: str | Sequence[str] = ()) -> Result:
-    """Compare two runs question by question; the value is a ``RunComparison``.
+    """Compare two runs question by question, also a recording with an evaluation; the value is a ``RunComparison``.
 
-    Raises ConfigError where their conditions differ in more than ``allow`` names (noise, tools, limits, ...).
+    Raises ConfigError where their conditions differ in more than ``allow`` names (noise, tools, limits, ...), or where
+    an agent was trained on questions of both, unless it names ``trained``.
     """
-    from fireact.evaluation.comparison import compare_runs, read_scored_run
+    from fireact.evaluation.comparison import compare_runs, read_scored_runs
     from fireact.terminal.comparison import list_comparison_tables
 
-    runs = (read_scored_run(Path(before)), read_scored_run(Path(after)))
+    runs = read_scored_runs(Path(before), Path(after))
     comparison = compare_runs(*runs, allow=[allow] if isinstance(allow, str) else allow)
     changes = "; ".join(
         f"{task.task} {name.upper()} {first:.1%} -> {second:.1%} (p = {change.p:.2g}, n = {task.n})"

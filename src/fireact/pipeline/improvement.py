@@ -33,9 +33,9 @@ from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import read_summaries
 from fireact.rollout.agents import AGENT, SEARCH, choose_defaults, load_task, require_tuned_directory
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
+from fireact.tasks.question_hash import normalise_question
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
-from fireact.types import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,9 @@ def _require_correct_data(data: Path) -> None:
 def _find_start(config: ImproveConfig, data: Path) -> int:
     """The index of the first question that is tried. Raises ConfigError where questions are too few or not new."""
     files = [data, *([data / HELD_OUT] if (data / HELD_OUT).is_file() else [])]
-    learnt = {_normalise_question(trajectory.example) for file in files for trajectory in read_any_trajectories(file)}
+    learnt = {
+        normalise_question(trajectory.example.question) for file in files for trajectory in read_any_trajectories(file)
+    }
     learnt_indices = {task: _find_learnt_indices(task, "train", learnt) for task in config.tasks}
     count = config.n * config.rounds
     start = (
@@ -229,13 +231,10 @@ def _find_start(config: ImproveConfig, data: Path) -> int:
 def _find_learnt_indices(task: str, split: str, learnt: set[str]) -> list[int]:
     """The indices of the questions of a split that are in the training data."""
     return [
-        index for index, example in enumerate(load_task(task).examples(split)) if _normalise_question(example) in learnt
+        index
+        for index, example in enumerate(load_task(task).examples(split))
+        if normalise_question(example.question) in learnt
     ]
-
-
-def _normalise_question(example: Example) -> str:
-    """A question without its id, since ids differ between files; case and white space do not count."""
-    return " ".join(example.question.casefold().split())
 
 
 def _first_unused_start(used_indices: set[int], count: int) -> int:

@@ -26,7 +26,7 @@ from fireact.wire.text_calls import extract_answer, find_calls
 class RecordedRenderer(ToolCallsRenderer):
     """Renders the requests of a recorded agent: its prompt, its tools as it sends them, and its own ending.
 
-    Samples are made of recorded calls (``training.recorded_calls``), not of trajectories. ``offered`` are the tools
+    Samples are made of recorded calls (``data.recorded_calls``), not of trajectories. ``offered`` are the tools
     that the agent sends, or None for those that run, and ``endings`` the names of those by which it gives its answer.
     A text without calls is an answer, too.
     """

@@ -22,8 +22,10 @@ from fireact.base.run_directory import RunDir, absolute_path, read_config, read_
 from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError
+from fireact.evaluation.breakdown import split_by_training
 from fireact.evaluation.comparison import ScoreComparison, compare_scores
 from fireact.evaluation.conditions import Conditions, conditions_of, find_differences, require_comparable
+from fireact.evaluation.measures import summarise_group
 from fireact.evaluation.pairing import index_trajectories
 from fireact.evaluation.summary import Summary
 from fireact.reporting.cases import choose_cases
@@ -34,7 +36,7 @@ from fireact.reporting.plots import save_plot
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
 from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
 from fireact.reporting.summary import report_to_dict
-from fireact.reporting.wording import make_encodable
+from fireact.reporting.wording import describe_prompt_tokens, describe_trained_questions, make_encodable
 from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Trajectory
 
@@ -129,6 +131,7 @@ def assemble_report(
         comparisons=_comparisons_by_agent([change for change in changes if not change.by_noise]),
         robustness=_comparisons_by_agent([change for change in changes if change.by_noise]),
         unlike=list(dict.fromkeys(difference for change in changes for difference in change.unlike)),
+        cautions=list(_list_cautions(evaluations)),
         task_notes={"geo-compose": "held out: shapes of questions that were never trained on"},
         training={names[run.path]: list(jsonl.read_objects(run.path / "log.jsonl")) for run in training_runs},
         mixtures=_mixtures(runs, names),
@@ -155,6 +158,19 @@ def assemble_report(
             ),
         ],
     )
+
+
+def _list_cautions(evaluations: Sequence[AgentEvaluation]) -> Iterator[str]:
+    """Questions that an agent was trained on, with EM apart, and what its prompt takes."""
+    for evaluation in evaluations:
+        for task in dict.fromkeys(episode.task for episode in evaluation.episodes):
+            scored = [episode for episode in evaluation.episodes_on(task) if {"em", "f1"} <= episode.scores.keys()]
+            if groups := split_by_training(scored):
+                summaries = {value: summarise_group(group) for value, group in groups.items()}
+                yield f"{evaluation.agent.name}, {describe_trained_questions(task, summaries)}"
+        prompts = (run.manifest.get("prompt") for run in evaluation.runs if run.is_evaluation)
+        if prompt := next(filter(None, prompts), None):
+            yield f"{evaluation.agent.name}, {describe_prompt_tokens(prompt)}"
 
 
 def select_comparable(runs: Sequence[ReportedRun]) -> list[ReportedRun]:

@@ -96,6 +96,11 @@ def _results(report: ReportData) -> Iterator[str]:
         yield "Compared although more differs than the agent:"
         yield ""
         yield from (f"- {escape_line(display_name(line))}" for line in report.unlike)
+    if report.cautions:
+        yield ""
+        yield "To know beside the numbers:"
+        yield ""
+        yield from (f"- {escape_line(display_name(line))}" for line in report.cautions)
 
 
 def _section(table: Table, title: str = "") -> Iterator[str]:

@@ -87,6 +87,7 @@ class ReportData:
     - ``comparisons``: task -> agent -> the change against its baseline.
     - ``robustness``: the same for an agent under noise, against itself without noise.
     - ``unlike``: what else differs between two agents that are compared.
+    - ``cautions``: what a reader must know beside the numbers, such as questions that an agent was trained on.
     - ``training``: run -> rows of its log with ``step``, ``loss`` and ``learning_rate``.
     - ``timings``: stage -> seconds.
     - ``task_notes``: task -> a few words, such as "held out".
@@ -104,6 +105,7 @@ class ReportData:
     comparisons: Mapping[str, Mapping[str, ScoreComparison]] = field(default_factory=dict)
     robustness: Mapping[str, Mapping[str, ScoreComparison]] = field(default_factory=dict)
     unlike: Sequence[str] = ()
+    cautions: Sequence[str] = ()
     task_notes: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     mixtures: Sequence[Mixture] = ()

@@ -20,6 +20,7 @@ from fireact.evaluation.comparison import read_compared_run
 from fireact.evaluation.conditions import noise_kinds
 from fireact.evaluation.measures import summarise_group
 from fireact.evaluation.summary import Summary, read_summaries, summarise_trajectories
+from fireact.evaluation.trained_marks import mark_trained_questions
 from fireact.reporting.rows import RESULTS, StudyRow, read_study_rows
 from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.types import Trajectory
@@ -107,7 +108,10 @@ class ReportedRun:
     @cached_property
     def trajectories(self) -> Sequence[Trajectory]:
         """The episodes of the run, which are read once."""
-        return self.episodes.trajectories if self.episodes else list(read_trajectories(self.path))
+        if self.episodes:
+            return self.episodes.trajectories
+        trajectories = read_trajectories(self.path)
+        return list(trajectories) if self.study else mark_trained_questions(trajectories, self.config)
 
 
 def read_runs(paths: Sequence[str]) -> Iterator[ReportedRun]:

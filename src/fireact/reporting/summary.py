@@ -250,6 +250,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         ],
         "against": {task: dict(by_agent) for task, by_agent in report.against.items()},
         "unlike": list(report.unlike),
+        "cautions": list(report.cautions),
         "one_pair": has_one_pair(report, headlines(report)),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {

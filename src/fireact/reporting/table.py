@@ -162,7 +162,7 @@ def fit_to_terminal(table: Table, console: Console) -> tuple[RichTable, list[str
     beside = _build_terminal_table(table, stacked=False)
     if _least_width(beside, console, table.names) <= console.width:
         return beside, []
-    for count in range(len(table.columns), table.names, -1):
+    for count in range(len(table.columns), min(table.names, len(table.columns) - 1), -1):  # a table of names is folded
         below = _build_terminal_table(table.select_columns(range(count)), stacked=True)
         if _least_width(below, console, table.names) <= console.width:
             break

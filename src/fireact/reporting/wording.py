@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fireact.evaluation.accuracy import is_correct
+from fireact.evaluation.measures import GroupSummary
 from fireact.evaluation.statistics import Estimate
 from fireact.types import Stop, Trajectory
 
@@ -112,6 +113,25 @@ def number(value: float | None) -> str:
     size = math.floor(math.log10(abs(value)))
     digits = max(0, 2 - size) if size >= 0 else 1 - size if size < -1 else 2
     return f"{value:,.{digits}f}"
+
+
+def describe_trained_questions(name: str, groups: Mapping[str, GroupSummary]) -> str:
+    """How many questions an agent was trained on, and EM apart; ``groups`` are the group yes and perhaps no."""
+    trained, others = groups["yes"], groups.get("no")
+    text = f"{name}: {trained.n} of {trained.n + (others.n if others else 0)} questions were trained on"
+    if others is None:
+        return text
+    return f"{text}: EM {share(trained.measures.em)} on these, {share(others.measures.em)} on the others"
+
+
+def describe_prompt_tokens(prompt: Mapping[str, Any]) -> str:
+    """The prompt tokens of a question with a recorded agent's prompt and without, and which the student gets."""
+    tokens = prompt["tokens_a_question"]
+    return (
+        f"prompt tokens a question, as training measured them: {tokens['keep']:,.0f} with the agent's prompt and tools "
+        f"(--prompt keep), {tokens['drop']:,.0f} without (--prompt drop); this student was trained with --prompt "
+        f"{prompt['mode']}"
+    )
 
 
 def score_label(trajectory: Trajectory) -> str:

@@ -33,6 +33,7 @@ from fireact.tasks.files import is_file_spec, load_file_task, split_file_spec
 from fireact.tools.function import build_tools
 from fireact.tools.guard import guard_tool
 from fireact.tools.noise import load_noisy_tools
+from fireact.tools.replayed import find_replayed_run
 from fireact.types import LM, Limits, Method, Renderer, Task, Tool, Usage
 from fireact.wire.schemas import ClientTool, hash_schema, tool_schema
 
@@ -41,6 +42,14 @@ AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
 TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
 _PATH_STARTS = ("runs/", "./", "../", "/", "~")
 """Beginnings of paths; such a name is never looked up on the hub."""
+
+
+def absolute_tool_specs(specs: Sequence[str]) -> tuple[str, ...]:
+    """The specs of tools, with the absolute path of a run whose tools answer as recorded."""
+    runs = [(spec, find_replayed_run(spec)) for spec in specs]
+    return tuple(
+        spec if not run else f"{spec.removesuffix(run)}{absolute_path(Path(run).expanduser())}" for spec, run in runs
+    )
 
 
 class DefaultTools(tuple[str, ...]):
@@ -87,8 +96,8 @@ class CallSettings:
 class EpisodeSettings(CallSettings):
     """Settings of how episodes run."""
 
-    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT)
-    """Tool, by name or module:attribute; repeatable. Default: search, for tasks of the embedded world."""
+    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT, normalise=absolute_tool_specs)
+    """Tool: NAME, module:attribute or recorded:RUN; repeatable. Default: search, for tasks of the embedded world."""
     split: str = setting("train", panel=DATA)
     """Split of the tasks."""
     order: str = setting("file", panel=DATA)
@@ -204,9 +213,21 @@ def load_model(
 
     lm = build_lm() if cache is None else cache.wrap_lm(hosted or spec, build_lm)
     if tuned is None:
-        description = f"{lm.name}, fine-tuned ({relative_path(spec)})" if hosted else lm.name
-        return Model(lm=lm, tuned=bool(hosted), description=description)
+        return _describe_hosted_student(lm, Path(spec)) if hosted else Model(lm=lm, tuned=False, description=lm.name)
     return replace(tuned, lm=lm)
+
+
+def _describe_hosted_student(lm: LM, directory: Path) -> Model:
+    """The model that ``tune`` made, with the prompt and the tools of a recorded agent where it learned these."""
+    training = TrainedPrompt.from_manifest(read_manifest(directory))
+    return Model(
+        lm=lm,
+        tuned=True,
+        description=f"{lm.name}, fine-tuned ({relative_path(directory)})",
+        renderer=tuned_renderer(directory),
+        training=training,
+        directory=None if training is None else directory,
+    )
 
 
 def _find_hosted_model(spec: str) -> str:

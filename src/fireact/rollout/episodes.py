@@ -50,12 +50,13 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One example for one agent; ``seed`` seeds every random choice in it."""
+    """One example for one agent; ``seed`` seeds every random choice in it, ``meta`` becomes that of its trajectory."""
 
     task: Task
     example: Example
     agent: Agent
     seed: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -197,6 +198,7 @@ def run_episode(episode: Episode, cancelled: threading.Event | None = None) -> T
         usage=meter.usage,
         seconds=meter.seconds,
         error=error,
+        meta=episode.meta,
     )
     if trajectory.stop == "error":
         return trajectory

@@ -15,8 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import read_config, read_trajectories
-from fireact.errors import ConfigError
+from fireact.base.run_directory import (
+    CONFIG,
+    read_config,
+    read_trajectories,
+    relative_path,
+    shell_path,
+)
+from fireact.data.recorded_calls import (
+    RENDERER,
+    RecordedRuns,
+    RecordedTurn,
+    find_recorded_runs,
+    load_recorded_runs,
+)
+from fireact.errors import ConfigError, missing_path_error
 from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
@@ -26,20 +39,14 @@ from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.agents import (
     load_renderer,
     load_tools,
-    require_tuned_directory,
+    training_fields,
+    tuned_directory,
     tuned_renderer,
     tuned_tools,
     tuned_weights,
 )
 from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
-from fireact.training.recorded_calls import (
-    RENDERER,
-    RecordedRuns,
-    RecordedTurn,
-    find_recorded_runs,
-    load_recorded_runs,
-)
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
 from fireact.training.trained_tools import drop_chat_prompt
@@ -47,19 +54,26 @@ from fireact.types import Call, Message, Tool, Trajectory
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.schemas import Schema, tool_schema
 
+TOO_LONG = "calls of samples longer than max_length"
+MAX_NAMED = 8
+"""Runs of a directory that a message names."""
 ANSWER_TOKENS = 64
 """The maximum length in tokens of a compared answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conformance:
-    """Compared turns and those with equal tokens; prompts answered by both weights, and answers that differ."""
+    """Compared turns and those with equal tokens; prompts answered by both weights, and answers that differ.
+
+    ``left_out`` says which recorded requests of the data were not compared, since they were not trained on, and why.
+    """
 
     turns: int
     equal: int
     unequal: tuple[str, ...]
     prompts: int
     differing: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -109,7 +123,9 @@ class _ServedStudent:
                 other.input_ids[: len(sample.input_ids)] == sample.input_ids and len(other.input_ids) <= longest
                 for other in samples
             )
-            if is_trained:
+            if not is_trained:
+                runs.left_out[TOO_LONG] += 1
+            else:
                 yield _TrainedTurn(list(chat.messages[:-1]), chat, recorded_turn)
 
     def client_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -154,7 +170,7 @@ def check_conformance(
 
     Raises ConfigError for any other directory.
     """
-    directory = require_tuned_directory(run)
+    directory = _require_student(run)
     settings = read_config(directory)
     if "data" not in settings:
         raise ConfigError(
@@ -175,9 +191,11 @@ def check_conformance(
             lm,
             agent,
             load_tools(tools or trained_with) if needs_tools else {},
-            drops_prompt=settings.get("prompt") == "drop",
+            drops_prompt=training_fields(directory).get("prompt", {}).get("mode") == "drop",
         )
-        turns = list(_list_turns(served, settings, schemas, longest))
+        data = Path(str(settings["data"]))
+        runs = load_recorded_runs(find_recorded_runs(data)) if agent.renderer.name == RENDERER else None
+        turns = list(_list_turns(served, settings, schemas, longest, runs))
         unequal = []
         progress.start("validate: turns", total=len(turns))
         for turn in turns:
@@ -195,15 +213,48 @@ def check_conformance(
         )
     finally:
         lm.close()
-    return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing)
+    left_out = () if runs is None else tuple(runs.describe_left_out())
+    return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing, left_out)
+
+
+def _require_student(run: str) -> Path:
+    """The directory of a student. Raises ConfigError that says what there is instead, DataError where is nothing."""
+    path = Path(run)
+    if not path.exists():
+        raise missing_path_error(path)
+    try:
+        directory = tuned_directory(run)
+    except ConfigError:
+        directory = None
+    if directory is None:
+        raise ConfigError(
+            f"{relative_path(path)} is {_describe_path(path)}. Give validate one student: a directory of 'fireact "
+            f"train', 'prefer' or 'quickstart'. Trajectories are checked by: fireact doctor {shell_path(path)}"
+        )
+    return directory
+
+
+def _describe_path(path: Path) -> str:
+    """What a path is, to follow "is": a file, a run of a verb, a set of runs with their verbs, or neither."""
+    if path.is_file():
+        return "a file"
+    if (path / CONFIG).is_file():
+        return f"a directory of 'fireact {read_config(path).get('verb')}'"
+    runs = [f"{file.parent.name} ({read_config(file.parent).get('verb')})" for file in sorted(path.glob(f"*/{CONFIG}"))]
+    more = f" and {len(runs) - MAX_NAMED} more" if len(runs) > MAX_NAMED else ""
+    return (
+        f"a directory that holds {len(runs)} runs: {', '.join(runs[:MAX_NAMED])}{more}" if runs else "no run directory"
+    )
 
 
 def _list_turns(
-    served: _ServedStudent, settings: Mapping[str, Any], schemas: Sequence[Schema], longest: int
+    served: _ServedStudent,
+    settings: Mapping[str, Any],
+    schemas: Sequence[Schema],
+    longest: int,
+    runs: RecordedRuns | None,
 ) -> Iterator[_TrainedTurn]:
-    """The turns that a run learned; of a recorded agent, those of its recorded calls."""
-    is_recorded = served.renderer.name == RENDERER
-    runs = load_recorded_runs(find_recorded_runs(Path(str(settings["data"])))) if is_recorded else None
+    """The turns that a run learned; of a recorded agent (``runs``), those of its recorded calls."""
     for trajectory in _training_trajectories(settings):
         if runs is None:
             yield from served.trained_turns(trajectory, schemas, longest)

@@ -29,6 +29,7 @@ from fireact.rollout.agents import (
     tuned_weights,
 )
 from fireact.training.recipe import Recipe
+from fireact.training.trained_questions import read_trained_questions, write_trained_questions
 from fireact.types import Renderer
 
 FORMS = ("merged", "gguf", "ollama")
@@ -64,6 +65,12 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
             f"{config.run} was trained without its agent's prompt (--prompt drop), which a chat template cannot take "
             "out of requests. Serve it with 'fireact serve', or train with --prompt keep."
         )
+    if config.to == "ollama" and load_renderer(tuned_renderer(directory)).native:
+        raise ConfigError(
+            f"{config.run} is a student of native tool calls, and a Modelfile cannot hold its template: Ollama has a "
+            "template language of its own, without the tools and calls as they were trained. Export with --to gguf, "
+            "whose template llama.cpp's server uses, or --to merged for vLLM; or serve it with 'fireact serve'."
+        )
     with RunDir(out, verb="export", settings=config, force=force) as run:
         if run.complete:
             return run.manifest
@@ -78,6 +85,8 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         release_memory()
         files = sorted(path for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
         exported_files = [path for path in files if path.name not in ("config.toml", "manifest.json")]
+        if config.to == "merged":  # the form that 'eval' runs
+            write_trained_questions(run.path, read_trained_questions(directory))
         return run.finish(
             student=student,
             renderer=tuned_renderer(directory),
@@ -105,11 +114,6 @@ def _write_student(
     out: Path,
 ) -> str:
     """Write the student with the chat template and stop strings of its training; returns the dtype of its weights."""
-    if config.to == "ollama" and renderer.native:
-        raise ConfigError(
-            "the student makes native tool calls, whose template a Modelfile cannot hold here. Export with --to gguf "
-            "(the template is inside) or --to merged."
-        )
     import torch
 
     from fireact.models.hf import load_merged_student

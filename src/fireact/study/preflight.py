@@ -21,6 +21,7 @@ from fireact.base.run_directory import TRAJECTORIES
 from fireact.data.filters import predicate
 from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
+from fireact.evaluation.recorded_questions import load_recorded_questions
 from fireact.hosted.tune import load_provider
 from fireact.models.weights import BUILT_IN
 from fireact.rollout.agents import Model, load_model, load_task, load_tools, parse_budget
@@ -85,6 +86,11 @@ class _StageChecker:
                 raise ConfigError("tasks is empty; give one, such as geo-hop.")
         probe = Model(lm=PromptProbe(), tuned=True, description="")
         model = probe if stage.dependencies else self._find_model(stage.model, config)
+        if isinstance(config, EvalConfig) and config.questions_of is not None:
+            self._check_tools(config)
+            for recorded in load_recorded_questions(config.questions_of, next(iter(config.tasks), None)):
+                config.build_agent(model, recorded, config.method, {}, examples=shots)
+            return
         for task, method, count in groups:
             self._check_questions(config, task, start + count, model, method, shots)
         task_names = [self._load_task(task).name for task, _, _ in groups if not _has_placeholder(task)]

@@ -25,6 +25,7 @@ from fireact.base.verbs import load_verb
 from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
+from fireact.evaluation.recorded_questions import load_recorded_questions
 from fireact.hosted.tune import is_provider_spec
 from fireact.rollout.agents import EpisodeSettings
 from fireact.rollout.collection import CollectConfig
@@ -136,7 +137,10 @@ def unique_stages(stages: Iterable[Stage]) -> Iterator[Stage]:
 def question_groups(config: CollectConfig | EvalConfig) -> list[tuple[str, str, int]]:
     """(task, method, number of questions) of a collection or an evaluation."""
     if isinstance(config, EvalConfig):
-        return [(task, config.method, config.n) for task in config.tasks]
+        if config.questions_of is None:
+            return [(task, config.method, config.n or 0) for task in config.tasks]  # without a run there is a number
+        recorded = load_recorded_questions(config.questions_of, next(iter(config.tasks), None))
+        return [(task.name, config.method, config.n or len(task.questions)) for task in recorded]
     return [(*name.rpartition("/")[::2], count) for name, count in config.plan.items()]
 
 

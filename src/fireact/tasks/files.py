@@ -96,6 +96,11 @@ def load_file_task(spec: str) -> FileTask:
     rows = read_rows(path)
     if not rows:
         raise DataError(f"{path} has no rows, so there is nothing to ask.")
+    if {"example", "steps"} <= rows[0].keys():
+        raise DataError(
+            f"{path} holds trajectories, not questions with answers. Ask their questions again: fireact eval AGENT "
+            f"--questions-of {path}"
+        )
     column_names = {question, answer, *(options[key] for key in ("id", "aliases") if key in options)}
     for name in sorted(column_names):
         require_column(rows, name, path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.failures import FAILURES, classify_failure
 from fireact.reporting.report_tables import change_cell, share_cell
 from fireact.reporting.table import Row, Table, TableCell
@@ -31,15 +32,23 @@ def print_differences(differences: Sequence[Difference], before: str, after: str
         ]
         print_json({"comparable": False, "differences": rows})
     names = list(dict.fromkeys(difference.setting for difference in differences))
-    print_error(f"{before} and {after} do not compare: they differ in {' and '.join(names)}.")
+    differing = [name for name in names if name != TRAINED]
+    reasons = [f"they differ in {' and '.join(differing)}"] if differing else []
+    reasons += ["an agent was trained on questions that both answered"] if TRAINED in names else []
+    print_error(f"{before} and {after} do not compare: {', and '.join(reasons)}.")
     for difference in differences:
         STDERR.print(
             escape(f"  {difference.setting}\n    A  {difference.before}\n    B  {difference.after}"), soft_wrap=True
         )
     options = " ".join(f"--allow {name}" for name in names)
     # runs of different tasks have no common question, so --allow would not help
-    allowing = "" if "task" in names else f", or allow what differs on purpose: {options}"
-    STDERR.print(f"Evaluate one of them again under the conditions of the other{allowing}.", soft_wrap=True)
+    if "task" in names:
+        advice = f"Ask the second agent the questions of the first: fireact eval AGENT --questions-of {before}"
+    elif differing:
+        advice = f"Evaluate one of them again under the conditions of the other, or allow what differs: {options}"
+    else:
+        advice = f"Ask both what neither was trained on, or show these questions apart: {options}"
+    STDERR.print(escape(f"{advice}."), soft_wrap=True)
 
 
 def print_comparison(comparison: RunComparison, *, flips: int, as_json: bool) -> None:
@@ -61,7 +70,8 @@ def print_comparison(comparison: RunComparison, *, flips: int, as_json: bool) ->
 
 def _print_task(task: TaskComparison, flips: int) -> None:
     episodes = f", {task.episodes} episodes each" if task.episodes != task.n else ""
-    STDOUT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}")
+    trained = f"; an agent was trained on {task.trained['yes'].n} of them" if task.trained else ""
+    STDOUT.print(f"\n[bold]{escape(task.task)}[/]: {task.n} questions that both answered{episodes}{trained}")
     sides = zip("AB", (task.only_before, task.only_after), task.faults, task.unscored, strict=True)
     for letter, names, faults, unscored in sides:
         if names:
@@ -85,12 +95,22 @@ def list_comparison_tables(task: TaskComparison) -> list[Table]:
 
 
 def _tabulate_shares(task: TaskComparison) -> Table:
+    labels = {"yes": "trained on", "no": "others"}
+    first = next(iter(task.scores), "")
+    apart = {
+        f"{_score_label(first)}, {scores.n} {labels[value]}": (scores.before, scores.after, scores.change)
+        for value, scores in task.trained.items()
+    }
+    shares = {_score_label(name): scores for name, scores in task.scores.items()}
     rows: list[Row] = [
-        [name.upper() if name in ("em", "f1") else name, share_cell(before, 0), share_cell(after, 0),
-         _change_of_share(comparison), p_number(comparison.p)]
-        for name, (before, after, comparison) in {**task.scores, "finished": task.finished}.items()
-    ]  # fmt: skip
+        [name, share_cell(before, 0), share_cell(after, 0), _change_of_share(comparison), p_number(comparison.p)]
+        for name, (before, after, comparison) in {**shares, **apart, "finished": task.finished}.items()
+    ]
     return Table("", ["score", "A", "B", "B - A", "p"], rows)
+
+
+def _score_label(name: str) -> str:
+    return name.upper() if name in ("em", "f1") else name
 
 
 def _change_of_share(comparison: PairedDifference) -> TableCell:
@@ -167,7 +187,7 @@ def _print_flips(flips: Sequence[Flip], *, gained: bool, most: int) -> None:
         STDOUT.print(f"{direction}: {len(flips)}")
         return
     rows: list[Row] = [
-        [f"{flip.before.example.id} {flip.before.example.question}", flip.before.example.answer,
+        [f"{flip.before.example.id} {flip.before.example.question}", flip.gold,
          _answer_cell(flip.before), _answer_cell(flip.after)]
         for flip in flips[:most]
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from fireact.base.run_directory import shell_path
+from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.failures import FAILURES
 from fireact.evaluation.measures import GroupSummary, Measures
 from fireact.evaluation.recovery import Recovery
@@ -18,8 +19,20 @@ from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
 from fireact.reporting.report_tables import get_amount, read_headline_table, share_cell
 from fireact.reporting.table import Row, Table
-from fireact.reporting.wording import UNTOLD, count_of, dollars, duration, interval, number, percent, share
+from fireact.reporting.wording import (
+    UNTOLD,
+    count_of,
+    describe_prompt_tokens,
+    describe_trained_questions,
+    dollars,
+    duration,
+    interval,
+    number,
+    percent,
+    share,
+)
 from fireact.terminal.screen import STDOUT, print_json, print_table
+from fireact.tools.replayed import ReplayCounts
 
 
 def print_rescored(result: RescoreResult, *, as_json: bool) -> None:
@@ -70,8 +83,27 @@ def print_evaluation(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -
     for task, summary in results.items():
         if summary.recovery:
             STDOUT.print(escape(f"{task} under noise: {_describe_recovery(summary.recovery)}"))
+    for line in list_evaluation_notes(manifest):
+        STDOUT.print(escape(line), soft_wrap=True)
     print_table(scores)
     STDOUT.print(f"{escape(str(out))} is complete. See the trajectories: fireact show {escape(shell_path(out))}")
+
+
+def list_evaluation_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """What a reader must know beside the numbers: trained questions, tools that answered as recorded, prompt tokens."""
+    results = read_summaries(manifest)
+    trained = {task: summary.by[TRAINED] for task, summary in results.items() if TRAINED in summary.by}
+    notes = [describe_trained_questions(task, groups) for task, groups in trained.items()]
+    notes += [
+        f"{task}: {count} questions were left out, since the run has no right answer to them"
+        for task, count in manifest.get("left_out", {}).items()
+        if count
+    ]
+    if "replayed" in manifest:
+        notes.append(str(ReplayCounts(**manifest["replayed"])))
+    if "prompt" in manifest:
+        notes.append(describe_prompt_tokens(manifest["prompt"]))
+    return notes
 
 
 def list_evaluation_tables(results: Mapping[str, Summary]) -> list[Table]:

@@ -50,6 +50,8 @@ def print_conformance(conformance: Conformance) -> None:
         if conformance.prompts
         else "no answers were compared: there is no adapter, or no room for an answer"
     )
+    for line in conformance.left_out:
+        STDOUT.print(escape(f"not trained on, so not compared: {line}"))
     for prompt in conformance.unequal:
         STDOUT.print(escape(f"differs after: {prompt}"))
 

@@ -5,9 +5,9 @@
     longer than ``seconds``       also a fault (TimeoutError); the call is left running on its own thread
     more than ``max_chars``       the observation is cut, with a note of how many characters were left out
 
-Invariant: an observation is text of at most ``max_chars`` characters and the note. A wrong argument or a missing page
-is the agent's own error, from which it may learn. A server that is down is not, and must not count as a wrong answer.
-Nothing is retried here: tools that use a network do that themselves.
+Invariant: an observation is text of at most ``max_chars`` characters and the note, unless the tool limits
+that itself. A wrong argument or a missing page is the agent's own error, from which it may learn. A server that is down
+is not, and must not count as a wrong answer. Nothing is retried here: tools that use a network do that themselves.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class GuardedTool(ToolWrapper):
 
     def _truncate(self, observation: str) -> str:
         excess = len(observation) - self.max_chars
-        if excess <= 0:
+        if excess <= 0 or getattr(self.tool, "keeps_length", False):
             return observation
         return Observation(
             f"{observation[: self.max_chars]} [cut: {excess} more characters were left out]",

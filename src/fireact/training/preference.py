@@ -47,9 +47,14 @@ from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_train
 from fireact.training.model_card import write_model_card
 from fireact.training.pairs import PairRows
 from fireact.training.recipe import DATA, SCHEDULE, Recipe
-from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
+from fireact.training.samples import ChatSource, Encoder
 from fireact.training.trackers import check_trackers, set_tensorboard_directory
 from fireact.training.train import hash_weights, require_data
+from fireact.training.trained_questions import (
+    hash_trained_questions,
+    read_trained_questions,
+    write_trained_questions,
+)
 from fireact.types import Renderer, Trajectory
 
 NEUTRAL_SETTINGS = ("report_to", "micro_batch")
@@ -117,13 +122,23 @@ def prefer(config: PreferConfig, out: Path, *, force: bool = False, progress: Pr
         student_fields |= training_fields(require_tuned_directory(config.start))
         final_fields = {f"final_{name}": value for name, value in read_last_step(out).items()}
         weights = {"adapter_sha256": hash_weights(out / "adapter")}
+        write_trained_questions(run.path, _list_trained_questions(config))
         manifest = run.finish(**student_fields, **weights, **facts, **final_fields)
         write_model_card(run.path)
         return manifest
 
 
-def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]]:
-    """Prepare what training starts from: the results of imitation, and the chats of each pair. Loads no weights.
+def _list_trained_questions(config: PreferConfig) -> set[str]:
+    """The hashes of the questions of the pairs, and of the run that training starts from."""
+    pairs = pair_by_outcome(read_any_trajectories(Path(config.data)), seed=config.seed)
+    hashes = hash_trained_questions(trajectory for pair in pairs for trajectory in pair)
+    return {*hashes, *read_trained_questions(require_tuned_directory(config.start))}
+
+
+def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[list[Chat]]]]:
+    """Prepare what training starts from: the results of imitation, and the chats of both sides of each pair.
+
+    A side has several chats where a recorded agent rewrites its history. Loads no weights.
 
     Raises ConfigError for a run that preference cannot start from, DataError when there are no pairs.
     """
@@ -145,10 +160,14 @@ def prepare_start(config: PreferConfig) -> tuple[StartingPoint, list[list[Chat]]
     start = StartingPoint(
         student_name(directory), weights_path, adapter, _read_recipe_kind(directory), name, load_renderer(name)
     )
-    tools = load_tool_schemas(start.renderer, tuned_tools(directory))
-    return start, [
-        [render_trajectory(trajectory, start.renderer, tools=tools) for trajectory in pair] for pair in pairs
-    ]
+    is_dropped = training_fields(directory).get("prompt", {}).get("mode") == "drop"
+    source = ChatSource.load(name, data=Path(config.data), tools=tuned_tools(directory), drops_prompt=is_dropped)
+    chats = [[source.render(trajectory) for trajectory in pair] for pair in pairs]
+    complete = [pair for pair in chats if all(pair)]
+    if not complete:
+        reasons = "; ".join(source.describe_left_out())
+        raise DataError(f"none of {len(pairs)} pairs has samples for the renderer {name} ({reasons}).")
+    return start, complete
 
 
 def pair_by_outcome(trajectories: Iterable[Trajectory], *, seed: int) -> list[PreferencePair]:
@@ -201,9 +220,11 @@ class PreferenceData:
         return {"pairs": len(rows.pairs), "dropped": self.dropped, "rewritten": self.rewritten, **size_fields}
 
 
-def build_preference_data(pairs: Sequence[Sequence[Chat]], encoder: Encoder, config: PreferConfig) -> PreferenceData:
+def build_preference_data(
+    pairs: Sequence[Sequence[Sequence[Chat]]], encoder: Encoder, config: PreferConfig
+) -> PreferenceData:
     """The pairs that fit into ``max_length``. Raises DataError when none does."""
-    samples = [tuple(map(encoder.encode_chat, pair)) for pair in pairs]
+    samples = [tuple(encoder.encode_chats(side)[0] for side in pair) for pair in pairs]
     fitting = [
         pair for pair in samples if all(len(sample.input_ids) <= config.max_length for side in pair for sample in side)
     ]
@@ -231,7 +252,12 @@ def _read_recipe_kind(directory: Path) -> str:
 
 
 def _train(
-    config: PreferConfig, start: StartingPoint, pairs: Sequence[Sequence[Chat]], *, out: Path, progress: Progress
+    config: PreferConfig,
+    start: StartingPoint,
+    pairs: Sequence[Sequence[Sequence[Chat]]],
+    *,
+    out: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     import torch
     import transformers

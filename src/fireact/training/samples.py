@@ -16,6 +16,7 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import read_trajectories, trajectory_file
+from fireact.base.settings import replace_fields
 from fireact.data.lines import (
     BLOCK_BYTES,
     SINGLE_PROCESS_BYTES,
@@ -26,6 +27,7 @@ from fireact.data.lines import (
     read_raw_lines,
     split_into_blocks,
 )
+from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs, resolve_renderer
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.methods.react import offered_schemas, offered_tools
@@ -33,7 +35,7 @@ from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
 from fireact.rollout.agents import load_renderer, load_tools
-from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
+from fireact.training.trained_tools import drop_chat_prompt
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -69,24 +71,29 @@ def render_trajectory(trajectory: Trajectory, renderer: Renderer, *, tools: Sequ
 
 @dataclass(frozen=True, slots=True)
 class ChatSource:
-    """Renders trajectories with one renderer; ``recorded`` holds the calls that the renderer ``recorded`` needs."""
+    """Renders trajectories with one renderer; ``recorded`` holds the calls that the renderer ``recorded`` needs.
+
+    With ``drops_prompt`` recorded chats are without the agent's system prompt and tools.
+    """
 
     renderer: Renderer
     tools: Sequence[Schema]
     recorded: RecordedRuns | None
+    drops_prompt: bool = False
 
     @classmethod
-    def load(cls, renderer: str, *, data: Path, tools: Sequence[str]) -> ChatSource:
+    def load(cls, renderer: str, *, data: Path, tools: Sequence[str], drops_prompt: bool = False) -> ChatSource:
         """The source of the chats of a run or a mixture. Raises DataError without the recorded calls that it needs."""
         loaded_renderer = load_renderer(renderer)
         if renderer == RENDERER:
-            return cls(loaded_renderer, (), load_recorded_runs(find_recorded_runs(data)))
+            return cls(loaded_renderer, (), load_recorded_runs(find_recorded_runs(data)), drops_prompt)
         return cls(loaded_renderer, load_tool_schemas(loaded_renderer, tools), None)
 
     def render(self, trajectory: Trajectory) -> list[Chat]:
         """The chats of a trajectory: one, or several where a recorded agent rewrites its history."""
         if self.recorded is not None:
-            return self.recorded.render(trajectory)
+            chats = self.recorded.render(trajectory)
+            return list(map(drop_chat_prompt, chats)) if self.drops_prompt else chats
         return [render_trajectory(trajectory, self.renderer, tools=self.tools)]
 
     def describe_left_out(self) -> list[str]:
@@ -179,11 +186,14 @@ class Rendering:
     """
 
     data: Path
-    renderer: str = "react"
+    renderer: str = "auto"
     student: str = "smollm2-135m"
     tools: Sequence[str] = ("search",)
     workers: int = 0
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        replace_fields(self, renderer=resolve_renderer(self.renderer, self.data))
 
     def preview_samples(self) -> Iterator[SamplePreview]:
         """Every sample, one after the other."""

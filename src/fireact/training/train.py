@@ -26,6 +26,7 @@ from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
+from fireact.data.recorded_calls import RENDERER, resolve_renderer
 from fireact.data.sources import is_trajectory_file, read_any_trajectories
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
@@ -45,10 +46,10 @@ from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.model_card import write_model_card
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
-from fireact.training.recorded_calls import RENDERER, resolve_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
+from fireact.training.trained_questions import hash_trained_questions, write_trained_questions
 from fireact.training.trained_tools import describe_prompt, describe_trained_tools, drop_chat_prompt
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
@@ -126,6 +127,7 @@ def train(config: TrainConfig, out: Path, *, force: bool = False, progress: Prog
         else:
             facts = train_in_process(config, run.path, progress=progress)
         release_memory()
+        write_trained_questions(run.path, facts.pop("questions"))
         weights = run.path / ("adapter" if config.recipe.kind in ADAPTED else "model")
         student_fields = {"student": config.student, "renderer": config.renderer}
         manifest = run.finish(**student_fields, adapter_sha256=hash_weights(weights), **facts)
@@ -177,7 +179,10 @@ def train_in_process(config: TrainConfig, out: Path, *, progress: Progress = SIL
         report_to=config.report_to,
         progress=progress,
     )
-    return {"trajectories": data.trajectories, "tools": data.tools, "prompt": data.prompt, **asdict(stats)}
+    return {
+        "trajectories": data.trajectories, "tools": data.tools, "prompt": data.prompt, "questions": data.questions,
+        **asdict(stats),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,7 @@ class TrainingData:
     """The chats to train on and to validate on, of a number of trajectories.
 
     ``tools`` and ``prompt`` are what the manifest tells of the tools and of the system prompt that the student learns.
+    ``questions`` are the hashes of the questions to train on.
     """
 
     chats: list[Chat]
@@ -192,6 +198,7 @@ class TrainingData:
     trajectories: int
     tools: list[dict[str, Any]]
     prompt: dict[str, Any]
+    questions: list[str]
 
 
 def load_chats(config: TrainConfig, progress: Progress = SILENT) -> tuple[list[Chat], list[Chat]]:
@@ -241,7 +248,7 @@ def load_training_data(config: TrainConfig, progress: Progress = SILENT) -> Trai
             f"{tokens['drop']:.0f} without"
         )
     count = len(training) + (len(validation) if config.recipe.validation else 0)
-    return TrainingData(chats, validation_chats, count, tools, prompt)
+    return TrainingData(chats, validation_chats, count, tools, prompt, hash_trained_questions(training))
 
 
 def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:

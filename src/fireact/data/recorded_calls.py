@@ -29,13 +29,13 @@ RENDERER = "recorded"
 
 
 def find_recorded_runs(data: Path) -> list[Path]:
-    """The runs of ``record`` behind a path: itself, or those that a mixture was made of."""
+    """The runs of ``record`` behind a path: itself, or those that a mixture or a repaired copy was made of."""
     if not (data / CONFIG).is_file():
         return []
     settings = read_config(data)
     if settings["verb"] == "record":
         return [data] if (data / CALLS).is_file() else []
-    sources = settings.get("sources", ()) if settings["verb"] == "mix" else ()
+    sources = {"mix": settings.get("sources", ()), "doctor": [settings.get("data", "")]}.get(settings["verb"], ())
     return [run for source in sources for run in find_recorded_runs(Path(str(source)))]
 
 
@@ -99,7 +99,7 @@ class RecordedRuns:
         for episode in self.episodes.get(trajectory.example.id, ()):
             weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
             if weights is not None:
-                calls = self._read_episode(episode, weights)
+                calls = replace(self, left_out=Counter())._read_episode(episode, weights)  # rendering counts them
                 return [(recorded_turn, call) for recorded_turn, call in calls if call.is_learned]
         return []
 
