@@ -181,4 +181,5 @@ EVAL = Verb(
     "eval", EvalConfig, evaluate, out=_name_directory, out_help="Run directory. Default: runs/eval-AGENT.",
     neutral=NEUTRAL_SETTINGS, estimate=estimate_evaluation,
     example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",
+    command_line="fireact.cli.running:evaluate_command",
 )  # fmt: skip

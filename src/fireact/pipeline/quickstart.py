@@ -86,4 +86,5 @@ def _shell_command(config: QuickstartConfig, out: Path) -> str:
 QUICKSTART = Verb(
     "quickstart", QuickstartConfig, quickstart, out="runs/quickstart",
     example='`fireact quickstart`, then `fireact ask "QUESTION" --agent runs/quickstart`',
+    command_line="fireact.cli.running:quickstart_command",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.commands import GATHERING
 from fireact.base.machine import release_memory
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import (
@@ -251,7 +252,7 @@ def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
     Raises DataError when none is left.
     """
     trajectories = list(read_any_trajectories(data))
-    as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
+    as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in (*GATHERING, "eval")
     correct = trajectories
     if as_collected:
         correct = [trajectory for trajectory in trajectories if has_full_score(trajectory)]
@@ -316,4 +317,5 @@ TRAIN = Verb(
     estimate="fireact.training.forecast:estimate_training",
     example="`fireact train runs/mix --epochs 3 -o runs/train`",
     shorthand=LaunchOption, expand=_expand_launch,
+    command_line="fireact.cli.running:train_command",
 )  # fmt: skip
