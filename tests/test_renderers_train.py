@@ -221,6 +221,28 @@ def test_tools_of_an_imported_episode_go_before_those_of_the_run(place: Path) ->
 # --- the command ---
 
 
+def test_the_tools_of_a_training_are_those_of_its_data(place: Path, tmp_path: Path) -> None:
+    """Nobody gets the search of the embedded world for data of another."""
+    foreign, ours = tmp_path / "foreign.jsonl", tmp_path / "ours.jsonl"
+    trajectory = replace(episode(0), task="capitals")
+    jsonl.write_objects(foreign, [trajectory.to_dict()])
+    jsonl.write_objects(ours, [replace(trajectory, task="geo-hop").to_dict()])
+    collected, mixed = tmp_path / "collected", tmp_path / "mixed"
+    for run_path, settings in (
+        (collected, 'verb = "collect"\ntools = ["noise:empty=0.5:wikipedia", "mcp:server"]\n'),
+        (mixed, f'verb = "mix"\nsources = ["{collected}"]\n'),
+    ):
+        run_path.mkdir()
+        (run_path / "config.toml").write_text(settings)
+    for data, tools in ((foreign, ()), (ours, ("search",)), (collected, ("wikipedia",)), (mixed, ("wikipedia",))):
+        assert TrainConfig(str(data)).tools == tools, data
+    assert TrainConfig(str(collected), tools=["search"]).tools == ("search",)
+    with pytest.raises(
+        ConfigError, match=r"calls search, and neither the data nor its runs name the tools. Give --tool"
+    ):
+        Rendering(foreign, renderer="tool_calls").write(tmp_path / "out.jsonl", "messages")
+
+
 def run(*arguments: str) -> str:
     done = CliRunner().invoke(app, ["render", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output

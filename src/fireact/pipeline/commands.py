@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base.progress import Progress
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Command, resume
 from fireact.errors import ConfigError, missing_path_error
-from fireact.rollout.agents import AGENT, OUTPUT, RENDERER_HELP, STUDENT_HELP, TASK_SPEC
+from fireact.rollout.agents import (
+    AGENT,
+    OUTPUT,
+    RENDERER_HELP,
+    SEARCH,
+    STUDENT_HELP,
+    TASK_SPEC,
+    TRAINING_TOOLS_HELP,
+)
 from fireact.serving.service import HOST_HELP, AgentUse, ServeConfig
 
 if TYPE_CHECKING:
@@ -201,8 +209,7 @@ class RenderConfig:
     _: KW_ONLY
     student: str = setting("smollm2-135m", help=STUDENT_HELP)
     renderer: str = setting("react", help=RENDERER_HELP)
-    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
-    """Tool, by name or module:attribute; repeatable."""
+    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT, help=TRAINING_TOOLS_HELP)
     n: int = setting(3, flags=("--peek",), low=1)
     """How many samples to show."""
     workers: int = setting(0, low=0)
@@ -215,6 +222,10 @@ class RenderConfig:
     """Leave out lines that cannot be read, and say so."""
 
     def __post_init__(self) -> None:
+        from fireact.training.trained_tools import choose_training_tools
+
+        if isinstance(self.data, str | Path):  # the check below refuses others
+            replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
         check_settings(self, "render")
 
 

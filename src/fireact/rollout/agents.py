@@ -53,6 +53,7 @@ class DefaultTeacher(str):
 
 SEARCH, SCRIPT = DefaultTools(("search",)), DefaultTeacher("scripted:expert")
 """The tools and the teacher for the tasks of the embedded world, and for no others."""
+TRAINING_TOOLS_HELP = "Tool, by name or module:attribute; repeatable. Default: those that the data was made with."
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
 RENDERER_HELP = (
     "react, tool_calls (native, by the student's chat template), recorded (what a recorded agent sends) or alpaca."
@@ -339,7 +340,7 @@ def _find_stored_tools(directory: Path) -> tuple[Path, tuple[str, ...]]:
         origin_directory = tuned_directory(str(origin)) if origin else None
     except (ConfigError, DataError):  # that run is gone
         origin_directory = None
-    return (directory, ("search",)) if origin_directory is None else _find_stored_tools(origin_directory)
+    return (directory, SEARCH) if origin_directory is None else _find_stored_tools(origin_directory)
 
 
 def equip_student(model: Model, specs: Sequence[str], *, other_tools: bool = False) -> dict[str, Tool]:
@@ -539,6 +540,14 @@ def _is_foreign(spec: str) -> bool:
         return Path(split_file_spec(spec)[0]).expanduser().exists()
     try:
         return not _is_embedded(spec)
+    except (ConfigError, DataError):
+        return False
+
+
+def is_embedded_task(spec: str) -> bool:
+    """Whether a task is of the embedded world; one that cannot be loaded is not."""
+    try:
+        return _is_embedded(spec)
     except (ConfigError, DataError):
         return False
 

@@ -186,7 +186,9 @@ class StageResolver:
         )
         values: dict[str, Any] = {"student": cell.base, "recipe": recipe}
         if renderer := settings.get("renderer"):
-            values |= {"renderer": renderer, "tools": settings.get("tools", ("search",))}
+            values["renderer"] = renderer
+            if "tools" in settings:
+                values["tools"] = settings["tools"]
         return self._build_stage("train", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
     def _hosted_training_stage(self, cell: Cell) -> Stage:

@@ -16,6 +16,7 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import read_trajectories, trajectory_file
+from fireact.base.settings import replace_fields
 from fireact.data.lines import (
     BLOCK_BYTES,
     SINGLE_PROCESS_BYTES,
@@ -32,8 +33,9 @@ from fireact.methods.react import offered_schemas, offered_tools
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
-from fireact.rollout.agents import load_renderer, load_tools
+from fireact.rollout.agents import SEARCH, load_renderer, load_tools
 from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
+from fireact.training.trained_tools import choose_training_tools, require_tools
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -87,6 +89,8 @@ class ChatSource:
         """The chats of a trajectory: one, or several where a recorded agent rewrites its history."""
         if self.recorded is not None:
             return self.recorded.render(trajectory)
+        if self.renderer.native:
+            require_tools(trajectory, self.tools)
         return [render_trajectory(trajectory, self.renderer, tools=self.tools)]
 
     def describe_left_out(self) -> list[str]:
@@ -181,9 +185,12 @@ class Rendering:
     data: Path
     renderer: str = "react"
     student: str = "smollm2-135m"
-    tools: Sequence[str] = ("search",)
+    tools: Sequence[str] = SEARCH
     workers: int = 0
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        replace_fields(self, tools=tuple(choose_training_tools(self.tools, self.data)))
 
     def preview_samples(self) -> Iterator[SamplePreview]:
         """Every sample, one after the other."""

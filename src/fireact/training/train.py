@@ -32,7 +32,15 @@ from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
 from fireact.formats.source import open_source_file
 from fireact.render.tokens import Chat
-from fireact.rollout.agents import AGENT, OUTPUT, RENDERER_HELP, STUDENT_HELP, load_renderer
+from fireact.rollout.agents import (
+    AGENT,
+    OUTPUT,
+    RENDERER_HELP,
+    SEARCH,
+    STUDENT_HELP,
+    TRAINING_TOOLS_HELP,
+    load_renderer,
+)
 from fireact.training.launch import (
     count_local_processes,
     launch_training,
@@ -50,7 +58,12 @@ from fireact.training.recorded_calls import RENDERER, resolve_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
-from fireact.training.trained_tools import describe_prompt, describe_trained_tools, drop_chat_prompt
+from fireact.training.trained_tools import (
+    choose_training_tools,
+    describe_prompt,
+    describe_trained_tools,
+    drop_chat_prompt,
+)
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
@@ -83,8 +96,7 @@ class TrainConfig:
     )
     prompt: str = setting("keep", choices=("keep", "drop"), panel=AGENT)
     """keep or drop: learn with the recorded agent's system prompt and tools, or without (fewer tokens a question)."""
-    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
-    """Tool, by name or module:attribute; repeatable."""
+    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT, help=TRAINING_TOOLS_HELP)
     report_to: Sequence[str] = setting((), panel=OUTPUT)
     """trackio, mlflow, tensorboard or wandb; repeatable."""
     processes: int | None = setting(None, low=1, is_option=False)
@@ -93,6 +105,8 @@ class TrainConfig:
     """An accelerate configuration: a shipped name, or the path of a YAML file."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, str | Path):  # the check below refuses others
+            replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
         check_settings(self, "train")
         replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
         if self.prompt == "drop" and self.renderer != RENDERER:
