@@ -258,7 +258,7 @@ def test_evaluation_questions_are_read_from_files(name: str, text: str, tmp_path
 
 
 def test_held_out_splits_of_the_tasks_are_looked_up_by_themselves(tmp_path: Path) -> None:
-    from fireact.rollout.agents import load_task
+    from fireact.rollout.loading import load_task
 
     task = load_task("geo-hop")
     rows = [replace(sound(0), task="geo-hop", example=example) for example in task.examples("train")[:300]]

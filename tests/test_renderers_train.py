@@ -14,7 +14,9 @@ from fireact.base.progress import Progress
 from fireact.base.run_directory import read_manifest
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
-from fireact.rollout.agents import build_agent, load_model, load_tools
+from fireact.rollout.agents import build_agent
+from fireact.rollout.loading import load_tools
+from fireact.rollout.models import load_model
 from fireact.types import Action, Call, Example, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
@@ -142,7 +144,7 @@ def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, 
 def test_preference_and_serving_show_the_tools_that_were_trained_with(
     run_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from fireact.rollout.agents import tuned_tools
+    from fireact.rollout.students import tuned_tools
     from fireact.serving.conformance import check_conformance
     from fireact.training.preference import PreferConfig, prefer
 

@@ -20,8 +20,10 @@ from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.models.replies import Replies
 from fireact.render import prompts
-from fireact.rollout.agents import Model, absolute_task_spec, build_agent, load_task
+from fireact.rollout.agents import build_agent
 from fireact.rollout.collection import CollectConfig, collect, plan_episodes
+from fireact.rollout.loading import absolute_task_spec, load_task
+from fireact.rollout.models import Model
 from fireact.tasks.files import load_file_task
 from fireact.tasks.judge import Judge
 from fireact.tasks.order import order_examples

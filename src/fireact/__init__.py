@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from fireact.pipeline.result import Result, Run
     from fireact.recording.recorder import RecordConfig, recorder
     from fireact.reporting.assembly import ReportConfig
-    from fireact.rollout.agents import load_tools
     from fireact.rollout.collection import CollectConfig
     from fireact.rollout.episodes import Agent, Episode, run_episodes
+    from fireact.rollout.loading import load_tools
     from fireact.training.recipe import Recipe
     from fireact.training.train import TrainConfig
     from fireact.types import (
@@ -81,7 +81,7 @@ _HOME = {
     "pipeline.result": ("Result", "Run"),
     "recording.recorder": ("RecordConfig", "recorder"),
     "reporting.assembly": ("ReportConfig",),
-    "rollout.agents": ("load_tools",),
+    "rollout.loading": ("load_tools",),
     "rollout.collection": ("CollectConfig",),
     "rollout.episodes": ("Agent", "Episode", "run_episodes"),
     "training.recipe": ("Recipe",),

@@ -21,6 +21,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from fireact.errors import ConfigError, unknown_name_error
 
+AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
+"""Headings of options that several commands have."""
 _TYPE_NAMES: Mapping[Any, str] = {
     str: "a text",
     int: "a whole number",

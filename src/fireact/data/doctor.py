@@ -34,7 +34,7 @@ from fireact.data.measure import load_renderer_tokenizer, measure_lengths
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import DataError
-from fireact.rollout.agents import RENDERER_HELP
+from fireact.rollout.loading import RENDERER_HELP
 from fireact.types import Trajectory
 
 MAX_LINES = 20

@@ -14,7 +14,7 @@ from fireact.methods.react import offered_schemas, offered_tools
 from fireact.models.weights import load_tokenizer
 from fireact.render.chat import apply_renderer_template
 from fireact.render.react import render_call
-from fireact.rollout.agents import SEARCH, is_embedded_task, load_renderer, load_tools
+from fireact.rollout.loading import SEARCH, is_embedded_task, load_renderer, load_tools
 from fireact.types import Message, Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 

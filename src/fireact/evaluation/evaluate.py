@@ -14,28 +14,20 @@ from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_if_path, read_trajectories
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.evaluation.summary import summarise_trajectories
-from fireact.rollout.agents import (
-    AGENT,
-    DATA,
-    DefaultTools,
-    EpisodeSettings,
-    Model,
-    absolute_task_specs,
-    choose_defaults,
-    load_model,
-    load_task,
-    load_tools,
-    tuned_directory,
-)
+from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing_episodes, tool_fingerprints
+from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
+from fireact.rollout.loading import DefaultTools, absolute_task_specs, load_task, load_tools
+from fireact.rollout.models import Model, load_model
+from fireact.rollout.students import tuned_directory
 from fireact.tasks.order import order_examples
 from fireact.training.model_card import record_evaluation
 from fireact.types import Task, Usage

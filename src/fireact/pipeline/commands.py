@@ -13,18 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base.progress import Progress
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields, setting
 from fireact.base.verbs import Command, resume
 from fireact.errors import ConfigError, missing_path_error
-from fireact.rollout.agents import (
-    AGENT,
-    OUTPUT,
-    RENDERER_HELP,
-    SEARCH,
-    STUDENT_HELP,
-    TASK_SPEC,
-    TRAINING_TOOLS_HELP,
-)
+from fireact.rollout.loading import RENDERER_HELP, SEARCH, STUDENT_HELP, TASK_SPEC, TRAINING_TOOLS_HELP
 from fireact.serving.service import HOST_HELP, AgentUse, ServeConfig
 
 if TYPE_CHECKING:
@@ -175,7 +167,8 @@ def _score_again(config: ScoreConfig, task: str, progress: Progress | None) -> R
     from fireact.base import jsonl
     from fireact.evaluation.rescore import read_run_trajectories, rescore
     from fireact.pipeline.result import Result
-    from fireact.rollout.agents import load_model, load_task
+    from fireact.rollout.loading import load_task
+    from fireact.rollout.models import load_model
     from fireact.tasks.judge import Judge
     from fireact.terminal.evaluation import tabulate_rescored
 
@@ -291,7 +284,7 @@ def convert_file(config: ConvertConfig) -> Result:
     """
     from fireact.formats.conversion import convert
     from fireact.pipeline.result import Result
-    from fireact.rollout.agents import load_tools
+    from fireact.rollout.loading import load_tools
     from fireact.terminal.data_tables import tabulate_conversion
 
     names = [tool for tool in config.tools if isinstance(tool, str)]
@@ -370,7 +363,7 @@ def validate_names(config: ValidateConfig, *, progress: Progress | None = None) 
     """
     from fireact.base.run_directory import CONFIG
     from fireact.pipeline.result import Result
-    from fireact.rollout.agents import load_task
+    from fireact.rollout.loading import load_task
     from fireact.tasks.validate import validate_task
     from fireact.terminal.data_tables import tabulate_validation
 

@@ -22,7 +22,7 @@ from fireact.base.cost import CostEstimate
 from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import AGENT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import has_full_score
@@ -31,8 +31,10 @@ from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import read_summaries
-from fireact.rollout.agents import AGENT, SEARCH, choose_defaults, load_task, require_tuned_directory
+from fireact.rollout.agents import choose_defaults
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
+from fireact.rollout.loading import SEARCH, load_task
+from fireact.rollout.students import require_tuned_directory
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
 from fireact.types import Example

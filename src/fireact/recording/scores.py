@@ -19,8 +19,8 @@ from fireact.base.commands import GATHERING
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.recording.endings import describe_endings
-from fireact.rollout.agents import load_task
 from fireact.rollout.collection import count_episodes
+from fireact.rollout.loading import load_task
 from fireact.tasks.files import load_file_task
 from fireact.types import Example, Task, Trajectory
 

@@ -10,10 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 
 from fireact.base.listening import RunningServer, bind_socket, required_key, socket_address
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import AGENT, check_settings, setting
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.rollout.agents import AGENT, Model, build_agent, equip_model, load_model, load_task
+from fireact.rollout.agents import build_agent, equip_model
 from fireact.rollout.episodes import Agent
+from fireact.rollout.loading import load_task
+from fireact.rollout.models import Model, load_model
 from fireact.types import Call, Message
 
 ENGINES = ("transformers", "vllm")

@@ -29,7 +29,9 @@ from fireact.errors import ConfigError, ProviderError
 from fireact.models.openai import OpenAIModel
 from fireact.models.weights import load_tokenizer, student_directory
 from fireact.render.chat import TODAY, apply_renderer_template, fix_template_date
-from fireact.rollout.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.rollout.loading import load_renderer
+from fireact.rollout.models import Model
+from fireact.rollout.students import tuned_directory, tuned_renderer, tuned_weights
 
 LOG, TEMPLATE = "vllm.log", "chat_template.jinja"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -23,9 +23,11 @@ from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import load_provider
 from fireact.models.weights import BUILT_IN
-from fireact.rollout.agents import Model, load_model, load_task, load_tools, parse_budget
 from fireact.rollout.collection import CollectConfig
+from fireact.rollout.episode_settings import parse_budget
 from fireact.rollout.estimate import PromptProbe
+from fireact.rollout.loading import load_task, load_tools
+from fireact.rollout.models import Model, load_model
 from fireact.study.stages import PLACEHOLDER, Stage, question_groups
 from fireact.tasks.order import ORDERS
 from fireact.tools.noise import parse_noise

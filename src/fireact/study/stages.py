@@ -26,8 +26,8 @@ from fireact.data import MixConfig
 from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.hosted.tune import is_provider_spec
-from fireact.rollout.agents import EpisodeSettings
 from fireact.rollout.collection import CollectConfig
+from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
 from fireact.training.recipe import read_recipe

@@ -33,7 +33,7 @@ from fireact.methods.react import offered_schemas, offered_tools
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
-from fireact.rollout.agents import SEARCH, load_renderer, load_tools
+from fireact.rollout.loading import SEARCH, load_renderer, load_tools
 from fireact.training.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs
 from fireact.training.trained_tools import choose_training_tools, require_tools
 from fireact.types import Renderer, Trajectory

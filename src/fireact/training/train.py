@@ -23,7 +23,7 @@ from fireact.base.run_directory import (
     read_manifest,
     read_trajectories,
 )
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
@@ -32,15 +32,7 @@ from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
 from fireact.formats.source import open_source_file
 from fireact.render.tokens import Chat
-from fireact.rollout.agents import (
-    AGENT,
-    OUTPUT,
-    RENDERER_HELP,
-    SEARCH,
-    STUDENT_HELP,
-    TRAINING_TOOLS_HELP,
-    load_renderer,
-)
+from fireact.rollout.loading import RENDERER_HELP, SEARCH, STUDENT_HELP, TRAINING_TOOLS_HELP, load_renderer
 from fireact.training.launch import (
     count_local_processes,
     launch_training,

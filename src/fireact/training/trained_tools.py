@@ -19,7 +19,7 @@ from fireact.errors import ConfigError, DataError, FormatError
 from fireact.models.weights import load_tokenizer
 from fireact.render.requests import drop_prompt, hash_prompt
 from fireact.render.tokens import Chat, prompt_ids
-from fireact.rollout.agents import DefaultTools, is_embedded_task, load_tools
+from fireact.rollout.loading import DefaultTools, is_embedded_task, load_tools
 from fireact.types import FINISH, Renderer, Trajectory
 from fireact.wire.schemas import Schema, hash_schema, normalise_schemas, schema_name, tool_schema
 
