@@ -57,6 +57,11 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["collect", "--teacher", "scripted:expret"], "scripted"),
         (["collect", "--temperature", "0.5"], "would ignore"),
         (["collect", "-m", "react"], "need --task"),
+        (
+            ["collect", "-t", "geo-hop", "--budget", "5", "--dry-run"],
+            "budget '5' is not of the form 5usd",
+        ),
+        (["resume", "absent", "--budget", "5"], "budget '5' is not of the form 5usd"),
         (["collect", "-t", "geo-hop", "-n", "100000"], "100000 were asked for"),
         (["collect", "-t", "geo-compose", "-n", "5"], "geo-compose"),
         (["collect", "-t", "absent.module:task"], "cannot be imported"),

@@ -278,7 +278,7 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     first = next(iter(jsonl.read_objects(out)))
     assert [message["train"] for message in first["messages"]] == [False, True, False, True]
     assert [tool["function"]["name"] for tool in first["tools"]] == ["search", "finish"]
-    with pytest.raises(ConfigError, match="form 'text' is not known"):
+    with pytest.raises(ConfigError, match=r"unknown form 'text'. Known: messages, tokens"):
         Rendering(place / "data.jsonl").write(out, "text")
 
 

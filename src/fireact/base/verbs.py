@@ -19,7 +19,7 @@ from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config, to_toml_table
 from fireact.base.settings import Setting, nested_settings, read_settings
-from fireact.errors import DataError
+from fireact.errors import DataError, describe_unknown_name
 
 VERBS = {name: entry.record for name, entry in COMMANDS.items() if entry.is_verb}
 """Where the record of each verb is."""
@@ -157,7 +157,7 @@ def resume(out: Path, *, budget: str | None = None, progress: Progress = SILENT)
     settings = read_config(out) | ({} if budget is None else {"budget": budget})
     name = str(settings.pop("verb", ""))
     if name not in VERBS:
-        raise DataError(f"{out / 'config.toml'} names the verb {name!r}. Known: {', '.join(VERBS)}.")
+        raise DataError(f"{out / 'config.toml'}: {describe_unknown_name('verb', name, VERBS)}")
     verb = load_verb(name)
     refuse_foreign_names(out, settings)
     return verb.run(build_settings(verb.config, settings, out), out, progress=progress)

@@ -16,6 +16,7 @@ from fireact.base.progress import Progress
 from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields, setting
 from fireact.base.verbs import Command, resume
 from fireact.errors import ConfigError, missing_path_error
+from fireact.models.limits import check_budget
 from fireact.rollout.loading import RENDERER_HELP, SEARCH, STUDENT_HELP, TASK_SPEC, TRAINING_TOOLS_HELP
 from fireact.serving.service import HOST_HELP, AgentUse, ServeConfig
 
@@ -41,7 +42,7 @@ class ResumeConfig:
     run: str = setting(metavar="RUN", is_path=True)
     """A run directory that is not complete."""
     _: KW_ONLY
-    budget: str | None = setting(None)
+    budget: str | None = setting(None, normalise=check_budget)
     """5usd, 200000tokens or 1000calls: the run stops before it is passed."""
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError, DataError, unknown_name_error
+from fireact.errors import ConfigError, DataError, describe_unknown_name, unknown_name_error
 from fireact.models.prices import TokenPrice, find_price
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
@@ -297,7 +297,7 @@ def read_calls(file: Path) -> Iterator[RecordedCall]:
         except TypeError as error:
             raise DataError(f"{file}, line {number}: not a call ({error}).") from error
         if call.dialect not in DIALECTS:
-            raise DataError(f"{file}, line {number}: the dialect is {call.dialect!r}. Known: {', '.join(DIALECTS)}.")
+            raise DataError(f"{file}, line {number}: {describe_unknown_name('dialect', call.dialect, DIALECTS)}")
         yield call
 
 

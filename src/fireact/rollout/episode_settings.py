@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fireact.base.run_directory import absolute_path
 from fireact.base.settings import AGENT, DATA, OUTPUT, setting
-from fireact.models.limits import HOSTED, Budget, BudgetAmount, Endpoint
+from fireact.models.limits import HOSTED, Budget, BudgetAmount, Endpoint, check_budget
 from fireact.rollout.agents import build_agent, check_trained_tools
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
@@ -26,7 +26,7 @@ class CallSettings:
     """record, replay or off: store LM and tool calls, answer only from stored calls, or neither."""
     cache: str | None = setting(None, panel=OUTPUT, is_path=True, normalise=absolute_path)
     """File of stored calls. Default: calls.sqlite in the run directory."""
-    budget: str | None = setting(None, panel=HOSTED)
+    budget: str | None = setting(None, panel=HOSTED, normalise=check_budget)
     """5usd, 200000tokens or 1000calls: the run stops before it is passed."""
     endpoint: Endpoint = setting(factory=Endpoint)
     workers: int = setting(16, panel=AGENT, low=1)

@@ -28,7 +28,7 @@ from fireact.data.lines import (
     split_into_blocks,
 )
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
-from fireact.errors import ConfigError, DataError, FormatError
+from fireact.errors import ConfigError, DataError, FormatError, unknown_name_error
 from fireact.methods.react import offered_schemas, offered_tools
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
@@ -217,7 +217,7 @@ class Rendering:
         Raises ConfigError for an unknown form, or where ``out`` is the input file.
         """
         if form not in FORMS:
-            raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
+            raise unknown_name_error("form", form, FORMS)
         if out.resolve() in (self.data.resolve(), trajectory_file(self.data).resolve()):
             raise ConfigError(f"{out} is what is rendered; its trajectories would be written over. Choose another -o.")
         counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))
