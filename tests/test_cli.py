@@ -94,8 +94,10 @@ def test_bad_input_is_one_clear_line_and_exit_2(arguments: list[str], said: str,
 
 
 def test_a_dry_run_shows_the_settings_and_writes_nothing(tmp_path: Path) -> None:
-    done = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", cwd=tmp_path)
+    done = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["settings"]["plan"] == {"geo-hop/react": 3}
+    printed = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", cwd=tmp_path).stdout
+    assert "plan.geo-hop/react" in printed and "prompt_tokens" in printed and "{" not in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -412,8 +412,9 @@ def test_tokens_are_those_that_train_would_see_with_the_renderer(renderer: str, 
     tiny_tokenizer().save_pretrained(tmp_path / "student")
     (tmp_path / "student" / "config.json").write_text('{"model_type": "llama"}')
     student, data = str(tmp_path / "student"), write(tmp_path / "a.jsonl", sound(0), sound(1))
-    found = diagnose_data(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000))
-    made = list(Rendering(Path(data), renderer=renderer, student=student).preview_samples())
+    tools = ("search",)
+    found = diagnose_data(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000, tools=tools))
+    made = list(Rendering(Path(data), renderer=renderer, student=student, tools=tools).preview_samples())
     assert found.tokens.total == sum(one.tokens for one in made)
     assert found.tokens.trained == sum(one.trained for one in made)
     guessed = [diagnose_data(DoctorConfig(data, renderer=name)).tokens.trained for name in ("react", "tool_calls")]

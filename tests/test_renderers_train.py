@@ -268,7 +268,8 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     data, student = str(place / "data.jsonl"), str(place / "student")
     for renderer in RENDERERS:
         out = tmp_path / f"{renderer}.jsonl"
-        counts = json.loads(run(data, "--student", student, "--renderer", renderer, "-o", str(out), "--json"))
+        options = ["--student", student, "--renderer", renderer, "--tool", "test_renderers_train:echo"]
+        counts = json.loads(run(data, *options, "-o", str(out), "--json"))
         rows = list(jsonl.read_objects(out))
         assert counts["samples"] == counts["trajectories"] == len(rows) == 6
         assert counts["tokens"] == sum(len(row["input_ids"]) for row in rows)

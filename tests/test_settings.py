@@ -191,7 +191,18 @@ def test_options_of_preference_become_its_settings(tmp_path: Path) -> None:
     student = str(tiny_model(tmp_path / "student"))
     train(TrainConfig(str(tmp_path / "data.jsonl"), student=student, recipe=Recipe(epochs=1)), tmp_path / "train")
     arguments = ["prefer", tries(tmp_path, 8), str(tmp_path / "train"), "--lr", "0.1", "--epochs", "5", "--beta", "0.3"]
-    arguments += ["--batch-size", "6", "--micro-batch", "3", "--max-length", "999", "--seed", "7", "--dry-run"]
+    arguments += [
+        "--batch-size",
+        "6",
+        "--micro-batch",
+        "3",
+        "--max-length",
+        "999",
+        "--seed",
+        "7",
+        "--dry-run",
+        "--json",
+    ]
     shown = json.loads(CliRunner().invoke(cli.app, [*arguments, "-o", str(tmp_path / "run")]).stdout)
     wanted = {"learning_rate": 0.1, "epochs": 5, "batch_size": 6, "micro_batch": 3, "max_length": 999, "seed": 7}
     assert (wanted | {"beta": 0.3}).items() <= shown["settings"].items()

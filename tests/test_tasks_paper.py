@@ -437,10 +437,10 @@ def test_the_scorer_is_chosen_sensibly(
     ("columns", "said"),
     [
         ("q", "names 1 columns"),
-        ("question,answr", "row 1: unknown column 'answr'. Did you mean 'answer'? Known: answer, n, question"),
+        ("question,answr", "row 1: unknown column 'answr'. Did you mean 'answer'. Known: answer, n, question"),
         ("question,answer,sorer=yes_no", "unknown option of a file task 'sorer'. Did you mean 'scorer'"),
         ("question,answer,scorer=yesno", "unknown scorer 'yesno'. Did you mean 'yes_no'"),
-        ("question,answer,id=key", "no column 'key'"),
+        ("question,answer,id=key", "unknown column 'key'"),
         ("question,answer,split=part", "unknown column 'part'"),
         ("n,answer", "it must be a text"),
     ],

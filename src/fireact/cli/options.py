@@ -21,7 +21,7 @@ from fireact.cli.running import CommandCall, VerbCall
 
 OUTPUT = "Output"
 FORCE_HELP = "Delete what is in the run directory and start anew."
-DRY_RUN_HELP = "Show the resolved settings and counts; do nothing."
+DRY_RUN_HELP = "Show the settings, the counts and the cost; do nothing."
 
 
 def make_callback(record: Command) -> Any:

@@ -41,9 +41,11 @@ class VerbCall(CommandCall):
     dry_run: bool
 
     def run(self) -> dict[str, Any] | None:
-        """Run the verb and return its manifest; for a dry run print the resolved settings and return None."""
+        """Run the verb and return its manifest; for a dry run print what it would do and return None."""
+        from fireact.terminal.training import print_preview
+
         if self.dry_run:
-            print_json(self.command.preview_run(self.config, self.out), indent=2)
+            print_preview(self.command.preview_run(self.config, self.out), as_json=self.as_json)
             return None
         with explain_interrupt(self.out):
             return self.command.run(self.config, self.out, force=self.force, progress=TerminalProgress())

@@ -180,7 +180,7 @@ def _make_plan(config: ImproveConfig) -> _Plan:
     _require_correct_data(Path(as_before.data))
     tools = config.tools
     if tools is None:  # a run that names no tool of its own was trained with the default, which fits our tasks alone
-        run_tools = SEARCH if as_before.tools == SEARCH else as_before.tools
+        run_tools = SEARCH if as_before.tools in ((), SEARCH) else as_before.tools
         tools, _ = choose_defaults(config.tasks, tools=run_tools, model=str(first_directory))
     trained = replace(as_before, recipe=config.recipe or as_before.recipe, tools=tools)
     return _Plan(config, first_directory, trained, tools, _find_start(config, Path(as_before.data)))
