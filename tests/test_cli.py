@@ -80,6 +80,8 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["score", "absent", "--answers", "a.csv"], "there is no absent. Give the path of a file or run."),
         (["validate", "absent.csv"], "there is no absent.csv. Give the path of a file or run."),
         (["ask", "hi"], "there is no runs/quickstart. Make it with 'fireact quickstart', or give another."),
+        (["serve", "models/mine"], "there is no models/mine. Give the path of a file or run."),
+        (["serve", "models/mine", "--engine", "vllm"], "there is no models/mine. Give the path of a file or run."),
         (["eval", "runs/train"], "there is no runs/train. Make it with 'fireact train', or give another."),
         (["eval", "absent-model-name"], "absent-model-name"),
         (["frobnicate"], "No such command"),

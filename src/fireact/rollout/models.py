@@ -17,8 +17,8 @@ from pathlib import Path
 from fireact.base import names
 from fireact.base.machine import release_memory
 from fireact.base.run_directory import read_manifest, relative_path
-from fireact.errors import missing_path_error
 from fireact.models.limits import Budget, BudgetedLM, Endpoint
+from fireact.models.weights import require_existing_path
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.loading import load_renderer
 from fireact.rollout.students import (
@@ -30,9 +30,6 @@ from fireact.rollout.students import (
     tuned_weights,
 )
 from fireact.types import LM
-
-_PATH_STARTS = ("runs/", "./", "../", "/", "~")
-"""Beginnings of paths; such a name is never looked up on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,7 @@ def load_model(
 
     Calls that are in ``cache`` count neither against the budget nor against the rates of ``endpoint``.
     """
-    if spec.startswith(_PATH_STARTS) and not Path(spec).expanduser().exists():
-        raise missing_path_error(spec)
+    require_existing_path(spec)
     hosted = find_hosted_model(spec)
     directory = None if hosted else tuned_directory(spec)
     tuned = None if directory is None else _load_tuned_model(directory, slots)
