@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fireact.pipeline.functions import CommandFunction, VerbFunction
     from fireact.pipeline.quickstart import QuickstartConfig
     from fireact.pipeline.result import Result, Run
-    from fireact.recording.recorder import RecordConfig, recorder
+    from fireact.recording.recorder import RecordConfig
     from fireact.reporting.assembly import ReportConfig
     from fireact.rollout.collection import CollectConfig
     from fireact.rollout.episodes import Agent, Episode, run_episodes
@@ -79,7 +79,7 @@ _HOME = {
     "pipeline.frame": ("frame",),
     "pipeline.quickstart": ("QuickstartConfig",),
     "pipeline.result": ("Result", "Run"),
-    "recording.recorder": ("RecordConfig", "recorder"),
+    "recording.recorder": ("RecordConfig",),
     "reporting.assembly": ("ReportConfig",),
     "rollout.loading": ("load_tools",),
     "rollout.collection": ("CollectConfig",),
@@ -145,7 +145,6 @@ __all__ = [
     "read_any",
     "read_trajectories",
     "record",
-    "recorder",
     "render",
     "report",
     "resume",

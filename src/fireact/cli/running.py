@@ -107,12 +107,12 @@ def evaluate_command(call: VerbCall) -> None:
 def record_command(call: VerbCall) -> None:
     """Run the proxy until a signal comes. Exit 1 where nothing was recorded."""
     from fireact.base.run_directory import read_manifest
-    from fireact.recording.recorder import recorder
+    from fireact.recording.recorder import record_calls
     from fireact.terminal.recording_status import describe_nothing_recorded, show_recording
 
     config, out = call.config, call.out
     with explain_interrupt(out):
-        with recorder(config, out, force=call.force, progress=TerminalProgress()) as address:
+        with record_calls(config, out, force=call.force, progress=TerminalProgress()) as address:
             notice = f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it)."
             follow = f"Follow it with: fireact view {shell_path(out)}"
             with show_recording(lambda: address.status):

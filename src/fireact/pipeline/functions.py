@@ -261,9 +261,9 @@ def record_agent(
     The agent's base URL is ``base_url``, or ``episode_url(ID)`` for the episode ID. At the end the trajectories and the
     manifest are written. Raises ConfigError for a taken port or a missing extra.
     """
-    from fireact.recording.recorder import recorder
+    from fireact.recording.recorder import record_calls
 
-    with recorder(config, out, force=force, progress=progress) as address:
+    with record_calls(config, out, force=force, progress=progress) as address:
         yield RecordedRun(out, address)
 
 

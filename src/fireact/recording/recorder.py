@@ -373,7 +373,7 @@ class RecorderAddress(str):
 
 
 @contextmanager
-def recorder(
+def record_calls(
     config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> Iterator[RecorderAddress]:
     """Record the calls through a local proxy while in the ``with`` statement; yields the proxy's address.
