@@ -144,6 +144,7 @@ def _attach_scores(config: ScoreConfig) -> Result:
     from fireact.data.sources import is_trajectory_file, read_any_trajectories
     from fireact.pipeline.result import Result
     from fireact.recording.scores import score
+    from fireact.reporting.wording import percent
 
     source = Path(config.run)
     target = source if config.out is None else _require_new_file(config.out)
@@ -155,7 +156,7 @@ def _attach_scores(config: ScoreConfig) -> Result:
         )
     grades = score(target, by=config.by, answers=config.answers, task=config.task)
     unscored = len(grades.unmatched) + len(grades.faults)
-    return Result(grades, f"{target}: {grades.scored} scored, EM {grades.em:.1%}; {unscored} not scored")
+    return Result(grades, f"{target}: {grades.scored} scored, EM {percent(grades.em)}; {unscored} not scored")
 
 
 def _require_new_file(out: str) -> Path:
@@ -423,12 +424,13 @@ def compare_paths(config: CompareConfig) -> Result:
     """
     from fireact.evaluation.comparison import compare_runs, read_scored_run
     from fireact.pipeline.result import Result
+    from fireact.reporting.wording import p_value
     from fireact.terminal.comparison import list_comparison_tables
 
     runs = (read_scored_run(Path(config.before)), read_scored_run(Path(config.after)))
     comparison = compare_runs(*runs, allow=config.allow)
     changes = "; ".join(
-        f"{task.task} {name.upper()} {first:.1%} -> {second:.1%} (p = {change.p:.2g}, n = {task.n})"
+        f"{task.task} {name.upper()} {first:.1%} -> {second:.1%} ({p_value(change.p)}, n = {task.n})"
         for task in comparison.tasks
         for name, (first, second, change) in islice(task.scores.items(), 1)
     )
