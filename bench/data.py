@@ -20,8 +20,10 @@ from typing import Any
 
 from fireact.base import jsonl
 from fireact.data import MixConfig, mix
-from fireact.rollout.agents import build_agent, load_model, load_task, load_tools
+from fireact.rollout.agents import build_agent
 from fireact.rollout.episodes import Episode, run_episodes
+from fireact.rollout.loading import load_task, load_tools
+from fireact.rollout.models import load_model
 from fireact.training.samples import Rendering
 from fireact.types import Trajectory
 

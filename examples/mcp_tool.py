@@ -9,8 +9,8 @@ import sys
 
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
-from fireact.rollout.agents import load_tools
 from fireact.rollout.episodes import Agent, Episode, run_episode
+from fireact.rollout.loading import load_tools
 from fireact.types import Example, Limits
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from fireact.rollout.agents import load_task
+from fireact.rollout.loading import load_task
 
 
 def load_brief_task(name: str) -> Any:

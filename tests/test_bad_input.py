@@ -18,7 +18,7 @@ pytest.importorskip("starlette")
 
 from fireact.base.run_directory import read_trajectories
 from fireact.models.fake_endpoint import FakeEndpoint, Fault
-from fireact.recording.recorder import RecordConfig, read_calls, recorder
+from fireact.recording.recorder import RecordConfig, read_calls, record_calls
 from fireact.types import Call, Completion, Trajectory, Usage
 from fireact.wire.dialects import DIALECTS
 from test_serve import listening
@@ -120,7 +120,7 @@ def test_a_wrong_key_is_refused_in_the_words_of_the_endpoint(wire: Wire, tmp_pat
     wrong_key = Fault(status=401, body=json.dumps(body))
     with (
         FakeEndpoint(lambda _: ANSWER, faults=[wrong_key]) as endpoint,
-        recorder(config(endpoint), tmp_path / "run") as address,
+        record_calls(config(endpoint), tmp_path / "run") as address,
         closing(wire.connect(f"{address}/e/1", KEY)) as client,
     ):
         with pytest.raises(wire.errors.AuthenticationError, match=KEY):
@@ -135,7 +135,7 @@ def test_a_wrong_key_is_refused_in_the_words_of_the_endpoint(wire: Wire, tmp_pat
 def test_half_a_stream_is_an_error_for_its_client(wire: Wire, tmp_path: Path) -> None:
     with (
         FakeEndpoint(lambda _: ANSWER, faults=[Fault(cut=True)]) as endpoint,
-        recorder(config(endpoint), tmp_path / "run") as address,
+        record_calls(config(endpoint), tmp_path / "run") as address,
         closing(wire.connect(f"{address}/e/half", "none")) as client,
     ):
         deltas = []
@@ -152,7 +152,7 @@ def test_a_stream_that_ends_anywhere_is_an_error(body: str, tmp_path: Path) -> N
     half = Fault(body=body, headers={"Content-Type": "text/event-stream"})
     with (
         FakeEndpoint(lambda _: half) as endpoint,
-        recorder(config(endpoint), tmp_path / "run") as address,
+        record_calls(config(endpoint), tmp_path / "run") as address,
         closing(connect_openai(address, "none")) as client,
         pytest.raises(openai.APIError, match=r"broke off its stream|Connection error"),
     ):
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_a_stream_leaves_what_it_read(wire: Wire, tmp_path:
     words = " ".join(f"word{number}" for number in range(5000))
     with (
         FakeEndpoint(lambda _: words) as endpoint,
-        recorder(config(endpoint, concurrency=1), tmp_path / "run") as address,
+        record_calls(config(endpoint, concurrency=1), tmp_path / "run") as address,
     ):
         with closing(wire.connect(f"{address}/e/left", "none")) as client:
             deltas = wire.stream(client, "Where?")
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_a_stream_leaves_what_it_read(wire: Wire, tmp_path:
 @each_wire
 def test_50_mb_are_recorded_or_refused_at_the_limit(wire: Wire, tmp_path: Path) -> None:
     with FakeEndpoint(lambda _: ANSWER) as endpoint:
-        with recorder(config(endpoint, max_body=1_000_000), tmp_path / "run") as address:
+        with record_calls(config(endpoint, max_body=1_000_000), tmp_path / "run") as address:
             with closing(wire.connect(f"{address}/e/1", "none")) as client:
                 with pytest.raises(wire.errors.APIStatusError, match="longer than 1000000 bytes") as refusal:
                     wire.ask(client, HUGE)
@@ -191,7 +191,7 @@ def test_50_mb_are_recorded_or_refused_at_the_limit(wire: Wire, tmp_path: Path) 
 @pytest.mark.slow
 def test_50_mb_pass_where_they_may(tmp_path: Path) -> None:
     wire = WIRES[0]
-    with FakeEndpoint(lambda _: ANSWER) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(lambda _: ANSWER) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         with closing(wire.connect(f"{address}/e/1", "none")) as client:
             assert wire.ask(client, HUGE) == ANSWER
         assert endpoint.requests[0]["messages"][0]["content"] == HUGE

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from fireact.base.listening import MAX_HEAD, bind_socket, bounded_http
+from fireact.base.listening import MAX_HEAD, RunningServer, bind_socket, bounded_http
 from fireact.base.run_directory import read_trajectories
 from fireact.errors import FormatError
 from fireact.models.stops import held_back_length
-from fireact.recording.recorder import RecordConfig, recorder
+from fireact.recording.recorder import RecordConfig, record_calls
 from fireact.serving.wire import MAX_STOP_CHARS, read_request
 
 httpx2 = pytest.importorskip("httpx2")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Who?"}]}
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word"}, "finish_reason": null}]}\n\n'
@@ -69,7 +69,7 @@ def upstream(pieces: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 def record_one(run: Path, url: str, read: Callable[[Any], Any], **options: Any) -> tuple[Any, Any, int]:
     """What ``read`` makes of a reply that passes the proxy, the trajectory, and the bytes of its line in the log."""
     config = RecordConfig(upstream=url, port=0, concurrency=1, **options)
-    with recorder(config, run) as address, httpx2.Client(timeout=60) as client:
+    with record_calls(config, run) as address, httpx2.Client(timeout=60) as client:
         with client.stream("POST", f"{address}/e/a/v1/chat/completions", json=ASK) as response:
             value = read(response)
         # Another call goes through, so the first has given its slot back.
@@ -132,48 +132,48 @@ def test_a_stream_without_end_is_kept_up_to_a_bound(tmp_path: Path) -> None:
 # --- heads ---
 
 
-@pytest.fixture
-def address() -> Iterator[tuple[str, int]]:
-    """A server that waits 0.2 s for a head."""
+@contextmanager
+def run_server(**options: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with the bounds of every server, or with other options of uvicorn."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
     listening = bind_socket("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=bounded_http(0.2), log_level="critical", lifespan="off", timeout_keep_alive=60)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield listening.getsockname()
-    server.should_exit = True
-    thread.join()
+    with RunningServer(app, listening, url="", log_level="critical", **options):
+        yield listening.getsockname()
 
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-A: "
 
 
-def test_half_a_head_ends_with_its_connection(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, timeout=60) as silent, socket.create_connection(address, timeout=60) as slow:
-        slow.sendall(HALF)
-        assert (silent.recv(100), slow.recv(100)) == (b"", b"")
-    with socket.create_connection(address, timeout=60) as kept:  # and so does half a head after a whole request
-        kept.sendall(HALF + b"b\r\n\r\n")
-        assert kept.recv(1000).endswith(b"ok")
-        kept.sendall(HALF)
-        assert kept.recv(100) == b""
+def test_half_a_head_ends_with_its_connection() -> None:
+    with run_server(http=bounded_http(0.2), timeout_keep_alive=60) as address:
+        with (
+            socket.create_connection(address, timeout=60) as silent,
+            socket.create_connection(address, timeout=60) as slow,
+        ):
+            slow.sendall(HALF)
+            assert (silent.recv(100), slow.recv(100)) == (b"", b"")
+        with socket.create_connection(address, timeout=60) as kept:  # and so does half a head after a whole request
+            kept.sendall(HALF + b"b\r\n\r\n")
+            assert kept.recv(1000).endswith(b"ok")
+            kept.sendall(HALF)
+            assert kept.recv(100) == b""
 
 
-def test_a_head_has_a_longest_length(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, timeout=60) as client:
-        received = b""
-        try:
-            client.sendall(HALF + b"b" * (MAX_HEAD + 100_000))
-            received = client.recv(1000)
-        except OSError:  # the server closed the connection while the head was sent
-            pass
-    assert received[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400", b"")
-    assert httpx2.get(f"http://127.0.0.1:{address[1]}/", headers={"x-a": "b" * 8000}).text == "ok"
+def test_a_head_has_a_longest_length() -> None:
+    with run_server() as address:
+        with socket.create_connection(address, timeout=60) as client:
+            received = b""
+            try:
+                client.sendall(HALF + b"b" * (MAX_HEAD + 100_000))
+                received = client.recv(1000)
+            except OSError:  # the server closed the connection while the head was sent
+                pass
+        assert received[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400", b"")
+        assert httpx2.get(f"http://127.0.0.1:{address[1]}/", headers={"x-a": "b" * 8000}).text == "ok"
 
 
 # --- stop strings ---

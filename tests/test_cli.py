@@ -57,6 +57,11 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["collect", "--teacher", "scripted:expret"], "scripted"),
         (["collect", "--temperature", "0.5"], "would ignore"),
         (["collect", "-m", "react"], "need --task"),
+        (
+            ["collect", "-t", "geo-hop", "--budget", "5", "--dry-run"],
+            "budget '5' is not of the form 5usd",
+        ),
+        (["resume", "absent", "--budget", "5"], "budget '5' is not of the form 5usd"),
         (["collect", "-t", "geo-hop", "-n", "100000"], "100000 were asked for"),
         (["collect", "-t", "geo-compose", "-n", "5"], "geo-compose"),
         (["collect", "-t", "absent.module:task"], "cannot be imported"),
@@ -75,6 +80,8 @@ def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
         (["score", "absent", "--answers", "a.csv"], "there is no absent. Give the path of a file or run."),
         (["validate", "absent.csv"], "there is no absent.csv. Give the path of a file or run."),
         (["ask", "hi"], "there is no runs/quickstart. Make it with 'fireact quickstart', or give another."),
+        (["serve", "models/mine"], "there is no models/mine. Give the path of a file or run."),
+        (["serve", "models/mine", "--engine", "vllm"], "there is no models/mine. Give the path of a file or run."),
         (["eval", "runs/train"], "there is no runs/train. Make it with 'fireact train', or give another."),
         (["eval", "absent-model-name"], "absent-model-name"),
         (["frobnicate"], "No such command"),
@@ -89,8 +96,10 @@ def test_bad_input_is_one_clear_line_and_exit_2(arguments: list[str], said: str,
 
 
 def test_a_dry_run_shows_the_settings_and_writes_nothing(tmp_path: Path) -> None:
-    done = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", cwd=tmp_path)
+    done = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["settings"]["plan"] == {"geo-hop/react": 3}
+    printed = fireact("collect", "-t", "geo-hop", "-n", "3", "--dry-run", cwd=tmp_path).stdout
+    assert "plan.geo-hop/react" in printed and "prompt_tokens" in printed and "{" not in printed
     assert list(tmp_path.iterdir()) == []
 
 

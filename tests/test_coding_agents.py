@@ -18,7 +18,7 @@ pytest.importorskip("starlette")
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.methods.react import ReAct
 from fireact.models.fake_endpoint import FakeEndpoint
-from fireact.recording.recorder import RecordConfig, recorder
+from fireact.recording.recorder import RecordConfig, record_calls
 from fireact.types import Action
 from test_serve import listening
 from test_serve_tools import Ending, Writer, call_text
@@ -75,7 +75,7 @@ def test_a_session_of_a_coding_agent_is_recorded(name: str, dialect: str, tmp_pa
     (work / "add.py").write_text("def add(a, b):\n    return a - b\n")
     with (
         FakeEndpoint(repair, models=("gpt-5",)) as endpoint,
-        recorder(RecordConfig(upstream=endpoint.url, port=0), run) as address,
+        record_calls(RecordConfig(upstream=endpoint.url, port=0), run) as address,
     ):
         run_agent(name, f"{address}/e/fix/v1", home, work)
         if name == "mini":  # it submits by a command, so its answer is in no reply

@@ -258,7 +258,7 @@ def test_evaluation_questions_are_read_from_files(name: str, text: str, tmp_path
 
 
 def test_held_out_splits_of_the_tasks_are_looked_up_by_themselves(tmp_path: Path) -> None:
-    from fireact.rollout.agents import load_task
+    from fireact.rollout.loading import load_task
 
     task = load_task("geo-hop")
     rows = [replace(sound(0), task="geo-hop", example=example) for example in task.examples("train")[:300]]
@@ -412,8 +412,9 @@ def test_tokens_are_those_that_train_would_see_with_the_renderer(renderer: str, 
     tiny_tokenizer().save_pretrained(tmp_path / "student")
     (tmp_path / "student" / "config.json").write_text('{"model_type": "llama"}')
     student, data = str(tmp_path / "student"), write(tmp_path / "a.jsonl", sound(0), sound(1))
-    found = diagnose_data(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000))
-    made = list(Rendering(Path(data), renderer=renderer, student=student).preview_samples())
+    tools = ("search",)
+    found = diagnose_data(DoctorConfig(data, student=student, renderer=renderer, max_length=10_000, tools=tools))
+    made = list(Rendering(Path(data), renderer=renderer, student=student, tools=tools).preview_samples())
     assert found.tokens.total == sum(one.tokens for one in made)
     assert found.tokens.trained == sum(one.trained for one in made)
     guessed = [diagnose_data(DoctorConfig(data, renderer=name)).tokens.trained for name in ("react", "tool_calls")]

@@ -25,7 +25,8 @@ def test_nothing_is_asked_and_nothing_written_and_an_unknown_price_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeEndpoint(lambda request: "never") as served:
-        arguments = ["collect", "-t", "geo-hop", "-n", "500", "--teacher", f"openai:fake@{served.url}", "--dry-run"]
+        teacher = f"openai:fake@{served.url}"
+        arguments = ["collect", "-t", "geo-hop", "-n", "500", "--teacher", teacher, "--dry-run", "--json"]
         done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "run"), "--budget", "1usd"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["expected"]["cost_usd"] is None

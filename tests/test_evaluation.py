@@ -31,8 +31,10 @@ from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.models.limits import Endpoint
 from fireact.models.replies import Replies
 from fireact.models.scripted import Expert
-from fireact.rollout.agents import Model, build_agent, load_model, load_task
+from fireact.rollout.agents import build_agent
 from fireact.rollout.collection import CollectConfig, collect
+from fireact.rollout.loading import load_task
+from fireact.rollout.models import Model, load_model
 from fireact.types import Action, Call, Example, Message, Step, Trajectory, Usage
 
 

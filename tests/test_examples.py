@@ -14,7 +14,7 @@ from fireact.cli import app
 from fireact.errors import ConfigError
 from fireact.models.replies import Replies
 from fireact.render.prompts import few_shot_examples
-from fireact.rollout.agents import load_task
+from fireact.rollout.loading import load_task
 
 ROOT = Path(__file__).parents[1]
 OWN = sorted((ROOT / "examples").glob("own_*.py"))

@@ -16,7 +16,8 @@ pytest.importorskip("peft")
 from fireact.base.run_directory import file_hash  # noqa: E402
 from fireact.errors import ConfigError  # noqa: E402
 from fireact.models.hf import load_merged_student  # noqa: E402
-from fireact.rollout.agents import load_model, tuned_weights  # noqa: E402
+from fireact.rollout.models import load_model  # noqa: E402
+from fireact.rollout.students import tuned_weights  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
 from fireact.serving.ollama import render_modelfile, render_ollama_template  # noqa: E402
 from fireact.types import Call, Message  # noqa: E402

@@ -12,8 +12,10 @@ from fireact.base.run_directory import RunDir
 from fireact.base.verbs import resume
 from fireact.errors import DataError
 from fireact.models.fake_endpoint import FakeEndpoint
-from fireact.rollout.agents import load_agent, load_model, tuned_renderer, tuned_tools
+from fireact.rollout.agents import load_agent
 from fireact.rollout.collection import CollectConfig, collect
+from fireact.rollout.models import load_model
+from fireact.rollout.students import tuned_renderer, tuned_tools
 from fireact.training.train import TrainConfig
 
 MODULE = '''

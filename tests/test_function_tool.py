@@ -22,9 +22,9 @@ from fakes import GOOD, Echo, agent, episodes
 from fireact.errors import ConfigError, ToolError
 from fireact.methods.react import execute_action
 from fireact.render.react import ReActRenderer
-from fireact.rollout.agents import load_tools
 from fireact.rollout.collection import tool_fingerprints
 from fireact.rollout.episodes import run_episode
+from fireact.rollout.loading import load_tools
 from fireact.tools.function import FunctionTool
 from fireact.tools.guard import MAX_CHARS, GuardedTool, guard_tool
 from fireact.types import Observation, Tool
@@ -178,7 +178,7 @@ def test_a_function_from_the_users_own_module(tmp_path: Path) -> None:
                 return text.upper()
         ''')
     )
-    code = "from fireact.rollout.agents import load_tools; print(load_tools(['mine:shout'])['shout'](text='hm'))"
+    code = "from fireact.rollout.loading import load_tools; print(load_tools(['mine:shout'])['shout'](text='hm'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "HM\n"
 

@@ -31,7 +31,7 @@ from fireact.hosted.tune import (
     training_row,
     tune,
 )
-from fireact.rollout.agents import load_model
+from fireact.rollout.models import load_model
 from fireact.types import Action, Step, Trajectory
 
 

@@ -55,7 +55,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     jsonl.write_objects(folder / "data.jsonl", (row.to_dict() for row in rows))
     student = str(tiny_model(folder / "student"))
-    train(TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=RECIPE), folder / "train")
+    train(
+        TrainConfig(data=str(folder / "data.jsonl"), student=student, recipe=RECIPE, tools=("search",)),
+        folder / "train",
+    )
     return folder / "train"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fireact.base.listening import bind_socket, find_stranger, has_key, is_json, is_loopback
 from fireact.errors import ConfigError
 from fireact.models.fake_endpoint import FakeEndpoint
-from fireact.recording.recorder import RecordConfig, recorder
+from fireact.recording.recorder import RecordConfig, record_calls
 
 LOCAL = {"host": "127.0.0.1:8000"}
 
@@ -97,7 +97,7 @@ def test_an_address_is_of_this_machine_by_its_number() -> None:
 def proxy(tmp_path: Path) -> Iterator[tuple[str, FakeEndpoint]]:
     with (
         FakeEndpoint(lambda request: "Lima.") as endpoint,
-        recorder(RecordConfig(upstream=endpoint.url, port=0), tmp_path / "run") as address,
+        record_calls(RecordConfig(upstream=endpoint.url, port=0), tmp_path / "run") as address,
     ):
         yield str(address), endpoint
 

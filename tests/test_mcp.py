@@ -24,8 +24,8 @@ from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.methods.react import ReAct
 from fireact.models.replies import Replies
 from fireact.render.react import ReActRenderer
-from fireact.rollout.agents import load_tools
 from fireact.rollout.episodes import Agent, Episode, run_episode
+from fireact.rollout.loading import load_tools
 from fireact.tools.mcp import MAX_CHARS, MCPTool, connect_server, parse_target, safe_name
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")

@@ -334,7 +334,7 @@ def test_a_recipe_on_the_command_line(tmp_path: Path) -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         return fireact("mix", "a.jsonl", "--recipe", *options, cwd=tmp_path)
 
-    shown = json.loads(run("r.toml", "--seed", "5", "--dry-run").stdout)["settings"]
+    shown = json.loads(run("r.toml", "--seed", "5", "--dry-run", "--json").stdout)["settings"]
     assert shown["seed"] == 5 and shown["take"] == {"hop/react": 4, "hop/cot": 2} and shown["holdout"] == 0.2
     done = json.loads(run("r.toml", "-o", "out", "--json").stdout)
     assert sum(count["n"] for count in done["counts"].values()) == 6 and done["held_out"] > 0

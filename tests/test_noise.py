@@ -22,9 +22,9 @@ from fireact.errors import ConfigError
 from fireact.methods.react import ReAct
 from fireact.methods.reflexion import Reflexion
 from fireact.models.replies import Replies
-from fireact.rollout.agents import load_tools
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.episodes import Agent, Episode, run_episode, run_episodes
+from fireact.rollout.loading import load_tools
 from fireact.tools.noise import (
     INJECTIONS,
     KINDS,

@@ -305,7 +305,7 @@ def spelled_now(command: str) -> str:
 
 def test_options_and_recipes_resolve_to_the_same_settings(trainable: Path) -> None:
     for name, kept in json.loads((trainable / "settings.json").read_text()).items():
-        found = json.loads(fireact(f"{spelled_now(kept['command'])} --dry-run"))["settings"]
+        found = json.loads(fireact(f"{spelled_now(kept['command'])} --dry-run --json"))["settings"]
         assert within(kept["settings"], found), name
 
 

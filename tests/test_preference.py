@@ -67,7 +67,7 @@ def imitated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def likelihood(run: Path, one: Trajectory) -> float:
-    from fireact.rollout.agents import tuned_weights
+    from fireact.rollout.students import tuned_weights
 
     place, adapter, _ = tuned_weights(run)
     model, tokenizer = load_merged_student(place, adapter)

@@ -20,7 +20,7 @@ from fireact.evaluation.pairing import match_by_question
 from fireact.evaluation.recorded_questions import load_recorded_questions
 from fireact.evaluation.summary import read_summaries
 from fireact.models.replies import Replies
-from fireact.rollout.agents import load_task, load_tools
+from fireact.rollout.loading import load_task, load_tools
 from fireact.tasks.question_hash import hash_question
 from fireact.tools.replayed import build_replayed_tools, count_replayed_calls
 from fireact.training.trained_questions import write_trained_questions

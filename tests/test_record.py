@@ -32,7 +32,7 @@ from fireact.models.prices import TokenPrice  # noqa: E402
 from fireact.recording.calls import RecordedCall  # noqa: E402
 from fireact.recording.conversations import TurnIndex, extract_question  # noqa: E402
 from fireact.recording.proxy import Upstream, is_loopback, parse_base_url  # noqa: E402
-from fireact.recording.recorder import RecordConfig, conclude, recorder  # noqa: E402
+from fireact.recording.recorder import RecordConfig, conclude, record_calls  # noqa: E402
 from fireact.recording.text import parse_turn  # noqa: E402
 from fireact.recording.trajectories import build_trajectory  # noqa: E402
 from fireact.types import FINISH, Action, Trajectory  # noqa: E402
@@ -111,7 +111,7 @@ def config(endpoint: FakeEndpoint, **options: Any) -> RecordConfig:
 
 def test_native_calls_become_steps(tmp_path: Path) -> None:
     with FakeEndpoint(weather) as endpoint:
-        with recorder(config(endpoint, task="sky"), tmp_path / "run") as address:
+        with record_calls(config(endpoint, task="sky"), tmp_path / "run") as address:
             assert native_agent(client(address, "one"), "How is Oslo?") == "rain in Oslo"
         assert endpoint.headers[0]["authorization"] == f"Bearer {KEY}"
     (one,) = read_trajectories(tmp_path / "run")
@@ -132,7 +132,7 @@ def test_native_calls_become_steps(tmp_path: Path) -> None:
 
 def test_no_key_is_ever_stored(tmp_path: Path) -> None:
     echo = Fault(status=401, body=json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-    with FakeEndpoint(weather, faults=[echo]) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(weather, faults=[echo]) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         with pytest.raises(openai.AuthenticationError, match=KEY):
             native_agent(client(address), "How is Oslo?")
         native_agent(client(address), "How is Oslo?")
@@ -181,7 +181,7 @@ def test_smolagents_code_agent_and_streams(tmp_path: Path) -> None:
     def reply(request: Mapping[str, Any]) -> str:
         return second if turns_of(request) else first
 
-    with FakeEndpoint(reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(reply) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         model = smolagents.OpenAIModel("fake", api_base=f"{address}/v1", api_key="none")
         agent = smolagents.CodeAgent(tools=[], model=model, verbosity_level=0, stream_outputs=True, max_steps=3)
         assert agent.run("What is 6 times 7?") == "forty-two"
@@ -198,7 +198,7 @@ def test_streams_pass_as_they_come_and_are_put_together(tmp_path: Path) -> None:
     with FakeEndpoint(lambda request: "It is a fine day in Oslo.") as endpoint:
         ask = {"model": "fake", "messages": [{"role": "user", "content": "How is Oslo?"}], "stream": True}
         plain = httpx2.post(f"{endpoint.url}/chat/completions", json=ask)
-        with recorder(config(endpoint), tmp_path / "run") as address:
+        with record_calls(config(endpoint), tmp_path / "run") as address:
             passed = httpx2.post(f"{address}/v1/chat/completions", json=ask)
             pieces = [
                 chunk.choices[0].delta.content
@@ -240,7 +240,7 @@ def test_the_first_words_come_before_the_last_are_written(tmp_path: Path) -> Non
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         upstream = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}", port=0)
-        with recorder(upstream, tmp_path / "run") as address:
+        with record_calls(upstream, tmp_path / "run") as address:
             stream = client(address).chat.completions.create(
                 model="m", messages=[{"role": "user", "content": "hello"}], stream=True
             )
@@ -259,7 +259,7 @@ def test_the_first_words_come_before_the_last_are_written(tmp_path: Path) -> Non
 def test_interleaved_episodes_stay_apart(tmp_path: Path, named: bool) -> None:
     cities = ["Oslo", "Lima"] * 4
     slow = FakeEndpoint(weather, latency=lambda request: 0.01)
-    with slow as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with slow as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
 
         def run(at: int) -> str:
             question = f"How is {cities[at]}, asked the {at if named else at // 2}th time?"
@@ -287,7 +287,7 @@ def test_a_text_react_client(tmp_path: Path) -> None:
         return ["Thought: I search.\nAction: search[Oslo]", "Thought: Got it.\nAction: Finish[rain]"][turn]
 
     prompt = "Answer by Thought and Action.\n\nQuestion: What is 1+1?\nAction: finish[2]\n\nQuestion: How is Oslo?"
-    with FakeEndpoint(reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(reply) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         messages = [{"role": "user", "content": prompt}]
         for _ in range(2):
             text = client(address).chat.completions.create(model="fake", messages=messages).choices[0].message.content
@@ -313,7 +313,7 @@ def test_a_client_with_one_growing_message(tmp_path: Path) -> None:
             return f" I know.\nFinal Answer: rain in {city}"
         return f" I search.\nAction: search\nAction Input: {city}"
 
-    with FakeEndpoint(reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(reply) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         notes = {city: f"Use tools.\nQuestion: How is {city}?\nThought:" for city in ("Oslo", "Oslo North")}
         for turn in (1, 2):
             for city in notes:
@@ -400,7 +400,7 @@ def test_an_idle_episode_is_written_and_written_again_when_it_goes_on(tmp_path: 
     run = tmp_path / "run"
     with (
         FakeEndpoint(lambda request: f"reply {turns_of(request)}") as endpoint,
-        recorder(config(endpoint, idle=0.05), run) as address,
+        record_calls(config(endpoint, idle=0.05), run) as address,
     ):
         messages = [{"role": "user", "content": "hello"}]
         for turn in range(2):
@@ -418,7 +418,7 @@ def test_an_idle_episode_is_written_and_written_again_when_it_goes_on(tmp_path: 
 
 def test_faults_pass_through_and_end_an_episode_in_error(tmp_path: Path) -> None:
     faults = [Fault(status=429, headers={"Retry-After": "7"}), Fault(cut=True)]
-    with FakeEndpoint(weather, faults=faults) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(weather, faults=faults) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         with pytest.raises(openai.RateLimitError) as limited:
             native_agent(client(address, "limited"), "How is Oslo?")
         assert limited.value.response.headers["retry-after"] == "7"
@@ -434,7 +434,7 @@ def test_faults_pass_through_and_end_an_episode_in_error(tmp_path: Path) -> None
 
 def test_an_upstream_that_is_not_there_is_a_clear_502(tmp_path: Path) -> None:
     nowhere = RecordConfig(upstream="http://127.0.0.1:9/v1", port=0)
-    with recorder(nowhere, tmp_path / "run") as address:
+    with record_calls(nowhere, tmp_path / "run") as address:
         reply = httpx2.post(f"{address}/v1/chat/completions", json={"model": "m", "messages": []})
         assert reply.status_code == 502
         assert "http://127.0.0.1:9/v1 cannot be reached" in reply.json()["error"]["message"]
@@ -442,7 +442,7 @@ def test_an_upstream_that_is_not_there_is_a_clear_502(tmp_path: Path) -> None:
 
 def test_a_slow_upstream_is_a_504_and_a_long_request_a_413(tmp_path: Path) -> None:
     slow = FakeEndpoint(weather, latency=lambda request: 1.0)
-    with slow as endpoint, recorder(config(endpoint, timeout=0.2, max_body=1000), tmp_path / "run") as address:
+    with slow as endpoint, record_calls(config(endpoint, timeout=0.2, max_body=1000), tmp_path / "run") as address:
         url, ask = f"{address}/v1/chat/completions", {"model": "fake", "messages": []}
         assert httpx2.post(url, json=ask).status_code == 504
         long = httpx2.post(url, json={**ask, "user": "x" * 2000})
@@ -450,7 +450,7 @@ def test_a_slow_upstream_is_a_504_and_a_long_request_a_413(tmp_path: Path) -> No
 
 
 def test_other_paths_pass_through_unrecorded(tmp_path: Path) -> None:
-    with FakeEndpoint(weather) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(weather) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         assert [model.id for model in client(address, "e").models.list()] == ["fake"]
         body = {"model": "fake", "input": "words", "messages": [{"role": "user", "content": "Oslo"}]}
         assert httpx2.post(f"{address}/v1/embeddings", json=body).status_code == 200
@@ -462,7 +462,7 @@ def test_other_paths_pass_through_unrecorded(tmp_path: Path) -> None:
 
 def test_many_calls_at_once_wait_their_turn(tmp_path: Path) -> None:
     with FakeEndpoint(lambda request: "ok", latency=lambda request: 0.05) as endpoint:
-        with recorder(config(endpoint, concurrency=4), tmp_path / "run") as address:
+        with record_calls(config(endpoint, concurrency=4), tmp_path / "run") as address:
 
             def ask(at: int) -> None:
                 messages = [{"role": "user", "content": f"question {at}"}]
@@ -485,7 +485,7 @@ def test_a_reply_does_not_wait_for_an_acknowledgement(tmp_path: Path) -> None:
                 seconds.append(time.perf_counter() - started)
         return min(seconds[16:])
 
-    with FakeEndpoint(lambda request: "ok") as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(lambda request: "ok") as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         # 40 ms more, each time, where small packets are held back
         assert measure(address) < 0.03 + 30 * measure(endpoint.url.removesuffix("/v1"))
 
@@ -512,13 +512,16 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     assert upstream.url_for("/chat/completions") == "https://x.org/api/v1/chat/completions"
     assert is_loopback("127.0.0.1") and is_loopback("::1") and not is_loopback("0.0.0.0")
     with FakeEndpoint(weather) as endpoint:
-        with recorder(config(endpoint), tmp_path / "run") as address:
+        with record_calls(config(endpoint), tmp_path / "run") as address:
             port = int(address.rsplit(":", 1)[1])
-            with pytest.raises(DataError, match="another process"), recorder(config(endpoint), tmp_path / "run"):
+            with pytest.raises(DataError, match="another process"), record_calls(config(endpoint), tmp_path / "run"):
                 pass
-            with pytest.raises(ConfigError, match="--port"), recorder(config(endpoint, port=port), tmp_path / "b"):
+            with pytest.raises(ConfigError, match="--port"), record_calls(config(endpoint, port=port), tmp_path / "b"):
                 pass
-        with pytest.raises(DataError, match="other settings"), recorder(config(endpoint, task="x"), tmp_path / "run"):
+        with (
+            pytest.raises(DataError, match="other settings"),
+            record_calls(config(endpoint, task="x"), tmp_path / "run"),
+        ):
             pass
 
 
@@ -698,7 +701,7 @@ def test_a_stream_in_splinters_is_put_together() -> None:
 def test_a_client_that_goes_away_leaves_what_it_heard(tmp_path: Path) -> None:
     words = " ".join(f"word{at}" for at in range(20_000))
     with FakeEndpoint(lambda request: words) as endpoint:
-        with recorder(config(endpoint, concurrency=1), tmp_path / "run") as address:
+        with record_calls(config(endpoint, concurrency=1), tmp_path / "run") as address:
             ask = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "stream": True}
             with httpx2.stream("POST", f"{address}/e/gone/v1/chat/completions", json=ask, timeout=600) as response:
                 assert any("word0" in part for part in response.iter_text())  # and no further
@@ -712,7 +715,7 @@ def test_costs_come_from_the_prices(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('[prices."fake"]\ninput_per_million = 1000000\noutput_per_million = 0\n')
     priced = {"prices": str(prices)}
-    with FakeEndpoint(weather) as endpoint, recorder(config(endpoint, **priced), tmp_path / "run") as address:
+    with FakeEndpoint(weather) as endpoint, record_calls(config(endpoint, **priced), tmp_path / "run") as address:
         native_agent(client(address), "How is Oslo?")
     (one,) = read_trajectories(tmp_path / "run")
     assert one.usage.cost == one.usage.prompt_tokens > 0
@@ -780,7 +783,7 @@ def test_half_a_surrogate_does_not_stop_a_recording(tmp_path: Path) -> None:
         function = {"name": "final_answer", "arguments": '{"answer": "\\ud83d"}'}
         return {"content": "\ud83d", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
 
-    with FakeEndpoint(reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(reply) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         content = b'{"model": "fake", "messages": [{"role": "user", "content": "\\ud83d?"}]}'
         headers = {"Content-Type": "application/json"}
         assert httpx2.post(f"{address}/v1/chat/completions", content=content, headers=headers).status_code == 200
@@ -790,11 +793,11 @@ def test_half_a_surrogate_does_not_stop_a_recording(tmp_path: Path) -> None:
 def test_scores_stand_while_an_episode_does_not_change(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with FakeEndpoint(weather) as endpoint:
-        with recorder(config(endpoint), run) as address:
+        with record_calls(config(endpoint), run) as address:
             native_agent(client(address, "a"), "How is Oslo?")
         scored = [one.with_scores({"em": 1.0, "f1": 1.0}).to_dict() for one in read_trajectories(run)]
         jsonl.write_objects(run / "trajectories.jsonl", scored)
-        with recorder(config(endpoint), run) as address:
+        with record_calls(config(endpoint), run) as address:
             native_agent(client(address, "b"), "How is Lima?")
     assert {name: dict(one.scores) for name, one in recorded(run).items()} == {"a": {"em": 1.0, "f1": 1.0}, "b": {}}
     assert list(recorded(run)) == ["a", "b"]
@@ -803,7 +806,7 @@ def test_scores_stand_while_an_episode_does_not_change(tmp_path: Path) -> None:
 def test_concluding_twice_gives_the_same(tmp_path: Path) -> None:
     with FakeEndpoint(weather) as endpoint:
         settings = config(endpoint)
-        with recorder(settings, tmp_path / "run") as address:
+        with record_calls(settings, tmp_path / "run") as address:
             native_agent(client(address), "How is Oslo?")
         before = (tmp_path / "run" / "trajectories.jsonl").read_bytes()
         for name in ("manifest.json", "trajectories.jsonl"):

@@ -27,7 +27,7 @@ from fireact.models.fake_endpoint import FakeEndpoint, Fault
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
-from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, recorder
+from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, record_calls
 from fireact.recording.scores import score
 from fireact.recording.trajectories import build_trajectory
 from fireact.reporting.watch import find_watched_runs, read_updates
@@ -116,7 +116,7 @@ def assert_is_the_loop(trajectory: Trajectory, dialect: str) -> None:
 
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_responses_and_messages_whole_and_streamed(tmp_path: Path, with_ids: bool) -> None:
-    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(scripted) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         for name, stream in (("whole", False), ("streamed", True)):
             base = f"{address}/e/{name}" if with_ids else address
             assert responses_loop(f"{base}/v1", stream=stream) == "55 million"
@@ -136,7 +136,7 @@ def test_responses_and_messages_whole_and_streamed(tmp_path: Path, with_ids: boo
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, stream: bool) -> None:
-    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(scripted) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         assert responses_loop(f"{address}/v1", stream=stream, by_id=True) == "55 million"
         assert responses_loop(f"{address}/v1", stream=stream, conversation="conv_1") == "55 million"
         assert [len(request["input"]) for request in endpoint.requests] == [1, 1, 1, 1]
@@ -172,7 +172,7 @@ def test_openai_agents_on_its_default(tmp_path: Path, stream: bool) -> None:
                 pass
             return str(result.final_output)
 
-    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(scripted) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         assert asyncio.run(run_agent(f"{address}/e/1/v1")) == "55 million"
     (trajectory,) = read_trajectories(tmp_path / "run")
     assert_is_the_loop(trajectory, "responses")
@@ -181,7 +181,7 @@ def test_openai_agents_on_its_default(tmp_path: Path, stream: bool) -> None:
 def test_each_dialect_has_its_upstream(tmp_path: Path) -> None:
     with FakeEndpoint(scripted) as first, FakeEndpoint(scripted, models=("fake", "claude")) as second:
         settings = RecordConfig(upstream=first.url, upstream_for={"messages": second.url}, port=0)
-        with recorder(settings, tmp_path / "run") as address:
+        with record_calls(settings, tmp_path / "run") as address:
             responses_loop(f"{address}/v1", stream=False)
             messages_loop(f"{address}/v1", stream=False)  # a base URL with /v1, which the client adds once more
             model = anthropic.Anthropic(base_url=address, api_key="none", max_retries=0)
@@ -201,7 +201,7 @@ def test_each_dialect_has_its_upstream(tmp_path: Path) -> None:
 
 
 def test_errors_come_in_the_form_of_the_dialect(tmp_path: Path) -> None:
-    with recorder(RecordConfig(upstream="http://127.0.0.1:9/v1", port=0), tmp_path / "run") as address:
+    with record_calls(RecordConfig(upstream="http://127.0.0.1:9/v1", port=0), tmp_path / "run") as address:
         model = anthropic.Anthropic(base_url=f"{address}/e/1", api_key="none", max_retries=0)
         with pytest.raises(anthropic.InternalServerError, match="cannot be reached") as failure:
             model.messages.create(model="fake", max_tokens=1, messages=[{"role": "user", "content": "x"}])
@@ -224,7 +224,7 @@ def test_what_a_client_reads_of_a_stream_is_on_disk(tmp_path: Path) -> None:
     }
     body = {"model": "fake", "input": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
     reply = "data: [DONE] is how streams end"
-    with FakeEndpoint(lambda _: reply) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(lambda _: reply) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         for number, (path, last) in enumerate(lasts.items(), 1):
             with httpx2.stream("POST", f"{address}/e/{number}/v1/{path}", json=body) as response:
                 lines = response.iter_lines()
@@ -316,7 +316,7 @@ def ask(address: str, episode: str) -> None:
 def test_feedback_gives_answers_and_scores(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with FakeEndpoint(computed) as endpoint:
-        with recorder(config(endpoint), run) as address:
+        with record_calls(config(endpoint), run) as address:
             assert isinstance(address, RecorderAddress)
             for episode in ("a", "b/1", "c"):
                 ask(address, episode.replace("/", "%2F"))
@@ -340,7 +340,7 @@ def test_feedback_gives_answers_and_scores(tmp_path: Path) -> None:
         assert third.answer is None and third.scores == {}
         line, reason = read_manifest(run)["endings"]
         assert line == "2 of 3 episodes have no answer:" and "acts in code" in reason and "/feedback" in reason
-        with recorder(config(endpoint), run) as address:  # feedback stands when the recording is resumed
+        with record_calls(config(endpoint), run) as address:  # feedback stands when the recording is resumed
             ask(address, "d")
             address.feedback("d", answer="42")
     assert [trajectory.answer for trajectory in read_trajectories(run)] == ["42", None, None, "42"]
@@ -355,7 +355,7 @@ def test_a_tool_that_is_never_answered_is_offered_as_the_answer(tmp_path: Path) 
 
     run = tmp_path / "run"
     with FakeEndpoint(reply) as endpoint:
-        with recorder(config(endpoint), run) as address:
+        with record_calls(config(endpoint), run) as address:
             ask(address, "a")
             model = openai.OpenAI(base_url=f"{address}/e/b/v1", api_key="none", max_retries=0)
             model.chat.completions.create(model="fake", messages=[{"role": "user", "content": "And the product?"}])
@@ -363,7 +363,7 @@ def test_a_tool_that_is_never_answered_is_offered_as_the_answer(tmp_path: Path) 
         line, reason = read_manifest(run)["endings"]
         assert line == "1 of 2 episodes have no answer:"
         assert reason == "1: their last call was `give_result`, which is never answered: --finish give_result?"
-        with recorder(config(endpoint, finish=["give_result", "final_result"]), run):  # the same run, as advised
+        with record_calls(config(endpoint, finish=["give_result", "final_result"]), run):  # the same run, as advised
             pass
     assert [trajectory.answer for trajectory in read_trajectories(run)] == ["42", "42"]
     assert read_manifest(run)["endings"] == []
@@ -413,7 +413,7 @@ def test_half_a_stream_is_an_error_of_its_episode_alone(tmp_path: Path, path: st
     body = {"model": "fake", "input": QUESTION, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
     with (
         FakeEndpoint(lambda _: "It is a long answer in words.", faults=[Fault(cut=True)]) as endpoint,
-        recorder(config(endpoint, max_body=5000), tmp_path / "run") as address,
+        record_calls(config(endpoint, max_body=5000), tmp_path / "run") as address,
     ):
         for episode in ("half", "whole"):
             httpx2.post(f"{address}/e/{episode}/v1/{path}", json=body)
@@ -433,7 +433,7 @@ def test_a_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
         return 0.0
 
     slow = FakeEndpoint(lambda _: "ok", latency=wait)
-    with slow as endpoint, recorder(config(endpoint, concurrency=1), tmp_path / "run") as address:
+    with slow as endpoint, record_calls(config(endpoint, concurrency=1), tmp_path / "run") as address:
         model = openai.OpenAI(base_url=f"{address}/e/left/v1", api_key="none", max_retries=0, timeout=0.5)
         with pytest.raises(openai.APITimeoutError):
             model.responses.create(model="fake", input=QUESTION)
@@ -445,7 +445,7 @@ def test_a_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
 
 def test_view_follows_a_recording(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with FakeEndpoint(lambda _: "42") as endpoint, recorder(config(endpoint, idle=0.05), run) as address:
+    with FakeEndpoint(lambda _: "42") as endpoint, record_calls(config(endpoint, idle=0.05), run) as address:
         assert find_watched_runs([run]) == []  # a recording that has just begun is no error
         ask(address, "a")
         deadline = time.monotonic() + 600
@@ -471,7 +471,7 @@ def test_paths_and_headers_pass_as_they_are_and_cookies_stay_apart(tmp_path: Pat
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}", port=0)
-    with recorder(settings, tmp_path / "run") as address:
+    with record_calls(settings, tmp_path / "run") as address:
         for _ in range(2):
             headers = {"X-Title": "Café".encode(), "x-one": "1"}
             response = httpx2.get(f"{address}/e/7/v1/files/a%2Fb%3Fc/content?x=%20y", headers=headers)
@@ -493,7 +493,7 @@ def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
     ]  # fmt: skip
     body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
     faults = [Fault(status=401, body=echo) for _ in headers]
-    with FakeEndpoint(scripted, faults=faults) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(scripted, faults=faults) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         for number, header in enumerate(headers):
             assert httpx2.post(f"{address}/e/{number}/v1/messages", json=body, headers=header).status_code == 401
     calls = (tmp_path / "run" / "calls.jsonl").read_text().splitlines()
@@ -504,7 +504,7 @@ def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
 
 def test_a_page_of_another_site_cannot_use_the_proxy(tmp_path: Path) -> None:
     body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
-    with FakeEndpoint(scripted) as endpoint, recorder(config(endpoint), tmp_path / "run") as address:
+    with FakeEndpoint(scripted) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         url = f"{address}/e/page/v1/messages"
         for header in (
             {"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
@@ -544,7 +544,7 @@ def test_a_response_in_the_background_is_recorded_when_it_is_fetched(tmp_path: P
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = RecordConfig(upstream=f"http://127.0.0.1:{server.server_address[1]}/v1", port=0)
-    with recorder(settings, tmp_path / "run") as address:
+    with record_calls(settings, tmp_path / "run") as address:
         model = openai.OpenAI(base_url=f"{address}/e/1/v1", api_key="none", max_retries=0)
         response = model.responses.create(model="m", input="Capital of Peru?", background=True)
         while response.status != "completed":

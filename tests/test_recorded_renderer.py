@@ -30,7 +30,9 @@ from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
 from fireact.render.requests import RecordedRenderer
 from fireact.render.tokens import IGNORED, prompt_ids
-from fireact.rollout.agents import build_agent, equip_student, load_model, load_renderer
+from fireact.rollout.agents import build_agent, equip_student
+from fireact.rollout.loading import load_renderer
+from fireact.rollout.models import load_model
 from fireact.serving.conformance import check_conformance
 from fireact.serving.export import ExportConfig, export
 from fireact.serving.wire import read_request

@@ -7,7 +7,7 @@ import pytest
 
 from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.rollout.agents import load_tools
+from fireact.rollout.loading import load_tools
 from fireact.tools.recorded import RecordedSearch, from_name
 from fireact.types import Action, Example, Step, Trajectory, Usage
 

@@ -20,7 +20,7 @@ from fireact.render.chat import TemplateFeatures, break_special_tokens, render_c
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import IGNORED, Sample, encode_chat, prompt_ids, text_spans
 from fireact.render.tool_calls import ToolCallsRenderer
-from fireact.rollout.agents import load_renderer
+from fireact.rollout.loading import load_renderer
 from fireact.training.samples import Encoder, render_trajectory
 from fireact.types import Action, Completion, Example, Message, Step, Trajectory, Usage
 from fireact.wire.schemas import tool_schema

@@ -14,7 +14,9 @@ from fireact.base.progress import Progress
 from fireact.base.run_directory import read_manifest
 from fireact.cli import app
 from fireact.errors import ConfigError, DataError
-from fireact.rollout.agents import build_agent, load_model, load_tools
+from fireact.rollout.agents import build_agent
+from fireact.rollout.loading import load_tools
+from fireact.rollout.models import load_model
 from fireact.types import Action, Call, Example, Step, Trajectory, Usage
 
 torch = pytest.importorskip("torch")
@@ -142,7 +144,7 @@ def test_a_call_that_was_not_answered_is_asked_as_it_was_trained(renderer: str, 
 def test_preference_and_serving_show_the_tools_that_were_trained_with(
     run_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from fireact.rollout.agents import tuned_tools
+    from fireact.rollout.students import tuned_tools
     from fireact.serving.conformance import check_conformance
     from fireact.training.preference import PreferConfig, prefer
 
@@ -221,6 +223,30 @@ def test_tools_of_an_imported_episode_go_before_those_of_the_run(place: Path) ->
 # --- the command ---
 
 
+def test_the_tools_of_a_training_are_those_of_its_data(place: Path, tmp_path: Path) -> None:
+    """Nobody gets the search of the embedded world for data of another."""
+    foreign, ours = tmp_path / "foreign.jsonl", tmp_path / "ours.jsonl"
+    trajectory = replace(episode(0), task="capitals")
+    jsonl.write_objects(foreign, [trajectory.to_dict()])
+    jsonl.write_objects(ours, [replace(trajectory, task="geo-hop").to_dict()])
+    collected, evaluated, mixed = (tmp_path / verb for verb in ("collected", "evaluated", "mixed"))
+    for run_path, settings in (
+        (collected, 'verb = "collect"\ntools = ["noise:empty=0.5:wikipedia", "mcp:server"]\n'),
+        (evaluated, 'verb = "eval"\ntools = ["noise:none=0.5:recorded:/runs/a"]\n'),
+        (mixed, f'verb = "mix"\nsources = ["{collected}"]\n'),
+    ):
+        run_path.mkdir()
+        (run_path / "config.toml").write_text(settings)
+    expected = ((foreign, ()), (ours, ("search",)), (collected, ("wikipedia",)), (mixed, ("wikipedia",)))
+    for data, tools in (*expected, (evaluated, ("recorded:/runs/a",))):
+        assert TrainConfig(str(data)).tools == tools, data
+    assert TrainConfig(str(collected), tools=["search"]).tools == ("search",)
+    with pytest.raises(
+        ConfigError, match=r"calls search, and neither the data nor its runs name the tools. Give --tool"
+    ):
+        Rendering(foreign, renderer="tool_calls").write(tmp_path / "out.jsonl", "messages")
+
+
 def run(*arguments: str) -> str:
     done = CliRunner().invoke(app, ["render", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -244,7 +270,8 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     data, student = str(place / "data.jsonl"), str(place / "student")
     for renderer in RENDERERS:
         out = tmp_path / f"{renderer}.jsonl"
-        counts = json.loads(run(data, "--student", student, "--renderer", renderer, "-o", str(out), "--json"))
+        options = ["--student", student, "--renderer", renderer, "--tool", "test_renderers_train:echo"]
+        counts = json.loads(run(data, *options, "-o", str(out), "--json"))
         rows = list(jsonl.read_objects(out))
         assert counts["samples"] == counts["trajectories"] == len(rows) == 6
         assert counts["tokens"] == sum(len(row["input_ids"]) for row in rows)
@@ -254,7 +281,7 @@ def test_tokens_and_messages_are_written_for_other_trainers(place: Path, tmp_pat
     first = next(iter(jsonl.read_objects(out)))
     assert [message["train"] for message in first["messages"]] == [False, True, False, True]
     assert [tool["function"]["name"] for tool in first["tools"]] == ["search", "finish"]
-    with pytest.raises(ConfigError, match="form 'text' is not known"):
+    with pytest.raises(ConfigError, match=r"unknown form 'text'. Known: messages, tokens"):
         Rendering(place / "data.jsonl").write(out, "text")
 
 

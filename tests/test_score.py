@@ -111,8 +111,8 @@ def test_wrong_scores_change_nothing(run: Path, options: dict[str, Any], said: s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"id": "a"}\n', "row 1: there is no column 'answer'"),
-        ('{"answer": "a"}\n', "row 1: there is no column 'question'"),
+        ('{"id": "a"}\n', "row 1: unknown column 'answer'"),
+        ('{"answer": "a"}\n', "row 1: unknown column 'question'"),
         ('{"id": "a", "answer": ""}\n', "row 1"),
         ('{"id": "a", "answer": "x"}\n{"id": "a", "answer": "y"}\n', "more than once"),
         ("nonsense\n", "line 1"),

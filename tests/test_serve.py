@@ -28,7 +28,7 @@ pytest.importorskip("starlette")
 
 from fakes import GOOD, agent  # noqa: E402
 from fireact.errors import ConfigError, FormatError  # noqa: E402
-from fireact.rollout.agents import load_model  # noqa: E402
+from fireact.rollout.models import load_model  # noqa: E402
 from fireact.serving.server import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
 from fireact.types import Call, Completion, Message, Usage  # noqa: E402

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 import fireact
 from fireact import cli
+from fireact.base.commands import COMMANDS
 from fireact.base.run_directory import RunDir, build_settings, read_config
 from fireact.base.settings import check_settings, nested_settings, read_settings, setting
-from fireact.base.verbs import VERBS, Verb, load_verb
-from fireact.cli.options import make_verb_function
+from fireact.base.verbs import VERBS, Verb, import_object, load_command
+from fireact.cli.options import make_callback
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.study.cells import SETTINGS
@@ -74,7 +75,7 @@ NOW = Verb("now", Now, run_now, example="`fireact now`", out="runs/now")
 
 def invoke(*arguments: str) -> str:
     """What the command of the verb prints."""
-    info = CommandInfo("now", callback=make_verb_function(NOW), help="Now.")
+    info = CommandInfo("now", callback=make_callback(NOW), help="Now.")
     command = get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         command.main(list(arguments), standalone_mode=False)
@@ -92,13 +93,13 @@ def test_a_field_is_an_option_a_line_of_help_and_a_key_of_the_config(tmp_path: P
     assert build_settings(Now, settings, tmp_path) == Now("data.jsonl", Part(2.0), depth=5, names=("b", "c"))
 
 
-def test_every_setting_of_every_verb_is_in_the_page_of_commands() -> None:
+def test_every_setting_of_every_command_is_in_the_page_of_commands() -> None:
     page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     sections = {part.split("`")[0]: part for part in page.split("\n## `fireact ")[1:]}
-    for name in VERBS:
-        for entry in read_settings(load_verb(name).config):
-            flag = next(iter(entry.flags), f"--{entry.name.replace('_', '-')}")
-            words = (flag, f"* `{(entry.flags or (entry.name,))[0].upper()} ")
+    for name in COMMANDS:
+        for entry in read_settings(load_command(name).config):
+            flag = next(iter(entry.flags), f"--{entry.name.replace('_', '-')}").partition("/")[0]
+            words = (flag, f"* `{(entry.metavar or (entry.flags or (entry.name,))[0]).upper()} ")
             assert (
                 not entry.is_option or nested_settings(entry.kind) or any(word in sections[name] for word in words)
             ), entry
@@ -158,10 +159,12 @@ def test_an_old_spelling_is_refused_with_the_new_one(arguments: list[str], spell
     assert isinstance(refused, ConfigError) and str(refused).endswith(f"is now: fireact {spelling}")
 
 
-def test_every_verb_is_a_command_and_its_record_has_its_name() -> None:
-    commands = {name for summaries in cli.COMMANDS.values() for name in summaries}
-    assert set(VERBS) | set(cli.FUNCTIONS) == commands and not set(VERBS) & set(cli.FUNCTIONS)
-    assert all(load_verb(name).name == name for name in VERBS)
+def test_every_command_has_a_record_with_its_name() -> None:
+    assert set(VERBS) < set(COMMANDS)
+    for name, entry in COMMANDS.items():
+        record = load_command(name)
+        assert record.name == name and isinstance(record, Verb) == entry.is_verb
+        assert callable(import_object(record.command_line))
 
 
 def test_help_imports_no_verb_and_the_version_is_printed(tmp_path: Path) -> None:
@@ -188,7 +191,18 @@ def test_options_of_preference_become_its_settings(tmp_path: Path) -> None:
     student = str(tiny_model(tmp_path / "student"))
     train(TrainConfig(str(tmp_path / "data.jsonl"), student=student, recipe=Recipe(epochs=1)), tmp_path / "train")
     arguments = ["prefer", tries(tmp_path, 8), str(tmp_path / "train"), "--lr", "0.1", "--epochs", "5", "--beta", "0.3"]
-    arguments += ["--batch-size", "6", "--micro-batch", "3", "--max-length", "999", "--seed", "7", "--dry-run"]
+    arguments += [
+        "--batch-size",
+        "6",
+        "--micro-batch",
+        "3",
+        "--max-length",
+        "999",
+        "--seed",
+        "7",
+        "--dry-run",
+        "--json",
+    ]
     shown = json.loads(CliRunner().invoke(cli.app, [*arguments, "-o", str(tmp_path / "run")]).stdout)
     wanted = {"learning_rate": 0.1, "epochs": 5, "batch_size": 6, "micro_batch": 3, "max_length": 999, "seed": 7}
     assert (wanted | {"beta": 0.3}).items() <= shown["settings"].items()

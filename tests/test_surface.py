@@ -7,10 +7,10 @@ import sys
 import pytest
 
 import fireact
+from fireact.base.commands import COMMANDS
 from fireact.base.settings import read_settings
-from fireact.base.verbs import VERBS, load_verb
-from fireact.cli import COMMANDS
-from fireact.pipeline.functions import PYTHON_NAMES, list_functions, load_function
+from fireact.base.verbs import load_command
+from fireact.pipeline.functions import COMMON, load_function
 
 
 def test_every_public_name_is_there() -> None:
@@ -35,9 +35,7 @@ def test_a_package_with_the_name_of_a_function_is_that_function() -> None:
 
 
 def test_every_command_is_a_function() -> None:
-    commands = [name for summaries in COMMANDS.values() for name in summaries]
-    assert sorted(PYTHON_NAMES.get(name, name) for name in commands) == sorted(fireact._FUNCTIONS)
-    assert sorted(list_functions()) == sorted(fireact._FUNCTIONS)
+    assert sorted(entry.function or name for name, entry in COMMANDS.items()) == sorted(fireact._FUNCTIONS)
     for name in fireact._FUNCTIONS:
         assert inspect.signature(getattr(fireact, name)).parameters, name
 
@@ -51,19 +49,19 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_s_function_takes_every_setting_that_its_command_takes(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_s_function_takes_every_setting_that_its_command_takes(name: str) -> None:
     """All but the options that only say how a command prints."""
-    from fireact.cli.options import make_verb_function
+    from fireact.cli.options import make_callback
 
-    verb = load_verb(name)
-    options = set(inspect.signature(make_verb_function(verb)).parameters) - {"context", "as_json"}
-    function = load_function(PYTHON_NAMES.get(name, name))
-    by_parameter = {entry.parameter: entry.name for entry in read_settings(verb.config)}
-    printing = {"report": {"markdown"}, "study": {"list"}}.get(name, set())
+    record = load_command(name)
+    options = set(inspect.signature(make_callback(record)).parameters) - {"context", "as_json"}
+    function = load_function(COMMANDS[name].function or name)
+    by_parameter = {entry.parameter: entry.name for entry in read_settings(record.config)}
+    printing = {"report": {"markdown"}, "study": {"list"}, "compare": {"flips"}, "serve": {"mcp"}}.get(name, set())
     assert {by_parameter.get(option, option) for option in options - printing} <= set(
         inspect.signature(function).parameters
     )
-    for setting in set(inspect.signature(function).parameters) - {"out", "force", "dry_run", "progress"}:
+    for setting in set(inspect.signature(function).parameters) - {*COMMON, "on_text"}:
         line = next(line for line in function.__doc__.splitlines() if line.startswith(f"    {setting}: "))
         assert line.removeprefix(f"    {setting}: ").strip(), f"{setting} of {name} has no help"

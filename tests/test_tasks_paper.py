@@ -20,8 +20,10 @@ from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.models.replies import Replies
 from fireact.render import prompts
-from fireact.rollout.agents import Model, absolute_task_spec, build_agent, load_task
+from fireact.rollout.agents import build_agent
 from fireact.rollout.collection import CollectConfig, collect, plan_episodes
+from fireact.rollout.loading import absolute_task_spec, load_task
+from fireact.rollout.models import Model
 from fireact.tasks.files import load_file_task
 from fireact.tasks.judge import Judge
 from fireact.tasks.order import order_examples
@@ -105,11 +107,11 @@ def test_a_folder_is_found_by_the_environment(folder: Path, above: bool, monkeyp
 @pytest.mark.parametrize(
     ("name", "split", "said"),
     [
-        ("hotpotqa", "train", "no split 'train' in .*hotpotqa. Known: dev."),
-        ("hotpotqa", "notes", "no split 'notes'"),
+        ("hotpotqa", "train", "unknown split of hotpotqa 'train'. There is none in .*hotpotqa. Known: dev."),
+        ("hotpotqa", "notes", "unknown split of hotpotqa 'notes'"),
         ("strategyqa", "test", "strategyqa test has no answers .*Others: train, dev"),
         ("bamboogle", "train", "Known: test"),
-        ("mmlu", "train", "Known: dev, test, or one subject, such as anatomy_test"),
+        ("mmlu", "train", "One subject, such as anatomy_test, is a split too. Known: dev, test"),
     ],
 )
 def test_a_split_that_is_absent_is_a_clear_error(folder: Path, name: str, split: str, said: str) -> None:
@@ -201,7 +203,7 @@ def test_saved_sets_have_the_hubs_columns(tmp_path: Path) -> None:
     assert [found["strategyqa"].examples(split)[0].answer for split in ("train", "test")] == ["no", "yes"]
     assert found["strategyqa"].examples("test")[0].meta["facts"] == "Trees are plants."
     assert found["bamboogle"].examples("test") == (Example("test-0", "When?", "1901"),)
-    with pytest.raises(ConfigError, match=r"no split 'train' in .*Known: dev"):
+    with pytest.raises(ConfigError, match=r"unknown split of .* 'train'.*Known: dev"):
         found["hotpotqa"].examples("train")
 
 
@@ -247,7 +249,7 @@ def test_without_hub_or_extra_the_message_says_what_to_do(code: str, rc: int, sa
 
 def test_making_a_task_reads_and_imports_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from fireact.rollout.agents import load_task; load_task('mmlu'); "
+        "import sys; from fireact.rollout.loading import load_task; load_task('mmlu'); "
         "print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
     )
     assert _python(code, tmp_path).stdout == "[]\n"
@@ -435,11 +437,11 @@ def test_the_scorer_is_chosen_sensibly(
     ("columns", "said"),
     [
         ("q", "names 1 columns"),
-        ("question,answr", "row 1: there is no column 'answr'. There are: question, answer, n"),
+        ("question,answr", "row 1: unknown column 'answr'. Did you mean 'answer'. Known: answer, n, question"),
         ("question,answer,sorer=yes_no", "unknown option of a file task 'sorer'. Did you mean 'scorer'"),
         ("question,answer,scorer=yesno", "unknown scorer 'yesno'. Did you mean 'yes_no'"),
-        ("question,answer,id=key", "no column 'key'"),
-        ("question,answer,split=part", "no column 'part'"),
+        ("question,answer,id=key", "unknown column 'key'"),
+        ("question,answer,split=part", "unknown column 'part'"),
         ("n,answer", "it must be a text"),
     ],
 )

@@ -13,7 +13,7 @@ from fakes import Small, trajectory
 from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError, FireactError, FormatError
 from fireact.render.react import ReActRenderer
-from fireact.rollout.agents import load_model
+from fireact.rollout.models import load_model
 from fireact.training.recipe import Recipe, list_recipes, read_recipe
 from fireact.training.samples import render_trajectory
 from fireact.training.train import TrainConfig, choose_held_out, train

@@ -27,7 +27,7 @@ from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import display_name
 
 pytest.importorskip("starlette")
-from fireact.reporting.view import _render_page, serve_view
+from fireact.reporting.view import _render_page, start_view
 from launches import ForkedCommand
 
 
@@ -246,7 +246,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
     append(path, 0)
     monkeypatch.delenv("FIREACT_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="FIREACT_API_KEY"):
-        serve_view([path], host="0.0.0.0", port=0, on_started=print)
+        start_view([path], host="0.0.0.0", port=0)
     viewing = Viewing(str(path), "--host", "0.0.0.0", FIREACT_API_KEY="öpen")
     viewing.url = viewing.url.replace("0.0.0.0", "127.0.0.1")
     try:

@@ -18,7 +18,7 @@ import transformers
 
 from fireact.errors import ConfigError, ProviderError
 from fireact.render.tokens import prompt_ids
-from fireact.rollout.agents import load_renderer
+from fireact.rollout.loading import load_renderer
 from fireact.serving.vllm import _adapter_rank, run_vllm, vllm_arguments
 from fireact.types import Message
 from test_serve import ASK, Running

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fireact.base.commands import FUNCTIONS as _FUNCTIONS
+
 if TYPE_CHECKING:
     from fireact.base.progress import Progress
     from fireact.base.run_directory import read_trajectories
@@ -17,24 +19,14 @@ if TYPE_CHECKING:
     from fireact.formats.read import read_any
     from fireact.formats.source import Damage, SourceFile
     from fireact.pipeline.frame import frame
-    from fireact.pipeline.functions import VerbFunction
-    from fireact.pipeline.functions import ask_question as ask
-    from fireact.pipeline.functions import cancel_run as cancel
-    from fireact.pipeline.functions import compare_paths as compare
-    from fireact.pipeline.functions import convert_file as convert
-    from fireact.pipeline.functions import resume_run as resume
-    from fireact.pipeline.functions import score_run as score
-    from fireact.pipeline.functions import serve_agent as serve
-    from fireact.pipeline.functions import show_trajectories as show
-    from fireact.pipeline.functions import validate_names as validate
-    from fireact.pipeline.functions import view_runs as view
+    from fireact.pipeline.functions import CommandFunction, VerbFunction
     from fireact.pipeline.quickstart import QuickstartConfig
     from fireact.pipeline.result import Result, Run
-    from fireact.recording.recorder import RecordConfig, recorder
+    from fireact.recording.recorder import RecordConfig
     from fireact.reporting.assembly import ReportConfig
-    from fireact.rollout.agents import load_tools
     from fireact.rollout.collection import CollectConfig
     from fireact.rollout.episodes import Agent, Episode, run_episodes
+    from fireact.rollout.loading import load_tools
     from fireact.training.recipe import Recipe
     from fireact.training.train import TrainConfig
     from fireact.types import (
@@ -53,7 +45,11 @@ if TYPE_CHECKING:
         Usage,
     )
 
+    ask: CommandFunction
+    cancel: CommandFunction
     collect: VerbFunction
+    compare: CommandFunction
+    convert: CommandFunction
     doctor: VerbFunction
     evaluate: VerbFunction
     export: VerbFunction
@@ -63,8 +59,14 @@ if TYPE_CHECKING:
     quickstart: VerbFunction
     record: VerbFunction
     report: VerbFunction
+    resume: CommandFunction
+    score: CommandFunction
+    serve: CommandFunction
+    show: CommandFunction
     train: VerbFunction
     tune: VerbFunction
+    validate: CommandFunction
+    view: CommandFunction
 
 _HOME = {
     "base.progress": ("Progress",),
@@ -77,9 +79,9 @@ _HOME = {
     "pipeline.frame": ("frame",),
     "pipeline.quickstart": ("QuickstartConfig",),
     "pipeline.result": ("Result", "Run"),
-    "recording.recorder": ("RecordConfig", "recorder"),
+    "recording.recorder": ("RecordConfig",),
     "reporting.assembly": ("ReportConfig",),
-    "rollout.agents": ("load_tools",),
+    "rollout.loading": ("load_tools",),
     "rollout.collection": ("CollectConfig",),
     "rollout.episodes": ("Agent", "Episode", "run_episodes"),
     "training.recipe": ("Recipe",),
@@ -90,13 +92,6 @@ _HOME = {
     ),
 }  # fmt: skip
 _MODULE = {name: module for module, exports in _HOME.items() for name in exports}
-_FUNCTIONS = (
-    "ask", "cancel", "collect", "compare", "convert", "doctor", "evaluate", "export", "improve", "mix", "prefer",
-    "quickstart", "record", "render", "report", "resume", "score", "serve", "show", "study", "train", "tune",
-    "validate", "view",
-)  # fmt: skip
-"""The functions of the commands (``fireact.pipeline.functions``); ``render`` and ``study`` are packages too."""
-
 __all__ = [
     "LM",
     "Action",
@@ -150,7 +145,6 @@ __all__ = [
     "read_any",
     "read_trajectories",
     "record",
-    "recorder",
     "render",
     "report",
     "resume",

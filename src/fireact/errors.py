@@ -73,12 +73,17 @@ def is_near(name: str, known_name: str) -> bool:
     return bool(difflib.get_close_matches(name, [known_name], cutoff=_NEAR))
 
 
-def unknown_name_error(kind: str, name: str, known_names: Iterable[str]) -> ConfigError:
-    """A ConfigError for a name that is not known: lists the known ones and says which is closest."""
+def describe_unknown_name(kind: str, name: object, known_names: Iterable[str], *, note: str = "") -> str:
+    """The one sentence for a name that is not known: lists the known ones and says which is closest."""
     names = sorted(known_names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=_NEAR)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=_NEAR)
+    hints = "".join(f" {hint}" for hint in (f"Did you mean {close[0]!r}?" if close else "", note) if hint)
+    return f"unknown {kind} {name!r}.{hints} Known: {', '.join(names) or 'none'}."
+
+
+def unknown_name_error(kind: str, name: object, known_names: Iterable[str], *, note: str = "") -> ConfigError:
+    """A ConfigError for a name that is not known."""
+    return ConfigError(describe_unknown_name(kind, name, known_names, note=note))
 
 
 def missing_path_error(path: object, why: str = "") -> DataError:

@@ -1,8 +1,8 @@
-"""What every server of this process needs: a socket, a key, and a guard against strangers.
+"""What every server of this process needs: a socket, a key, a guard against strangers, and a thread to run on.
 
 Invariant: a server without a key answers to the names of this machine alone, and to no page of another site, so that no
 web page can act through the user's browser. Keys are compared in constant time. Heads of requests have bounds, in bytes
-and in time. This module runs no server.
+and in time.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import logging
 import os
 import socket
-from collections.abc import Mapping
-from typing import Any
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from html import escape
+from types import TracebackType
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from fireact.base.redact import guard_secret
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, ProviderError, missing_extra_error
 
 KEY = "FIREACT_API_KEY"
 """The variable that holds the key of the servers."""
-
-
+GRACE = 30
+"""Seconds that requests in flight get to finish when a server is stopped."""
 HEAD_SECONDS = 30.0
 """How long a client may take for the head of a request."""
 MAX_HEAD = 256 * 1024
@@ -169,3 +175,89 @@ class _BoundedHeads(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def socket_address(host: str, listening: socket.socket) -> str:
+    """The base of the URLs of a socket that listens on a host."""
+    return f"http://{host_and_port(host, listening.getsockname()[1])}"
+
+
+class RunningServer:
+    """A server on a thread; ``url`` is its address and ``names`` are the models that it serves.
+
+    ``stop()``, the end of a ``with`` statement, or the end of the process ends it; requests in flight get ``grace``
+    seconds to finish. ``wait()`` blocks until then. ``options`` are those of uvicorn. Raises ConfigError without it.
+    """
+
+    def __init__(
+        self, app: Any, listening: socket.socket, *, url: str, names: Sequence[str] = (), grace: int = GRACE,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise missing_extra_error("uvicorn", "serve") from error
+        self.url, self.names = url, tuple(names)
+        self.on_stop = ExitStack()
+        logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
+        defaults: dict[str, Any] = {"http": bounded_http(), "log_level": "warning", "lifespan": "off"}
+        fixed: dict[str, Any] = {"access_log": False, "ws": "none", "proxy_headers": False}
+        config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **{**defaults, **options, **fixed})
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listening]}, name="fireact-server", daemon=True
+        )
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        if not self._server.started:
+            raise ProviderError(f"the server at {url} did not start. Try again, or with another --port.")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still answers."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the server; requests in flight are finished first. Ctrl-C meanwhile cuts them off."""
+        self._server.should_exit = True
+        try:
+            self._join()
+        except KeyboardInterrupt:
+            self._server.force_exit = True
+            self._join()
+            raise
+        finally:
+            self.on_stop.close()
+
+    def _join(self) -> None:
+        while self._thread.is_alive():  # a signal that another thread got interrupts no wait without an end
+            self._thread.join(0.1)
+
+    def wait(self) -> None:
+        """Block until the server is stopped, by another thread or by Ctrl-C."""
+        try:
+            self._join()
+        except KeyboardInterrupt:
+            self.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        return f"<Server at {self.url}: {', '.join([state, *self.names])}>"
+
+    def _repr_html_(self) -> str:
+        link = f'<a href="{escape(self.url)}">{escape(self.url)}</a>' if self.is_running else "stopped"
+        return f"<p><code>{escape(repr(self))}</code> {link}</p>"
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether uvicorn shall log a record; a request that a shutdown cut off is no fault to trace."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

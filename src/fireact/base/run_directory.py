@@ -270,12 +270,12 @@ def parse_trajectory(line: bytes) -> Trajectory:
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object, found {type(value).__name__}")
     try:
-        return build_trajectory(value)
+        return read_trajectory(value)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"not a trajectory ({redact(repr(error))})") from error
 
 
-def build_trajectory(value: Mapping[str, Any]) -> Trajectory:
+def read_trajectory(value: Mapping[str, Any]) -> Trajectory:
     """The trajectory in parsed JSON. Raises KeyError, TypeError or ValueError where a field is missing or wrong."""
     trajectory = Trajectory.from_dict(value)
     check_field_types(trajectory)

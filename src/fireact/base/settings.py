@@ -21,7 +21,16 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from fireact.errors import ConfigError, unknown_name_error
 
-_TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Any: "any value"}
+AGENT, DATA, OUTPUT = "Agent", "Data", "Output"
+"""Headings of options that several commands have."""
+_TYPE_NAMES: Mapping[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Any: "any value",
+    Callable: "a function",
+}
 _MAX_CHARS = 80
 """Characters of a value that a message repeats."""
 
@@ -33,6 +42,7 @@ def setting(
     flags: Sequence[str] = (),
     panel: str = "",
     help: str = "",
+    metavar: str = "",
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -47,15 +57,16 @@ def setting(
     """Declare a field of a settings class.
 
     A number lies from ``low`` to ``high``, or between ``above`` and ``below`` (exclusive); a text is one of
-    ``choices``. ``flags`` are the option's names where these are not the field's own. ``help`` replaces the docstring
-    for the command line. ``normalise`` maps a given value to the one that is stored. ``parse`` reads an option that is
-    not of the field's type; where the field is a table, it reads one pair of a repeatable option. The keys of a study's
-    stages leave out a default, and in its place the ``earlier_default`` of a setting whose default has changed.
+    ``choices``. ``flags`` are the option's names where these are not the field's own; ``metavar`` makes it an argument
+    of that name, as a field without a default is one. ``help`` replaces the docstring for the command line.
+    ``normalise`` maps a given value to the one that is stored. ``parse`` reads an option that is not of the field's
+    type; where the field is a table, it reads one pair of a repeatable option. The keys of a study's stages leave out a
+    default, and in its place the ``earlier_default`` of a setting whose default has changed.
     """
     bounds = {"ge": low, "le": high, "gt": above, "lt": below}
     metadata = {
-        "flags": tuple(flags), "panel": panel, "help": help, "choices": tuple(choices), "normalise": normalise,
-        "parse": parse, "is_path": is_path, "is_option": is_option,
+        "flags": tuple(flags), "panel": panel, "help": help, "metavar": metavar, "choices": tuple(choices),
+        "normalise": normalise, "parse": parse, "is_path": is_path, "is_option": is_option,
         "bounds": tuple((name, bound) for name, bound in bounds.items() if bound is not None),
     }  # fmt: skip
     if earlier_default is not MISSING:
@@ -73,6 +84,7 @@ class Setting:
     flags: tuple[str, ...] = ()
     panel: str = ""
     help: str = ""
+    metavar: str = ""
     bounds: tuple[tuple[str, float], ...] = ()
     choices: tuple[str, ...] = ()
     normalise: Callable[[Any], Any] | None = None
@@ -80,6 +92,8 @@ class Setting:
     is_path: bool = False
     is_option: bool = True
     earlier_default: Any = None
+    by_name: bool = False
+    """Whether a function takes it by its name alone."""
 
     @property
     def parameter(self) -> str:
@@ -117,7 +131,13 @@ def read_settings(config_class: Any) -> tuple[Setting, ...]:
 def _read_settings(config_class: Any) -> tuple[Setting, ...]:
     kinds = get_type_hints(config_class)
     return tuple(
-        Setting(entry.name, kinds[entry.name], _default_of(entry), **_read_metadata(config_class, entry.name))
+        Setting(
+            entry.name,
+            kinds[entry.name],
+            _default_of(entry),
+            by_name=bool(entry.kw_only),
+            **_read_metadata(config_class, entry.name),
+        )
         for entry in sorted(fields(config_class), key=lambda entry: bool(entry.kw_only))
     )
 
@@ -292,4 +312,4 @@ def _describe_type(kind: Any) -> str:
         return "a table" + ("" if get_args(kind)[1] is Any else f", each value {_describe_type(get_args(kind)[1])}")
     if get_origin(kind) is Sequence:
         return "a list" + ("" if get_args(kind)[0] is Any else f", each item {_describe_type(get_args(kind)[0])}")
-    return _TYPE_NAMES[kind]
+    return _TYPE_NAMES[get_origin(kind) or kind]

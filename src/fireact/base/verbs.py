@@ -1,71 +1,52 @@
-"""A verb is one record beside its code; this module lists the records, and resumes a run directory by its path.
+"""A command is one record beside its code, and so is a verb; this module loads them, and resumes a run by its path.
 
 Every verb has one shape: ``run(config, out, *, force, progress) -> manifest``. A record's module is imported only when
-its verb is used. The command line, ``resume``, dry runs and studies read this list alone.
+its verb is used. The command line, Python's functions, ``resume``, dry runs and studies read
+the records alone.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fireact.base.commands import COMMANDS
 from fireact.base.cost import CostEstimate
 from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config, to_toml_table
 from fireact.base.settings import Setting, nested_settings, read_settings
-from fireact.errors import DataError
+from fireact.errors import DataError, describe_unknown_name
 
-VERBS = {
-    "quickstart": "fireact.pipeline.quickstart:QUICKSTART",
-    "collect": "fireact.rollout.collection:COLLECT",
-    "record": "fireact.recording.recorder:RECORD",
-    "mix": "fireact.data.mixture:MIX",
-    "doctor": "fireact.data.repair:DOCTOR",
-    "train": "fireact.training.train:TRAIN",
-    "prefer": "fireact.training.preference:PREFER",
-    "tune": "fireact.hosted.tune:TUNE",
-    "improve": "fireact.pipeline.improvement:IMPROVE",
-    "export": "fireact.serving.export:EXPORT",
-    "eval": "fireact.evaluation.evaluate:EVAL",
-    "study": "fireact.study.runner:STUDY",
-    "report": "fireact.reporting.assembly:REPORT",
-}
+VERBS = {name: entry.record for name, entry in COMMANDS.items() if entry.is_verb}
 """Where the record of each verb is."""
 SHIPPED_DEFAULT = "default"
 """The name of the recipe that the defaults of its settings class are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb: its settings class, the function that runs it, and what the command line needs to know.
+class Command:
+    """A command: its settings class, the function that does its work, and what the command line needs to know.
 
-    ``neutral`` settings do not change the result. ``estimate``, a function or its module:function, tells the cost for a
-    dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``.
-    ``shorthand`` is a dataclass of options that are no settings; ``expand`` makes settings of them and of the options
-    that were given.
+    ``run(config, ...)`` returns what the function of Python returns; its other parameters are that function's alone.
+    ``details`` follow the summary in the help. ``shorthand`` is a dataclass of options that are no settings.
+    ``command_line``, a module:function of the command as it was typed, runs it and prints the result, for ``--json`` in
+    the form that ``json_help`` describes (without it there is no such option).
     """
 
     name: str
     config: Any
-    run: Callable[..., dict[str, Any]]
+    run: Callable[..., Any]
+    _: KW_ONLY
     example: str
-    out: str | Callable[[Mapping[str, Any]], str]
-    out_help: str = "Run directory to write."
-    neutral: Sequence[str] = ()
-    estimate: Callable[[Any], CostEstimate] | str | None = None
+    details: str = ""
     shorthand: Any = None
-    expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
+    command_line: str = "fireact.cli.running:run_and_print"
+    json_help: str = "Print the result as one JSON object on standard output."
     show_defaults: bool = True
-    has_dry_run: bool = True
-
-    def estimate_cost(self, config: Any) -> CostEstimate | None:
-        """The cost estimate of a run with these settings; None where the verb has none."""
-        estimate = _import_object(self.estimate) if isinstance(self.estimate, str) else self.estimate
-        return None if estimate is None else estimate(config)
 
     def read_values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The settings that values make, by the names of parameters, and the options that are no settings (or None).
@@ -76,7 +57,37 @@ class Verb:
         if self.shorthand is not None:
             names = [entry.name for entry in read_settings(self.shorthand)]
             options = self.shorthand(**{name: given[name] for name in names if name in given})
-        settings = dict(_read_given_settings(self.config, given))
+        return dict(_read_given_settings(self.config, given)), options
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Command):
+    """A command that writes a run directory: ``run(config, out, *, force, progress)`` returns the manifest.
+
+    ``neutral`` settings do not change the result. ``estimate``, a function or its module:function, tells the cost for a
+    dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``. ``expand``
+    makes settings of the ``shorthand`` and of the options that were given. ``function``, a module:function, runs the
+    verb in Python where more than the run is returned.
+    """
+
+    run: Callable[..., dict[str, Any]]
+    _: KW_ONLY
+    out: str | Callable[[Mapping[str, Any]], str]
+    out_help: str = "Run directory to write."
+    neutral: Sequence[str] = ()
+    estimate: Callable[[Any], CostEstimate] | str | None = None
+    expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
+    has_dry_run: bool = True
+    function: str = ""
+
+    def estimate_cost(self, config: Any) -> CostEstimate | None:
+        """The cost estimate of a run with these settings; None where the verb has none."""
+        estimate = import_object(self.estimate) if isinstance(self.estimate, str) else self.estimate
+        return None if estimate is None else estimate(config)
+
+    def read_values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """As for any command; the shorthand and recipes are expanded."""
+        settings, options = Command.read_values(self, given)
         return settings if self.expand is None else self.expand(options, settings), options
 
     def default_out(self, given: Mapping[str, Any]) -> Path:
@@ -120,14 +131,21 @@ def _read_value(entry: Setting, value: Any) -> Any:
     return entry.parse(value) if isinstance(value, str) else value
 
 
-def _import_object(path: str) -> Any:
+def import_object(path: str) -> Any:
+    """The object of a module:attribute."""
     module_name, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module_name), attribute)
 
 
+def load_command(name: str) -> Command:
+    """The record of a command."""
+    command: Command = import_object(COMMANDS[name].record)
+    return command
+
+
 def load_verb(name: str) -> Verb:
     """The record of a verb."""
-    verb: Verb = _import_object(VERBS[name])
+    verb: Verb = import_object(VERBS[name])
     return verb
 
 
@@ -139,7 +157,7 @@ def resume(out: Path, *, budget: str | None = None, progress: Progress = SILENT)
     settings = read_config(out) | ({} if budget is None else {"budget": budget})
     name = str(settings.pop("verb", ""))
     if name not in VERBS:
-        raise DataError(f"{out / 'config.toml'} names the verb {name!r}. Known: {', '.join(VERBS)}.")
+        raise DataError(f"{out / 'config.toml'}: {describe_unknown_name('verb', name, VERBS)}")
     verb = load_verb(name)
     refuse_foreign_names(out, settings)
     return verb.run(build_settings(verb.config, settings, out), out, progress=progress)

@@ -7,73 +7,17 @@ Invariant: a command's module is imported only when the command is used, so that
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
+from fireact.base.commands import HEADINGS
 from fireact.errors import ConfigError, DataError, FireactError, is_near
 
-COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "The whole line": {
-        "quickstart": "Everything, from nothing to a fine-tuned, measured agent.",
-        "resume": "Resume an interrupted run by its directory alone.",
-    },
-    "Collect": {
-        "collect": "Collect a teacher's trajectories; every episode is kept, failed ones too.",
-        "record": "Record an agent that exists already: point its base URL here; its calls become trajectories until "
-        "Ctrl-C.",
-        "score": "Attach scores to trajectories by a function or a file of answers, or score a run again by a task.",
-    },
-    "Data": {
-        "mix": "Filter trajectories and mix them into training data, by options or by a recipe; options override "
-        "the recipe.",
-        "doctor": "Describe a set of trajectories and report what is wrong with it, with line numbers. Exit 1 on "
-        "errors.",
-        "render": "Show what a student is trained on, token by token, or write it for another trainer.",
-        "convert": "Convert episodes from one format to another, and say what was damaged and what the format cannot "
-        "hold.",
-        "show": "Print trajectories of a run.",
-        "validate": "Prove that a task is sound, or that a served student gets the tokens it was trained on.",
-    },
-    "Train": {
-        "train": "Fine-tune a student on trajectories, loss on its own words only.",
-        "prefer": "Continue a fine-tuned student by preference (DPO) on its successes and failures.",
-        "tune": "Fine-tune a model at a provider: openai, together or fireworks.",
-        "improve": "Rounds of rejection sampling: the student learns from its own successes, until a round gains "
-        "nothing.",
-        "export": "Export a fine-tuned student for transformers and vLLM, llama.cpp or Ollama.",
-        "cancel": "Stop the job of a run at a provider; its cost so far is still charged.",
-    },
-    "Measure": {
-        "eval": "Measure an agent on held-out questions: scores with intervals, by type of question, cost, reasons for "
-        "failures.",
-        "compare": "Compare two runs question by question: what changed, how certain that is, its cost, and flipped "
-        "questions.",
-        "study": "Run the missing stages of a matrix of agents; compare the agents with each other and with the "
-        "paper's figures.",
-        "report": "Write the report of some runs: one self-contained HTML page with every trajectory, Markdown, plots "
-        "and JSON.",
-        "view": "Read trajectories in a web browser, also while runs go on: filter, search, two runs side by side.",
-    },
-    "Use": {
-        "ask": "Ask an agent a question, or one after the other; watch each thought, action and observation as it "
-        "comes.",
-        "serve": "Serve a fine-tuned student, and the agent around it, to OpenAI clients (or the agent to MCP "
-        "clients).",
-    },
-}
-"""The summary of every command, in the order and under the headings of ``fireact --help``."""
-FUNCTIONS = {
-    "resume": "runs", "cancel": "runs", "score": "data", "render": "data", "convert": "data", "show": "data",
-    "validate": "data", "compare": "measuring", "view": "measuring", "ask": "using", "serve": "using",
-}  # fmt: skip
-"""The module of each command that is no verb; its function is ``NAME_command``."""
 RENAMED = {
     ("chat", ""): "ask without a question",
     ("rescore", ""): "score FILE --task TASK",
@@ -92,9 +36,9 @@ class CommandGroup(TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {
-            name: TyperCommand(name, help=summary, rich_help_panel=heading)
-            for heading, summaries in COMMANDS.items()
-            for name, summary in summaries.items()
+            name: TyperCommand(name, help=entry.summary, rich_help_panel=heading)
+            for heading, entries in HEADINGS.items()
+            for name, entry in entries.items()
         }
         self._built: set[str] = set()
 
@@ -139,20 +83,14 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
 
 
 def build_command(name: str, summary: str, heading: str | None) -> Any:
-    """The command of a verb, or of a function."""
-    if name in FUNCTIONS:
-        function: Callable[..., Any] = getattr(
-            importlib.import_module(f"fireact.cli.{FUNCTIONS[name]}"), f"{name}_command"
-        )
-        details = inspect.getdoc(function) or ""
-    else:
-        from fireact.base.verbs import load_verb
-        from fireact.cli.options import make_verb_function
+    """A command with its options; its record is loaded here."""
+    from fireact.base.verbs import load_command
+    from fireact.cli.options import make_callback
 
-        verb = load_verb(name)
-        function, details = make_verb_function(verb), f"Example: {verb.example}"
+    record = load_command(name)
+    details = "\n\n".join(filter(None, [summary, record.details, f"Example: {record.example}"]))
     info = CommandInfo(
-        name, callback=function, help=f"{summary}\n\n{details}", rich_help_panel=heading, context_settings=HELP_FLAGS
+        name, callback=make_callback(record), help=details, rich_help_panel=heading, context_settings=HELP_FLAGS
     )
     return typer.main.get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode="markdown")
 

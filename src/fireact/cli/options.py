@@ -1,4 +1,4 @@
-"""Commands made of verbs: each setting becomes an option, and the given options become the settings.
+"""The options of commands: each setting becomes an option, and the given options become the settings.
 
 Invariant: only what is given on the command line reaches the settings; every default is the settings class's own.
 """
@@ -8,29 +8,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
+from itertools import chain
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from fireact.base.settings import Setting, nested_settings, read_docstrings, read_settings
-from fireact.base.verbs import SHIPPED_DEFAULT, Verb
-from fireact.cli.running import VerbCall, run_call
+from fireact.base.verbs import SHIPPED_DEFAULT, Command, Verb, import_object
+from fireact.cli.running import CommandCall, VerbCall
 
 OUTPUT = "Output"
 FORCE_HELP = "Delete what is in the run directory and start anew."
-JSON_HELP = "Print the result as one JSON object on standard output."
-DRY_RUN_HELP = "Show the resolved settings and counts; do nothing."
+DRY_RUN_HELP = "Show the settings, the counts and the cost; do nothing."
 
 
-def make_verb_function(verb: Verb) -> Any:
-    """A function that typer makes a command of: its parameters are the settings of a verb."""
-    parameters = list(_make_parameters(verb))
+def make_callback(record: Command) -> Any:
+    """A function that typer makes a command of: its parameters are the settings of a command."""
+    parameters = list(_make_parameters(record))
 
     def command(context: typer.Context, **values: Any) -> None:
         given = {name: value for name, value in values.items() if _is_given(context, name)}
-        run_call(_read_call(verb, given))
+        import_object(record.command_line)(_read_call(record, given))
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
@@ -42,25 +42,30 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _read_call(verb: Verb, given: Mapping[str, Any]) -> VerbCall:
+def _read_call(record: Command, given: Mapping[str, Any]) -> CommandCall:
     """What the options say: the settings, the options that are no settings, and where the run goes."""
-    settings, options = verb.read_values(given)
-    out = given.get("out") or verb.default_out(given)
-    flags = {name: bool(given.get(name)) for name in ("force", "as_json", "dry_run")}
-    return VerbCall(verb, settings, options, out, **flags)
+    settings, options = record.read_values(given)
+    as_json = bool(given.get("as_json"))
+    if not isinstance(record, Verb):
+        return CommandCall(record, settings, options, as_json)
+    out = given.get("out") or record.default_out(given)
+    flags = {name: bool(given.get(name)) for name in ("force", "dry_run")}
+    return VerbCall(record, settings, options, as_json, out, **flags)
 
 
-def _make_parameters(verb: Verb) -> Iterator[inspect.Parameter]:
-    settings = list(_make_setting_parameters(verb.config, show_defaults=verb.show_defaults))
+def _make_parameters(record: Command) -> Iterator[inspect.Parameter]:
+    settings = list(_make_setting_parameters(record.config, show_defaults=record.show_defaults))
     yield from (parameter for parameter in settings if isinstance(_info(parameter), typer.models.ArgumentInfo))
-    if verb.shorthand is not None:
-        yield from _make_setting_parameters(verb.shorthand, show_defaults=True)
-    yield from (parameter for parameter in settings if not isinstance(_info(parameter), typer.models.ArgumentInfo))
-    out = Path(verb.out) if isinstance(verb.out, str) else None
-    yield _make_parameter("out", Path, _option("-o", "--out", help=verb.out_help), out)
-    yield _make_parameter("force", bool, _option("--force", help=FORCE_HELP), False)
-    yield _make_parameter("as_json", bool, _option("--json", help=JSON_HELP), False)
-    if verb.has_dry_run:
+    shorthand = () if record.shorthand is None else _make_setting_parameters(record.shorthand, show_defaults=True)
+    options = (parameter for parameter in settings if not isinstance(_info(parameter), typer.models.ArgumentInfo))
+    yield from chain(shorthand, options) if isinstance(record, Verb) else chain(options, shorthand)
+    if isinstance(record, Verb):
+        out = Path(record.out) if isinstance(record.out, str) else None
+        yield _make_parameter("out", Path, _option("-o", "--out", help=record.out_help), out)
+        yield _make_parameter("force", bool, _option("--force", help=FORCE_HELP), False)
+    if record.json_help:
+        yield _make_parameter("as_json", bool, _option("--json", help=record.json_help), False)
+    if isinstance(record, Verb) and record.has_dry_run:
         yield _make_parameter("dry_run", bool, _option("--dry-run", help=DRY_RUN_HELP), False)
 
 
@@ -94,10 +99,10 @@ def _make_setting_parameters(config_class: Any, *, show_defaults: bool) -> Itera
 def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) -> inspect.Parameter:
     name, kind = entry.parameter, _option_kind(entry)
     default: Any
-    is_argument = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
-    if is_argument:
-        default = "" if name != entry.name else MISSING
-        return _make_parameter(name, kind, typer.Argument(help=help, metavar=name.upper()), default)
+    is_required = entry.default is MISSING and not any(flag.startswith("-") for flag in entry.flags)
+    if is_required or entry.metavar:
+        default = "" if name != entry.name else entry.default
+        return _make_parameter(name, kind, typer.Argument(help=help, metavar=entry.metavar or name.upper()), default)
     flags = entry.flags or ((f"--{name.replace('_', '-')}",) if kind is bool or get_origin(kind) is list else ())
     default = entry.default if show_default or kind is bool or entry.default is MISSING else None
     if get_origin(kind) is list and default is not MISSING:
@@ -108,9 +113,9 @@ def _make_setting_parameter(entry: Setting, help: str, *, show_default: bool) ->
 def _option_kind(entry: Setting) -> Any:
     """The type of the option of a setting."""
     members = [member for member in get_args(entry.kind) if member is not NoneType]
-    kind = members[0] if NoneType in get_args(entry.kind) else entry.kind
+    kind = members[0] if isinstance(entry.kind, UnionType) else entry.kind
     if get_origin(kind) in (Sequence, Mapping):
-        return list[str]
+        return list[Path] if entry.is_path else list[str]
     if entry.is_path:
         return Path
     return str if is_dataclass(kind) else kind

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from fireact.base.listening import RunningServer
 from fireact.base.run_directory import shell_path
-from fireact.base.verbs import Verb
+from fireact.base.verbs import Command, Verb
 from fireact.terminal.screen import STDERR, TerminalProgress, print_error, print_json, wait_for_signal
 
 
 @dataclass(frozen=True, slots=True)
-class VerbCall:
-    """A command as it was typed: its settings, the options that are no settings, and where the run goes."""
+class CommandCall:
+    """A command as it was typed: its settings, and the options that are no settings."""
 
-    verb: Verb
+    command: Command
     settings: Mapping[str, Any]
     options: Any
-    out: Path
-    force: bool
     as_json: bool
-    dry_run: bool
 
     @property
     def config(self) -> Any:
-        """The settings of the verb. Raises ConfigError."""
-        return self.verb.config(**self.settings)
+        """The settings. Raises ConfigError."""
+        return self.command.config(**self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class VerbCall(CommandCall):
+    """A verb as it was typed, and where the run goes."""
+
+    command: Verb
+    out: Path
+    force: bool
+    dry_run: bool
 
     def run(self) -> dict[str, Any] | None:
-        """Run the verb and return its manifest; for a dry run print the resolved settings and return None."""
+        """Run the verb and return its manifest; for a dry run print what it would do and return None."""
+        from fireact.terminal.training import print_preview
+
         if self.dry_run:
-            print_json(self.verb.preview_run(self.config, self.out), indent=2)
+            print_preview(self.command.preview_run(self.config, self.out), as_json=self.as_json)
             return None
         with explain_interrupt(self.out):
-            return self.verb.run(self.config, self.out, force=self.force, progress=TerminalProgress())
+            return self.command.run(self.config, self.out, force=self.force, progress=TerminalProgress())
 
 
-def run_call(call: VerbCall) -> None:
-    """Run the verb of a command and print the result."""
-    if call.verb.name in _OWN_WAYS:
-        _OWN_WAYS[call.verb.name](call)
-    elif (manifest := call.run()) is not None:
+def run_and_print(call: VerbCall) -> None:
+    """Run the verb of a command and print its manifest."""
+    if (manifest := call.run()) is not None:
         print_result(manifest, call)
 
 
@@ -65,36 +73,46 @@ def explain_interrupt(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _quickstart(call: VerbCall) -> None:
+def run_until_signal(server: RunningServer, describe: Callable[[str], str]) -> None:
+    """Say what runs at the server's address, and stop it at a signal; a second one cuts off what is in flight."""
+    notice = f"{describe(server.url)} (Ctrl-C ends it)."
+    with suppress(KeyboardInterrupt), server:
+        wait_for_signal(lambda: STDERR.print(notice, soft_wrap=True, markup=False))
+
+
+def quickstart_command(call: VerbCall) -> None:
+    """Run everything and print the report."""
     from fireact.terminal.evaluation import print_report
 
     if call.run() is not None:
         print_report(call.out, as_json=call.as_json)
 
 
-def _train(call: VerbCall) -> None:
+def train_command(call: VerbCall) -> None:
+    """Train a student and print its losses."""
     from fireact.terminal.training import print_training
 
     if (manifest := call.run()) is not None:
         print_training(manifest, call.out, as_json=call.as_json)
 
 
-def _evaluate(call: VerbCall) -> None:
+def evaluate_command(call: VerbCall) -> None:
+    """Measure an agent and print its scores."""
     from fireact.terminal.evaluation import print_evaluation
 
     if (manifest := call.run()) is not None:
         print_evaluation(manifest, call.out, as_json=call.as_json)
 
 
-def _record(call: VerbCall) -> None:
+def record_command(call: VerbCall) -> None:
     """Run the proxy until a signal comes. Exit 1 where nothing was recorded."""
     from fireact.base.run_directory import read_manifest
-    from fireact.recording.recorder import recorder
+    from fireact.recording.recorder import record_calls
     from fireact.terminal.recording_status import describe_nothing_recorded, show_recording
 
     config, out = call.config, call.out
     with explain_interrupt(out):
-        with recorder(config, out, force=call.force, progress=TerminalProgress()) as address:
+        with record_calls(config, out, force=call.force, progress=TerminalProgress()) as address:
             notice = f"Recording at {address}/v1, or {address}/e/ID/v1 for the episode ID (Ctrl-C ends it)."
             follow = f"Follow it with: fireact view {shell_path(out)}"
             with show_recording(lambda: address.status):
@@ -106,7 +124,7 @@ def _record(call: VerbCall) -> None:
         print_result(manifest, call)
 
 
-def _doctor(call: VerbCall) -> None:
+def doctor_command(call: VerbCall) -> None:
     """Print a diagnosis, or with --fix write a repaired copy. Exit 1 on errors."""
     from fireact.data.doctor import diagnose_data
     from fireact.data.findings import KINDS
@@ -124,7 +142,7 @@ def _doctor(call: VerbCall) -> None:
         raise typer.Exit(1)
 
 
-def _study(call: VerbCall) -> None:
+def study_command(call: VerbCall) -> None:
     """List the studies, plan one, or run it."""
     from fireact.study.file import list_shipped_studies, read_study
     from fireact.study.runner import plan_study
@@ -140,7 +158,8 @@ def _study(call: VerbCall) -> None:
         print_study(manifest, call.out, as_json=call.as_json)
 
 
-def _report(call: VerbCall) -> None:
+def report_command(call: VerbCall) -> None:
+    """Write a report and print where it is, or the report itself."""
     from fireact.reporting.assembly import read_printable_markdown
     from fireact.terminal.evaluation import print_report
 
@@ -149,10 +168,3 @@ def _report(call: VerbCall) -> None:
         print(read_printable_markdown(call.out), end="")
     else:
         print_report(call.out, as_json=call.as_json)
-
-
-_OWN_WAYS: Mapping[str, Callable[[VerbCall], None]] = {
-    "quickstart": _quickstart, "train": _train, "eval": _evaluate, "record": _record, "doctor": _doctor,
-    "study": _study, "report": _report,
-}  # fmt: skip
-"""How the results of these verbs are printed; the manifest of any other is."""

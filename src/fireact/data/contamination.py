@@ -19,7 +19,7 @@ from typing import Any
 
 from fireact.base.names import known_names
 from fireact.errors import ConfigError, DataError, FireactError
-from fireact.rollout.agents import load_task
+from fireact.rollout.loading import load_task
 from fireact.tasks.scoring import normalise_answer
 from fireact.types import Task
 

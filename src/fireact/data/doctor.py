@@ -35,7 +35,7 @@ from fireact.data.recorded_calls import resolve_renderer
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
 from fireact.errors import DataError
-from fireact.rollout.agents import RENDERER_HELP
+from fireact.rollout.loading import AUTO_RENDERER_HELP
 from fireact.types import Trajectory
 
 MAX_LINES = 20
@@ -62,7 +62,7 @@ class DoctorConfig:
     """Longest sample in tokens."""
     max_observation: int = setting(2000, low=1)
     """Longest observation in characters."""
-    renderer: str = setting("auto", help=f"{RENDERER_HELP} auto: recorded for recordings, else react.")
+    renderer: str = setting("auto", help=AUTO_RENDERER_HELP)
     workers: int = setting(0, low=0)
     """Processes; 0 is one for small data, else one a core."""
 

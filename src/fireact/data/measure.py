@@ -18,7 +18,7 @@ from fireact.models.weights import load_tokenizer
 from fireact.render.chat import apply_renderer_template
 from fireact.render.react import render_call
 from fireact.render.tokens import Chat
-from fireact.rollout.agents import load_renderer, load_tools
+from fireact.rollout.loading import SEARCH, is_embedded_task, load_renderer, load_tools
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -71,15 +71,15 @@ def _tools_in_prompt(trajectory: Trajectory, renderer: str, tools: tuple[str, ..
     return (
         offered_schemas(episode_tools)
         if isinstance(episode_tools, list) and episode_tools
-        else _load_named_tools(renderer, tools)
+        else _load_named_tools(renderer, tools, trajectory.task)
     )
 
 
 @cache
-def _load_named_tools(renderer: str, tools: tuple[str, ...]) -> Sequence[Schema]:
+def _load_named_tools(renderer: str, tools: tuple[str, ...], task: str) -> Sequence[Schema]:
     if not _load_renderer(renderer).native:
         return ()
-    names = [name for name in tools if name in known_names("tool")] or ["search"]
+    names = [name for name in tools if name in known_names("tool")] or (SEARCH if is_embedded_task(task) else ())
     return tuple(tool_schema(tool) for tool in offered_tools(_load_renderer(renderer), load_tools(names)))
 
 

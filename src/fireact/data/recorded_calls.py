@@ -106,7 +106,7 @@ class RecordedRuns:
     def _render_episode(self, key: str, episode: Sequence[RecordedTurn], weights: Mapping[int, float]) -> list[Chat]:
         calls = [call for _, call in self._read_episode(episode, weights)]
         self.left_out["replies that were cut off or say nothing"] += sum(not call.says_something for call in calls)
-        chats = join_calls(calls, key)
+        chats = build_chats(calls, key)
         return [chat for chat in chats if any(message.train for message in chat.messages)]
 
     def _read_episode(
@@ -184,7 +184,7 @@ def request_schemas(request: WireRequest) -> list[Schema]:
     return [tool.schema for tool in client_tools(request)]
 
 
-def join_calls(calls: Sequence[AgentCall], key: str) -> list[Chat]:
+def build_chats(calls: Sequence[AgentCall], key: str) -> list[Chat]:
     """The chats of calls in their order; of calls with the same request the last one counts."""
     chats: list[Chat] = []
     for call in calls:

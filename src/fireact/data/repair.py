@@ -183,4 +183,5 @@ DOCTOR = Verb(
     "doctor", DoctorConfig, write_repaired_copy, out="runs/doctor", neutral=("workers",),
     example="`fireact doctor runs/mix --against geo-compose`, then `fireact doctor runs/mix --fix -o runs/fixed`",
     shorthand=FixOption, has_dry_run=False,
+    command_line="fireact.cli.running:doctor_command", function="fireact.pipeline.functions:diagnose_or_repair",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from fireact.base.run_directory import (
     absolute_path,
     read_trajectories,
 )
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.breakdown import TRAINED
@@ -34,24 +34,16 @@ from fireact.evaluation.recorded_questions import (
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.evaluation.trained_marks import mark_trained_episodes
 from fireact.render.prompts import TOOLLESS_METHODS
-from fireact.rollout.agents import (
-    AGENT,
-    DATA,
-    DefaultTools,
-    EpisodeSettings,
-    Model,
-    absolute_task_specs,
-    choose_defaults,
-    load_model,
-    load_task,
-    load_tools,
-    tuned_directory,
-)
+from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing_episodes, tool_fingerprints
+from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
+from fireact.rollout.loading import DefaultTools, absolute_task_specs, load_task, load_tools
+from fireact.rollout.models import Model, load_model
+from fireact.rollout.students import tuned_directory
 from fireact.tasks.order import order_examples
 from fireact.training.model_card import record_evaluation
 from fireact.types import Task, Tool, Usage
@@ -248,4 +240,5 @@ EVAL = Verb(
     "eval", EvalConfig, evaluate, out=_name_directory, out_help="Run directory. Default: runs/eval-AGENT.",
     neutral=(*NEUTRAL_SETTINGS, "allow"), estimate=estimate_evaluation,
     example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",
+    command_line="fireact.cli.running:evaluate_command",
 )  # fmt: skip

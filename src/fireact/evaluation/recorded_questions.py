@@ -18,7 +18,9 @@ from fireact.base.run_directory import read_manifest, relative_path
 from fireact.data.filters import has_full_score
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError
-from fireact.rollout.agents import Model, choose_defaults, load_task
+from fireact.rollout.agents import choose_defaults
+from fireact.rollout.loading import load_task
+from fireact.rollout.models import Model
 from fireact.tasks.question_hash import normalise_question
 from fireact.tasks.scoring import best_scores, gold_answers, score_free_form
 from fireact.tools.replayed import count_replayed_calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fireact.base.run_directory import build_trajectory
+from fireact.base.run_directory import read_trajectory
 from fireact.formats.source import SourceFile
 from fireact.types import Trajectory
 
@@ -17,7 +17,7 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The trajectories as they were written."""
-    return source.build_each(lambda number, row: [build_trajectory(row)])
+    return source.build_each(lambda number, row: [read_trajectory(row)])
 
 
 def native_row(trajectory: Trajectory) -> dict[str, Any]:

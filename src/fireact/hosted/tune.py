@@ -24,7 +24,7 @@ from fireact.base.cost import CostEstimate
 from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import AGENT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data.recorded_calls import RENDERER, resolve_renderer
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
@@ -41,8 +41,8 @@ from fireact.models.limits import BudgetAmount
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat
 from fireact.render.tool_calls import export_messages
-from fireact.rollout.agents import AGENT, load_renderer
 from fireact.rollout.estimate import CHARS_PER_TOKEN
+from fireact.rollout.loading import load_renderer
 from fireact.training.samples import ChatSource
 from fireact.training.train import load_learnable, require_data
 from fireact.training.trained_questions import hash_trained_questions, write_trained_questions

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fireact.errors import ConfigError, ProviderError, missing_extra_error
+from fireact.errors import ConfigError, ProviderError, missing_extra_error, unknown_name_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
@@ -79,7 +79,7 @@ class HFModel:
         renderer: Renderer | None = None,
     ) -> None:
         if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r} is not known. Known: {', '.join(DTYPES)}.")
+            raise unknown_name_error("dtype", dtype, DTYPES)
         if slots < 1:
             raise ConfigError(f"slots is {slots}; at least one text must be written at a time. Give 1 or more.")
         self.name = name or str(student)

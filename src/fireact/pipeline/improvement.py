@@ -22,7 +22,7 @@ from fireact.base.cost import CostEstimate
 from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, build_settings, read_config, read_trajectories
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import AGENT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, MixConfig, mix
 from fireact.data.filters import has_full_score
@@ -31,8 +31,10 @@ from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import read_summaries
-from fireact.rollout.agents import AGENT, SEARCH, choose_defaults, load_task, require_tuned_directory
+from fireact.rollout.agents import choose_defaults
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
+from fireact.rollout.loading import SEARCH, load_task
+from fireact.rollout.students import require_tuned_directory
 from fireact.tasks.question_hash import normalise_question
 from fireact.training.recipe import DATA, SCHEDULE, Recipe, read_recipe
 from fireact.training.train import TrainConfig, load_learnable, require_data, train
@@ -178,7 +180,7 @@ def _make_plan(config: ImproveConfig) -> _Plan:
     _require_correct_data(Path(as_before.data))
     tools = config.tools
     if tools is None:  # a run that names no tool of its own was trained with the default, which fits our tasks alone
-        run_tools = SEARCH if as_before.tools == SEARCH else as_before.tools
+        run_tools = SEARCH if as_before.tools in ((), SEARCH) else as_before.tools
         tools, _ = choose_defaults(config.tasks, tools=run_tools, model=str(first_directory))
     trained = replace(as_before, recipe=config.recipe or as_before.recipe, tools=tools)
     return _Plan(config, first_directory, trained, tools, _find_start(config, Path(as_before.data)))

@@ -21,8 +21,8 @@ from fireact.data import MixConfig, mix
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.reporting.assembly import assemble_report, write_report
 from fireact.reporting.runs import STAGES, read_runs
-from fireact.rollout.agents import STUDENT_HELP
 from fireact.rollout.collection import PLAN, CollectConfig, collect
+from fireact.rollout.loading import STUDENT_HELP
 from fireact.training.recipe import Recipe
 from fireact.training.train import TrainConfig, train
 
@@ -86,4 +86,5 @@ def _shell_command(config: QuickstartConfig, out: Path) -> str:
 QUICKSTART = Verb(
     "quickstart", QuickstartConfig, quickstart, out="runs/quickstart",
     example='`fireact quickstart`, then `fireact ask "QUESTION" --agent runs/quickstart`',
+    command_line="fireact.cli.running:quickstart_command",
 )  # fmt: skip

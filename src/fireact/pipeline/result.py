@@ -260,3 +260,15 @@ class Result:
 
     def _repr_html_(self) -> str:
         return write_page(self._text, self._parts)
+
+
+class MarkedText:
+    """A sample for a notebook: its text, with what is trained on marked."""
+
+    def __init__(self, key: str, spans: Sequence[tuple[str, bool]]) -> None:
+        self._key, self._spans = key, spans
+
+    def _repr_html_(self) -> str:
+        from fireact.terminal.notebook import write_marked_text
+
+        return write_marked_text(self._key, self._spans)

@@ -8,8 +8,6 @@ logged calls, and recording can be resumed in the same directory. Scores stay va
 from __future__ import annotations
 
 import functools
-import socket
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +18,12 @@ from typing import Any
 from urllib.parse import quote
 
 from fireact.base import jsonl
-from fireact.base.listening import bind_socket, bounded_http, host_and_port, is_loopback
+from fireact.base.listening import RunningServer, bind_socket, is_loopback, socket_address
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, TRAJECTORIES, RunDir, absolute_path, read_trajectories
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error, unknown_name_error
+from fireact.errors import ConfigError, DataError, describe_unknown_name, unknown_name_error
 from fireact.models.prices import TokenPrice, find_price
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
@@ -56,8 +54,6 @@ EPISODES, PROXY = "Episodes", "Proxy"
 UNKNOWN_PRICE = TokenPrice(lambda usage: None)
 MAX_REQUEST_KINDS = 50
 """Kinds of requests that are counted apart."""
-GRACE = 30
-"""Seconds that calls in flight get to finish when the proxy ends."""
 
 
 def _parse_upstream_for(text: str) -> tuple[str, str]:
@@ -301,7 +297,7 @@ def read_calls(file: Path) -> Iterator[RecordedCall]:
         except TypeError as error:
             raise DataError(f"{file}, line {number}: not a call ({error}).") from error
         if call.dialect not in DIALECTS:
-            raise DataError(f"{file}, line {number}: the dialect is {call.dialect!r}. Known: {', '.join(DIALECTS)}.")
+            raise DataError(f"{file}, line {number}: {describe_unknown_name('dialect', call.dialect, DIALECTS)}")
         yield call
 
 
@@ -377,7 +373,7 @@ class RecorderAddress(str):
 
 
 @contextmanager
-def recorder(
+def record_calls(
     config: RecordConfig, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> Iterator[RecorderAddress]:
     """Record the calls through a local proxy while in the ``with`` statement; yields the proxy's address.
@@ -386,10 +382,6 @@ def recorder(
     calls in flight are finished, and the trajectories and the manifest are written. Raises ConfigError for a taken port
     or a missing extra.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise missing_extra_error("uvicorn", "serve") from error
     upstream = Upstream(config.urls, config.timeout, config.concurrency, config.max_body)
     with RunDir(out, verb="record", settings=config, force=force, neutral=FREE) as run:
         with (
@@ -402,47 +394,26 @@ def recorder(
                 progress.say(
                     f"warning: {config.host} can be reached from other machines, and the proxy asks for no key."
                 )
-            server_config = uvicorn.Config(
-                app,
-                http=bounded_http(),
-                log_level="critical",
-                access_log=False,
-                ws="none",
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACE,
-            )
-            with _serve(uvicorn.Server(server_config), listener, recording):
-                address = f"http://{host_and_port(config.host, listener.getsockname()[1])}"
+            address = socket_address(config.host, listener)
+            with RunningServer(
+                app, listener, url=address, lifespan="on", log_level="critical",
+                callback_notify=functools.partial(_write_ended, recording), timeout_notify=1,
+            ):  # fmt: skip
                 yield RecorderAddress.of_recording(address, recording)
         _write_manifest(run, config, recording)
 
 
-@contextmanager
-def _serve(server: Any, listener: socket.socket, recording: Recording) -> Iterator[None]:
-    """Run the server on its own thread, which also writes episodes as they end."""
-
-    async def tick() -> None:
-        try:
-            recording.write_ended()
-        except (OSError, DataError) as error:  # the calls are logged, and the end of the run writes all episodes again
-            recording.note(f"episodes could not be written: {error}")
-
-    server.config.callback_notify, server.config.timeout_notify = tick, 1
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="recorder", daemon=True)
-    thread.start()
+async def _write_ended(recording: Recording) -> None:
+    """Write the episodes that have ended; the server calls it each second."""
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        if not server.started:
-            raise ProviderError("the proxy did not start. Try again, or with another --port.")
-        yield
-    finally:
-        server.should_exit = True
-        thread.join()
+        recording.write_ended()
+    except (OSError, DataError) as error:  # the calls are logged, and the end of the run writes all episodes again
+        recording.note(f"episodes could not be written: {error}")
 
 
 RECORD = Verb(
     "record", RecordConfig, conclude, out="runs/record", neutral=FREE, has_dry_run=False,
     example="`fireact record -o runs/mine`, then "
     'base_url="http://127.0.0.1:8100/v1", or "http://127.0.0.1:8100/e/ID/v1" with an ID for each episode',
+    command_line="fireact.cli.running:record_command", function="fireact.pipeline.functions:record_agent",
 )  # fmt: skip

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from fireact.base import jsonl, names
+from fireact.base.commands import GATHERING
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.recording.endings import describe_endings
-from fireact.rollout.agents import load_task
 from fireact.rollout.collection import count_episodes
+from fireact.rollout.loading import load_task
 from fireact.tasks.files import load_file_task
 from fireact.types import Example, Task, Trajectory
 
 Grader = Callable[[Trajectory], Trajectory | None]
 """The trajectory with its scores, or None where it cannot be scored."""
-VERBS = ("record", "collect")
-"""Verbs whose run directories can be scored; in other runs the scores have already been used."""
-
 MIN_CONTAINED_CHARS = 8
 """Fewest characters of a question that may match inside a recorded one; shorter ones would match anywhere."""
 
@@ -84,8 +82,10 @@ def score(
 def _open_run_dir(run: Path) -> RunDir:
     settings = read_config(run)
     verb = str(settings.pop("verb", ""))
-    if verb not in VERBS:
-        raise ConfigError(f"{run} is of 'fireact {verb}', where scores are in use already. Score: {', '.join(VERBS)}.")
+    if verb not in GATHERING:
+        raise ConfigError(
+            f"{run} is of 'fireact {verb}', where scores are in use already. Score: {', '.join(GATHERING)}."
+        )
     return RunDir(run, verb=verb, settings=settings)
 
 

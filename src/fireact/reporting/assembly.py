@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fireact.base import jsonl
+from fireact.base.commands import GATHERING
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
 from fireact.base.settings import check_settings, setting
@@ -34,7 +35,7 @@ from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import save_plot
 from fireact.reporting.report_data import EpisodeSource, Mixture, ReportAgent, ReportData, default_baselines
-from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs, select_measured_runs, short_labels
+from fireact.reporting.runs import FILE, ReportedRun, read_runs, select_measured_runs, short_labels
 from fireact.reporting.summary import report_to_dict
 from fireact.reporting.wording import describe_prompt_tokens, describe_trained_questions, make_encodable
 from fireact.rollout.collection import EpisodeCounts
@@ -154,7 +155,7 @@ def assemble_report(
                     f"{names[run.path]}: {run.manifest.get('teacher') or 'recorded'}", run.trajectories, [run.path]
                 )
                 for run in runs
-                if run.verb in GATHERED and run.path not in measured_paths
+                if run.verb in GATHERING and run.path not in measured_paths
             ),
         ],
     )
@@ -462,4 +463,5 @@ REPORT = Verb(
     "report", ReportConfig, report, out="runs/report", out_help="Where report.html, report.md and report.json go.",
     example="`fireact report runs/eval-base runs/eval-fireact runs/train -o runs/report`",
     shorthand=MarkdownOption, has_dry_run=False,
+    command_line="fireact.cli.running:report_command",
 )  # fmt: skip

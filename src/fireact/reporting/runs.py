@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fireact.base.commands import GATHERING
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
 from fireact.evaluation.comparison import read_compared_run
@@ -28,8 +29,6 @@ from fireact.types import Trajectory
 NOISE = "noise:"
 FILE = "file"
 """The verb of a "run" that is only a file of episodes."""
-GATHERED = ("collect", "record")
-"""The verbs of runs in which episodes are gathered to learn from."""
 STAGES = ("collect", "mix", "train", "eval-base", "eval-fireact")
 """What a quickstart directory holds, in order."""
 SPENT = ("prompt_tokens", "cached_tokens", "completion_tokens", "tokens_per_question", "cost_per_question")
@@ -132,7 +131,7 @@ def select_measured_runs(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
     Without these either, they are the mixes.
     """
     evaluations = [run for run in runs if run.is_evaluation]
-    gathered = [run for run in runs if run.verb in GATHERED] or [run for run in runs if run.verb == "mix"]
+    gathered = [run for run in runs if run.verb in GATHERING] or [run for run in runs if run.verb == "mix"]
     return evaluations or [replace(run, episodes=describe_episodes(run.path)) for run in gathered]
 
 

@@ -13,26 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fireact.base.commands import GATHERING
 from fireact.base.listening import (
     KEY,
+    RunningServer,
     bind_socket,
-    bounded_http,
     find_stranger,
     has_key,
-    host_and_port,
     is_loopback,
     required_key,
+    socket_address,
 )
 from fireact.base.run_directory import MANIFEST, read_config, read_manifest
 from fireact.errors import ConfigError, DataError, missing_extra_error
 from fireact.reporting.assembly import assemble_report, select_comparable
 from fireact.reporting.html import render_live_page
 from fireact.reporting.report_data import ReportData
-from fireact.reporting.runs import FILE, GATHERED, ReportedRun, read_runs
+from fireact.reporting.runs import FILE, ReportedRun, read_runs
 from fireact.reporting.watch import find_watched_runs, read_updates
 from fireact.reporting.wording import make_encodable
 
@@ -86,20 +87,15 @@ def view_application(paths: Sequence[Path], *, key: str | None = None) -> Any:
     return Starlette(routes=[Route("/", page), Route("/updates", updates, methods=["POST"])])
 
 
-def serve_view(paths: Sequence[Path], *, host: str, port: int, on_started: Callable[[str], None]) -> None:
-    """Serve the page of some runs until a signal ends it; calls ``on_started`` with the address.
+def start_view(paths: Sequence[Path], *, host: str, port: int) -> RunningServer:
+    """Serve the page of some runs. Raises DataError for a path that holds no run.
 
     Raises ConfigError when the port is taken, or when others can reach the host and there is no key.
     """
     key = required_key(host)
     app = view_application(paths, key=None if is_loopback(host) else key)
-    import uvicorn
-
     listening = bind_socket(host, port)
-    on_started(f"http://{host_and_port(host, listening.getsockname()[1])}/")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        config = uvicorn.Config(app, http=bounded_http(), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listening])
+    return RunningServer(app, listening, url=f"{socket_address(host, listening)}/")
 
 
 def _parse_marks(body: bytes) -> Mapping[str, Any]:
@@ -140,7 +136,7 @@ def _complete_runs(path: Path) -> Iterator[ReportedRun]:
 
 def _assemble_report(complete: Sequence[ReportedRun]) -> tuple[ReportData | None, str]:
     """The report of the complete runs (None without episodes), and a notice if it lacks some of them."""
-    if not any(run.verb in (*GATHERED, "eval", FILE) for run in complete):
+    if not any(run.verb in (*GATHERING, "eval", FILE) for run in complete):
         return None, ""
     try:
         return assemble_report(complete), ""

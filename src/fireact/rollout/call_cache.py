@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 from fireact.base.field_types import check_field_types
 from fireact.base.jsonl import dumps, encode_text, loads
 from fireact.base.redact import hide_secrets
-from fireact.errors import ConfigError, DiskError, unwritable_file_error
+from fireact.errors import ConfigError, DiskError, unknown_name_error, unwritable_file_error
 from fireact.tools.wrapper import ToolWrapper, make_episode_tool
 from fireact.types import LM, Action, Call, Completion, Observation, Tool, Usage
 
@@ -50,7 +50,7 @@ class CallCache:
 
     def __init__(self, path: Path, mode: str = "record") -> None:
         if mode not in MODES:
-            raise ConfigError(f"calls cannot be {mode!r}. Known: {', '.join(MODES)}.")
+            raise unknown_name_error("mode of calls", mode, MODES)
         if mode == "replay" and not path.is_file():
             raise ConfigError(f"nothing is recorded in {path}. Run once with calls recorded, or give another --cache.")
         self.path, self.mode = path, mode

@@ -19,26 +19,24 @@ from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError
-from fireact.rollout.agents import (
-    AGENT,
-    DATA,
+from fireact.rollout.agents import choose_defaults
+from fireact.rollout.call_cache import FILE as CALLS
+from fireact.rollout.call_cache import CallCache
+from fireact.rollout.episode_settings import EpisodeSettings
+from fireact.rollout.episodes import Episode, run_episodes
+from fireact.rollout.estimate import estimate_episodes
+from fireact.rollout.loading import (
     SCRIPT,
     TASK_SPEC,
     DefaultTeacher,
     DefaultTools,
-    EpisodeSettings,
     absolute_task_spec,
-    choose_defaults,
     load_task,
     load_tools,
 )
-from fireact.rollout.call_cache import FILE as CALLS
-from fireact.rollout.call_cache import CallCache
-from fireact.rollout.episodes import Episode, run_episodes
-from fireact.rollout.estimate import estimate_episodes
 from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
 

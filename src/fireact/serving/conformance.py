@@ -36,15 +36,8 @@ from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
 from fireact.render.requests import drop_prompt
 from fireact.render.tokens import Chat, prompt_ids
-from fireact.rollout.agents import (
-    load_renderer,
-    load_tools,
-    training_fields,
-    tuned_directory,
-    tuned_renderer,
-    tuned_tools,
-    tuned_weights,
-)
+from fireact.rollout.loading import load_renderer, load_tools
+from fireact.rollout.students import training_fields, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
 from fireact.serving.wire import read_request
 from fireact.training.preference import pair_by_outcome
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory

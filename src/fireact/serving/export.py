@@ -14,20 +14,14 @@ from typing import Any
 from fireact.base.machine import release_memory, require_disk
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, file_hash, read_config
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import OUTPUT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tool_template import write_tool_template
-from fireact.rollout.agents import (
-    OUTPUT,
-    load_renderer,
-    require_tuned_directory,
-    training_fields,
-    tuned_renderer,
-    tuned_weights,
-)
+from fireact.rollout.loading import load_renderer
+from fireact.rollout.students import require_tuned_directory, training_fields, tuned_renderer, tuned_weights
 from fireact.training.recipe import Recipe
 from fireact.training.trained_questions import read_trained_questions, write_trained_questions
 from fireact.types import Renderer

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fireact.errors import ConfigError, missing_extra_error
+from fireact.errors import ConfigError, missing_extra_error, unknown_name_error
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' ``model_type`` to llama.cpp's architecture."""
@@ -38,7 +38,7 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, dtype: str 
     if architecture is None:
         raise _not_covered_error(f"the architecture {model.config.model_type!r}")
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r} is not known for GGUF. Known: {', '.join(DTYPES)}.")
+        raise unknown_name_error("dtype of GGUF", dtype, DTYPES)
     vocabulary = _read_vocabulary(tokenizer, model.config.vocab_size)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name)

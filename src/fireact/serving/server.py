@@ -13,10 +13,8 @@ observations come as reasoning, its answer as text. Loopback needs no key; any o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,11 +24,8 @@ from typing import Any
 
 from fireact.base.listening import (
     KEY,
-    bind_socket,
-    bounded_http,
     find_stranger,
     has_key,
-    host_and_port,
     is_json,
     required_key,
 )
@@ -42,14 +37,12 @@ from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.student_reply import StudentReply
 from fireact.serving.wire import StudentRequest, read_request, write_logprobs
-from fireact.types import FINISH, Call, Completion, Message, OnDelta, ReplyForm, Step, Tool, answer_of
+from fireact.types import FINISH, Call, Completion, OnDelta, ReplyForm, Step, Tool, answer_of
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
 from fireact.wire.dialects import DIALECTS
 from fireact.wire.responses import RESPONSES
 
-GRACE = 120
-"""Seconds that requests in flight may take after a signal before they are cut off."""
 BODY_SECONDS = 30
 """Seconds within which the body of a request must arrive."""
 MAX_BODY = 4_000_000
@@ -458,36 +451,3 @@ async def _stream_events(
     finally:  # nobody reads the reply from here on
         served_request.client_left.set()
         watch.cancel()
-
-
-def run_server(served: ServedAgent, *, host: str, port: int, started: Callable[[str], None]) -> None:
-    """Serve until a signal ends it; requests in flight are finished first. ``started`` is given the base URL.
-
-    Raises ConfigError when the port is taken.
-    """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise missing_extra_error("uvicorn", "serve") from error
-    app = build_serving_app(served)
-    listening = bind_socket(host, port)
-    served.agent.lm.complete(
-        Call([Message("user", "Hello")], max_tokens=1)
-    )  # loads the weights before the first request
-    started(f"http://{host_and_port(host, listening.getsockname()[1])}/v1")
-    config = uvicorn.Config(
-        app,
-        http=bounded_http(),
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=GRACE,
-    )
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything in flight is finished
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Whether uvicorn shall log a record; a request that a shutdown cut off is no fault to trace."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -27,9 +27,11 @@ import httpx2
 
 from fireact.errors import ConfigError, ProviderError
 from fireact.models.openai import OpenAIModel
-from fireact.models.weights import load_tokenizer, student_directory
+from fireact.models.weights import load_tokenizer, require_existing_path, student_directory
 from fireact.render.chat import TODAY, apply_renderer_template, fix_template_date
-from fireact.rollout.agents import Model, load_renderer, tuned_directory, tuned_renderer, tuned_weights
+from fireact.rollout.loading import load_renderer
+from fireact.rollout.models import Model
+from fireact.rollout.students import tuned_directory, tuned_renderer, tuned_weights
 
 LOG, TEMPLATE = "vllm.log", "chat_template.jinja"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -46,6 +48,7 @@ def run_vllm(run: str, *, name: str, slots: int, say: Callable[[str], None]) -> 
 
     Raises ConfigError without vLLM, or for a run that it cannot serve, and ProviderError when it does not start.
     """
+    require_existing_path(run)
     directory = tuned_directory(run)
     if directory is None:
         raise ConfigError(

@@ -22,7 +22,7 @@ from fireact.formats.read import read_any
 from fireact.hosted.tune import is_provider_spec
 from fireact.models.openai import DEFAULT_URL
 from fireact.models.prices import find_price
-from fireact.rollout.agents import Model, build_agent, load_task
+from fireact.rollout.agents import build_agent
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import (
     CHARS_PER_TOKEN,
@@ -31,6 +31,8 @@ from fireact.rollout.estimate import (
     PromptProbe,
     estimate_episodes,
 )
+from fireact.rollout.loading import load_task
+from fireact.rollout.models import Model
 from fireact.study.cells import Cell
 from fireact.study.file import StudyFile
 from fireact.study.stages import Stage, find_for_stage, question_groups

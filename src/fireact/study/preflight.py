@@ -24,13 +24,14 @@ from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.recorded_questions import load_recorded_questions
 from fireact.hosted.tune import load_provider
 from fireact.models.weights import BUILT_IN
-from fireact.rollout.agents import Model, load_model, load_task, load_tools, parse_budget
 from fireact.rollout.collection import CollectConfig
 from fireact.rollout.estimate import PromptProbe
+from fireact.rollout.loading import load_task, load_tools
+from fireact.rollout.models import Model, load_model
 from fireact.study.stages import PLACEHOLDER, Stage, question_groups
 from fireact.tasks.order import ORDERS
 from fireact.tools.noise import parse_noise
-from fireact.types import Task, Usage
+from fireact.types import Task
 
 _FILE_TOOLS = ("search", "snippets")
 """Tools that need at most a file, so that a dry run can build them."""
@@ -110,7 +111,6 @@ class _StageChecker:
         """Check the settings of episodes, and that the split of a task has as many questions."""
         if config.order not in ORDERS:
             raise unknown_name_error("order", config.order, ORDERS)
-        parse_budget(config.budget, Usage())
         self._check_tools(config)
         if _has_placeholder(task) or _has_placeholder(config.split):
             return

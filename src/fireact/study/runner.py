@@ -364,4 +364,5 @@ STUDY = Verb(
     "study", StudyConfig, run_study, out=_name_directory, out_help="Run directory. Default: runs/study-NAME-SIZE.",
     example="`fireact study scaling --dry-run`, then `fireact study scaling`, or `fireact study mine.toml -o runs/x`",
     shorthand=ListOption,
+    command_line="fireact.cli.running:study_command",
 )  # fmt: skip

@@ -27,8 +27,8 @@ from fireact.errors import ConfigError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.evaluation.recorded_questions import load_recorded_questions
 from fireact.hosted.tune import is_provider_spec
-from fireact.rollout.agents import EpisodeSettings
 from fireact.rollout.collection import CollectConfig
+from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.study.cells import EVAL_SETTINGS, RECIPE_SETTINGS, Cell
 from fireact.study.file import StudyFile
 from fireact.training.recipe import read_recipe
@@ -190,7 +190,9 @@ class StageResolver:
         )
         values: dict[str, Any] = {"student": cell.base, "recipe": recipe}
         if renderer := settings.get("renderer"):
-            values |= {"renderer": renderer, "tools": settings.get("tools", ("search",))}
+            values["renderer"] = renderer
+            if "tools" in settings:
+                values["tools"] = settings["tools"]
         return self._build_stage("train", values, {"data": [self.mixture_stage(cell)]}, f"the cell {cell.name!r}")
 
     def _hosted_training_stage(self, cell: Cell) -> Stage:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from fireact.errors import ConfigError
+from fireact.errors import unknown_name_error
 from fireact.tasks.scoring import score_choice, score_free_form, score_yes_no
 from fireact.types import Example, Limits
 from fireact.world.facts import Split
@@ -36,8 +36,8 @@ class GeoTask:
         for known_split in self.splits:
             if known_split == split:
                 return generate_examples(self.name, known_split)
-        held_out = f" {self.name} is held out: it is never trained on." if split in get_args(Split) else ""
-        raise ConfigError(f"{self.name} has no split {split!r}.{held_out} Known: {', '.join(self.splits)}.")
+        held_out = f"{self.name} is held out: it is never trained on." if split in get_args(Split) else ""
+        raise unknown_name_error(f"split of {self.name}", split, self.splits, note=held_out)
 
     def score(self, example: Example, answer: str | None) -> dict[str, float]:
         return self.scorer(example.answer, answer)

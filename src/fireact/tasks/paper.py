@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError, DataError
+from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.tasks import hub
 from fireact.tasks.rows import Row, read_rows
 from fireact.tasks.scoring import Scorer, best_scores, gold_answers, score_free_form, score_prefix
@@ -98,11 +98,12 @@ class PaperTask:
 
     def _require_split(self, splits: Mapping[str, Any], split: str) -> Any:
         if split not in splits:
-            subjects = ", or one subject, such as anatomy_test" if self.folder and self.name == "mmlu" else ""
-            location = self.folder or f"the hub's {self.source.on_hub.repository}"
-            raise ConfigError(
-                f"{self.name} has no split {split!r} in {location}. Known: {', '.join(self.splits)}{subjects}."
+            subjects = (
+                " One subject, such as anatomy_test, is a split too." if self.folder and self.name == "mmlu" else ""
             )
+            location = self.folder or f"the hub's {self.source.on_hub.repository}"
+            note = f"There is none in {location}.{subjects}"
+            raise unknown_name_error(f"split of {self.name}", split, self.splits, note=note)
         return splits[split]
 
     def _parse_row(self, row: Row, *, location: str, split: str) -> ParsedRow:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
-from fireact.errors import DataError, missing_extra_error, missing_path_error
+from fireact.errors import DataError, describe_unknown_name, missing_extra_error, missing_path_error
 
 Row = dict[str, Any]
 
@@ -43,9 +43,7 @@ def require_column(rows: Iterable[Row], name: str, path: Path) -> None:
     """Check that each row has a column. Raises DataError that lists the columns of the row."""
     for number, row in enumerate(rows, 1):
         if name not in row:
-            raise DataError(
-                f"{path}, row {number}: there is no column {name!r}. There are: {', '.join(row) or 'none'}."
-            )
+            raise DataError(f"{path}, row {number}: {describe_unknown_name('column', name, map(str, row))}")
 
 
 def _read_json(path: Path) -> list[Row]:

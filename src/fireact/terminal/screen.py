@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -119,13 +118,14 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
 
 def wait_for_signal(on_ready: Callable[[], None] = lambda: None) -> None:
     """Return at the first Ctrl-C or SIGTERM after ``on_ready``; a second one interrupts whatever runs then."""
-    ended = threading.Event()
+    arrived: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     for signal_number in signals:
-        signal.signal(signal_number, lambda *_: ended.set())
+        signal.signal(signal_number, lambda number, frame: arrived.append(number))
     try:
         on_ready()
-        ended.wait()
+        while not arrived:  # the system may give a signal to another thread, which wakes no lock of this one
+            time.sleep(0.1)
     finally:
         for signal_number in signals:
             signal.signal(signal_number, signal.default_int_handler)

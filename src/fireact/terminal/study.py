@@ -13,7 +13,7 @@ from fireact.base.cost import CostEstimate
 from fireact.reporting.report_tables import share_cell
 from fireact.reporting.rows import RESULTS, BaselineChange, read_study_rows
 from fireact.reporting.table import Row, Table, TableCell
-from fireact.reporting.wording import points
+from fireact.reporting.wording import dollars, points
 from fireact.study.forecast import MACHINE, PlannedStage, StudyPlan
 from fireact.terminal.screen import STDOUT, print_json, print_table
 
@@ -70,10 +70,10 @@ def _remaining_work(stages: Sequence[PlannedStage], verb: str) -> str:
         amount = "? tokens" if cost.uncounted else f"{cost.tokens / 1000:,.0f}k tokens"
     else:
         amount = "to do" if verb == "mix" else f"{cost.episodes:,}"
-    dollars = f", ${cost.dollars:,.2f}" if cost.dollars else ""
-    dollars += (" + ?" if dollars else ", $ ?") if cost.unpriced else ""
+    price = f", {dollars(cost.dollars)}" if cost.dollars else ""
+    price += (" + ?" if price else ", $ ?") if cost.unpriced else ""
     seconds = f", {_at_least(cost.untimed)}{cost.seconds:,.0f} s" if cost.seconds else ""
-    return f"{amount}{dollars}{seconds}"
+    return f"{amount}{price}{seconds}"
 
 
 def print_study(manifest: Mapping[str, Any], out: Path, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from fireact.base.run_directory import shell_path
 from fireact.reporting.rows import TrainingFacts
-from fireact.reporting.table import Table
+from fireact.reporting.table import Row, Table
 from fireact.reporting.wording import dollars, duration
 from fireact.rollout.collection import EpisodeCounts, read_counts
 from fireact.serving.conformance import Conformance
@@ -34,6 +34,42 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     if remaining := manifest.get("remaining"):
         STDOUT.print(escape(f"Remaining findings: {', '.join(f'{kind} {n}' for kind, n in remaining.items())}."))
     STDOUT.print(f"{escape(str(out))} is complete ({duration(manifest['seconds'])}).")
+
+
+def print_preview(preview: Mapping[str, Any], *, as_json: bool) -> None:
+    """What a run would do and cost: its settings, and what is expected of it."""
+    if as_json:
+        print_json(preview)
+        return
+    for table in list_preview_tables(preview):
+        print_table(table)
+    STDOUT.print(f"{escape(preview['verb'])} would write {escape(preview['out'])}. Nothing was run or written.")
+
+
+def list_preview_tables(preview: Mapping[str, Any]) -> list[Table]:
+    """The tables of a dry run: what is expected, where there is an estimate, after the settings."""
+    parts = [("setting", preview["settings"], ""), ("expected", preview.get("expected", {}), "not known")]
+    return [
+        Table("", [heading, ""], list(_list_facts(facts, unknown)), names=2)
+        for heading, facts, unknown in parts
+        if facts
+    ]
+
+
+def _list_facts(facts: Mapping[str, Any], unknown: str, prefix: str = "") -> Iterator[Row]:
+    """The names and values of facts, those of tables inside with a dotted name; what is not set is left out."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _list_facts(value, unknown, f"{prefix}{name}.")
+            continue
+        if isinstance(value, list | tuple):
+            text = ", ".join(map(str, value))
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            text = unknown if value is None else str(value)
+        else:
+            text = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+        if text:
+            yield [f"{prefix}{name}", text]
 
 
 def tabulate_counts(counts: Mapping[str, EpisodeCounts]) -> Table:

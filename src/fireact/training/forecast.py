@@ -14,7 +14,7 @@ from typing import Any
 
 from fireact.base.cost import CostEstimate
 from fireact.models.weights import load_tokenizer
-from fireact.rollout.agents import load_renderer
+from fireact.rollout.loading import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
 from fireact.training.fitting import FittingSamples, select_fitting
 from fireact.training.launch import build_launch_command, count_processes

@@ -21,16 +21,15 @@ from typing import Any
 from fireact.base.machine import release_memory, require_memory
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import OUTPUT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.data import question_key
 from fireact.data.filters import has_full_score
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.render.tokens import REWRITTEN, Chat, text_spans
-from fireact.rollout.agents import (
-    OUTPUT,
-    load_renderer,
+from fireact.rollout.loading import load_renderer
+from fireact.rollout.students import (
     require_tuned_directory,
     student_name,
     training_fields,

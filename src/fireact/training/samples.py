@@ -29,13 +29,13 @@ from fireact.data.lines import (
 )
 from fireact.data.recorded_calls import RENDERER, RecordedRuns, find_recorded_runs, load_recorded_runs, resolve_renderer
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
-from fireact.errors import ConfigError, DataError, FormatError
+from fireact.errors import ConfigError, DataError, FormatError, unknown_name_error
 from fireact.methods.react import offered_schemas, offered_tools
 from fireact.render.chat import apply_renderer_template
 from fireact.render.tokens import IGNORED, REWRITTEN, Chat, Sample, encode_chat, text_spans
 from fireact.render.tool_calls import export_messages
-from fireact.rollout.agents import load_renderer, load_tools
-from fireact.training.trained_tools import drop_chat_prompt
+from fireact.rollout.loading import SEARCH, load_renderer, load_tools
+from fireact.training.trained_tools import choose_training_tools, drop_chat_prompt, require_tools
 from fireact.types import Renderer, Trajectory
 from fireact.wire.schemas import Schema, tool_schema
 
@@ -94,6 +94,8 @@ class ChatSource:
         if self.recorded is not None:
             chats = self.recorded.render(trajectory)
             return list(map(drop_chat_prompt, chats)) if self.drops_prompt else chats
+        if self.renderer.native:
+            require_tools(trajectory, self.tools)
         return [render_trajectory(trajectory, self.renderer, tools=self.tools)]
 
     def describe_left_out(self) -> list[str]:
@@ -188,12 +190,13 @@ class Rendering:
     data: Path
     renderer: str = "auto"
     student: str = "smollm2-135m"
-    tools: Sequence[str] = ("search",)
+    tools: Sequence[str] = SEARCH
     workers: int = 0
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        replace_fields(self, renderer=resolve_renderer(self.renderer, self.data))
+        tools = choose_training_tools(self.tools, self.data)
+        replace_fields(self, renderer=resolve_renderer(self.renderer, self.data), tools=tuple(tools))
 
     def preview_samples(self) -> Iterator[SamplePreview]:
         """Every sample, one after the other."""
@@ -220,7 +223,7 @@ class Rendering:
         Raises ConfigError for an unknown form, or where ``out`` is the input file.
         """
         if form not in FORMS:
-            raise ConfigError(f"form {form!r} is not known. Known: {', '.join(FORMS)}.")
+            raise unknown_name_error("form", form, FORMS)
         if out.resolve() in (self.data.resolve(), trajectory_file(self.data).resolve()):
             raise ConfigError(f"{out} is what is rendered; its trajectories would be written over. Choose another -o.")
         counts = Counter(dict.fromkeys(("trajectories", "samples", "rewritten", "tokens", "trained"), 0))

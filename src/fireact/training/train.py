@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fireact.base.commands import GATHERING
 from fireact.base.machine import release_memory
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import (
@@ -22,7 +23,7 @@ from fireact.base.run_directory import (
     read_manifest,
     read_trajectories,
 )
-from fireact.base.settings import check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
@@ -32,7 +33,7 @@ from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
 from fireact.formats.source import open_source_file
 from fireact.render.tokens import Chat
-from fireact.rollout.agents import AGENT, OUTPUT, RENDERER_HELP, STUDENT_HELP, load_renderer
+from fireact.rollout.loading import AUTO_RENDERER_HELP, SEARCH, STUDENT_HELP, TRAINING_TOOLS_HELP, load_renderer
 from fireact.training.launch import (
     count_local_processes,
     launch_training,
@@ -50,7 +51,12 @@ from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
 from fireact.training.trained_questions import hash_trained_questions, write_trained_questions
-from fireact.training.trained_tools import describe_prompt, describe_trained_tools, drop_chat_prompt
+from fireact.training.trained_tools import (
+    choose_training_tools,
+    describe_prompt,
+    describe_trained_tools,
+    drop_chat_prompt,
+)
 from fireact.training.validation import BEST
 from fireact.types import Trajectory
 
@@ -78,13 +84,10 @@ class TrainConfig:
     student: str = setting("smollm2-135m", normalise=absolute_if_path, panel=AGENT, help=STUDENT_HELP)
     recipe: Recipe = setting(factory=Recipe, parse=adapt_recipe)
     """A TOML file, or default, paper-lora, paper-full, qlora; the options below change it."""
-    renderer: str = setting(
-        "auto", earlier_default="react", panel=AGENT, help=f"{RENDERER_HELP} auto: recorded for recordings, else react."
-    )
+    renderer: str = setting("auto", earlier_default="react", panel=AGENT, help=AUTO_RENDERER_HELP)
     prompt: str = setting("keep", choices=("keep", "drop"), panel=AGENT)
     """keep or drop: learn with the recorded agent's system prompt and tools, or without (fewer tokens a question)."""
-    tools: Sequence[str] = setting(("search",), flags=("--tool",), panel=AGENT)
-    """Tool, by name or module:attribute; repeatable."""
+    tools: Sequence[str] = setting(SEARCH, flags=("--tool",), panel=AGENT, help=TRAINING_TOOLS_HELP)
     report_to: Sequence[str] = setting((), panel=OUTPUT)
     """trackio, mlflow, tensorboard or wandb; repeatable."""
     processes: int | None = setting(None, low=1, is_option=False)
@@ -93,6 +96,8 @@ class TrainConfig:
     """An accelerate configuration: a shipped name, or the path of a YAML file."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, str | Path):  # the check below refuses others
+            replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
         check_settings(self, "train")
         replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
         if self.prompt == "drop" and self.renderer != RENDERER:
@@ -258,7 +263,7 @@ def load_learnable(data: Path, progress: Progress = SILENT) -> list[Trajectory]:
     Raises DataError when none is left.
     """
     trajectories = list(read_any_trajectories(data))
-    as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in ("collect", "record", "eval")
+    as_collected = (data / CONFIG).is_file() and read_config(data)["verb"] in (*GATHERING, "eval")
     correct = trajectories
     if as_collected:
         correct = [trajectory for trajectory in trajectories if has_full_score(trajectory)]
@@ -323,4 +328,5 @@ TRAIN = Verb(
     estimate="fireact.training.forecast:estimate_training",
     example="`fireact train runs/mix --epochs 3 -o runs/train`",
     shorthand=LaunchOption, expand=_expand_launch,
+    command_line="fireact.cli.running:train_command",
 )  # fmt: skip

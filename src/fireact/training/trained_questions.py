@@ -17,7 +17,7 @@ from fireact.base import jsonl
 from fireact.base.run_directory import CONFIG, read_config
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import FireactError
-from fireact.rollout.agents import tuned_directory
+from fireact.rollout.students import tuned_directory
 from fireact.tasks.question_hash import hash_question
 from fireact.types import Trajectory
 

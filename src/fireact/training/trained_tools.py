@@ -1,4 +1,4 @@
-"""What a manifest tells of the tools and the system prompt that a student is trained with.
+"""The tools of a training, and what a manifest tells of them and of the system prompt.
 
 Invariant: it depends on the chats and the trajectories alone. A tool that was called and whose schema is nowhere has
 no hash.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from fireact.errors import ConfigError
+from fireact.base.foreign_names import find_foreign_names
+from fireact.base.run_directory import CONFIG, read_config
+from fireact.data.sources import read_any_trajectories
+from fireact.errors import ConfigError, DataError, FormatError
 from fireact.models.weights import load_tokenizer
 from fireact.render.requests import drop_prompt, hash_prompt
 from fireact.render.tokens import Chat, prompt_ids
-from fireact.rollout.agents import load_tools
+from fireact.rollout.loading import DefaultTools, is_embedded_task, load_tools
 from fireact.types import FINISH, Renderer, Trajectory
 from fireact.wire.schemas import Schema, hash_schema, normalise_schemas, schema_name, tool_schema
 
@@ -23,6 +27,54 @@ MAX_PROMPTS = 20
 """System prompts whose hashes a manifest lists."""
 MEASURED_QUESTIONS = 50
 """Questions whose prompts are measured."""
+
+
+def choose_training_tools(tools: Sequence[str], data: Path) -> Sequence[str]:
+    """The tools of a training: those that are given, else those that the data was made with.
+
+    The runs behind the data name them; data of the embedded world has its search. Any other data has none, unless its
+    trajectories bring their own.
+    """
+    if not isinstance(tools, DefaultTools):
+        return tools
+    if (named_tools := _find_data_tools(data)) is not None:
+        return named_tools
+    return tuple(tools) if _is_of_embedded_world(data) else ()
+
+
+def _find_data_tools(data: Path) -> tuple[str, ...] | None:
+    """The tools that the runs behind a path name, without those that run code of others; None where there is no run."""
+    if not (data / CONFIG).is_file():
+        return None
+    settings = read_config(data)
+    if "tools" in settings and settings["verb"] in ("collect", "eval"):
+        specs = [spec.split(":", 2)[-1] if spec.startswith("noise:") else spec for spec in settings["tools"]]
+        return tuple(dict.fromkeys(spec for spec in specs if not find_foreign_names([spec])))
+    sources = [str(path) for path in (*settings.get("sources", ()), settings.get("data", "")) if path]
+    found_tools = [_find_data_tools(Path(source)) for source in sources]
+    named_tools = [tools for tools in found_tools if tools is not None]
+    if not named_tools or len(named_tools) < len(found_tools):
+        return None
+    return tuple(dict.fromkeys(name for tools in named_tools for name in tools))
+
+
+def _is_of_embedded_world(data: Path) -> bool:
+    """Whether the first trajectory is of our own tasks; data that cannot be read is refused where it is used."""
+    try:
+        trajectory = next(iter(read_any_trajectories(data)), None)
+    except (ConfigError, DataError, FormatError):
+        return True
+    return trajectory is None or is_embedded_task(trajectory.task)
+
+
+def require_tools(trajectory: Trajectory, tools: Sequence[Schema]) -> None:
+    """Raise ConfigError where a trajectory calls tools, and neither it nor the settings name any."""
+    names = {step.action.name for step in trajectory.steps if step.action is not None} - {FINISH}
+    if names and not trajectory.meta.get("tools") and all(schema_name(schema) == FINISH for schema in tools):
+        raise ConfigError(
+            f"{trajectory.key} calls {', '.join(sorted(names))}, and neither the data nor its runs name the tools. "
+            "Give --tool (wikipedia or module:attribute, say)."
+        )
 
 
 def describe_trained_tools(
