@@ -178,7 +178,7 @@ def test_a_function_from_the_users_own_module(tmp_path: Path) -> None:
                 return text.upper()
         ''')
     )
-    code = "from fireact.rollout.agents import load_tools; print(load_tools(['mine:shout'])['shout'](text='hm'))"
+    code = "from fireact.rollout.loading import load_tools; print(load_tools(['mine:shout'])['shout'](text='hm'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "HM\n"
 

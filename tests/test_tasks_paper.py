@@ -249,7 +249,7 @@ def test_without_hub_or_extra_the_message_says_what_to_do(code: str, rc: int, sa
 
 def test_making_a_task_reads_and_imports_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from fireact.rollout.agents import load_task; load_task('mmlu'); "
+        "import sys; from fireact.rollout.loading import load_task; load_task('mmlu'); "
         "print(sorted({'datasets', 'pyarrow', 'torch'} & set(sys.modules)))"
     )
     assert _python(code, tmp_path).stdout == "[]\n"
