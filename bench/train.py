@@ -36,8 +36,7 @@ from fireact.rollout.collection import CollectConfig, collect
 from fireact.training.batches import plan_batches
 from fireact.training.loss import TargetLoss, training_device
 from fireact.training.memory import peak_training_gb
-from fireact.training.recipe import UPPERMOST, Recipe
-from fireact.training.schedule import learning_rate_share
+from fireact.training.recipe import UPPERMOST, Recipe, learning_rate_share
 from fireact.training.student import load_student, make_trainable
 from fireact.training.trainer import _TrainingRun, build_trainer
 from fireact.types import Trajectory

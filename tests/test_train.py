@@ -25,8 +25,7 @@ from fireact.training.batches import (
     split_by_length,
 )
 from fireact.training.checkpoints import PICKLES, find_last_checkpoint, is_complete_checkpoint
-from fireact.training.recipe import Recipe
-from fireact.training.schedule import SCHEDULES, learning_rate_share
+from fireact.training.recipe import SCHEDULES, Recipe, learning_rate_share
 from fireact.types import Message
 
 torch = pytest.importorskip("torch")

@@ -204,19 +204,23 @@ class RunningServer:
         fixed: dict[str, Any] = {"access_log": False, "ws": "none", "proxy_headers": False}
         config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **{**defaults, **options, **fixed})
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listening]}, name="fireact-server", daemon=True
-        )
-        self._thread.start()
-        while not self._server.started and self._thread.is_alive():
+        self._ended = threading.Event()  # a thread whose join() is interrupted passes for ended in Python 3.11
+        threading.Thread(target=self._run, args=(listening,), name="fireact-server", daemon=True).start()
+        while not self._server.started and self.is_running:
             time.sleep(0.01)
         if not self._server.started:
             raise ProviderError(f"the server at {url} did not start. Try again, or with another --port.")
 
+    def _run(self, listening: socket.socket) -> None:
+        try:
+            self._server.run(sockets=[listening])
+        finally:
+            self._ended.set()
+
     @property
     def is_running(self) -> bool:
         """Whether it still answers."""
-        return self._thread.is_alive()
+        return not self._ended.is_set()
 
     def stop(self) -> None:
         """End the server; requests in flight are finished first. Ctrl-C meanwhile cuts them off."""
@@ -231,8 +235,8 @@ class RunningServer:
             self.on_stop.close()
 
     def _join(self) -> None:
-        while self._thread.is_alive():  # a signal that another thread got interrupts no wait without an end
-            self._thread.join(0.1)
+        while not self._ended.wait(0.1):  # a signal that another thread got interrupts no wait without an end
+            pass
 
     def wait(self) -> None:
         """Block until the server is stopped, by another thread or by Ctrl-C."""

@@ -1,4 +1,4 @@
-"""Commands about a run directory that exists: resume it, cancel its job."""
+"""Commands about run directories that exist: resume one, cancel its job, compare two, view some."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import typer
 from rich.markup import escape
 
-from fireact.cli.running import CommandCall, explain_interrupt
+from fireact.cli.running import CommandCall, explain_interrupt, run_until_signal
 from fireact.terminal.screen import STDERR, TerminalProgress
 
 
@@ -32,3 +33,24 @@ def cancel_command(call: CommandCall) -> None:
     else:
         status = job.status if job.status == "cancelled" else "will be stopped by the provider"
         STDERR.print(escape(f"Job {job.id}: {status}."))
+
+
+def compare_command(call: CommandCall) -> None:
+    """Print a comparison, or what keeps two runs from being compared. Exit 1 for the latter."""
+    from fireact.evaluation.comparison import compare_runs, find_blocking_differences, read_scored_runs
+    from fireact.terminal.comparison import print_comparison, print_differences
+
+    config = call.config
+    first_run, second_run = read_scored_runs(Path(config.before), Path(config.after))
+    if wrong := find_blocking_differences(first_run, second_run, config.allow):
+        print_differences(wrong, first_run.name, second_run.name, as_json=call.as_json)
+        raise typer.Exit(1)
+    comparison = compare_runs(first_run, second_run, allow=config.allow)
+    print_comparison(comparison, flips=call.options.flips, as_json=call.as_json)
+
+
+def view_command(call: CommandCall) -> None:
+    """Serve the page of some runs until a signal comes."""
+    from fireact.pipeline.commands import view_runs
+
+    run_until_signal(view_runs(call.config), lambda url: f"Reading {', '.join(call.config.runs)} at {url}")

@@ -453,7 +453,7 @@ def compare_paths(config: CompareConfig) -> Result:
 
 COMPARE = Command(
     "compare", CompareConfig, compare_paths, shorthand=FlipsOption,
-    command_line="fireact.cli.measuring:compare_command",
+    command_line="fireact.cli.runs:compare_command",
     details="Runs compare only when task, split, questions, tools, noise, limits and seed agree; otherwise it says\n"
     "what differs. Questions pair by their id, or else by their words.",
     example="`fireact compare runs/eval-base runs/eval-fireact --flips 10`, `fireact compare runs/mine runs/eval` for\n"
@@ -484,7 +484,7 @@ def view_runs(config: ViewConfig) -> RunningServer:
 
 
 VIEW = Command(
-    "view", ViewConfig, view_runs, command_line="fireact.cli.measuring:view_command", json_help="",
+    "view", ViewConfig, view_runs, command_line="fireact.cli.runs:view_command", json_help="",
     example="`fireact view runs/quickstart`",
 )  # fmt: skip
 

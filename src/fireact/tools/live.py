@@ -25,8 +25,7 @@ from fireact.base.keys import read_key
 from fireact.base.redact import excerpt, guard_secret
 from fireact.errors import ConfigError, FireactError, ProviderError
 from fireact.tools.search import no_results
-from fireact.tools.snippets import make_snippet
-from fireact.tools.words import split_words
+from fireact.tools.words import make_snippet, split_words
 from fireact.world.corpus import Article
 
 SERPAPI_URL = "https://serpapi.com/search"

@@ -26,8 +26,7 @@ from fireact.errors import ConfigError, unknown_name_error
 from fireact.tools import corpus as corpora
 from fireact.tools.index import Index, open_index
 from fireact.tools.indexing import LAYOUT
-from fireact.tools.snippets import MAX_WORDS, SENTENCE, make_snippet
-from fireact.tools.words import STOP_WORDS, WORD, split_words
+from fireact.tools.words import MAX_WORDS, SENTENCE, STOP_WORDS, WORD, make_snippet, split_words
 from fireact.world.corpus import Article, articles
 
 CANDIDATES = 10

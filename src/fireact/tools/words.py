@@ -1,6 +1,7 @@
-"""Splits texts and queries into the words that are ranked.
+"""Splits texts and queries into the words that are ranked, and makes the snippet of a page that fits a query best.
 
-Invariant: a text and a query that differ only in case and accents have the same words.
+Invariant: a text and a query that differ only in case and accents have the same words. A snippet is one line of at most
+``MAX_WORDS`` words, whatever the text.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
+
+from fireact.world.corpus import Article
 
 WORD = re.compile(r"(?<!\w)[.+]\w+|\w+")
 STOP_WORDS = frozenset(
@@ -17,6 +21,8 @@ STOP_WORDS = frozenset(
     )
 )  # fmt: skip
 """Words too common for ranking; ".is" and ".at" keep their dot, so they are not among them."""
+MAX_WORDS = 45
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 
 
@@ -38,3 +44,13 @@ def hash_word(word: str) -> int:
     A million words contain two with the same hash in about one of 10^8 corpora.
     """
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def make_snippet(article: Article, query_words: Iterable[str]) -> str:
+    """The article's title and its sentence that shares most words with the query, cut at ``MAX_WORDS``."""
+    distinct_words = set(query_words)
+    best_sentence = max(
+        SENTENCE.split(article.text), key=lambda sentence: len(distinct_words.intersection(split_words(sentence)))
+    )
+    title = f"{article.title}: " if article.title else ""
+    return " ".join(f"{title}{best_sentence}".split()[:MAX_WORDS])

@@ -5,6 +5,7 @@ A recipe file is TOML with the fields of ``Recipe``; absent fields keep their de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -13,7 +14,6 @@ from typing import Any
 from fireact.base.names import list_shipped_files, read_shipped_file
 from fireact.base.settings import check_settings, setting
 from fireact.errors import ConfigError, unknown_name_error
-from fireact.training.schedule import SCHEDULES
 
 KINDS = ("lora", "int8-lora", "qlora", "full")
 """LoRA on unquantised weights, on 8-bit weights (as in the paper), on 4-bit weights; and full fine-tuning."""
@@ -23,6 +23,8 @@ UPPERMOST = 10
 """The number of uppermost blocks that are trained by default; a smaller student trains all of its blocks."""
 DATA, LORA, SCHEDULE = "Data", "LoRA", "Schedule"
 """Headings of options."""
+SCHEDULES = ("cosine", "linear", "constant")
+"""Curves along which the learning rate falls, after it has risen to its full value."""
 TRAIN_ON = ("student", "all")
 """The student's own words, or every token: questions, observations and the chat template's too."""
 
@@ -115,3 +117,17 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
 def adapt_recipe(name: str, **changes: Any) -> Recipe:
     """A recipe by name or file with changes; where the rank changes, alpha becomes twice as much."""
     return read_recipe(name, **({"alpha": 2 * changes["rank"]} if "rank" in changes else {}), **changes)
+
+
+def learning_rate_share(step: int, *, total: int, warmup: float, schedule: str) -> float:
+    """The share of the full learning rate at ``step`` (from 0) of ``total``, above zero and at most one.
+
+    ``warmup`` below 1 is a share of all steps, from 1 on a number of steps.
+    """
+    warmup_steps = math.ceil(warmup * total) if warmup < 1 else min(int(warmup), total)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    decay_progress = min((step - warmup_steps) / max(1, total - warmup_steps), 1.0)
+    return 1.0 - decay_progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * decay_progress))

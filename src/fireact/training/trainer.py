@@ -46,9 +46,8 @@ from fireact.training.memory import (
     peak_training_gb,
     require_memory_for_training,
 )
-from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe
+from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe, learning_rate_share
 from fireact.training.samples import Encoder
-from fireact.training.schedule import learning_rate_share
 from fireact.training.sharding import gather_weights, is_sharded, shard_on_cpu
 from fireact.training.student import load_student, make_trainable, move_to_device
 from fireact.training.trackers import check_trackers, set_tensorboard_directory, to_tracker_names
