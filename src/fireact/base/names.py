@@ -20,11 +20,12 @@ from fireact.errors import ConfigError, unknown_name_error
 
 
 def _list_plugins(kind: str) -> EntryPoints:
-    return _read_entry_points(tuple(sys.path)).select(group=f"fireact.{kind}s")
+    points: EntryPoints = _read_entry_points(tuple(sys.path)).select(group=f"fireact.{kind}s")
+    return points
 
 
 @lru_cache(maxsize=4)
-def _read_entry_points(path: tuple[str, ...]) -> EntryPoints:
+def _read_entry_points(path: tuple[str, ...]) -> Any:  # two types, by the version of Python
     """The entry points of all packages on the path; reading them takes tens of milliseconds."""
     return entry_points()
 
