@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 DATA = Path(os.environ.get("FIREACT_DATA", HERE.parents[1] / "shared" / "data"))
 ROWS = 4
 """Rows of a sample: enough to be recognised, and fast to read."""
-MAX_SAMPLE = 40_000
+MAX_SAMPLE = 12_000
 """Longest sample in bytes."""
 SECONDS = 10
 ODD_VALUES = (None, True, -1, 0.5, float("nan"), 10**400, "", "[", "</think>", "<tool_call>", "\ud83d", [], {}, [None],
