@@ -70,7 +70,7 @@ class TuneConfig:
     learning_rate: float | None = setting(None, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
     """Highest learning rate, where the provider takes one."""
     rank: int | None = setting(None, above=0, panel=SCHEDULE)
-    """Rank of LoRA, where the provider takes one; alpha is twice as much."""
+    """Rank of LoRA, where the provider takes one; alpha is twice the rank."""
     batch_size: int | None = setting(None, above=0, panel=SCHEDULE)
     """Trajectories in an optimizer step, where the provider takes it."""
     price: float | None = setting(None, low=0, panel=COST)
