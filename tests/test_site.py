@@ -123,9 +123,18 @@ def test_the_tutorial_that_reproduces_the_paper_runs(home: Path, student: str) -
 
 
 @pytest.mark.slow
-def test_the_tutorial_on_a_task_of_ones_own_runs(home: Path, student: str) -> None:
-    smaller = {"-n 125": "-n 3", "-n 21": "-n 1", "eval smollm2-135m": f"eval {student}",
-               "train runs/shop-mix": f"train runs/shop-mix --student {student} --epochs 1"}  # fmt: skip
+def test_the_tutorial_on_a_task_of_ones_own_runs(home: Path, student: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    smaller = {
+        "-n 125": "-n 3",
+        "-t questions.csv --tool shop:stock -n 21": "-t brief_questions:QUESTIONS --tool shop:stock -n 1",
+        "eval smollm2-135m": f"eval {student} --examples 0",
+        "train runs/shop-mix": f"train runs/shop-mix --student {student} --epochs 1",
+        "--agent runs/shop-train": "--agent runs/shop-train -t brief_questions:QUESTIONS",
+    }
+    (home / "brief_questions.py").write_text(
+        "from brief import load_brief_task\nQUESTIONS = load_brief_task('questions.csv')\n"
+    )
+    monkeypatch.delitem(sys.modules, "brief_questions", raising=False)
     for language, text in read_blocks("tutorials/own-task.md", smaller):
         if language == "python":
             (home / "shop.py").write_text(text)
