@@ -41,10 +41,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Rewrite links between files of the repository, and add the list of names to the page on Python."""
+    """Rewrite links between files of the repository; add the list of Python names, and the plots of a study."""
     source = repository_path(page.file.src_uri)
     text = LINK.sub(lambda match: rewrite_link(match, source, page.file.src_uri, files), markdown)
-    return text + list_python_names() if source == "docs/python.md" else text
+    if source == "docs/python.md":
+        return text + list_python_names()
+    return text + show_plots(ROOT / source) if source.endswith("/tables.md") else text
 
 
 def rewrite_link(match: re.Match[str], source: str, page: str, files: Files) -> str:
@@ -75,6 +77,12 @@ def repository_path(page: str) -> str:
     if page.startswith("results/") and page not in names:
         return f"studies/{page.removeprefix('results/')}"
     return names.get(page, f"docs/{page}")
+
+
+def show_plots(tables: Path) -> str:
+    """The plots beside the tables of a study."""
+    images = [f"![{path.stem.replace('-', ' ')}](plots/{path.name})\n" for path in tables.parent.glob("plots/*.svg")]
+    return "\n\n".join(["\n\n## Plots", *sorted(images)])
 
 
 def list_python_names() -> str:
