@@ -20,14 +20,13 @@ from typer.models import CommandInfo
 from fireact.errors import ConfigError, DataError, FireactError, is_near
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "The whole line": {
+    "The whole pipeline": {
         "quickstart": "Everything, from nothing to a fine-tuned, measured agent.",
         "resume": "Resume an interrupted run by its directory alone.",
     },
     "Collect": {
         "collect": "Collect a teacher's trajectories; every episode is kept, failed ones too.",
-        "record": "Record an agent that exists already: point its base URL here; its calls become trajectories until "
-        "Ctrl-C.",
+        "record": "Record your own agent: point its base URL here, and its calls become trajectories until Ctrl-C.",
         "score": "Attach scores to trajectories by a function or a file of answers, or score a run again by a task.",
     },
     "Data": {
@@ -59,7 +58,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "paper's figures.",
         "report": "Write the report of some runs: one self-contained HTML page with every trajectory, Markdown, plots "
         "and JSON.",
-        "view": "Read trajectories in a web browser, also while runs go on: filter, search, two runs side by side.",
+        "view": "Read trajectories in a web browser, also while runs are in progress: filter, search, "
+        "two runs side by side.",
     },
     "Use": {
         "ask": "Ask an agent a question, or one after the other; watch each thought, action and observation as it "

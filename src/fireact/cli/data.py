@@ -32,7 +32,7 @@ def score_command(
         typer.Option(
             "--task",
             "-t",
-            help=f"Whose rule scores: {TASK_SPEC}. With --answers the default is EM and F1 as free text.",
+            help=f"Task whose rule scores: {TASK_SPEC}. With --answers the default is EM and F1 as free text.",
         ),
     ] = None,
     n: Annotated[

@@ -50,7 +50,7 @@ def view_command(
         list[Path],
         typer.Argument(
             metavar="RUNS",
-            help="Run directories, complete or going on, directories that hold some, or files of episodes.",
+            help="Run directories, complete or in progress, directories that hold some, or files of episodes.",
         ),
     ],
     host: Annotated[

@@ -59,7 +59,7 @@ def serve_command(
     tool: Tools = None,
     other_tools: OtherTools = False,
     task: LimitsTask = "geo-hop",
-    slots: Annotated[int, typer.Option(help="Texts that are written at a time.")] = 16,
+    slots: Annotated[int, typer.Option(help="Sequences generated in parallel.")] = 16,
     engine: Annotated[
         str, typer.Option(help="transformers, in this process; or vllm, started beside it (for GPUs).")
     ] = "transformers",

@@ -28,7 +28,10 @@ AgentName = Annotated[
 LimitsTask = Annotated[
     str,
     typer.Option(
-        "--task", "-t", help="Whose limits, and examples where the agent needs some.", rich_help_panel="Agent"
+        "--task",
+        "-t",
+        help="Task that supplies the step limits, and the few-shot examples of a prompted agent.",
+        rich_help_panel="Agent",
     ),
 ]
 Where = Annotated[
