@@ -1,4 +1,4 @@
-"""The whole line in Python: a teacher's trajectories, a mixture, a fine-tuned student, its measure.
+"""The whole pipeline in Python: a teacher's trajectories, a mixture, a fine-tuned student, its measure.
 
 Run it with a directory to write into: python examples/whole_line.py runs/example
 """

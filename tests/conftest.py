@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from fireact.base.machine import cache_directory
+from fireact.models.weights import BUILT_IN
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NO_CHROMIUM = "no Chromium with its chromedriver is installed"
 INSTALL = "apt-get install chromium chromium-driver"
@@ -53,6 +56,12 @@ LONGEST = (
 )
 """The test files that took longest on two cores, the longest first."""
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the cache of the process that starts them
+    _CACHE = tempfile.TemporaryDirectory(prefix="fireact-cache-", ignore_cleanup_errors=True)
+    prepared_student = cache_directory() / BUILT_IN
+    if prepared_student.is_dir():  # its conversion takes a minute
+        (Path(_CACHE.name) / BUILT_IN).symlink_to(prepared_student.resolve(), target_is_directory=True)
+    os.environ["FIREACT_CACHE"] = _CACHE.name
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more threads
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("ci")

@@ -17,6 +17,10 @@ from fireact.study.file import KEYS, PRICES, RATES
 from fireact.study.runner import StudyConfig, plan_study
 
 ROOT = Path(__file__).parents[1]
+PROSE = [
+    *("README.md", "SKILL.md", "llms.txt", "CHANGELOG.md", "CONTRIBUTING.md", "LOG.md", "studies/README.md"),
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")) if path.stem != "cli"),
+]
 
 
 def test_the_page_of_commands_is_up_to_date(tmp_path: Path) -> None:
@@ -26,8 +30,9 @@ def test_the_page_of_commands_is_up_to_date(tmp_path: Path) -> None:
     assert written == (ROOT / "docs" / "cli.md").read_text().strip(), "run scripts/docs"
 
 
-def test_readme_names_only_what_exists() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "SKILL.md", "llms.txt"])
+def test_a_page_outside_of_the_site_names_only_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     for name in re.findall(r"fireact\.([A-Za-z]+)\(", text):
@@ -36,16 +41,34 @@ def test_readme_names_only_what_exists() -> None:
         assert name in fireact.__all__, name
 
 
+def test_readme_fits_three_screens() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 110 and [line for line in lines if len(line) > 100] == []
+
+
+def list_long_lines(text: str) -> list[str]:
+    """The lines of prose over 100 columns: no code, table, heading or line without a space to break it at."""
+    prose = re.sub(r"\A---\n.*?\n---\n|^```.*?^```|^(?: {4}|\||#|!\[).*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in prose.splitlines() if len(line) > 100 and " " in line.strip()]
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_prose_has_at_most_100_columns(page: str) -> None:
+    assert list_long_lines((ROOT / page).read_text(encoding="utf-8")) == [], f"scripts/wrap {page}"
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/data.md", "docs/formats.md", "docs/studies.md", "docs/training.md"]
+    "page", [page for page in PROSE if page.split("/")[0] in ("README.md", "SKILL.md", "llms.txt", "docs")]
 )
 def test_commands_on_a_page_are_known(page: str) -> None:
     """Each command is one that the page of commands has, with options that it has there."""
     parts = (ROOT / "docs" / "cli.md").read_text().split("\n## `fireact ")[1:]
     known = {part.split("`")[0]: set(re.findall(r"(?:`|, )(--?[a-z-]+)", part)) for part in parts}
-    lines = re.findall(r"^(?:\$ |    )(fireact [^#\n]+)", (ROOT / page).read_text(), re.MULTILINE)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert set(re.findall(r"`fireact\s+([a-z]+)", text)) <= set(known)
+    lines = re.findall(r"^(?:\$ |    )(fireact [^#\n]+)", text, re.MULTILINE)
     commands = [command.split() for line in lines for command in line.split(" && ")]
-    assert commands
+    assert commands or page not in ("README.md", "SKILL.md", "docs/how-to.md", "docs/data.md", "docs/formats.md")
     for _, verb, *words in commands:
         used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
         assert used <= known[verb], (verb, used - known[verb])

@@ -233,6 +233,7 @@ def test_a_frame_is_flat_and_has_a_row_for_each_trajectory(home: Path) -> None:
     table = fireact.frame(run)
     assert list(table.columns[:8]) == ["run", "task", "id", "question", "answer", "prediction", "em", "f1"]
     assert len(table) == 4 and set(table.run) == {"runs/expert"} and table.em.mean() == 1.0
+    assert not table.trained.any()
     first = run.trajectories[0]
     assert table.steps[0] == len(first.steps) and table.searches[0] == len(first.steps) - 1
     assert table.tokens[0] == first.usage.prompt_tokens + first.usage.completion_tokens

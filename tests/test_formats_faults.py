@@ -387,6 +387,12 @@ def test_packed_files_and_other_encodings_are_read_or_named(tmp_path: Path) -> N
             read_file(tmp_path / name)
 
 
+def test_utf16_that_ends_within_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe" + json.dumps([{"messages": []}]).encode("utf-16-le") + b"]")
+    with pytest.raises(DataError, match=r"a\.json"):
+        read_file(tmp_path / "a.json")
+
+
 def test_numbers_that_are_none_never_come_in(tmp_path: Path) -> None:
     row = {
         "messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "c"}],

@@ -309,7 +309,7 @@ def test_ctrl_c_says_how_to_go_on_and_how_to_stop_the_job(data: str, tmp_path: P
             said += line
         child.send_signal(signal.SIGINT)
         said += child.communicate(timeout=600)[1]
-        assert child.returncode == 130 and "ftjob-1 goes on" in said
+        assert child.returncode == 130 and "ftjob-1 is still running" in said
         assert f"fireact resume {out}" in said and f"fireact cancel {out}" in said
         cancelled = subprocess.run([*python, "cancel", str(out), "--json"], capture_output=True, text=True, timeout=600)
         assert json.loads(cancelled.stdout)["status"] == "cancelled"

@@ -369,7 +369,7 @@ def test_one_question_under_two_ids_is_on_one_side_of_a_hold_out(tmp_path: Path)
 
 def test_repeats_are_told_and_scores_that_are_missing_fit_nothing(tmp_path: Path) -> None:
     manifest, _ = mixed(tmp_path, [trajectory(1), replace(trajectory(1), seed=9)])
-    assert manifest["history"][-1] == "1 say the same as another one (doctor names them)"
+    assert manifest["history"][-1] == "1 duplicate of another trajectory (doctor names them)"
     bare = replace(trajectory(1), scores={"reward": 1.0, "judge": 0.5})
     for text, kept in (("f1<0.5", 0), ("em!=1", 0), ("reward>=1", 1), ("scores.judge=0.5", 1), ("correct", 1)):
         assert len(Dataset((bare,)).where(text)) == kept

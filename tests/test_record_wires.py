@@ -147,7 +147,7 @@ def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, 
         assert_is_the_loop(trajectory, "responses")
     assert len(loops) == 2 and late.meta["missing_history"] == ["resp_from_before"]
     (line,) = read_manifest(tmp_path / "run")["endings"][-1:]
-    assert line == "1 of 3 episodes go on from responses that are not in the recording."
+    assert line == "1 of 3 episodes continue responses that are not in the recording."
 
 
 @pytest.mark.parametrize("stream", [True, False])

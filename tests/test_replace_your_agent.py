@@ -13,6 +13,7 @@ pytest.importorskip("starlette")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from examples import replace_your_agent  # noqa: E402
 from examples.replace_your_agent import CLIENTS, LONG_PROMPTS, replace_model  # noqa: E402
 
 from fireact.base.run_directory import read_manifest  # noqa: E402
@@ -29,6 +30,7 @@ TOOLS = {
     "pydantic-ai-structured": ["search", "final_result"], "smolagents": ["search", "final_answer"],
     "smolagents-code": [],
 }  # fmt: skip
+PROMPT_TOKENS = ("prompt_tokens", "input_tokens")
 FIELDS = (
     "client", "asked", "recorded", "refused", "em_before", "em_after", "finished_after", "tokens_before",
     "tokens_after", "minutes",
@@ -45,8 +47,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_only_the_base_url_changes(client: str, student: Path, tmp_path: Path) -> None:
+def test_only_the_base_url_changes(client: str, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(PACKAGES.get(client, "openai"))
+    monkeypatch.setattr(replace_your_agent, "MAX_TOKENS", 30)  # of the random student; the teacher's script has none
     prompt = "drop" if client in LONG_PROMPTS else "keep"
     settings = {"student": str(student), "max_length": 4096, "epochs": 1, "prompt": prompt}
     result = replace_model(client, tmp_path, trained=2, asked=1, settings=settings)
@@ -60,3 +63,6 @@ def test_only_the_base_url_changes(client: str, student: Path, tmp_path: Path) -
     manifest = read_manifest(tmp_path / "train")
     assert manifest["renderer"] == "recorded"
     assert [tool["name"] for tool in manifest["tools"]] == TOOLS.get(client, ["search"])
+    first_call = json.loads((tmp_path / "after" / "calls.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    prompt_tokens = next(value for name, value in first_call["reply"]["usage"].items() if name in PROMPT_TOKENS)
+    assert (prompt_tokens < 100) == (client in LONG_PROMPTS)  # there the question alone reaches the student

@@ -141,7 +141,7 @@ def test_a_gain_is_put_in_proportion_to_five_right_answers_or_more() -> None:
     assert compare_with_baseline(all_right, four)[0]["small"].relative is None
     seeds = {n: replace(all_right, cell=Cell(n, "a", {}, {"seed": at}, "b")) for at, n in enumerate(("a0", "a1"))}
     assert pool_seeds({"b": four, **seeds})["a"]["small"].relative is None  # the same four, twice
-    assert _format_gain(0.5) == "+50 % of it" and _format_gain(10.0) == "11.0 times it"
+    assert _format_gain(0.5) == "+50 % relative" and _format_gain(10.0) == "11.0 times as much"
 
 
 def test_why_nothing_has_paid_off_is_said() -> None:
@@ -225,7 +225,7 @@ def test_the_paper_s_gain_stands_beside_ours_for_models_of_which_it_has_both() -
         PaperFigure("GPT-3.5, FireAct", 39.2, cell="tuned"),
         PaperFigure("Llama-2-7B, FireAct", 3.1, unit="turns", cell="tuned"),
     ]
-    assert _paper_gains(figures, rows[1], "small", rows) == "+11.4, +77 % of it (Llama-2-7B)"
+    assert _paper_gains(figures, rows[1], "small", rows) == "+11.4, +77 % relative (Llama-2-7B)"
     assert _paper_gains(figures, rows[0], "small", rows) == "" == _paper_gains(figures, rows[1], "other", rows)
     twice = [*figures, PaperFigure("Llama-2-7B, again", 20.0, cell="prompted")]
     assert _paper_gains(twice, rows[1], "small", rows) == ""  # which of the two is not said

@@ -25,7 +25,7 @@ class CommandEntry(NamedTuple):
 
 
 HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
-    "The whole line": {
+    "The whole pipeline": {
         "quickstart": CommandEntry(
             "Everything, from nothing to a fine-tuned, measured agent.", "fireact.pipeline.quickstart:QUICKSTART"
         ),
@@ -40,7 +40,7 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
             gathers=True,
         ),
         "record": CommandEntry(
-            "Record an agent that exists already: point its base URL here; its calls become trajectories until Ctrl-C.",
+            "Record your own agent: point its base URL here, and its calls become trajectories until Ctrl-C.",
             "fireact.recording.recorder:RECORD",
             gathers=True,
         ),
@@ -126,7 +126,8 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
             "fireact.reporting.assembly:REPORT",
         ),
         "view": CommandEntry(
-            "Read trajectories in a web browser, also while runs go on: filter, search, two runs side by side.",
+            "Read trajectories in a web browser, also while runs are in progress: filter, search, two runs side by "
+            "side.",
             "fireact.pipeline.commands:VIEW",
             is_verb=False,
         ),

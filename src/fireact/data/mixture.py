@@ -183,7 +183,8 @@ def _write_mixture(
 def _history_remarks(table: RowTable, fixed: Mapping[str, int]) -> tuple[str, ...]:
     """Lines of history about the selected rows: repeated content and repaired damage."""
     again = len(table) - len(np.unique(table.rows["content"]))
-    repeats = (f"{again} say the same as another one (doctor names them)",) if again else ()
+    noun = "duplicate" if again == 1 else "duplicates"
+    repeats = (f"{again} {noun} of another trajectory (doctor names them)",) if again else ()
     kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(fixed).most_common())
     return (*repeats, *((f"repaired: {kinds}",) if fixed else ()))
 

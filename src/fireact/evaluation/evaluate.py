@@ -43,9 +43,8 @@ from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.rollout.loading import DefaultTools, absolute_task_specs, load_task, load_tools
 from fireact.rollout.models import Model, load_model
-from fireact.rollout.students import tuned_directory
 from fireact.tasks.order import order_examples
-from fireact.training.model_card import record_evaluation
+from fireact.training.model_card import show_on_card
 from fireact.types import Task, Tool, Usage
 
 ALLOWED = ("trained",)
@@ -151,23 +150,10 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             **describe_replayed_calls(config.tools, trajectories),
             **read_prompt_tokens(model),
         )
-        has_trained = any(TRAINED in trajectory.meta for trajectory in trajectories)
-        directory = None if has_trained else _find_trained_run(config, model)
-        if directory is not None:
-            try:
-                record_evaluation(directory, out, results)
-            except OSError as error:  # the evaluation is complete, and the student may be in a place that is read alone
-                progress.say(f"the model card of {directory} does not show this: {error.strerror or error}")
+        is_new = not any(TRAINED in trajectory.meta for trajectory in trajectories)
+        if is_new and model.training is not None and not any(spec.startswith("noise:") for spec in config.tools):
+            show_on_card(config.agent, out, results, progress)
         return manifest
-
-
-def _find_trained_run(config: EvalConfig, model: Model) -> Path | None:
-    """The run of training whose card shall show the results; None for other models, and for tools with noise."""
-    has_noise = any(spec.startswith("noise:") for spec in config.tools)
-    if model.training is None or has_noise:
-        return None
-    directory = tuned_directory(config.agent)
-    return directory if directory is not None and (directory / "adapter").is_dir() else None
 
 
 def estimate_evaluation(config: EvalConfig) -> CostEstimate:

@@ -259,8 +259,8 @@ def finish_step(answer: str, *, thought: str = "", text: str | None = None, join
 def open_text(path: Path) -> TextIO:
     """A file of text to read: gzip and zstandard are unpacked, UTF-16 with a mark at its start is decoded.
 
-    Bytes that are no UTF-8 become surrogates. Raises DataError for a missing file, and for a packed or binary one that
-    cannot be read here.
+    Bytes that are no UTF-8 become surrogates, and those that are no UTF-16 become U+FFFD. Raises DataError for a
+    missing file, and for a packed or binary one that cannot be read here.
     """
     try:
         magic = _read_magic(path)
@@ -272,8 +272,9 @@ def open_text(path: Path) -> TextIO:
             opened = _unpack_zstandard(path, opened)
     except OSError as error:
         raise missing_path_error(path, error.strerror or str(error)) from error
-    encoding = "utf-16" if magic.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    return io.TextIOWrapper(opened, encoding, errors="surrogateescape", newline="\n")
+    if magic.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return io.TextIOWrapper(opened, "utf-16", errors="replace", newline="\n")  # half a unit escapes to nothing
+    return io.TextIOWrapper(opened, "utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 def is_plain_file(path: Path) -> bool:

@@ -173,7 +173,9 @@ class FireworksProvider:
             if dataset.get("state") == "READY":
                 return
             time.sleep(self._pause)
-        raise ProviderError(f"Fireworks has not read {path} after {MAX_POLLS} looks. Go on later: fireact resume DIR")
+        raise ProviderError(
+            f"Fireworks has not read {path} after {MAX_POLLS} looks. Continue later: fireact resume DIR"
+        )
 
 
 def _require_object(reply: Any) -> Mapping[str, Any]:

@@ -79,7 +79,7 @@ class TuneConfig:
     learning_rate: float | None = setting(None, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
     """Highest learning rate, where the provider takes one."""
     rank: int | None = setting(None, above=0, panel=SCHEDULE)
-    """Rank of LoRA, where the provider takes one; alpha is twice as much."""
+    """Rank of LoRA, where the provider takes one; alpha is twice the rank."""
     batch_size: int | None = setting(None, above=0, panel=SCHEDULE)
     """Trajectories in an optimizer step, where the provider takes it."""
     price: float | None = setting(None, low=0, panel=COST)
@@ -189,7 +189,7 @@ def tune(config: TuneConfig, out: Path, *, force: bool = False, progress: Progre
             job = follow_job(provider, job, run.path, poll=config.poll, progress=progress)
         except KeyboardInterrupt:
             progress.say(
-                f"tune: job {job.id} goes on at {provider.url}, and is paid for. Follow it again: "
+                f"tune: job {job.id} is still running at {provider.url}, and costs money. Follow it again: "
                 f"fireact resume {shell_path(out)}. Stop it: fireact cancel {shell_path(out)}"
             )
             raise
@@ -236,7 +236,7 @@ def _refuse_to_forget(out: Path) -> None:
         return
     if job is not None and job.status not in ENDED_STATUSES:
         raise ConfigError(
-            f"job {job.id} of {out} is {job.status} at {provider.url}, and is paid for; --force would forget it. "
+            f"job {job.id} of {out} is {job.status} at {provider.url}, and costs money; --force would forget it. "
             f"Follow it: fireact resume {shell_path(out)}. Stop it: fireact cancel {shell_path(out)}"
         )
 

@@ -58,7 +58,7 @@ class LoadedModel:
 
 
 class HFModel:
-    """An LM with transformers' weights, loaded on first use; ``slots`` is how many texts are written at a time.
+    """An LM with transformers' weights, loaded on first use; ``slots`` sequences are generated in parallel.
 
     A LoRA ``adapter`` directory is merged into the weights. The chat template of a ``renderer`` replaces the student's.
     The chat template shows ``tools`` to the student, which writes its calls as text that the renderer reads. Raises
@@ -81,7 +81,7 @@ class HFModel:
         if dtype not in DTYPES:
             raise unknown_name_error("dtype", dtype, DTYPES)
         if slots < 1:
-            raise ConfigError(f"slots is {slots}; at least one text must be written at a time. Give 1 or more.")
+            raise ConfigError(f"slots is {slots}; at least one sequence must be generated. Give 1 or more.")
         self.name = name or str(student)
         self._adapter, self._slots, self._dtype, self._renderer = adapter, slots, dtype, renderer
         self._location = student_directory(str(student))

@@ -110,7 +110,7 @@ class ScoreConfig:
     """JSONL, CSV or Parquet file with answer, and question or id: FILE[:QUESTION,ANSWER[,id=COLUMN]]."""
     task: str | None = setting(
         None, flags=("-t", "--task"),
-        help=f"Whose rule scores: {TASK_SPEC}. With --answers the default is EM and F1 as free text.",
+        help=f"Task whose rule scores: {TASK_SPEC}. With --answers the default is EM and F1 as free text.",
     )  # fmt: skip
     n: int | None = setting(None, flags=("-n",), panel=SCORE_AGAIN)
     """Questions that were asked; those without an episode count as wrong. Default: episodes."""
@@ -466,7 +466,7 @@ class ViewConfig:
     """Settings of ``view``."""
 
     runs: Sequence[str] = setting(metavar="RUNS", is_path=True)
-    """Run directories, complete or going on, directories that hold some, or files of episodes."""
+    """Run directories, complete or in progress, directories that hold some, or files of episodes."""
     _: KW_ONLY
     host: str = setting("127.0.0.1", help=HOST_HELP)
     port: int = 8200

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fireact.base.run_directory import CONFIG, read_config
 from fireact.errors import missing_extra_error
+from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.failures import classify_failure, count_searches
 from fireact.types import Trajectory
 
@@ -28,7 +29,8 @@ def frame(*sources: Source) -> pandas.DataFrame:
 
     Of a quickstart, a study or the rounds of ``improve``, they are those of the evaluations; ``cell`` is a study's.
     Columns: run, task, id, question, answer (gold), prediction, em, f1, stop, failure, steps, searches, calls, tokens
-    and their kinds, cost (US dollars), seconds, model, method, seed, error; then score.NAME and meta.NAME.
+    and their kinds, cost (US dollars), seconds, model, method, seed, error, trained (the agent was trained on the
+    question); then score.NAME and meta.NAME.
     Raises ConfigError where pandas is not installed, DataError for what cannot be read.
     """
     try:
@@ -73,7 +75,7 @@ def _flatten_trajectory(trajectory: Trajectory) -> dict[str, Any]:
         "tokens": usage.prompt_tokens + usage.completion_tokens, "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens, "completion_tokens": usage.completion_tokens, "cost": usage.cost,
         "seconds": trajectory.seconds, "model": trajectory.model, "method": trajectory.method, "seed": trajectory.seed,
-        "error": trajectory.error,
+        "error": trajectory.error, "trained": bool(trajectory.meta.get(TRAINED)),
     }  # fmt: skip
     fields |= {name if name in ("em", "f1") else f"score.{name}": value for name, value in trajectory.scores.items()}
     return fields | {f"meta.{name}": _flatten_fact(value) for name, value in example.meta.items()}

@@ -28,7 +28,7 @@ def describe_endings(trajectories: Iterable[Trajectory]) -> list[str]:
                 is_answered[step.action.name] |= step.observation is not None
         if trajectory.answer is None:
             reasons[_find_reason(trajectory)] += 1
-    torn_note = f"{counts['torn']} of {counts['all']} episodes go on from responses that are not in the recording."
+    torn_note = f"{counts['torn']} of {counts['all']} episodes continue responses that are not in the recording."
     torn_lines = [torn_note] if counts["torn"] else []
     if not reasons:
         return torn_lines

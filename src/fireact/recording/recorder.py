@@ -82,7 +82,7 @@ class RecordConfig:
     idle: float = setting(30.0, panel=EPISODES, above=0)
     """Seconds without a call after which an episode is written."""
     timeout: float = setting(600.0, panel=PROXY, above=0)
-    """Seconds that the endpoint may send nothing."""
+    """Idle timeout: the seconds for which the endpoint may stay silent."""
     concurrency: int = setting(256, panel=PROXY, above=0)
     """Calls under way at a time; more wait their turn."""
     max_body: int = setting(64_000_000, panel=PROXY, above=0)

@@ -165,7 +165,7 @@ def _data(report: ReportData) -> Iterator[str]:
 def _time(report: ReportData) -> Iterator[str]:
     if not report.timings:
         return
-    yield from _section(time_table(report.timings), "Where the minutes went")
+    yield from _section(time_table(report.timings), "Time by stage")
     if report.peak_memory_gb is not None:
         yield ""
         yield f"Peak memory: {report.peak_memory_gb:.1f} GB."

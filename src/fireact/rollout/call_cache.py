@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +39,7 @@ FILE = "calls.sqlite"
 
 _RESERVE_BYTES = 1 << 20
 """Room on the disk for the answers of the calls under way, some kilobytes each."""
+_STORED_FIELDS = tuple(field.name for field in fields(Completion) if field.name != "logprobs")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, kind TEXT NOT NULL, answer TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (kind TEXT, spec TEXT, facts TEXT NOT NULL, PRIMARY KEY (kind, spec));
@@ -248,9 +249,10 @@ class CachedLM:
 
         def make() -> str:
             assert self.lm is not None  # in replay mode ``get_or_make`` never calls this
-            completion = asdict(replace(self.lm.complete(call), logprobs=()))
-            del completion["logprobs"]
-            return dumps(completion)
+            completion = self.lm.complete(call)
+            values = {name: getattr(completion, name) for name in _STORED_FIELDS}
+            calls = [asdict(action) for action in completion.calls]
+            return dumps({**values, "usage": asdict(completion.usage), "calls": calls})
 
         return self.cache.parse_answer(self.cache.get_or_make(identity, make), _build_completion)
 

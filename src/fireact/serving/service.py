@@ -33,7 +33,7 @@ class AgentUse:
     other_tools: bool = setting(False, panel=AGENT)
     """Run a student with other tools than it was trained with."""
     task: str = setting("geo-hop", flags=("-t", "--task"), panel=AGENT)
-    """Whose limits, and examples where the agent needs some."""
+    """Task that supplies the step limits, and the few-shot examples of a prompted agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ServeConfig(AgentUse):
     aliases: Sequence[str] = setting((), flags=("--alias",))
     """Further name of the model, such as gpt-4o; repeatable."""
     slots: int = 16
-    """Texts that are written at a time."""
+    """Sequences generated in parallel."""
     engine: str = "transformers"
     """transformers, in this process; or vllm, started beside it (for GPUs)."""
     constrain: bool = setting(True, flags=("--constrain/--no-constrain",))

@@ -161,12 +161,12 @@ def _format_difference(change: BaselineChange | None) -> str:
     shared_note = f", on {em.n} of {most_questions} questions" if em.n < most_questions else ""
     differ_note = f"; {' and '.join(change.differing)} differ" if change.differing else ""
     notes = f"{low:+.0f} to {high:+.0f}; {p}{relative}{differ_note}"
-    return f"{100 * em.difference.mean:+.1f} ({notes}) to {change.cell}{shared_note}"
+    return f"{100 * em.difference.mean:+.1f} ({notes}) against {change.cell}{shared_note}"
 
 
 def _format_gain(gain: float) -> str:
     """A gain in proportion: in per cent up to three times the baseline, else in times."""
-    return f"{100 * gain:+.0f} % of it" if gain < 2 else f"{1 + gain:.1f} times it"
+    return f"{100 * gain:+.0f} % relative" if gain < 2 else f"{1 + gain:.1f} times as much"
 
 
 def _seeds_table(

@@ -23,6 +23,8 @@ from fireact.world.facts import NOUNS, Country, Fact, countries, split_of
 from fireact.world.questions import LETTERS, MARGIN, NUMBER, WorldMeta
 
 SPLITS = ("train", "dev", "test")
+NO_KIND = "?"
+"""The kind of a question whose task tells none."""
 MAX_QUERIES = 3
 """Queries within which a fact must be found."""
 
@@ -63,7 +65,7 @@ def _read_splits(task: Task) -> dict[str, Sequence[Example]]:
 
 def _kind_of(example: Example) -> str:
     meta = example.meta
-    return str(meta.get("kind") or meta.get("type") or meta.get("subject") or "?")
+    return str(meta.get("kind") or meta.get("type") or meta.get("subject") or NO_KIND)
 
 
 def _scoring_problems(task: Task, example: Example) -> Iterator[str]:

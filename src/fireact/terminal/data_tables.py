@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from fireact.formats.conversion import MAX_ROWS, Conversion
 from fireact.render.tokens import REWRITTEN
 from fireact.reporting.table import Table
 from fireact.reporting.wording import UNTOLD, percent
-from fireact.tasks.validate import TaskValidation
+from fireact.tasks.validate import NO_KIND, TaskValidation
 from fireact.terminal.screen import STDERR, STDOUT, mark_trained_text, print_json, print_table
 from fireact.training.samples import RenderCounts, SamplePreview
 
@@ -67,8 +67,9 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         return
     print_table(tabulate_groups(diagnosis))
     stops = ", ".join(f"{name} {count:,}" for name, count in sorted(diagnosis.stops.items()))
-    steps = ", ".join(f"{n}: {count:,}" for n, count in diagnosis.steps.items())
-    summary = f"{diagnosis.n:,} trajectories. Stopped: {stops}. Steps: {steps}."
+    steps = ", ".join(f"{n} in {count:,}" for n, count in diagnosis.steps.items())
+    noun = "trajectory" if diagnosis.n == 1 else "trajectories"
+    summary = f"{diagnosis.n:,} {noun}. How they ended: {stops}. Steps: {steps}."
     STDOUT.print(escape(summary if diagnosis.n else "No line is a trajectory."))
     if tokens := diagnosis.tokens:
         STDOUT.print(
@@ -111,11 +112,16 @@ def tabulate_findings(diagnosis: Diagnosis) -> Table:
 def print_validation(finding: TaskValidation) -> None:
     """What ``validate`` found: counts by split and kind, and each problem."""
     for split, kinds in finding.counts.items():
-        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        STDOUT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions ({counts})"))
+        STDOUT.print(escape(f"{finding.task} {split}: {sum(kinds.values())} questions{_list_kinds(kinds)}"))
     for problem in finding.problems:
         STDOUT.print(f"[red]{escape(problem)}[/]")
     STDOUT.print(escape(f"{finding.task}: {len(finding.problems) or 'no'} problems"))
+
+
+def _list_kinds(kinds: Mapping[str, int]) -> str:
+    """The questions of each kind in brackets; nothing where the task tells no kinds."""
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()) if kind != NO_KIND)
+    return f" ({counts})" if counts else ""
 
 
 def tabulate_validation(findings: Sequence[TaskValidation]) -> Table:

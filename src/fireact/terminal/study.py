@@ -49,7 +49,7 @@ def print_plan(plan: StudyPlan, out: Path) -> None:
     unpriced = [name for name in cost.unpriced if not name.startswith(MACHINE)]
     if unknown := [*(f"the time of {name}" for name in cost.untimed), *unpriced]:
         STDOUT.print(
-            escape(f"Not in these sums (?), because nobody has measured it: {'; '.join(unknown)}."), soft_wrap=True
+            escape(f"Not included (shown as ?), because it was never measured: {'; '.join(unknown)}."), soft_wrap=True
         )
     for shortage in plan.shortages:
         STDOUT.print(escape(f"Too few trajectories may be right: {shortage}. Raise the plan."), soft_wrap=True)

@@ -14,8 +14,10 @@ from typing import Any
 from fireact.base import jsonl
 from fireact.base.jsonl import replace_text
 from fireact.base.markdown import code_span, escape_cell
+from fireact.base.progress import Progress
 from fireact.base.run_directory import read_config, read_manifest
 from fireact.models.weights import BUILT_IN, BUILT_IN_HUB_ID, PACKAGE
+from fireact.rollout.students import tuned_directory
 
 EVALUATIONS = "evaluations.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -42,6 +44,17 @@ def find_hub_id(student: str) -> str:
         return student
     name = str(json.loads(config_file.read_text(encoding="utf-8")).get("_name_or_path") or "")
     return name if name.count("/") == 1 and not name.startswith((".", "/")) else student
+
+
+def show_on_card(agent: str, out: Path, results: Mapping[str, Mapping[str, Any]], progress: Progress) -> None:
+    """Add the results of an evaluation in ``out`` to the card of the agent, where it is a run that has one."""
+    directory = tuned_directory(agent)
+    if directory is None or not (directory / "adapter").is_dir():
+        return
+    try:
+        record_evaluation(directory, out, results)
+    except OSError as error:  # the evaluation is complete, and the student may be in a place that is read alone
+        progress.say(f"the model card of {directory} does not show this: {error.strerror or error}")
 
 
 def record_evaluation(run: Path, out: Path, results: Mapping[str, Mapping[str, Any]]) -> None:

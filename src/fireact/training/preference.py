@@ -85,7 +85,7 @@ class PreferConfig:
     batch_size: int = setting(4, above=0, panel=SCHEDULE)
     """Pairs in an optimizer step."""
     micro_batch: int = setting(0, panel=SCHEDULE)
-    """Pairs computed at a time; 0 is the whole step."""
+    """Pairs per forward pass; 0 is the whole step."""
     max_length: int = setting(1024, above=0, panel=DATA)
     """Longest sample in tokens; longer ones are left out and counted."""
     seed: int = setting(0, panel=SCHEDULE)

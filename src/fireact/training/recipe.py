@@ -43,7 +43,7 @@ class Recipe:
     kind: str = setting("lora", choices=KINDS, panel=LORA)
     """lora, int8-lora, qlora or full."""
     rank: int = setting(16, low=1, panel=LORA)
-    """Rank of LoRA; alpha becomes twice as much."""
+    """Rank of LoRA; alpha is set to twice the rank."""
     alpha: int = setting(32, low=1, is_option=False)
     """The strength of LoRA: its output is scaled by alpha / rank."""
     dropout: float = setting(0.0, low=0, below=1, is_option=False)
@@ -59,7 +59,7 @@ class Recipe:
     batch_size: int = setting(4, low=1, panel=SCHEDULE)
     """Trajectories in an optimizer step."""
     micro_batch: int = setting(0, low=0, panel=SCHEDULE)
-    """Trajectories computed at a time; 0 is the whole step."""
+    """Trajectories per forward pass; 0 is the whole step."""
     schedule: str = setting("cosine", choices=SCHEDULES, is_option=False)
     """The learning rate after the warm-up: cosine, linear or constant."""
     warmup: float = setting(0.1, low=0, is_option=False)
@@ -115,7 +115,7 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def adapt_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name or file with changes; where the rank changes, alpha becomes twice as much."""
+    """A recipe by name or file with changes; where the rank changes, alpha is set to twice the rank."""
     return read_recipe(name, **({"alpha": 2 * changes["rank"]} if "rank" in changes else {}), **changes)
 
 
