@@ -56,16 +56,16 @@ def episodes(n: int, *replies: str) -> list[Episode]:
 
 
 class Slow:
-    """An LM that takes a minute for each answer."""
+    """An LM that takes an hour for each answer."""
 
     name = "slow"
 
     def complete(self, call: Call) -> Completion:
-        for _ in range(0 if call.max_tokens == 1 else 600):
+        for _ in range(0 if call.max_tokens == 1 else 36_000):
             time.sleep(0.1)
             if call.on_delta is not None:
                 call.on_delta("on ")
-        return Completion("on", Usage(1, 1, 0, 1), "stop", 60.0)
+        return Completion("on", Usage(1, 1, 0, 1), "stop", 3600.0)
 
 
 def trajectory(

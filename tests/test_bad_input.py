@@ -45,11 +45,11 @@ class Wire:
 
 
 def connect_openai(address: str, key: str) -> Any:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=600)
 
 
 def connect_anthropic(address: str, key: str) -> Any:
-    return anthropic.Anthropic(base_url=address, api_key=key, max_retries=0, timeout=60)
+    return anthropic.Anthropic(base_url=address, api_key=key, max_retries=0, timeout=600)
 
 
 def ask_chat(client: Any, text: str, *, tools: bool = False) -> str:
@@ -254,5 +254,5 @@ def test_the_server_goes_on_when_a_stream_ends_early(wire: Wire) -> None:
             deltas = wire.stream(client, "Go on.")
             assert next(delta for delta in deltas if delta)
             deltas.close()  # type: ignore[attr-defined]
-        assert student.left.wait(60)
+        assert student.left.wait(600)
         assert_other_is_served(wire, address)

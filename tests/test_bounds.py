@@ -69,7 +69,7 @@ def upstream(pieces: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 def record_one(run: Path, url: str, read: Callable[[Any], Any], **options: Any) -> tuple[Any, Any, int]:
     """What ``read`` makes of a reply that passes the proxy, the trajectory, and the bytes of its line in the log."""
     config = RecordConfig(upstream=url, port=0, concurrency=1, **options)
-    with record_calls(config, run) as address, httpx2.Client(timeout=60) as client:
+    with record_calls(config, run) as address, httpx2.Client(timeout=600) as client:
         with client.stream("POST", f"{address}/e/a/v1/chat/completions", json=ASK) as response:
             value = read(response)
         # Another call goes through, so the first has given its slot back.
@@ -149,14 +149,14 @@ HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-A: "
 
 
 def test_half_a_head_ends_with_its_connection() -> None:
-    with run_server(http=bounded_http(0.2), timeout_keep_alive=60) as address:
+    with run_server(http=bounded_http(2.0), timeout_keep_alive=600) as address:
         with (
-            socket.create_connection(address, timeout=60) as silent,
-            socket.create_connection(address, timeout=60) as slow,
+            socket.create_connection(address, timeout=600) as silent,
+            socket.create_connection(address, timeout=600) as slow,
         ):
             slow.sendall(HALF)
             assert (silent.recv(100), slow.recv(100)) == (b"", b"")
-        with socket.create_connection(address, timeout=60) as kept:  # and so does half a head after a whole request
+        with socket.create_connection(address, timeout=600) as kept:  # and so does half a head after a whole request
             kept.sendall(HALF + b"b\r\n\r\n")
             assert kept.recv(1000).endswith(b"ok")
             kept.sendall(HALF)
@@ -165,7 +165,7 @@ def test_half_a_head_ends_with_its_connection() -> None:
 
 def test_a_head_has_a_longest_length() -> None:
     with run_server() as address:
-        with socket.create_connection(address, timeout=60) as client:
+        with socket.create_connection(address, timeout=600) as client:
             received = b""
             try:
                 client.sendall(HALF + b"b" * (MAX_HEAD + 100_000))

@@ -224,7 +224,6 @@ def test_a_killed_build_is_never_used(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", code, str(path), str(cache)])
     while not list(cache.glob("*.part")) and child.poll() is None:
         time.sleep(0.005)
-    time.sleep(0.1)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert [found.suffix for found in cache.iterdir() if found.is_dir()] == [".part"]

@@ -51,7 +51,13 @@ def gone(pid: int) -> bool:
 
 
 def pid(tools: Tools) -> int:
-    return int(tools["now"]().split()[-1])
+    """The process that answers, however often that takes longer than a tool may."""
+    while True:
+        try:
+            return int(tools["now"]().split()[-1])
+        except ProviderError as error:
+            if "took longer" not in str(error):
+                raise
 
 
 def served(port: int) -> subprocess.Popen[bytes]:

@@ -103,7 +103,7 @@ def test_requests_under_way_are_all_adapted_and_it_is_said_once(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Sixteen workers send what the model refuses before the first of them learns it."""
-    together = threading.Barrier(8, timeout=20)
+    together = threading.Barrier(8, timeout=600)
 
     def answer(request: Mapping[str, Any]) -> FakeReply | Fault:
         for name in ("stop", "temperature"):

@@ -294,7 +294,7 @@ def test_a_second_signal_cuts_off_what_is_in_flight_without_a_trace(stream: bool
     running.child.send_signal(signal.SIGINT)
     wait_until_closed(running)
     running.child.send_signal(signal.SIGINT)
-    said = running.child.communicate(timeout=30)[1]  # long before the minute that the answer takes
+    said = running.child.communicate(timeout=600)[1]  # before the hour that the answer takes
     assert running.child.returncode == 0 and "Traceback" not in said and "Error" not in said, said
     status, _ = request.read_reply()
     assert status == (200 if stream else 503)
@@ -415,7 +415,7 @@ def test_a_stream_ends_whatever_fails() -> None:
 
     async def events(served: ServedAgent) -> bytes:
         asked = read_request(b'{"model": "s", "stream": true, "messages": [{"role": "user", "content": "a"}]}')
-        watch = asyncio.create_task(asyncio.sleep(60))
+        watch = asyncio.create_task(asyncio.sleep(600))
         with ThreadPoolExecutor(1) as threads:
             return b"".join(
                 [
@@ -427,7 +427,7 @@ def test_a_stream_ends_whatever_fails() -> None:
             )
 
     served = ServedAgent("s", replace(agent(GOOD), lm=Broken()))
-    assert b"RuntimeError: out of luck" in asyncio.run(asyncio.wait_for(events(served), 10))
+    assert b"RuntimeError: out of luck" in asyncio.run(asyncio.wait_for(events(served), 600))
 
 
 class Endless:

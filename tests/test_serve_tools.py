@@ -85,7 +85,7 @@ def read_stream(client: Any, request: dict[str, Any]) -> Any:
 
 
 def client_of(port: int) -> Any:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600)
 
 
 TOOLS_HERE: dict[str, Callable[..., str]] = {

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +125,8 @@ def test_a_gguf_file_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_gguf(model, words, tmp_path / "mine.gguf", name="mine", dtype="float32")
     place = student_directory(str(tmp_path / "mine.gguf"))
     assert place == student_directory(str(tmp_path / "mine.gguf")) and Path(place).parent == tmp_path / "cache"
-    again, _, _ = load_student(place)
+    again, tokens, _ = load_student(place)
+    assert len(tokens) == len(words) and tokens.encode("<|eot_id|> a\nb") == words.encode("<|eot_id|> a\nb")
     assert full_loss(again, samples(3)) == pytest.approx(full_loss(model, samples(3)), abs=1e-3)
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + b"\0" * 40)
     with pytest.raises(ConfigError, match=r"cannot read .*torn\.gguf"):
@@ -146,20 +145,10 @@ def run_forked(student: str, kind: str, blocks: str, folder: str) -> None:
     rows = [Sample((5,) * 400, (IGNORED,) * 200 + (5,) * 200)] * 8
     recipe = Recipe(kind=kind, blocks=int(blocks), epochs=1, batch_size=8, max_length=2048)
     run = _TrainingRun(model, words, rows, [], recipe=recipe, out=Path(folder), progress=SILENT)
-    process = psutil.Process()
-    before, peak, is_training = process.memory_info().rss, 0, True
-
-    def watch() -> None:
-        nonlocal peak
-        while is_training:
-            peak = max(peak, process.memory_info().rss)
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak begins anew
     build_trainer(run).train()
-    is_training = False
-    watcher.join()
+    peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
     estimate = estimate_training_gb(
         run.model, rows, [tuple(range(8))], frozen=run.loss.frozen_blocks.frozen, half=has_bfloat16()
     )

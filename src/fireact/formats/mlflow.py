@@ -19,6 +19,7 @@ from fireact.formats.model_calls import (
 )
 from fireact.formats.source import SourceFile
 from fireact.types import Trajectory, Usage
+from fireact.wire.fields import as_mapping
 from fireact.wire.file_messages import content_text
 from fireact.wire.text_calls import format_answer
 
@@ -49,12 +50,12 @@ def _find_spans(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     spans = parse_if_json(data.get("spans")) if isinstance(data, Mapping) else None
     if not isinstance(spans, list) or not all(isinstance(span, Mapping) and "attributes" in span for span in spans):
         return None
-    is_ours = any("mlflow.spanType" in (span["attributes"] or {}) for span in spans)
+    is_ours = any("mlflow.spanType" in as_mapping(span["attributes"]) for span in spans)
     return spans if is_ours else None
 
 
 def _read_call(number: int, span: Mapping[str, Any]) -> ModelCall | None:
-    attributes = {name: parse_if_json(_unquote(value)) for name, value in span["attributes"].items()}
+    attributes = {name: parse_if_json(_unquote(value)) for name, value in as_mapping(span["attributes"]).items()}
     if attributes.get("mlflow.spanType") not in _MODEL_SPANS:
         return None
     inputs = attributes.get("mlflow.spanInputs")

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -251,5 +252,24 @@ def convert_weights(weights: Path, directory: Path, *, name: str = BUILT_IN) -> 
         model.is_quantized = False
         model.config._name_or_path = name
         model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        _drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings).save_pretrained(directory)
     return directory
+
+
+def _drop_added_tokens(tokenizer: Any, row_count: int) -> Any:
+    """The tokenizer without the tokens that transformers adds to that of a GGUF file, which has no rows for them."""
+    import transformers
+    from tokenizers import Tokenizer
+
+    if len(tokenizer) <= row_count:
+        return tokenizer
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < row_count]
+    special_tokens = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) < row_count
+    }
+    build: Any = transformers.PreTrainedTokenizerFast
+    backend = Tokenizer.from_str(json.dumps(state))
+    return build(tokenizer_object=backend, chat_template=tokenizer.chat_template, **special_tokens)
