@@ -241,6 +241,27 @@ def test_a_repeated_request_is_learned_once_with_its_last_reply(tmp_path: Path) 
     assert [message.content for message in chat.messages] == ["Where?", "There."]
 
 
+def attempt(country: str, answer: str) -> Iterator[dict[str, Any]]:
+    question = {"role": "user", "content": "Where live most?"}
+    yield recorded_call("1", [question], call_message(country))
+    messages = [question, call_message(country), result(country)]
+    yield recorded_call("1", messages, {"role": "assistant", "content": answer})
+
+
+def test_a_trajectory_is_learned_from_the_recording_that_holds_its_replies(tmp_path: Path) -> None:
+    wrong, right = list(attempt("Chad", "WRONG")), list(attempt("Mali", "RIGHT"))
+    runs = [record_rows(tmp_path / name, rows) for name, rows in (("a", wrong), ("b", right), ("c", wrong + right))]
+    for recordings in (runs[:2], runs[2:]):
+        (row,) = jsonl.read_objects(recordings[-1] / "trajectories.jsonl")
+        trajectory, recorded_runs = Trajectory.from_dict(row), load_recorded_runs(recordings)
+        (chat,) = recorded_runs.render(trajectory)
+        assert trajectory.answer == chat.messages[-1].content == "RIGHT" and len(chat.messages) == 4
+        assert len(recorded_runs.learned_calls(trajectory)) == 2 and not recorded_runs.describe_ambiguity()
+    assert "calls of an attempt that was started over: 2" in recorded_runs.describe_left_out()
+    recorded_runs = load_recorded_runs([runs[1], runs[2]])
+    assert len(recorded_runs.render(trajectory)) == 1 and "1 traj" in recorded_runs.describe_ambiguity()[0]
+
+
 def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:
     rendering = Rendering(run)  # recorded, as train does
     counts = rendering.write(tmp_path / "out.jsonl", "messages")

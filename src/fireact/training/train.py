@@ -229,8 +229,8 @@ def load_training_data(config: TrainConfig, progress: Progress = SILENT) -> Trai
     chats, validation_chats = (
         [chat for trajectory in group for chat in chat_source.render(trajectory)] for group in (training, validation)
     )
-    for line in chat_source.describe_left_out():
-        progress.say(f"train: left out, {line}")
+    for line in (*(f"left out, {line}" for line in chat_source.describe_left_out()), *chat_source.describe_ambiguity()):
+        progress.say(f"train: {line}")
     if not chats:
         raise DataError(
             f"none of {len(training)} trajectories has a sample for the renderer {config.renderer}. Choose another "
