@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fireact.models.engine import Engine, GenerationRequest, MaskLogits
     from fireact.models.grammar import GrammarCompiler
 
-MAX_TOKENS = 256
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -91,7 +90,7 @@ class HFModel:
     def complete(self, call: Call) -> Completion:
         """Complete a call; safe from many threads.
 
-        An exception that ``call.on_delta`` raises ends the text.
+        Without ``call.max_tokens`` the text may fill the context. An exception that ``call.on_delta`` raises ends it.
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.
         """
@@ -102,7 +101,7 @@ class HFModel:
             mask_logits = self._start_constraint(call, loaded)
         request = loaded.engine.generate(
             prompt,
-            max_tokens=MAX_TOKENS if call.max_tokens is None else call.max_tokens,
+            max_tokens=call.max_tokens,
             temperature=call.temperature or 0.0,
             seed=call.seed,
             is_finished=self._stop_checker(call.stop, loaded.tokenizer)

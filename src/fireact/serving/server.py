@@ -340,7 +340,8 @@ class ServedRequest:
         def on_delta(delta: str) -> None:
             if self.client_left.is_set():
                 raise Cancelled
-            student_reply.add(delta)
+            if request.stream:  # else the whole text is read at once
+                student_reply.add(delta)
 
         call = Call(
             drop_prompt(request.messages) if self.drops_prompt else request.messages,
