@@ -28,7 +28,7 @@ from fireact.methods.react import ReAct, offered_tools
 from fireact.models.weights import load_tokenizer
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
-from fireact.render.requests import RecordedRenderer
+from fireact.render.requests import RecordedRenderer, has_prompt_of, hash_prompt
 from fireact.render.tokens import IGNORED, prompt_ids
 from fireact.rollout.agents import build_agent, equip_student, load_model, load_renderer
 from fireact.serving.conformance import check_conformance
@@ -37,7 +37,7 @@ from fireact.serving.wire import read_request
 from fireact.training.preference import PreferConfig, prepare_start
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
-from fireact.types import Trajectory
+from fireact.types import Message, Trajectory
 from fireact.wire.schemas import tool_schema
 from small_tokenizers import FAMILIES, ends, tokenizer
 from test_serve import Running, listening
@@ -211,14 +211,24 @@ def test_what_is_not_learned_is_counted(run: Path, tmp_path: Path) -> None:
     trajectories = {
         row["example"]["id"]: Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "trajectories.jsonl")
     }
-    assert [len(runs.render(trajectories[name])) for name in ("cut", "image", "web", "Niue")] == [0, 0, 0, 1]
+    assert [len(runs.render(trajectories[name])) for name in ("cut", "image", "web", "Niue")] == [0, 0, 1, 1]
     told = "\n".join(runs.describe_left_out())
     assert "replies that were cut off or say nothing: 1" in told
-    assert "parts that are not text" in told and "must be a function" in told
+    assert "parts that are not text" in told and "tools that only a provider can run, web_search: 1" in told
     elsewhere = Trajectory.from_dict({**trajectories["Niue"].to_dict(), "steps": []})
     assert (
         runs.render(elsewhere) == [] and "trajectories differ from their recorded calls: 1" in runs.describe_left_out()
     )
+
+
+def test_the_order_of_tools_does_not_change_a_prompt() -> None:
+    other = {"type": "function", "function": {"name": "area", "parameters": {"type": "object"}}}
+    messages = [Message("system", "You are Ada."), Message("user", "Where?")]
+    assert hash_prompt(messages, [POPULATION, other]) == hash_prompt(messages, [other, POPULATION])
+    assert hash_prompt(messages, [POPULATION]) != hash_prompt(messages, [other])
+    earlier_hash = "0ab4cedd11ce0f09c5816d104ad33f55e0098aad48bcc8260ef5e5548b8619e4"
+    assert has_prompt_of({earlier_hash}, messages, [POPULATION, other])
+    assert not has_prompt_of({earlier_hash}, messages, [POPULATION])
 
 
 def test_weights_of_steps_count(run: Path) -> None:
@@ -450,6 +460,19 @@ def test_validate_names_the_requests_that_were_not_trained_on(run: Path, trained
     conformance = check_conformance(str(tmp_path / "train"), prompts=0)
     assert conformance.equal == conformance.turns < 10
     assert conformance.left_out == (f"calls of samples longer than max_length: {10 - conformance.turns}",)
+
+
+def test_validate_counts_what_the_server_refuses(run: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "train")
+    shutil.copytree(run, tmp_path / "rec")
+    config = tmp_path / "train" / "config.toml"
+    config.write_text(config.read_text().replace(str(run), str(tmp_path / "rec")))
+    first, *others = jsonl.read_objects(run / "calls.jsonl")
+    first["request"]["presence_penalty"] = 0.5
+    jsonl.write_objects(tmp_path / "rec" / "calls.jsonl", [first, *others])
+    conformance = check_conformance(str(tmp_path / "train"), prompts=0)
+    assert conformance.holds  # a lenient server encodes it alike
+    assert conformance.refused == ("presence_penalty is 0.5, which this endpoint cannot do: 1",)
 
 
 def test_a_provider_is_sent_the_recorded_requests_with_their_tools(run: Path, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ class RecordedTurn:
 class AgentCall:
     """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens.
 
-    ``says_something`` is false for a reply that was cut off or is empty; it is context only.
+    ``says_something`` is false for a reply that was cut off or is empty; it is context only. ``provider_tools`` names
+    the tools of the request that only a provider can run; ``tools`` is without them, as for a lenient server.
     """
 
     messages: Sequence[Message]
@@ -71,6 +72,7 @@ class AgentCall:
     reply: Message
     says_something: bool
     weight: float = 1.0
+    provider_tools: tuple[str, ...] = ()
 
     @property
     def is_learned(self) -> bool:
@@ -135,6 +137,7 @@ class RecordedRuns:
                 if recorded_turn.turn.number in abandoned_turns:
                     self.left_out["calls of an attempt that was started over"] += 1
                     continue
+                self.left_out.update(f"tools that only a provider can run, {name}" for name in call.provider_tools)
                 calls.append((recorded_turn, replace(call, weight=weights.get(recorded_turn.turn.number, 1.0))))
             except FormatError as error:
                 self.left_out[f"calls: {error}"] += 1
@@ -219,17 +222,14 @@ def read_agent_call(recorded_turn: RecordedTurn) -> AgentCall | None:
         raise FormatError(str(request.damage[0]))
     message = reply_message(reply)
     says_something = bool(message.calls or message.content.strip())
+    provider_tools: list[str] = []
     return AgentCall(
         student_messages(request.messages),
-        request_schemas(request),
+        [tool.schema for tool in client_tools(request, left_out=provider_tools)],
         message,
         says_something and reply.finish != "length",
+        provider_tools=tuple(provider_tools),
     )
-
-
-def request_schemas(request: WireRequest) -> list[Schema]:
-    """The tools of a request as the chat template takes them."""
-    return [tool.schema for tool in client_tools(request)]
 
 
 def join_calls(calls: Sequence[AgentCall], key: str) -> list[Chat]:

@@ -36,7 +36,7 @@ from fireact.base.listening import (
 )
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
-from fireact.render.requests import drop_prompt, hash_prompt
+from fireact.render.requests import drop_prompt, has_prompt_of
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
@@ -314,7 +314,7 @@ class ServedRequest:
     def drops_prompt(self) -> bool:
         """Whether the student was trained without the system prompt and the tools of this request."""
         tools = [tool.schema for tool in self.request.tools]
-        return bool(self.served.dropped) and hash_prompt(self.request.messages, tools) in self.served.dropped
+        return has_prompt_of(self.served.dropped, self.request.messages, tools)
 
     @property
     def has_unknown_prompt(self) -> bool:

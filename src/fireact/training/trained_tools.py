@@ -13,7 +13,7 @@ from typing import Any
 
 from fireact.errors import ConfigError
 from fireact.models.weights import load_tokenizer
-from fireact.render.requests import drop_prompt, hash_prompt
+from fireact.render.requests import drop_prompt, hash_prompt, read_system
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.render.tool_calls import group_joined_steps
 from fireact.rollout.agents import load_tools
@@ -86,9 +86,7 @@ def describe_prompt(chats: Sequence[Chat], *, mode: str = "keep", student: str =
     In the ``mode`` drop, ``dropped`` has the hashes of the prompts with their tools, by which the server recognises
     them. With a ``student`` and system prompts or tools, ``tokens_a_question`` are the prompt tokens with and without.
     """
-    systems = Counter(
-        chat.messages[0].content if chat.messages and chat.messages[0].role == "system" else "" for chat in chats
-    )
+    systems = Counter(read_system(chat.messages) for chat in chats)
     hashes = {hashlib.sha256(system.encode()).hexdigest(): count for system, count in systems.most_common(MAX_PROMPTS)}
     dropped = sorted({hash_prompt(chat.messages, chat.tools) for chat in chats}) if mode == "drop" else []
     return {
