@@ -17,7 +17,7 @@ from fireact.base.run_directory import CONFIG, read_config
 from fireact.errors import DataError, FormatError
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import Turn, TurnIndex
-from fireact.recording.recorder import CALLS, read_calls
+from fireact.recording.recorder import CALLS, replay_calls
 from fireact.recording.trajectories import find_main_path, split_provider_calls, steps_of_reply
 from fireact.render.requests import client_tools, reply_message, student_messages
 from fireact.render.tokens import Chat
@@ -158,7 +158,7 @@ def load_recorded_runs(runs: Iterable[Path]) -> RecordedRuns:
     episodes: dict[str, list[Sequence[RecordedTurn]]] = defaultdict(list)
     for run in runs:
         index, calls = TurnIndex(), defaultdict[str, list[RecordedTurn]](list)
-        for call in read_calls(run / CALLS):
+        for call in replay_calls(run, index):
             request, _ = index.read_request(call.dialect, call.request)
             calls[call.episode].append(RecordedTurn(call, request, index.add(call)))
         for name, episode in calls.items():

@@ -66,6 +66,8 @@ class HFModel:
 
     constrains = True
     """Whether a call's ``form`` is kept."""
+    reports_logprobs = True
+    """Whether completions have the log probabilities that a call asks for."""
 
     def __init__(
         self,
@@ -121,6 +123,12 @@ class HFModel:
             seconds=time.perf_counter() - started,
             logprobs=self._name_logprobs(request, loaded.tokenizer),
         )
+
+    def count_prompt_tokens(self, call: Call) -> int:
+        """The tokens of a call's prompt; safe from many threads."""
+        loaded = self._load()
+        with self._tokenizing:
+            return len(prompt_ids(call.messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in call.tools]))
 
     def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
         if call.form is None or call.form.is_free:
