@@ -17,6 +17,7 @@ from command import fireact
 from fake_tuning import FakeTuning
 from fakes import Small
 from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.base.run_directory import RunDir, read_config, read_manifest
 from fireact.data.doctor import DoctorConfig, diagnose_data
 from fireact.data.mixture import MixConfig, mix
@@ -109,6 +110,16 @@ def rewriting_episode() -> Iterator[dict[str, Any]]:
     yield recorded_call("rewriting", [SYSTEM, summary], {"role": "assistant", "content": "In Oman."})
 
 
+class Lines(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def record_rows(out: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """A run of ``record`` that logged these calls."""
     config = RecordConfig(upstream="http://127.0.0.1:9/v1")
@@ -194,6 +205,9 @@ def test_recordings_and_mixtures_of_them_are_learned_as_recorded(run: Path, tmp_
     assert TrainConfig(data=str(tmp_path / "other.jsonl")).renderer == "react"
     mix(MixConfig(sources=[str(run), str(tmp_path / "other.jsonl")]), tmp_path / "both")
     assert TrainConfig(data=str(tmp_path / "both")).renderer == "react"
+    progress = Lines()
+    load_training_data(TrainConfig(data=str(tmp_path / "both")), progress)
+    assert any("trajectories are recorded" in line and "--renderer recorded" in line for line in progress.lines)
     with pytest.raises(DataError, match="needs recorded calls"):
         load_training_data(TrainConfig(data=str(tmp_path / "other.jsonl"), renderer="recorded"))
 
@@ -345,6 +359,25 @@ def test_the_command_serves_the_student_alone_under_every_name(trained: Path) ->
     finally:
         running.stop()
     assert "served without an agent" in running.said and "--tool module:population" in running.said
+
+
+def test_other_prompts_and_tools_than_the_recording_had_are_named(trained: Path) -> None:
+    training = load_model(str(trained), slots=1).training
+    assert training is not None and training.known is not None
+    question = {"role": "user", "content": "Where?"}
+    other = {**POPULATION, "function": {**POPULATION["function"], "description": "anything else"}}
+    options: dict[str, Any] = {"method": ReAct(renderer=RecordedRenderer()), "known": training.known}
+    with listening(Writer("I know."), **options) as port, client_of(port) as client:
+        ask = client.chat.completions.with_raw_response.create
+        replies = [
+            ask(model="s", messages=messages, tools=tools)
+            for messages in ([SYSTEM, question], [question])
+            for tools in ([POPULATION], [other])
+        ]
+    assert ["x-fireact-prompt" in reply.headers for reply in replies] == [False, True, True, True]
+    refused = pytest.raises(openai.BadRequestError, match="none of the student's training")
+    with listening(Writer("I know."), **options, strict=True) as port, client_of(port) as client, refused:
+        client.chat.completions.create(model="s", messages=[SYSTEM, question], tools=[other])
 
 
 # --- a student that learned without its agent's prompt ---

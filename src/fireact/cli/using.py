@@ -70,7 +70,7 @@ def serve_command(
         bool, typer.Option("--lenient", help="Ignore fields that cannot be served, and name them in a header.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse prompts other than those that --prompt drop took out of training.")
+        bool, typer.Option("--strict", help="Refuse prompts and tools other than those of the recording.")
     ] = False,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the agent as an MCP tool on standard input and output.")

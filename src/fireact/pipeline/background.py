@@ -131,8 +131,9 @@ def make_served_model(name: str, model: Model, agent: Agent, *, host: str, **opt
     """
     from fireact.serving.server import make_served_agent
 
-    dropped = frozenset() if model.training is None else model.training.dropped
-    return make_served_agent(name, agent, host=host, tuned=model.tuned, dropped=dropped, **options)
+    training = model.training
+    prompts = {} if training is None else {"dropped": training.dropped, "known": training.known}
+    return make_served_agent(name, agent, host=host, tuned=model.tuned, **prompts, **options)
 
 
 def start_serving(

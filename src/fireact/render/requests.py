@@ -18,7 +18,7 @@ from fireact.types import FINISH, Action, Completion, Message, Role, Step, Tool,
 from fireact.wire.dialect import WireMessage, WireReply, WireRequest, part_text
 from fireact.wire.reasoning import strip_thinking, wrap_reasoning
 from fireact.wire.roles import ROLES
-from fireact.wire.schemas import ClientTool, Schema, normalise_schemas, schema_name, wrap_schema
+from fireact.wire.schemas import ClientTool, Schema, hash_schema, normalise_schemas, schema_name, wrap_schema
 from fireact.wire.text_calls import extract_answer, find_calls
 
 
@@ -56,6 +56,20 @@ class RecordedRenderer(ToolCallsRenderer):
             f"{trajectory.key}: the renderer 'recorded' needs the calls of a recording, which this trajectory does not "
             "have here. Give a run of 'fireact record', or a mixture of such runs, or choose another --renderer."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPrompts:
+    """The hashes of the system prompts and the tools that a student was trained with; ``systems`` of None are any."""
+
+    systems: frozenset[str] | None
+    tools: frozenset[str]
+
+    def holds(self, messages: Sequence[Message], tools: Sequence[Schema]) -> bool:
+        """Whether the training had this system prompt, and each of these tools."""
+        system_hash = hashlib.sha256(read_system(messages).encode()).hexdigest()
+        has_system = self.systems is None or system_hash in self.systems
+        return has_system and all(hash_schema(tool) in self.tools for tool in tools)
 
 
 def client_tools(request: WireRequest, *, left_out: list[str] | None = None) -> tuple[ClientTool, ...]:

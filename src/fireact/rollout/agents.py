@@ -25,7 +25,7 @@ from fireact.base.settings import setting
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.models.limits import HOSTED, Budget, BudgetAmount, BudgetedLM, Endpoint
 from fireact.render import prompts
-from fireact.render.requests import RecordedRenderer
+from fireact.render.requests import KnownPrompts, RecordedRenderer
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Agent
@@ -148,6 +148,8 @@ class TrainedPrompt:
     tools: tuple[TrainedTool, ...]
     system: str
     dropped: frozenset[str] = frozenset()
+    known: KnownPrompts | None = None
+    """The prompts of a recorded agent's student."""
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> TrainedPrompt | None:
@@ -156,7 +158,12 @@ class TrainedPrompt:
             return None
         prompt = manifest["prompt"]
         tools = tuple(TrainedTool(**tool) for tool in manifest["tools"])
-        return cls(tools, str(prompt["system"]), frozenset(prompt.get("dropped", ())))
+        known = None
+        if manifest.get("renderer") == RecordedRenderer.name:
+            hashes = prompt.get("sha256", {})
+            systems = frozenset[str](hashes) if prompt.get("prompts") == len(hashes) else None
+            known = KnownPrompts(systems, frozenset(tool.sha256 for tool in tools if tool.sha256))
+        return cls(tools, str(prompt["system"]), frozenset(prompt.get("dropped", ())), known)
 
     @property
     def tools_to_run(self) -> list[TrainedTool]:

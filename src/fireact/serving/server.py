@@ -39,7 +39,7 @@ from fireact.base.listening import (
 )
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
-from fireact.render.requests import drop_prompt, has_prompt_of
+from fireact.render.requests import KnownPrompts, drop_prompt, has_prompt_of
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
@@ -66,7 +66,7 @@ SERVED = (
 IGNORED_HEADER = "X-FireAct-Ignored"
 """Names the fields of a request that a lenient server ignores."""
 PROMPT_HEADER = "X-FireAct-Prompt"
-"""Says that a prompt is none of those that the student was trained without."""
+"""Says that a request has another system prompt or other tools than the training had."""
 THREADS = 256
 """Requests that run at a time; more wait."""
 
@@ -77,7 +77,7 @@ class ServedAgent:
 
     ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
     ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
-    Of a student that was trained without its agent's prompt, a ``strict`` server refuses other prompts.
+    Of a student of a recorded agent, a ``strict`` server refuses prompts and tools other than those of the recording.
     """
 
     name: str
@@ -93,6 +93,8 @@ class ServedAgent:
     strict: bool = False
     dropped: frozenset[str] = frozenset()
     """The hashes of prompts that the student was trained without."""
+    known: KnownPrompts | None = None
+    """The prompts that the student was trained with; None where they are not known."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -352,8 +354,8 @@ class ServedRequest:
             )
         elif served.strict and self.has_unknown_prompt:
             raise FormatError(
-                "the system prompt and the tools are none that the student was trained without. Send those of the "
-                "recording, or serve without --strict"
+                "the system prompt and the tools are none of the student's training. Send those of the recording, or "
+                "serve without --strict"
             )
         elif needs_constraint and not self._constrains:
             raise FormatError(
@@ -372,8 +374,11 @@ class ServedRequest:
 
     @property
     def has_unknown_prompt(self) -> bool:
-        """Whether the student was trained without its agent's prompt, and this request has another one."""
-        return bool(self.served.dropped) and not self.drops_prompt and not self.served.is_agent(self.request.model)
+        """Whether this request has another system prompt or other tools than the student's agent had."""
+        if self.served.is_agent(self.request.model) or self.drops_prompt:
+            return False
+        known, tools = self.served.known, [tool.schema for tool in self.request.tools]
+        return bool(self.served.dropped) or (known is not None and not known.holds(self.request.messages, tools))
 
     @property
     def prompt(self) -> Call:
