@@ -28,12 +28,14 @@ from fireact.models.fake_endpoint import FakeEndpoint, Fault
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import TurnIndex
 from fireact.recording.endings import describe_endings
+from fireact.recording.proxy import Upstream
 from fireact.recording.recorder import RecordConfig, RecorderAddress, RecordingStatus, conclude, record_calls
 from fireact.recording.scores import score
 from fireact.recording.trajectories import build_trajectory
 from fireact.reporting.watch import find_watched_runs, read_updates
-from fireact.terminal.recording_status import make_status_table
+from fireact.terminal.recording_status import describe_nothing_recorded, make_status_table
 from fireact.types import FINISH, Action, Trajectory, Usage
+from fireact.wire.dialects import find_dialect
 from fireact.wire.schemas import FINISH_NAMES
 from test_record import Proxy, unpriced
 from test_wire import JSON
@@ -139,16 +141,22 @@ def test_responses_and_messages_whole_and_streamed(tmp_path: Path, with_ids: boo
 def test_an_earlier_response_is_resolved_from_what_was_recorded(tmp_path: Path, stream: bool) -> None:
     with FakeEndpoint(scripted) as endpoint, record_calls(config(endpoint), tmp_path / "run") as address:
         assert responses_loop(f"{address}/v1", stream=stream, by_id=True) == "55 million"
-        assert responses_loop(f"{address}/v1", stream=stream, conversation="conv_1") == "55 million"
-        assert [len(request["input"]) for request in endpoint.requests] == [1, 1, 1, 1]
+        conversation = openai.OpenAI(base_url=f"{address}/v1", api_key="none").conversations.create()
+        assert responses_loop(f"{address}/v1", stream=stream, conversation=conversation.id) == "55 million"
+        assert [len(request["input"]) for request in endpoint.requests if "input" in request] == [1, 1, 1, 1]
         model = openai.OpenAI(base_url=f"{address}/e/late/v1", api_key="none", max_retries=0)
         model.responses.create(model="fake", input="And in Peru?", previous_response_id="resp_from_before")
-    *loops, late = read_trajectories(tmp_path / "run")
+        model = openai.OpenAI(base_url=f"{address}/e/elsewhere/v1", api_key="none", max_retries=0)
+        model.responses.create(model="fake", input="And in Peru?", conversation="conv_from_before")
+    *loops, late, elsewhere = read_trajectories(tmp_path / "run")
+    assert elsewhere.meta["missing_history"] == ["conv_from_before"]
     for trajectory in loops:
         assert_is_the_loop(trajectory, "responses")
     assert len(loops) == 2 and late.meta["missing_history"] == ["resp_from_before"]
-    (line,) = read_manifest(tmp_path / "run")["endings"][-1:]
-    assert line == "1 of 3 episodes continue responses that are not in the recording."
+    (line,) = (manifest := read_manifest(tmp_path / "run"))["endings"][-1:]
+    (tmp_path / "run" / "manifest.json").unlink()
+    assert conclude(RecordConfig(upstream=endpoint.url), tmp_path / "run")["endings"] == manifest["endings"]
+    assert line == "2 of 4 episodes continue responses that are not in the recording."
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -382,6 +390,38 @@ def test_a_recording_of_nothing_says_what_it_saw(tmp_path: Path) -> None:
         proxy.child.send_signal(signal.SIGINT)
         _, error = proxy.child.communicate(timeout=600)
         assert proxy.child.returncode == 1 and f"The agent's base URL must be {proxy.address}/v1" in error
+
+
+def test_a_recording_whose_calls_all_failed_names_the_cause(tmp_path: Path) -> None:
+    error = {"error": {"message": "wrong key"}}
+    with (
+        FakeEndpoint(lambda request: Fault(401, body=json.dumps(error))) as endpoint,
+        record_calls(config(endpoint), tmp_path / "run") as address,
+    ):
+        body = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+        assert httpx2.post(f"{address}/v1/chat/completions", json=body).status_code == 401
+        headers = {"content-type": "text/plain"}
+        assert httpx2.post(f"{address}/v1/responses", content=b"{}", headers=headers).status_code == 415
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest["unrecorded"] == {"POST /v1/responses (415)": 1}
+    assert "all calls failed. 1 x the endpoint answered 401: wrong key" in describe_nothing_recorded(manifest, address)
+    assert describe_nothing_recorded({**manifest, "failed_calls": 0}, address) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("/v1/messages", "https://api.anthropic.com/v1/messages"),
+        ("/v1/v1/messages/count_tokens", "https://api.anthropic.com/v1/messages/count_tokens"),
+        ("/messages/batches", "https://api.anthropic.com/v1/messages/batches"),
+        ("/v1/chat/completions/chatcmpl-1/messages", "https://api.openai.com/v1/chat/completions/chatcmpl-1/messages"),
+        ("/v1/threads/t/messages", "https://api.openai.com/v1/threads/t/messages"),
+        ("/v1/responses/r/input_items", "https://api.openai.com/v1/responses/r/input_items"),
+    ],
+)
+def test_a_key_goes_to_its_provider_alone(path: str, url: str) -> None:
+    assert Upstream(RecordConfig().urls, 1, 1, 1).url_for(path) == url
+    assert (find_dialect(path) is not None) == (path == "/v1/messages")
 
 
 def test_the_end_of_record_and_score_says_which_episodes_have_no_answer(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from command import fireact
 from fake_tuning import FakeTuning
 from fakes import Small
 from fireact.base import jsonl
+from fireact.base.progress import Progress
 from fireact.base.run_directory import RunDir, read_config, read_manifest
 from fireact.data.doctor import DoctorConfig, diagnose_data
 from fireact.data.mixture import MixConfig, mix
@@ -28,7 +29,7 @@ from fireact.methods.react import ReAct, offered_tools
 from fireact.models.weights import load_tokenizer
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
-from fireact.render.requests import RecordedRenderer
+from fireact.render.requests import RecordedRenderer, has_prompt_of, hash_prompt
 from fireact.render.tokens import IGNORED, prompt_ids
 from fireact.rollout.agents import build_agent, equip_student
 from fireact.rollout.loading import load_renderer
@@ -39,7 +40,7 @@ from fireact.serving.wire import read_request
 from fireact.training.preference import PreferConfig, prepare_start
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
-from fireact.types import Trajectory
+from fireact.types import Message, Trajectory
 from fireact.wire.schemas import tool_schema
 from small_tokenizers import FAMILIES, ends, tokenizer
 from test_serve import Running, listening
@@ -109,6 +110,16 @@ def rewriting_episode() -> Iterator[dict[str, Any]]:
     yield recorded_call("rewriting", [SYSTEM, question], call_message("Oman"))
     summary = {"role": "user", "content": f"{question['content']} Known so far: Oman has 5."}
     yield recorded_call("rewriting", [SYSTEM, summary], {"role": "assistant", "content": "In Oman."})
+
+
+class Lines(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def record_rows(out: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -196,6 +207,9 @@ def test_recordings_and_mixtures_of_them_are_learned_as_recorded(run: Path, tmp_
     assert TrainConfig(data=str(tmp_path / "other.jsonl")).renderer == "react"
     mix(MixConfig(sources=[str(run), str(tmp_path / "other.jsonl")]), tmp_path / "both")
     assert TrainConfig(data=str(tmp_path / "both")).renderer == "react"
+    progress = Lines()
+    load_training_data(TrainConfig(data=str(tmp_path / "both")), progress)
+    assert any("trajectories are recorded" in line and "--renderer recorded" in line for line in progress.lines)
     with pytest.raises(DataError, match="needs recorded calls"):
         load_training_data(TrainConfig(data=str(tmp_path / "other.jsonl"), renderer="recorded"))
 
@@ -213,14 +227,24 @@ def test_what_is_not_learned_is_counted(run: Path, tmp_path: Path) -> None:
     trajectories = {
         row["example"]["id"]: Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "trajectories.jsonl")
     }
-    assert [len(runs.render(trajectories[name])) for name in ("cut", "image", "web", "Niue")] == [0, 0, 0, 1]
+    assert [len(runs.render(trajectories[name])) for name in ("cut", "image", "web", "Niue")] == [0, 0, 1, 1]
     told = "\n".join(runs.describe_left_out())
     assert "replies that were cut off or say nothing: 1" in told
-    assert "parts that are not text" in told and "must be a function" in told
+    assert "parts that are not text" in told and "tools that only a provider can run, web_search: 1" in told
     elsewhere = Trajectory.from_dict({**trajectories["Niue"].to_dict(), "steps": []})
     assert (
         runs.render(elsewhere) == [] and "trajectories differ from their recorded calls: 1" in runs.describe_left_out()
     )
+
+
+def test_the_order_of_tools_does_not_change_a_prompt() -> None:
+    other = {"type": "function", "function": {"name": "area", "parameters": {"type": "object"}}}
+    messages = [Message("system", "You are Ada."), Message("user", "Where?")]
+    assert hash_prompt(messages, [POPULATION, other]) == hash_prompt(messages, [other, POPULATION])
+    assert hash_prompt(messages, [POPULATION]) != hash_prompt(messages, [other])
+    earlier_hash = "0ab4cedd11ce0f09c5816d104ad33f55e0098aad48bcc8260ef5e5548b8619e4"
+    assert has_prompt_of({earlier_hash}, messages, [POPULATION, other])
+    assert not has_prompt_of({earlier_hash}, messages, [POPULATION])
 
 
 def test_weights_of_steps_count(run: Path) -> None:
@@ -241,6 +265,27 @@ def test_a_repeated_request_is_learned_once_with_its_last_reply(tmp_path: Path) 
     (trajectory,) = [Trajectory.from_dict(row) for row in jsonl.read_objects(tmp_path / "trajectories.jsonl")]
     (chat,) = load_recorded_runs([tmp_path]).render(trajectory)
     assert [message.content for message in chat.messages] == ["Where?", "There."]
+
+
+def attempt(country: str, answer: str) -> Iterator[dict[str, Any]]:
+    question = {"role": "user", "content": "Where live most?"}
+    yield recorded_call("1", [question], call_message(country))
+    messages = [question, call_message(country), result(country)]
+    yield recorded_call("1", messages, {"role": "assistant", "content": answer})
+
+
+def test_a_trajectory_is_learned_from_the_recording_that_holds_its_replies(tmp_path: Path) -> None:
+    wrong, right = list(attempt("Chad", "WRONG")), list(attempt("Mali", "RIGHT"))
+    runs = [record_rows(tmp_path / name, rows) for name, rows in (("a", wrong), ("b", right), ("c", wrong + right))]
+    for recordings in (runs[:2], runs[2:]):
+        (row,) = jsonl.read_objects(recordings[-1] / "trajectories.jsonl")
+        trajectory, recorded_runs = Trajectory.from_dict(row), load_recorded_runs(recordings)
+        (chat,) = recorded_runs.render(trajectory)
+        assert trajectory.answer == chat.messages[-1].content == "RIGHT" and len(chat.messages) == 4
+        assert len(recorded_runs.learned_calls(trajectory)) == 2 and not recorded_runs.describe_ambiguity()
+    assert "calls of an attempt that was started over: 2" in recorded_runs.describe_left_out()
+    recorded_runs = load_recorded_runs([runs[1], runs[2]])
+    assert len(recorded_runs.render(trajectory)) == 1 and "1 traj" in recorded_runs.describe_ambiguity()[0]
 
 
 def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:
@@ -316,6 +361,25 @@ def test_the_command_serves_the_student_alone_under_every_name(trained: Path) ->
     finally:
         running.stop()
     assert "served without an agent" in running.said and "--tool module:population" in running.said
+
+
+def test_other_prompts_and_tools_than_the_recording_had_are_named(trained: Path) -> None:
+    training = load_model(str(trained), slots=1).training
+    assert training is not None and training.known is not None
+    question = {"role": "user", "content": "Where?"}
+    other = {**POPULATION, "function": {**POPULATION["function"], "description": "anything else"}}
+    options: dict[str, Any] = {"method": ReAct(renderer=RecordedRenderer()), "known": training.known}
+    with listening(Writer("I know."), **options) as port, client_of(port) as client:
+        ask = client.chat.completions.with_raw_response.create
+        replies = [
+            ask(model="s", messages=messages, tools=tools)
+            for messages in ([SYSTEM, question], [question])
+            for tools in ([POPULATION], [other])
+        ]
+    assert ["x-fireact-prompt" in reply.headers for reply in replies] == [False, True, True, True]
+    refused = pytest.raises(openai.BadRequestError, match="none of the student's training")
+    with listening(Writer("I know."), **options, strict=True) as port, client_of(port) as client, refused:
+        client.chat.completions.create(model="s", messages=[SYSTEM, question], tools=[other])
 
 
 # --- a student that learned without its agent's prompt ---
@@ -431,6 +495,19 @@ def test_validate_names_the_requests_that_were_not_trained_on(run: Path, trained
     conformance = check_conformance(str(tmp_path / "train"), prompts=0)
     assert conformance.equal == conformance.turns < 10
     assert conformance.left_out == (f"calls of samples longer than max_length: {10 - conformance.turns}",)
+
+
+def test_validate_counts_what_the_server_refuses(run: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "train")
+    shutil.copytree(run, tmp_path / "rec")
+    config = tmp_path / "train" / "config.toml"
+    config.write_text(config.read_text().replace(str(run), str(tmp_path / "rec")))
+    first, *others = jsonl.read_objects(run / "calls.jsonl")
+    first["request"]["presence_penalty"] = 0.5
+    jsonl.write_objects(tmp_path / "rec" / "calls.jsonl", [first, *others])
+    conformance = check_conformance(str(tmp_path / "train"), prompts=0)
+    assert conformance.holds  # a lenient server encodes it alike
+    assert conformance.refused == ("presence_penalty is 0.5, which this endpoint cannot do: 1",)
 
 
 def test_a_provider_is_sent_the_recorded_requests_with_their_tools(run: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ TOOLS = {
     "pydantic-ai-structured": ["search", "final_result"], "smolagents": ["search", "final_answer"],
     "smolagents-code": [],
 }  # fmt: skip
+ENDINGS = {"pydantic-ai-structured": ["final_result"], "smolagents": ["final_answer"]}
 PROMPT_TOKENS = ("prompt_tokens", "input_tokens")
 FIELDS = (
     "client", "asked", "recorded", "refused", "em_before", "em_after", "finished_after", "tokens_before",
@@ -63,6 +64,7 @@ def test_only_the_base_url_changes(client: str, student: Path, tmp_path: Path, m
     manifest = read_manifest(tmp_path / "train")
     assert manifest["renderer"] == "recorded"
     assert [tool["name"] for tool in manifest["tools"]] == TOOLS.get(client, ["search"])
+    assert [tool["name"] for tool in manifest["tools"] if tool["ends"]] == ENDINGS.get(client, [])
     first_call = json.loads((tmp_path / "after" / "calls.jsonl").read_text(encoding="utf-8").splitlines()[0])
     prompt_tokens = next(value for name, value in first_call["reply"]["usage"].items() if name in PROMPT_TOKENS)
     assert (prompt_tokens < 100) == (client in LONG_PROMPTS)  # there the question alone reaches the student

@@ -171,6 +171,25 @@ def test_many_clients_share_the_batches(server: Running) -> None:
         assert list(pool.map(one, range(8))) == alone
 
 
+@pytest.mark.parametrize("base", ["", "/v1", "/v1/v1", "/e/7/v1", "/e/a%20b"])
+def test_the_base_urls_of_a_recording_work_here(server: Running, base: str) -> None:
+    address = server.url.removesuffix("/v1")
+    model = openai.OpenAI(base_url=f"{address}{base}", api_key="none", max_retries=0)
+    reply = model.chat.completions.create(model="tiny", messages=ASK, max_tokens=2)
+    body = json.dumps({"model": "tiny", "messages": ASK}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}{base}/messages/count_tokens", body, headers)
+    with urllib.request.urlopen(request) as response:
+        assert json.loads(response.read()) == {"input_tokens": reply.usage.prompt_tokens}
+
+
+def test_errors_come_in_the_form_of_the_path(server: Running) -> None:
+    for path, kind in (("/messages/batches", "error"), ("/files", None)):
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            urllib.request.urlopen(f"{server.url}{path}")
+        assert json.loads(failed.value.read()).get("type") == kind
+
+
 def test_models_are_listed(server: Running) -> None:
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny", "tiny-agent"]

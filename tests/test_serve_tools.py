@@ -309,6 +309,29 @@ def test_a_lenient_server_ignores_fields_and_names_them() -> None:
         assert "x-fireact-ignored" not in ask(model="s", messages=ASK, user="me").headers
         with pytest.raises(openai.BadRequestError, match="n must be 1"):
             ask(model="s", messages=ASK, n=2)
+    with listening(Writer("x")) as port, client_of(port) as client:
+        harmless = {
+            "prompt_cache_options": {"x": 1},
+            "moderation": {"model": "x"},
+            "cache_control": {},
+            "mcp_servers": [],
+        }
+        ask = client.chat.completions.with_raw_response.create
+        assert "x-fireact-ignored" not in ask(model="s", messages=ASK, extra_body=harmless).headers
+        thinking = ask(model="s", messages=ASK, extra_body={"thinking": {"type": "enabled", "budget_tokens": 9}})
+        assert thinking.headers["x-fireact-ignored"] == "thinking"
+        reply = client.responses.with_raw_response.create(
+            model="s", input="When?", truncation="auto", instructions="Be short.", metadata={"run": "7"}
+        )
+        assert reply.headers["x-fireact-ignored"] == "truncation"
+        assert reply.parse().instructions == "Be short." and reply.parse().metadata == {"run": "7"}
+        with client.responses.stream(model="s", input="When?", instructions="Be short.") as events:
+            assert next(iter(events)).response.instructions == "Be short."
+        for options, message in (({"logprobs": True}, "reports none"),):
+            with pytest.raises(openai.BadRequestError, match=message):
+                ask(model="s", messages=ASK, **options)
+        with pytest.raises(openai.BadRequestError, match="'conv_1' is no conversation that this"):
+            client.responses.create(model="s", input="When?", conversation="conv_1")
     student = Writer(call_text("clock"))
     with listening(student, method=ReAct(renderer=Ending()), lenient=True) as port, client_of(port) as client:
         ask = client.responses.with_raw_response.create
@@ -364,6 +387,12 @@ def test_the_tool_that_is_chosen_is_called(ask: Callable[..., Any], seed: int) -
     choice = {"type": "function", "function": {"name": "clock"}}
     reply = ask(tool_choice=choice, temperature=1.0, seed=seed).choices[0].message
     assert {call.function.name for call in reply.tool_calls} == {"clock"}
+
+
+def test_only_allowed_tools_are_called(ask: Callable[..., Any]) -> None:
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "clock"}}]}
+    reply = ask(parallel_tool_calls=False, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert [call.function.name for call in reply.choices[0].message.tool_calls][:1] == ["clock"]
 
 
 def test_json_fits_its_schema(ask: Callable[..., Any]) -> None:

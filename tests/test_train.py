@@ -336,7 +336,8 @@ def test_samples_over_the_limit_are_counted_and_said_never_cut(student: str, tmp
     recipe = replace(RECIPE, epochs=1, max_length=limit)
     stats = fine_tune(chats(), student=student, recipe=recipe, out=tmp_path, progress=Listen())
     assert over and (stats.samples, stats.dropped) == (12 - over, over)
-    assert said == [f"train: {over} samples of over {limit} tokens are left out"]
+    longest = max(len(sample.input_ids) for sample in samples())
+    assert said == [f"train: {over} samples of over {limit} tokens are left out. --max-length {longest} takes all."]
     with pytest.raises(DataError, match="none of 12 samples fits into max_length 5"):
         fine_tune(chats(), student=student, recipe=replace(RECIPE, max_length=5), out=tmp_path / "none")
 

@@ -118,8 +118,8 @@ def record_command(call: VerbCall) -> None:
             with show_recording(lambda: address.status):
                 wait_for_signal(lambda: STDERR.print(f"{notice}\n{follow}", soft_wrap=True, markup=False))
         manifest = read_manifest(out)
-        if not manifest["calls"]:
-            print_error(describe_nothing_recorded(manifest["unrecorded"], address))
+        if reason := describe_nothing_recorded(manifest, address):
+            print_error(reason)
             raise typer.Exit(1)
         print_result(manifest, call)
 

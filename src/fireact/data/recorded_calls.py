@@ -7,6 +7,7 @@ uses. What is not learned is counted by its reason. This module encodes nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,8 @@ from fireact.base.run_directory import CONFIG, read_config
 from fireact.errors import DataError, FormatError
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import Turn, TurnIndex
-from fireact.recording.recorder import CALLS, read_calls
-from fireact.recording.trajectories import find_main_path
+from fireact.recording.recorder import CALLS, replay_calls
+from fireact.recording.trajectories import find_main_path, split_provider_calls, steps_of_reply
 from fireact.render.requests import client_tools, reply_message, student_messages
 from fireact.render.tokens import Chat
 from fireact.render.tool_calls import group_joined_steps
@@ -62,7 +63,8 @@ class RecordedTurn:
 class AgentCall:
     """A recorded call: its request as messages and tools, and the reply; ``weight`` is that of the reply's tokens.
 
-    ``says_something`` is false for a reply that was cut off or is empty; it is context only.
+    ``says_something`` is false for a reply that was cut off or is empty; it is context only. ``provider_tools`` names
+    the tools of the request that only a provider can run; ``tools`` is without them, as for a lenient server.
     """
 
     messages: Sequence[Message]
@@ -70,6 +72,7 @@ class AgentCall:
     reply: Message
     says_something: bool
     weight: float = 1.0
+    provider_tools: tuple[str, ...] = ()
 
     @property
     def is_learned(self) -> bool:
@@ -78,30 +81,43 @@ class AgentCall:
 
 @dataclass(slots=True)
 class RecordedRuns:
-    """The calls of recorded runs, by episode; ``left_out`` counts calls and trajectories without samples, by reason."""
+    """The calls of recorded runs, by episode; ``left_out`` counts calls and trajectories without samples, by reason.
+
+    ``ambiguous`` counts the trajectories whose replies several recorded episodes hold.
+    """
 
     episodes: Mapping[str, Sequence[Sequence[RecordedTurn]]]
     left_out: Counter[str] = field(default_factory=Counter)
+    ambiguous: int = 0
 
     def render(self, trajectory: Trajectory) -> list[Chat]:
         """The chats of a trajectory; none where the recordings do not hold it."""
-        candidates = self.episodes.get(trajectory.example.id, ())
-        for episode in candidates:
-            weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
-            if weights is not None:
-                return self._render_episode(trajectory.key, episode, weights)
-        reason = "differ from their recorded calls" if candidates else "have no recorded calls"
-        self.left_out[f"trajectories {reason}"] += 1
-        return []
+        matches = self._find_matches(trajectory)
+        if not matches:
+            has_recording = trajectory.example.id in self.episodes
+            reason = "differ from their recorded calls" if has_recording else "have no recorded calls"
+            self.left_out[f"trajectories {reason}"] += 1
+            return []
+        self.ambiguous += len(matches) > 1
+        return self._render_episode(trajectory.key, *matches[0])
 
     def learned_calls(self, trajectory: Trajectory) -> list[tuple[RecordedTurn, AgentCall]]:
         """The calls of a trajectory whose replies are learned, in their order."""
-        for episode in self.episodes.get(trajectory.example.id, ()):
-            weights = match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode])
-            if weights is not None:
-                calls = replace(self, left_out=Counter())._read_episode(episode, weights)  # rendering counts them
-                return [(recorded_turn, call) for recorded_turn, call in calls if call.is_learned]
-        return []
+        uncounted = replace(self, left_out=Counter())  # rendering counts them
+        return [
+            (recorded_turn, call)
+            for match in self._find_matches(trajectory)[:1]
+            for recorded_turn, call in uncounted._read_episode(*match)
+            if call.is_learned
+        ]
+
+    def _find_matches(self, trajectory: Trajectory) -> list[tuple[Sequence[RecordedTurn], Mapping[int, float]]]:
+        """The recorded episodes whose replies are the steps of a trajectory, each with the weights of its turns."""
+        weighted = [
+            (episode, match_weights(trajectory, [recorded_turn.turn for recorded_turn in episode]))
+            for episode in self.episodes.get(trajectory.example.id, ())
+        ]
+        return [(episode, weights) for episode, weights in weighted if weights is not None]
 
     def _render_episode(self, key: str, episode: Sequence[RecordedTurn], weights: Mapping[int, float]) -> list[Chat]:
         calls = [call for _, call in self._read_episode(episode, weights)]
@@ -113,11 +129,16 @@ class RecordedRuns:
         self, episode: Sequence[RecordedTurn], weights: Mapping[int, float]
     ) -> list[tuple[RecordedTurn, AgentCall]]:
         calls: list[tuple[RecordedTurn, AgentCall]] = []
+        abandoned_turns = find_abandoned([recorded_turn.turn for recorded_turn in episode])
         for recorded_turn in episode:
             try:
-                if (call := read_agent_call(recorded_turn)) is not None:
-                    weight = weights.get(recorded_turn.turn.number, 1.0)
-                    calls.append((recorded_turn, replace(call, weight=weight)))
+                if (call := read_agent_call(recorded_turn)) is None:
+                    continue
+                if recorded_turn.turn.number in abandoned_turns:
+                    self.left_out["calls of an attempt that was started over"] += 1
+                    continue
+                self.left_out.update(f"tools that only a provider can run, {name}" for name in call.provider_tools)
+                calls.append((recorded_turn, replace(call, weight=weights.get(recorded_turn.turn.number, 1.0))))
             except FormatError as error:
                 self.left_out[f"calls: {error}"] += 1
         return calls
@@ -126,13 +147,18 @@ class RecordedRuns:
         """A line for each reason."""
         return [f"{reason}: {count}" for reason, count in self.left_out.most_common() if count]
 
+    def describe_ambiguity(self) -> list[str]:
+        """A line where several recordings hold the same replies to a trajectory's question; else none."""
+        line = f"{self.ambiguous} trajectories fit several recorded episodes, and are learned from the first"
+        return [line] if self.ambiguous else []
+
 
 def load_recorded_runs(runs: Iterable[Path]) -> RecordedRuns:
     """The calls of runs of ``record``. Raises DataError where a log cannot be read."""
     episodes: dict[str, list[Sequence[RecordedTurn]]] = defaultdict(list)
     for run in runs:
         index, calls = TurnIndex(), defaultdict[str, list[RecordedTurn]](list)
-        for call in read_calls(run / CALLS):
+        for call in replay_calls(run, index):
             request, _ = index.read_request(call.dialect, call.request)
             calls[call.episode].append(RecordedTurn(call, request, index.add(call)))
         for name, episode in calls.items():
@@ -146,18 +172,43 @@ def load_recorded_runs(runs: Iterable[Path]) -> RecordedRuns:
 
 
 def match_weights(trajectory: Trajectory, turns: Sequence[Turn]) -> dict[int, float] | None:
-    """The weight of each turn of the main conversation, by its number; None where the trajectory has other turns."""
+    """The weight of each turn of the main conversation, by its number; None where the trajectory has other replies."""
     path = find_main_path(turns)
     start = path[0].start
     assert start is not None  # the first of a path is a root
-    replied = [turn for turn in path if turn.reply is not None]
+    replies = [
+        (turn.number, reply) for turn in path if turn.reply for reply, _ in split_provider_calls((turn.reply, ()))
+    ]
+    closing = str(trajectory.meta.get("closing", ""))
+    if closing and replies:
+        _, closing_reply = replies.pop()  # the closing text has no step
+        if closing_reply.text != closing:
+            return None
     groups = group_joined_steps(trajectory.steps)[len(start.past) :]
-    has_closing = bool(trajectory.meta.get("closing"))
-    if start.question != trajectory.example.question or len(groups) != len(replied) - has_closing:
+    if start.question != trajectory.example.question or len(groups) != len(replies):
         return None
-    return {
-        turn.number: min(step.weight for step in group) for turn, group in zip(replied, groups, strict=False)
-    }  # the closing text has no step
+    weights: dict[int, float] = {}
+    for (number, reply), group in zip(replies, groups, strict=True):
+        if group[0].text not in (reply.text, steps_of_reply(reply, coded=start.coded)[0].text):
+            return None
+        weights[number] = min(weights.get(number, math.inf), *(step.weight for step in group))
+    return weights
+
+
+def find_abandoned(turns: Sequence[Turn]) -> set[int]:
+    """The numbers of the turns of attempts that were started over.
+
+    Such an attempt begins at a call whose request is that of a call of the main conversation.
+    """
+    path = find_main_path(turns)
+    main_numbers, main_conversations = {turn.number for turn in path}, {turn.conversation for turn in path}
+    abandoned: set[int] = set()
+    for turn in turns:  # a parent comes before its children
+        is_aside = turn.number not in main_numbers
+        follows_abandoned = turn.parent is not None and turn.parent.number in abandoned
+        if is_aside and (follows_abandoned or turn.conversation in main_conversations):
+            abandoned.add(turn.number)
+    return abandoned
 
 
 def read_agent_call(recorded_turn: RecordedTurn) -> AgentCall | None:
@@ -171,17 +222,14 @@ def read_agent_call(recorded_turn: RecordedTurn) -> AgentCall | None:
         raise FormatError(str(request.damage[0]))
     message = reply_message(reply)
     says_something = bool(message.calls or message.content.strip())
+    provider_tools: list[str] = []
     return AgentCall(
         student_messages(request.messages),
-        request_schemas(request),
+        [tool.schema for tool in client_tools(request, left_out=provider_tools)],
         message,
         says_something and reply.finish != "length",
+        provider_tools=tuple(provider_tools),
     )
-
-
-def request_schemas(request: WireRequest) -> list[Schema]:
-    """The tools of a request as the chat template takes them."""
-    return [tool.schema for tool in client_tools(request)]
 
 
 def build_chats(calls: Sequence[AgentCall], key: str) -> list[Chat]:

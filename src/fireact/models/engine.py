@@ -96,7 +96,7 @@ class Engine:
         self,
         prompt: Sequence[int],
         *,
-        max_tokens: int,
+        max_tokens: int | None,
         temperature: float = 0.0,
         seed: int = 0,
         is_finished: Callable[[list[int]], bool] = lambda ids: False,
@@ -106,11 +106,13 @@ class Engine:
     ) -> GenerationRequest:
         """Generate after a prompt and wait for the end; safe from many threads. Temperature 0 is greedy.
 
-        With ``top_p`` below 1 only the likeliest tokens with that share of the probability are drawn.
+        ``max_tokens`` of None fills the context. With ``top_p`` below 1 only the likeliest tokens with that share of
+        the probability are drawn.
 
         Raises ContextError when the prompt does not fit into the model's context, ProviderError when the engine failed.
         """
         room = self.limit - len(prompt)
+        max_tokens = max(1, room) if max_tokens is None else max_tokens
         if not prompt or room < 1 or max_tokens < 1:
             raise ContextError(
                 f"a prompt of {len(prompt)} tokens and {max_tokens} to write: the model takes 1 to {self.limit}. "

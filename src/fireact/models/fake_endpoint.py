@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -103,6 +103,11 @@ class FakeEndpoint:
             self._history.add(request, reply)
         return reply
 
+    def begin_conversation(self, id: str, items: Iterable[Any]) -> None:
+        """Hold the items of a new conversation."""
+        with self._lock:
+            self._history.add_conversation_items(id, items)
+
     def end(self) -> None:
         """Record that a request is answered."""
         with self._lock:
@@ -179,6 +184,9 @@ def _make_handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
         def _answer_elsewhere(self, request: dict[str, Any]) -> None:
             if self.path.endswith("/messages/count_tokens"):
                 return self._send(200, json.dumps({"input_tokens": len(json.dumps(request["messages"]).split())}))
+            if self.path.endswith("/conversations"):
+                endpoint.begin_conversation("conv_1", request.get("items") or ())
+                return self._send(200, json.dumps({"id": "conv_1", "object": "conversation", "created_at": 0}))
             if self.path.endswith("/embeddings"):
                 return self._send(200, json.dumps(_embed(request)))
             self._send(404, json.dumps({"error": {"message": f"{self.path} is not served"}}))

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fireact.models.engine import Engine, GenerationRequest, MaskLogits
     from fireact.models.grammar import GrammarCompiler
 
-MAX_TOKENS = 256
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -67,6 +66,8 @@ class HFModel:
 
     constrains = True
     """Whether a call's ``form`` is kept."""
+    reports_logprobs = True
+    """Whether completions have the log probabilities that a call asks for."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class HFModel:
     def complete(self, call: Call) -> Completion:
         """Complete a call; safe from many threads.
 
-        An exception that ``call.on_delta`` raises ends the text.
+        Without ``call.max_tokens`` the text may fill the context. An exception that ``call.on_delta`` raises ends it.
         ``completion_tokens`` counts the token that ends the text. Raises ProviderError when the prompt does not fit
         into the model's context, and ConfigError when the model has no chat template.
         """
@@ -102,7 +103,7 @@ class HFModel:
             mask_logits = self._start_constraint(call, loaded)
         request = loaded.engine.generate(
             prompt,
-            max_tokens=MAX_TOKENS if call.max_tokens is None else call.max_tokens,
+            max_tokens=call.max_tokens,
             temperature=call.temperature or 0.0,
             seed=call.seed,
             is_finished=self._stop_checker(call.stop, loaded.tokenizer)
@@ -122,6 +123,12 @@ class HFModel:
             seconds=time.perf_counter() - started,
             logprobs=self._name_logprobs(request, loaded.tokenizer),
         )
+
+    def count_prompt_tokens(self, call: Call) -> int:
+        """The tokens of a call's prompt; safe from many threads."""
+        loaded = self._load()
+        with self._tokenizing:
+            return len(prompt_ids(call.messages, loaded.tokenizer, tools=[tool_schema(tool) for tool in call.tools]))
 
     def _start_constraint(self, call: Call, loaded: LoadedModel) -> MaskLogits | None:
         if call.form is None or call.form.is_free:

@@ -91,6 +91,10 @@ class TurnIndex:
             body, missing_ids = self._response_history.resolve(body)
         return DIALECTS[dialect].read_request(body), missing_ids
 
+    def add_conversation_items(self, id: str, items: Sequence[Any]) -> None:
+        """Begin a conversation of the Responses API with items, or add them to it."""
+        self._response_history.add_conversation_items(id, items)
+
     def assign_episode(self, messages: Sequence[WireMessage]) -> str:
         """The episode of a call whose URL names none: the one that it continues, or a new id."""
         hashes = hash_prefixes(messages)

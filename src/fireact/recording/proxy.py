@@ -31,8 +31,8 @@ from fireact.errors import ConfigError, DataError, FireactError, missing_extra_e
 from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect
-from fireact.wire.dialects import DIALECTS, find_dialect
-from fireact.wire.fields import parse_json
+from fireact.wire.dialects import DIALECTS, find_dialect, find_owner, normalise_path, split_episode
+from fireact.wire.fields import as_mapping, parse_json
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
 
@@ -51,11 +51,10 @@ _MIN_SECRET = 16
 """Characters of a secret. A shorter value is a placeholder ("not-needed"), which may be a word of the conversation."""
 LONG_BODY = 1_000_000
 """Bytes of a request that are sent at once."""
-_EPISODE = re.compile(r"/e/([^/]{1,200})(/.*)")
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
 _RESPONSE = re.compile(r"/responses/([^/]+)\Z")
-_BARE_PATHS = ("/chat/", "/responses", "/messages", "/embeddings", "/models", "/conversations", "/completions")
-"""Paths of clients whose base URL lacks /v1."""
+_CONVERSATION = re.compile(r"/conversations(?:/([^/]+)/items)?/?\Z")
+"""Where conversations of the Responses API begin, and get items."""
 _LAST_EVENT = re.compile(
     rb"(?:\A|\n)(?:data: ?\[DONE\]"
     rb"|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\r?\n"
@@ -84,6 +83,9 @@ class Recorder(Protocol):
     def add_late_reply(self, response_id: str, reply: Any) -> None:
         """Store the reply of a response that ran in the background, if it is one of this recording and has ended."""
 
+    def add_conversation_items(self, id: str, items: Sequence[Any]) -> None:
+        """Store the items with which a conversation of the Responses API began, or which it got without a call."""
+
     def count_request(self, request: str) -> None:
         """Count a request that is not recorded."""
 
@@ -102,10 +104,8 @@ class Upstream:
 
     def base_url(self, path: str, *, is_anthropic: bool = False) -> str:
         """The base URL of the dialect that a path belongs to; ``is_anthropic`` decides where a path belongs to none."""
-        for dialect in (MESSAGES, RESPONSES):
-            if f"{dialect.path}/" in f"{path}/":
-                return self.urls[dialect.name]
-        return self.urls[MESSAGES.name if is_anthropic else CHAT_COMPLETIONS.name]
+        dialect = find_owner(path) or (MESSAGES if is_anthropic else CHAT_COMPLETIONS)
+        return self.urls[dialect.name]
 
     def url_for(self, path: str, *, is_anthropic: bool = False) -> str:
         """The upstream's address for a local path.
@@ -114,10 +114,8 @@ class Upstream:
         paths replace /v1.
         """
         url = self.base_url(path, is_anthropic=is_anthropic)
-        path = path.replace("/v1/v1/", "/v1/", 1)
-        if path.startswith(("/v1/", *_BARE_PATHS)):
-            return url + path.removeprefix("/v1")
-        return url.removesuffix("/v1") + path
+        path = normalise_path(path)
+        return url + path.removeprefix("/v1") if path.startswith("/v1/") else url.removesuffix("/v1") + path
 
 
 def parse_base_url(text: str, option: str = "--upstream") -> str:
@@ -228,11 +226,10 @@ class RecordingProxy:
             is_more = message.get("more_body", False)
             is_short = len(received) <= self._upstream.max_body
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
-        match = _EPISODE.fullmatch(path)
-        path = match[2] if match else path
+        episode, path = split_episode(path)
         return _ProxiedRequest(
             method=scope["method"], path=path, query=scope["query_string"].decode("latin-1"), headers=scope["headers"],
-            body=bytes(received) if is_short else None, episode=unquote(match[1]) if match else None,
+            body=bytes(received) if is_short else None, episode=None if episode is None else unquote(episode),
             dialect=find_dialect(path) if scope["method"] == "POST" else None,
         )  # fmt: skip
 
@@ -246,10 +243,12 @@ class RecordingProxy:
         if (request.dialect is not None or is_feedback) and not is_json(headers):
             message = f"the content-type is {headers.get('content-type', 'none')}; it must be application/json"
             await _send_error(send, 415, message, "not_json", request.dialect)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} (415)")
             return
         if request.body is None:
             message = f"the request is longer than {self._upstream.max_body} bytes (--max-body)"
             await _send_error(send, 413, message, "too_long", request.dialect)
+            self._recorder.count_request(f"{request.method} {request.path[:80]} (413)")
             return
         if is_feedback and request.episode is not None:
             await self._take_feedback(request.episode, request.body, send)
@@ -303,6 +302,11 @@ class RecordingProxy:
         elif reply.status == 200 and request.method == "GET" and (match := _RESPONSE.search(request.path)):
             redact = _make_redactor(request.headers, request.query)
             self._recorder.add_late_reply(unquote(match[1]), decode_body(redact(plain_content)))
+        elif reply.status == 200 and request.method == "POST" and (match := _CONVERSATION.search(request.path)):
+            redact = _make_redactor(request.headers, request.query)
+            bodies = [as_mapping(decode_body(redact(body))) for body in (request.body or b"", plain_content)]
+            items, id = bodies[0].get("items"), unquote(match[1]) if match[1] else str(bodies[1].get("id"))
+            self._recorder.add_conversation_items(id, items if isinstance(items, list) else [])
         await _send_response(send, reply.status, _make_client_headers(reply, pending, len(content)), content)
         return int(reply.status)
 

@@ -7,9 +7,10 @@ logged calls, and recording can be resumed in the same directory. Scores stay va
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -40,7 +41,7 @@ from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
 from fireact.wire.schemas import FINISH_NAMES
 
-CALLS, FEEDBACK = "calls.jsonl", "feedback.jsonl"
+CALLS, FEEDBACK, CONVERSATIONS = "calls.jsonl", "feedback.jsonl", "conversations.jsonl"
 FREE = ("finish", "host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
 """Settings that do not change what is recorded; the trajectories are built with the present ones."""
 PROVIDERS = {
@@ -52,8 +53,12 @@ PROVIDERS = {
 EPISODES, PROXY = "Episodes", "Proxy"
 """Headings of options."""
 UNKNOWN_PRICE = TokenPrice(lambda usage: None)
+MAX_ERRORS = 10
+"""Errors of calls that a manifest names, the most frequent first."""
 MAX_REQUEST_KINDS = 50
 """Kinds of requests that are counted apart."""
+REWRITE_PAUSE = 50
+"""How much longer than a rewriting of the trajectories the pause after it is."""
 
 
 def _parse_upstream_for(text: str) -> tuple[str, str]:
@@ -144,15 +149,17 @@ class Recording:
         jsonl.cut_torn_tail(path / TRAJECTORIES)
         jsonl.cut_torn_tail(path / CALLS)
         jsonl.cut_torn_tail(path / FEEDBACK)
+        jsonl.cut_torn_tail(path / CONVERSATIONS)
         self._calls: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._unrecorded: Counter[str] = Counter()
         self._usage, self._last_question = Usage(), ""
         self._feedback: dict[str, list[Feedback]] = defaultdict(list)
         self._newly_scored: set[str] = set()
+        self._next_rewrite = 0.0
         self._running: dict[str, RecordedCall] = {}
         self._reads: dict[int, tuple[Mapping[str, Any], tuple[WireRequest, tuple[str, ...]]]] = {}
-        for call in read_calls(path / CALLS):
+        for call in replay_calls(path, self.book):
             self._add(call)
         for entry in read_feedback_log(path / FEEDBACK):
             self._feedback[entry.episode].append(entry)
@@ -200,6 +207,12 @@ class Recording:
             call = self._running[response_id]
             self.add_call(replace(call, seconds=round(time.time() - call.at, 6), reply=reply))
 
+    def add_conversation_items(self, id: str, items: Sequence[Any]) -> None:
+        """Log the items with which a conversation of the Responses API began, or which it got without a call."""
+        with jsonl.Appender(self._path / CONVERSATIONS) as log:
+            log.append({"id": id, "items": list(items), "calls": sum(self._calls.values())})
+        self.book.add_conversation_items(id, items)
+
     def count_request(self, request: str) -> None:
         """Count a request that is not recorded, by its method, path and status."""
         self._unrecorded[request if len(self._unrecorded) < MAX_REQUEST_KINDS else "others"] += 1
@@ -221,36 +234,55 @@ class Recording:
         has_answered = turn.reply is not None and any(call.name in self._finish_tools for call in turn.reply.calls)
         self._changed[turn.episode] = 0.0 if has_answered else time.monotonic()
 
-    def write_ended(self) -> None:
-        """Write the episodes that were answered by a finish call, or have been idle."""
+    async def write_ended(self) -> None:
+        """Write the episodes that were answered by a finish call, or have been idle, on another thread.
+
+        Those that were written before are written again less often, since that writes the file anew.
+        """
         now = time.monotonic()
         idle_episodes = [
-            episode for episode, changed_at in self._changed.items() if now - changed_at > self._config.idle
+            episode
+            for episode, changed_at in self._changed.items()
+            if now - changed_at > self._config.idle and (episode not in self._written_ids or now >= self._next_rewrite)
         ]
         if idle_episodes:
-            self._write(idle_episodes)
+            await asyncio.to_thread(self._write, *self._build(idle_episodes))
 
     def write_all(self) -> None:
         """Write every episode from its calls."""
-        self._write(list(self.book.turns))
+        self._write(*self._build(list(self.book.turns)))
 
     def close(self) -> None:
         self._log.close()
 
-    def _write(self, episodes: Sequence[str]) -> None:
+    def _build(self, episodes: Sequence[str]) -> tuple[dict[str, Trajectory], frozenset[str]]:
+        """The trajectories of episodes as they are now, and those of them that feedback has scored."""
         for episode in episodes:
             self._changed.pop(episode, None)
-        fresh = {episode: self._trajectory(episode) for episode in episodes}
+        newly_scored = self._newly_scored.intersection(episodes)
+        self._newly_scored -= newly_scored
+        return {episode: self._trajectory(episode) for episode in episodes}, frozenset(newly_scored)
+
+    def _write(self, fresh: Mapping[str, Trajectory], newly_scored: frozenset[str]) -> None:
+        try:
+            self._write_trajectories(fresh, newly_scored)
+        except BaseException:
+            self._newly_scored |= newly_scored  # the end of the run writes all again
+            raise
+
+    def _write_trajectories(self, fresh: Mapping[str, Trajectory], newly_scored: frozenset[str]) -> None:
         file = self._path / TRAJECTORIES
         if self._written_ids.isdisjoint(fresh):
             with jsonl.Appender(file) as appender:
                 for trajectory in fresh.values():
                     appender.append(trajectory.to_dict())
         else:
-            merged = merge_trajectories(read_trajectories(file), fresh, newly_scored=self._newly_scored)
+            started = time.monotonic()
+            merged = merge_trajectories(read_trajectories(file), fresh, newly_scored=newly_scored)
             jsonl.write_objects(file, (trajectory.to_dict() for trajectory in merged))
+            ended = time.monotonic()
+            self._next_rewrite = ended + REWRITE_PAUSE * (ended - started)
         self._written_ids |= set(fresh)
-        self._newly_scored -= set(fresh)
 
     def _trajectory(self, episode: str) -> Trajectory:
         config = self._config
@@ -301,6 +333,19 @@ def read_calls(file: Path) -> Iterator[RecordedCall]:
         yield call
 
 
+def replay_calls(run: Path, index: TurnIndex) -> Iterator[RecordedCall]:
+    """The calls of a run; what conversations got before each call is added to the index before it."""
+    file = run / CONVERSATIONS
+    additions = deque(jsonl.read_objects(file) if file.exists() else ())
+    for number, call in enumerate(read_calls(run / CALLS)):
+        while additions and additions[0]["calls"] <= number:
+            addition = additions.popleft()
+            index.add_conversation_items(addition["id"], addition["items"])
+        yield call
+    for addition in additions:
+        index.add_conversation_items(addition["id"], addition["items"])
+
+
 def read_feedback_log(file: Path) -> Iterator[Feedback]:
     """The feedback of a log. Raises DataError for a line that is no feedback."""
     for number, row in enumerate(jsonl.read_objects(file) if file.exists() else (), 1):
@@ -328,6 +373,8 @@ def _write_manifest(run: RunDir, config: RecordConfig, recording: Recording) -> 
         calls=sum(status.calls.values()),
         calls_by_dialect=status.calls,
         unrecorded=status.unrecorded,
+        failed_calls=sum(status.errors.values()),
+        errors=dict(Counter(status.errors).most_common(MAX_ERRORS)),
         endings=describe_endings(read_trajectories(run.path)),
         **summarise_episodes(read_trajectories(run.path)),
     )
@@ -406,7 +453,7 @@ def record_calls(
 async def _write_ended(recording: Recording) -> None:
     """Write the episodes that have ended; the server calls it each second."""
     try:
-        recording.write_ended()
+        await recording.write_ended()
     except (OSError, DataError) as error:  # the calls are logged, and the end of the run writes all episodes again
         recording.note(f"episodes could not be written: {error}")
 

@@ -35,7 +35,7 @@ def build_trajectory(
     assert start is not None  # the first of a path is a root
     next_messages = [turn.new_messages for turn in path[1:]] + [()]
     replies = ((turn.reply, messages) for turn, messages in zip(path, next_messages, strict=True) if turn.reply)
-    exchanges = [half for exchange in (*start.past, *replies) for half in _split_provider_calls(exchange)]
+    exchanges = [half for exchange in (*start.past, *replies) for half in split_provider_calls(exchange)]
     steps, stop, closing = read_outcome(exchanges, coded=start.coded, finishes=finishes)
     if last.reply is None:
         stop = "error"
@@ -98,7 +98,7 @@ def _build_meta(start: ConversationStart, path: Sequence[Turn], closing: str, si
     return {name: value for name, value in meta.items() if value}
 
 
-def _split_provider_calls(exchange: Exchange) -> list[Exchange]:
+def split_provider_calls(exchange: Exchange) -> list[Exchange]:
     """An exchange in two, where the provider ran calls itself: first these calls, then what the model made of them."""
     reply, messages = exchange
     run_calls = tuple(call for call in reply.calls if call.output is not None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from fireact.types import FINISH, Action, Completion, Message, Role, Step, Tool,
 from fireact.wire.dialect import WireMessage, WireReply, WireRequest, part_text
 from fireact.wire.reasoning import strip_thinking, wrap_reasoning
 from fireact.wire.roles import ROLES
-from fireact.wire.schemas import ClientTool, normalise_schemas, schema_name, wrap_schema
+from fireact.wire.schemas import ClientTool, Schema, hash_schema, normalise_schemas, schema_name, wrap_schema
 from fireact.wire.text_calls import extract_answer, find_calls
 
 
@@ -58,6 +58,20 @@ class RecordedRenderer(ToolCallsRenderer):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class KnownPrompts:
+    """The hashes of the system prompts and the tools that a student was trained with; ``systems`` of None are any."""
+
+    systems: frozenset[str] | None
+    tools: frozenset[str]
+
+    def holds(self, messages: Sequence[Message], tools: Sequence[Schema]) -> bool:
+        """Whether the training had this system prompt, and each of these tools."""
+        system_hash = hashlib.sha256(read_system(messages).encode()).hexdigest()
+        has_system = self.systems is None or system_hash in self.systems
+        return has_system and all(hash_schema(tool) in self.tools for tool in tools)
+
+
 def client_tools(request: WireRequest, *, left_out: list[str] | None = None) -> tuple[ClientTool, ...]:
     """The tools of a request. Raises FormatError for one that is no function, or that has no name of its own.
 
@@ -79,10 +93,24 @@ def client_tools(request: WireRequest, *, left_out: list[str] | None = None) -> 
 
 
 def hash_prompt(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
-    """The SHA-256 of what an agent sends besides its conversation: its system prompt and its tools."""
-    system = messages[0].content if messages and messages[0].role == "system" else ""
-    prompt = json.dumps([system, normalise_schemas(list(tools))], sort_keys=True)
+    """The SHA-256 of what an agent sends besides its conversation: its system prompt and its tools, in any order."""
+    return _hash_prompt(messages, sorted(normalise_schemas(list(tools)), key=schema_name))
+
+
+def has_prompt_of(hashes: Collection[str], messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the prompt of a request is one of those with these hashes; earlier versions hashed tools as sent."""
+    earlier_hash = _hash_prompt(messages, normalise_schemas(list(tools)))
+    return hash_prompt(messages, tools) in hashes or earlier_hash in hashes
+
+
+def _hash_prompt(messages: Sequence[Message], schemas: Sequence[Schema]) -> str:
+    prompt = json.dumps([read_system(messages), schemas], sort_keys=True)
     return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def read_system(messages: Sequence[Message]) -> str:
+    """The system prompt at the beginning of messages; empty where there is none."""
+    return messages[0].content if messages and messages[0].role == "system" else ""
 
 
 def drop_prompt(messages: Sequence[Message]) -> list[Message]:

@@ -14,6 +14,7 @@ from typing import Any
 from fireact.base.foreign_names import refuse_foreign_names
 from fireact.base.run_directory import read_config, read_fact, read_manifest
 from fireact.errors import ConfigError, DataError, missing_path_error
+from fireact.render.requests import KnownPrompts, RecordedRenderer
 from fireact.rollout.loading import SEARCH
 
 
@@ -40,6 +41,8 @@ class TrainedPrompt:
     tools: tuple[TrainedTool, ...]
     system: str
     dropped: frozenset[str] = frozenset()
+    known: KnownPrompts | None = None
+    """The prompts of a recorded agent's student."""
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> TrainedPrompt | None:
@@ -48,7 +51,12 @@ class TrainedPrompt:
             return None
         prompt = manifest["prompt"]
         tools = tuple(TrainedTool(**tool) for tool in manifest["tools"])
-        return cls(tools, str(prompt["system"]), frozenset(prompt.get("dropped", ())))
+        known = None
+        if manifest.get("renderer") == RecordedRenderer.name:
+            hashes = prompt.get("sha256", {})
+            systems = frozenset[str](hashes) if prompt.get("prompts") == len(hashes) else None
+            known = KnownPrompts(systems, frozenset(tool.sha256 for tool in tools if tool.sha256))
+        return cls(tools, str(prompt["system"]), frozenset(prompt.get("dropped", ())), known)
 
     @property
     def tools_to_run(self) -> list[TrainedTool]:

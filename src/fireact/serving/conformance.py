@@ -2,13 +2,14 @@
 
 The prompt of every turn in the training data is built as the agent builds it and, where actions are text, as the server
 reads it from an OpenAI client. Both are compared with the token ids before that turn in training. For a student of a
-recorded agent, each recorded request is read as the server reads it. Merged weights round differently from an adapter
-applied at run time, so the check counts the greedy answers that differ.
+recorded agent, each recorded request is read as the server reads it, and what it refuses is counted. Merged weights
+round differently from an adapter applied at run time, so the check counts the greedy answers that differ.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +30,12 @@ from fireact.data.recorded_calls import (
     find_recorded_runs,
     load_recorded_runs,
 )
-from fireact.errors import ConfigError, missing_path_error
+from fireact.errors import ConfigError, FormatError, missing_path_error
 from fireact.methods.react import ReAct, offered_tools, stop_strings
 from fireact.models.hf import HFModel, load_merged_student
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop
-from fireact.render.requests import drop_prompt
+from fireact.render.requests import drop_prompt, has_prompt_of
 from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.loading import load_renderer, load_tools
 from fireact.rollout.students import training_fields, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
@@ -59,6 +60,7 @@ class Conformance:
     """Compared turns and those with equal tokens; prompts answered by both weights, and answers that differ.
 
     ``left_out`` says which recorded requests of the data were not compared, since they were not trained on, and why.
+    ``refused`` says which the server refuses without ``--lenient``, by their field; they are compared as with it.
     """
 
     turns: int
@@ -67,6 +69,7 @@ class Conformance:
     prompts: int
     differing: int
     left_out: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -84,10 +87,15 @@ class _TrainedTurn:
 
 
 class _ServedStudent:
-    """A student as it is served: its model, the agent around it, the offered tools and the encoder of its training."""
+    """A student as it is served: its model, the agent around it, the offered tools and the encoder of its training.
 
-    def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool], *, drops_prompt: bool = False) -> None:
-        self.lm, self.agent, self.renderer, self.drops_prompt = lm, agent, agent.renderer, drops_prompt
+    ``prompt`` is what its manifest tells of the prompt. ``refused`` counts requests that the server refuses, by reason.
+    """
+
+    def __init__(self, lm: HFModel, agent: ReAct, tools: Mapping[str, Tool], *, prompt: Mapping[str, Any]) -> None:
+        self.lm, self.agent, self.renderer = lm, agent, agent.renderer
+        self.drops_prompt = prompt.get("mode") == "drop"
+        self._dropped, self.refused = frozenset[str](prompt.get("dropped", ())), Counter[str]()
         self.tools = offered_tools(self.renderer, tools)
         self.encoder = Encoder(lm.tokenizer, lm.ends, self.renderer)
 
@@ -95,14 +103,22 @@ class _ServedStudent:
         """The prompt ids of the agent's messages."""
         return prompt_ids(messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in self.tools])
 
-    def request_prompt_ids(self, recorded_turn: RecordedTurn) -> list[int]:
-        """The prompt ids of a recorded request when its client sends it to the server."""
+    def request_prompt_ids(self, recorded_turn: RecordedTurn) -> list[int] | None:
+        """The prompt ids of a recorded request when its client sends it; None where even ``--lenient`` refuses it."""
         dialect = DIALECTS[recorded_turn.call.dialect]
         body = json.dumps(dialect.write_request(recorded_turn.request)).encode()
-        request = read_request(body, dialect, lenient=True)
-        if self.drops_prompt:
+        try:
+            request = read_request(body, dialect)
+        except FormatError as error:
+            self.refused[str(error).split(". ")[0]] += 1
+            try:
+                request = read_request(body, dialect, lenient=True)
+            except FormatError:
+                return None
+        schemas = [tool_schema(tool) for tool in request.tools]
+        if has_prompt_of(self._dropped, request.messages, schemas):
             return prompt_ids(drop_prompt(request.messages), self.lm.tokenizer)
-        return prompt_ids(request.messages, self.lm.tokenizer, tools=[tool_schema(tool) for tool in request.tools])
+        return prompt_ids(request.messages, self.lm.tokenizer, tools=schemas)
 
     def recorded_turns(self, runs: RecordedRuns, trajectory: Trajectory, longest: int) -> Iterator[_TrainedTurn]:
         """The learned calls of a recorded trajectory; none where training left them out as too long."""
@@ -145,13 +161,15 @@ class _ServedStudent:
         """Whether the ids before the turn in training differ from those in serving, in either way of serving."""
         sample = self.encoder.encode_chat(turn.chat)[-1]
         if turn.recorded is not None:
-            both_prompt_ids = [self.request_prompt_ids(turn.recorded)]
+            both_prompt_ids: list[list[int] | None] = [self.request_prompt_ids(turn.recorded)]
         else:
             both_prompt_ids = [self.agent_prompt_ids(turn.prompt)]
         if not self.renderer.native:
             both_prompt_ids.append(self.client_prompt_ids(turn.prompt))
         return any(
-            list(sample.input_ids[: len(ids)]) != ids or not _is_start_of_last_turn(sample.labels, len(ids))
+            ids is None
+            or list(sample.input_ids[: len(ids)]) != ids
+            or not _is_start_of_last_turn(sample.labels, len(ids))
             for ids in both_prompt_ids
         )
 
@@ -184,7 +202,7 @@ def check_conformance(
             lm,
             agent,
             load_tools(tools or trained_with) if needs_tools else {},
-            drops_prompt=training_fields(directory).get("prompt", {}).get("mode") == "drop",
+            prompt=training_fields(directory).get("prompt", {}),
         )
         data = Path(str(settings["data"]))
         runs = load_recorded_runs(find_recorded_runs(data)) if agent.renderer.name == RENDERER else None
@@ -207,7 +225,9 @@ def check_conformance(
     finally:
         lm.close()
     left_out = () if runs is None else tuple(runs.describe_left_out())
-    return Conformance(len(turns), len(turns) - len(unequal), tuple(unequal[:5]), len(chosen), differing, left_out)
+    refused = tuple(f"{reason}: {count}" for reason, count in served.refused.most_common(MAX_NAMED))
+    equal_turns = len(turns) - len(unequal)
+    return Conformance(len(turns), equal_turns, tuple(unequal[:5]), len(chosen), differing, left_out, refused)
 
 
 def _require_student(run: str) -> Path:

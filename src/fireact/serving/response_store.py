@@ -1,7 +1,7 @@
 """The responses that a server holds, so that clients of the Responses API may name them instead of sending them again.
 
-Invariant: a request that names a response which is not held is refused, never answered without it. Nothing is written
-to disk: a server that starts anew holds nothing.
+Invariant: a request that names a response or a conversation which is not held is refused, never answered without it.
+Nothing is written to disk: a server that starts anew holds nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from fireact.errors import FormatError
 from fireact.wire.dialect import WireReply
-from fireact.wire.response_history import ResponseHistory
-from fireact.wire.responses import RESPONSES
+from fireact.wire.response_history import ResponseHistory, find_conversation_id
+from fireact.wire.responses import RESPONSES, repeat_settings
 
 MAX_RESPONSES = 10_000
 """Responses that are held; then all are forgotten, and clients that name one are refused."""
@@ -32,9 +32,10 @@ class ResponseStore:
             return body
         resolved, unknown_ids = self._history.resolve(body)
         if unknown_ids:
+            noun = "conversation" if unknown_ids[0] == find_conversation_id(body) else "response"
             raise FormatError(
-                f"{unknown_ids[0]!r} is no response that this server holds. Send the whole input, or name a response "
-                "of this server that was not sent with store false."
+                f"{unknown_ids[0]!r} is no {noun} that this server holds. Send the whole "
+                "input, or name a response of this server that was not sent with store false."
             )
         return {name: value for name, value in resolved.items() if name not in _REFERENCES}
 
@@ -43,7 +44,7 @@ class ResponseStore:
         if self._count >= self._limit:
             self._history, self._count = ResponseHistory(), 0
         self._count += 1
-        reply_body = {**RESPONSES.write_reply(reply, model=model), "id": id}
+        reply_body = {**RESPONSES.write_reply(reply, model=model), "id": id, **repeat_settings(body)}
         resolved, _ = self._history.resolve(body)
         self._history.add(resolved, RESPONSES.read_reply(reply_body))
         return reply_body

@@ -2,9 +2,11 @@
 
     POST /v1/chat/completions, /v1/responses, /v1/messages
                                 model NAME is the student alone, NAME-agent the agent with its tools run here
+    POST /v1/messages/count_tokens
     GET  /v1/models, /v1/models/NAME, /health
 
-Each dialect is a route. Requests of many clients share the batches of the engine. Invariant: a request
+Each dialect is a route. Paths are read as the recording proxy reads them, so /e/ID/v1/... and a base URL without /v1
+work, too. Requests of many clients share the batches of the engine. Invariant: a request
 reaches the model through the same function as training samples. A shutdown finishes the requests in flight; a request
 whose client has left stops. The question to an agent is the last user message. Its text, as it is written, and its
 observations come as reasoning, its answer as text. Loopback needs no key; any other address does.
@@ -21,6 +23,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from fireact.base.listening import (
     KEY,
@@ -31,16 +34,17 @@ from fireact.base.listening import (
 )
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
 from fireact.methods.react import FinishTool
-from fireact.render.requests import drop_prompt, hash_prompt
+from fireact.render.requests import KnownPrompts, drop_prompt, has_prompt_of
 from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
 from fireact.serving.response_store import ResponseStore, make_response_id
 from fireact.serving.stream import EpisodeStream, iterate_steps
 from fireact.serving.student_reply import StudentReply
 from fireact.serving.wire import StudentRequest, read_request, write_logprobs
-from fireact.types import FINISH, Call, Completion, OnDelta, ReplyForm, Step, Tool, answer_of
+from fireact.types import FINISH, Call, Completion, OnDelta, ReplyForm, Step, answer_of
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
-from fireact.wire.dialects import DIALECTS
+from fireact.wire.dialects import DIALECTS, find_owner, normalise_path, split_episode
+from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
 
 BODY_SECONDS = 30
@@ -49,12 +53,13 @@ MAX_BODY = 4_000_000
 """Bytes; a longer request is refused before it is read."""
 SERVED = (
     *(f"POST /v1{dialect.path}" for dialect in DIALECTS.values()),
+    "POST /v1/messages/count_tokens",
     *("GET /v1/models", "GET /v1/models/NAME", "GET /health"),
 )
 IGNORED_HEADER = "X-FireAct-Ignored"
 """Names the fields of a request that a lenient server ignores."""
 PROMPT_HEADER = "X-FireAct-Prompt"
-"""Says that a prompt is none of those that the student was trained without."""
+"""Says that a request has another system prompt or other tools than the training had."""
 THREADS = 256
 """Requests that run at a time; more wait."""
 
@@ -65,7 +70,7 @@ class ServedAgent:
 
     ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
     ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
-    Of a student that was trained without its agent's prompt, a ``strict`` server refuses other prompts.
+    Of a student of a recorded agent, a ``strict`` server refuses prompts and tools other than those of the recording.
     """
 
     name: str
@@ -81,6 +86,8 @@ class ServedAgent:
     strict: bool = False
     dropped: frozenset[str] = frozenset()
     """The hashes of prompts that the student was trained without."""
+    known: KnownPrompts | None = None
+    """The prompts that the student was trained with; None where they are not known."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +132,7 @@ def build_serving_app(served: ServedAgent) -> Any:
     try:
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
         from starlette.requests import Request
         from starlette.responses import JSONResponse, Response, StreamingResponse
         from starlette.routing import Route
@@ -165,7 +173,13 @@ def build_serving_app(served: ServedAgent) -> Any:
                     return None
         return bytes(received)
 
-    async def complete(request: Request, dialect: Dialect) -> Response:
+    def find_error_form(request: Request) -> Dialect:
+        """The dialect of the errors on a path; where it belongs to none, that of the client."""
+        is_anthropic = "anthropic-version" in request.headers
+        return find_owner(request.url.path) or (MESSAGES if is_anthropic else CHAT_COMPLETIONS)
+
+    async def read_served(request: Request, dialect: Dialect) -> ServedRequest | Response:
+        """The request, or its refusal."""
         if (refusal := check_access(request, dialect)) is not None:
             return refusal
         if not is_json(request.headers):
@@ -182,9 +196,28 @@ def build_serving_app(served: ServedAgent) -> Any:
             student_request = read_request(request_body, dialect, lenient=served.lenient, resolve=resolve)
             if not served.serves(student_request.model):
                 return refuse_model(student_request.model, dialect)
-            served_request = ServedRequest(served, student_request)
+            return ServedRequest(served, student_request)
         except FormatError as error:
             return refuse(400, str(error), dialect)
+
+    async def count_tokens(request: Request) -> Response:
+        served_request = await read_served(request, MESSAGES)
+        if isinstance(served_request, Response):
+            return served_request
+        count = getattr(served.agent.lm, "count_prompt_tokens", None)
+        if count is None:
+            return refuse(404, "count_tokens is not served here: this model has no tokenizer", MESSAGES)
+        try:
+            tokens = await asyncio.get_running_loop().run_in_executor(threads, count, served_request.prompt)
+        except FireactError as error:
+            return refuse(400, str(error), MESSAGES)
+        return JSONResponse({"input_tokens": tokens})
+
+    async def complete(request: Request, dialect: Dialect) -> Response:
+        served_request = await read_served(request, dialect)
+        if isinstance(served_request, Response):
+            return served_request
+        student_request = served_request.request
         headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else {}
         if served_request.has_unknown_prompt:
             headers[PROMPT_HEADER] = "other than in training; served as sent"
@@ -198,7 +231,11 @@ def build_serving_app(served: ServedAgent) -> Any:
             return dialect.write_reply(reply, model=model)
 
         if student_request.stream:
-            writer = dialect.stream_writer(student_request.model, id=response_id)
+            writer = (
+                RESPONSES.stream_writer(student_request.model, id=response_id, request=student_request.body)
+                if dialect is RESPONSES
+                else dialect.stream_writer(student_request.model)
+            )
             on_reply = write_reply if dialect is RESPONSES else lambda reply: None
             events = _stream_events(served_request, writer, threads, watch, on_reply)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -224,27 +261,27 @@ def build_serving_app(served: ServedAgent) -> Any:
             pass
         client_left.set()
 
-    model_entries = {
-        name: {"id": name, "object": "model", "created": 0, "owned_by": "fireact"} for name in served.names
-    }
+    def write_model(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "fireact"}
 
     async def models(request: Request) -> Response:
-        if (refusal := check_access(request)) is not None:
+        if (refusal := check_access(request, find_error_form(request))) is not None:
             return refusal
-        return JSONResponse({"object": "list", "data": list(model_entries.values())})
+        return JSONResponse({"object": "list", "data": [write_model(name) for name in served.names]})
 
     async def model(request: Request) -> Response:
-        if (refusal := check_access(request)) is not None:
+        dialect, name = find_error_form(request), request.path_params["id"]
+        if (refusal := check_access(request, dialect)) is not None:
             return refusal
-        model_entry = model_entries.get(request.path_params["id"])
-        return refuse_model(request.path_params["id"]) if model_entry is None else JSONResponse(model_entry)
+        return JSONResponse(write_model(name)) if served.serves(name) else refuse_model(name, dialect)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def refuse_path(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return refuse(status, f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}")
+        message = f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}"
+        return refuse(status, message, find_error_form(request))
 
     return Starlette(
         routes=[
@@ -252,12 +289,27 @@ def build_serving_app(served: ServedAgent) -> Any:
                 Route(f"/v1{dialect.path}", functools.partial(complete, dialect=dialect), methods=["POST"])
                 for dialect in DIALECTS.values()
             ),
+            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{id:path}", model),
             Route("/health", health),
         ],
         exception_handlers={HTTPException: refuse_path},
+        middleware=[Middleware(PathNormaliser)],
     )
+
+
+class PathNormaliser:
+    """ASGI middleware: the paths of all base URLs that the proxy takes become those of the routes."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            path = normalise_path(split_episode(scope["path"])[1]).rstrip("/") or "/"
+            scope = {**scope, "path": path, "raw_path": quote(path).encode()}
+        await self._app(scope, receive, send)
 
 
 class ServedRequest:
@@ -279,7 +331,8 @@ class ServedRequest:
 
     def _check(self) -> None:
         served, request = self.served, self.request
-        needs_constraint = request.json_schema is not None or request.tool_choice.mode in ("required", "tool")
+        chooses_tools = request.tool_choice.mode in ("required", "tool") or request.allowed_tools is not None
+        needs_constraint = request.json_schema is not None or chooses_tools
         if served.is_agent(request.model):
             if request.tools:
                 raise FormatError(f"tools: {request.model} runs its own tools here; ask {served.name} with yours")
@@ -294,8 +347,8 @@ class ServedRequest:
             )
         elif served.strict and self.has_unknown_prompt:
             raise FormatError(
-                "the system prompt and the tools are none that the student was trained without. Send those of the "
-                "recording, or serve without --strict"
+                "the system prompt and the tools are none of the student's training. Send those of the recording, or "
+                "serve without --strict"
             )
         elif needs_constraint and not self._constrains:
             raise FormatError(
@@ -303,16 +356,35 @@ class ServedRequest:
                 "serve a student of this machine without --no-constrain"
             )
 
+        if request.top_logprobs is not None and not getattr(served.agent.lm, "reports_logprobs", False):
+            raise FormatError("logprobs: this model reports none. Leave it out, or serve a student of this machine")
+
     @cached_property
     def drops_prompt(self) -> bool:
         """Whether the student was trained without the system prompt and the tools of this request."""
         tools = [tool.schema for tool in self.request.tools]
-        return bool(self.served.dropped) and hash_prompt(self.request.messages, tools) in self.served.dropped
+        return has_prompt_of(self.served.dropped, self.request.messages, tools)
 
     @property
     def has_unknown_prompt(self) -> bool:
-        """Whether the student was trained without its agent's prompt, and this request has another one."""
-        return bool(self.served.dropped) and not self.drops_prompt and not self.served.is_agent(self.request.model)
+        """Whether this request has another system prompt or other tools than the student's agent had."""
+        if self.served.is_agent(self.request.model) or self.drops_prompt:
+            return False
+        known, tools = self.served.known, [tool.schema for tool in self.request.tools]
+        return bool(self.served.dropped) or (known is not None and not known.holds(self.request.messages, tools))
+
+    @property
+    def prompt(self) -> Call:
+        """The messages and the tools that the student is given."""
+        request = self.request
+        if self.drops_prompt:
+            return Call(drop_prompt(request.messages))
+        return Call(request.messages, (*request.tools, FinishTool()) if self._has_finish else request.tools)
+
+    @property
+    def _has_finish(self) -> bool:
+        names = [tool.name for tool in self.request.tools]
+        return self.served.answers_by_finish and bool(names) and FINISH not in names
 
     @property
     def _constrains(self) -> bool:
@@ -320,10 +392,7 @@ class ServedRequest:
 
     def _student(self) -> WireReply:
         served, request = self.served, self.request
-        tools: tuple[Tool, ...] = request.tools
-        has_finish = served.answers_by_finish and bool(tools) and FINISH not in [tool.name for tool in tools]
-        if has_finish:
-            tools = (*tools, FinishTool())
+        has_finish = self._has_finish
         form = self._reply_form(has_finish)
         student_reply = StudentReply(
             lambda delta: self.on_reply_delta(delta), callable=form.callable, finish=has_finish,
@@ -333,11 +402,11 @@ class ServedRequest:
         def on_delta(delta: str) -> None:
             if self.client_left.is_set():
                 raise Cancelled
-            student_reply.add(delta)
+            if request.stream:  # else the whole text is read at once
+                student_reply.add(delta)
 
-        call = Call(
-            drop_prompt(request.messages) if self.drops_prompt else request.messages,
-            tools=() if self.drops_prompt else tools,
+        call = replace(
+            self.prompt,
             stop=request.stop,
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -355,6 +424,8 @@ class ServedRequest:
         """What the reply may be. A student that answers by the finish action may do so instead of writing text."""
         request = self.request
         choice, names = request.tool_choice, tuple(tool.name for tool in request.tools)
+        if request.allowed_tools is not None:
+            names = tuple(name for name in names if name in request.allowed_tools)
         callable_names = {"none": (), "tool": (choice.name,)}.get(choice.mode, names)
         may_answer = choice.mode in ("auto", "none")
         if has_finish and may_answer and request.json_schema is None:

@@ -59,7 +59,7 @@ class ServeConfig(AgentUse):
     lenient: bool = setting(False)
     """Ignore fields that cannot be served, and name them in a header."""
     strict: bool = setting(False)
-    """Refuse prompts other than those that --prompt drop took out of training."""
+    """Refuse prompts and tools other than those of the recording."""
 
     def __post_init__(self) -> None:
         check_settings(self, "serve")
@@ -99,10 +99,11 @@ def start_serving(config: ServeConfig, *, say: Callable[[str], None]) -> Running
     with ExitStack() as stack:
         model = stack.enter_context(_open_engine(config, say))
         agent, runs_tools = _equip_served_model(model, config, say)
+        training = model.training
+        prompts = {} if training is None else {"dropped": training.dropped, "known": training.known}
         served = make_served_agent(
             config.name, agent, host=host, aliases=tuple(config.aliases), tuned=model.tuned, runs_tools=runs_tools,
-            constrain=config.constrain, lenient=config.lenient, strict=config.strict,
-            dropped=frozenset() if model.training is None else model.training.dropped,
+            constrain=config.constrain, lenient=config.lenient, strict=config.strict, **prompts,
         )  # fmt: skip
         app, listening = build_serving_app(served), bind_socket(host, config.port)
         stack.callback(listening.close)

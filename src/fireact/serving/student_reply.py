@@ -1,18 +1,20 @@
 """What a student writes, as the reply to a client: text, tool calls, and the answer of a student that has ``finish``.
 
-Invariant: the deltas of a stream add up to the whole reply. A text is a call only where the request allows calls.
+Invariant: the deltas of a stream add up to the whole reply. A text is a call only where the request allows calls, and
+never inside reasoning. Text after a call stays text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from fireact.models.stops import held_back_length
 from fireact.types import FINISH, Action, Completion
 from fireact.wire.dialect import StreamDelta, ToolCall, WireReply
-from fireact.wire.text_calls import CALL_TAGS, find_calls
+from fireact.wire.reasoning import CLOSING_TAGS, OPENING_TAGS, split_reasoning
+from fireact.wire.text_calls import CALL_TAGS, find_call_spans
 
 OPENING_TAG = CALL_TAGS.split("\n", 1)[0]
 _BARE_CALL = '{"'
@@ -36,34 +38,35 @@ class StudentReply:
     ) -> None:
         self._on_delta, self._finish, self._call_seed = on_delta, finish, call_seed
         self._has_calls = bool(callable) or finish
-        self._text, self._sent_chars, self._sent_calls = "", 0, 0
+        self._text, self._sent_chars, self._sent_reasoning_chars, self._sent_calls = "", 0, 0, 0
 
     def add(self, delta: str) -> None:
         """Read a delta of the student's text."""
         self._text += delta
-        if self._finish:
-            return  # until the reply is whole, a thought may turn out to belong to an answer
-        self._send_text(self._find_text_end())
-        if OPENING_TAG in self._text and delta.rstrip().endswith(">"):
-            self._send_calls([action for _, action in self._find_calls()])
+        bare_text = self._text.lstrip()
+        if self._finish or held_back_length(bare_text, OPENING_TAGS) == len(bare_text):
+            return  # a thought may turn out to belong to an answer, and a text may turn out to begin with reasoning
+        reasoning, content = self._split()
+        self._send_reasoning(reasoning)
+        self._send_text(content[: self._find_text_end(content)])
+        if OPENING_TAG in content and delta.rstrip().endswith(">"):
+            self._send_calls([action for _, _, actions in self._find_spans(content) for action in actions])
 
     def end(self, completion: Completion) -> WireReply:
         """The whole reply, once its last deltas are sent."""
         self._text = completion.text
-        start, calls = len(self._text), list(completion.calls)
-        positions = [] if calls else self._find_calls()
-        if positions:
-            start, calls = positions[0][0], [action for _, action in positions]
-        if not calls and self._has_calls and completion.finish == "length" and OPENING_TAG in self._text:
-            start = self._text.index(OPENING_TAG)  # a call that was cut off is no text; the finish says so
-        text = self._text[:start].rstrip() if start < len(self._text) else self._text
-        reasoning = ""
+        reasoning, content = self._split(is_whole=True)
+        reasoning = completion.reasoning or reasoning
+        spans = [] if completion.calls else self._find_spans(content)
+        calls = list(completion.calls) or [action for _, _, actions in spans for action in actions]
+        text = _join_texts(content, spans) if spans else content
+        if self._has_calls and completion.finish == "length" and OPENING_TAG in text and not completion.calls:
+            text = text[: text.index(OPENING_TAG)].rstrip()  # a call that was cut off is no text; the finish says so
         if self._finish and [call.name for call in calls] == [FINISH]:
-            text, reasoning, calls = _format_answer(calls[0]), text, []
+            text, reasoning, calls = _format_answer(calls[0]), "\n\n".join(filter(None, (reasoning, text))), []
         elif self._finish:
             calls = [call for call in calls if call.name != FINISH]
-        if reasoning:
-            self._on_delta(StreamDelta(reasoning=reasoning))
+        self._send_reasoning(reasoning)
         if text[self._sent_chars :]:
             self._on_delta(StreamDelta(text[self._sent_chars :]))
         self._send_calls(calls)
@@ -73,19 +76,35 @@ class StudentReply:
             finish="tool_calls" if calls and completion.finish == "stop" else completion.finish,
         )  # fmt: skip
 
-    def _find_calls(self) -> list[tuple[int, Action]]:
-        return find_calls(self._text) if self._has_calls else []
+    def _split(self, *, is_whole: bool = False) -> tuple[str, str]:
+        """The reasoning and the content so far; a tag that closes reasoning counts alone until text has been sent."""
+        split = split_reasoning(self._text)
+        is_opened = self._text.lstrip().startswith(OPENING_TAGS)
+        if split is None or not (is_opened or (is_whole and not self._sent_chars)):
+            return "", self._text
+        reasoning, content = split
+        is_open = not is_whole and not any(tag in self._text for tag in CLOSING_TAGS)
+        certain_chars = len(reasoning) - (held_back_length(reasoning, CLOSING_TAGS) if is_open else 0)
+        return reasoning[:certain_chars].strip("\n"), content
 
-    def _find_text_end(self) -> int:
+    def _find_spans(self, content: str) -> list[tuple[int, int, list[Action]]]:
+        return find_call_spans(content) if self._has_calls else []
+
+    def _find_text_end(self, content: str) -> int:
         """Where the text that is no call ends, or may end once more is written."""
         if not self._has_calls:
-            return len(self._text)
-        starts = [position for mark in (OPENING_TAG, _BARE_CALL) if (position := self._text.find(mark)) >= 0]
-        return min(starts) if starts else len(self._text) - held_back_length(self._text, (OPENING_TAG, _BARE_CALL))
+            return len(content)
+        starts = [position for mark in (OPENING_TAG, _BARE_CALL) if (position := content.find(mark)) >= 0]
+        return min(starts) if starts else len(content) - held_back_length(content, (OPENING_TAG, _BARE_CALL))
 
-    def _send_text(self, end: int) -> None:
+    def _send_reasoning(self, reasoning: str) -> None:
+        if reasoning[self._sent_reasoning_chars :]:
+            self._on_delta(StreamDelta(reasoning=reasoning[self._sent_reasoning_chars :]))
+            self._sent_reasoning_chars = len(reasoning)
+
+    def _send_text(self, certain_text: str) -> None:
         # Space at the end stays back: it belongs to a call that follows.
-        text = self._text[:end].rstrip() if self._has_calls else self._text[:end]
+        text = certain_text.rstrip() if self._has_calls else certain_text
         if len(text) > self._sent_chars:
             self._on_delta(StreamDelta(text[self._sent_chars :]))
             self._sent_chars = len(text)
@@ -99,6 +118,13 @@ class StudentReply:
         # Nine letters and digits, as every provider takes; agents that send calls as text have no ids to go on from.
         digest = hashlib.sha256(f"{position} {self._call_seed}".encode()).hexdigest()
         return ToolCall(digest[:9], call.name, json.dumps(dict(call.arguments), ensure_ascii=False))
+
+
+def _join_texts(content: str, spans: Sequence[tuple[int, int, list[Action]]]) -> str:
+    """The texts before, between and after the calls, a line each."""
+    starts, ends = [*(span[0] for span in spans), len(content)], [0, *(span[1] for span in spans)]
+    first, *others = [content[end:start] for end, start in zip(ends, starts, strict=True)]
+    return "\n".join(filter(None, [first.rstrip(), *(text.strip() for text in others)]))
 
 
 def _format_answer(finish: Action) -> str:

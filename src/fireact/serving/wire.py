@@ -1,14 +1,14 @@
 """The requests that the server can answer, whatever their dialect.
 
-Invariant: a request that cannot be served exactly is refused with the field and the allowed values, never half served;
-a lenient reading ignores fields that it cannot serve, and names them. This module knows nothing of models or of HTTP.
+Invariant: a request that cannot be served exactly is refused with the field and the allowed values, or the fields that
+it is answered without are named; a lenient reading refuses none. This module knows nothing of models or of HTTP.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fireact.errors import FormatError
@@ -16,7 +16,7 @@ from fireact.render.requests import client_tools, student_messages
 from fireact.types import Message, TokenLogprob
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import Dialect, ToolChoice, WireRequest
-from fireact.wire.schemas import ClientTool
+from fireact.wire.schemas import ClientTool, schema_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class StudentRequest:
     """The request of a client.
 
     ``json_schema`` is the schema of a text that must be JSON. ``top_logprobs`` is how many likely tokens to report for
-    each token; None reports nothing. ``ignored`` are the fields that a lenient reading left out.
+    each token; None reports nothing. ``ignored`` are the fields that the request is answered without.
     """
 
     model: str
@@ -42,6 +42,8 @@ class StudentRequest:
     stream_usage: bool
     top_logprobs: int | None
     ignored: tuple[str, ...]
+    allowed_tools: tuple[str, ...] | None = None
+    """The tools that may be called, where these are not all."""
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The body as the client sent it."""
 
@@ -56,14 +58,17 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "functions": ([],), "function_call": ("none", "auto"), "logprobs": (False,),
     "top_logprobs": (0,), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0), "top_k": (0, -1),
     "min_p": (0, 0.0), "repetition_penalty": (1, 1.0), "logit_bias": ({},), "modalities": (["text"],),
-    "background": (False,),
+    "background": (False,), "mcp_servers": ([],), "truncation": ("disabled",), "thinking": ({"type": "disabled"},),
+    "context_management": ([], {}),
 }  # fmt: skip
 """Fields that would change the answer and are not supported, with the values that have no effect."""
+_NAMED = frozenset(("context_management", "thinking", "truncation"))
+"""Such fields that a request is answered without, since common clients always send them; a header names them."""
 _WITHOUT_EFFECT = frozenset(
     (
         "user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key", "prompt_cache_retention",
-        "safety_identifier", "reasoning_effort", "reasoning", "verbosity", "text", "include", "truncation",
-        "output_config", "context_management", "thinking", "client_metadata",
+        "safety_identifier", "reasoning_effort", "reasoning", "verbosity", "text", "include", "output_config",
+        "client_metadata", "cache_control", "inference_geo", "moderation", "prompt_cache_options",
         "input", "instructions", "messages", "system", "tools",
     )
 )  # fmt: skip
@@ -97,6 +102,7 @@ def read_request(
         raise FormatError(f"n must be 1, and is {request.extra['n']!r}: a reply has one answer")
     extra = dict(request.extra)
     top_logprobs = _read_logprobs(extra, request.stream)
+    allowed = _read_allowed_tools(request, extra)
     left_out: list[str] = []
     tools = client_tools(request, left_out=left_out if lenient else None)
     ignored = (*_find_unserved(extra, lenient=lenient), *(f"tools: {name}" for name in left_out))
@@ -113,7 +119,8 @@ def read_request(
         model=request.model,
         messages=tuple(student_messages(request.messages)),
         tools=tools,
-        tool_choice=_read_tool_choice(request, [tool.name for tool in tools]),
+        tool_choice=_read_tool_choice(request if allowed is None else replace(request, tool_choice=allowed[0]), tools),
+        allowed_tools=None if allowed is None else allowed[1],
         parallel_tool_calls=request.parallel_tool_calls is not False,
         json_schema=_read_json_schema(request),
         stop=request.stop,
@@ -129,7 +136,22 @@ def read_request(
     )
 
 
-def _read_tool_choice(request: WireRequest, names: Sequence[str]) -> ToolChoice:
+def _read_allowed_tools(request: WireRequest, extra: dict[str, Any]) -> tuple[ToolChoice, tuple[str, ...]] | None:
+    """The choice among some of the tools (``allowed_tools``), and their names, taken out of ``extra``; else None."""
+    value = extra.get("tool_choice")
+    if request.tool_choice is not None or not isinstance(value, Mapping) or value.get("type") != "allowed_tools":
+        return None
+    inner = value.get("allowed_tools", value)  # chat completions nests what Responses does not
+    tools = inner.get("tools") if isinstance(inner, Mapping) else None
+    names = tuple(schema_name(tool) for tool in tools) if isinstance(tools, list) else ()
+    if not names or not all(names) or inner.get("mode", "auto") not in ("auto", "required"):
+        raise FormatError(f"tool_choice is {repr(value)[:200]}; it must name tools, with the mode auto or required")
+    del extra["tool_choice"]
+    return ToolChoice("required" if inner.get("mode") == "required" else "auto"), names
+
+
+def _read_tool_choice(request: WireRequest, tools: Sequence[ClientTool]) -> ToolChoice:
+    names = [tool.name for tool in tools]
     choice = request.tool_choice or ToolChoice("auto")
     if choice.mode == "tool" and choice.name not in names:
         raise FormatError(f"tool_choice names {choice.name!r}; tools has {', '.join(names) or 'nothing'}")
@@ -172,15 +194,16 @@ def write_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _find_unserved(extra: Mapping[str, Any], *, lenient: bool) -> tuple[str, ...]:
-    """The fields that are ignored. Raises FormatError for the first one unless the reading is lenient."""
+    """The fields that are ignored. Raises FormatError for one that must not be, unless the reading is lenient."""
     unserved = [
         name
         for name, value in extra.items()
         if name not in _WITHOUT_EFFECT and value is not None and value not in _HARMLESS.get(name, ())
     ]
-    if unserved and not lenient:
+    refused = [name for name in unserved if name not in _NAMED]
+    if refused and not lenient:
         raise FormatError(
-            f"{unserved[0]} is {repr(extra[unserved[0]])[:200]}, which this endpoint cannot do. Leave it out, or serve "
+            f"{refused[0]} is {repr(extra[refused[0]])[:200]}, which this endpoint cannot do. Leave it out, or serve "
             "with --lenient, which ignores it."
         )
     return tuple(unserved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.live import Live
 from rich.markup import escape
@@ -47,8 +48,15 @@ def make_status_table(status: RecordingStatus) -> RichTable:
     return table
 
 
-def describe_nothing_recorded(requests: Mapping[str, int], address: str) -> str:
-    """Why a recording is empty: the requests that came, and those that are recorded."""
+def describe_nothing_recorded(manifest: Mapping[str, Any], address: str) -> str:
+    """Why a recording has no reply, or an empty text where it has one.
+
+    It names the error of its calls or, where there are none, the requests that came, and those that are recorded.
+    """
+    requests, errors = manifest["unrecorded"], manifest["errors"]
+    if manifest["calls"]:
+        all_failed = manifest["failed_calls"] == manifest["calls"]
+        return f"nothing was recorded: all calls failed. {_describe_counts(errors)}" if all_failed else ""
     paths = ", ".join(f"POST /v1{dialect.path}" for dialect in DIALECTS.values())
     if not requests:
         return f"nothing was recorded: no request came. The agent's base URL must be {address}/v1 (recorded: {paths})."

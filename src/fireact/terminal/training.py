@@ -88,6 +88,8 @@ def print_conformance(conformance: Conformance) -> None:
     )
     for line in conformance.left_out:
         STDOUT.print(escape(f"not trained on, so not compared: {line}"))
+    for line in conformance.refused:
+        STDOUT.print(escape(f"refused by 'fireact serve' without --lenient: {line}"))
     for prompt in conformance.unequal:
         STDOUT.print(escape(f"differs after: {prompt}"))
 

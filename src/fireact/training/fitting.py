@@ -50,26 +50,37 @@ def select_fitting(
         [sample for sample in group if len(sample.input_ids) <= recipe.max_length]
         for group in (samples, validation_samples)
     )
-    refuse_empty(fitting, len(samples), recipe)
+    refuse_empty(fitting, samples, recipe)
     if recipe.patience and not validation_fitting:
         raise ConfigError(
             f"patience needs samples to measure on, and none of {len(validation_samples)} validation samples fits into "
-            f"max_length {recipe.max_length} tokens. Raise it, or leave patience out."
+            f"max_length {recipe.max_length} tokens. {_name_length(validation_samples)}, or leave patience out."
         )
     dropped, validation_dropped = len(samples) - len(fitting), len(validation_samples) - len(validation_fitting)
-    for count, description in ((dropped, "samples"), (validation_dropped, "validation samples")):
+    for count, description, group in (
+        (dropped, "samples", samples), (validation_dropped, "validation samples", validation_samples),
+    ):  # fmt: skip
         if count:
-            progress.say(f"train: {count} {description} of over {recipe.max_length} tokens are left out")
+            progress.say(
+                f"train: {count} {description} of over {recipe.max_length} tokens are left out. {_name_length(group)}."
+            )
     return FittingSamples(fitting, validation_fitting, dropped, validation_dropped, rewritten)
 
 
-def refuse_empty(fitting: Sequence[Sample], total: int, recipe: Recipe) -> None:
-    """Raise DataError when there are no samples, or when a sample has no token that the student writes."""
+def refuse_empty(fitting: Sequence[Sample], samples: Sequence[Sample], recipe: Recipe) -> None:
+    """Raise DataError when none of the samples fits, or when a sample has no token that the student writes."""
     if not fitting:
         raise DataError(
-            f"none of {total} samples fits into max_length {recipe.max_length} tokens. Raise it, or mix others."
+            f"none of {len(samples)} samples fits into max_length {recipe.max_length} tokens. {_name_length(samples)}, "
+            "or mix others."
         )
     if not all(sample.targets for sample in fitting):
         raise DataError(
             "a sample has no token to train on: no step of its trajectory is learnt. Filter with --where finished."
         )
+
+
+def _name_length(samples: Sequence[Sample]) -> str:
+    """The option that takes all samples."""
+    longest = max((len(sample.input_ids) for sample in samples), default=0)
+    return f"--max-length {longest} takes all" if longest else "There are none"

@@ -102,6 +102,10 @@ class ChatSource:
         """What was left out so far, a line for each reason."""
         return [] if self.recorded is None else self.recorded.describe_left_out()
 
+    def describe_ambiguity(self) -> list[str]:
+        """A line where trajectories fit several recorded episodes."""
+        return [] if self.recorded is None else self.recorded.describe_ambiguity()
+
 
 class Encoder:
     """Encodes chats to samples for one student, with its tokenizer, its end-of-turn ids, and the renderer's own ends.

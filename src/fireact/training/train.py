@@ -27,11 +27,12 @@ from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields,
 from fireact.base.verbs import Verb
 from fireact.data import HELD_OUT, question_key
 from fireact.data.filters import has_full_score
-from fireact.data.recorded_calls import RENDERER, resolve_renderer
+from fireact.data.recorded_calls import RENDERER, find_recorded_runs, resolve_renderer
 from fireact.data.sources import is_trajectory_file, read_any_trajectories
 from fireact.errors import ConfigError, DataError, missing_path_error
 from fireact.formats.read import find_reader
 from fireact.formats.source import open_source_file
+from fireact.recording.trajectories import METHOD
 from fireact.render.tokens import Chat
 from fireact.rollout.loading import AUTO_RENDERER_HELP, SEARCH, STUDENT_HELP, TRAINING_TOOLS_HELP, load_renderer
 from fireact.training.launch import (
@@ -234,8 +235,15 @@ def load_training_data(config: TrainConfig, progress: Progress = SILENT) -> Trai
     chats, validation_chats = (
         [chat for trajectory in group for chat in chat_source.render(trajectory)] for group in (training, validation)
     )
-    for line in chat_source.describe_left_out():
-        progress.say(f"train: left out, {line}")
+    if config.renderer != RENDERER and find_recorded_runs(data):
+        recorded = sum(trajectory.method == METHOD for trajectory in training)
+        progress.say(
+            f"train: {recorded} of {len(training)} trajectories are recorded, and are learned as {config.renderer}, "
+            "without the prompt and the tool schemas of their agent. --renderer recorded learns them as their agent "
+            "sends them, and leaves the others out."
+        )
+    for line in (*(f"left out, {line}" for line in chat_source.describe_left_out()), *chat_source.describe_ambiguity()):
+        progress.say(f"train: {line}")
     if not chats:
         raise DataError(
             f"none of {len(training)} trajectories has a sample for the renderer {config.renderer}. Choose another "

@@ -17,8 +17,9 @@ from fireact.base.run_directory import CONFIG, read_config
 from fireact.data.sources import read_any_trajectories
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.models.weights import load_tokenizer
-from fireact.render.requests import drop_prompt, hash_prompt
+from fireact.render.requests import drop_prompt, hash_prompt, read_system
 from fireact.render.tokens import Chat, prompt_ids
+from fireact.render.tool_calls import group_joined_steps
 from fireact.rollout.loading import DefaultTools, is_embedded_task, load_tools
 from fireact.types import FINISH, Renderer, Trajectory
 from fireact.wire.schemas import Schema, hash_schema, normalise_schemas, schema_name, tool_schema
@@ -84,7 +85,7 @@ def describe_trained_tools(
 
     Each has its name, its schema (None where it is not known), the schema's hash, and whether it ends the agent's work.
     """
-    endings = find_endings(chats)
+    endings = find_endings(chats, trajectories)
     if renderer.native:
         schemas = {schema_name(schema): schema for chat in chats for schema in chat.tools}
         names = [name for name in schemas if name != FINISH or getattr(renderer, "ends_itself", False)]
@@ -113,13 +114,22 @@ def _known_schemas(trajectories: Sequence[Trajectory], specs: Sequence[str]) -> 
     return {schema_name(schema): schema for schema in [*named_schemas, *brought_schemas]}
 
 
-def find_endings(chats: Sequence[Chat]) -> set[str]:
-    """The tools that are called in the last turn of chats, and whose calls are never answered."""
-    last_calls = {
-        call.name for chat in chats if chat.messages[-1].role == "assistant" for call in chat.messages[-1].calls
-    }
-    answered = {message.name for chat in chats for message in chat.messages if message.role == "tool"}
-    return last_calls - answered
+def find_endings(chats: Sequence[Chat], trajectories: Sequence[Trajectory]) -> set[str]:
+    """The tools that are called in the last call of an episode alone, and whose calls are never answered.
+
+    An answer may come as a text of the user, or in a chat of its own where the agent rewrites its history.
+    """
+    last_names, earlier_names = set[str](), set[str]()
+    for chat in chats:
+        for position, message in enumerate(chat.messages, 1):
+            names = last_names if position == len(chat.messages) else earlier_names
+            names.update(call.name for call in message.calls)
+    for trajectory in trajectories:
+        *earlier_turns, last_turn = group_joined_steps(trajectory.steps) or [[]]
+        answered_steps = [step for step in last_turn if step.observation is not None]
+        steps = [*(step for turn in earlier_turns for step in turn), *answered_steps]
+        earlier_names.update(step.action.name for step in steps if step.action is not None)
+    return last_names - earlier_names
 
 
 def describe_prompt(chats: Sequence[Chat], *, mode: str = "keep", student: str = "") -> dict[str, Any]:
@@ -128,9 +138,7 @@ def describe_prompt(chats: Sequence[Chat], *, mode: str = "keep", student: str =
     In the ``mode`` drop, ``dropped`` has the hashes of the prompts with their tools, by which the server recognises
     them. With a ``student`` and system prompts or tools, ``tokens_a_question`` are the prompt tokens with and without.
     """
-    systems = Counter(
-        chat.messages[0].content if chat.messages and chat.messages[0].role == "system" else "" for chat in chats
-    )
+    systems = Counter(read_system(chat.messages) for chat in chats)
     hashes = {hashlib.sha256(system.encode()).hexdigest(): count for system, count in systems.most_common(MAX_PROMPTS)}
     dropped = sorted({hash_prompt(chat.messages, chat.tools) for chat in chats}) if mode == "drop" else []
     return {

@@ -11,6 +11,7 @@ REASONING_BLOCKS = ("reasoning", "thinking", "redacted_thinking")
 
 _WRAPPED = re.compile(r"\A<think>\n(.*?)\n</think>\n\n(.*)\Z", re.DOTALL)
 _PAIRS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+OPENING_TAGS, CLOSING_TAGS = tuple(pair[0] for pair in _PAIRS), tuple(pair[1] for pair in _PAIRS)
 _TAGS = re.compile(r"</?think>")
 
 

@@ -4,8 +4,8 @@
     conversation             so do those of all responses of that conversation
     item_reference           stands for an item of an earlier response
 
-Invariant: only what passed through ``add`` is known; ids that are not are returned, and never guessed. A conversation
-that is named for the first time counts as new. An item that comes again and again, as in a growing input, is held once.
+Invariant: only what was added is known; ids that are not are returned, and never guessed. So a conversation whose
+beginning was not added is not known, either. An item that comes again and again, as in a growing input, is held once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ResponseHistory:
     def resolve(self, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """The request with all items in its input, and the ids in it that are not known."""
         previous_id = request.get("previous_response_id")
-        ids = [id for id in (previous_id, _conversation_id(request)) if isinstance(id, str) and id]
+        ids = [id for id in (previous_id, find_conversation_id(request)) if isinstance(id, str) and id]
         earlier = [item for id in ids for item in self._items_by_source.get(id, ())]
-        unknown_ids = [id for id in ids if id == previous_id and id not in self._items_by_source]
+        unknown_ids = [id for id in ids if id not in self._items_by_source]
         new_items = _list_input(request)
         items = [self._find_referenced(item, unknown_ids) for item in new_items]
         if not ids and items == new_items:
@@ -45,11 +45,17 @@ class ResponseHistory:
         body = RESPONSES.write_reply(reply, model="")
         output = body.get("output")
         items = self._unify([*_list_input(request), *(output if isinstance(output, list) else ())])
-        ids = [body.get("id") if request.get("store") is not False else None, _conversation_id(request)]
+        ids = [body.get("id") if request.get("store") is not False else None, find_conversation_id(request)]
         for id in ids:
             if isinstance(id, str) and id:
                 self._items_by_source[id] = items
         self._items_by_id |= {item["id"]: item for item in items if isinstance(item.get("id"), str)}
+
+    def add_conversation_items(self, id: str, items: Iterable[Any]) -> None:
+        """Begin a conversation with items, or add them to it."""
+        new_items = self._unify(items)
+        self._items_by_source[id] = (*self._items_by_source.get(id, ()), *new_items)
+        self._items_by_id |= {item["id"]: item for item in new_items if isinstance(item.get("id"), str)}
 
     def _find_referenced(self, item: Any, unknown_ids: list[str]) -> Any:
         """The item that a reference names; any other item as it is."""
@@ -77,6 +83,7 @@ def _list_input(request: Mapping[str, Any]) -> list[Any]:
     return list(value) if isinstance(value, list) else []
 
 
-def _conversation_id(request: Mapping[str, Any]) -> Any:
+def find_conversation_id(request: Mapping[str, Any]) -> Any:
+    """The id of the conversation that a request names; None where it names none."""
     conversation = request.get("conversation")
     return conversation.get("id") if isinstance(conversation, Mapping) else conversation

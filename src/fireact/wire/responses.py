@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from fireact.types import Usage
@@ -49,6 +50,11 @@ from fireact.wire.sse import END, write_event
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _FINISH_BY_REASON = {"max_output_tokens": "length", "max_messages": "length"}
 _REASON_BY_FINISH = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_REPEATED = (
+    "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "previous_response_id", "reasoning",
+    "store", "temperature", "text", "tool_choice", "tools", "top_p", "truncation",
+)  # fmt: skip
+"""Settings of a request that its response repeats."""
 _UNANSWERED = ("queued", "in_progress", "failed", "cancelled")
 _CALL_IDENTITY = ("type", "id", "call_id", "status", "name", "server_label")
 _CALL_RESULTS = ("output", "outputs", "results", "result", "error")
@@ -149,9 +155,11 @@ class Responses:
         """A reader of one stream."""
         return ResponsesStreamReader()
 
-    def stream_writer(self, model: str, *, id: str = "") -> ResponsesStreamWriter:
-        """A writer of one stream; without an id it makes one."""
-        return ResponsesStreamWriter(model, id)
+    def stream_writer(
+        self, model: str, *, id: str = "", request: Mapping[str, Any] = MappingProxyType({})
+    ) -> ResponsesStreamWriter:
+        """A writer of one stream, which repeats the settings of a request; without an id it makes one."""
+        return ResponsesStreamWriter(model, id, request)
 
     def write_error(self, message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
         """The body of an error."""
@@ -295,8 +303,8 @@ class ResponsesStreamReader:
 class ResponsesStreamWriter:
     """Writes the events of one stream, item by item."""
 
-    def __init__(self, model: str, id: str = "") -> None:
-        self._head = _write_head(model, id)
+    def __init__(self, model: str, id: str = "", request: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self._head = {**_write_head(model, id), **repeat_settings(request)}
         self._output: list[dict[str, Any]] = []
         self._open_text = ""
         self._sequence_number = -1
@@ -628,6 +636,11 @@ def _write_head(model: str, id: str = "") -> dict[str, Any]:
         "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": True,
         "tool_choice": "auto", "tools": [], "temperature": None, "top_p": None,
     }  # fmt: skip
+
+
+def repeat_settings(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a request that its response repeats."""
+    return {name: request[name] for name in _REPEATED if request.get(name) is not None}
 
 
 def _write_end(finish: str, usage: Usage | None) -> dict[str, Any]:

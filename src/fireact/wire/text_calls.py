@@ -110,10 +110,15 @@ def split_calls(
 
 def find_calls(text: str) -> list[tuple[int, Action]]:
     """The calls in a text with their positions: those with marks, or else those that are bare JSON."""
+    return [(start, action) for start, _, actions in find_call_spans(text) for action in actions]
+
+
+def find_call_spans(text: str) -> list[tuple[int, int, list[Action]]]:
+    """The start and the end of each text of calls, and its calls; as in ``find_calls``."""
     spans = list(_find_spans(text, {}))
     if spans:
-        return [(start, action) for start, _, _, actions in spans for action in actions]
-    calls: list[tuple[int, Action]] = []
+        return [(start, end, actions) for start, end, _, actions in spans if actions]
+    bare_spans: list[tuple[int, int, list[Action]]] = []
     read_until = 0
     for start in (match.start() for match in _OBJECT.finditer(text)):
         if start < read_until:
@@ -121,9 +126,9 @@ def find_calls(text: str) -> list[tuple[int, Action]]:
         value, length = decode_json(text[start:])
         action = _parse_action(value)
         if action is not None:
-            calls.append((start, action))
+            bare_spans.append((start, start + length, [action]))
             read_until = start + length
-    return calls
+    return bare_spans
 
 
 def is_inside_call(text: str, position: int) -> bool:
