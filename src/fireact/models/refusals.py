@@ -32,14 +32,14 @@ _ALIASES = {
     "stop_sequences": "stop", "stop_words": "stop", "random_seed": "seed",
 }  # fmt: skip
 """What servers call a parameter behind the API, and what it is called in a request."""
-_CONTEXT = (
+_CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|input_length_error"
     r"|context[ _-]?(?:length|size|window|limit)\b.{0,40}\b(?:exceed|too)|exceed\w{0,3}\b.{0,60}\bcontext\b"
 )
 """Words that speak of the context even in a fault of the server."""
 _TOO_LONG = re.compile(
-    _CONTEXT + r"|context[ _-]?(?:length|size|window|limit)|model's context\b|a longer context"
-    r"|longer than (?:the )?(?:model|max)"
+    r"input_length_error|context[ _-]?(?:length|size|window|limit)|exceed_context_size|model's context\b"
+    r"|a longer context|longer than (?:the )?(?:model|max)"
     r"|\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}\b(?:too (?:long|large|big)|exceed)"
     r"|exceed\w{0,3}\b.{0,60}\b(?:tokens?|length)\b|too many (?:input |prompt )?tokens|token (?:limit|count)"
     r"|reduce (?:the|your) (?:length|prompt|input|number of tokens)|range of input length"
@@ -72,7 +72,7 @@ _ACCOUNT = re.compile(
 _FINAL_CODE = re.compile(r"invalid_request|invalid_argument|unsupported|permission|not_found|forbidden|unauthori[sz]ed")
 """Codes of a reply of status 200 that no other try changes."""
 _REFUSED_NAME = re.compile(
-    r"(\w{1,80})[\"'`]?(?: (?:parameter|field|argument|option|setting))? (?:is|are) "
+    r"(?<!\w)(\w{1,80})[\"'`]?(?: (?:parameter|field|argument|option|setting))? (?:is|are) "
     r"(?:not (?:supported|allowed|permitted|accepted|recognized|available)|unsupported|forbidden|unknown)"
     r"|(?:unsupported|unknown|unrecognized|unexpected) (?:parameter|field|argument|option|property|key)"
     r"\W{1,4}(\w{1,80})",
@@ -103,7 +103,7 @@ class Refusal:
         if self.status == 429:  # "too many tokens" of a limit a minute goes by
             return "request too large" in words
         if self.status >= 500:  # "queue length exceeded" and "moderation is unavailable" go by too
-            return re.search(_CONTEXT, words) is not None
+            return _CONTEXT.search(words) is not None
         if _FLAGGED.search(words):
             return True
         is_limit_alone = _LIMIT_NAME.search(words) is not None and not _OF_PROMPT.search(words)
