@@ -10,10 +10,11 @@ import pytest
 from fireact.base.foreign_names import find_foreign_names
 from fireact.base.run_directory import RunDir
 from fireact.base.verbs import resume
-from fireact.errors import DataError
+from fireact.errors import ConfigError, DataError
 from fireact.models.fake_endpoint import FakeEndpoint
 from fireact.rollout.agents import load_agent
 from fireact.rollout.collection import CollectConfig, collect
+from fireact.rollout.loading import load_renderer
 from fireact.rollout.models import load_model
 from fireact.rollout.students import tuned_renderer, tuned_tools
 from fireact.training.train import TrainConfig
@@ -46,6 +47,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"teacher": "openai:m@https://api.openai.com.evil.example/v1"}, ["openai:m@https://api.openai.com.evil.example/v1"]),
         ({"teacher": "openai:gpt-4o", "agent": "openai:m@https://api.together.xyz/v1", "x": "hf:a/b"}, []),
         ({"teacher": "openai:m@http://127.0.0.1:8000/v1", "data": "runs/a.jsonl:question,answer", "n": 3}, []),
+        ({"tools": ["evil-mod:make", "pkg.json:make", " sp:make", "fireact:base", "evil:make/x"]},
+         ["evil-mod:make", "pkg.json:make", " sp:make", "fireact:base", "evil:make/x", "evil:make"]),
+        ({"plan": {"pkg.json:make/react": 1, "geo-hop/pkg.json:make": 1, "/a/b.csv:q,a/react": 1}}, ["pkg.json:make"]),
+        ({"data": "pkg.json:make", "at": "https://h:80/v1", "values": {"data": "q.csv:q", "name": "e:m"}}, ["e:m"]),
         ({"tasks": ["q.jsonl:question", "hotpotqa:dev"], "tools": ["search:PATH", "snippets:runs/x"], "b": "5usd"}, []),
     ],
 )  # fmt: skip
@@ -73,6 +78,38 @@ def test_a_run_of_somebody_else_is_not_resumed_and_one_s_own_is(
     collect(config, tmp_path / "theirs")  # the user gives the names
     (tmp_path / "theirs" / "manifest.json").unlink()
     assert resume(tmp_path / "theirs")["verb"] == "collect"
+
+
+@pytest.mark.parametrize("module", ["evil-mod", "pkg.json", " sp"])
+def test_odd_names_of_modules_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / f"{module.replace('.', '/')}.py"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(MODULE.format(mark=str(tmp_path / "RAN")))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.toml").write_text(
+        f'verb = "collect"\nteacher = "{module}:shout"\n[plan]\n"geo-hop/react" = 1\n'
+    )
+    with pytest.raises(DataError, match="would run code"):
+        resume(tmp_path / "theirs")
+    with pytest.raises(DataError, match="would run code"):
+        tuned_renderer(agent_of_somebody_else(tmp_path / "agent", tmp_path / "x", renderer=f"{module}:shout"))
+    (tmp_path / "agent" / "config.toml").write_text(f'verb = "train"\ntools = ["{module}:shout"]\n')
+    with pytest.raises(DataError, match="would run code"):
+        load_agent(str(tmp_path / "agent"), "geo-hop", None, slots=1)
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_a_study_s_own_file_is_read_for_names_too(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text('title = "Two: one"\n[shared]\ntools = ["evil:make"]\n[axes]\nbase = [{label = "a: b"}]\n')
+    assert find_foreign_names({"study": str(study), "values": {"teacher": "bad:m"}}) == ["evil:make", "bad:m"]
+
+
+@pytest.mark.parametrize("spec", ["search:make", "mcp:make", "geo-hop:make"])
+def test_the_name_of_a_plug_in_is_never_a_module(spec: str) -> None:
+    with pytest.raises(ConfigError, match="the name of a plug-in that is no renderer"):
+        load_renderer(spec)
 
 
 def agent_of_somebody_else(path: Path, mark: Path, **manifest: Any) -> Path:

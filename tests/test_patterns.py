@@ -11,6 +11,7 @@ OWN_PATTERNS = {
     "models/grammar.py": "names of special tokens, escaped",
     "models/scripted.py": "a name of the world, escaped",
     "render/chat.py": "names of special tokens, escaped",
+    "render/composed.py": "characters of special tokens, escaped",
     "reporting/plots.py": "colours",
     "tasks/paper.py": "names of released files",
 }

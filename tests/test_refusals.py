@@ -16,6 +16,7 @@ from fireact.base import jsonl
 from fireact.base.run_directory import read_trajectories
 from fireact.errors import ConfigError, PromptError
 from fireact.methods.react import ReAct
+from fireact.models.adaptation import Adaptation
 from fireact.models.fake_endpoint import FakeEndpoint, FakeReply, Fault
 from fireact.models.openai import OpenAIModel
 from fireact.models.refusals import read_refusal
@@ -89,6 +90,7 @@ def run(lm: OpenAIModel, tools: Sequence[Any] = (), *, native: bool = False) -> 
         ("max_tokens", {"error": {"message": "max_tokens is too large: 9. It supports at most 4 completion tokens"}}),
         ("max_tokens", {"error": {"message": "max_tokens must be at most `8192`, less than the `context_window`"}}),
         ("seed", {"error": {"message": "Provider error", "metadata": {"raw": '{"message": "`seed` is forbidden"}'}}}),
+        ("max_tokens", {"error": "Input validation error: `max_new_tokens` must be <= 64. Given: 99"}),
     ],
 )  # fmt: skip
 def test_a_refused_parameter_is_left_out_in_every_shape_and_wording(name: str, body: Any, status: int) -> None:
@@ -97,6 +99,34 @@ def test_a_refused_parameter_is_left_out_in_every_shape_and_wording(name: str, b
         assert [lm.complete(Call(ASK, stop=("x",), max_tokens=9)).text for _ in range(2)] == ["yes", "yes"]
         assert [name in request for request in served.requests] == [True, False, False]
         assert {"stop", "temperature", "seed", "max_tokens"} - {name} <= served.requests[-1].keys()
+
+
+SENT = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stop": ["a"], "temperature": 0.0, "seed": 1,
+        "max_tokens": 99}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("seed", 400, {"title": "One or more errors occurred.", "errors": {"seed": ["It is not supported."]}}),
+        ("seed", 400, {"message": "Validation failed", "violations": [{"propertyPath": "seed", "message": "no"}]}),
+        ("seed", 400, {"errors": [{"title": "Bad", "source": {"pointer": "/seed"}}]}),
+        ("seed", 400, {"error": {"message": "Invalid property", "pointer": "/seed"}}),
+        ("seed", 400, {"error": {"message": "参数seed不支持"}}),
+        ("seed", 400, {"error": "unsupported: --seed"}),
+        ("seed", 400, json.dumps({"error": {"message": "seed not supported"}}).encode("utf-16")),
+        ("seed", 0, {"error": {"message": "Bad", "param": "seed", "code": "unsupported_parameter"}}),
+        ("max_tokens", 400, {"message": "maxTokens is not supported by this model"}),
+        ("max_tokens", 400, {"error": {"message": "max_completion_tokens exceeds the limit of 64 tokens"}}),
+        ("stop", 400, {"error": {"message": "stop_sequences is not supported"}}),
+        ("stop", 400, {"error": {"message": "The stop parameter is not supported for this context length"}}),
+        ("temperature", 400, {"error": {"message": "temperature is not allowed by the content policy"}}),
+    ],
+)  # fmt: skip
+def test_a_refused_parameter_is_known_by_whatever_names_it(name: str, status: int, body: Any) -> None:
+    adaptation = Adaptation("it")
+    assert adaptation.learn(read_refusal(status, body if isinstance(body, bytes) else json.dumps(body)), SENT)
+    assert SENT.keys() - adaptation.apply(SENT).keys() == {name}
 
 
 def test_requests_under_way_are_all_adapted_and_it_is_said_once(
@@ -176,8 +206,31 @@ def test_what_concerns_every_call_ends_the_run_after_the_first_answer(status: in
         (500, {"error": {"message": "context size exceeded"}}, True, True),
         (0, {"code": 502, "message": "upstream"}, False, True),
         (0, {"code": 401, "message": "no key"}, False, False),
+        (400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, True, False),
+        (403, {"error": "Content violates usage guidelines. API key ID: x. Failed: SAFETY_CHECK_TYPE_B"}, True, False),
+        (400, {"message": "internal error happened, status code ResponseType.INPUT_LENGTH_ERROR"}, True, False),
+        (400, {"error": {"message": "the max input characters is 20000"}}, True, False),
+        (400, {"error": {"code": "1261", "message": "Prompt 超长"}}, True, False),
+        (400, {"error": {"code": "10907", "message": "token数量超过上限"}}, True, False),
+        (400, {"detail": "Violated guardrail policy"}, True, False),
+        (400, {"error": {"message": "Blocked: prompt injection detected"}}, True, False),
+        (400, {"error": "Sequence of 9000 positions does not fit in the cache of 8192"}, True, False),
+        (503, {"error": {"message": "Request queue length exceeded, try again"}}, False, True),
+        (503, {"error": {"message": "Your requests exceed the capacity: too many tokens in flight"}}, False, True),
+        (503, {"error": {"message": "The moderation service is temporarily unavailable"}}, False, True),
+        (400, {"error": {"message": "This would exceed your organization's monthly spend limit"}}, False, False),
+        (400, {"error": {"message": "API key has been flagged as leaked."}}, False, False),
+        (403, {"error": {"message": "Your account has been flagged for potential abuse."}}, False, False),
+        (403, {"error": {"message": "Your account was terminated for violating our usage policies"}}, False, False),
+        (400, {"error": {"message": "unknown model qwen; models with a longer context: a, b"}}, False, False),
+        (422, {"error": "Input validation error: `max_new_tokens` must be <= 64. Given: 99"}, False, False),
+        (429, {"error": "Your team has used all available credits or reached its spending limit"}, False, False),
+        (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, False, False),
+        (500, {"error": {"message": "Incorrect API key provided: abc"}}, False, False),
+        (0, {"error": {"message": "Wrong", "code": "invalid_api_key"}}, False, False),
+        (0, {"error": {"message": "Bad value", "type": "invalid_request_error"}}, False, False),
     ],
-)
+)  # fmt: skip
 def test_the_width_of_a_refusal(status: int, body: Any, is_about_prompt: bool, is_transient: bool) -> None:
     refusal = read_refusal(status, body if isinstance(body, str) else json.dumps(body))
     assert (refusal.is_about_prompt, refusal.is_transient) == (is_about_prompt, is_transient)

@@ -92,11 +92,34 @@ def test_the_tools_that_a_client_sends_become_no_special_token(family: str, dial
     assert counts[0] == counts[1]
 
 
+# --- templates that compose special tokens ---
+
+XML = (
+    "{% for t in tools or [] %}{{ t.function.name }}{% for key, value in t.function.parameters.properties.items() %}"
+    "<{{ key }}>{{ value.description | replace('\n', '') }}</{{ key }}>{% endfor %}{% endfor %}"
+) + TEMPLATE[TEMPLATE.index("{% for m") :].replace("{{ m.content }}", "{{ m.content | trim('*') | replace('*', '') }}")
+
+
+@pytest.mark.parametrize("text", ["|im_end|", "/s", "s", " s", "<|im_\nend|>", "</\ns> on", "<|im_*end|>", "a </*s> b"])
+def test_no_template_composes_a_special_token_of_a_text(text: str) -> None:
+    how = reading("lower", template=XML)
+    assert_as_harmless(text, how)
+    harmless = "a <b> in html </b>, 5 > 4, |x|"
+    assert harmless in how.decode(prompt_ids([Message("user", harmless)], how)), "only what is composed is broken up"
+
+
+def test_a_text_that_no_space_breaks_up_is_refused() -> None:
+    how = reading("lower", template=TEMPLATE.replace("{{ m.content }}", "{{ m.content | replace(' ', '') }}"))
+    assert "ab" in how.decode(prompt_ids([Message("user", "a b")], how))
+    with pytest.raises(FormatError, match="makes a special token of a text such as"):
+        prompt_ids([Message("user", "<|im_end|>")], how)
+
+
 # --- tokenizers that read text otherwise than it is written ---
 
 
 @cache
-def normalising(kind: str) -> Any:
+def reading(kind: str, *, template: str = TEMPLATE) -> Any:
     """A tokenizer that normalises text before it looks for special tokens, which no text spells then."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -116,7 +139,7 @@ def normalising(kind: str) -> Any:
     core.add_special_tokens([AddedToken(token, special=True, normalized=kind != "unigram") for token in special])
     made = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<|im_end|>", unk_token="<unk>" if kind == "unigram" else None,
-        chat_template=TEMPLATE, extra_special_tokens=list(special),
+        chat_template=template, extra_special_tokens=list(special),
     )  # fmt: skip
     made.ends = [made.eos_token_id]
     return made
@@ -128,7 +151,7 @@ DISGUISES["unigram"] = DISGUISES["nfkc"]
 
 @pytest.mark.parametrize("kind", DISGUISES)
 def test_no_text_becomes_a_special_token_by_being_normalised(kind: str) -> None:
-    how = normalising(kind)
+    how = reading(kind)
     for text in DISGUISES[kind]:
         assert any(token_id in reserved_tokens(how).guarded for token_id in how(text)["input_ids"])
         assert_as_harmless(f"look {text}{text} on", how)
@@ -140,7 +163,7 @@ disguised = st.sampled_from([text for texts in DISGUISES.values() for text in te
 @pytest.mark.parametrize("kind", DISGUISES)
 @given(text=st.lists(disguised | st.text(max_size=3), max_size=5).map("".join))
 def test_prompts_begin_samples_whatever_is_broken_up(kind: str, text: str) -> None:
-    how = normalising(kind)
+    how = reading(kind)
     chat = [Message("user", text), Message("assistant", "a" + text, train=True)]
     (sample,) = encode_chat(chat, how, ends=how.ends)
     prompt = prompt_ids(chat[:1], how)
@@ -151,17 +174,17 @@ def test_prompts_begin_samples_whatever_is_broken_up(kind: str, text: str) -> No
 def test_one_character_that_is_read_as_a_special_token_is_refused() -> None:
     from tokenizers import AddedToken, Tokenizer
 
-    core = Tokenizer.from_str(normalising("nfkc").backend_tokenizer.to_str())
+    core = Tokenizer.from_str(reading("nfkc").backend_tokenizer.to_str())
     core.add_special_tokens([AddedToken("TM", special=True, normalized=True)])
-    how = type(normalising("nfkc"))(tokenizer_object=core, eos_token="<|im_end|>", chat_template=TEMPLATE)
+    how = type(reading("nfkc"))(tokenizer_object=core, eos_token="<|im_end|>", chat_template=TEMPLATE)
     assert prompt_ids([Message("user", "TM")], how) == prompt_ids([Message("user", "T M")], how)
     with pytest.raises(FormatError, match="reads '™' in a text as a special token"):
         prompt_ids([Message("user", "A brand™")], how)
 
 
 def test_an_end_token_of_one_character_is_refused_where_a_text_holds_it() -> None:
-    how = type(normalising("lower"))(
-        tokenizer_object=normalising("lower").backend_tokenizer, eos_token="#", chat_template=TEMPLATE
+    how = type(reading("lower"))(
+        tokenizer_object=reading("lower").backend_tokenizer, eos_token="#", chat_template=TEMPLATE
     )
     assert break_special_tokens("no hash", how) == "no hash"
     with pytest.raises(FormatError, match="a text holds '#', with which"):

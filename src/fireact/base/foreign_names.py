@@ -1,9 +1,10 @@
 """Names that stand in a directory, and run code or get a key: taken only where this user set them.
 
-Such are ``mcp:COMMAND``, ``module:attribute`` and an endpoint at a host that has no variable of its own for keys. The
-names that a user gives to a run are noted in the user's cache, each with the settings of the run, so a directory that
-somebody else made has none there. Invariant: opening a directory imports, starts and sends nothing before
-``refuse_foreign_names`` has returned.
+Such are ``mcp:COMMAND``, ``module:attribute`` and an endpoint at a host that has no variable of its own for keys. Every
+text with a colon counts as ``module:attribute`` unless its head is the name of a plug-in, because ``names`` imports
+what is not one. The names that a user gives to a run are noted in the user's cache, each with the settings of the run,
+so a directory that somebody else made has none there. Invariant: opening a directory imports, starts and sends nothing
+before ``refuse_foreign_names`` has returned.
 """
 
 from __future__ import annotations
@@ -11,20 +12,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
-from importlib.metadata import distribution, distributions
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, distribution, distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fireact.base.keys import is_known_host
 from fireact.base.machine import cache_directory
-from fireact.base.redact import iterate_strings
 from fireact.errors import DataError
 
 NOTES = "own-names"
-_IMPORT = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*:[A-Za-z_]\w*(?:\.\w+)*")
-_FILE = re.compile(r"\.(?:jsonl?|csv|parquet|toml)\Z")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_FILE = re.compile(r"\.(?:jsonl?|csv|parquet|toml)\Z", re.IGNORECASE)
+_FILE_FIELDS = frozenset({"data", "task", "tasks", "sources", "from", "take", "weights", "against", "questions_of"})
+"""Settings that name a file, with columns after its colon. In all others a file is a module to be imported."""
+_LABEL_FIELDS = frozenset(
+    {"title", "asks", "notes", "source", "given", "label", "name", "baseline", "choice", "chooser", "paper", "plots",
+     "exclude", "prices", "rates", "right"}
+)  # fmt: skip
+"""Settings of a study's own file that hold words and names of cells, and are never looked up."""
+_MAX_SHOWN = 5
 
 
 def note_own_names(directory: Path, settings: Any) -> None:
@@ -48,50 +57,88 @@ def refuse_foreign_names(directory: Path, settings: Any, *, advice: str = "") ->
     foreign = [name for name in foreign if _hash_name(directory, name) not in notes]
     if foreign:
         raise DataError(
-            f"{directory} names {', '.join(map(repr, foreign))}, which would run code or get a key, and you did not "
-            "set it there. If you trust it, "
+            f"{directory} names {', '.join(map(repr, foreign[:_MAX_SHOWN]))}, which would run code or get a key, and "
+            "you did not set it there. If you trust it, "
             + (advice or "give the command that made the run again, with its options and this -o.")
         )
 
 
 def find_foreign_names(settings: Any) -> list[str]:
     """The names in settings, at any depth, that run code of others or send a key to a host of others."""
-    return list(dict.fromkeys(filter(_is_foreign, _iterate_names(settings))))
+    names = (name for name, may_be_file in _iterate_names(settings, "") if _is_foreign(name, may_be_file=may_be_file))
+    return list(dict.fromkeys(names))
 
 
-def _iterate_names(settings: Any) -> Iterator[str]:
-    """Every text, and both halves of ``task/method``."""
-    for text in iterate_strings(settings):
-        yield text
-        task, separator, method = text.rpartition("/")
-        if separator and "://" not in text:
-            yield from (task, method)
+def _iterate_names(value: Any, field: str) -> Iterator[tuple[str, bool]]:
+    """Every text of a setting, and whether it may name a file; the settings of a study's own file are among them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _iterate_parts(str(key), field)
+            yield from _iterate_names(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _iterate_names(item, field)
+    elif isinstance(value, str):
+        yield from _iterate_parts(value, field)
+        if field == "study":
+            yield from _iterate_names(_drop_labels(_read_toml(Path(value))), "")
 
 
-def _is_foreign(name: str) -> bool:
+def _iterate_parts(text: str, field: str) -> Iterator[tuple[str, bool]]:
+    """A text; beside it both halves of ``task/method``, of which the first may be a file."""
+    if field in _FILE_FIELDS:
+        yield text, True
+        return
+    task, separator, method = text.rpartition("/")
+    if field != "plan":
+        yield text, False
+    if separator and "://" not in text:
+        yield task, field == "plan"
+        yield method, False
+
+
+def _is_foreign(name: str, *, may_be_file: bool) -> bool:
     kind, separator, argument = name.partition(":")
     if not separator:
         return False
     if kind == "noise":
-        return _is_foreign(argument.partition(":")[2])
+        return _is_foreign(argument.partition(":")[2], may_be_file=False)
     if kind == "mcp":
         return True
     _, at, url = name.partition("@")
     if at and urlsplit(url).scheme in ("http", "https"):
         return not is_known_host(url)
-    is_import = _IMPORT.fullmatch(name) is not None and _FILE.search(kind) is None
-    return is_import and kind not in _built_in_names() and kind not in _installed_names()
+    if kind in _built_in_names() or _ADDRESS.match(name) or "/" in kind or "\\" in kind:  # a module has no slash
+        return False
+    return not (may_be_file and _FILE.search(kind)) and kind not in _installed_names()
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    """The settings in a file; none where it cannot be read, which the verb reports."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _drop_labels(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _drop_labels(item) for key, item in value.items() if key not in _LABEL_FIELDS}
+    return [_drop_labels(item) for item in value] if isinstance(value, list) else value
 
 
 @functools.cache
 def _built_in_names() -> frozenset[str]:
-    return frozenset(point.name for point in distribution("fireact").entry_points)
+    return _name_plugins(distribution("fireact").entry_points)
 
 
 @functools.cache
 def _installed_names() -> frozenset[str]:
     """The names of the plug-ins of all packages; reading them takes tens of milliseconds."""
-    points = (point for installed in distributions() for point in installed.entry_points)
+    return _name_plugins(point for installed in distributions() for point in installed.entry_points)
+
+
+def _name_plugins(points: Iterable[EntryPoint]) -> frozenset[str]:
     return frozenset(point.name for point in points if point.group.startswith("fireact."))
 
 

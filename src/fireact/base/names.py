@@ -67,14 +67,24 @@ def require_attributes(kind: str, spec: str, built: Any, *parts: str) -> None:
 
 
 def _import_attribute(kind: str, path: str) -> Any:
+    """Raises ConfigError for a path that cannot be imported, and for a head that names a plug-in of another kind.
+
+    ``foreign_names`` counts on the latter: a text that begins with the name of a plug-in imports no module.
+    """
     module_name, _, attribute = path.partition(":")
+    same_named = _read_entry_points(tuple(sys.path)).select(name=module_name)
+    if any(point.group.startswith("fireact.") for point in same_named):
+        raise ConfigError(
+            f"{path!r} begins with the name of a plug-in that is no {kind}. Rename the module, or give one of: "
+            f"{', '.join(known_names(kind))}."
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")  # a user's own module in the working directory
     try:
         value: Any = importlib.import_module(module_name)
         for attribute_name in attribute.split("."):
             value = getattr(value, attribute_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{kind} {path!r} cannot be imported ({error}). Give module:attribute, or one of: "
             f"{', '.join(known_names(kind))}."

@@ -54,7 +54,7 @@ class Adaptation:
 
     def learn(self, refusal: Refusal, sent: Mapping[str, Any]) -> bool:
         """Learn from the refusal of what was sent; whether the request is to be sent again, changed."""
-        if refusal.status not in (400, 422):
+        if refusal.status not in (0, 400, 422) or refusal.is_about_account:
             return False
         change = self._find_demand(refusal) or self._find_refused(refusal, sent)
         if change is None:
@@ -79,9 +79,12 @@ class Adaptation:
         parameters = [name for name in _OPTIONAL if name in sent]
         calls = [call for message in sent["messages"] for call in message.get("tool_calls") or ()]
         fields |= {name for call in calls for name in call if name not in ("id", "type", "function")}
-        name = refusal.find_name([*sorted(fields), *parameters])
-        if name is None or (refusal.is_about_prompt and name in _LIMITS):
-            return None
+        candidates = [*sorted(fields), *parameters]
+        name = refusal.find_refused_name(candidates)
+        if name is None:
+            name = refusal.find_name(candidates)
+            if name is None or (refusal.is_about_prompt and name in _LIMITS):
+                return None
         return ("field" if name in fields else "parameter"), name
 
     def _note(self, kind: str, name: str) -> bool:

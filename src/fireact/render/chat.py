@@ -3,7 +3,8 @@
 Templates differ in what they support: some refuse a system message (Gemma), some show no tools or drop the thought
 beside a tool call (Llama 3). Probe messages show once what a template supports; the rest is folded into messages that
 it does support. Invariant: prompts and samples go through the same functions, and nothing that a template is given
-(messages, names, tools) spells a special token; ``tokens`` checks the ids.
+(messages, names, tools) spells a special token, or lets the template compose one (``composed``); ``tokens`` checks
+the ids.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import jinja2
 
 from fireact.errors import ConfigError, FormatError
+from fireact.render.composed import render_chat_safely
 from fireact.types import Action, Message, Renderer
 from fireact.wire.chat_completions import write_template_calls
 from fireact.wire.dialect import make_call_id
@@ -217,15 +219,26 @@ def _try_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: S
 
 
 def _apply_template(tokenizer: Any, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Schema], ask: bool) -> str:
-    text: str = tokenizer.apply_chat_template(
+    def render(messages: Any, schemas: Any) -> str:
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            tools=schemas or None,
+            add_generation_prompt=ask,
+            tokenize=False,
+            chat_template=template,
+            date_string=TODAY.strftime(_DAY[0]),
+        )
+        return text
+
+    template = fix_template_date(tokenizer.chat_template)
+    reserved = reserved_tokens(tokenizer)
+    return render_chat_safely(
+        render,
         _break_special_tokens_in(chat, tokenizer, is_own=True),
-        tools=_break_special_tokens_in(tools, tokenizer, is_own=True) or None,
-        add_generation_prompt=ask,
-        tokenize=False,
-        chat_template=fix_template_date(tokenizer.chat_template),
-        date_string=TODAY.strftime(_DAY[0]),
+        _break_special_tokens_in(tools, tokenizer, is_own=True),
+        pattern=reserved.pattern,
+        tokens=(*reserved.special, *reserved.tags),
     )
-    return text
 
 
 def fix_template_date(template: Any) -> Any:
