@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import fireact
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import ConfigError
 from fireact.models.fake_endpoint import FakeEndpoint, Fault
@@ -486,6 +487,17 @@ def test_a_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
         answered_next.set()
     left, answered = read_trajectories(tmp_path / "run")
     assert left.stop == "error" and left.error == "the client went away before the reply" and answered.answer == "ok"
+
+
+def test_an_episode_may_have_any_name(tmp_path: Path) -> None:
+    with FakeEndpoint(lambda _: "42") as endpoint, fireact.record(upstream=endpoint.url, port=0, out=tmp_path) as made:
+        for name in ("a/b", "1?#x y", "é%2F"):
+            client = openai.OpenAI(base_url=made.episode_url(name), api_key="none", max_retries=0)
+            client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "What is the sum?"}])
+            made.feedback(name, answer=f"of {name}")
+    assert [(episode.example.id, episode.answer) for episode in made.trajectories] == [
+        (name, f"of {name}") for name in ("a/b", "1?#x y", "é%2F")
+    ]
 
 
 def test_view_follows_a_recording(tmp_path: Path) -> None:

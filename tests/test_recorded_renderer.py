@@ -32,16 +32,18 @@ from fireact.recording.scores import score
 from fireact.render.requests import RecordedRenderer, has_prompt_of, hash_prompt
 from fireact.render.tokens import IGNORED, prompt_ids
 from fireact.rollout.agents import build_agent, equip_student
-from fireact.rollout.loading import load_renderer
-from fireact.rollout.models import load_model
+from fireact.rollout.loading import load_renderer, load_tools
+from fireact.rollout.models import Model, load_model
+from fireact.rollout.students import TrainedTool
 from fireact.serving.conformance import check_conformance
 from fireact.serving.export import ExportConfig, export
+from fireact.serving.service import ServeConfig, _equip_served_model
 from fireact.serving.wire import read_request
 from fireact.training.preference import PreferConfig, prepare_start
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Message, Trajectory
-from fireact.wire.schemas import tool_schema
+from fireact.wire.schemas import hash_schema, tool_schema
 from small_tokenizers import FAMILIES, ends, tokenizer
 from test_serve import Running, listening
 from test_serve_tools import Writer, client_of
@@ -336,6 +338,22 @@ def test_a_student_is_run_with_the_tools_of_its_training_or_refused(trained: Pat
     assert [message.content for message in messages] == [SYSTEM["content"], "How many live in Chad?"]
     offered = offered_tools(agent.method.renderer, tools)  # type: ignore[attr-defined]
     assert [tool_schema(tool) for tool in offered] == [POPULATION]  # the agent's own schema, and no finish
+    model.close()
+
+
+def test_a_tool_of_ours_is_never_taken_for_one_of_the_same_name(trained: Path) -> None:
+    model = load_model(str(trained), slots=1)
+    assert model.training is not None
+    ours = tool_schema(load_tools(("search",))["search"])
+
+    def trained_with(*tools: TrainedTool) -> Model:
+        return replace(model, tools=("search",), training=replace(model.training, tools=tools))
+
+    with pytest.raises(ConfigError, match="trained with search, which is not here"):
+        equip_student(trained_with(TrainedTool("search", POPULATION, hash_schema(POPULATION))), ())
+    assert list(equip_student(trained_with(TrainedTool("search", ours, hash_schema(ours))), ())) == ["search"]
+    config = ServeConfig(str(trained))
+    assert [_equip_served_model(case, config, print)[1] for case in (trained_with(), model)] == [False, False]
     model.close()
 
 

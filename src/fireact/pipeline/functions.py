@@ -16,6 +16,7 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin
+from urllib.parse import quote
 
 from fireact.base.commands import FUNCTIONS
 from fireact.base.progress import Progress
@@ -249,7 +250,7 @@ class RecordedRun(Run):
 
     def episode_url(self, id: str) -> str:
         """The base URL for the calls of one episode."""
-        return f"{self.address}/e/{id}/v1"
+        return f"{self.address}/e/{quote(id, safe='')}/v1"
 
 
 @contextmanager

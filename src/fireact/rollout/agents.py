@@ -89,8 +89,13 @@ def equip_student(model: Model, specs: Sequence[str], *, other_tools: bool = Fal
             check_trained_tools(model, tools)
         return tools
     built_in = [spec for spec in model.tools if spec in names.known_names("tool")]
-    wanted_names = [tool.name for tool in training.tools_to_run]
-    tools = {name: tool for name, tool in load_tools(built_in).items() if name in wanted_names}
+    hashes = {tool.name: tool.sha256 for tool in training.tools_to_run}
+    is_recorded = model.renderer == RecordedRenderer.name  # whose tools are of others, also under a name of ours
+    tools = {
+        name: tool
+        for name, tool in load_tools(built_in).items()
+        if name in hashes and (not is_recorded or hashes[name] == hash_schema(tool_schema(tool)))
+    }
     check_trained_tools(model, tools)
     return tools
 

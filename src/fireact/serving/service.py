@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from fireact.base.listening import RunningServer, bind_socket, required_key, socket_address
 from fireact.base.settings import AGENT, check_settings, setting
 from fireact.errors import ConfigError, unknown_name_error
+from fireact.render.requests import RecordedRenderer
 from fireact.rollout.agents import build_agent, equip_model
 from fireact.rollout.episodes import Agent
 from fireact.rollout.loading import load_task
@@ -82,7 +83,8 @@ def _open_engine(config: ServeConfig, say: Callable[[str], None]) -> Iterator[Mo
 def _equip_served_model(model: Model, config: ServeConfig, say: Callable[[str], None]) -> tuple[Agent, bool]:
     """The agent around a model, and whether its tools are here; where they are not, the student is served alone."""
     try:
-        return equip_model(model, config.task, config.tools, other_tools=config.other_tools), True
+        agent = equip_model(model, config.task, config.tools, other_tools=config.other_tools)
+        return agent, bool(agent.tools) or model.renderer != RecordedRenderer.name
     except ConfigError as error:
         if config.tools or model.training is None:
             raise
