@@ -47,6 +47,7 @@ from fireact.rollout.agents import (
     tuned_weights,
 )
 from fireact.serving.wire import read_request
+from fireact.training.fitting import find_max_length
 from fireact.training.preference import pair_by_outcome
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
@@ -199,7 +200,7 @@ def check_conformance(
     trained_with = tuned_tools(directory)
     schemas, longest = (
         load_tool_schemas(agent.renderer, trained_with) if agent.renderer.name != RENDERER else [],
-        int(settings.get("recipe", settings)["max_length"]),
+        find_max_length(directory),
     )
     weights_source, adapter, name = tuned_weights(directory)
     lm = HFModel(weights_source, adapter=adapter, slots=8, name=name, renderer=agent.renderer)
