@@ -30,7 +30,7 @@ from fireact.models.weights import load_tokenizer
 from fireact.recording.recorder import RecordConfig, conclude, read_calls
 from fireact.recording.scores import score
 from fireact.render.requests import RecordedRenderer, has_prompt_of, hash_prompt
-from fireact.render.tokens import IGNORED, prompt_ids
+from fireact.render.tokens import IGNORED, Chat, prompt_ids
 from fireact.rollout.agents import build_agent, equip_student
 from fireact.rollout.loading import load_renderer, load_tools
 from fireact.rollout.models import Model, load_model
@@ -39,7 +39,9 @@ from fireact.serving.conformance import check_conformance
 from fireact.serving.export import ExportConfig, export
 from fireact.serving.service import ServeConfig, _equip_served_model
 from fireact.serving.wire import read_request
+from fireact.training.fitting import select_fitting
 from fireact.training.preference import PreferConfig, prepare_start
+from fireact.training.recipe import MAX_LENGTH, Recipe
 from fireact.training.samples import Encoder, Rendering
 from fireact.training.train import TrainConfig, load_training_data, train
 from fireact.types import Message, Trajectory
@@ -288,6 +290,21 @@ def test_a_trajectory_is_learned_from_the_recording_that_holds_its_replies(tmp_p
     assert "calls of an attempt that was started over: 2" in recorded_runs.describe_left_out()
     recorded_runs = load_recorded_runs([runs[1], runs[2]])
     assert len(recorded_runs.render(trajectory)) == 1 and "1 traj" in recorded_runs.describe_ambiguity()[0]
+
+
+def test_samples_of_recordings_are_as_long_as_the_data_needs(run: Path) -> None:
+    family = next(iter(FAMILIES))
+    encoder = Encoder(tokenizer(family), ends(family), load_renderer("recorded"))
+    chats, progress = load_training_data(TrainConfig(data=str(run))).chats, Lines()
+    long_chats = [Chat([*chat.messages, *chat.messages[1:] * 40], chat.tools, chat.key) for chat in chats]
+    longest = max(len(sample.input_ids) for chat in long_chats for sample in encoder.encode_chat(chat))
+    options: dict[str, Any] = {"encoder": encoder, "progress": progress}
+    fitting = select_fitting([*chats, *long_chats], [], recipe=Recipe(), context=longest, **options)
+    assert fitting.max_length == longest > MAX_LENGTH and not fitting.dropped
+    assert f"up to {longest} tokens" in progress.lines[-1]
+    assert select_fitting([*chats, *long_chats], [], recipe=Recipe(), context=longest - 1, **options).dropped
+    assert f"--max-length {longest} takes all" in progress.lines[-1]
+    assert select_fitting(chats, [], recipe=Recipe(), **options).max_length == MAX_LENGTH
 
 
 def test_samples_are_shown_and_written_as_they_are_trained(run: Path, tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ class HFModel:
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         config = model.config.get_text_config()
-        engine = Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=_context_length(config))
+        engine = Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=context_length(config))
         return engine, tokenizer, config.vocab_size
 
 
@@ -260,7 +260,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def _context_length(config: Any) -> int:
+def context_length(config: Any) -> int:
     """The longest text in tokens; it stays within a sliding window, so that attention is plain."""
     window = getattr(config, "sliding_window", None)
     return int(min(config.max_position_embeddings, window or config.max_position_embeddings))

@@ -40,6 +40,7 @@ from fireact.render.tokens import Chat, prompt_ids
 from fireact.rollout.loading import load_renderer, load_tools
 from fireact.rollout.students import training_fields, tuned_directory, tuned_renderer, tuned_tools, tuned_weights
 from fireact.serving.wire import read_request
+from fireact.training.fitting import find_max_length
 from fireact.training.preference import pair_by_outcome
 from fireact.training.samples import Encoder, load_tool_schemas, render_trajectory
 from fireact.training.train import load_learnable
@@ -192,7 +193,7 @@ def check_conformance(
     trained_with = tuned_tools(directory)
     schemas, longest = (
         load_tool_schemas(agent.renderer, trained_with) if agent.renderer.name != RENDERER else [],
-        int(settings.get("recipe", settings)["max_length"]),
+        find_max_length(directory),
     )
     weights_source, adapter, name = tuned_weights(directory)
     lm = HFModel(weights_source, adapter=adapter, slots=8, name=name, renderer=agent.renderer)

@@ -13,7 +13,7 @@ from typing import Any
 
 from fireact.base.machine import release_memory, require_disk
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import RunDir, absolute_path, file_hash, read_config
+from fireact.base.run_directory import RunDir, absolute_path, file_hash
 from fireact.base.settings import OUTPUT, check_settings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
@@ -22,7 +22,7 @@ from fireact.render.chat import apply_renderer_template
 from fireact.render.tool_template import write_tool_template
 from fireact.rollout.loading import load_renderer
 from fireact.rollout.students import require_tuned_directory, training_fields, tuned_renderer, tuned_weights
-from fireact.training.recipe import Recipe
+from fireact.training.fitting import find_max_length
 from fireact.training.trained_questions import read_trained_questions, write_trained_questions
 from fireact.types import Renderer
 
@@ -72,7 +72,7 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
         progress.say(f"export: {name} to {config.to}")
         student = name.rpartition("+")[0]
         renderer = load_renderer(tuned_renderer(directory))
-        length = _max_trained_length(directory)
+        length = find_max_length(directory)
         dtype = _write_student(
             config, weights_source, adapter, renderer=renderer, name=Path(student).name, length=length, out=out
         )
@@ -89,12 +89,6 @@ def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Pr
             dtype=dtype,
             files={path.name: file_hash(path) for path in exported_files},
         )
-
-
-def _max_trained_length(directory: Path) -> int:
-    """The maximum sample length in tokens of a run of ``train``."""
-    settings = read_config(directory)
-    return int(settings.get("max_length") or settings.get("recipe", {}).get("max_length") or Recipe().max_length)
 
 
 def _write_student(

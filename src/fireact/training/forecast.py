@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
+from fireact.data.recorded_calls import RENDERER
+from fireact.models.hf import context_length
 from fireact.models.weights import load_tokenizer
 from fireact.rollout.loading import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
@@ -36,7 +38,9 @@ def estimate_training(config: TrainConfig) -> CostEstimate:
     chats, validation = load_chats(config)
     recipe, (tokenizer, ends) = config.recipe, load_tokenizer(config.student)
     encoder = Encoder(tokenizer, ends, load_renderer(config.renderer), everything=recipe.train_on == "all")
-    fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe)
+    shape = load_model_shape(config.student) if config.renderer == RENDERER else None
+    context = None if shape is None else context_length(shape.config.get_text_config())
+    fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe, context=context)
     lengths = [len(sample.input_ids) for sample in fitting.samples]
     batches = plan_batches(lengths, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=recipe.seed)
     processes = count_processes(config.processes, config.accelerate)

@@ -19,6 +19,8 @@ KINDS = ("lora", "int8-lora", "qlora", "full")
 """LoRA on unquantised weights, on 8-bit weights (as in the paper), on 4-bit weights; and full fine-tuning."""
 ADAPTED = ("lora", "int8-lora", "qlora")
 QUANTISED = ("int8-lora", "qlora")
+MAX_LENGTH = 1024
+"""The longest sample in tokens where the recipe has no ``max_length``; recordings may need more."""
 UPPERMOST = 10
 """The number of uppermost blocks that are trained by default; a smaller student trains all of its blocks."""
 DATA, LORA, SCHEDULE = "Data", "LoRA", "Schedule"
@@ -66,8 +68,8 @@ class Recipe:
     """A share of all steps where it is below 1, else a number of steps."""
     weight_decay: float = setting(0.0, low=0, below=1, is_option=False)
     """Weight decay of the optimizer."""
-    max_length: int = setting(1024, low=1, panel=DATA)
-    """Longest sample in tokens; longer ones are left out and counted."""
+    max_length: int | None = setting(None, low=1, panel=DATA, earlier_default=MAX_LENGTH)
+    """Longest sample in tokens; longer ones are left out and counted. Default: 1024, or what recordings need."""
     save_every: int = setting(5, low=1, is_option=False)
     """Steps between two checkpoints."""
     validation: float = setting(0.0, low=0, below=1, panel=DATA)

@@ -6,7 +6,7 @@ import hashlib
 import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from fireact.training.launch import (
 from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.model_card import write_model_card
-from fireact.training.recipe import ADAPTED, QUANTISED, Recipe, adapt_recipe
+from fireact.training.recipe import ADAPTED, MAX_LENGTH, QUANTISED, Recipe, adapt_recipe
 from fireact.training.samples import ChatSource
 from fireact.training.student import load_model_shape
 from fireact.training.trackers import check_trackers
@@ -101,6 +101,8 @@ class TrainConfig:
             replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
         check_settings(self, "train")
         replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
+        if self.recipe.max_length is None and self.renderer != RENDERER:
+            replace_fields(self, recipe=replace(self.recipe, max_length=MAX_LENGTH))
         if self.prompt == "drop" and self.renderer != RENDERER:
             raise ConfigError(
                 f"train: --prompt drop needs the renderer {RENDERER}; with {self.renderer} nothing is learned of an "

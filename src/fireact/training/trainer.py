@@ -22,7 +22,9 @@ from typing import Any
 
 from fireact.base.machine import require_disk, require_memory
 from fireact.base.progress import SILENT, Progress
+from fireact.data.recorded_calls import RENDERER
 from fireact.errors import ConfigError, DataError, FireactError
+from fireact.models.hf import context_length
 from fireact.models.quiet import silence_libraries
 from fireact.render.tokens import Chat, Sample, text_spans
 from fireact.training.bad_batch import has_finite_gradients, write_bad_batch
@@ -73,6 +75,7 @@ class TrainStats:
     dropped: int
     validation_dropped: int
     rewritten: int
+    max_length: int
     tokens: int
     target_tokens: int
     padding: float
@@ -117,7 +120,9 @@ def fine_tune(
     with silence_libraries():
         model, tokenizer, ends = load_student(student, recipe.kind)
         encoder = Encoder(tokenizer, ends, renderer, everything=recipe.train_on == "all")
-        fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe, progress=progress)
+        is_recorded = renderer is not None and renderer.name == RENDERER
+        context = context_length(model.config.get_text_config()) if is_recorded else None
+        fitting = select_fitting(chats, validation, encoder=encoder, recipe=recipe, context=context, progress=progress)
         progress.sample(text_spans(fitting.samples[0], tokenizer))
         with catch_out_of_memory(OUT_OF_MEMORY_ADVICE):
             run = _TrainingRun(
@@ -362,6 +367,7 @@ class _TrainingRun:
             dropped=fitting.dropped,
             validation_dropped=fitting.validation_dropped,
             rewritten=fitting.rewritten,
+            max_length=fitting.max_length,
             tokens=sum(self.lengths[index] for batch in done_batches for index in batch),
             target_tokens=sum(self.loss.count_targets(batch) for batch in done_batches),
             padding=round(self.padding_share, 4),
