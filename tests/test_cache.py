@@ -153,7 +153,7 @@ def test_replay_says_what_is_missing(tmp_path: Path) -> None:
         cache.wrap_lm("spec", Counting).complete(Call(ASKED, seed=7))
     with pytest.raises(ConfigError, match=r"no calls of the model 'gpt'.*It has: spec"):
         cache.wrap_lm("gpt", Counting)
-    with pytest.raises(ConfigError, match="Known: record, replay, off"):
+    with pytest.raises(ConfigError, match="Known: off, record, replay"):
         CallCache(tmp_path / "c", "maybe")
     (tmp_path / "text").write_text("this is no database, and long enough to see so " * 20)
     with pytest.raises(DataError, match="cannot keep calls"):

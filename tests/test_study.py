@@ -208,7 +208,7 @@ def test_tables_and_plots(done: Done) -> None:
     assert (
         "a student that chooses itself" in page
         and "26.2 ± 1.97 EM (of theirs)" in page
-        and "to prompted" in page
+        and "against prompted" in page
         and "## Economics" in page
         and "oracle" in page
     )

@@ -144,7 +144,7 @@ def test_a_wrong_file_is_refused_in_words(text: str, said: str, tmp_path: Path) 
         ("n = 5", 'n = 5\ntools = ["search:/no/such.jsonl"]', "no/such"),
         ("n = 5", 'n = 5\nnoise = "none=2"', "probability '2'"),
         ("n = 5", 'n = 5\nnoise = "noon=0.2"', "Did you mean 'none'"),
-        ("n = 5", 'n = 5\nsplit = "tets"', "split 'tets'"),
+        ("n = 5", 'n = 5\nsplit = "tets"', "unknown split of geo-hop 'tets'"),
         ("n = 5", 'n = 5\norder = "odd"', "order 'odd'"),
         ("n = 5", 'n = 5\nbudget = "much"', "much"),
         ("n = 5", 'n = 5\nmethod = "raect"', "Did you mean 'react'"),
