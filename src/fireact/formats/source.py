@@ -32,7 +32,7 @@ UNREADABLE = "unreadable"
 """The kind of Damage of a row that was left out."""
 LOST_KINDS = (
     UNREADABLE, "unread-tool-call", "unknown-role", "unknown-block", "stray-result", "unread-schema", "wrong-type",
-    "lone-surrogate", "not-a-number", "call-without-content",
+    "lone-surrogate", "not-a-number", "call-without-content", "unread-score",
 )  # fmt: skip
 """The kinds of Damage of rows, and of what stands in rows, that was left out, replaced, or read with weight 0."""
 RELEASED = "released"
