@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -470,3 +471,30 @@ def test_bytes_that_are_no_utf8_are_replaced_and_reported(tmp_path: Path) -> Non
     (tmp_path / "a.jsonl").write_bytes(line.encode().replace(b"caf_", b"caf\xe9") + b"\n")
     (trajectory,), damages = read_file(tmp_path / "a.jsonl")
     assert trajectory.example.question == "caf?" and [damage.kind for damage in damages] == ["lone-surrogate"]
+
+
+def test_a_packed_file_that_was_cut_is_named_and_read_to_its_last_whole_line(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "c"}]
+    rows = "".join(json.dumps({"messages": turns, "id": random.Random(n).random()}) + "\n" for n in range(2000))
+    packed = gzip.compress(rows.encode())
+    middle = len(packed) // 2
+    path = tmp_path / "a.jsonl.gz"
+    for content in (packed[:middle], packed[:-8] + bytes(8)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"{path} is cut or damaged: it can be read to line [1-9]\d+ "):
+            read_file(path)
+        trajectories, damages = read_file(path, skip=True)
+        assert damages[-1].kind == "unreadable" and damages[-1].number == len(trajectories) + 1 > 400
+    path.write_bytes(packed[:middle] + b"\xff\xff\xff" + packed[middle + 3 :])
+    assert "is cut or damaged" in read_file(path, skip=True)[1][-1].detail
+    path.write_bytes(packed[:20])
+    with pytest.raises(DataError, match="can be read to line 0"):
+        read_file(path)
+
+
+def test_a_cut_zstandard_file_is_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.compress(b'{"messages": []}\n' * 99, codec="zstd", asbytes=True)
+    (tmp_path / "a.jsonl.zst").write_bytes(packed[:-3])
+    with pytest.raises(DataError, match=r"a\.jsonl\.zst is cut or damaged"):
+        read_file(tmp_path / "a.jsonl.zst")
