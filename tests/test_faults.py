@@ -167,6 +167,16 @@ def test_counts_are_checked_in_the_config(build: Any) -> None:
         build()
 
 
+@pytest.mark.parametrize(
+    "facts", [{"counts": [1]}, {"counts": {"a": 1}}, {"counts": {"a": {"n": "x"}}}, {"seconds": "fast"}, {"usage": 3},
+              {"results": {"geo-hop": []}}, {"history": "where"}, {"agent": {}}],
+)  # fmt: skip
+def test_an_odd_manifest_is_named_with_its_fact(facts: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"verb": "collect", **facts}))
+    with pytest.raises(DataError, match=rf"manifest\.json: {next(iter(facts))}\S* is .*; it must be"):
+        read_manifest(tmp_path)
+
+
 SECRET = 'sk/a"b+c=d e\\f-0123456789'
 
 
