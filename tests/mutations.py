@@ -4,14 +4,15 @@
 
 A reader is a format of files, a file of a run directory, or a dialect of the wire. Its samples are the files of
 ``tests`` and, where they are there, the first rows of the real data beside the repository (or in FIREACT_DATA). Each
-mutation changes values at any depth, or bytes. A reader may refuse a file with an error of the package, and nothing
-else; it may not take more than ten seconds.
+mutation changes values at any depth, or bytes; some are packed or in UTF-16, and cut or damaged after that. A reader
+may refuse a file with an error of the package, and nothing else; it may not take more than ten seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -196,7 +197,9 @@ def _raise_timeout(*_: object) -> None:
 
 
 def mutate(sample: Sample, chance: random.Random) -> bytes:
-    """A sample with values changed at any depth, or with bytes changed."""
+    """A sample with values changed at any depth, or with bytes changed, or packed and cut."""
+    if chance.random() < 0.05:
+        return _damage_packed(sample.content, chance)
     if sample.suffix in (".json", ".jsonl") and chance.random() < 0.6:
         lines = sample.content.splitlines() if sample.suffix == ".jsonl" else [sample.content]
         with contextlib.suppress(ValueError, RecursionError):
@@ -213,6 +216,19 @@ def mutate(sample: Sample, chance: random.Random) -> bytes:
             bytes([chance.randrange(256)])
         )  # fmt: skip
     return bytes(content[: chance.randrange(len(content) + 1)] if chance.random() < 0.1 else content)
+
+
+def _damage_packed(content: bytes, chance: random.Random) -> bytes:
+    """The bytes as gzip, zstandard or UTF-16, cut or with a byte changed."""
+    import pyarrow
+
+    text = content.decode("utf-8", "replace")
+    packed = chance.choice((
+        gzip.compress, lambda content: pyarrow.compress(content, codec="zstd", asbytes=True),
+        lambda content: text.encode("utf-16"),
+    ))(content)  # fmt: skip
+    position = chance.randrange(16, max(17, len(packed)))
+    return packed[:position] if chance.random() < 0.5 else packed[:position] + b"\xff" + packed[position + 1 :]
 
 
 def _mutate_value(value: Any, chance: random.Random, rate: float) -> Any:

@@ -167,6 +167,16 @@ def test_counts_are_checked_in_the_config(build: Any) -> None:
         build()
 
 
+@pytest.mark.parametrize(
+    "facts", [{"counts": [1]}, {"counts": {"a": 1}}, {"counts": {"a": {"n": "x"}}}, {"seconds": "fast"}, {"usage": 3},
+              {"results": {"geo-hop": []}}, {"history": "where"}, {"agent": {}}],
+)  # fmt: skip
+def test_an_odd_manifest_is_named_with_its_fact(facts: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"verb": "collect", **facts}))
+    with pytest.raises(DataError, match=rf"manifest\.json: {next(iter(facts))}\S* is .*; it must be"):
+        read_manifest(tmp_path)
+
+
 SECRET = 'sk/a"b+c=d e\\f-0123456789'
 
 
@@ -176,6 +186,9 @@ def test_a_secret_is_hidden_in_every_form_in_which_a_text_may_hold_it(tmp_path: 
         f"Bearer {SECRET}", quote(SECRET), quote(SECRET, safe=""), json.dumps({"key": SECRET}), repr(SECRET),
         *(base64.b64encode(f"{'u' * length}:{SECRET}{'x' * length}".encode()).decode() for length in range(6)),
         base64.urlsafe_b64encode(SECRET.encode()).decode(), str(SECRET.encode()),
+        quote(quote(SECRET, safe=""), safe=""),
+        quote(SECRET, safe="").replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d").replace("%5C", "%5c"),
+        json.dumps(SECRET).replace("/", "\\u002f"), json.dumps(json.dumps({"key": SECRET})),
     ]  # fmt: skip
     for text in texts:
         hidden = hide_secrets(f"before {text} after")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from fireact.errors import DataError
 from fireact.formats.read import read_any
 from fireact.formats.source import Damage
 from fireact.recording.scores import grader_from_answers
+from fireact.render.messages import steps_from_messages
 from fireact.render.react import ReActRenderer
 from fireact.render.tool_calls import ToolCallsRenderer
 from fireact.types import Trajectory
+from fireact.wire.dialect import WireMessage
 from fireact.wire.fields import WireDamage
 from fireact.wire.file_messages import read_file_messages
+from fireact.wire.messages import MESSAGES
 from fireact.wire.reasoning import split_reasoning
 from fireact.wire.roles import find_role, is_call_role
 from fireact.wire.schemas import find_bad_schemas, normalise_schemas
@@ -326,6 +330,66 @@ def test_blocks_that_are_not_known_are_reported_and_not_learned() -> None:
     assert not damage and (message.reasoning, message.text, message.extra["weight"]) == ("hm", "c", 1.0)
 
 
+F_CALL = {"name": "f", "arguments": '{"a": 1}'}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": [{"type": "text", "text": "So."}, {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}],
+         "tool_calls": [{"id": "1", "name": "f", "args": {"a": 1}, "type": "tool_call"}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {"a": 1}}], "tool_calls": [{"function": F_CALL}]},
+        {"content": "", "function_call": F_CALL, "tool_calls": [{"id": "1", "function": F_CALL}]},
+        {"content": "", "tool_calls": {"0": {"id": "1", "function": F_CALL}}},
+        {"content": "", "tool_calls": json.dumps([{"id": "1", "function": F_CALL}])},
+    ],
+)  # fmt: skip
+def test_a_call_in_two_places_is_one_call(fields: dict[str, Any]) -> None:
+    message, damage = _read_one(**fields)
+    assert not damage and [(call.name, call.action.arguments) for call in message.calls] == [("f", {"a": 1})]
+    assert message.extra["weight"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": [{"type": "container", "text": "not the answer"}]},
+        {"content": [{"type": "container", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}]},
+        {"content": "", "invalid_tool_calls": [{"name": "f", "args": '{"a', "id": "1"}]},
+        {"content": "", "tool_calls": True},
+        *({"content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+          for arguments in (True, 5, "5", "true", '"{\\"a\\":', [1], "[1]", '{"a": 1')),
+    ],
+)  # fmt: skip
+def test_what_is_no_whole_call_or_text_is_reported_and_not_learned(fields: dict[str, Any]) -> None:
+    message, damage = _read_one(**fields)
+    assert damage and message.extra["weight"] == 0.0
+
+
+PROVIDER_BLOCKS = [
+    {"type": "text", "text": "I search."}, {"type": "server_tool_use", "id": "1", "name": "find", "input": {"q": "x"}},
+    {"type": "web_search_tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "T"}]},
+    {"type": "text", "text": "Paris."},
+]  # fmt: skip
+
+
+def test_a_turn_in_which_the_provider_ran_a_tool_ends_at_its_result() -> None:
+    file_message = {"role": "assistant", "content": PROVIDER_BLOCKS}
+    reply = MESSAGES.read_reply({**file_message, "type": "message", "stop_reason": "end_turn"})
+    for message in (file_message, WireMessage("assistant", reply.parts, reply.calls)):
+        _, _, steps = steps_from_messages([{"role": "user", "content": "q"}, message])
+        texts = [(step.thought, step.action and step.action.name, step.observation) for step in steps]
+        assert texts == [("I search.", "find", "T"), ("", "finish", None)] and steps[1].text == "Paris."
+
+
+def test_results_of_calls_with_one_id_keep_their_order() -> None:
+    calls = [{"id": "1", "function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
+    results = [{"role": "tool", "tool_call_id": "1", "content": text} for text in ("of f", "of g")]
+    turn = {"role": "assistant", "content": "", "tool_calls": calls}
+    _, _, steps = steps_from_messages([{"role": "user", "content": "q"}, turn, *results, turn, *results])
+    assert [step.observation for step in steps] == ["of f", "of g"] * 2
+
+
 @pytest.mark.parametrize(
     ("flags", "weight"),
     [({"loss": False}, 0), ({"train": "false"}, 0), ({"weight": 0.5, "train": True}, 0.5), ({"loss": None}, 1),
@@ -407,3 +471,30 @@ def test_bytes_that_are_no_utf8_are_replaced_and_reported(tmp_path: Path) -> Non
     (tmp_path / "a.jsonl").write_bytes(line.encode().replace(b"caf_", b"caf\xe9") + b"\n")
     (trajectory,), damages = read_file(tmp_path / "a.jsonl")
     assert trajectory.example.question == "caf?" and [damage.kind for damage in damages] == ["lone-surrogate"]
+
+
+def test_a_packed_file_that_was_cut_is_named_and_read_to_its_last_whole_line(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "c"}]
+    rows = "".join(json.dumps({"messages": turns, "id": random.Random(n).random()}) + "\n" for n in range(2000))
+    packed = gzip.compress(rows.encode())
+    middle = len(packed) // 2
+    path = tmp_path / "a.jsonl.gz"
+    for content in (packed[:middle], packed[:-8] + bytes(8)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"{path} is cut or damaged: it can be read to line [1-9]\d+ "):
+            read_file(path)
+        trajectories, damages = read_file(path, skip=True)
+        assert damages[-1].kind == "unreadable" and damages[-1].number == len(trajectories) + 1 > 400
+    path.write_bytes(packed[:middle] + b"\xff\xff\xff" + packed[middle + 3 :])
+    assert "is cut or damaged" in read_file(path, skip=True)[1][-1].detail
+    path.write_bytes(packed[:20])
+    with pytest.raises(DataError, match="can be read to line 0"):
+        read_file(path)
+
+
+def test_a_cut_zstandard_file_is_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.compress(b'{"messages": []}\n' * 99, codec="zstd", asbytes=True)
+    (tmp_path / "a.jsonl.zst").write_bytes(packed[:-3])
+    with pytest.raises(DataError, match=r"a\.jsonl\.zst is cut or damaged"):
+        read_file(tmp_path / "a.jsonl.zst")

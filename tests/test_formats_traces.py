@@ -148,6 +148,67 @@ def test_a_span_without_words_is_reported(tmp_path: Path) -> None:
     assert [damage.kind for damage in damages] == ["call-without-content"] and "capture" in damages[0].detail
 
 
+def generation(output: Any, prompt: Any = ("Q?",), **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": item} if isinstance(item, str) else item for item in prompt]
+    return {"id": "g", "traceId": "t", "type": "GENERATION", "startTime": "2026-01-01T00:00:00Z", "name": "g",
+            "input": messages, "output": output, **fields}  # fmt: skip
+
+
+ITEM_CALL = {"type": "function_call", "name": "f", "arguments": '{"a": 1}', "call_id": "1"}
+ITEM_ANSWER = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "c"}]}
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+BLOCKS = [{"type": "text", "text": "hm"}, {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    "output", [[THOUGHT, ITEM_CALL], {"output": [THOUGHT, ITEM_CALL]}, BLOCKS, {"content": BLOCKS}]
+)
+def test_a_reply_of_items_or_blocks_is_read_whole(tmp_path: Path, output: Any) -> None:
+    trajectory = read_one(write_rows(tmp_path / "a.jsonl", generation(output)), "langfuse")
+    (step,) = trajectory.steps
+    assert (step.thought, step.action) == ("hm", Action("f", {"a": 1}))
+
+
+def test_calls_of_the_responses_api_are_joined_by_their_items(tmp_path: Path) -> None:
+    result = {"type": "function_call_output", "call_id": "1", "output": "R"}
+    second = generation([ITEM_ANSWER], ("Q?", THOUGHT, ITEM_CALL, result), startTime="2026-01-01T00:01:00Z")
+    path = write_rows(tmp_path / "a.jsonl", generation([THOUGHT, ITEM_CALL]), second)
+    trajectory = read_one(path, "langfuse")
+    assert [step.observation for step in trajectory.steps] == ["R", None] and trajectory.answer == "c"
+
+
+def test_an_odd_observation_is_left_out_alone_and_a_category_is_reported(tmp_path: Path) -> None:
+    scores = [{"name": "ok", "value": None, "stringValue": "good"}, {"name": "n", "value": 1.5}]
+    row = {"id": "t", "timestamp": "x", "input": "q", "scores": scores, "observations": [None, 5, generation("c")]}
+    damages: list[Damage] = []
+    (trajectory,) = read_any(write_rows(tmp_path / "a.jsonl", row), notice=damages.append, skip=True)
+    assert trajectory.answer == "c" and trajectory.scores == {"n": 1.5}
+    assert [damage.kind for damage in damages] == ["unread-score", "unreadable", "unreadable"]
+
+
+def otlp_span(operation: str, **fields: Any) -> dict[str, Any]:
+    messages = {"input": [{"role": "user", "parts": [{"type": "text", "content": "Q?"}]}],
+                "output": [{"role": "assistant", "parts": [{"type": "text", "content": operation}]}]}  # fmt: skip
+    texts = {f"gen_ai.{name}.messages": json.dumps(value) for name, value in messages.items()}
+    attributes: list[Any] = [
+        {"key": key, "value": {"stringValue": value}}
+        for key, value in {"gen_ai.operation.name": operation, **texts}.items()
+    ]
+    odd = [{"key": "n", "value": {"intValue": "1e3"}}, {"key": "m", "value": None}, {"key": None}, "z"]
+    return {"traceId": "t", "name": operation, "attributes": attributes + odd, **fields}
+
+
+def test_odd_spans_and_attributes_are_left_out_alone(tmp_path: Path) -> None:
+    for spans, answer in (
+        ([otlp_span("chat", events=["x"], annotations=[None]), "x", None, otlp_span("invoke_agent")], "chat"),
+        ([otlp_span("invoke_agent"), 5], "invoke_agent"),
+    ):
+        row = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}, 3]}
+        damages: list[Damage] = []
+        (trajectory,) = read_any(write_rows(tmp_path / "a.jsonl", row), notice=damages.append, skip=True)
+        assert trajectory.answer == answer and {damage.kind for damage in damages} == {"unreadable"}
+
+
 def _chat_log() -> list[dict[str, Any]]:
     def reply(message: dict[str, Any]) -> dict[str, Any]:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}

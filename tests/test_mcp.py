@@ -267,6 +267,7 @@ def test_the_program_sees_the_variables_that_were_named_and_no_others(monkeypatc
         ("timeout=0 cat", ConfigError, "number of seconds"),
         ("timeout=nan cat", ConfigError, "number of seconds"),
         ("https://me:hush-hush@host/mcp", ConfigError, "env=TOKEN"),
+        ("https://host/mcp?exaApiKey=hush-hush", ConfigError, "env=TOKEN"),
         ("http://", ConfigError, "no host"),
         ("http://host:port/", ConfigError, "no host"),
         ("env=A,env=B https://host/mcp", ConfigError, "one variable"),

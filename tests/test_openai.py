@@ -324,8 +324,19 @@ def test_dollars_at_an_unknown_price_are_refused(tmp_path: Path) -> None:
         assert not served.requests
 
 
+@pytest.mark.parametrize(
+    "url", ["http://h/v1?key=QUERYSECRET99", "http://h/v1?QUERYSECRET99", "http://h/v1#QUERYSECRET99",
+            "ftp://h/v1?key=QUERYSECRET99", "ftp://me:QUERYSECRET99@h/v1"],
+)  # fmt: skip
+def test_a_key_in_an_address_is_refused_and_not_shown(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="address of an endpoint") as refusal:
+        collect(CollectConfig({"geo-hop/react": 1}, teacher=f"openai:m@{url}"), tmp_path / "run")
+    assert "QUERYSECRET99" not in str(refusal.value)
+    assert not any(b"QUERYSECRET99" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert from_name("m@http://127.0.0.1:9/v1?api-version=1").name == "openai:m"
+
+
 def test_a_password_in_an_address_is_refused() -> None:
-    from fireact.models.openai import from_name
 
     with pytest.raises(ConfigError, match="name or password"):
         from_name("b@http://user:word@127.0.0.1:9/v1")

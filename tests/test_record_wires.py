@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anthropic
 import httpx2
@@ -542,11 +544,15 @@ def test_paths_and_headers_pass_as_they_are_and_cookies_stay_apart(tmp_path: Pat
 
 def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
     secrets = ["sk-lower-case-0123456789", "dXNlcjpwYXNzd29yZDEyMw", "cookie/value-0123456789", "anthropic-0123456789"]
-    plain = json.dumps({"error": {"message": f"refused: {' '.join(secrets)}"}})
+    secrets += ["x-auth-0123456789", "x-password-0123456789"]
+    derived = [base64.b64encode(text.encode()).decode().rstrip("=")[:-1] for text in (secrets[3], f"a:{secrets[4]}")]
+    derived.append("user:password123")  # what the Basic credentials hold
+    plain = json.dumps({"error": {"message": f"refused: {' '.join([*secrets, *derived])} {quote(secrets[2])}"}})
     echo = plain.replace("cookie/value", "cookie/value-0123456789 cookie\\/value")  # JSON may escape a slash
     headers = [
         {"authorization": f"bearer {secrets[0]}"}, {"authorization": f"Basic {secrets[1]}=="},
         {"cookie": f"theme=dark; session={secrets[2]}"}, {"x-api-key": secrets[3]},
+        {"x-auth": secrets[4]}, {"x-password": secrets[5]},
     ]  # fmt: skip
     body = {"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
     faults = [Fault(status=401, body=echo) for _ in headers]
@@ -557,6 +563,8 @@ def test_no_form_of_a_key_is_stored(tmp_path: Path) -> None:
     for number, secret in enumerate(secrets):
         assert secret not in json.loads(calls[number])["reply"]["error"]["message"]
         assert "[key]" in calls[number]
+    for number, text in ((3, derived[0][:20]), (4, derived[1][-20:]), (1, "password123")):
+        assert text not in calls[number]
 
 
 def test_a_page_of_another_site_cannot_use_the_proxy(tmp_path: Path) -> None:

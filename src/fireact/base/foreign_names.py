@@ -26,6 +26,8 @@ from fireact.errors import DataError
 NOTES = "own-names"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FILE = re.compile(r"\.(?:jsonl?|csv|parquet|toml)\Z", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=://)[^\s@/]{1,500}@|\?\S{0,2000}")
+"""What may hold a key in an address, which no message shows."""
 _FILE_FIELDS = frozenset({"data", "task", "tasks", "sources", "from", "take", "weights", "against", "questions_of"})
 """Settings that name a file, with columns after its colon. In all others a file is a module to be imported."""
 _LABEL_FIELDS = frozenset(
@@ -56,8 +58,9 @@ def refuse_foreign_names(directory: Path, settings: Any, *, advice: str = "") ->
     notes = _read_notes(cache_directory() / NOTES) if foreign else set()
     foreign = [name for name in foreign if _hash_name(directory, name) not in notes]
     if foreign:
+        shown_names = ", ".join(repr(_QUERY.sub("", name)) for name in foreign[:_MAX_SHOWN])
         raise DataError(
-            f"{directory} names {', '.join(map(repr, foreign[:_MAX_SHOWN]))}, which would run code or get a key, and "
+            f"{directory} names {shown_names}, which would run code or get a key, and "
             "you did not set it there. If you trust it, "
             + (advice or "give the command that made the run again, with its options and this -o.")
         )

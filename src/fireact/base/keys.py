@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fireact.base.listening import is_loopback
 from fireact.base.redact import guard_secret
@@ -51,6 +51,23 @@ def is_known_host(url: str) -> bool:
     """Whether the host of an address is this machine's, OpenAI's, or one in the table."""
     host = urlsplit(url).hostname or ""
     return is_loopback(host) or any(f".{host}".endswith(f".{domain}") for domain in ("openai.com", *KEY_VARIABLES))
+
+
+def refuse_key_in_address(url: str) -> None:
+    """Raise ConfigError for an endpoint's address with a password or a query, which would be stored with the settings.
+
+    Azure's ``api-version`` may stand there.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ConfigError("the address of an endpoint holds a name or password; give the key by the environment alone.")
+    fields = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != "api-version"]
+    if fields or parts.fragment:
+        names = ", ".join(name for name, value in fields if value) or "words"  # a bare word may be the key
+        raise ConfigError(
+            f"the address of an endpoint holds {names} behind its path, which would be stored. "
+            "Only api-version may stand there; give the key by the environment alone."
+        )
 
 
 def read_key(url: str, variable: str = "") -> str:

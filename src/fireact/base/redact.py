@@ -33,6 +33,10 @@ _MARKS = (
     "earer ", "k_live_", "npm_", "eyJ", "hooks.slack.com", "aws_secret_access_key",
 )  # fmt: skip
 """Every key contains one of these: a search for them is far faster than the regular expression."""
+_QUOTED = re.compile(r"%[0-9A-F]{2}")
+_SECRET_NAME = re.compile(
+    r"auth(?!or(?!i[sz]))|cookie|key|token|secret|passw|passphrase|signature|credential|\Asig\Z|\Acode\Z", re.IGNORECASE
+)
 _MIN_SECRET = 8
 """Characters of a secret that is looked for; a shorter one, such as "none", may stand in any text."""
 _GUARDED: list[str] = []
@@ -48,11 +52,19 @@ def guard_secret(value: str) -> str:
     return value
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a header or a query parameter of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def secret_forms(secret: str) -> tuple[str, ...]:
-    """The forms in which a text may hold a secret: as it is, quoted for a URL, escaped in JSON, and in base64."""
+    """The forms in which a text may hold a secret: as it is, in base64, or quoted for a URL or for JSON, also twice."""
     escaped = json.dumps(secret)[1:-1]
-    forms = {secret, escaped, escaped.replace("/", "\\/"), repr(secret)[1:-1]}
-    forms |= {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    quoted = quote(secret, safe="")
+    forms = {secret, escaped, escaped.replace("/", "\\/"), repr(secret)[1:-1], json.dumps(escaped)[1:-1]}
+    forms |= {escaped.replace("/", f"\\u002{digit}") for digit in "fF"}
+    forms |= {quote(secret), quoted, quote_plus(secret), quote(quoted, safe="")}
+    forms |= {_QUOTED.sub(lambda match: match[0].lower(), form) for form in (quote(secret), quoted, quote_plus(secret))}
     for offset in range(3):  # a base64 text looks different after each number of bytes before it
         encoded = base64.b64encode(bytes(offset) + secret.encode()).decode().rstrip("=")
         clean = encoded[(0, 2, 3)[offset] : len(encoded) - ((offset + len(secret.encode())) % 3 > 0)]

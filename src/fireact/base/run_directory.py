@@ -28,8 +28,8 @@ from fireact.base import jsonl
 from fireact.base.field_types import check_field_types
 from fireact.base.foreign_names import note_own_names
 from fireact.base.redact import excerpt, redact
-from fireact.base.settings import fill_defaults, nested_settings, read_settings
-from fireact.errors import BusyError, DataError, DiskError, FormatError, missing_path_error
+from fireact.base.settings import check_type, fill_defaults, nested_settings, read_settings
+from fireact.errors import BusyError, ConfigError, DataError, DiskError, FormatError, missing_path_error
 from fireact.types import Trajectory
 
 CONFIG, MANIFEST, TRAJECTORIES = "config.toml", "manifest.json", "trajectories.jsonl"
@@ -235,7 +235,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path / MANIFEST}: {error}.") from error
     if not isinstance(manifest, dict):
         raise DataError(f"{path / MANIFEST} does not hold a JSON object.")
+    for name in manifest.keys() & _FACT_TYPES.keys():
+        try:
+            check_type(manifest[name], _FACT_TYPES[name], name)
+        except ConfigError as error:
+            raise DataError(f"{path / MANIFEST}: {error} Repair it, or make the run anew.") from error
     return manifest
+
+
+_FACT_TYPES: Mapping[str, Any] = {
+    "verb": str, "seconds": float, "training_seconds": float | None, "tokens_per_second": float | None,
+    "peak_memory_gb": float | None, "cost_usd": float | None, "usage": Mapping[str, float | None] | None,
+    "counts": Mapping[str, Mapping[str, float | None]], "results": Mapping[str, Mapping[str, Any]],
+    "limits": Mapping[str, Mapping[str, Any]], "sha256": Mapping[str, str], "versions": Mapping[str, str | None],
+    "history": Sequence[str], "endings": Sequence[str], "unrecorded": Mapping[str, Any], "description": str | None,
+    "repairs": float | None, "tuned": bool | None, "teacher": str | None, "agent": str | None,
+}  # fmt: skip
+"""What the facts of a manifest are, of whatever verb; readers need not check them again."""
 
 
 def read_fact(path: Path, name: str) -> str:

@@ -312,4 +312,5 @@ def _describe_type(kind: Any) -> str:
         return "a table" + ("" if get_args(kind)[1] is Any else f", each value {_describe_type(get_args(kind)[1])}")
     if get_origin(kind) is Sequence:
         return "a list" + ("" if get_args(kind)[0] is Any else f", each item {_describe_type(get_args(kind)[0])}")
-    return _TYPE_NAMES[get_origin(kind) or kind]
+    members = [member for member in _members(kind) if member is not NoneType]
+    return " or ".join(_TYPE_NAMES[get_origin(member) or member] for member in members)

@@ -44,6 +44,7 @@ KINDS: Mapping[str, FindingKind] = {
     "call-without-content": FindingKind(
         "warning", "calls of a model whose words are not in the trace", "let the instrumentation capture content"
     ),
+    "unread-score": FindingKind("warning", "scores that are no numbers", "give numbers with 'fireact score'"),
     "stray-result": FindingKind("error", "results of calls that nobody made", "they are left out"),
     "unread-schema": FindingKind("warning", "tool schemas that cannot be read", "repair them in the source"),
     "wrong-type": FindingKind("error", "values of a wrong type in messages", "repair them in the source"),

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.formats.model_calls import (
     ModelCall,
     as_messages,
+    as_reply,
     parse_if_json,
     parse_time,
     read_conversations,
@@ -45,13 +48,20 @@ def _read_items(source: SourceFile, number: int, row: Any, facts: dict[str, dict
     for item in _list_items(row):
         trace_id = str(item.get("trace_id") or item.get("id") or "")
         about = facts.setdefault(trace_id, {"scores": {}, "error": ""})
-        about["scores"] |= _scores(item)
-        for value in item.get("observations", [item]):
-            observation = _snake(value)
-            if observation.get("type") == "GENERATION":
-                yield from _read_call(source, number, observation, trace_id)
-            if not observation.get("parent_observation_id") and observation.get("level") == "ERROR":
-                about["error"] = str(observation.get("status_message") or "the trace ended in an error")
+        about["scores"] |= _scores(source, number, item)
+        for value in item.get("observations") or [item]:
+            yield from source.attempt(number, partial(_read_observation, source, number, value, trace_id, about)) or ()
+
+
+def _read_observation(
+    source: SourceFile, number: int, value: Any, trace_id: str, about: dict[str, Any]
+) -> list[ModelCall]:
+    """The call of an observation, where it is one; its error is the trace's where nothing is above it."""
+    observation = _snake(value)
+    calls = _read_call(source, number, observation, trace_id) if observation.get("type") == "GENERATION" else []
+    if not observation.get("parent_observation_id") and observation.get("level") == "ERROR":
+        about["error"] = str(observation.get("status_message") or "the trace ended in an error")
+    return calls
 
 
 def _list_items(row: Any) -> list[dict[str, Any]]:
@@ -71,7 +81,7 @@ def _snake(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_call(source: SourceFile, number: int, observation: Mapping[str, Any], trace_id: str) -> list[ModelCall]:
-    asked, reply = parse_if_json(observation.get("input")), as_messages(observation.get("output"), "assistant")
+    asked, reply = parse_if_json(observation.get("input")), as_reply(observation.get("output"))
     prompt = as_messages(asked, "user")
     if not prompt or not reply:
         source.notice(Damage("call-without-content", number, f"generation {observation.get('name')!r} holds no words"))
@@ -93,7 +103,7 @@ def _read_call(source: SourceFile, number: int, observation: Mapping[str, Any], 
     return [
         ModelCall(
             prompt=prompt,
-            reply=reply[:1],
+            reply=reply,
             row=number,
             trace=trace_id,
             tools=parse_if_json(tools),
@@ -106,7 +116,14 @@ def _read_call(source: SourceFile, number: int, observation: Mapping[str, Any], 
     ]
 
 
-def _scores(item: Mapping[str, Any]) -> dict[str, float]:
-    scores = [_snake(score) for score in item.get("scores") or [] if isinstance(score, Mapping)]
-    values = {str(score.get("name")): score.get("value") for score in scores}
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+def _scores(source: SourceFile, number: int, item: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that are numbers; others are reported."""
+    scores: dict[str, float] = {}
+    for score in [_snake(score) for score in item.get("scores") or [] if isinstance(score, Mapping)]:
+        name, value = str(score.get("name")), score.get("value")
+        if isinstance(value, int | float):
+            scores[name] = float(value)
+        else:
+            category = score.get("string_value") or value
+            source.notice(Damage("unread-score", number, f"the score {name!r} is {excerpt(repr(category), 60)}"))
+    return scores

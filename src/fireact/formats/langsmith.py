@@ -12,6 +12,7 @@ from typing import Any
 from fireact.formats.model_calls import (
     ModelCall,
     as_messages,
+    as_reply,
     parse_if_json,
     parse_time,
     read_conversations,
@@ -54,10 +55,10 @@ def _read_run(
 def _read_call(number: int, row: Mapping[str, Any]) -> ModelCall:
     inputs, outputs, extra = (parse_if_json(row.get(key)) or {} for key in ("inputs", "outputs", "extra"))
     settings, metadata = extra.get("invocation_params") or {}, extra.get("metadata") or {}
-    reply = as_messages(outputs, "assistant")
+    reply = as_reply(outputs)
     return ModelCall(
         prompt=as_messages(inputs, "user"),
-        reply=reply[:1],
+        reply=reply,
         row=number,
         trace=_trace_id(row),
         tools=settings.get("tools") or settings.get("functions") or inputs.get("tools") or (),

@@ -12,6 +12,7 @@ from typing import Any
 from fireact.formats.model_calls import (
     ModelCall,
     as_messages,
+    as_reply,
     parse_if_json,
     parse_time,
     read_conversations,
@@ -61,13 +62,13 @@ def _read_call(number: int, span: Mapping[str, Any]) -> ModelCall | None:
     inputs = attributes.get("mlflow.spanInputs")
     fields = inputs if isinstance(inputs, Mapping) else {}
     prompt = as_messages(inputs, "user")
-    reply = as_messages(attributes.get("mlflow.spanOutputs"), "assistant")
+    reply = as_reply(attributes.get("mlflow.spanOutputs"))
     if not prompt or not reply:
         return None
     usage = attributes.get("mlflow.chat.tokenUsage")
     return ModelCall(
         prompt=prompt,
-        reply=reply[:1],
+        reply=reply,
         row=number,
         trace=str(attributes.get("mlflow.traceRequestId") or span.get("trace_id") or ""),
         system=content_text(fields.get("system")),

@@ -17,7 +17,9 @@ from typing import Any
 from fireact.formats.source import SourceFile, import_trajectory
 from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
+from fireact.wire.dialect import WireMessage
 from fireact.wire.file_messages import content_text, read_file_messages
+from fireact.wire.responses import RESPONSES
 from fireact.wire.schemas import FINISH_NAMES, normalise_schemas
 from fireact.wire.text_calls import extract_answer
 
@@ -160,13 +162,52 @@ def as_messages(value: Any, role: str) -> list[Any]:
     """The messages in a value: a list of such, an object that holds them, one message, or a text of this role."""
     value = parse_if_json(value)
     if isinstance(value, Mapping):
-        for key in ("messages", "input", "prompt", "choices", "output", "generations", "message"):
+        for key in () if _is_item(value) else _MESSAGE_KEYS:
             if isinstance(value.get(key), list | Mapping):
                 return as_messages(value[key], role)
         if any(key in value for key in ("role", "type", "lc", "from")):
             return [value]
         text = next((value[key] for key in ("content", "text", "output", "input", "answer") if key in value), None)
-        return [] if text is None else [{"role": role, "content": content_text(text)}]
+        return (
+            [] if text is None else [{"role": role, "content": text if isinstance(text, list) else content_text(text)}]
+        )
     if isinstance(value, list):
+        if any(isinstance(item, Mapping) and _is_response_item(item) for item in value):
+            return list(RESPONSES.read_request({"model": "", "input": value}).messages)
+        if value and all(isinstance(item, Mapping) and _is_block(item) for item in value):
+            return [{"role": role, "content": value}]
         return [message for item in value for message in as_messages(item, role)]
     return [] if value is None else [{"role": role, "content": str(value)}]
+
+
+def as_reply(value: Any) -> list[Any]:
+    """The one message of a reply: the first of several choices, or all items of a reply of the Responses API."""
+    value = parse_if_json(value)
+    items = value.get("output") if isinstance(value, Mapping) else value
+    if isinstance(items, list) and any(isinstance(item, Mapping) and _is_response_item(item) for item in items):
+        reply = RESPONSES.read_reply({"output": items})
+        return [WireMessage("assistant", reply.parts, reply.calls, reasoning=reply.reasoning)]
+    return as_messages(value, "assistant")[:1]
+
+
+_MESSAGE_KEYS = ("messages", "input", "prompt", "choices", "output", "generations", "message")
+"""Keys under which an object holds messages."""
+_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "mcp_tool_use", "tool_result")
+
+
+def _is_item(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a call or a result, whose input and output are no messages."""
+    return "type" in value and any(key in value for key in ("id", "call_id", "tool_use_id", "name"))
+
+
+def _is_response_item(value: Mapping[str, Any]) -> bool:
+    kind = str(value.get("type"))
+    if kind == "message" and isinstance(value.get("content"), list):
+        return any(isinstance(block, Mapping) and block.get("type") == "output_text" for block in value["content"])
+    is_call = kind.endswith(("_call", "_call_output")) and "role" not in value
+    return is_call or (kind == "reasoning" and "summary" in value)
+
+
+def _is_block(value: Mapping[str, Any]) -> bool:
+    kind = str(value.get("type"))
+    return "role" not in value and (kind in _BLOCKS or kind.endswith("_tool_result"))

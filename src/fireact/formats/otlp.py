@@ -7,7 +7,10 @@ trace may stand in any rows, so a file is read whole; a span without the words o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fireact.formats.model_calls import (
@@ -24,6 +27,7 @@ from fireact.wire.file_messages import content_text
 from fireact.wire.text_calls import format_answer
 
 _MODEL_OPERATIONS = ("chat", "text_completion", "generate_content")
+_AGENT_OPERATION = "invoke_agent"
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -33,21 +37,40 @@ def sniff(rows: Sequence[Any]) -> bool:
 
 def read(source: SourceFile) -> Iterator[Trajectory]:
     """The episodes of a file: the agent's own conversation of each trace, with the scores that annotate its spans."""
-    errors: dict[str, str] = {}
-    calls = list(source.build_each(lambda number, row: _read_export(source, number, row, errors)))
+    reading = _TraceReader(source)
+    calls = list(source.build_each(reading.read_row))
+    traces = {call.trace for call in calls}
+    calls += [call for call in reading.agent_calls if call.trace not in traces]
     if not calls:
         source.report_unreadable(1, "none of its spans is a model's call")
-    return read_conversations(source, calls, describe=lambda trace: {"error": errors.get(trace, "")})
+    return read_conversations(source, calls, describe=lambda trace: {"error": reading.errors.get(trace, "")})
 
 
-def _read_export(source: SourceFile, number: int, row: Any, errors: dict[str, str]) -> Iterator[ModelCall]:
-    """The calls of a row's spans; errors of traces are added to ``errors``."""
-    for span in _list_spans(row):
-        call = _read_call(source, number, span)
-        if call is not None:
-            yield call
+@dataclass(slots=True)
+class _TraceReader:
+    """Reads the spans of each row. ``agent_calls`` are runs of agents, which count where a trace has no model's call.
+
+    ``errors`` are those of traces.
+    """
+
+    source: SourceFile
+    agent_calls: list[ModelCall] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def read_row(self, number: int, row: Any) -> Iterator[ModelCall]:
+        """The models' calls among the spans of a row; a span of another shape is unreadable by itself."""
+        for span in _list_spans(row):
+            yield from self.source.attempt(number, partial(self._read_span, number, span)) or ()
+
+    def _read_span(self, number: int, span: Mapping[str, Any]) -> list[ModelCall]:
         if not _parent_id(span):
-            errors[_trace_id(span)] = _error(span)
+            self.errors[_trace_id(span)] = _error(span)
+        is_agent = read_attributes(span.get("attributes")).get("gen_ai.operation.name") == _AGENT_OPERATION
+        call = _read_call(self.source, number, span, is_optional=is_agent)
+        if is_agent:
+            self.agent_calls += [call] if call is not None else []
+            return []
+        return [call] if call is not None else []
 
 
 def _is_export(row: Mapping[str, Any]) -> bool:
@@ -66,18 +89,28 @@ def _list_spans(row: Any) -> list[Mapping[str, Any]]:
     groups = row.get("resourceSpans", row.get("resource_spans"))
     if not isinstance(groups, list):
         return [row]
-    scopes = [scope for group in groups for scope in group.get("scopeSpans", group.get("scope_spans")) or []]
-    return [span for scope in scopes for span in scope.get("spans") or []]
+    scopes = [scope for group in groups for scope in _children(group, "scopeSpans", "scope_spans")]
+    return [span for scope in scopes for span in _children(scope, "spans")]
 
 
-def _read_call(source: SourceFile, number: int, span: Mapping[str, Any]) -> ModelCall | None:
-    """The call of a span; None for a span of another kind."""
+def _children(value: Any, *keys: str) -> list[Any]:
+    """The list under a key; the value itself where it is of another shape, which is then no span either."""
+    if not isinstance(value, Mapping):
+        return [value]
+    items: Any = next((value[key] for key in keys if value.get(key) is not None), [])
+    return items if isinstance(items, list) else [items]
+
+
+def _read_call(source: SourceFile, number: int, span: Mapping[str, Any], *, is_optional: bool) -> ModelCall | None:
+    """The call of a span; None for a span of another kind, and with a report for one without words."""
     attributes = read_attributes(span.get("attributes"))
     call = _read_openinference(attributes) or _read_genai(attributes, span)
     if call is None:
         return None
     prompt, reply, system, tools = call
-    if not prompt or not reply:
+    if not (prompt and reply):
+        if is_optional:
+            return None
         detail = f"span {span.get('name')!r} holds no words: let the instrumentation capture message content"
         source.notice(Damage("call-without-content", number, detail))
         return None
@@ -143,9 +176,10 @@ def _openinference_message(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_genai(attributes: Mapping[str, Any], span: Mapping[str, Any]) -> tuple[list[Any], list[Any], str, Any] | None:
     operation = attributes.get("gen_ai.operation.name") or attributes.get("llm.request.type")
-    if operation not in _MODEL_OPERATIONS and "gen_ai.prompt.0.role" not in attributes:
+    if operation not in (*_MODEL_OPERATIONS, _AGENT_OPERATION) and "gen_ai.prompt.0.role" not in attributes:
         return None
-    details = [read_attributes(event.get("attributes")) for event in span.get("events") or []]
+    events = [event for event in span.get("events") or [] if isinstance(event, Mapping)]
+    details = [read_attributes(event.get("attributes")) for event in events]
     merged: dict[str, Any] = {**attributes}
     for event in details:  # some put the words into an event of the span
         merged |= event
@@ -187,7 +221,7 @@ def read_attributes(attributes: Any) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     if isinstance(attributes, list):
-        for item in attributes:
+        for item in (item for item in attributes if isinstance(item, Mapping)):
             flat[str(item.get("key"))] = _otlp_value(item.get("value"))
     elif isinstance(attributes, Mapping):
         _flatten(attributes, "", flat)
@@ -220,8 +254,10 @@ def _otlp_value(value: Any) -> Any:
     if kind in ("arrayValue", "array_value"):
         return [_otlp_value(item) for item in (inner or {}).get("values") or []]
     if kind in ("kvlistValue", "kvlist_value"):
-        return {item["key"]: _otlp_value(item.get("value")) for item in (inner or {}).get("values") or []}
-    return int(inner) if kind in ("intValue", "int_value") else inner
+        items = [item for item in (inner or {}).get("values") or [] if isinstance(item, Mapping)]
+        return {str(item.get("key")): _otlp_value(item.get("value")) for item in items}
+    is_number = kind in ("intValue", "int_value") and re.fullmatch(r"-?\d{1,30}", str(inner))
+    return int(inner) if is_number else inner
 
 
 def _indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
@@ -261,7 +297,7 @@ def _scores(span: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, int | float):
             scores[str(attributes.get("gen_ai.evaluation.name") or "score")] = float(value)
     for annotation in span.get("annotations") or []:
-        result = annotation.get("result") or {}
-        if isinstance(result.get("score"), int | float):
+        result = annotation.get("result") if isinstance(annotation, Mapping) else None
+        if isinstance(result, Mapping) and isinstance(result.get("score"), int | float):
             scores[str(annotation.get("name") or "score")] = float(result["score"])
     return scores

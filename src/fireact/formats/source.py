@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ UNREADABLE = "unreadable"
 """The kind of Damage of a row that was left out."""
 LOST_KINDS = (
     UNREADABLE, "unread-tool-call", "unknown-role", "unknown-block", "stray-result", "unread-schema", "wrong-type",
-    "lone-surrogate", "not-a-number", "call-without-content",
+    "lone-surrogate", "not-a-number", "call-without-content", "unread-score",
 )  # fmt: skip
 """The kinds of Damage of rows, and of what stands in rows, that was left out, replaced, or read with weight 0."""
 RELEASED = "released"
@@ -87,9 +88,8 @@ class SourceFile:
 
     def lines(self) -> Iterator[str]:
         """The lines of a text, without their ends; bytes that are no UTF-8 are reported and replaced."""
-        with open_text(self.path) as file:
-            for number, line in enumerate(file, 1):
-                yield self._mend_text(number, line.rstrip("\r\n"))
+        for number, line in self._numbered_lines(self.path):
+            yield self._mend_text(number, line.rstrip("\r\n"))
 
     def build_each(self, build: Callable[[int, Any], Iterable[T]]) -> Iterator[T]:
         """What ``build`` makes of each row, trajectories or their parts; a row of another shape is unreadable."""
@@ -130,16 +130,27 @@ class SourceFile:
 
     def _json_lines(self) -> Iterator[tuple[int, Any]]:
         path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
+        for number, line in self._numbered_lines(path):
+            if not line.strip():
+                continue
+            try:
+                row = self._load_row(number, line)
+            except (ValueError, RecursionError) as error:
+                self.report_unreadable(number, f"not JSON: {error}")
+                continue
+            yield number, row
+
+    def _numbered_lines(self, path: Path) -> Iterator[tuple[int, str]]:
+        """The lines of a file and their numbers; with ``skip`` a damaged file ends, after a report, at its damage."""
+        number = 0
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = self._load_row(number, line)
-                except (ValueError, RecursionError) as error:
-                    self.report_unreadable(number, f"not JSON: {error}")
-                    continue
-                yield number, row
+            try:
+                for number, line in enumerate(file, 1):
+                    yield number, line
+            except _DamagedFileError as error:
+                if not self.skip:
+                    raise
+                self.notice(Damage(UNREADABLE, number + 1, str(error)))
 
     def _load_row(self, number: int, line: str) -> Any:
         """The JSON value of a line. NaN becomes null, half a surrogate pair a question mark, and both are reported."""
@@ -182,9 +193,8 @@ def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool =
         return _open_jsonl(path, notice, skip)
     if first in "{[" and path.suffix != ".txt":
         return _open_json(file, notice, skip)
-    with open_text(file) as opened:
-        head = tuple(line.rstrip("\r\n") for line in islice(opened, HEAD))
-    return SourceFile(file, "text", head, notice=notice, skip=skip)
+    probe = SourceFile(file, "text", (), skip=True)
+    return SourceFile(file, "text", tuple(islice(probe.lines(), HEAD)), notice=notice, skip=skip)
 
 
 def import_trajectory(
@@ -273,8 +283,44 @@ def open_text(path: Path) -> TextIO:
     except OSError as error:
         raise missing_path_error(path, error.strerror or str(error)) from error
     if magic.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return io.TextIOWrapper(opened, "utf-16", errors="replace", newline="\n")  # half a unit escapes to nothing
-    return io.TextIOWrapper(opened, "utf-8-sig", errors="surrogateescape", newline="\n")
+        return _TextReader(opened, "utf-16", errors="replace", path=path)  # half a unit escapes to nothing
+    return _TextReader(opened, "utf-8-sig", errors="surrogateescape", path=path)
+
+
+class _DamagedFileError(DataError):
+    """A file that cannot be read to its end: it was cut, or bytes of it were changed."""
+
+
+class _TextReader(io.TextIOWrapper):
+    """The text of a file, perhaps unpacked; damage raises ``_DamagedFileError`` with the last whole line before it."""
+
+    def __init__(self, buffer: Any, encoding: str, *, errors: str, path: Path) -> None:
+        super().__init__(buffer, encoding, errors=errors, newline="\n")
+        self._path, self._whole_lines = path, 0
+
+    def __next__(self) -> str:  # type: ignore[override]  # as in TextIOWrapper itself
+        try:
+            line = super().__next__()
+        except _DAMAGE as error:
+            raise self._damage_error(error) from error
+        self._whole_lines += 1
+        return line
+
+    def read(self, size: int | None = -1, /) -> str:
+        try:
+            return super().read(size)
+        except _DAMAGE as error:
+            raise self._damage_error(error) from error
+
+    def _damage_error(self, error: BaseException) -> _DamagedFileError:
+        return _DamagedFileError(
+            f"{self._path} is cut or damaged: it can be read to line {self._whole_lines} ({error}). Get the file "
+            "again, or read the lines before the damage with --skip-bad."
+        )
+
+
+_DAMAGE = (EOFError, zlib.error, OSError, UnicodeError)
+"""What the libraries raise within a file that was cut, or whose bytes were changed."""
 
 
 def is_plain_file(path: Path) -> bool:
@@ -316,8 +362,15 @@ def _unpack_zstandard(path: Path, file: Any) -> Any:
 
 
 def _first_lines(path: Path, count: int) -> list[str]:
+    """The first lines that are not blank; fewer where the file is damaged after them."""
+    lines: list[str] = []
     with open_text(path) as file:
-        return list(islice((line for line in file if line.strip()), count))
+        try:
+            lines.extend(islice((line for line in file if line.strip()), count))
+        except _DamagedFileError:
+            if not lines:
+                raise
+    return lines
 
 
 def _is_mostly_json(lines: Sequence[str]) -> bool:

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 from fireact.base import jsonl, names
 from fireact.base.cost import CostEstimate
 from fireact.base.foreign_names import refuse_foreign_names
+from fireact.base.http import show_address
+from fireact.base.keys import refuse_key_in_address
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import AGENT, check_settings, setting
@@ -266,10 +268,11 @@ def split_provider_spec(spec: str) -> tuple[str, str, str]:
             f"hosted training {spec!r} is not of the form KIND:MODEL[@BASE_URL], where KIND is "
             f"{', '.join(known_kinds)} or module:attribute."
         )
+    refuse_key_in_address(url)
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise ConfigError(
-            f"{url!r} is no address of a provider. Give one such as https://NAME.openai.azure.com/openai/v1, or leave "
-            "it out."
+            f"{show_address(url)!r} is no address of a provider. Give one such as "
+            "https://NAME.openai.azure.com/openai/v1, or leave it out."
         )
     return kind, model, url
 

@@ -34,7 +34,7 @@ from fireact.base.http import (
     parse_retry_after,
     show_address,
 )
-from fireact.base.keys import key_variable, read_key
+from fireact.base.keys import key_variable, read_key, refuse_key_in_address
 from fireact.base.names import split_model_spec
 from fireact.base.redact import guard_secret, redact
 from fireact.errors import ConfigError, PromptError, ProviderError
@@ -269,10 +269,11 @@ def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -
     if not model:
         raise ConfigError("openai: needs a model, such as openai:gpt-4o or openai:qwen@http://localhost:8000/v1.")
     url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-    if "@" in url.partition("//")[2].partition("/")[0]:
-        raise ConfigError("the address of an endpoint holds a name or password; give the key by the environment alone.")
+    refuse_key_in_address(url)
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(f"{url!r} is no address of an endpoint. Give one such as http://localhost:8000/v1.")
+        raise ConfigError(
+            f"{show_address(url)!r} is no address of an endpoint. Give one such as http://localhost:8000/v1."
+        )
     return OpenAIModel(model, url, endpoint=endpoint)
 
 

@@ -115,7 +115,10 @@ class _ConversationReader:
                 self.pending_calls.append(len(self.steps) - 1)
 
     def _add_result(self, content: str, call_id: str) -> None:
-        """Give a result to the call with its id, the latest without a result first; without ids, to the first call."""
+        """Give a result to the call with its id: the first open one of this turn, else the latest of earlier ones.
+
+        Without ids it goes to the first call of the turn.
+        """
         matching_steps = [step for step, id in self.ids.items() if call_id and id == call_id]
         open_steps = [step for step in matching_steps if self.steps[step].observation is None]
         unnamed_calls = [step for step in self.pending_calls if not call_id or step not in self.ids]
@@ -124,7 +127,8 @@ class _ConversationReader:
             for step, result in zip(tuple(unnamed_calls), bundle, strict=True):
                 self._set_result(step, result)
         elif matching_steps:
-            self._set_result((open_steps or matching_steps)[-1], content)
+            first_of_turn = next((step for step in open_steps if step in self.pending_calls), None)
+            self._set_result((open_steps or matching_steps)[-1] if first_of_turn is None else first_of_turn, content)
         elif unnamed_calls:
             self._set_result(unnamed_calls[0], content)
         elif call_id and self.ids:

@@ -36,12 +36,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
 from fireact.base.controls import strip_controls
-from fireact.base.redact import excerpt, guard_secret, hide_secrets
+from fireact.base.redact import excerpt, guard_secret, hide_secrets, is_secret_name
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
 from fireact.types import FINISH
 from fireact.wire.fields import parse_json
@@ -61,6 +61,8 @@ MAX_CHARS = 20_000
 """Longest observation in characters; a cut one ends with the number of characters left out."""
 _GRACE = 5.0
 """Seconds that the loop may take beyond a call's time-out, and beyond the SDK's own waits when it closes."""
+_MIN_KEY = 16
+"""Characters of a value in a URL that counts as a key."""
 _PAGES = 100
 _DESCRIPTION_CHARS = 2_000
 _SCHEMA_CHARS = 50_000
@@ -164,10 +166,14 @@ def _check_url(text: str, env: Sequence[str]) -> str:
         host = None
     if not host or re.search(r"\s", text):
         raise ConfigError("mcp: was given a URL that has no host or has blanks in it. Give one as https://HOST/mcp.")
-    if parts.username or parts.password:
+    values = parse_qsl(parts.query)
+    if parts.username or parts.password or any(is_secret_name(name) for name, _ in values):
         raise ConfigError(
             f"mcp: was given a URL of {host} with a key in it. Name a variable: mcp:env=TOKEN https://..."
         )
+    for _, value in values:  # a key by another name; a shorter value is a word, such as the name of a profile
+        if len(value) >= _MIN_KEY:
+            guard_secret(value)
     if len(env) > 1:
         raise ConfigError(f"mcp: can send one variable to a URL, as its bearer token; it was given {', '.join(env)}.")
     return text

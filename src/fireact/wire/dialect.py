@@ -20,7 +20,8 @@ from fireact.wire.fields import Fields, Restore, WireDamage, parse_json, restore
 class ToolCall:
     """A tool call; ``arguments`` is the text that the model wrote, a JSON object or not.
 
-    ``output`` is what a tool of the provider's own answered, as the wire shows it; None for a call to the client.
+    ``output`` is what a tool of the provider's own answered, as the wire shows it; None for a call to the client. Such
+    a call stands within its message: ``parts_before`` counts the parts that the model wrote before it.
     """
 
     id: str
@@ -28,6 +29,7 @@ class ToolCall:
     arguments: str
     extra: Mapping[str, Any] = field(default_factory=dict)
     output: str | None = None
+    parts_before: int = field(default=0, compare=False)
 
     @property
     def action(self) -> Action:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fireact.types import Action
@@ -42,6 +42,8 @@ _TEXTS = (
     "reasoning_content",
     "reasoningText",
 )
+_TEXT_BLOCKS = ("", "text", "output_text", "input_text", "refusal", "summary_text", "text_delta", "content", "string")
+"""The types of content blocks that hold text; a block of another type may hold anything under the same keys."""
 _RESULT_TAGS = (("<tool_response>", "</tool_response>"), ("[TOOL_RESULTS]", "[/TOOL_RESULTS]"))
 
 
@@ -102,16 +104,25 @@ def _unwrap_message(value: Any) -> Mapping[str, Any]:
 
 def _fields_of_wire_message(message: WireMessage) -> Mapping[str, Any]:
     """A message that a dialect has read already, as a file holds it; results of the provider's tools are blocks."""
-    outputs = [
-        {"type": "tool_result", "tool_use_id": call.id, "content": call.output}
-        for call in message.calls
-        if call.output is not None
-    ]
+    blocks: list[Any] = []
+    outputs = [call for call in message.calls if call.output is not None]
+    for index in range(len(message.parts) + 1):
+        calls_here = [call for call in outputs if min(call.parts_before, len(message.parts)) == index]
+        for call in calls_here:
+            blocks += [
+                {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments},
+                {"type": "tool_result", "tool_use_id": call.id, "content": call.output},
+            ]
+        blocks += message.parts[index : index + 1]
     return {
         "role": message.role,
-        "content": [*message.parts, *outputs],
+        "content": blocks,
         "reasoning_content": message.reasoning,
-        "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.calls],
+        "tool_calls": [
+            {"id": call.id, "name": call.name, "arguments": call.arguments}
+            for call in message.calls
+            if call.output is None
+        ],
         "tool_call_id": message.call_id,
         "name": message.name,
     }
@@ -119,13 +130,17 @@ def _fields_of_wire_message(message: WireMessage) -> Mapping[str, Any]:
 
 @dataclass(slots=True)
 class _Content:
-    """What stands in the content of one message."""
+    """What stands in the content of one message, or in its blocks up to the results of calls among them."""
 
     parts: list[Any] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[Mapping[str, Any]] = field(default_factory=list)
     results: list[Mapping[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+
+    def extend(self, other: _Content) -> None:
+        for entry in fields(self):
+            getattr(self, entry.name).extend(getattr(other, entry.name))
 
 
 @dataclass(slots=True)
@@ -150,21 +165,17 @@ class _MessagesReader:
         role = find_role(name)
         if role is None:
             self._report("unknown-role", f"{where}.role", name, "a role such as system, user, assistant or tool")
-        content = _read_content(message)
-        for kind in content.unknown:
+        contents = _read_contents(message, splits=role == "assistant")
+        for kind in (kind for content in contents for kind in content.unknown):
             self._report("unknown-block", f"{where}.content", kind, "a block of text, reasoning, a call or a result")
         if role == "assistant":
-            self._add_assistant(where, message, content, is_calls=is_call_role(name), is_answered=is_answered)
+            self._add_assistant(where, message, contents, is_calls=is_call_role(name), is_answered=is_answered)
         else:
-            self._add_other(normalise_role(name), message, content)
+            self._add_other(normalise_role(name), message, contents[0])
 
     def _add_other(self, role: str, message: Mapping[str, Any], content: _Content) -> None:
         """A message of a user, a system or a tool; results in it become messages of their own."""
-        self.is_open_turn = False
-        self.messages += [
-            WireMessage("tool", (content_text(_result_content(result)),), call_id=_find_id(result), name=_name(result))
-            for result in content.results
-        ]
+        self._add_results(content.results)
         text = "".join(content.parts)
         if role == "system":
             self.system += text
@@ -175,31 +186,72 @@ class _MessagesReader:
             self.messages.append(WireMessage(role, (text,), call_id=call_id, name=_name(message)))
 
     def _add_assistant(
-        self, where: str, message: Mapping[str, Any], content: _Content, *, is_calls: bool, is_answered: bool
+        self, where: str, message: Mapping[str, Any], contents: Sequence[_Content], *, is_calls: bool, is_answered: bool
     ) -> None:
+        """A message of a model; one in which the provider ran tools is a turn up to each group of results."""
+        damage_before = len(self.damage)
+        calls_by_content = self._read_calls(where, message, contents)
+        turns = [
+            self._read_turn(where, content, calls, is_calls=is_calls, is_answered=is_answered)
+            for content, calls in zip(contents, calls_by_content, strict=True)
+        ]
+        for key in _FLAGS:
+            if message.get(key) is not None and _read_flag(message[key]) is None:
+                self._report("wrong-type", f"{where}.{key}", message[key], "true, false, or a number of at least 0")
+        is_whole = len(self.damage) == damage_before and not any(content.unknown for content in contents)
+        results = [result for content in contents for result in content.results]
+        for turn in turns:
+            calls = tuple(_take_output(call, results) for call in turn.calls)
+            weight = read_weight(message) if is_whole else 0.0
+            self._append_turn(replace(turn, calls=calls, extra={"weight": weight}), is_calls)
+        if results:  # of calls in earlier messages
+            self._add_results(results)
+
+    def _add_results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        self.is_open_turn = False
+        self.messages += [
+            WireMessage("tool", (content_text(_result_content(result)),), call_id=_find_id(result), name=_name(result))
+            for result in results
+        ]
+
+    def _read_turn(
+        self, where: str, content: _Content, calls: Sequence[ToolCall], *, is_calls: bool, is_answered: bool
+    ) -> WireMessage:
         reasoning, text = "\n\n".join(filter(None, content.reasoning)), "".join(content.parts)
         split = None if reasoning else split_reasoning(text)
         if split is not None:
             reasoning, text = split[0].strip(), split[1]
-        damage_before = len(self.damage)
-        entries = [*_list_calls(message), *content.calls]
-        if entries:
-            calls = [self._read_call(f"{where}.tool_calls[{index}]", entry) for index, entry in enumerate(entries)]
-        else:
+        if not calls:
             text, actions = self._split_text(where, text, is_calls=is_calls, is_answered=is_answered)
             calls = [ToolCall("", action.name, to_json(dict(action.arguments))) for action in actions]
-        for key in _FLAGS:
-            if message.get(key) is not None and _read_flag(message[key]) is None:
-                self._report("wrong-type", f"{where}.{key}", message[key], "true, false, or a number of at least 0")
-        is_whole = len(self.damage) == damage_before and not content.unknown
-        turn = WireMessage(
-            "assistant",
-            (text,),
-            tuple(_with_output(call, content.results) for call in calls if call is not None),
-            reasoning=reasoning,
-            extra={"weight": read_weight(message) if is_whole else 0.0},
-        )
-        self._append_turn(turn, is_calls)
+        return WireMessage("assistant", (text,), tuple(calls), reasoning=reasoning)
+
+    def _read_calls(self, where: str, message: Mapping[str, Any], contents: Sequence[_Content]) -> list[list[ToolCall]]:
+        """The calls of each content. Those in fields of the message often stand in its content a second time."""
+        for call in as_list(message.get("invalid_tool_calls")):
+            self._report("unread-tool-call", f"{where}.invalid_tool_calls", call, "a call that was written whole")
+        entries, old_entries = _list_calls(message)
+        field_calls = self._read_entries(where, entries)
+        field_calls += [
+            call for call in self._read_entries(where, old_entries) if _find_same(call, field_calls) is None
+        ]
+        calls_by_content: list[list[ToolCall]] = []
+        for content in contents:
+            calls: list[ToolCall] = []
+            for entry in content.calls:
+                same = next((call for call in field_calls if call.id and call.id == _find_id(entry)), None)
+                call = same or next(iter(self._read_entries(where, [entry])), None)
+                same = _find_same(call, field_calls) if call is not None else None
+                if same is not None:
+                    field_calls.remove(same)
+                calls += [call] if call is not None else []
+            calls_by_content.append(calls)
+        calls_by_content[-1][:0] = field_calls
+        return calls_by_content
+
+    def _read_entries(self, where: str, entries: Sequence[Any]) -> list[ToolCall]:
+        calls = [self._read_call(f"{where}.tool_calls[{index}]", entry) for index, entry in enumerate(entries)]
+        return [call for call in calls if call is not None]
 
     def _split_text(self, where: str, text: str, *, is_calls: bool, is_answered: bool) -> tuple[str, Sequence[Action]]:
         """The words and the calls of a text; ``is_calls`` says that it is nothing but calls."""
@@ -234,9 +286,10 @@ class _MessagesReader:
         if not isinstance(name, str) or not name:
             self._report("unread-tool-call", where, value, "a call with the name of a tool")
             return None
-        arguments = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), "")
+        key = next((key for key in _ARGUMENTS if inner.get(key) is not None), "")
+        arguments = inner.get(key, "")
         text = arguments if isinstance(arguments, str) else to_json(arguments)
-        if text.lstrip()[:1] in ("{", "[") and not isinstance(parse_json(text), dict):  # plain words are ``input``
+        if not _is_object_or_words(arguments, is_free=key == "input"):
             self._report("unread-tool-call", where, text, "a call whose arguments are a JSON object")
         return ToolCall(_find_id(values) or _find_id(inner), name, text)
 
@@ -244,21 +297,49 @@ class _MessagesReader:
         self.damage.append(WireDamage(kind, where, value, expected))
 
 
-def _with_output(call: ToolCall, results: Sequence[Mapping[str, Any]]) -> ToolCall:
-    """A call with the result beside it, where the provider ran the tool itself."""
+def _is_object_or_words(arguments: Any, *, is_free: bool) -> bool:
+    """Whether arguments are a JSON object, or plain words, which become ``input``; a free input may be any other value.
+
+    A text that begins as JSON and is none was torn.
+    """
+    if not isinstance(arguments, str):
+        return isinstance(arguments, Mapping)
+    value = parse_json(arguments, None)
+    is_torn = value is None and arguments.lstrip()[:1] in ("{", "[", '"')
+    return isinstance(value, dict) or not (is_torn or isinstance(value, list) or (value is not None and not is_free))
+
+
+def _find_same(call: ToolCall, calls: Sequence[ToolCall]) -> ToolCall | None:
+    """The same call among others: by its id, or by what it calls where one of both has no id."""
+    return next(
+        (other for other in calls if (call.id == other.id if call.id and other.id else call.action == other.action)),
+        None,
+    )
+
+
+def _take_output(call: ToolCall, results: list[Mapping[str, Any]]) -> ToolCall:
+    """A call with the result beside it, where the provider ran the tool itself; the result is taken from the list."""
     output = next((result for result in results if call.id and call.id == _find_id(result)), None)
-    return call if output is None else replace(call, output=content_text(_result_content(output)))
+    if output is None:
+        return call
+    results.remove(output)
+    return replace(call, output=content_text(_result_content(output)))
 
 
-def _read_content(message: Mapping[str, Any]) -> _Content:
-    content = _Content()
+def _read_contents(message: Mapping[str, Any], *, splits: bool) -> list[_Content]:
+    """The content of a message; with ``splits`` a new one begins after each group of results."""
+    contents = [_Content()]
     value = next((message[key] for key in ("content", "value", "parts") if message.get(key) is not None), None)
     reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
     if reasoning:
-        content.reasoning.append(content_text(reasoning))
+        contents[0].reasoning.append(content_text(reasoning))
     for block in value if isinstance(value, list) else [value]:
-        _read_block(block, content)
-    return content
+        piece = _Content()
+        _read_block(block, piece)
+        if splits and contents[-1].results and not piece.results and block is not None:
+            contents.append(_Content())
+        contents[-1].extend(piece)
+    return contents
 
 
 def _read_block(block: Any, content: _Content) -> None:
@@ -278,7 +359,7 @@ def _read_block(block: Any, content: _Content) -> None:
         content.calls.append(call or (value if isinstance(value, Mapping) else block))
     elif result is not None or kind in _RESULT_BLOCKS or kind.endswith("tool_result"):
         content.results.append(result or block)
-    elif (text := _find_text(block)) is not None:
+    elif kind in _TEXT_BLOCKS and (text := _find_text(block)) is not None:
         content.parts.append(text)
     elif kind or not block:
         content.unknown.append(kind or "block")
@@ -325,12 +406,21 @@ def _split_results(text: str) -> tuple[list[str], str]:
     return results, text
 
 
-def _list_calls(message: Mapping[str, Any]) -> list[Any]:
-    """The calls in the fields of a message; LangChain keeps those of its provider a second time."""
+def _list_calls(message: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The calls in the fields of a message, and the one in the old field; LangChain keeps its provider's aside."""
     inner = message.get("additional_kwargs")
-    calls = message.get("tool_calls") or (inner.get("tool_calls") if isinstance(inner, Mapping) else None)
-    old_call = message.get("function_call")
-    return [*(calls if isinstance(calls, list) else []), *([{"function": old_call}] if old_call is not None else [])]
+    inner = inner if isinstance(inner, Mapping) else {}
+    calls = message.get("tool_calls") or inner.get("tool_calls")
+    calls = parse_json(calls, calls) if isinstance(calls, str) else calls
+    if isinstance(calls, Mapping) and not {"function", "name", "tool_name"} & calls.keys():
+        calls = list(calls.values())
+    old_call = message.get("function_call") or inner.get("function_call")
+    return as_list(calls), [{"function": old_call}] if old_call is not None else []
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, and anything else as its only item; empty where there is nothing."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _find_id(value: Mapping[str, Any]) -> str:

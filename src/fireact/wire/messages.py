@@ -449,7 +449,8 @@ def _read_assistant(fields: Fields) -> WireMessage:
     for index, block in enumerate(content):
         kind = _block_type(block)
         if kind.endswith("tool_use"):
-            calls.append(_read_call(fields.inner(f"content[{index}]", block), results.get(index)))
+            call = _read_call(fields.inner(f"content[{index}]", block), results.get(index))
+            calls.append(replace(call, parts_before=len(parts)))
         elif kind == "thinking" and isinstance(block.get("thinking"), str):
             thoughts.append(block["thinking"])
         elif kind != "redacted_thinking" and not any(block is result for result in results.values()):

@@ -500,7 +500,7 @@ def _read_turn(items: Sequence[Any], where: str, damage: list[WireDamage], *, st
         elif kind == "message" and isinstance(item, Mapping):
             parts += [_read_output_part(part) for part in read_parts(fields)]
         elif isinstance(kind, str) and kind.endswith("_call"):
-            calls.append(_read_call(fields, kind))
+            calls.append(replace(_read_call(fields, kind), parts_before=len(parts)))
         elif isinstance(item, Mapping):
             parts.append(item)
     return WireMessage("assistant", tuple(parts), tuple(calls), reasoning="\n\n".join(filter(None, thoughts)))
