@@ -14,6 +14,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ ARGUMENTS = {
 }
 DESCRIPTION = "Finds an article on countries and returns its best sentences."
 ROUNDS, MAX_TOKENS = 8, 200
+AT_ONCE = 8
+"""Questions that are asked at the same time."""
 NAMES = ("gpt-4o", "claude")
 """The names of models that the agents ask for."""
 geo_search = build_geo_search()
@@ -215,16 +218,20 @@ CODE_CLIENTS = ("smolagents-code",)
 
 def ask_all(client: str, examples: Iterable[Example], recording: RecordedRun) -> dict[str, str]:
     """The answers of the agent by question id; one that fails gives an empty answer, and the error is printed."""
-    answers = {}
-    for example in examples:
+
+    def ask_one(example: Example) -> str:
         try:
-            answers[example.id] = CLIENTS[client](example.question, recording.episode_url(example.id))
+            answer = CLIENTS[client](example.question, recording.episode_url(example.id))
         except Exception as error:
             print(f"{example.id}: {type(error).__name__}: {error}")
-            answers[example.id] = ""
-        if client in CODE_CLIENTS and answers[example.id]:
-            recording.feedback(example.id, answer=answers[example.id])
-    return answers
+            return ""
+        if client in CODE_CLIENTS and answer:
+            recording.feedback(example.id, answer=answer)
+        return answer
+
+    examples = list(examples)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip([example.id for example in examples], pool.map(ask_one, examples), strict=True))
 
 
 @dataclass

@@ -78,7 +78,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files go first, then others with slow tests, so that two workers end at about the same time."""
+    """The longest files go first, then others with slow tests, so that all workers end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (ranks.get(item.path.name, len(ranks)), item.path not in slow))

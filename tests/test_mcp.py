@@ -272,7 +272,7 @@ def test_the_program_sees_the_variables_that_were_named_and_no_others(monkeypatc
         ("http://host:port/", ConfigError, "no host"),
         ("env=A,env=B https://host/mcp", ConfigError, "one variable"),
         (f"only=divide {COMMAND}", ConfigError, "no tool divide"),
-        ("http://127.0.0.1:1/mcp?key=hush-hush", ProviderError, "http://127.0.0.1:1/mcp cannot be reached"),
+        ("http://127.0.0.1:1/mcp?project=hush-hush", ProviderError, "http://127.0.0.1:1/mcp cannot be reached"),
         ("http://nowhere.invalid/mcp", ProviderError, "nowhere.invalid"),
         ("false", ProviderError, "mcp:false cannot be reached"),
         ("cat", ProviderError, "mcp:cat cannot be reached"),
