@@ -222,7 +222,7 @@ def ask_all(client: str, examples: Iterable[Example], recording: RecordedRun) ->
     def ask_one(example: Example) -> str:
         try:
             answer = CLIENTS[client](example.question, recording.episode_url(example.id))
-        except Exception as error:
+        except Exception as error:  # each package raises its own; the next question is asked all the same
             print(f"{example.id}: {type(error).__name__}: {error}")
             return ""
         if client in CODE_CLIENTS and answer:

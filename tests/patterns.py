@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+# The parser of re, which its stubs do not show; its public name sre_parse is deprecated.
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -105,7 +107,8 @@ def _evaluate(node: ast.expr) -> Any:
 def _literal_uses(source: Source) -> Iterator[Use]:
     """Patterns that are written in a call of ``re`` within a function."""
     for call in source.calls_of_re:
-        pattern, name = _evaluate(call.args[0]), call.func.attr  # type: ignore[attr-defined]
+        assert isinstance(call.func, ast.Attribute)  # of re
+        pattern, name = _evaluate(call.args[0]), call.func.attr
         if pattern is None:
             continue
         flags = [item.value for item in call.keywords if item.arg == "flags"]

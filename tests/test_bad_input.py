@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,13 @@ class Wire:
     name: str
     connect: Callable[[str, str], Any]
     ask: Callable[..., str]
-    stream: Callable[[Any, str], Iterator[str]]
+    stream: Callable[[Any, str], Generator[str]]
     errors: Any
 
     @property
     def call_error(self) -> type[Exception]:
-        return self.errors.APIError  # type: ignore[no-any-return]
+        error_class: type[Exception] = self.errors.APIError
+        return error_class
 
 
 def connect_openai(address: str, key: str) -> Any:
@@ -59,7 +60,7 @@ def ask_chat(client: Any, text: str, *, tools: bool = False) -> str:
     return str(reply.choices[0].message.content)
 
 
-def stream_chat(client: Any, text: str) -> Iterator[str]:
+def stream_chat(client: Any, text: str) -> Generator[str]:
     messages = [{"role": "user", "content": text}]
     with client.chat.completions.create(model="fake", messages=messages, stream=True) as chunks:
         yield from (chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -71,7 +72,7 @@ def ask_responses(client: Any, text: str, *, tools: bool = False) -> str:
     return str(client.responses.create(model="fake", input=text, **options).output_text)
 
 
-def stream_responses(client: Any, text: str) -> Iterator[str]:
+def stream_responses(client: Any, text: str) -> Generator[str]:
     with client.responses.create(model="fake", input=text, stream=True) as events:
         for event in events:
             if event.type == "response.output_text.delta":
@@ -87,7 +88,7 @@ def ask_messages(client: Any, text: str, *, tools: bool = False) -> str:
     return str(reply.content[0].text)
 
 
-def stream_messages(client: Any, text: str) -> Iterator[str]:
+def stream_messages(client: Any, text: str) -> Generator[str]:
     messages = [{"role": "user", "content": text}]
     with client.messages.stream(model="fake", max_tokens=10_000, messages=messages) as events:
         yield from events.text_stream
@@ -169,7 +170,7 @@ def test_a_client_that_leaves_a_stream_leaves_what_it_read(wire: Wire, tmp_path:
         with closing(wire.connect(f"{address}/e/left", "none")) as client:
             deltas = wire.stream(client, "Where?")
             assert next(delta for delta in deltas if delta) == "word0"
-            deltas.close()  # type: ignore[attr-defined]
+            deltas.close()
         assert_other_is_served(wire, f"{address}/e/next", words)
     (call, _) = read_calls(tmp_path / "run" / "calls.jsonl")
     assert call.cut == "client" and "word0" in call.reply
@@ -253,6 +254,6 @@ def test_the_server_goes_on_when_a_stream_ends_early(wire: Wire) -> None:
                 list(wire.stream(client, "Fail."))
             deltas = wire.stream(client, "Go on.")
             assert next(delta for delta in deltas if delta)
-            deltas.close()  # type: ignore[attr-defined]
+            deltas.close()
         assert student.left.wait(600)
         assert_other_is_served(wire, address)

@@ -17,13 +17,8 @@ from command import fireact
 from fakes import trajectory
 from fireact.base import jsonl
 from fireact.errors import ConfigError, DataError
-from fireact.evaluation.comparison import (
-    ComparedRun,
-    compare_runs,
-    compare_scores,
-    find_blocking_differences,
-    read_scored_run,
-)
+from fireact.evaluation.compared_runs import ComparedRun, read_scored_run
+from fireact.evaluation.comparison import compare_runs, compare_scores, find_blocking_differences
 from fireact.evaluation.conditions import SETTINGS, Conditions, conditions_of, find_differences, require_comparable
 from fireact.evaluation.evaluate import EvalConfig, evaluate
 from fireact.types import Action, Step, Trajectory

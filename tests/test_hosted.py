@@ -21,14 +21,13 @@ from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.fireworks import FireworksProvider
 from fireact.hosted.openai_compatible import OPENAI, TOGETHER
 from fireact.hosted.provider import JobRequest, ProviderClient
+from fireact.hosted.training_rows import check_training_rows, training_row
 from fireact.hosted.tune import (
     TuneConfig,
     cancel_job,
-    check_training_rows,
     estimate_job,
     is_provider_spec,
     load_provider,
-    training_row,
     tune,
 )
 from fireact.rollout.models import load_model

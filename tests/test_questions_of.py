@@ -14,7 +14,8 @@ from fakes import trajectory
 from fireact.base import jsonl
 from fireact.base.run_directory import RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError, ToolError
-from fireact.evaluation.comparison import compare_runs, read_scored_runs
+from fireact.evaluation.compared_runs import read_scored_runs
+from fireact.evaluation.comparison import compare_runs
 from fireact.evaluation.evaluate import EvalConfig, estimate_evaluation, evaluate
 from fireact.evaluation.pairing import match_by_question
 from fireact.evaluation.recorded_questions import load_recorded_questions

@@ -351,9 +351,10 @@ def test_a_student_is_run_with_the_tools_of_its_training_or_refused(trained: Pat
     assert list(equip_student(model, ("search",), other_tools=True)) == ["search"]
     tools = equip_student(model, ("test_recorded_renderer:population",))
     agent = build_agent(model, Small(), method="react", tools=tools)
-    messages = agent.method.prompt_messages("How many live in Chad?", [])  # type: ignore[attr-defined]
+    assert isinstance(agent.method, ReAct)
+    messages = agent.method.prompt_messages("How many live in Chad?", [])
     assert [message.content for message in messages] == [SYSTEM["content"], "How many live in Chad?"]
-    offered = offered_tools(agent.method.renderer, tools)  # type: ignore[attr-defined]
+    offered = offered_tools(agent.method.renderer, tools)
     assert [tool_schema(tool) for tool in offered] == [POPULATION]  # the agent's own schema, and no finish
     model.close()
 
@@ -562,7 +563,8 @@ def test_a_provider_is_sent_the_recorded_requests_with_their_tools(run: Path, tm
         equip_student(model, ())
     tools = equip_student(model, (f"recorded:{run}",))
     agent = build_agent(model, Small(), method="react", tools=tools)
-    assert agent.method.prompt_messages("How many?", [])[0].content == SYSTEM["content"]  # type: ignore[attr-defined]
+    assert isinstance(agent.method, ReAct)
+    assert agent.method.prompt_messages("How many?", [])[0].content == SYSTEM["content"]
     as_text = TuneConfig(data=str(run), model="together:base", renderer="react")
     assert estimate_job(as_text).details["samples"] == 5  # one a trajectory, with actions as text
 

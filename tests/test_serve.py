@@ -29,7 +29,7 @@ pytest.importorskip("starlette")
 from fakes import GOOD, agent  # noqa: E402
 from fireact.errors import ConfigError, FormatError  # noqa: E402
 from fireact.rollout.models import load_model  # noqa: E402
-from fireact.serving.server import make_served_agent  # noqa: E402
+from fireact.serving.served_agent import make_served_agent  # noqa: E402
 from fireact.serving.wire import read_request  # noqa: E402
 from fireact.types import Call, Completion, Message, Usage  # noqa: E402
 from launches import ForkedCommand  # noqa: E402
@@ -423,7 +423,7 @@ def test_a_turn_of_the_assistant_without_words_is_taken_as_empty() -> None:
 
 
 def test_a_stream_ends_whatever_fails() -> None:
-    from fireact.serving.server import ServedAgent, ServedRequest, _stream_events
+    from fireact.serving.served_agent import ServedAgent, ServedRequest, stream_events
     from fireact.wire.chat_completions import CHAT_COMPLETIONS
 
     class Broken:
@@ -439,7 +439,7 @@ def test_a_stream_ends_whatever_fails() -> None:
             return b"".join(
                 [
                     one
-                    async for one in _stream_events(
+                    async for one in stream_events(
                         ServedRequest(served, asked), CHAT_COMPLETIONS.stream_writer("s"), threads, watch
                     )
                 ]
@@ -475,7 +475,8 @@ def listening(lm: Any, **settings: Any) -> Iterator[int]:
     import uvicorn
 
     from fireact.base.listening import bind_socket
-    from fireact.serving.server import ServedAgent, build_serving_app
+    from fireact.serving.served_agent import ServedAgent
+    from fireact.serving.server import build_serving_app
 
     made = bind_socket("127.0.0.1", 0)
     method = settings.pop("method", agent(*GOOD).method)
@@ -538,7 +539,7 @@ def test_an_agents_steps_are_streamed_before_its_answer() -> None:
 def test_a_student_of_native_calls_has_the_name_of_its_run() -> None:
     from fireact.methods.react import ReAct
     from fireact.render.tool_calls import ToolCallsRenderer
-    from fireact.serving.server import ServedAgent
+    from fireact.serving.served_agent import ServedAgent
 
     native = replace(agent(GOOD), method=ReAct(renderer=ToolCallsRenderer()))
     assert ServedAgent("s", native).names == ("s", "s-agent")

@@ -11,7 +11,7 @@ from fireact.base import jsonl
 from fireact.base.run_directory import parse_trajectory
 from fireact.data import MixConfig
 from fireact.errors import ConfigError, DataError, FormatError
-from fireact.hosted.tune import training_row
+from fireact.hosted.training_rows import training_row
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import IGNORED, Sample, encode_chat
 from fireact.render.tool_calls import ToolCallsRenderer

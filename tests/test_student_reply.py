@@ -1,5 +1,7 @@
 """A student's text as a reply: reasoning, text and calls, whole and in deltas of any size."""
 
+from typing import Any
+
 import pytest
 
 from fireact.serving.student_reply import StudentReply
@@ -10,13 +12,13 @@ CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "a"}}\n</tool_cal
 THINK = "<think>\nI look it up.\n</think>\n\n"
 
 
-def read(text: str, *, size: int, finish: str = "stop", **options: object) -> tuple[WireReply, list[StreamDelta]]:
+def read(text: str, *, size: int, finish: Any = "stop", **options: Any) -> tuple[WireReply, list[StreamDelta]]:
     """The reply of a text that comes in deltas of ``size`` characters; 0 brings it as a whole."""
     deltas: list[StreamDelta] = []
-    reply = StudentReply(deltas.append, **{"callable": ("search",), **options})  # type: ignore[arg-type]
+    reply = StudentReply(deltas.append, **{"callable": ("search",), **options})
     for start in range(0, len(text) if size else 0, size or 1):
         reply.add(text[start : start + size])
-    return reply.end(Completion(text, Usage(), finish, 0.0)), deltas  # type: ignore[arg-type]
+    return reply.end(Completion(text, Usage(), finish, 0.0)), deltas
 
 
 @pytest.mark.parametrize(

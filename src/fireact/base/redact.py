@@ -9,6 +9,7 @@ This module knows nothing of where a text comes from.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,9 @@ _SECRET_NAME = re.compile(
 )
 _MIN_SECRET = 8
 """Characters of a secret that is looked for; a shorter one, such as "none", may stand in any text."""
+_SEPARATORS = re.compile(r"[\s;,=]+")
+_MIN_HEADER_SECRET = 16
+"""Characters of a secret in a header; a shorter one ("not-needed") is a placeholder, and perhaps a word of a text."""
 _GUARDED: list[str] = []
 """The forms in which a text may hold a secret in use; the longest first, since one secret may begin with another."""
 REDACTED = {"secret": "[key removed]", "e-mail address": "[e-mail removed]"}
@@ -70,6 +74,27 @@ def secret_forms(secret: str) -> tuple[str, ...]:
         clean = encoded[(0, 2, 3)[offset] : len(encoded) - ((offset + len(secret.encode())) % 3 > 0)]
         forms |= {clean, clean.translate(str.maketrans("+/", "-_"))}
     return tuple(sorted((form for form in forms if len(form) >= _MIN_SECRET), key=len, reverse=True))
+
+
+@functools.lru_cache(maxsize=1000)
+def list_header_secrets(values: tuple[str, ...]) -> tuple[bytes, ...]:
+    """The secrets in the values of headers (a scheme and a key, or cookies), in the forms that a body may hold."""
+    tokens = {token for value in values for token in (value.strip(), *_SEPARATORS.split(value))}
+    secrets = {token for token in tokens if len(token) >= _MIN_HEADER_SECRET}
+    secrets |= {password for value in values for password in _read_basic(value)}
+    forms = {form for secret in secrets for form in secret_forms(secret)}
+    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
+
+
+def _read_basic(value: str) -> tuple[str, ...]:
+    """The name with its password, and the password alone, of ``Basic`` credentials."""
+    scheme, _, encoded = value.strip().partition(" ")
+    try:
+        credentials = base64.b64decode(encoded, validate=True).decode() if scheme.lower() == "basic" else ""
+    except ValueError:
+        return ()
+    _, colon, password = credentials.partition(":")
+    return (credentials, password) if colon else ()
 
 
 def hide_secrets(text: str) -> str:

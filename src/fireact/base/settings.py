@@ -180,13 +180,30 @@ def replace_fields(instance: Any, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
+class CheckedSettings:
+    """A settings class whose values are checked when it is made; errors begin with its name without ``Config``."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self, type(self).__name__.removesuffix("Config").lower())
+
+
+class DefaultValue:
+    """Marks a default, which nobody chose: it is kept as it is, so that settings can be told from equal ones given."""
+
+    __slots__ = ()
+
+
 def check_settings(config: Any, label: str) -> None:
     """Normalise and check each field of a settings dataclass; call it in ``__post_init__``.
 
-    Paths become texts and lists tuples. Raises ConfigError that begins with ``label``.
+    Paths become texts and lists tuples; a ``DefaultValue`` stays. Raises ConfigError that begins with ``label``.
     """
     config_class: Any = type(config)
     for entry in read_settings(config_class):
+        if isinstance(getattr(config, entry.name), DefaultValue):
+            continue
         value = _to_plain_value(getattr(config, entry.name))
         nested_class = nested_settings(entry.kind)
         if nested_class is not None and isinstance(value, Mapping):

@@ -37,7 +37,8 @@ def cancel_command(call: CommandCall) -> None:
 
 def compare_command(call: CommandCall) -> None:
     """Print a comparison, or what keeps two runs from being compared. Exit 1 for the latter."""
-    from fireact.evaluation.comparison import compare_runs, find_blocking_differences, read_scored_runs
+    from fireact.evaluation.compared_runs import read_scored_runs
+    from fireact.evaluation.comparison import compare_runs, find_blocking_differences
     from fireact.terminal.comparison import print_comparison, print_differences
 
     config = call.config

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fireact.base.run_directory import CONFIG, read_config
+from fireact.data.sources import find_origins
 from fireact.errors import DataError, FormatError
 from fireact.recording.calls import RecordedCall
 from fireact.recording.conversations import Turn, TurnIndex
@@ -33,21 +34,16 @@ def find_recorded_runs(data: Path) -> list[Path]:
     """The runs of ``record`` behind a path: itself, or those that a mixture or a repaired copy was made of."""
     if not (data / CONFIG).is_file():
         return []
-    settings = read_config(data)
-    if settings["verb"] == "record":
+    if read_config(data)["verb"] == "record":
         return [data] if (data / CALLS).is_file() else []
-    sources = {"mix": settings.get("sources", ()), "doctor": [settings.get("data", "")]}.get(settings["verb"], ())
-    return [run for source in sources for run in find_recorded_runs(Path(str(source)))]
+    return [run for origin in find_origins(data) for run in find_recorded_runs(origin)]
 
 
 def resolve_renderer(name: str, data: Path) -> str:
     """The renderer of the name ``auto``: ``recorded`` where all data is recorded, else ``react``."""
     if name != "auto":
         return name
-    settings = read_config(data) if (data / CONFIG).is_file() else {}
-    sources = settings.get("sources", [data]) if settings.get("verb") == "mix" else [data]
-    is_recorded = all(find_recorded_runs(Path(str(source))) for source in sources)
-    return RENDERER if is_recorded and sources else "react"
+    return RENDERER if all(map(find_recorded_runs, find_origins(data) or [data])) else "react"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,19 @@ from typing import Any
 
 from fireact.base import jsonl
 from fireact.base.names import list_shipped_files, read_shipped_file
-from fireact.base.run_directory import TRAJECTORIES, file_hash, read_trajectories, trajectory_file
+from fireact.base.run_directory import CONFIG, TRAJECTORIES, file_hash, read_config, read_trajectories, trajectory_file
 from fireact.errors import DataError, missing_path_error
 from fireact.formats.native import sniff
 from fireact.formats.read import read_any
 from fireact.formats.source import HEAD, LOST_KINDS, UNREADABLE, Damage, Notice, ignore_damage, is_plain_file
 from fireact.types import Trajectory
+
+
+def find_origins(data: Path) -> list[Path]:
+    """The paths that a mixture or a repaired copy was made of; none for any other path."""
+    settings = read_config(data) if (data / CONFIG).is_file() else {}
+    origins = {"mix": settings.get("sources", ()), "doctor": [settings.get("data", "")]}
+    return [Path(str(origin)) for origin in origins.get(settings.get("verb", ""), ())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from fireact.base.run_directory import CONFIG, read_config, read_manifest, read_trajectories, relative_path
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.accuracy import is_correct
 from fireact.evaluation.breakdown import TRAINED
+from fireact.evaluation.compared_runs import ComparedRun
 from fireact.evaluation.conditions import (
     Conditions,
     Difference,
     common_tasks,
-    conditions_of,
     find_differences,
     find_disallowed,
     find_unrecorded,
@@ -31,7 +29,6 @@ from fireact.evaluation.pairing import (
     Pair,
     average_by_question,
     index_trajectories,
-    match_by_question,
     pair_trajectories,
 )
 from fireact.evaluation.recovery import Recovery, is_disturbed, measure_recovery
@@ -44,26 +41,11 @@ from fireact.evaluation.statistics import (
     estimate_change,
     estimate_quantile,
 )
-from fireact.evaluation.trained_marks import mark_trained_questions
-from fireact.formats.read import read_any
 from fireact.types import Trajectory
 
 COMPARED = ("steps", "searches", "tokens_per_question", "latency_mean", "cost_per_question")
 """The amounts that a comparison contains."""
 _FIRST = ("em", "f1")
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedRun:
-    """A run to compare: its episodes, their agent and their conditions."""
-
-    name: str
-    agent: str
-    description: str
-    trajectories: Sequence[Trajectory]
-    conditions: Conditions
-    config: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,56 +236,6 @@ def compare_scores(
     """
     pairs = pair_trajectories(before, after, seeds=seeds)
     return ScoreComparison(*(compare_paired(*_average_score(pairs, name), seed=seed) for name in _FIRST))
-
-
-def read_scored_runs(before: Path, after: Path) -> tuple[ComparedRun, ComparedRun]:
-    """Read two runs to compare; questions that both have under other tasks or ids get those of the first run.
-
-    Raises DataError where one cannot be read, is not complete or has no scores.
-    """
-    first, second = read_scored_run(before), read_scored_run(after)
-    trajectories = match_by_question(first.trajectories, second.trajectories)
-    return first, _build_run(second.name, trajectories, second.config, second.manifest)
-
-
-def read_scored_run(path: Path) -> ComparedRun:
-    """Read a run to compare. Raises DataError where ``read_compared_run`` does, or where no episode has scores."""
-    run = read_compared_run(path)
-    if not any(trajectory.scores for trajectory in run.trajectories):
-        raise DataError(f"no episode in {path} has scores, so there is nothing to compare. Score it: fireact score.")
-    return run
-
-
-def read_compared_run(path: Path) -> ComparedRun:
-    """Read a directory of ``eval`` or ``collect``, or any file that ``convert`` reads, with or without scores.
-
-    Raises DataError where it cannot be read or is not complete.
-    """
-    config, manifest = (read_config(path), read_manifest(path)) if (path / CONFIG).is_file() else ({}, {})
-    if config.get("verb") == "quickstart":
-        raise ConfigError(f"{path} is a directory of quickstart. Compare {path}/eval-base with {path}/eval-fireact.")
-    if config.get("verb") in ("study", "report"):
-        raise ConfigError(
-            f"{path} is a directory of {config['verb']} and contains several runs. "
-            "Give two of them, or see all: fireact report."
-        )
-    trajectories = mark_trained_questions(read_trajectories(path) if config else read_any(path), config)
-    return _build_run(relative_path(path), trajectories, config, manifest)
-
-
-def _build_run(
-    name: str, trajectories: Sequence[Trajectory], config: Mapping[str, Any], manifest: Mapping[str, Any]
-) -> ComparedRun:
-    models = ", ".join(dict.fromkeys(trajectory.model or "unnamed" for trajectory in trajectories))
-    return ComparedRun(
-        name=name,
-        agent=str(manifest.get("agent", models)),
-        description=str(manifest.get("description", models)),
-        trajectories=trajectories,
-        conditions=conditions_of(name, trajectories, config=config, manifest=manifest),
-        config=config,
-        manifest=manifest,
-    )
 
 
 def find_blocking_differences(before: ComparedRun, after: ComparedRun, allow: Sequence[str] = ()) -> list[Difference]:

@@ -20,7 +20,7 @@ from fireact.base.run_directory import (
     absolute_path,
     read_trajectories,
 )
-from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, DATA, DefaultValue, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.evaluation.breakdown import TRAINED
@@ -53,7 +53,7 @@ QUESTIONS = 100
 """Questions of each task, where no number is given."""
 
 
-class DefaultTasks(tuple[str, ...]):
+class DefaultTasks(DefaultValue, tuple[str, ...]):
     """Tasks that nobody chose."""
 
 
@@ -83,16 +83,13 @@ class EvalConfig(EpisodeSettings):
     """Episodes at a time; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.questions_of, str | Path):
-            _choose_recorded_defaults(self, str(self.questions_of))
+        check_settings(self, "eval")
+        if self.questions_of is not None:
+            _choose_recorded_defaults(self, self.questions_of)
         elif self.n is None:
             replace_fields(self, n=QUESTIONS)
-        if isinstance(self.tools, DefaultTools):
-            tasks = self.tasks if isinstance(self.tasks, list | tuple) else ()
-            texts = [task for task in tasks if isinstance(task, str)]  # the check below refuses the others
-            tools, _ = choose_defaults(texts, [self.method], model=str(self.agent))
-            replace_fields(self, tools=tools)
-        check_settings(self, "eval")
+        tools, _ = choose_defaults(self.tasks, [self.method], tools=self.tools, model=self.agent)
+        replace_fields(self, tasks=tuple(self.tasks), tools=tools)
         for name in self.allow:
             if name not in ALLOWED:
                 raise unknown_name_error("setting to allow", name, ALLOWED)
@@ -107,7 +104,7 @@ def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
         raise ConfigError(f"eval: --split {config.split}; the questions of a run have no splits. Leave it out.")
     replace_fields(config, tasks=tasks, split="")
     if isinstance(config.tools, DefaultTools) and config.method not in TOOLLESS_METHODS:
-        replace_fields(config, tools=choose_recorded_tools(run, config.method, model=str(config.agent)))
+        replace_fields(config, tools=choose_recorded_tools(run, config.method, model=config.agent))
 
 
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:

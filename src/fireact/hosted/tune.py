@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config, shell_path
 from fireact.base.settings import AGENT, check_settings, setting
 from fireact.base.verbs import Verb
-from fireact.data.recorded_calls import RENDERER, resolve_renderer
+from fireact.data.recorded_calls import RENDERER
 from fireact.errors import BudgetError, ConfigError, DataError, ProviderError
 from fireact.hosted.provider import (
     ENDED_STATUSES,
@@ -39,19 +39,12 @@ from fireact.hosted.provider import (
     Provider,
     ProviderFactory,
 )
+from fireact.hosted.training_rows import build_training_rows, check_training_rows, count_row_chars
 from fireact.models.limits import BudgetAmount
-from fireact.render.react import ReActRenderer
-from fireact.render.tokens import Chat
-from fireact.render.tool_calls import export_messages
 from fireact.rollout.estimate import CHARS_PER_TOKEN
-from fireact.rollout.loading import load_renderer
-from fireact.training.samples import ChatSource
 from fireact.training.train import load_learnable, require_data
 from fireact.training.trained_questions import hash_trained_questions, write_trained_questions
-from fireact.training.trained_tools import describe_prompt, describe_trained_tools
-from fireact.types import Message, Trajectory, Usage
-from fireact.wire.chat_completions import write_message
-from fireact.wire.dialect import WireMessage
+from fireact.types import Usage
 
 FILE, JOB, EVENTS, STUDENT = "training.jsonl", "job.json", "events.jsonl", "student.json"
 COST, SCHEDULE = "Cost", "Schedule"
@@ -248,7 +241,8 @@ def estimate_job(config: TuneConfig) -> CostEstimate:
 
     Raises DataError for a file that would be rejected.
     """
-    rows, _ = build_training_rows(config, load_learnable(Path(config.data)))
+    data = Path(config.data)
+    rows, _ = build_training_rows(load_learnable(data), config.renderer, data)
     kind, _, _ = split_provider_spec(config.model)
     check_training_rows(rows, min_samples=load_provider_factory(kind).min_samples)
     estimate = _estimate_rows(config, rows)
@@ -299,38 +293,13 @@ def load_provider(spec: str, *, pause: float = 1.0) -> tuple[Provider, str]:
 def write_training_file(config: TuneConfig, file: Path, provider: Provider, progress: Progress) -> list[dict[str, Any]]:
     """Write and check the training file, and return its samples; an uploaded file is never written again."""
     trajectories = load_learnable(Path(config.data), progress)
-    rows, student_fields = build_training_rows(config, trajectories, progress)
+    rows, student_fields = build_training_rows(trajectories, config.renderer, Path(config.data), progress)
     check_training_rows(rows, min_samples=provider.min_samples)
     jsonl.write_objects(file, rows)
     write_trained_questions(file.parent, hash_trained_questions(trajectories))
     if student_fields:
         jsonl.replace_text(file.with_name(STUDENT), json.dumps(student_fields) + "\n")
     return rows
-
-
-def build_training_rows(
-    config: TuneConfig, trajectories: Sequence[Trajectory], progress: Progress = SILENT
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The samples, and what the manifest tells of a student of a recorded agent (nothing for any other)."""
-    if resolve_renderer(config.renderer, Path(config.data)) != RENDERER:
-        return list(map(training_row, trajectories)), {}
-    chats = _render_recorded(config, trajectories, progress)
-    student_fields = {
-        "renderer": RENDERER, "prompt": describe_prompt(chats),
-        "tools": describe_trained_tools(chats, trajectories, load_renderer(RENDERER), ()),
-    }  # fmt: skip
-    return list(map(recorded_row, chats)), student_fields
-
-
-def _render_recorded(config: TuneConfig, trajectories: Sequence[Trajectory], progress: Progress) -> list[Chat]:
-    """The recorded calls of trajectories as chats. Raises DataError where none is left."""
-    source = ChatSource.load(RENDERER, data=Path(config.data), tools=())
-    chats = [chat for trajectory in trajectories for chat in source.render(trajectory)]
-    for line in source.describe_left_out():
-        progress.say(f"tune: left out, {line}")
-    if not chats:
-        raise DataError(f"none of {len(trajectories)} trajectories has a sample for the renderer {RENDERER}.")
-    return chats
 
 
 def _read_student_fields(out: Path) -> dict[str, Any]:
@@ -342,65 +311,13 @@ def _read_student_fields(out: Path) -> dict[str, Any]:
 
 def _estimate_rows(config: TuneConfig, rows: list[dict[str, Any]]) -> JobEstimate:
     """Samples, tokens and cost, all epochs counted."""
-    char_count = sum(_count_chars(row) for row in rows)
+    char_count = sum(count_row_chars(row) for row in rows)
     tokens = char_count // CHARS_PER_TOKEN * config.epochs
     return JobEstimate(len(rows), tokens, _cost_of_tokens(tokens, config.price))
 
 
 def _cost_of_tokens(tokens: int | None, price: float | None) -> float | None:
     return None if tokens is None or price is None else tokens * price / 1e6
-
-
-def _count_chars(row: Mapping[str, Any]) -> int:
-    """The characters of a sample: the texts and calls of its messages, and its tools."""
-    calls = [message["tool_calls"] for message in row["messages"] if message.get("tool_calls")]
-    extra = [*calls, *([row["tools"]] if row.get("tools") else [])]
-    texts = [message.get("content") or "" for message in row["messages"]]
-    return sum(map(len, texts)) + sum(len(jsonl.dumps(part)) for part in extra)
-
-
-def recorded_row(chat: Chat) -> dict[str, Any]:
-    """The sample of a recorded agent's requests with its tools, up to the last turn that is learnt."""
-    messages = _trim_messages(chat.messages, chat.key)
-    rows = list(export_messages(messages))
-    for row, message in zip(rows, messages, strict=True):
-        if message.role == "assistant" and not message.train:
-            row["weight"] = 0
-    return {"messages": rows, **({"tools": list(chat.tools)} if chat.tools else {})}
-
-
-def _trim_messages(messages: Sequence[Message], key: str) -> Sequence[Message]:
-    """The messages up to the last turn that is learnt. Raises DataError for a weight between 0 and 1."""
-    other_weights = [message.weight for message in messages if message.weight != 1]
-    if other_weights:
-        raise DataError(
-            f"{key} has a step of weight {other_weights[0]:g}; providers know 0 and 1 alone. Set one of them."
-        )
-    end = max((position for position, message in enumerate(messages, 1) if message.train), default=len(messages))
-    return messages[:end]
-
-
-def training_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The sample of a trajectory, up to the last turn that is learnt; earlier turns not to be learnt have weight 0."""
-    messages = []
-    for message in _trim_messages(ReActRenderer().sample(trajectory), trajectory.key):
-        extra = {"weight": 0} if message.role == "assistant" and not message.train else {}
-        messages.append(write_message(WireMessage(message.role, (message.content,), extra=extra)))
-    return {"messages": messages}
-
-
-def check_training_rows(rows: list[dict[str, Any]], *, min_samples: int) -> None:
-    """Raise DataError for rows that providers would reject."""
-    if len(rows) < min_samples:
-        raise DataError(f"{len(rows)} samples; the provider asks for {min_samples} at least. Mix more.")
-    for number, row in enumerate(rows, 1):
-        last_message = row["messages"][-1]
-        if last_message["role"] != "assistant" or last_message.get("weight") == 0:
-            raise DataError(f"sample {number} does not end with words of the student. Filter with --where finished.")
-        if any(
-            not (message.get("content") or "").strip() and not message.get("tool_calls") for message in row["messages"]
-        ):
-            raise DataError(f"sample {number} has an empty message. Repair or filter it.")
 
 
 def find_or_create_job(

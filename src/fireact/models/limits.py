@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fireact.base.run_directory import absolute_path
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import CheckedSettings, setting
 from fireact.errors import BudgetError, ConfigError
 from fireact.models.prices import TokenPrice
 from fireact.types import LM, Call, Completion, Message, Tool, Usage
@@ -27,7 +27,7 @@ _UNITS = {"usd": "usd", "$": "usd", "tokens": "tokens", "calls": "calls"}
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(CheckedSettings):
     """Settings of an endpoint."""
 
     rpm: int = setting(0, panel=HOSTED, low=0)
@@ -38,9 +38,6 @@ class Endpoint:
     """Seconds that a request to a hosted model may take."""
     prices: str | None = setting(None, panel=HOSTED, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "endpoint")
 
 
 class RateLimit:

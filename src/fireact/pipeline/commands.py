@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base.progress import Progress
-from fireact.base.settings import AGENT, OUTPUT, check_settings, replace_fields, setting
+from fireact.base.settings import AGENT, OUTPUT, CheckedSettings, setting
 from fireact.base.verbs import Command, resume
 from fireact.errors import ConfigError, missing_path_error
 from fireact.models.limits import check_budget
@@ -37,7 +37,7 @@ def _choose_progress(progress: Progress | None) -> Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeConfig:
+class ResumeConfig(CheckedSettings):
     """Settings of ``resume``."""
 
     run: str = setting(metavar="RUN", is_path=True)
@@ -45,9 +45,6 @@ class ResumeConfig:
     _: KW_ONLY
     budget: str | None = setting(None, normalise=check_budget)
     """5usd, 200000tokens or 1000calls: the run stops before it is passed."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "resume")
 
 
 def resume_run(config: ResumeConfig, *, progress: Progress | None = None) -> Run:
@@ -69,14 +66,11 @@ RESUME = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class CancelConfig:
+class CancelConfig(CheckedSettings):
     """Settings of ``cancel``."""
 
     run: str = setting(metavar="RUN", is_path=True)
     """A directory of 'fireact tune'."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "cancel")
 
 
 def cancel_run(config: CancelConfig) -> Result:
@@ -98,7 +92,7 @@ CANCEL = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreConfig:
+class ScoreConfig(CheckedSettings):
     """Settings of ``score``."""
 
     run: str = setting(metavar="RUN", is_path=True)
@@ -118,9 +112,6 @@ class ScoreConfig:
     """A model that judges the answers too: one call for each, counted and shown."""
     out: str | None = setting(None, flags=("-o", "--out"), is_path=True, panel=OUTPUT)
     """JSONL file for the scored episodes, in place of the source itself."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "score")
 
 
 def score_run(config: ScoreConfig, *, progress: Progress | None = None) -> Result:
@@ -197,7 +188,7 @@ SCORE = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class RenderConfig:
+class RenderConfig(CheckedSettings):
     """Settings of ``render``."""
 
     data: str = setting(metavar="DATA", is_path=True)
@@ -217,13 +208,6 @@ class RenderConfig:
     skip_bad: bool = setting(False)
     """Leave out lines that cannot be read, and say so."""
 
-    def __post_init__(self) -> None:
-        from fireact.training.trained_tools import choose_training_tools
-
-        if isinstance(self.data, str | Path):  # the check below refuses others
-            replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
-        check_settings(self, "render")
-
 
 def render_samples(config: RenderConfig, *, progress: Progress | None = None) -> Result:
     """The first ``n`` training samples of some data, token by token: the value is a list of ``SamplePreview``.
@@ -234,7 +218,7 @@ def render_samples(config: RenderConfig, *, progress: Progress | None = None) ->
     from fireact.training.samples import Rendering
 
     rendering = Rendering(
-        Path(config.data), renderer=config.renderer, student=config.student, tools=tuple(config.tools),
+        Path(config.data), renderer=config.renderer, student=config.student, tools=config.tools,
         workers=config.workers, skip_bad=config.skip_bad,
     )  # fmt: skip
     if config.out is not None:
@@ -252,7 +236,7 @@ RENDER = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertConfig:
+class ConvertConfig(CheckedSettings):
     """Settings of ``convert``."""
 
     source: str = setting(metavar="SOURCE", is_path=True)
@@ -274,9 +258,6 @@ class ConvertConfig:
     """Leave out rows that cannot be read, and count them."""
     force: bool = setting(False)
     """Write over what is there."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "convert")
 
 
 def convert_file(config: ConvertConfig) -> Result:
@@ -308,7 +289,7 @@ CONVERT = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class ShowConfig:
+class ShowConfig(CheckedSettings):
     """Settings of ``show``."""
 
     run: str = setting(metavar="RUN", is_path=True)
@@ -318,9 +299,6 @@ class ShowConfig:
     """Filter: correct, em<1, steps<=6, task=geo-hop; repeatable."""
     n: int | None = setting(5, flags=("-n",), low=0)
     """How many."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "show")
 
 
 def show_trajectories(config: ShowConfig) -> Result:
@@ -347,16 +325,13 @@ SHOW = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class ValidateConfig:
+class ValidateConfig(CheckedSettings):
     """Settings of ``validate``."""
 
     names: Sequence[str] = setting(metavar="TASK|RUN", help=f"Tasks: {TASK_SPEC}; or one directory of 'fireact train'.")
     _: KW_ONLY
     tools: Sequence[str] = setting((), flags=("--tool",))
     """Tool of the student of RUN; repeatable. Default: the run's."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "validate")
 
 
 def validate_names(config: ValidateConfig, *, progress: Progress | None = None) -> Result:
@@ -405,7 +380,7 @@ VALIDATE = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class CompareConfig:
+class CompareConfig(CheckedSettings):
     """Settings of ``compare``."""
 
     before: str = setting(metavar="RUN_A", is_path=True)
@@ -416,9 +391,6 @@ class CompareConfig:
     allow: Sequence[str] = setting(())
     """What may differ on purpose: noise, tools, limits, split, questions or seed; or trained: show questions that an
     agent was trained on, apart. Repeatable. Default: nothing."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "compare")
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +407,8 @@ def compare_paths(config: CompareConfig) -> Result:
     Raises ConfigError where their conditions differ in more than ``allow`` names (noise, tools, limits, ...), or where
     an agent was trained on questions of both, unless it names ``trained``.
     """
-    from fireact.evaluation.comparison import compare_runs, read_scored_runs
+    from fireact.evaluation.compared_runs import read_scored_runs
+    from fireact.evaluation.comparison import compare_runs
     from fireact.pipeline.result import Result
     from fireact.reporting.wording import p_value
     from fireact.terminal.comparison import list_comparison_tables
@@ -462,7 +435,7 @@ COMPARE = Command(
 
 
 @dataclass(frozen=True, slots=True)
-class ViewConfig:
+class ViewConfig(CheckedSettings):
     """Settings of ``view``."""
 
     runs: Sequence[str] = setting(metavar="RUNS", is_path=True)
@@ -471,9 +444,6 @@ class ViewConfig:
     host: str = setting("127.0.0.1", help=HOST_HELP)
     port: int = 8200
     """Port; 0 takes a free one."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "view")
 
 
 def view_runs(config: ViewConfig) -> RunningServer:
@@ -497,9 +467,6 @@ class AskConfig(AgentUse):
     """The question. Without it, each line that is typed is one."""
     agent: str = setting("runs/quickstart", flags=("-a", "--agent"), panel=AGENT)
     """A directory of 'fireact train', or a model."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "ask")
 
 
 def ask_question(config: AskConfig, *, on_text: Callable[[str], None] | None = None) -> Trajectory:

@@ -84,9 +84,7 @@ def make_function(verb: Verb, name: str) -> VerbFunction:
         run: Callable[..., Any] = import_object(verb.function) if verb.function else run_verb
         return run(verb, call.config, directory, call.options, force, progress or _choose_progress())
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = _write_docstring(verb, entries)
-    function.__signature__ = _build_signature(verb, entries)  # type: ignore[attr-defined]
+    _describe(function, name, _write_docstring(verb, entries), _build_signature(verb, entries))
     return function
 
 
@@ -300,10 +298,9 @@ def make_command_function(command: Command, name: str) -> CommandFunction:
         _require_settings(name, command, settings)
         return command.run(command.config(**settings), **extra)
 
-    function.__name__ = function.__qualname__ = name
     docs = read_docstrings(command.config)
     lines = [f"    {entry.name}: {entry.help or docs[entry.name]}" for entry in entries.values()]
-    function.__doc__ = "\n".join([inspect.getdoc(command.run) or "", "", "Settings:", *lines])
+    docstring = "\n".join([inspect.getdoc(command.run) or "", "", "Settings:", *lines])
     order = inspect.Parameter.VAR_POSITIONAL if takes_many else inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
         inspect.Parameter(
@@ -314,10 +311,16 @@ def make_command_function(command: Command, name: str) -> CommandFunction:
         )
         for entry in entries.values()
     ]
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*parameters, *extra_parameters], return_annotation=inspect.signature(command.run).return_annotation
-    )
+    returned = inspect.signature(command.run).return_annotation
+    signature = inspect.Signature([*parameters, *extra_parameters], return_annotation=returned)
+    _describe(function, name, docstring, signature)
     return function
+
+
+def _describe(function: Any, name: str, docstring: str, signature: inspect.Signature) -> None:
+    """Give a function the name, the docstring and the signature that ``help()`` and editors show."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__, function.__signature__ = docstring, signature
 
 
 _made: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from typing import Any
 from fireact.base.machine import peak_memory_gb, require_disk, require_memory
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_if_path, absolute_path, shell_path
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Verb
 from fireact.data import MixConfig, mix
 from fireact.evaluation.evaluate import EvalConfig, evaluate
@@ -28,15 +28,12 @@ from fireact.training.train import TrainConfig, train
 
 
 @dataclass(frozen=True, slots=True)
-class QuickstartConfig:
+class QuickstartConfig(CheckedSettings):
     """Settings of ``quickstart``."""
 
     student: str = setting("smollm2-135m", normalise=absolute_if_path, help=STUDENT_HELP)
     fast: bool = False
     """A real but small run: about a minute."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "quickstart")
 
 
 def quickstart_stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Callable[..., dict[str, Any]], Any]]:

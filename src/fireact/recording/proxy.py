@@ -12,9 +12,7 @@ reaches another. This module keeps no episodes and writes no files.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import functools
 import io
 import json
 import re
@@ -28,7 +26,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import httpx2
 
 from fireact.base.listening import find_stranger, is_json, is_loopback
-from fireact.base.redact import is_secret_name, secret_forms
+from fireact.base.redact import is_secret_name, list_header_secrets
 from fireact.errors import ConfigError, DataError, FireactError, missing_extra_error
 from fireact.recording.calls import CLIENT_LEFT, RecordedCall, decode_body
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
@@ -46,9 +44,6 @@ _HOP = {
     b"transfer-encoding", b"upgrade", b"host", b"content-length", b"accept-encoding", b"expect",
 }  # fmt: skip
 """Headers that belong to one connection. The proxy asks for replies without compression, so that it can read them."""
-_SEPARATORS = re.compile(r"[\s;,=]+")
-_MIN_SECRET = 16
-"""Characters of a secret. A shorter value is a placeholder ("not-needed"), which may be a word of the conversation."""
 LONG_BODY = 1_000_000
 """Bytes of a request that are sent at once."""
 _FEEDBACK = re.compile(r"/(?:v1/)?feedback/?")
@@ -521,7 +516,7 @@ def _has_last_event(received: bytearray) -> bool:
 def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callable[[bytes], bytes]:
     """A function that redacts a request's keys in bodies."""
     fields = [*((_decode_header(name), _decode_header(value)) for name, value in headers), *parse_qsl(query)]
-    secrets = _list_secrets(tuple(value for name, value in fields if is_secret_name(name)))
+    secrets = list_header_secrets(tuple(value for name, value in fields if is_secret_name(name)))
 
     def redact(body: bytes) -> bytes:
         for value in secrets:
@@ -529,24 +524,3 @@ def _make_redactor(headers: Sequence[tuple[bytes, bytes]], query: str) -> Callab
         return body
 
     return redact
-
-
-@functools.lru_cache(maxsize=1000)
-def _list_secrets(values: tuple[str, ...]) -> tuple[bytes, ...]:
-    """The secrets in the values of headers (a scheme and a key, or cookies), in the forms that a body may hold."""
-    tokens = {token for value in values for token in (value.strip(), *_SEPARATORS.split(value))}
-    secrets = {token for token in tokens if len(token) >= _MIN_SECRET}
-    secrets |= {password for value in values for password in _read_basic(value)}
-    forms = {form for secret in secrets for form in secret_forms(secret)}
-    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
-
-
-def _read_basic(value: str) -> tuple[str, ...]:
-    """The name with its password, and the password alone, of ``Basic`` credentials."""
-    scheme, _, encoded = value.strip().partition(" ")
-    try:
-        credentials = base64.b64decode(encoded, validate=True).decode() if scheme.lower() == "basic" else ""
-    except ValueError:
-        return ()
-    _, colon, password = credentials.partition(":")
-    return (credentials, password) if colon else ()

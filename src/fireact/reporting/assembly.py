@@ -20,7 +20,7 @@ from fireact.base import jsonl
 from fireact.base.commands import GATHERING
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, read_config, read_manifest, relative_path, shell_path
-from fireact.base.settings import check_settings, setting
+from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.breakdown import split_by_training
@@ -50,14 +50,11 @@ UNPAIRED = ("split", "questions")
 
 
 @dataclass(frozen=True, slots=True)
-class ReportConfig:
+class ReportConfig(CheckedSettings):
     """Settings of ``report``. The first agent evaluated without noise is the baseline."""
 
     runs: Sequence[str] = setting(normalise=lambda runs: tuple(dict.fromkeys(map(absolute_path, runs))))
     """Directories of eval (and train, mix, collect), of a quickstart or study, or files of episodes."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "report")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 from fireact.base.commands import GATHERING
 from fireact.base.run_directory import read_config, read_manifest, read_trajectories
 from fireact.errors import DataError
-from fireact.evaluation.comparison import read_compared_run
+from fireact.evaluation.compared_runs import read_compared_run
 from fireact.evaluation.conditions import noise_kinds
 from fireact.evaluation.measures import summarise_group
 from fireact.evaluation.summary import Summary, read_summaries, summarise_trajectories

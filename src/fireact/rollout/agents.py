@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fireact.base import names
+from fireact.base.run_directory import relative_path
 from fireact.errors import ConfigError, DataError
 from fireact.render import prompts
 from fireact.render.requests import RecordedRenderer
@@ -197,11 +198,10 @@ def choose_defaults(
         options = {"teacher": "--teacher (openai:MODEL, say)"} if needs_teacher else {}
         options |= {"tool": "--tool (wikipedia or module:attribute, say)"} if needs_tools else {}
         raise ConfigError(
-            f"{foreign_task} is not a task of the embedded world, so it has no default {' and '.join(options)}: give "
-            f"{' and '.join(options.values())}."
+            f"{relative_path(foreign_task)} is not a task of the embedded world, so it has no default "
+            f"{' and '.join(options)}: give {' and '.join(options.values())}."
         )
-    plain_tools = tuple(tools) if isinstance(tools, DefaultTools) else tools  # others are checked as they were given
-    return plain_tools, str(teacher) if isinstance(teacher, DefaultTeacher) else teacher
+    return tuple(tools), str(teacher)
 
 
 def _is_foreign(spec: str) -> bool:

@@ -31,8 +31,6 @@ from fireact.rollout.estimate import estimate_episodes
 from fireact.rollout.loading import (
     SCRIPT,
     TASK_SPEC,
-    DefaultTeacher,
-    DefaultTools,
     absolute_task_spec,
     load_task,
     load_tools,
@@ -82,14 +80,11 @@ class CollectConfig(EpisodeSettings):
     repairs: int = setting(5)
 
     def __post_init__(self) -> None:
-        names = [name.rpartition("/") for name in self.plan] if isinstance(self.plan, Mapping) else []
-        tasks, methods = ([name[index] for name in names] for index in (0, 2))
-        if isinstance(self.tools, DefaultTools) or isinstance(self.teacher, DefaultTeacher):
-            tools, teacher = choose_defaults(
-                tasks, methods, tools=self.tools, teacher=self.teacher, model=str(self.teacher)
-            )
-            replace_fields(self, tools=tools, teacher=teacher)
         check_settings(self, "collect")
+        names = [name.rpartition("/") for name in self.plan]
+        tasks, methods = ([name[index] for name in names] for index in (0, 2))
+        tools, teacher = choose_defaults(tasks, methods, tools=self.tools, teacher=self.teacher, model=self.teacher)
+        replace_fields(self, tools=tools, teacher=teacher)
         for name, count in self.plan.items():
             if count < 1:
                 raise ConfigError(f"collect: the plan has {count} questions of {name}; it must have at least 1.")

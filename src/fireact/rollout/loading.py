@@ -13,6 +13,7 @@ from typing import cast
 
 from fireact.base import names
 from fireact.base.run_directory import absolute_path
+from fireact.base.settings import DefaultValue
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.call_cache import CallCache
 from fireact.tasks.files import is_file_spec, load_file_task, split_file_spec
@@ -93,11 +94,11 @@ def absolute_tool_specs(specs: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-class DefaultTools(tuple[str, ...]):
-    """Tools that nobody chose; it tells them from the same ones where these are given."""
+class DefaultTools(DefaultValue, tuple[str, ...]):
+    """Tools that nobody chose."""
 
 
-class DefaultTeacher(str):
+class DefaultTeacher(DefaultValue, str):
     """A teacher that nobody chose."""
 
 

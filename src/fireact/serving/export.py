@@ -14,7 +14,7 @@ from typing import Any
 from fireact.base.machine import release_memory, require_disk
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import RunDir, absolute_path, file_hash
-from fireact.base.settings import OUTPUT, check_settings, setting
+from fireact.base.settings import OUTPUT, CheckedSettings, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
@@ -34,7 +34,7 @@ OLLAMA_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class ExportConfig:
+class ExportConfig(CheckedSettings):
     """Settings of ``export``: a directory of ``train``, the form, and the type of the numbers, one of ``DTYPES``.
 
     ``auto`` is bfloat16 where the student's own weights are bfloat16 or exceed float16's range; else float16.
@@ -46,9 +46,6 @@ class ExportConfig:
     """merged (safetensors), gguf (llama.cpp) or ollama (GGUF and Modelfile)."""
     dtype: str = setting("auto", choices=DTYPES, panel=OUTPUT)
     """Type of the numbers: bfloat16, float16, float32, or auto: bfloat16 where the student's is."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "export")
 
 
 def export(config: ExportConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:

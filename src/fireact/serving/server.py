@@ -6,51 +6,42 @@
     GET  /v1/models, /v1/models/NAME, /health
 
 Each dialect is a route. Paths are read as the recording proxy reads them, so /e/ID/v1/... and a base URL without /v1
-work, too. Requests of many clients share the batches of the engine. Invariant: a request
-reaches the model through the same function as training samples. A shutdown finishes the requests in flight; a request
-whose client has left stops. The question to an agent is the last user message. Its text, as it is written, and its
-observations come as reasoning, its answer as text. Loopback needs no key; any other address does.
+work, too. Requests of many clients share the batches of the engine. Invariant: errors have the form of the client's
+dialect, and a shutdown finishes the requests in flight. Loopback needs no key; any other address does. Importing this
+module raises ConfigError where the extra is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
-from fireact.base.listening import (
-    KEY,
-    find_stranger,
-    has_key,
-    is_json,
-    required_key,
-)
+from fireact.base.listening import KEY, find_stranger, has_key, is_json
 from fireact.errors import ConfigError, ContextError, FireactError, FormatError, missing_extra_error
-from fireact.methods.react import FinishTool
-from fireact.render.requests import KnownPrompts, drop_prompt, has_prompt_of
-from fireact.rollout.episodes import Agent, Cancelled, MeteredLM, complete_streaming
+from fireact.rollout.episodes import Cancelled
 from fireact.serving.response_store import ResponseStore, make_response_id
-from fireact.serving.stream import EpisodeStream, iterate_steps
-from fireact.serving.student_reply import StudentReply
-from fireact.serving.wire import StudentRequest, read_request, write_logprobs
-from fireact.types import FINISH, Call, Completion, OnDelta, ReplyForm, Step, answer_of
+from fireact.serving.served_agent import ServedAgent, ServedRequest, stream_events
+from fireact.serving.wire import read_request
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
-from fireact.wire.dialect import Dialect, StreamDelta, StreamWriter, WireReply
+from fireact.wire.dialect import Dialect, WireReply
 from fireact.wire.dialects import DIALECTS, find_owner, normalise_path, split_episode
 from fireact.wire.messages import MESSAGES
 from fireact.wire.responses import RESPONSES
 
-BODY_SECONDS = 30
-"""Seconds within which the body of a request must arrive."""
-MAX_BODY = 4_000_000
-"""Bytes; a longer request is refused before it is read."""
+try:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+except ImportError as missing_extra:
+    raise missing_extra_error("starlette", "serve") from missing_extra
+
 SERVED = (
     *(f"POST /v1{dialect.path}" for dialect in DIALECTS.values()),
     "POST /v1/messages/count_tokens",
@@ -64,242 +55,208 @@ THREADS = 256
 """Requests that run at a time; more wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServedAgent:
-    """An agent and its student, with the names under which they are served.
-
-    ``tuned`` tells whether we trained the student. ``runs_tools`` tells whether the agent is served, too. With
-    ``constrain`` calls and JSON are valid by construction. A ``lenient`` server ignores fields that it cannot serve.
-    Of a student of a recorded agent, a ``strict`` server refuses prompts and tools other than those of the recording.
-    """
-
-    name: str
-    agent: Agent
-    max_body: int = MAX_BODY
-    body_seconds: float = BODY_SECONDS
-    key: str | None = field(default=None, repr=False)
-    aliases: tuple[str, ...] = ()
-    tuned: bool = True
-    runs_tools: bool = True
-    constrain: bool = True
-    lenient: bool = False
-    strict: bool = False
-    dropped: frozenset[str] = frozenset()
-    """The hashes of prompts that the student was trained without."""
-    known: KnownPrompts | None = None
-    """The prompts that the student was trained with; None where they are not known."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the models: those of the student, then that of the agent."""
-        return (self.name, *self.aliases, *([f"{self.name}-agent"] if self.runs_tools else []))
-
-    def serves(self, model: str) -> bool:
-        """Whether a model is served under this name; a student that is served alone has every name."""
-        return model in self.names or not self.runs_tools
-
-    def is_agent(self, model: str) -> bool:
-        """Whether this is the name of the agent, not of the student."""
-        return self.runs_tools and model == f"{self.name}-agent"
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the student reads its client's tools: one of native calls does, as does a model not trained here."""
-        return bool(getattr(self._renderer, "native", False)) or not self.tuned
-
-    @property
-    def answers_by_finish(self) -> bool:
-        """Whether the student was trained to give its answer by the finish action."""
-        native, ends_itself = (getattr(self._renderer, name, False) for name in ("native", "ends_itself"))
-        return self.tuned and native and not ends_itself
-
-    @property
-    def _renderer(self) -> Any:
-        return getattr(self.agent.method, "renderer", None)
-
-
-OnReplyDelta = Callable[[StreamDelta], None]
-"""Receives the deltas of a streamed reply as they arrive."""
-
-
-def make_served_agent(name: str, agent: Agent, *, host: str, **options: Any) -> ServedAgent:
-    """The served agent with its key. Raises ConfigError when other machines could use it without a key."""
-    return ServedAgent(name, agent, key=required_key(host), **options)
-
-
-def build_serving_app(served: ServedAgent) -> Any:
-    """The ASGI application. Raises ConfigError when the extra is missing."""
-    try:
-        from starlette.applications import Starlette
-        from starlette.exceptions import HTTPException
-        from starlette.middleware import Middleware
-        from starlette.requests import Request
-        from starlette.responses import JSONResponse, Response, StreamingResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise missing_extra_error("starlette", "serve") from error
-
-    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
-    store = ResponseStore()
-
-    def refuse(status: int, message: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        return JSONResponse(dialect.write_error(message, kind), status_code=status)
-
-    def refuse_model(model: str, dialect: Dialect = CHAT_COMPLETIONS) -> Response:
-        return refuse(
-            404,
-            f"the model {model!r} is not served. Served: {', '.join(served.names)}. --alias {model} gives the student "
-            "this name.",
-            dialect,
-        )
-
-    def check_access(request: Request, dialect: Dialect = CHAT_COMPLETIONS) -> Response | None:
-        """The refusal of a request without the key or, where there is no key, of one that is not of this machine."""
-        if served.key is None:
-            reason = find_stranger(request.headers)
-            return refuse(403, reason, dialect) if reason else None
-        if has_key(request.headers, served.key):
-            return None
-        return refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY", dialect)
-
-    async def read_body(request: Request) -> bytes | None:
-        """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
-        received = bytearray()
-        async with asyncio.timeout(served.body_seconds):
-            async for chunk in request.stream():
-                received += chunk
-                if len(received) > served.max_body:
-                    return None
-        return bytes(received)
-
-    def find_error_form(request: Request) -> Dialect:
-        """The dialect of the errors on a path; where it belongs to none, that of the client."""
-        is_anthropic = "anthropic-version" in request.headers
-        return find_owner(request.url.path) or (MESSAGES if is_anthropic else CHAT_COMPLETIONS)
-
-    async def read_served(request: Request, dialect: Dialect) -> ServedRequest | Response:
-        """The request, or its refusal."""
-        if (refusal := check_access(request, dialect)) is not None:
-            return refusal
-        if not is_json(request.headers):
-            sent_type = request.headers.get("content-type") or "none"
-            return refuse(415, f"the content-type is {sent_type}; it must be application/json", dialect)
-        try:
-            request_body = await read_body(request)
-        except TimeoutError:
-            return refuse(408, f"the request did not come within {served.body_seconds:g} seconds", dialect)
-        if request_body is None:
-            return refuse(413, f"the request is longer than {served.max_body} bytes", dialect)
-        try:
-            resolve = store.resolve if dialect is RESPONSES else lambda body: body
-            student_request = read_request(request_body, dialect, lenient=served.lenient, resolve=resolve)
-            if not served.serves(student_request.model):
-                return refuse_model(student_request.model, dialect)
-            return ServedRequest(served, student_request)
-        except FormatError as error:
-            return refuse(400, str(error), dialect)
-
-    async def count_tokens(request: Request) -> Response:
-        served_request = await read_served(request, MESSAGES)
-        if isinstance(served_request, Response):
-            return served_request
-        count = getattr(served.agent.lm, "count_prompt_tokens", None)
-        if count is None:
-            return refuse(404, "count_tokens is not served here: this model has no tokenizer", MESSAGES)
-        try:
-            tokens = await asyncio.get_running_loop().run_in_executor(threads, count, served_request.prompt)
-        except FireactError as error:
-            return refuse(400, str(error), MESSAGES)
-        return JSONResponse({"input_tokens": tokens})
-
-    async def complete(request: Request, dialect: Dialect) -> Response:
-        served_request = await read_served(request, dialect)
-        if isinstance(served_request, Response):
-            return served_request
-        student_request = served_request.request
-        headers = {IGNORED_HEADER: ", ".join(student_request.ignored)} if student_request.ignored else {}
-        if served_request.has_unknown_prompt:
-            headers[PROMPT_HEADER] = "other than in training; served as sent"
-        watch = asyncio.create_task(wait_until_left(request, served_request.client_left))
-        response_id = make_response_id() if dialect is RESPONSES else ""
-
-        def write_reply(reply: WireReply) -> dict[str, Any]:
-            model = student_request.model
-            if dialect is RESPONSES:
-                return store.write_reply(student_request.body, reply, model=model, id=response_id)
-            return dialect.write_reply(reply, model=model)
-
-        if student_request.stream:
-            writer = (
-                RESPONSES.stream_writer(student_request.model, id=response_id, request=student_request.body)
-                if dialect is RESPONSES
-                else dialect.stream_writer(student_request.model)
-            )
-            on_reply = write_reply if dialect is RESPONSES else lambda reply: None
-            events = _stream_events(served_request, writer, threads, watch, on_reply)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-        try:
-            reply = await asyncio.get_running_loop().run_in_executor(threads, served_request.answer)
-        except FireactError as error:
-            status = 400 if isinstance(error, ConfigError | FormatError | ContextError) else 500
-            return refuse(status, str(error), dialect)
-        except Cancelled:
-            return refuse(499, "the client left", dialect)
-        except asyncio.CancelledError:
-            return refuse(503, "the server was stopped before the answer was finished", dialect)
-        except Exception as error:  # the client gets any error, and the server continues
-            return refuse(500, f"{type(error).__name__}: {error}", dialect)
-        finally:  # nobody reads the reply from here on
-            served_request.client_left.set()
-            watch.cancel()
-        return JSONResponse(write_reply(reply), headers=headers)
-
-    async def wait_until_left(request: Request, client_left: threading.Event) -> None:
-        """Wait until the client closes the connection, then set ``client_left``."""
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        client_left.set()
-
-    def write_model(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": 0, "owned_by": "fireact"}
-
-    async def models(request: Request) -> Response:
-        if (refusal := check_access(request, find_error_form(request))) is not None:
-            return refusal
-        return JSONResponse({"object": "list", "data": [write_model(name) for name in served.names]})
-
-    async def model(request: Request) -> Response:
-        dialect, name = find_error_form(request), request.path_params["id"]
-        if (refusal := check_access(request, dialect)) is not None:
-            return refusal
-        return JSONResponse(write_model(name)) if served.serves(name) else refuse_model(name, dialect)
-
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def refuse_path(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        message = f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}"
-        return refuse(status, message, find_error_form(request))
-
+def build_serving_app(served: ServedAgent) -> Starlette:
+    """The ASGI application."""
+    service = _Service(served)
     return Starlette(
         routes=[
             *(
-                Route(f"/v1{dialect.path}", functools.partial(complete, dialect=dialect), methods=["POST"])
+                Route(f"/v1{dialect.path}", functools.partial(service.complete, dialect=dialect), methods=["POST"])
                 for dialect in DIALECTS.values()
             ),
-            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/v1/models/{id:path}", model),
-            Route("/health", health),
+            Route("/v1/messages/count_tokens", service.count_tokens, methods=["POST"]),
+            Route("/v1/models", service.list_models),
+            Route("/v1/models/{id:path}", service.describe_model),
+            Route("/health", _report_health),
         ],
-        exception_handlers={HTTPException: refuse_path},
-        middleware=[Middleware(PathNormaliser)],
+        exception_handlers={HTTPException: _refuse_path},
+        middleware=[Middleware(_PathNormaliser)],
     )
 
 
-class PathNormaliser:
+class _Service:
+    """The handlers of a served agent's routes."""
+
+    def __init__(self, served: ServedAgent) -> None:
+        self._served, self._store = served, ResponseStore()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+
+    async def complete(self, request: Request, dialect: Dialect) -> Response:
+        """Answer a request of a dialect, whole or as a stream."""
+        served_request = await self._read_request(request, dialect)
+        if isinstance(served_request, Response):
+            return served_request
+        watch = asyncio.create_task(_wait_until_left(request, served_request.client_left))
+        headers = _describe_request(served_request)
+        response_id = make_response_id() if dialect is RESPONSES else ""
+        if served_request.request.stream:
+            return self._stream(served_request, dialect, response_id, watch, headers)
+        try:
+            reply = await asyncio.get_running_loop().run_in_executor(self._threads, served_request.answer)
+        except FireactError as error:
+            status = 400 if isinstance(error, ConfigError | FormatError | ContextError) else 500
+            return _refuse(status, str(error), dialect)
+        except Cancelled:
+            return _refuse(499, "the client left", dialect)
+        except asyncio.CancelledError:
+            return _refuse(503, "the server was stopped before the answer was finished", dialect)
+        except Exception as error:  # the client gets any error, and the server continues
+            return _refuse(500, f"{type(error).__name__}: {error}", dialect)
+        finally:  # nobody reads the reply from here on
+            served_request.client_left.set()
+            watch.cancel()
+        return JSONResponse(self._write_reply(served_request, reply, dialect, response_id), headers=headers)
+
+    def _stream(
+        self,
+        served_request: ServedRequest,
+        dialect: Dialect,
+        response_id: str,
+        watch: asyncio.Task[None],
+        headers: dict[str, str],
+    ) -> Response:
+        request = served_request.request
+
+        def store_reply(reply: WireReply) -> None:
+            if dialect is RESPONSES:
+                self._write_reply(served_request, reply, dialect, response_id)
+
+        writer = (
+            RESPONSES.stream_writer(request.model, id=response_id, request=request.body)
+            if dialect is RESPONSES
+            else dialect.stream_writer(request.model)
+        )
+        events = stream_events(served_request, writer, self._threads, watch, store_reply)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    def _write_reply(
+        self, served_request: ServedRequest, reply: WireReply, dialect: Dialect, response_id: str
+    ) -> dict[str, Any]:
+        """The body of a reply; a response of the Responses API is stored too, so that a client may refer to it."""
+        request = served_request.request
+        if dialect is RESPONSES:
+            return self._store.write_reply(request.body, reply, model=request.model, id=response_id)
+        return dialect.write_reply(reply, model=request.model)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Answer how many tokens the prompt of a request has."""
+        served_request = await self._read_request(request, MESSAGES)
+        if isinstance(served_request, Response):
+            return served_request
+        count = getattr(self._served.agent.lm, "count_prompt_tokens", None)
+        if count is None:
+            return _refuse(404, "count_tokens is not served here: this model has no tokenizer", MESSAGES)
+        try:
+            tokens = await asyncio.get_running_loop().run_in_executor(self._threads, count, served_request.prompt)
+        except FireactError as error:
+            return _refuse(400, str(error), MESSAGES)
+        return JSONResponse({"input_tokens": tokens})
+
+    async def list_models(self, request: Request) -> Response:
+        """Answer with the names that are served."""
+        if (refusal := self._check_access(request, _find_error_form(request))) is not None:
+            return refusal
+        return JSONResponse({"object": "list", "data": [_write_model(name) for name in self._served.names]})
+
+    async def describe_model(self, request: Request) -> Response:
+        """Answer whether a name is served."""
+        dialect, name = _find_error_form(request), request.path_params["id"]
+        if (refusal := self._check_access(request, dialect)) is not None:
+            return refusal
+        return JSONResponse(_write_model(name)) if self._served.serves(name) else self._refuse_model(name, dialect)
+
+    async def _read_request(self, request: Request, dialect: Dialect) -> ServedRequest | Response:
+        """The request, or its refusal."""
+        if (refusal := self._check_access(request, dialect)) is not None:
+            return refusal
+        if not is_json(request.headers):
+            sent_type = request.headers.get("content-type") or "none"
+            return _refuse(415, f"the content-type is {sent_type}; it must be application/json", dialect)
+        try:
+            request_body = await self._read_body(request)
+        except TimeoutError:
+            return _refuse(408, f"the request did not come within {self._served.body_seconds:g} seconds", dialect)
+        if request_body is None:
+            return _refuse(413, f"the request is longer than {self._served.max_body} bytes", dialect)
+        try:
+            resolve = self._store.resolve if dialect is RESPONSES else lambda body: body
+            student_request = read_request(request_body, dialect, lenient=self._served.lenient, resolve=resolve)
+            if not self._served.serves(student_request.model):
+                return self._refuse_model(student_request.model, dialect)
+            return ServedRequest(self._served, student_request)
+        except FormatError as error:
+            return _refuse(400, str(error), dialect)
+
+    async def _read_body(self, request: Request) -> bytes | None:
+        """The body, or None when it is longer than allowed. Raises TimeoutError when the client stops sending it."""
+        received = bytearray()
+        async with asyncio.timeout(self._served.body_seconds):
+            async for chunk in request.stream():
+                received += chunk
+                if len(received) > self._served.max_body:
+                    return None
+        return bytes(received)
+
+    def _check_access(self, request: Request, dialect: Dialect) -> Response | None:
+        """The refusal of a request without the key or, where there is no key, of one that is not of this machine."""
+        if self._served.key is None:
+            reason = find_stranger(request.headers)
+            return _refuse(403, reason, dialect) if reason else None
+        if has_key(request.headers, self._served.key):
+            return None
+        return _refuse(401, f"this endpoint needs the key in its {KEY}, as Authorization: Bearer KEY", dialect)
+
+    def _refuse_model(self, model: str, dialect: Dialect) -> Response:
+        return _refuse(
+            404,
+            f"the model {model!r} is not served. Served: {', '.join(self._served.names)}. --alias {model} gives the "
+            "student this name.",
+            dialect,
+        )
+
+
+def _describe_request(served_request: ServedRequest) -> dict[str, str]:
+    """The headers that tell a client what of its request was ignored, or is new to the student."""
+    ignored = served_request.request.ignored
+    headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
+    if served_request.has_unknown_prompt:
+        headers[PROMPT_HEADER] = "other than in training; served as sent"
+    return headers
+
+
+def _refuse(status: int, message: str, dialect: Dialect) -> Response:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse(dialect.write_error(message, kind), status_code=status)
+
+
+def _find_error_form(request: Request) -> Dialect:
+    """The dialect of the errors on a path; where it belongs to none, that of the client."""
+    is_anthropic = "anthropic-version" in request.headers
+    return find_owner(request.url.path) or (MESSAGES if is_anthropic else CHAT_COMPLETIONS)
+
+
+async def _wait_until_left(request: Request, client_left: threading.Event) -> None:
+    """Wait until the client closes the connection, then set ``client_left``."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    client_left.set()
+
+
+def _write_model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "fireact"}
+
+
+async def _report_health(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    message = f"{request.method} {request.url.path} is not served. Served: {', '.join(SERVED)}"
+    return _refuse(status, message, _find_error_form(request))
+
+
+class _PathNormaliser:
     """ASGI middleware: the paths of all base URLs that the proxy takes become those of the routes."""
 
     def __init__(self, app: Any) -> None:
@@ -310,215 +267,3 @@ class PathNormaliser:
             path = normalise_path(split_episode(scope["path"])[1]).rstrip("/") or "/"
             scope = {**scope, "path": path, "raw_path": quote(path).encode()}
         await self._app(scope, receive, send)
-
-
-class ServedRequest:
-    """One request, answered on a thread; once ``client_left`` is set, the next delta raises Cancelled.
-
-    Raises FormatError for a request that the student or the agent cannot answer.
-    """
-
-    def __init__(
-        self, served: ServedAgent, request: StudentRequest, on_reply_delta: OnReplyDelta = lambda delta: None
-    ) -> None:
-        self.served, self.request, self.on_reply_delta = served, request, on_reply_delta
-        self.client_left = threading.Event()
-        self._check()
-
-    def answer(self) -> WireReply:
-        """The reply; an agent's steps are its reasoning."""
-        return self._agent() if self.served.is_agent(self.request.model) else self._student()
-
-    def _check(self) -> None:
-        served, request = self.served, self.request
-        chooses_tools = request.tool_choice.mode in ("required", "tool") or request.allowed_tools is not None
-        needs_constraint = request.json_schema is not None or chooses_tools
-        if served.is_agent(request.model):
-            if request.tools:
-                raise FormatError(f"tools: {request.model} runs its own tools here; ask {served.name} with yours")
-            if needs_constraint or request.top_logprobs is not None:
-                raise FormatError(
-                    f"{request.model} answers in its own form. Leave response_format, tool_choice and logprobs out"
-                )
-        elif request.tools and not served.takes_tools:
-            raise FormatError(
-                f"tools: the student {served.name} was trained to write its actions as text. Ask {served.name}-agent, "
-                "whose tools run here, or train a student with --renderer recorded or tool_calls"
-            )
-        elif served.strict and self.has_unknown_prompt:
-            raise FormatError(
-                "the system prompt and the tools are none of the student's training. Send those of the recording, or "
-                "serve without --strict"
-            )
-        elif needs_constraint and not self._constrains:
-            raise FormatError(
-                "tool_choice and response_format need constrained decoding, which is off here. Leave them out, or "
-                "serve a student of this machine without --no-constrain"
-            )
-
-        if request.top_logprobs is not None and not getattr(served.agent.lm, "reports_logprobs", False):
-            raise FormatError("logprobs: this model reports none. Leave it out, or serve a student of this machine")
-
-    @cached_property
-    def drops_prompt(self) -> bool:
-        """Whether the student was trained without the system prompt and the tools of this request."""
-        tools = [tool.schema for tool in self.request.tools]
-        return has_prompt_of(self.served.dropped, self.request.messages, tools)
-
-    @property
-    def has_unknown_prompt(self) -> bool:
-        """Whether this request has another system prompt or other tools than the student's agent had."""
-        if self.served.is_agent(self.request.model) or self.drops_prompt:
-            return False
-        known, tools = self.served.known, [tool.schema for tool in self.request.tools]
-        return bool(self.served.dropped) or (known is not None and not known.holds(self.request.messages, tools))
-
-    @property
-    def prompt(self) -> Call:
-        """The messages and the tools that the student is given."""
-        request = self.request
-        if self.drops_prompt:
-            return Call(drop_prompt(request.messages))
-        return Call(request.messages, (*request.tools, FinishTool()) if self._has_finish else request.tools)
-
-    @property
-    def _has_finish(self) -> bool:
-        names = [tool.name for tool in self.request.tools]
-        return self.served.answers_by_finish and bool(names) and FINISH not in names
-
-    @property
-    def _constrains(self) -> bool:
-        return self.served.constrain and getattr(self.served.agent.lm, "constrains", False)
-
-    def _student(self) -> WireReply:
-        served, request = self.served, self.request
-        has_finish = self._has_finish
-        form = self._reply_form(has_finish)
-        student_reply = StudentReply(
-            lambda delta: self.on_reply_delta(delta), callable=form.callable, finish=has_finish,
-            call_seed=json.dumps(request.body, sort_keys=True),
-        )  # fmt: skip
-
-        def on_delta(delta: str) -> None:
-            if self.client_left.is_set():
-                raise Cancelled
-            if request.stream:  # else the whole text is read at once
-                student_reply.add(delta)
-
-        call = replace(
-            self.prompt,
-            stop=request.stop,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
-            on_delta=on_delta,
-            top_p=request.top_p,
-            form=form if self._constrains else None,
-            top_logprobs=request.top_logprobs,
-        )
-        completion = complete_streaming(served.agent.lm, call)
-        reply = student_reply.end(completion)
-        return reply if request.top_logprobs is None else replace(reply, extra=write_logprobs(completion.logprobs))
-
-    def _reply_form(self, has_finish: bool) -> ReplyForm:
-        """What the reply may be. A student that answers by the finish action may do so instead of writing text."""
-        request = self.request
-        choice, names = request.tool_choice, tuple(tool.name for tool in request.tools)
-        if request.allowed_tools is not None:
-            names = tuple(name for name in names if name in request.allowed_tools)
-        callable_names = {"none": (), "tool": (choice.name,)}.get(choice.mode, names)
-        may_answer = choice.mode in ("auto", "none")
-        if has_finish and may_answer and request.json_schema is None:
-            callable_names = (*callable_names, FINISH)
-        schemas = tuple(tool.schema for tool in request.tools) if self.drops_prompt else ()
-        return ReplyForm(callable_names, may_answer, request.parallel_tool_calls, request.json_schema, schemas)
-
-    def _agent(self) -> WireReply:
-        chat_request, agent = self.request, self.served.agent
-        question = next((message.content for message in reversed(chat_request.messages) if message.role == "user"), "")
-        if not question.strip():
-            raise FormatError("an agent is asked the last message of the role user; there is none")
-        if chat_request.stop:
-            raise FormatError("stop: an agent ends its turns itself. Leave it out.")
-        steps, deltas = list[Step](), list[str]()
-
-        def add_delta(delta: str) -> None:
-            deltas.append(delta)
-            self.on_reply_delta(StreamDelta(reasoning=delta))
-
-        stream = EpisodeStream(add_delta)
-        meter = _TokenLimitedLM(
-            replace(agent, temperature=chat_request.temperature),
-            self.client_left,
-            token_limit=chat_request.max_tokens,
-            on_delta=stream.on_delta,
-        )
-        for step in iterate_steps(agent, question, meter, seed=chat_request.seed):
-            steps.append(step)
-            stream.on_step(step)
-            if not meter.remaining_tokens:
-                break
-        answer = answer_of(steps)
-        if answer:
-            self.on_reply_delta(StreamDelta(answer))
-        finish = "length" if answer is None else "stop"
-        return WireReply((answer or "",), reasoning="".join(deltas), finish=finish, usage=meter.usage)
-
-
-class _TokenLimitedLM(MeteredLM):
-    """A metered LM that lets an episode write ``token_limit`` tokens in total; None is no limit."""
-
-    def __init__(self, agent: Agent, cancelled: threading.Event, *, token_limit: int | None, on_delta: OnDelta) -> None:
-        super().__init__(agent, cancelled, on_delta=on_delta)
-        self._token_limit, self._turn_limit = token_limit, agent.limits.max_tokens
-
-    @property
-    def remaining_tokens(self) -> int:
-        """The tokens that the next turn may write; 0 when the limit is reached."""
-        return (
-            self._turn_limit
-            if self._token_limit is None
-            else max(0, min(self._turn_limit, self._token_limit - self.usage.completion_tokens))
-        )
-
-    def complete(self, call: Call) -> Completion:
-        max_tokens = max(1, self.remaining_tokens) if call.max_tokens is None else call.max_tokens
-        return super().complete(replace(call, max_tokens=max_tokens))
-
-
-async def _stream_events(
-    served_request: ServedRequest,
-    writer: StreamWriter,
-    threads: Executor,
-    watch: asyncio.Task[None],
-    on_reply: Callable[[WireReply], object] = lambda reply: None,
-) -> AsyncIterator[bytes]:
-    """The events of a reply, as they come from the thread that answers the request; ``on_reply`` gets the whole."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[StreamDelta | WireReply | BaseException] = asyncio.Queue()
-
-    def put(item: StreamDelta | WireReply | BaseException) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, item)
-
-    def work() -> None:
-        try:
-            put(served_request.answer())
-        except BaseException as error:  # the client gets any error instead of waiting for ever
-            put(error)
-
-    served_request.on_reply_delta = put
-    try:
-        working = loop.run_in_executor(threads, work)
-        yield writer.start()
-        while isinstance(item := await events.get(), StreamDelta):
-            yield writer.add(item)
-        if isinstance(item, WireReply):
-            on_reply(item)
-            yield writer.end(finish=item.finish, usage=item.usage if served_request.request.stream_usage else None)
-        else:
-            error_text = str(item) if isinstance(item, FireactError) else f"{type(item).__name__}: {item}"
-            yield writer.fail(error_text)
-        await working
-    finally:  # nobody reads the reply from here on
-        served_request.client_left.set()
-        watch.cancel()

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 
 from fireact.base.listening import RunningServer, bind_socket, required_key, socket_address
-from fireact.base.settings import AGENT, check_settings, setting
+from fireact.base.settings import AGENT, CheckedSettings, check_settings, setting
 from fireact.errors import ConfigError, unknown_name_error
 from fireact.render.requests import RecordedRenderer
 from fireact.rollout.agents import build_agent, equip_model
@@ -26,7 +26,7 @@ GRACE = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentUse:
+class AgentUse(CheckedSettings):
     """How a trained agent is equipped where it is asked or served."""
 
     tools: Sequence[str] | None = setting(None, flags=("--tool",), panel=AGENT)
@@ -94,7 +94,8 @@ def _equip_served_model(model: Model, config: ServeConfig, say: Callable[[str], 
 
 def start_serving(config: ServeConfig, *, say: Callable[[str], None]) -> RunningServer:
     """Serve a student and its agent to OpenAI clients. Raises ConfigError where others could use it without a key."""
-    from fireact.serving.server import build_serving_app, make_served_agent
+    from fireact.serving.served_agent import make_served_agent
+    from fireact.serving.server import build_serving_app
 
     host = config.host
     required_key(host)

@@ -97,10 +97,11 @@ class TrainConfig:
     """An accelerate configuration: a shipped name, or the path of a YAML file."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, str | Path):  # the check below refuses others
-            replace_fields(self, tools=choose_training_tools(self.tools, Path(self.data)))
         check_settings(self, "train")
-        replace_fields(self, renderer=resolve_renderer(self.renderer, Path(self.data)))
+        data = Path(self.data)
+        replace_fields(
+            self, tools=choose_training_tools(self.tools, data), renderer=resolve_renderer(self.renderer, data)
+        )
         if self.recipe.max_length is None and self.renderer != RENDERER:
             replace_fields(self, recipe=replace(self.recipe, max_length=MAX_LENGTH))
         if self.prompt == "drop" and self.renderer != RENDERER:

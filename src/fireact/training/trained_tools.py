@@ -14,7 +14,7 @@ from typing import Any
 
 from fireact.base.foreign_names import find_foreign_names
 from fireact.base.run_directory import CONFIG, read_config
-from fireact.data.sources import read_any_trajectories
+from fireact.data.sources import find_origins, read_any_trajectories
 from fireact.errors import ConfigError, DataError, FormatError
 from fireact.models.weights import load_tokenizer
 from fireact.render.requests import drop_prompt, hash_prompt, read_system
@@ -51,10 +51,9 @@ def _find_data_tools(data: Path) -> tuple[str, ...] | None:
     if "tools" in settings and settings["verb"] in ("collect", "eval"):
         specs = [spec.split(":", 2)[-1] if spec.startswith("noise:") else spec for spec in settings["tools"]]
         return tuple(dict.fromkeys(spec for spec in specs if not find_foreign_names([spec])))
-    sources = [str(path) for path in (*settings.get("sources", ()), settings.get("data", "")) if path]
-    found_tools = [_find_data_tools(Path(source)) for source in sources]
-    named_tools = [tools for tools in found_tools if tools is not None]
-    if not named_tools or len(named_tools) < len(found_tools):
+    origins = find_origins(data)
+    named_tools = [tools for tools in map(_find_data_tools, origins) if tools is not None]
+    if not named_tools or len(named_tools) < len(origins):
         return None
     return tuple(dict.fromkeys(name for tools in named_tools for name in tools))
 
