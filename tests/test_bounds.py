@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from fireact.base import listening
 from fireact.base.listening import MAX_HEAD, RunningServer, bind_socket, bounded_http
 from fireact.base.run_directory import read_trajectories
 from fireact.errors import FormatError
 from fireact.models.stops import held_back_length
+from fireact.recording import proxy
 from fireact.recording.recorder import RecordConfig, record_calls
 from fireact.serving.wire import MAX_STOP_CHARS, read_request
 
@@ -140,9 +142,9 @@ def run_server(**options: Any) -> Iterator[tuple[str, int]]:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    listening = bind_socket("127.0.0.1", 0)
-    with RunningServer(app, listening, url="", log_level="critical", **options):
-        yield listening.getsockname()
+    bound = bind_socket("127.0.0.1", 0)
+    with RunningServer(app, bound, url="", log_level="critical", **options):
+        yield bound.getsockname()
 
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-A: "
@@ -188,3 +190,12 @@ def test_stop_strings_have_bounds(stop: list[str]) -> None:
 
 def test_a_stop_string_longer_than_the_text_is_held_back_by_its_beginning() -> None:
     assert held_back_length("a b", ["b" + "c" * 10**7]) == 1
+
+
+def test_an_idle_connection_is_never_used_when_its_server_ends_it() -> None:
+    """Else a request may meet the end of the connection, and its client would get an error."""
+    import uvicorn
+
+    assert proxy.IDLE_SECONDS < uvicorn.Config("app").timeout_keep_alive < listening.IDLE_SECONDS
+    with RunningServer(None, bind_socket("127.0.0.1", 0), url="") as server:
+        assert server._server.config.timeout_keep_alive == listening.IDLE_SECONDS

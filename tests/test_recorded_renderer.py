@@ -296,7 +296,7 @@ def test_samples_of_recordings_are_as_long_as_the_data_needs(run: Path) -> None:
     family = next(iter(FAMILIES))
     encoder = Encoder(tokenizer(family), ends(family), load_renderer("recorded"))
     chats, progress = load_training_data(TrainConfig(data=str(run))).chats, Lines()
-    long_chats = [Chat([*chat.messages, *chat.messages[1:] * 40], chat.tools, chat.key) for chat in chats]
+    long_chats = [Chat([*chat.messages, *chat.messages[1:] * 6], chat.tools, chat.key) for chat in chats[:1]]
     longest = max(len(sample.input_ids) for chat in long_chats for sample in encoder.encode_chat(chat))
     options: dict[str, Any] = {"encoder": encoder, "progress": progress}
     fitting = select_fitting([*chats, *long_chats], [], recipe=Recipe(), context=longest, **options)

@@ -38,6 +38,7 @@ from fireact.rollout.episodes import Agent, Episode, run_episode
 from fireact.tasks.geo import GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tools.search import build_geo_search
 from fireact.types import Action, Call, Message, Method, ReplyForm, Tool, Trajectory
+from fireact.wire.reasoning import unwrap_reasoning
 from fireact.wire.schemas import ClientTool, make_schema
 from fireact.wire.text_calls import find_calls
 from fireact.world.questions import WorldMeta
@@ -197,8 +198,9 @@ def test_it_makes_native_calls_of_whatever_tool_searches_and_ends() -> None:
         if action.name != "lookup":
             break
     assert action == Action("final_result", {"response": example.answer})
-    plain = Expert().complete(Call(messages, tools=[lookup])).text
-    assert plain == action.arguments["response"]  # an agent without an ending gets the answer as its last words
+    last = unwrap_reasoning(Expert().complete(Call(messages, tools=[lookup])).text)
+    assert last is not None and last[0].endswith(f"The answer is {example.answer}.")
+    assert last[1] == action.arguments["response"]  # an agent without an ending gets the answer as its last words
     with pytest.raises(ConfigError, match="needs a tool that takes a text"):
         Expert().complete(Call(messages[:2], tools=[ClientTool(make_schema("now", "", {"type": "object"}))]))
 

@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from fireact.errors import ConfigError, FormatError
 from fireact.render.react import ReActRenderer
-from fireact.render.tokens import IGNORED, Sample, break_special_tokens, encode_chat, prompt_ids, special_tokens
+from fireact.render.tokens import (
+    IGNORED,
+    Sample,
+    break_special_tokens,
+    encode_chat,
+    prompt_ids,
+    special_tokens,
+    tokenize,
+)
 from fireact.types import Action, Example, Message, Step, Trajectory, Usage
+from small_tokenizers import FAMILIES
+from small_tokenizers import tokenizer as family_tokenizer
 
 pytest.importorskip("transformers")
 
@@ -188,3 +198,52 @@ def test_a_step_of_weight_0_is_context_and_nothing_else() -> None:
     assert "search[ b]" in trained and "search[ a]" not in trained and trained.endswith("<|im_end|>")
     first = prompt_ids(ReActRenderer().prompt("Q?", steps[:1]), tokenizer())
     assert list(sample.input_ids[: len(first)]) == first and set(sample.labels[: len(first)]) == {IGNORED}
+
+
+@cache
+def reader(kind: str) -> Any:
+    """A tokenizer that reads the beginning of a text, or spaces beside a special token, in a way of its own."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = {
+        "metaspace first": pre_tokenizers.Metaspace(prepend_scheme="first"),
+        "metaspace always": pre_tokenizers.Metaspace(prepend_scheme="always"),
+    }.get(kind, pre_tokenizers.ByteLevel(add_prefix_space=kind == "prefix space"))
+    if kind == "prepended":
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator([CHATML, *TRAINING_TEXT], trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    options = {"lstrip": kind == "takes left", "rstrip": kind == "takes right", "single_word": kind == "word"}
+    special = [AddedToken(text, special=True, normalized=False, **options) for text in special_tokens(tokenizer())]
+    core.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", chat_template=CHATML)
+
+
+READERS = ("metaspace first", "metaspace always", "prefix space", "prepended", "takes left", "takes right", "word")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *READERS])
+@given(data=st.data())
+def test_a_text_read_in_parts_has_the_ids_of_the_whole(name: str, data: st.DataObject) -> None:
+    whole = family_tokenizer(name) if name in FAMILIES else reader(name)
+    part = st.sampled_from(
+        [*special_tokens(whole), *FAMILIES["qwen3"].tags, " ", "  ", "\n", "a", "Chad", "é", "<|", "1"]
+    )
+    text = data.draw(st.lists(part, max_size=12).map("".join))
+    assert tokenize(text, whole) == whole(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_turns_of_a_long_chat_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tokenizer(f"{CHATML}{{# long #}}")
+    read, original = list[str](), type(whole).__call__
+
+    def read_counted(self: Any, text: str, **options: Any) -> Any:
+        read.append(text)
+        return original(self, text, **options)
+
+    monkeypatch.setattr(type(whole), "__call__", read_counted)
+    (sample,) = encode_chat(chat([(f"where is {number}?", f"at {number}") for number in range(60)]), whole)
+    assert sum(map(len, read)) < 3 * len(whole.decode(sample.input_ids))  # not all of them again for each turn

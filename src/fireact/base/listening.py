@@ -33,6 +33,8 @@ GRACE = 30
 """Seconds that requests in flight get to finish when a server is stopped."""
 HEAD_SECONDS = 30.0
 """How long a client may take for the head of a request."""
+IDLE_SECONDS = 75
+"""How long a connection may be idle: longer than clients keep theirs, or a request may meet the end of it."""
 MAX_HEAD = 256 * 1024
 """Most bytes of a head."""
 
@@ -200,7 +202,9 @@ class RunningServer:
         self.url, self.names = url, tuple(names)
         self.on_stop = ExitStack()
         logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
-        defaults: dict[str, Any] = {"http": bounded_http(), "log_level": "warning", "lifespan": "off"}
+        defaults: dict[str, Any] = {
+            "http": bounded_http(), "log_level": "warning", "lifespan": "off", "timeout_keep_alive": IDLE_SECONDS,
+        }  # fmt: skip
         fixed: dict[str, Any] = {"access_log": False, "ws": "none", "proxy_headers": False}
         config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **{**defaults, **options, **fixed})
         self._server = uvicorn.Server(config)

@@ -14,6 +14,7 @@ from typing import Any
 from fireact.errors import ConfigError
 from fireact.types import FINISH, Action, Call, ReplyForm, Step, Tool
 from fireact.wire.code_actions import asks_for_code, write_code_action
+from fireact.wire.reasoning import wrap_reasoning
 from fireact.wire.schemas import FINISH_NAMES, ClientTool, make_schema
 from fireact.wire.text_calls import write_tagged_call
 
@@ -39,7 +40,8 @@ def write_step(step: Step, text: str, call: Call) -> str:
 def _write_native_reply(step: Step, tools: Sequence[Tool], form: ReplyForm) -> str:
     """The step as a call of the tool that searches, or of the tool that ends the agent's work.
 
-    An agent without such an ending gets the answer as plain text, or as JSON where it asks for that.
+    An agent without such an ending gets the answer as plain text after its reasoning, or as JSON where it asks for
+    that.
     """
     assert step.action is not None  # every reply of the script has one
     (value,) = step.action.arguments.values()
@@ -55,7 +57,7 @@ def _write_native_reply(step: Step, tools: Sequence[Tool], form: ReplyForm) -> s
     if not form.text and search is not None:
         return _write_call(search, answer, step)
     if form.json_schema is None:
-        return answer
+        return wrap_reasoning(step.thought, answer)
     return json.dumps(fill_object(form.json_schema, answer, step.thought), ensure_ascii=False)
 
 

@@ -59,6 +59,8 @@ _LAST_EVENT = re.compile(
 BROKEN_OFF = "fireact record: the endpoint broke off its stream"
 EPISODE_HEADER = b"x-fireact-episode"
 CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 4.0
+"""How long an idle connection to the upstream is kept: less than servers keep it, most of them 5 s or longer."""
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -196,7 +198,9 @@ class RecordingProxy:
         is_secure = any(url.startswith("https:") for url in upstream.urls.values())
         await receive()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context() if is_secure else True),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=httpx2.create_ssl_context() if is_secure else True, keepalive_timeout=IDLE_SECONDS
+            ),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=min(CONNECT_SECONDS, upstream.timeout), sock_read=upstream.timeout
             ),

@@ -55,12 +55,14 @@ class ReservedTokens:
 
     ``tags`` are added tokens that are not special but occur in the template; the student's own text may hold them.
     ``pattern`` matches each of both. ``guarded`` maps the ids that no text may have to their strings.
-    ``unbreakable_end`` is an EOS token of a single character, or empty.
+    ``unbreakable_end`` is an EOS token of a single character, or empty. ``borders`` matches tokens at which a text can
+    be cut: the tokenizer reads what comes before and what comes after each by itself.
     """
 
     special: tuple[str, ...]
     tags: tuple[str, ...]
     pattern: re.Pattern[str]
+    borders: re.Pattern[str]
     guarded: Mapping[int, str]
     unbreakable_end: str
 
@@ -165,10 +167,28 @@ def _collect_reserved_tokens(tokenizer: Any, template: str, size: int) -> Reserv
     return ReservedTokens(
         special=tuple(special),
         tags=tuple(tags),
-        pattern=re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
+        pattern=_match_any(longest_first),
+        borders=_match_any(_list_borders(tokenizer)),
         guarded={tokenizer.convert_tokens_to_ids(token): token for token in longest_first if token not in harmless},
         unbreakable_end=str(tokenizer.eos_token) if len(tokenizer.eos_token or "") == 1 else "",
     )
+
+
+def _match_any(longest_first: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _list_borders(tokenizer: Any) -> list[str]:
+    """The added tokens that a tokenizer takes out of a text as it stands, before it reads the rest, longest first.
+
+    None where one of them depends on what stands around it, or takes spaces from the text before it.
+    """
+    if not tokenizer.is_fast or getattr(tokenizer, "split_special_tokens", False):
+        return []
+    taken_first = [token for token in tokenizer.added_tokens_decoder.values() if not token.normalized]
+    if any(token.lstrip or token.single_word for token in taken_first):
+        return []
+    return sorted(map(str, taken_first), key=len, reverse=True)
 
 
 def template_features(tokenizer: Any) -> TemplateFeatures:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 from fireact.errors import FormatError
@@ -37,6 +39,7 @@ __all__ = [
     "special_tokens",
     "split_turn",
     "text_spans",
+    "tokenize",
 ]
 
 IGNORED = -100
@@ -89,7 +92,7 @@ class _TokenizedTurn:
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Schema] = ()) -> list[int]:
     """The ids that ask for the next turn of the student. Raises ConfigError for a tokenizer without chat template."""
-    return _tokenize(render_chat(messages, tokenizer, tools=tools, ask=True), tokenizer)
+    return tokenize(render_chat(messages, tokenizer, tools=tools, ask=True), tokenizer)
 
 
 def encode_chat(
@@ -167,17 +170,17 @@ def _tokenize_turn(
     messages: Sequence[Message], index: int, tokenizer: Any, *, ends: Collection[int | str], tools: Sequence[Schema]
 ) -> _TokenizedTurn:
     prompt, turn_text, stop = split_turn(messages, index, tokenizer, ends=ends, tools=tools)
-    prompt_tokens = _tokenize(prompt, tokenizer)
+    prompt_tokens = tokenize(prompt, tokenizer)
     # Tokenizing the whole text at once gives the tokens that the student writes after this prompt, unless a token
     # merges across one of the two borders: inference never produces such a token, so training must not either.
-    all_tokens = _tokenize(prompt + turn_text + stop, tokenizer)
+    all_tokens = tokenize(prompt + turn_text + stop, tokenizer)
     closing = _stop_strings(ends, tokenizer)[stop]
     is_split_cleanly = all_tokens[: len(prompt_tokens)] == prompt_tokens and (
         isinstance(closing, str) or all_tokens[-1] == closing
     )
     if not is_split_cleanly:
-        turn_tokens = _tokenize(turn_text, tokenizer)
-        end_ids = _tokenize(closing, tokenizer) if isinstance(closing, str) else [closing]
+        turn_tokens = tokenize(turn_text, tokenizer)
+        end_ids = tokenize(closing, tokenizer) if isinstance(closing, str) else [closing]
         all_tokens = [*prompt_tokens, *turn_tokens, *end_ids]
     return _TokenizedTurn(prompt_tokens, all_tokens[len(prompt_tokens) :], messages[index].weight)
 
@@ -209,11 +212,25 @@ def _stop_strings(ends: Collection[int | str], tokenizer: Any) -> dict[str, int 
     return {text: end for text, end in ends_by_text.items() if text}
 
 
-def _tokenize(text: str, tokenizer: Any) -> list[int]:
+def tokenize(text: str, tokenizer: Any) -> list[int]:
     """The ids of a rendered chat, in which the special tokens are those that the chat template spells.
 
-    Other text becomes one too where a tokenizer first normalises it (NFKC, lower case); it gets a space within.
-    Raises FormatError where that does not help.
+    What stands from one special token to the next is read by itself and kept, so a chat whose turns are asked for one
+    after the other takes linear time. Raises FormatError for a text that becomes a special token and cannot be changed.
+    """
+    borders = reserved_tokens(tokenizer).borders.finditer(text)
+    starts = [0, *(match.start() for match in borders if match.start()), len(text)]
+    template, size = str(tokenizer.chat_template), len(tokenizer)  # both decide which tokens are reserved
+    parts = [_tokenize_part(text[start:end], tokenizer, template, size) for start, end in pairwise(starts)]
+    return list(chain.from_iterable(parts))
+
+
+@lru_cache(maxsize=4096)
+def _tokenize_part(text: str, tokenizer: Any, template: str, size: int) -> tuple[int, ...]:
+    """The ids of a part.
+
+    Text becomes a special token without spelling it where a tokenizer first normalises it (NFKC, lower case); it gets
+    a space within. Raises FormatError where that does not help.
     """
     reserved = reserved_tokens(tokenizer)
     guarded_texts = set(reserved.guarded.values())
@@ -222,10 +239,10 @@ def _tokenize(text: str, tokenizer: Any) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         read_tokens = [reserved.guarded[token_id] for token_id in ids if token_id in reserved.guarded]
         if read_tokens == [token for token in reserved.pattern.findall(text) if token in guarded_texts]:
-            return ids
+            return tuple(ids)
         spans = _find_disguised_tokens(text, tokenizer, reserved.guarded)
         if not spans:  # the template's own, in a spelling that the tokenizer does not read
-            return ids
+            return tuple(ids)
         disguised_text = text[slice(*spans[0])]
         for start, _ in reversed(spans):
             text = f"{text[: start + 1]} {text[start + 1 :]}"
