@@ -5,11 +5,16 @@ As a script it serves the GGUF file that it is given, on a free port, until its 
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from fireact.types import Completion
 
 
 @contextmanager
@@ -28,6 +33,28 @@ def llama_server(gguf: Path) -> Iterator[str]:
         child.stdin.close()
         child.wait(600)
         child.stdout.close()
+
+
+def ask_server(url: str, question: str, *, max_tokens: int) -> Any:
+    """What the server answers to a question, with the log probabilities of its tokens."""
+    messages = [{"role": "user", "content": question}]
+    body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0, "logprobs": True, "top_logprobs": 1}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    return json.load(urllib.request.urlopen(request, timeout=600))
+
+
+def assert_same_but_for_ties(theirs: Any, ours: Completion, *, nats: float = 0.25) -> None:
+    """The server and our engine write the same tokens as likely, up to the first two that are about as likely."""
+    tokens = theirs["choices"][0]["logprobs"]["content"]
+    assert tokens and ours.logprobs
+    for token, own in zip(tokens, ours.logprobs, strict=False):
+        likely = dict(own.top)
+        assert token["token"] in likely and abs(likely[token["token"]] - token["logprob"]) < nats
+        if token["token"] != own.token:
+            assert abs(likely[token["token"]] - own.logprob) < nats
+            return
 
 
 def main() -> None:

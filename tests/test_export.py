@@ -4,7 +4,6 @@ given."""
 import json
 import re
 import shutil
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from fireact.rollout.students import tuned_weights  # noqa: E402
 from fireact.serving.export import ExportConfig, export  # noqa: E402
 from fireact.serving.ollama import render_modelfile, render_ollama_template  # noqa: E402
 from fireact.types import Call, Message  # noqa: E402
-from llama import llama_server  # noqa: E402
-from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+from llama import ask_server, assert_same_but_for_ties, llama_server  # noqa: E402
+from tiny import cut_smollm2, tiny_model, tiny_tokenizer  # noqa: E402
 
 QUESTION = "What is the currency of the country whose capital is Tashkent?"
 
@@ -48,6 +47,11 @@ def trained(student: str, directory: Path, *, scale: float) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     return trained(str(tiny_model(folder / "student")), folder / "train", scale=0.2)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cut_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 def test_the_merged_student_says_what_the_adapted_one_says(run: Path, tmp_path: Path) -> None:
@@ -111,21 +115,19 @@ def test_the_built_in_student_is_exported_with_no_option(
 
 
 @pytest.mark.slow
-def test_llama_cpp_loads_the_export_and_says_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to", "dtype"), [("ollama", "float32"), ("gguf", "bfloat16")])
+def test_llama_cpp_loads_the_export_and_says_the_same(to: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
-    trained("smollm2-135m", tmp_path / "train", scale=0.02)
-    export(ExportConfig(run=str(tmp_path / "train"), to="ollama", dtype="float32"), tmp_path / "out")
-    assert "FROM ./model.gguf" in (tmp_path / "out" / "Modelfile").read_text()
+    trained(str(smollm2), tmp_path / "train", scale=0.02)
+    export(ExportConfig(run=str(tmp_path / "train"), to=to, dtype=dtype), tmp_path / "out")
+    if to == "ollama":
+        assert "FROM ./model.gguf" in (tmp_path / "out" / "Modelfile").read_text()
     model = load_model(str(tmp_path / "train"), slots=1)
     with llama_server(tmp_path / "out" / "model.gguf") as url:
         for question in (QUESTION, "Which is larger, Vanuatu (12,200 km²) or Ghana?"):
-            body = {"messages": [{"role": "user", "content": question}], "max_tokens": 32, "temperature": 0}
-            request = urllib.request.Request(
-                f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            theirs = json.load(urllib.request.urlopen(request, timeout=600))
-            ours = model.lm.complete(Call([Message("user", question)], max_tokens=32))
-            assert theirs["choices"][0]["message"]["content"] == ours.text
+            theirs = ask_server(url, question, max_tokens=32)
+            ours = model.lm.complete(Call([Message("user", question)], max_tokens=32, top_logprobs=8))
+            assert_same_but_for_ties(theirs, ours)
             assert theirs["usage"]["prompt_tokens"] == ours.usage.prompt_tokens
     model.close()
 
@@ -236,21 +238,3 @@ def test_a_gguf_file_has_the_weights_in_the_type_asked_for(dtype: str, run: Path
     plain = gguf.quants.dequantize(found.data, found.tensor_type)
     read = torch.from_numpy(plain.copy())  # what is a view of the file cannot be written
     assert torch.equal(read, wanted) and tensors["output_norm.weight"].tensor_type.name == "F32"
-
-
-@pytest.mark.slow
-def test_llama_cpp_runs_a_bfloat16_export(tmp_path: Path) -> None:
-    """Products are rounded to bfloat16 there, so texts agree at their beginning, not for ever."""
-    pytest.importorskip("xllamacpp")
-    trained("smollm2-135m", tmp_path / "train", scale=0.02)
-    export(ExportConfig(run=str(tmp_path / "train"), to="gguf", dtype="bfloat16"), tmp_path / "out")
-    model = load_model(str(tmp_path / "train"), slots=1)
-    ours = model.lm.complete(Call([Message("user", QUESTION)], max_tokens=12)).text
-    with llama_server(tmp_path / "out" / "model.gguf") as url:
-        body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12, "temperature": 0}
-        request = urllib.request.Request(
-            f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        theirs = json.load(urllib.request.urlopen(request, timeout=600))["choices"][0]["message"]["content"]
-    assert theirs[:12] == ours[:12]
-    model.close()

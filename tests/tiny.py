@@ -51,6 +51,18 @@ def tiny_model(
     return path
 
 
+def cut_smollm2(path: Path, *, blocks: int = 4) -> Path:
+    """Save the lowest blocks of SmolLM2, with its own tokenizer, shapes and head, to ``path``."""
+    from fireact.models.hf import load_merged_student
+
+    model, tokenizer = load_merged_student("smollm2-135m", None)
+    del model.model.layers[blocks:]
+    model.config.num_hidden_layers = blocks
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
 def tiny_tokenizer(texts: Sequence[str] = ()):  # type: ignore[no-untyped-def]  # transformers is imported inside
     """One token a byte, those learned from the texts, three special ones, and a chat template that only appends."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
