@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     evaluate: VerbFunction
     export: VerbFunction
     improve: VerbFunction
+    join: CommandFunction
     mix: VerbFunction
     prefer: VerbFunction
     quickstart: VerbFunction
@@ -138,6 +139,7 @@ __all__ = [
     "export",
     "frame",
     "improve",
+    "join",
     "load_tools",
     "mix",
     "prefer",

@@ -39,6 +39,11 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
             "fireact.rollout.collection:COLLECT",
             gathers=True,
         ),
+        "join": CommandEntry(
+            "Join the shards of a run into one run, as if one machine had run it.",
+            "fireact.pipeline.join:JOIN",
+            is_verb=False,
+        ),
         "record": CommandEntry(
             "Record your own agent: point its base URL here, and its calls become trajectories until Ctrl-C.",
             "fireact.recording.recorder:RECORD",

@@ -209,6 +209,21 @@ def _open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def merge_call_files(sources: Sequence[Path], target: Path) -> None:
+    """Copy the calls of some files into another, where each stands once. Raises DiskError."""
+    connection = _open_database(target)
+    try:
+        for source in sources:
+            connection.execute("ATTACH ? AS source", (str(source),))
+            connection.execute("INSERT OR IGNORE INTO calls SELECT * FROM source.calls")
+            connection.execute("INSERT OR IGNORE INTO parts SELECT * FROM source.parts")
+            connection.execute("DETACH source")
+    except sqlite3.Error as error:
+        raise _database_error(target, error) from error
+    finally:
+        connection.close()
+
+
 def load_replayed_lm(directory: str, *, slots: int = 16) -> LM:
     """The LM behind ``replay:DIR``: the one model whose calls are in a run directory (or a file of calls)."""
     path = Path(directory) / FILE if Path(directory).is_dir() else Path(directory)

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fireact.rollout.loading import (
     load_task,
     load_tools,
 )
+from fireact.rollout.shards import choose_shard, name_shard_directory, take_shard
 from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
 
@@ -102,9 +104,10 @@ class PlanOptions:
 
 
 def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of some tasks and methods; the default one where none of these options is given."""
+    """The plan of some tasks and methods, the default one where none of these options is given; and the shard."""
+    given = choose_shard(given)
     if not options.tasks and not options.method and options.n is None:
-        return dict(given)
+        return given
     if not options.tasks:
         raise ConfigError("--method and -n need --task. Leave all three out for the default plan.")
     count = 20 if options.n is None else options.n
@@ -119,6 +122,7 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
     with RunDir(out, verb="collect", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
+        say_shard(config.shard, episodes, progress)
         try:
             run_missing_episodes(run, episodes, workers=config.workers, progress=progress)
         finally:
@@ -133,7 +137,7 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
 def plan_episodes(
     config: CollectConfig, cache: CallCache | None = None, *, spent: Usage | None = None
 ) -> list[Episode]:
-    """The episodes of a plan; ``spent`` counts against its budget.
+    """The episodes of a plan, or of its shard; ``spent`` counts against its budget.
 
     Raises ConfigError where a name is unknown or a task has too few questions.
     """
@@ -159,7 +163,13 @@ def plan_episodes(
         )
     if not episodes:
         raise ConfigError("the plan has no episodes. Give --task and -n, or --plan TASK/METHOD=N.")
-    return episodes
+    return take_shard(config.shard, episodes)
+
+
+def say_shard(shard: str | None, episodes: Sequence[Episode], progress: Progress) -> None:
+    """Say which shard of a run this is: a scheduler's variables may have named it."""
+    if shard is not None:
+        progress.say(f"shard {shard}: {len(episodes)} episodes (--shard 1/1 runs all)")
 
 
 def close_lm(lm: LM) -> None:
@@ -333,8 +343,15 @@ def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
     return {name: str(getattr(tool, "fingerprint", "")) for name, tool in tools.items()}
 
 
+def join_counts(manifests: Sequence[Mapping[str, Any]], trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+    """What the manifest of joined shards tells of their episodes."""
+    return summarise_episodes(trajectories)
+
+
 COLLECT = Verb(
-    "collect", CollectConfig, collect, out="runs/collect", neutral=NEUTRAL_SETTINGS, estimate=estimate_collection,
+    "collect", CollectConfig, collect, out=partial(name_shard_directory, "runs/collect"),
+    out_help="Run directory to write. Default: runs/collect; for a shard runs/collect-I-of-N.", join=join_counts,
+    neutral=NEUTRAL_SETTINGS, estimate=estimate_collection,
     example="`fireact collect -t geo-hop -m react -m reflexion -n 50 -o runs/collect`",
     shorthand=PlanOptions, expand=_expand_plan,
 )  # fmt: skip

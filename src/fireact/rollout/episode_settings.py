@@ -15,6 +15,7 @@ from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episodes import Agent
 from fireact.rollout.loading import SEARCH, absolute_tool_specs
 from fireact.rollout.models import Model, load_model
+from fireact.rollout.shards import normalise_shard
 from fireact.types import Task, Tool, Usage
 
 
@@ -62,6 +63,10 @@ class EpisodeSettings(CallSettings):
     """Native tool calls instead of actions in text."""
     other_tools: bool = setting(False, panel=AGENT)
     """Run a student with other tools than it was trained with."""
+    shard: str | None = setting(None, panel=DATA, normalise=normalise_shard)
+    """I/N: run the I-th (from 1) of N shards of the episodes; 'fireact join' makes one run of all. Default: all, but
+    in an array job of Slurm or an indexed Job of Kubernetes the shard of its number.
+    """
 
     def build_agent(
         self, model: Model, task: Task, method: str, tools: Mapping[str, Tool], *, examples: int | None = None
