@@ -121,7 +121,7 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         return read_manifest(self.path)
 
-    def finish(self, *, versions: Mapping[str, str] | None = None, **facts: Any) -> dict[str, Any]:
+    def finish(self, *, versions: Any = None, **facts: Any) -> dict[str, Any]:
         """Write the manifest: the facts of the run, the package versions, and the hashes of its JSONL files.
 
         The versions are those of this process, unless the work was done elsewhere and its ``versions`` are given.

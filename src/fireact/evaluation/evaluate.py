@@ -71,7 +71,7 @@ class EvalConfig(EpisodeSettings):
     """Settings of ``eval``; unlike in ``collect``, answers are not repaired unless ``repairs`` is set."""
 
     agent: str = setting(normalise=absolute_if_path)
-    """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."""
+    """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@URL,...], replay:DIR, scripted:expert."""
     tasks: Sequence[str] = setting(
         DefaultTasks(("geo-hop", "geo-compose")), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP,
         normalise=absolute_task_specs,

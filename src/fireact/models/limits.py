@@ -36,6 +36,8 @@ class Endpoint(CheckedSettings):
     """Tokens a minute at a hosted model; 0 is no limit."""
     timeout: float = setting(120.0, panel=HOSTED, above=0)
     """Seconds that a request to a hosted model may take."""
+    replicas: Sequence[str] = setting((), flags=("--replica",), panel=HOSTED)
+    """Base URL of a further endpoint that serves the same hosted model; repeatable. --rpm and --tpm hold for each."""
     prices: str | None = setting(None, panel=HOSTED, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
 

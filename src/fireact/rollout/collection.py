@@ -54,6 +54,7 @@ _LOGGER = logging.getLogger("fireact")
 TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
     "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
+    "endpoint.replicas",
 )  # fmt: skip
 """Settings that do not change what is collected."""
 
@@ -71,7 +72,7 @@ class CollectConfig(EpisodeSettings):
     plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
     """Number of questions by "task/method"."""
     teacher: str = setting(SCRIPT, panel=AGENT)
-    """openai:MODEL[@BASE_URL], scripted:expert (for tasks of the embedded world), hf:NAME, replay:DIR, a run directory
+    """openai:MODEL[@URL,...], scripted:expert (for tasks of the embedded world), hf:NAME, replay:DIR, a run directory
     or module:attribute.
     """
     start: int = setting(0, panel=DATA, low=0)

@@ -1,7 +1,7 @@
 """How a name becomes a model: a teacher, a prompted student, or one that ``train`` made.
 
 scripted:expert          a script that plays the teacher
-openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
+openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions; URL1,URL2 are replicas of one model
 replay:DIR               the stored calls of a recorded run, with no model behind them
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
 DIR                      a directory of ``fireact train``, ``prefer``, ``tune`` or ``quickstart``; no prompt of ours
