@@ -216,7 +216,7 @@ def test_options_of_preference_become_its_settings(tmp_path: Path) -> None:
 
 
 NEW_FIELD = '''    workers: int = setting(16)
-    """Episodes at a time; they share the batches of an in-process model."""
+    """Episodes at a time, on each machine; they share the batches of an in-process model."""
     patience: int = setting(3, low=0, high=9, panel=AGENT)
     """Failed searches after which an episode ends."""
 '''

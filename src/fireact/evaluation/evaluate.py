@@ -35,6 +35,7 @@ from fireact.evaluation.recorded_questions import (
 )
 from fireact.evaluation.summary import read_summaries, summarise_trajectories
 from fireact.evaluation.trained_marks import mark_trained_episodes
+from fireact.models.limits import Budget
 from fireact.render.prompts import TOOLLESS_METHODS
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
@@ -89,7 +90,7 @@ class EvalConfig(EpisodeSettings):
     """trained: ask also what the agent was trained on, and mark it."""
     split: str = setting("test")
     workers: int = setting(16)
-    """Episodes at a time; they share the batches of an in-process model."""
+    """Episodes at a time, on each machine; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
         check_settings(self, "eval")
@@ -119,7 +120,8 @@ def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
     cache = config.open_cache(out)
-    model = config.load_model(config.agent, cache=cache, spent=Usage() if force else cache.total_usage())
+    budget = config.open_budget(Usage() if force else cache.total_usage())
+    model = config.load_model(config.agent, cache=cache, budget=budget)
     tools = load_tools(config.tools, cache)
     tasks = _load_tasks(config)
     episodes = _build_all_episodes(tasks, config, model, tools)
@@ -130,7 +132,8 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
         own_episodes = _take_shard(config, episodes)
         say_shard(config.shard, own_episodes, progress)
         try:
-            wall_share = run_missing_episodes(run, own_episodes, workers=config.workers, progress=progress)
+            execute = config.choose_executor(plan_evaluation, cache, budget, spec=config.agent)
+            wall_share = run_missing_episodes(run, own_episodes, execute, workers=config.workers, progress=progress)
         finally:
             model.close()
         trajectories = list(read_trajectories(run.path))
@@ -172,6 +175,12 @@ def estimate_evaluation(config: EvalConfig) -> CostEstimate:
         model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
     episodes = _take_shard(config, _build_all_episodes(_load_tasks(config), config, model, tools))
     return estimate_episodes(episodes, price=getattr(model.lm, "price", None))
+
+
+def plan_evaluation(config: EvalConfig, cache: CallCache, budget: Budget | None) -> list[Episode]:
+    """The episodes of an evaluation, or of its shard."""
+    model, tools = config.load_model(config.agent, cache=cache, budget=budget), load_tools(config.tools, cache)
+    return _take_shard(config, _build_all_episodes(_load_tasks(config), config, model, tools))
 
 
 def _take_shard(config: EvalConfig, episodes: Mapping[str, Sequence[Episode]]) -> list[Episode]:

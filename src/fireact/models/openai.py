@@ -39,7 +39,7 @@ from fireact.base.names import split_model_spec, split_urls
 from fireact.base.redact import guard_secret, redact
 from fireact.errors import ConfigError, PromptError, ProviderError
 from fireact.models.adaptation import Adaptation
-from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
+from fireact.models.limits import Endpoint, count_prompt_chars, make_rate
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.refusals import Refusal, read_refusal
 from fireact.models.replicas import ReplicatedLM
@@ -75,7 +75,7 @@ class OpenAIModel:
         self.name = f"openai:{model}"
         self.price: TokenPrice = find_price(model, base_url, table=Path(endpoint.prices) if endpoint.prices else None)
         self._model, self._url, self._pause = model, base_url, pause
-        self._limit = RateLimit(endpoint.rpm, endpoint.tpm)
+        self._limit = make_rate(endpoint, base_url)
         self.adaptation = Adaptation(self.name)
         self._reached = False
         self._closed = threading.Event()

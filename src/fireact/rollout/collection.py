@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,12 @@ from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, 
 from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError
+from fireact.models.limits import Budget
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episode_settings import EpisodeSettings
-from fireact.rollout.episodes import Episode, run_episodes
+from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes
 from fireact.rollout.loading import (
     SCRIPT,
@@ -53,7 +54,7 @@ PLAN = {
 _LOGGER = logging.getLogger("fireact")
 TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
-    "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
+    "workers", "executor", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
     "endpoint.replicas",
 )  # fmt: skip
 """Settings that do not change what is collected."""
@@ -119,13 +120,15 @@ def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, An
 def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Collect trajectories into ``out`` and return the manifest; an interrupted run is resumed."""
     cache = config.open_cache(out)
-    episodes = plan_episodes(config, cache, spent=Usage() if force else cache.total_usage())
+    budget = config.open_budget(Usage() if force else cache.total_usage())
+    episodes = plan_episodes(config, cache, budget)
+    execute = config.choose_executor(plan_episodes, cache, budget, spec=config.teacher)
     with RunDir(out, verb="collect", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
         say_shard(config.shard, episodes, progress)
         try:
-            run_missing_episodes(run, episodes, workers=config.workers, progress=progress)
+            run_missing_episodes(run, episodes, execute, workers=config.workers, progress=progress)
         finally:
             close_lm(episodes[0].agent.lm)
         return run.finish(
@@ -135,14 +138,12 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
         )
 
 
-def plan_episodes(
-    config: CollectConfig, cache: CallCache | None = None, *, spent: Usage | None = None
-) -> list[Episode]:
-    """The episodes of a plan, or of its shard; ``spent`` counts against its budget.
+def plan_episodes(config: CollectConfig, cache: CallCache | None = None, budget: Budget | None = None) -> list[Episode]:
+    """The episodes of a plan, or of its shard.
 
     Raises ConfigError where a name is unknown or a task has too few questions.
     """
-    model = config.load_model(config.teacher, cache=cache, spent=spent)
+    model = config.load_model(config.teacher, cache=cache, budget=budget)
     tools = load_tools(config.tools, cache)
     episodes: list[Episode] = []
     for name, count in config.plan.items():
@@ -189,7 +190,14 @@ def estimate_collection(config: CollectConfig) -> CostEstimate:
     return estimate_episodes(episodes, price=getattr(episodes[0].agent.lm, "price", None))
 
 
-def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: int, progress: Progress) -> float:
+def run_missing_episodes(
+    run: RunDir,
+    episodes: Sequence[Episode],
+    execute: Callable[[Iterable[Episode]], Iterator[Trajectory]],
+    *,
+    workers: int,
+    progress: Progress,
+) -> float:
     """Run the episodes that the directory lacks, save each as it ends, then sort the file into the episodes' order.
 
     Returns the wall time divided by the sum of the episodes' seconds (below 1 where episodes run in parallel). Raises
@@ -203,9 +211,7 @@ def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: i
     progress.start(str(run.config["verb"]), total=len(episodes), done=run_progress.ended)
     try:
         with jsonl.Appender(file) as appender:
-            for trajectory in run_episodes(
-                (episode for episode in episodes if episode.key not in finished_keys), workers=workers
-            ):
+            for trajectory in execute(episode for episode in episodes if episode.key not in finished_keys):
                 appender.append(trajectory.to_dict())
                 run_progress.count(trajectory)
                 progress.advance(run_progress.note())

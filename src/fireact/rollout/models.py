@@ -84,6 +84,12 @@ def load_model(
     return replace(tuned, lm=lm)
 
 
+def is_in_process(spec: str) -> bool:
+    """Whether the weights of a model are loaded into the process that calls it."""
+    prefix, separator, _ = spec.partition(":")
+    return not find_hosted_model(spec) and (not separator or prefix == "hf")
+
+
 def _describe_hosted_student(lm: LM, directory: Path) -> Model:
     """The model that ``tune`` made, with the prompt and the tools of a recorded agent where it learned these."""
     training = TrainedPrompt.from_manifest(read_manifest(directory))
