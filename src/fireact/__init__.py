@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     export: VerbFunction
     improve: VerbFunction
     join: CommandFunction
+    launch: CommandFunction
     mix: VerbFunction
     prefer: VerbFunction
     quickstart: VerbFunction
@@ -140,6 +141,7 @@ __all__ = [
     "frame",
     "improve",
     "join",
+    "launch",
     "load_tools",
     "mix",
     "prefer",

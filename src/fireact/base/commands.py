@@ -32,6 +32,11 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
         "resume": CommandEntry(
             "Resume an interrupted run by its directory alone.", "fireact.pipeline.commands:RESUME", is_verb=False
         ),
+        "launch": CommandEntry(
+            "Print a script that runs a verb as a job of Slurm, SkyPilot or Kubernetes.",
+            "fireact.pipeline.jobs:LAUNCH",
+            is_verb=False,
+        ),
     },
     "Collect": {
         "collect": CommandEntry(

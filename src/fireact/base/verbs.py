@@ -35,7 +35,8 @@ class Command:
     ``run(config, ...)`` returns what the function of Python returns; its other parameters are that function's alone.
     ``details`` follow the summary in the help. ``shorthand`` is a dataclass of options that are no settings.
     ``command_line``, a module:function of the command as it was typed, runs it and prints the result, for ``--json`` in
-    the form that ``json_help`` describes (without it there is no such option).
+    the form that ``json_help`` describes (without it there is no such option). One that ``passes_options`` takes those
+    that it does not know as words.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Command:
     command_line: str = "fireact.cli.running:run_and_print"
     json_help: str = "Print the result as one JSON object on standard output."
     show_defaults: bool = True
+    passes_options: bool = False
 
     def read_values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The settings that values make, by the names of parameters, and the options that are no settings (or None).
