@@ -107,7 +107,13 @@ def test_every_setting_of_every_command_is_in_the_page_of_commands() -> None:
 
 def test_every_setting_of_episodes_and_recipes_is_an_axis_of_studies() -> None:
     recipe_settings = {entry.name for entry in read_settings(Recipe)}
-    episode_settings = {entry.name for entry in read_settings(EvalConfig)} - {"agent", "calls", "cache", "endpoint"}
+    episode_settings = {entry.name for entry in read_settings(EvalConfig)} - {
+        "agent",
+        "calls",
+        "cache",
+        "endpoint",
+        "shard",
+    }
     assert recipe_settings | episode_settings <= set(SETTINGS)
 
 
@@ -210,7 +216,7 @@ def test_options_of_preference_become_its_settings(tmp_path: Path) -> None:
 
 
 NEW_FIELD = '''    workers: int = setting(16)
-    """Episodes at a time; they share the batches of an in-process model."""
+    """Episodes at a time, on each machine; they share the batches of an in-process model."""
     patience: int = setting(3, low=0, high=9, panel=AGENT)
     """Failed searches after which an episode ends."""
 '''

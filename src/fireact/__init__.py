@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     evaluate: VerbFunction
     export: VerbFunction
     improve: VerbFunction
+    join: CommandFunction
+    launch: CommandFunction
     mix: VerbFunction
     prefer: VerbFunction
     quickstart: VerbFunction
@@ -138,6 +140,8 @@ __all__ = [
     "export",
     "frame",
     "improve",
+    "join",
+    "launch",
     "load_tools",
     "mix",
     "prefer",

@@ -32,12 +32,22 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
         "resume": CommandEntry(
             "Resume an interrupted run by its directory alone.", "fireact.pipeline.commands:RESUME", is_verb=False
         ),
+        "launch": CommandEntry(
+            "Print a script that runs a verb as a job of Slurm, SkyPilot or Kubernetes.",
+            "fireact.pipeline.jobs:LAUNCH",
+            is_verb=False,
+        ),
     },
     "Collect": {
         "collect": CommandEntry(
             "Collect a teacher's trajectories; every episode is kept, failed ones too.",
             "fireact.rollout.collection:COLLECT",
             gathers=True,
+        ),
+        "join": CommandEntry(
+            "Join the shards of a run into one run, as if one machine had run it.",
+            "fireact.pipeline.join:JOIN",
+            is_verb=False,
         ),
         "record": CommandEntry(
             "Record your own agent: point its base URL here, and its calls become trajectories until Ctrl-C.",

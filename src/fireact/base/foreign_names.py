@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from fireact.base.keys import is_known_host
 from fireact.base.machine import cache_directory
+from fireact.base.names import split_urls
 from fireact.errors import DataError
 
 NOTES = "own-names"
@@ -92,6 +93,9 @@ def _iterate_parts(text: str, field: str) -> Iterator[tuple[str, bool]]:
     if field in _FILE_FIELDS:
         yield text, True
         return
+    if field == "replicas":  # base URLs of a model
+        yield f"openai:@{text}", False
+        return
     task, separator, method = text.rpartition("/")
     if field != "plan":
         yield text, False
@@ -108,9 +112,10 @@ def _is_foreign(name: str, *, may_be_file: bool) -> bool:
         return _is_foreign(argument.partition(":")[2], may_be_file=False)
     if kind == "mcp":
         return True
-    _, at, url = name.partition("@")
-    if at and urlsplit(url).scheme in ("http", "https"):
-        return not is_known_host(url)
+    _, at, text = name.partition("@")
+    urls = split_urls(text) if at else []
+    if urls and urlsplit(urls[0]).scheme in ("http", "https"):
+        return not all(map(is_known_host, urls))
     if kind in _built_in_names() or _ADDRESS.match(name) or "/" in kind or "\\" in kind:  # a module has no slash
         return False
     return not (may_be_file and _FILE.search(kind)) and kind not in _installed_names()

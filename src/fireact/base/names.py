@@ -8,6 +8,7 @@ the same way, and formats of files in the group ``fireact.formats``. A plug-in i
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tomllib
 from functools import lru_cache
@@ -120,3 +121,8 @@ def split_model_spec(spec: str) -> tuple[str, str, str]:
     kind, _, model_and_url = spec.partition(":")
     model, _, url = model_and_url.partition("@")
     return kind, model, url
+
+
+def split_urls(text: str) -> list[str]:
+    """The base URLs of the replicas of a model, which commas separate; a comma within an address stays."""
+    return [url for url in re.split(r",\s*(?=[a-z]+://)", text.strip()) if url]

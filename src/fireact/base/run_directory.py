@@ -121,15 +121,18 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         return read_manifest(self.path)
 
-    def finish(self, **facts: Any) -> dict[str, Any]:
-        """Write the manifest: the facts of the run, the package versions, and the hashes of its JSONL files."""
+    def finish(self, *, versions: Any = None, **facts: Any) -> dict[str, Any]:
+        """Write the manifest: the facts of the run, the package versions, and the hashes of its JSONL files.
+
+        The versions are those of this process, unless the work was done elsewhere and its ``versions`` are given.
+        """
         hashes = {file.name: file_hash(file) for file in sorted(self.path.glob("*.jsonl"))}
         manifest = {
             "verb": self.config["verb"],
             "seconds": round(self.seconds, 3),
             **facts,
             "sha256": hashes,
-            "versions": package_versions(),
+            "versions": package_versions() if versions is None else dict(versions),
         }
         note_own_names(self.path, [facts.get("agent"), facts.get("renderer")])
         jsonl.replace_text(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -317,19 +320,23 @@ def package_versions() -> dict[str, str]:
 def _refuse_other_settings(
     path: Path, stored_settings: Mapping[str, Any], new_settings: Mapping[str, Any], neutral: Sequence[str]
 ) -> None:
-    stored_values, new_values = _flatten_settings(stored_settings), _flatten_settings(new_settings)
-    differing = [
-        key
-        for key in sorted({*stored_values, *new_values})
-        if stored_values.get(key) != new_values.get(key) and key not in neutral
-    ]
-    if differing:
-        differences = "; ".join(
-            f"{key}: {stored_values.get(key)!r} there, {new_values.get(key)!r} now" for key in differing
-        )
+    if differing := find_differences(stored_settings, new_settings, ignored=neutral):
+        differences = "; ".join(f"{key}: {stored!r} there, {new!r} now" for key, (stored, new) in differing.items())
         raise DataError(
             f"{path} was made with other settings ({differences}). Choose another -o, or --force to start it anew."
         )
+
+
+def find_differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], *, ignored: Sequence[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Both values, by dotted name, of what differs between two tables of settings or facts."""
+    first_values, second_values = _flatten_settings(first), _flatten_settings(second)
+    return {
+        key: (first_values.get(key), second_values.get(key))
+        for key in sorted({*first_values, *second_values})
+        if first_values.get(key) != second_values.get(key) and key not in ignored
+    }
 
 
 def _verb_of(path: Path) -> str | None:

@@ -8,7 +8,7 @@ the records alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config, to_toml_table
 from fireact.base.settings import Setting, nested_settings, read_settings
 from fireact.errors import DataError, describe_unknown_name
+from fireact.types import Trajectory
 
 VERBS = {name: entry.record for name, entry in COMMANDS.items() if entry.is_verb}
 """Where the record of each verb is."""
@@ -34,7 +35,8 @@ class Command:
     ``run(config, ...)`` returns what the function of Python returns; its other parameters are that function's alone.
     ``details`` follow the summary in the help. ``shorthand`` is a dataclass of options that are no settings.
     ``command_line``, a module:function of the command as it was typed, runs it and prints the result, for ``--json`` in
-    the form that ``json_help`` describes (without it there is no such option).
+    the form that ``json_help`` describes (without it there is no such option). One that ``passes_options`` takes those
+    that it does not know as words.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Command:
     command_line: str = "fireact.cli.running:run_and_print"
     json_help: str = "Print the result as one JSON object on standard output."
     show_defaults: bool = True
+    passes_options: bool = False
 
     def read_values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The settings that values make, by the names of parameters, and the options that are no settings (or None).
@@ -66,7 +69,9 @@ class Verb(Command):
 
     ``neutral`` settings do not change the result. ``estimate``, a function or its module:function, tells the cost for a
     dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``. ``expand``
-    makes settings of the ``shorthand`` and of the options that were given. ``function``, a module:function, runs the
+    makes settings of the ``shorthand`` and of the options that were given. ``join`` tells what the manifest of joined
+    shards holds of their episodes, from the shards' manifests and all episodes; a verb without it cannot be sharded.
+    ``function``, a module:function, runs the
     verb in Python where more than the run is returned.
     """
 
@@ -78,6 +83,7 @@ class Verb(Command):
     estimate: Callable[[Any], CostEstimate] | str | None = None
     expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
     has_dry_run: bool = True
+    join: Callable[[Sequence[Mapping[str, Any]], Iterable[Trajectory]], dict[str, Any]] | None = None
     function: str = ""
 
     def estimate_cost(self, config: Any) -> CostEstimate | None:

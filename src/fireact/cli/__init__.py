@@ -89,8 +89,9 @@ def build_command(name: str, summary: str, heading: str | None) -> Any:
 
     record = load_command(name)
     details = "\n\n".join(filter(None, [summary, record.details, f"Example: {record.example}"]))
+    context = {**HELP_FLAGS, "ignore_unknown_options": record.passes_options}
     info = CommandInfo(
-        name, callback=make_callback(record), help=details, rich_help_panel=heading, context_settings=HELP_FLAGS
+        name, callback=make_callback(record), help=details, rich_help_panel=heading, context_settings=context
     )
     return typer.main.get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode="markdown")
 

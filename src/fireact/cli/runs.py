@@ -1,4 +1,4 @@
-"""Commands about run directories that exist: resume one, cancel its job, compare two, view some."""
+"""Commands about run directories that exist: resume one, cancel its job, join shards, compare two, view some."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from fireact.cli.running import CommandCall, explain_interrupt, run_until_signal
-from fireact.terminal.screen import STDERR, TerminalProgress
+from fireact.terminal.screen import STDERR, TerminalProgress, print_json
 
 
 def resume_command(call: CommandCall) -> None:
@@ -33,6 +33,19 @@ def cancel_command(call: CommandCall) -> None:
     else:
         status = job.status if job.status == "cancelled" else "will be stopped by the provider"
         STDERR.print(escape(f"Job {job.id}: {status}."))
+
+
+def join_command(call: CommandCall) -> None:
+    """Join shards and print what the joined run's own verb prints."""
+    from fireact.pipeline.join import join_runs
+    from fireact.terminal.evaluation import print_evaluation
+    from fireact.terminal.training import print_manifest
+
+    run = join_runs(call.config)
+    if run.results:
+        print_evaluation(run.manifest, run.path, as_json=call.as_json)
+    else:
+        print_json(run.manifest) if call.as_json else print_manifest(run.manifest, run.path)
 
 
 def compare_command(call: CommandCall) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use an agent: ask it, serve it."""
+"""Commands that use an agent: ask it, serve it; and one that writes a job of any verb."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def ask_command(call: CommandCall) -> None:
         print_json({"question": question, "answer": trajectory.answer, "steps": steps})
     elif trajectory.answer is None:
         STDERR.print(f"No answer within {agent.limits.max_steps} steps.")
+
+
+def launch_command(call: CommandCall) -> None:
+    """Print the script of a job, once the options of its verb are known to be right."""
+    from fireact.cli import build_command
+    from fireact.pipeline.jobs import write_job
+
+    script = write_job(call.config).value
+    verb, *words = call.config.words
+    build_command(verb, "", None).make_context(verb, words)
+    print(script)
 
 
 def serve_command(call: CommandCall) -> None:

@@ -6,8 +6,10 @@ trained on is asked unless that is allowed; then the ``meta`` of its episode has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,29 @@ from fireact.evaluation.recorded_questions import (
     load_recorded_questions,
     read_prompt_tokens,
 )
-from fireact.evaluation.summary import summarise_trajectories
+from fireact.evaluation.summary import read_summaries, summarise_trajectories
 from fireact.evaluation.trained_marks import mark_trained_episodes
+from fireact.models.limits import Budget
 from fireact.render.prompts import TOOLLESS_METHODS
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
-from fireact.rollout.collection import NEUTRAL_SETTINGS, TASKS_HELP, run_missing_episodes, tool_fingerprints
+from fireact.rollout.collection import (
+    NEUTRAL_SETTINGS,
+    TASKS_HELP,
+    run_missing_episodes,
+    say_shard,
+    tool_fingerprints,
+)
 from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.rollout.loading import DefaultTools, absolute_task_specs, load_task, load_tools
 from fireact.rollout.models import Model, load_model
+from fireact.rollout.shards import choose_shard, name_shard_directory, take_shard
 from fireact.tasks.order import order_examples
 from fireact.training.model_card import show_on_card
-from fireact.types import Task, Tool, Usage
+from fireact.types import Task, Tool, Trajectory, Usage
 
 ALLOWED = ("trained",)
 """What ``allow`` may name."""
@@ -62,7 +72,7 @@ class EvalConfig(EpisodeSettings):
     """Settings of ``eval``; unlike in ``collect``, answers are not repaired unless ``repairs`` is set."""
 
     agent: str = setting(normalise=absolute_if_path)
-    """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@BASE_URL], replay:DIR, scripted:expert."""
+    """A directory of 'fireact train', smollm2-135m, a hub id, openai:MODEL[@URL,...], replay:DIR, scripted:expert."""
     tasks: Sequence[str] = setting(
         DefaultTasks(("geo-hop", "geo-compose")), flags=("--task", "-t"), panel=DATA, help=TASKS_HELP,
         normalise=absolute_task_specs,
@@ -80,7 +90,7 @@ class EvalConfig(EpisodeSettings):
     """trained: ask also what the agent was trained on, and mark it."""
     split: str = setting("test")
     workers: int = setting(16)
-    """Episodes at a time; they share the batches of an in-process model."""
+    """Episodes at a time, on each machine; they share the batches of an in-process model."""
 
     def __post_init__(self) -> None:
         check_settings(self, "eval")
@@ -110,7 +120,8 @@ def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
     cache = config.open_cache(out)
-    model = config.load_model(config.agent, cache=cache, spent=Usage() if force else cache.total_usage())
+    budget = config.open_budget(Usage() if force else cache.total_usage())
+    model = config.load_model(config.agent, cache=cache, budget=budget)
     tools = load_tools(config.tools, cache)
     tasks = _load_tasks(config)
     episodes = _build_all_episodes(tasks, config, model, tools)
@@ -118,17 +129,17 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
     with RunDir(out, verb="eval", settings=config, force=force, neutral=EVAL.neutral) as run:
         if run.complete:
             return run.manifest
-        all_episodes = [episode for task_episodes in episodes.values() for episode in task_episodes]
+        own_episodes = _take_shard(config, episodes)
+        say_shard(config.shard, own_episodes, progress)
         try:
-            wall_share = run_missing_episodes(run, all_episodes, workers=config.workers, progress=progress)
+            execute = config.choose_executor(plan_evaluation, cache, budget, spec=config.agent)
+            wall_share = run_missing_episodes(run, own_episodes, execute, workers=config.workers, progress=progress)
         finally:
             model.close()
         trajectories = list(read_trajectories(run.path))
-        results = {}
-        for name in episodes:
-            task_trajectories = [trajectory for trajectory in trajectories if trajectory.task == name]
-            wall_seconds = wall_share * sum(trajectory.seconds for trajectory in task_trajectories)
-            results[name] = summarise_trajectories(task_trajectories, wall_seconds=wall_seconds).to_dict()
+        wall_seconds = defaultdict[str, float](float)
+        for trajectory in trajectories:
+            wall_seconds[trajectory.task] += wall_share * trajectory.seconds
         shots = max(
             map(_count_shots, (task_episodes[0] for task_episodes in episodes.values() if task_episodes)), default=0
         )
@@ -141,16 +152,20 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             limits={
                 name: asdict(task_episodes[0].agent.limits) for name, task_episodes in episodes.items() if task_episodes
             },
-            results=results,
-            usage=asdict(sum((trajectory.usage for trajectory in trajectories), Usage())),
+            **_summarise_tasks(trajectories, wall_seconds),
             **({} if config.questions_of is None else {"left_out": left_out}),
             **describe_replayed_calls(config.tools, trajectories),
             **read_prompt_tokens(model),
         )
-        is_new = not any(TRAINED in trajectory.meta for trajectory in trajectories)
-        if is_new and model.training is not None and not any(spec.startswith("noise:") for spec in config.tools):
-            show_on_card(config.agent, out, results, progress)
+        if model.training is not None and _is_for_card(config, trajectories):
+            show_on_card(config.agent, out, manifest["results"], progress)
         return manifest
+
+
+def _is_for_card(config: EvalConfig, trajectories: Sequence[Trajectory]) -> bool:
+    """Whether the results belong on the agent's card: of a whole run, without noise, on questions new to it."""
+    has_noise = any(spec.startswith("noise:") for spec in config.tools)
+    return config.shard is None and not has_noise and not any(TRAINED in entry.meta for entry in trajectories)
 
 
 def estimate_evaluation(config: EvalConfig) -> CostEstimate:
@@ -158,9 +173,42 @@ def estimate_evaluation(config: EvalConfig) -> CostEstimate:
     cache = CallCache(Path(CALLS), "off")
     with without_keys():
         model, tools = load_model(config.agent, cache=cache, endpoint=config.endpoint), load_tools(config.tools, cache)
-    by_task = _build_all_episodes(_load_tasks(config), config, model, tools)
-    episodes = [episode for task_episodes in by_task.values() for episode in task_episodes]
+    episodes = _take_shard(config, _build_all_episodes(_load_tasks(config), config, model, tools))
     return estimate_episodes(episodes, price=getattr(model.lm, "price", None))
+
+
+def plan_evaluation(config: EvalConfig, cache: CallCache, budget: Budget | None) -> list[Episode]:
+    """The episodes of an evaluation, or of its shard."""
+    model, tools = config.load_model(config.agent, cache=cache, budget=budget), load_tools(config.tools, cache)
+    return _take_shard(config, _build_all_episodes(_load_tasks(config), config, model, tools))
+
+
+def _take_shard(config: EvalConfig, episodes: Mapping[str, Sequence[Episode]]) -> list[Episode]:
+    return take_shard(config.shard, [episode for task_episodes in episodes.values() for episode in task_episodes])
+
+
+def _summarise_tasks(trajectories: Iterable[Trajectory], wall_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The part of a manifest about episodes: ``results`` by task, and ``usage``."""
+    by_task: dict[str, list[Trajectory]] = {}
+    usage = Usage()
+    for trajectory in trajectories:
+        by_task.setdefault(trajectory.task, []).append(trajectory)
+        usage += trajectory.usage
+    results = {
+        name: summarise_trajectories(task_trajectories, wall_seconds=wall_seconds[name]).to_dict()
+        for name, task_trajectories in by_task.items()
+    }
+    return {"results": results, "usage": asdict(usage)}
+
+
+def join_results(manifests: Sequence[Mapping[str, Any]], trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+    """What the manifest of joined shards tells of their episodes; a task's seconds are those of all machines."""
+    wall_seconds = defaultdict[str, float](float)
+    for task, summary in chain.from_iterable(read_summaries(manifest).items() for manifest in manifests):
+        wall_seconds[task] += (summary.seconds_per_question or 0.0) * summary.n
+    replayed = sum((Counter(manifest.get("replayed", {})) for manifest in manifests), Counter[str]())
+    facts = _summarise_tasks(trajectories, wall_seconds)
+    return facts | ({"replayed": dict(replayed)} if "replayed" in manifests[0] else {})
 
 
 def _load_tasks(config: EvalConfig) -> dict[str, Task]:
@@ -216,11 +264,16 @@ def _describe_agent(model: Model, config: EvalConfig, shots: int) -> str:
 
 
 def _name_directory(given: Mapping[str, Any]) -> str:
-    return f"runs/eval-{given['agent'].strip('/').replace('/', '-').replace(':', '-')}"
+    return name_shard_directory(f"runs/eval-{given['agent'].strip('/').replace('/', '-').replace(':', '-')}", given)
+
+
+def _expand_shard(options: None, given: Mapping[str, Any]) -> dict[str, Any]:
+    return choose_shard(given)
 
 
 EVAL = Verb(
-    "eval", EvalConfig, evaluate, out=_name_directory, out_help="Run directory. Default: runs/eval-AGENT.",
+    "eval", EvalConfig, evaluate, out=_name_directory, join=join_results, expand=_expand_shard,
+    out_help="Run directory. Default: runs/eval-AGENT; for a shard runs/eval-AGENT-I-of-N.",
     neutral=(*NEUTRAL_SETTINGS, "allow"), estimate=estimate_evaluation,
     example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",
     command_line="fireact.cli.running:evaluate_command",

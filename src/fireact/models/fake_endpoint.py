@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -80,6 +81,11 @@ class FakeEndpoint:
         self._server.shutdown()
         self._server.server_close()
 
+    def kill(self) -> None:
+        """Close the port and cut every connection, as a server does that dies."""
+        self._server.socket.close()
+        self._server.cut_connections()
+
     def begin(self, request: dict[str, Any], headers: Mapping[str, str]) -> Fault | None:
         """Record a request, and return the fault that is planned for it."""
         with self._lock:
@@ -133,6 +139,26 @@ def make_reply(request: WireRequest, reply: FakeReply) -> WireReply:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and remember it while it is open."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut_connections(self) -> None:
+        """Cut all open connections."""
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that left."""

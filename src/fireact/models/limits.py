@@ -10,7 +10,9 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from fireact.base.run_directory import absolute_path
@@ -36,8 +38,31 @@ class Endpoint(CheckedSettings):
     """Tokens a minute at a hosted model; 0 is no limit."""
     timeout: float = setting(120.0, panel=HOSTED, above=0)
     """Seconds that a request to a hosted model may take."""
+    replicas: Sequence[str] = setting((), flags=("--replica",), panel=HOSTED)
+    """Base URL of a further endpoint that serves the same hosted model; repeatable. --rpm and --tpm hold for each."""
     prices: str | None = setting(None, panel=HOSTED, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
+
+
+_MAKE_RATE = ContextVar["Callable[[Endpoint, str], RateLimit] | None"]("make_rate", default=None)
+
+
+@contextmanager
+def sharing_rates(make: Callable[[Endpoint, str], RateLimit]) -> Iterator[None]:
+    """Build models in this context with the rates that ``make`` returns for an endpoint and its address."""
+    token = _MAKE_RATE.set(make)
+    try:
+        yield
+    finally:
+        _MAKE_RATE.reset(token)
+
+
+def make_rate(endpoint: Endpoint, url: str) -> RateLimit:
+    """The limit of the rates of an endpoint: its own, unless the context shares them."""
+    make = _MAKE_RATE.get()
+    if make is None or not (endpoint.rpm or endpoint.tpm):
+        return RateLimit(endpoint.rpm, endpoint.tpm)
+    return make(endpoint, url)
 
 
 class RateLimit:

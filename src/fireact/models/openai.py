@@ -1,4 +1,4 @@
-"""``openai:MODEL[@BASE_URL]``: any endpoint that speaks OpenAI's chat completions, by the official client.
+"""``openai:MODEL[@BASE_URL,...]``: endpoints that speak OpenAI's chat completions, by the official client.
 
 The key comes from the environment, and only the client keeps it. Transient errors (429, 5xx, a cut connection, a
 time-out, a reply that is not JSON) are retried with backoff, or after the wait that the server names. Errors that would
@@ -35,13 +35,14 @@ from fireact.base.http import (
     show_address,
 )
 from fireact.base.keys import key_variable, read_key, refuse_key_in_address
-from fireact.base.names import split_model_spec
+from fireact.base.names import split_model_spec, split_urls
 from fireact.base.redact import guard_secret, redact
 from fireact.errors import ConfigError, PromptError, ProviderError
 from fireact.models.adaptation import Adaptation
-from fireact.models.limits import Endpoint, RateLimit, count_prompt_chars
+from fireact.models.limits import Endpoint, count_prompt_chars, make_rate
 from fireact.models.prices import TokenPrice, find_price
 from fireact.models.refusals import Refusal, read_refusal
+from fireact.models.replicas import ReplicatedLM
 from fireact.models.reply_fields import add_extra, read_extra, refusal_of_reply
 from fireact.models.stops import cut_at_stop, held_back_length
 from fireact.types import Call, Completion, OnDelta, Usage
@@ -52,6 +53,9 @@ from fireact.wire.schemas import normalise_schemas, tool_schema
 from fireact.wire.sse import iterate_events
 
 DEFAULT_URL = "https://api.openai.com/v1"
+_PROBE_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
+"""The longest time that an address may take to accept a connection: a machine that is gone never does."""
 
 
 class OpenAIModel:
@@ -71,16 +75,17 @@ class OpenAIModel:
         self.name = f"openai:{model}"
         self.price: TokenPrice = find_price(model, base_url, table=Path(endpoint.prices) if endpoint.prices else None)
         self._model, self._url, self._pause = model, base_url, pause
-        self._limit = RateLimit(endpoint.rpm, endpoint.tpm)
+        self._limit = make_rate(endpoint, base_url)
         self.adaptation = Adaptation(self.name)
         self._reached = False
         self._closed = threading.Event()
+        timeout = httpx2.Timeout(endpoint.timeout, connect=min(endpoint.timeout, _CONNECT_SECONDS))
         self._client = openai.OpenAI(
             base_url=base_url,
             api_key=guard_secret(key) if key else read_key(base_url),
-            timeout=endpoint.timeout,
+            timeout=timeout,
             http_client=openai.DefaultHttpxClient(
-                timeout=endpoint.timeout, event_hooks={"response": [limit_reply(self.name, max_bytes)]}
+                timeout=timeout, event_hooks={"response": [limit_reply(self.name, max_bytes)]}
             ),
             max_retries=0,  # our own retries respect the rate limit and the end of the run
         )
@@ -91,6 +96,15 @@ class OpenAIModel:
 
         Raises ProviderError after the last retry, ConfigError for an error that a retry cannot mend.
         """
+        started = time.perf_counter()
+        retry = Retry(pause=self._pause, sleep=self._sleep)
+        try:
+            return retry.run(self.name, lambda: self.attempt(call, started=started))
+        except ProviderError as error:
+            raise self.explain(error) from None
+
+    def attempt(self, call: Call, *, started: float) -> Completion:
+        """Try a call once; its seconds count from ``started``. Raises TransientError where a retry may mend it."""
         streams = call.on_delta is not None and not call.tools
         numbered = zip(number_calls(call.messages), call.messages, strict=True)
         request = CHAT_COMPLETIONS.write_request(
@@ -106,28 +120,36 @@ class OpenAIModel:
                 stream_usage=streams,
             )
         )
-        started = time.perf_counter()
         send = _StreamSender(call.stop, call.on_delta) if streams and call.on_delta else _send_whole
         expected_tokens = count_prompt_chars(call.messages, call.tools) // 4 + (call.max_tokens or 256) // 4
-        reply = self._send_with_retries(request, send, expected=expected_tokens)
+        reply = self._send_once(request, send, expected_tokens)
         return self._completion(reply, call.stop, time.perf_counter() - started)
 
     def close(self) -> None:
         """Wake up the threads that wait for a retry, and make them give up."""
         self._closed.set()
 
-    def _send_with_retries(self, request: dict[str, Any], send: _Send, *, expected: int) -> WireReply:
-        """Send a request, with retries after transient errors, and return its reply."""
-        retry = Retry(pause=self._pause, sleep=self._sleep)
+    @property
+    def address(self) -> str:
+        """The base URL, for messages."""
+        return show_address(self._url)
+
+    def is_reachable(self) -> bool:
+        """Whether the endpoint answers a request for its models, in whatever way."""
         try:
-            return retry.run(self.name, lambda: self._send_once(request, send, expected))
-        except ProviderError as error:
-            fault = error.__cause__
-            if fault is not None and isinstance(fault.__cause__, openai.APIConnectionError) and not self._reached:
-                raise ConfigError(
-                    f"{show_address(self._url)} cannot be reached ({fault}). Check the address, and that it runs."
-                ) from None
-            raise
+            self._client.get("/models", cast_to=httpx2.Response, options={"timeout": _PROBE_SECONDS})
+        except openai.APIStatusError as error:
+            return error.status_code < 500
+        except (openai.APIError, httpx2.HTTPError):
+            return False
+        return True
+
+    def explain(self, error: ProviderError) -> Exception:
+        """The error of the last retry; a ConfigError where no request ever reached the address."""
+        fault = error.__cause__
+        if fault is not None and isinstance(fault.__cause__, openai.APIConnectionError) and not self._reached:
+            return ConfigError(f"{self.address} cannot be reached ({fault}). Check the address, and that it runs.")
+        return error
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds):
@@ -263,18 +285,23 @@ class _StreamSender:
             self._sent_chars = safe_chars
 
 
-def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel:
-    """The LM behind ``openai:MODEL`` or ``openai:MODEL@BASE_URL``."""
-    _, model, url = split_model_spec(f"openai:{name}")
+def from_name(name: str, *, slots: int = 16, endpoint: Endpoint | None = None) -> OpenAIModel | ReplicatedLM:
+    """The LM behind ``openai:MODEL``, ``openai:MODEL@BASE_URL`` or, for replicas, ``openai:MODEL@URL1,URL2``."""
+    _, model, text = split_model_spec(f"openai:{name}")
     if not model:
         raise ConfigError("openai: needs a model, such as openai:gpt-4o or openai:qwen@http://localhost:8000/v1.")
-    url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-    refuse_key_in_address(url)
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(
-            f"{show_address(url)!r} is no address of an endpoint. Give one such as http://localhost:8000/v1."
-        )
-    return OpenAIModel(model, url, endpoint=endpoint)
+    urls = [*split_urls(text), *(() if endpoint is None else endpoint.replicas)]
+    urls = [url.rstrip("/") for url in urls or [os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL]]
+    for url in urls:
+        refuse_key_in_address(url)
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ConfigError(
+                f"{show_address(url)!r} is no address of an endpoint. Give one such as http://localhost:8000/v1."
+            )
+    if repeated := [url for url in urls if urls.count(url) > 1]:
+        raise ConfigError(f"{show_address(repeated[0])} is there twice. Name each replica once.")
+    models = [OpenAIModel(model, url, endpoint=endpoint) for url in urls]
+    return models[0] if len(models) == 1 else ReplicatedLM(models)
 
 
 def _describe_error(error: Exception) -> str:

@@ -33,6 +33,7 @@ from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import read_summaries
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.collection import TASKS_HELP, CollectConfig, collect
+from fireact.rollout.episode_settings import EXECUTOR_HELP, check_executor
 from fireact.rollout.loading import SEARCH, load_task
 from fireact.rollout.students import require_tuned_directory
 from fireact.tasks.question_hash import normalise_question
@@ -64,7 +65,8 @@ class ImproveConfig:
     recipe: Recipe | None = setting(None, panel=SCHEDULE, parse=read_recipe)
     """Recipe of each round's training, by name or TOML file. Default: the run's."""
     workers: int = setting(16, is_option=False)
-    """Episodes at a time."""
+    """Episodes at a time, on each machine."""
+    executor: str = setting("threads", panel=AGENT, help=EXECUTOR_HELP, normalise=check_executor)
 
     def __post_init__(self) -> None:
         check_settings(self, "improve")
@@ -109,7 +111,7 @@ class _Plan:
 def improve(config: ImproveConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Run rounds until one gains nothing, and return the manifest with each round's scores and data."""
     plan = _make_plan(config)
-    with RunDir(out, verb="improve", settings=plan.settings, force=force, neutral=("workers",)) as run:
+    with RunDir(out, verb="improve", settings=plan.settings, force=force, neutral=("workers", "executor")) as run:
         if run.complete:
             return run.manifest
         rounds, stopped = _run_rounds(plan, out, progress)
@@ -271,6 +273,7 @@ def _collect_try(
         temperature=config.temperature,
         repairs=0,
         workers=config.workers,
+        executor=config.executor,
     )
     collect(settings, round_directory / f"collect-{try_index}", progress=progress)
     return str((round_directory / f"collect-{try_index}").absolute())
@@ -286,12 +289,14 @@ def _evaluate_student(plan: _Plan, student: Path, round_directory: Path, progres
         tools=tuple(plan.tools),
         split="dev",
         workers=config.workers,
+        executor=config.executor,
     )
     summaries = read_summaries(evaluate(settings, round_directory / "eval", progress=progress))
     return ImprovementRound({task: summary.em for task, summary in summaries.items()})
 
 
 IMPROVE = Verb(
-    "improve", ImproveConfig, improve, out="runs/improve", neutral=("workers",), estimate=estimate_improvement,
+    "improve", ImproveConfig, improve, out="runs/improve", neutral=("workers", "executor"),
+    estimate=estimate_improvement,
     example="`fireact improve runs/quickstart -t geo-hop -n 100 -o runs/improve`",
 )  # fmt: skip

@@ -67,7 +67,7 @@ class CallCache:
         if self.mode == "off":
             return load()
         if self.mode == "replay":
-            return CachedLM(name=str(self._read_facts("lm", spec)), cache=self, lm=None)
+            return CachedLM(name=str(self.read_facts("lm", spec)), cache=self, lm=None)
         lm = load()
         self._note_facts("lm", spec, lm.name)
         return CachedLM(name=lm.name, cache=self, lm=lm)
@@ -77,7 +77,7 @@ class CallCache:
         if self.mode == "off":
             return list(load())
         if self.mode == "replay":
-            return [CachedTool(RecordedTool(**facts), self) for facts in self._read_facts("tools", spec)]
+            return [CachedTool(RecordedTool(**facts), self) for facts in self.read_facts("tools", spec)]
         tools = [CachedTool(tool, self) for tool in load()]
         self._note_facts("tools", spec, [asdict(RecordedTool.of(tool)) for tool in tools])
         return list(tools)
@@ -104,22 +104,31 @@ class CallCache:
     def get_or_make(self, call: Sequence[Any], make: Callable[[], str]) -> str:
         """The stored answer of a call, or what ``make`` returns, which is then stored."""
         key = hashlib.sha256(dumps(call).encode("utf-8", "surrogatepass")).digest()
-        answer = self._read_answer(key)
-        if answer is not None:
-            return answer
-        if self.mode == "replay":
+        answer = self._read_or_make(key, str(call[0]), lambda: encode_text(hide_secrets(make())).decode())
+        if answer is None:
             raise ConfigError(
                 f"{self.path} holds no answer of {call[1]} to this call, so it cannot be replayed. "
                 "The settings, prompts or questions differ from the recorded run's."
             )
-        with self._hold_key(key):
-            answer = self._read_answer(key)  # another thread may have made the call meanwhile
-            if answer is None:
-                if self._failure is not None:
-                    raise self._failure  # nothing is paid for that cannot be kept
-                answer = encode_text(hide_secrets(make())).decode()
-                self._store_answer(key, str(call[0]), answer)
+        return answer
+
+    def _read_or_make(self, key: bytes, kind: str, make: Callable[[], str]) -> str | None:
+        """The stored answer, or a new one, which is then stored; None where it cannot be replayed."""
+        answer = self.read_answer(key)
+        if answer is not None or self.mode == "replay":
             return answer
+        with self._hold_key(key):
+            answer = self.read_answer(key)  # another thread may have made the call meanwhile
+            if answer is None:
+                self.require_room()
+                answer = make()
+                self.store_answer(key, kind, answer)
+            return answer
+
+    def require_room(self) -> None:
+        """Raise DiskError where an answer could not be stored: nothing is paid for that cannot be kept."""
+        if self._failure is not None:
+            raise self._failure
 
     @contextmanager
     def _hold_key(self, key: bytes) -> Iterator[None]:
@@ -136,11 +145,12 @@ class CallCache:
                 if not flight[1]:
                     del self._flights[key]
 
-    def _read_answer(self, key: bytes) -> str | None:
+    def read_answer(self, key: bytes) -> str | None:
+        """The stored answer of the call with this key."""
         rows = self._execute("SELECT answer FROM calls WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
-    def _store_answer(self, key: bytes, kind: str, answer: str) -> None:
+    def store_answer(self, key: bytes, kind: str, answer: str) -> None:
         """Store the answer of a call; the first that finds the disk full uses the reserve, and ends the run."""
         statement, values = "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, kind, answer)
         try:
@@ -157,7 +167,8 @@ class CallCache:
         """Remember the facts of a spec; the first call writes them, so that building an agent creates no file."""
         self._unwritten_facts.append((kind, spec, encode_text(hide_secrets(dumps(facts))).decode()))
 
-    def _read_facts(self, kind: str, spec: str) -> Any:
+    def read_facts(self, kind: str, spec: str) -> Any:
+        """The facts of a model or of tools, which replay needs. Raises ConfigError where none are stored."""
         rows = self._execute("SELECT facts FROM parts WHERE kind = ? AND spec = ?", (kind, spec))
         if not rows:
             known_specs = [str(row[0]) for row in self._execute("SELECT spec FROM parts WHERE kind = ?", (kind,))]
@@ -207,6 +218,21 @@ def _open_database(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, OSError) as error:
         raise _database_error(path, error) from error
     return connection
+
+
+def merge_call_files(sources: Sequence[Path], target: Path) -> None:
+    """Copy the calls of some files into another, where each stands once. Raises DiskError."""
+    connection = _open_database(target)
+    try:
+        for source in sources:
+            connection.execute("ATTACH ? AS source", (str(source),))
+            connection.execute("INSERT OR IGNORE INTO calls SELECT * FROM source.calls")
+            connection.execute("INSERT OR IGNORE INTO parts SELECT * FROM source.parts")
+            connection.execute("DETACH source")
+    except sqlite3.Error as error:
+        raise _database_error(target, error) from error
+    finally:
+        connection.close()
 
 
 def load_replayed_lm(directory: str, *, slots: int = 16) -> LM:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, 
 from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError
+from fireact.models.limits import Budget
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.episode_settings import EpisodeSettings
-from fireact.rollout.episodes import Episode, run_episodes
+from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes
 from fireact.rollout.loading import (
     SCRIPT,
@@ -35,6 +37,7 @@ from fireact.rollout.loading import (
     load_task,
     load_tools,
 )
+from fireact.rollout.shards import choose_shard, name_shard_directory, take_shard
 from fireact.tasks.order import order_examples
 from fireact.types import LM, Tool, Trajectory, Usage
 
@@ -51,7 +54,8 @@ PLAN = {
 _LOGGER = logging.getLogger("fireact")
 TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
-    "workers", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
+    "workers", "executor", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
+    "endpoint.replicas",
 )  # fmt: skip
 """Settings that do not change what is collected."""
 
@@ -69,7 +73,7 @@ class CollectConfig(EpisodeSettings):
     plan: Mapping[str, int] = setting(factory=lambda: dict(PLAN), normalise=_absolute_plan, is_option=False)
     """Number of questions by "task/method"."""
     teacher: str = setting(SCRIPT, panel=AGENT)
-    """openai:MODEL[@BASE_URL], scripted:expert (for tasks of the embedded world), hf:NAME, replay:DIR, a run directory
+    """openai:MODEL[@URL,...], scripted:expert (for tasks of the embedded world), hf:NAME, replay:DIR, a run directory
     or module:attribute.
     """
     start: int = setting(0, panel=DATA, low=0)
@@ -102,9 +106,10 @@ class PlanOptions:
 
 
 def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of some tasks and methods; the default one where none of these options is given."""
+    """The plan of some tasks and methods, the default one where none of these options is given; and the shard."""
+    given = choose_shard(given)
     if not options.tasks and not options.method and options.n is None:
-        return dict(given)
+        return given
     if not options.tasks:
         raise ConfigError("--method and -n need --task. Leave all three out for the default plan.")
     count = 20 if options.n is None else options.n
@@ -115,12 +120,15 @@ def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, An
 def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Collect trajectories into ``out`` and return the manifest; an interrupted run is resumed."""
     cache = config.open_cache(out)
-    episodes = plan_episodes(config, cache, spent=Usage() if force else cache.total_usage())
+    budget = config.open_budget(Usage() if force else cache.total_usage())
+    episodes = plan_episodes(config, cache, budget)
+    execute = config.choose_executor(plan_episodes, cache, budget, spec=config.teacher)
     with RunDir(out, verb="collect", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
         if run.complete:
             return run.manifest
+        say_shard(config.shard, episodes, progress)
         try:
-            run_missing_episodes(run, episodes, workers=config.workers, progress=progress)
+            run_missing_episodes(run, episodes, execute, workers=config.workers, progress=progress)
         finally:
             close_lm(episodes[0].agent.lm)
         return run.finish(
@@ -130,14 +138,12 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
         )
 
 
-def plan_episodes(
-    config: CollectConfig, cache: CallCache | None = None, *, spent: Usage | None = None
-) -> list[Episode]:
-    """The episodes of a plan; ``spent`` counts against its budget.
+def plan_episodes(config: CollectConfig, cache: CallCache | None = None, budget: Budget | None = None) -> list[Episode]:
+    """The episodes of a plan, or of its shard.
 
     Raises ConfigError where a name is unknown or a task has too few questions.
     """
-    model = config.load_model(config.teacher, cache=cache, spent=spent)
+    model = config.load_model(config.teacher, cache=cache, budget=budget)
     tools = load_tools(config.tools, cache)
     episodes: list[Episode] = []
     for name, count in config.plan.items():
@@ -159,7 +165,13 @@ def plan_episodes(
         )
     if not episodes:
         raise ConfigError("the plan has no episodes. Give --task and -n, or --plan TASK/METHOD=N.")
-    return episodes
+    return take_shard(config.shard, episodes)
+
+
+def say_shard(shard: str | None, episodes: Sequence[Episode], progress: Progress) -> None:
+    """Say which shard of a run this is: a scheduler's variables may have named it."""
+    if shard is not None:
+        progress.say(f"shard {shard}: {len(episodes)} episodes (--shard 1/1 runs all)")
 
 
 def close_lm(lm: LM) -> None:
@@ -178,7 +190,14 @@ def estimate_collection(config: CollectConfig) -> CostEstimate:
     return estimate_episodes(episodes, price=getattr(episodes[0].agent.lm, "price", None))
 
 
-def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: int, progress: Progress) -> float:
+def run_missing_episodes(
+    run: RunDir,
+    episodes: Sequence[Episode],
+    execute: Callable[[Iterable[Episode]], Iterator[Trajectory]],
+    *,
+    workers: int,
+    progress: Progress,
+) -> float:
     """Run the episodes that the directory lacks, save each as it ends, then sort the file into the episodes' order.
 
     Returns the wall time divided by the sum of the episodes' seconds (below 1 where episodes run in parallel). Raises
@@ -192,9 +211,7 @@ def run_missing_episodes(run: RunDir, episodes: Sequence[Episode], *, workers: i
     progress.start(str(run.config["verb"]), total=len(episodes), done=run_progress.ended)
     try:
         with jsonl.Appender(file) as appender:
-            for trajectory in run_episodes(
-                (episode for episode in episodes if episode.key not in finished_keys), workers=workers
-            ):
+            for trajectory in execute(episode for episode in episodes if episode.key not in finished_keys):
                 appender.append(trajectory.to_dict())
                 run_progress.count(trajectory)
                 progress.advance(run_progress.note())
@@ -333,8 +350,15 @@ def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
     return {name: str(getattr(tool, "fingerprint", "")) for name, tool in tools.items()}
 
 
+def join_counts(manifests: Sequence[Mapping[str, Any]], trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+    """What the manifest of joined shards tells of their episodes."""
+    return summarise_episodes(trajectories)
+
+
 COLLECT = Verb(
-    "collect", CollectConfig, collect, out="runs/collect", neutral=NEUTRAL_SETTINGS, estimate=estimate_collection,
+    "collect", CollectConfig, collect, out=partial(name_shard_directory, "runs/collect"),
+    out_help="Run directory to write. Default: runs/collect; for a shard runs/collect-I-of-N.", join=join_counts,
+    neutral=NEUTRAL_SETTINGS, estimate=estimate_collection,
     example="`fireact collect -t geo-hop -m react -m reflexion -n 50 -o runs/collect`",
     shorthand=PlanOptions, expand=_expand_plan,
 )  # fmt: skip

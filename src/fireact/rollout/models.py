@@ -1,7 +1,7 @@
 """How a name becomes a model: a teacher, a prompted student, or one that ``train`` made.
 
 scripted:expert          a script that plays the teacher
-openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions
+openai:MODEL[@BASE_URL]  any endpoint that speaks OpenAI's chat completions; URL1,URL2 are replicas of one model
 replay:DIR               the stored calls of a recorded run, with no model behind them
 hf:NAME, NAME            a model that transformers loads: smollm2-135m, a hub id, a local directory
 DIR                      a directory of ``fireact train``, ``prefer``, ``tune`` or ``quickstart``; no prompt of ours
@@ -82,6 +82,12 @@ def load_model(
     if tuned is None:
         return _describe_hosted_student(lm, Path(spec)) if hosted else Model(lm=lm, tuned=False, description=lm.name)
     return replace(tuned, lm=lm)
+
+
+def is_in_process(spec: str) -> bool:
+    """Whether the weights of a model are loaded into the process that calls it."""
+    prefix, separator, _ = spec.partition(":")
+    return not find_hosted_model(spec) and (not separator or prefix == "hf")
 
 
 def _describe_hosted_student(lm: LM, directory: Path) -> Model:

@@ -25,7 +25,7 @@ from fireact.training.recipe import Recipe
 EVAL_SETTINGS = tuple(
     entry.name
     for entry in read_settings(EvalConfig)
-    if entry.name not in ("agent", "seed", "calls", "cache", "endpoint")
+    if entry.name not in ("agent", "seed", "calls", "cache", "endpoint", "shard")
 )
 """Settings that are passed to ``eval`` unchanged."""
 RECIPE_SETTINGS = tuple(entry.name for entry in fields(Recipe) if entry.name != "seed")

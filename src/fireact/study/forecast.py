@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
-from fireact.base.names import split_model_spec
+from fireact.base.names import split_model_spec, split_urls
 from fireact.base.run_directory import read_manifest, read_trajectories
 from fireact.errors import FireactError
 from fireact.evaluation.summary import read_summaries
@@ -316,7 +316,9 @@ def _estimate_model(stage: Stage, groups: Iterable[tuple[str, str, int]], *, nat
         )
         return CostEstimate.from_terms(dollars=costs, episodes=sum(count for _, _, count in groups))
     name = f"ft:{name}" if is_tuned else name
-    price = find_price(name, (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"))
+    price = find_price(
+        name, (next(iter(split_urls(url)), None) or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+    )
     probe = Model(lm=PromptProbe(), tuned=is_tuned, description=name)
     episodes: list[Episode] = []
     for spec, method, count in groups:

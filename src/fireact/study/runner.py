@@ -12,7 +12,7 @@ next one begins; the manifest is written only when no cell has failed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from fireact.base.settings import check_settings, setting
 from fireact.base.verbs import Verb, load_verb
 from fireact.errors import BusyError, ConfigError, FireactError, unknown_name_error
 from fireact.reporting.rows import RESULTS, StudyResults, StudyRow, to_plain
+from fireact.rollout.episode_settings import EXECUTOR_HELP, check_executor
 from fireact.study.cells import Cell, build_cells
 from fireact.study.cost import StudyBudget, compute_cell_cost, parse_usd_budget
 from fireact.study.file import StudyFile, read_study
@@ -76,6 +77,8 @@ class StudyConfig:
     budget: str | None = None
     """What all stages together may take of hosted models, jobs and searches (at the file's price): 50usd."""
 
+    executor: str = setting("threads", help=EXECUTOR_HELP, normalise=check_executor)
+
     def __post_init__(self) -> None:
         check_settings(self, "study")
         if self.budget is not None:
@@ -92,10 +95,10 @@ def run_study(config: StudyConfig, out: Path, *, force: bool = False, progress: 
     matrix.check_values_given()
     check_cells(matrix.chains, config.root(out), with_services=True)
     earlier_values = read_config(out).get("values", {}) if (out / CONFIG).is_file() else {}
-    neutral = ("stages", "budget", *(f"values.{name}" for name in {**earlier_values, **config.values}))
+    neutral = ("stages", "budget", "executor", *(f"values.{name}" for name in {**earlier_values, **config.values}))
     with RunDir(out, verb="study", settings=config, force=force, neutral=neutral) as run:
         (out / MANIFEST).unlink(missing_ok=True)  # a changed study file has other cells
-        runner = StudyRunner(matrix, config.root(out), out, progress, budget=config.budget)
+        runner = StudyRunner(matrix, config.root(out), out, progress, budget=config.budget, executor=config.executor)
         try:
             runner.run()
         finally:
@@ -154,9 +157,16 @@ class StudyRunner:
     """Runs the cells one after the other, and estimates the time left."""
 
     def __init__(
-        self, matrix: StudyMatrix, root: Path, out: Path, progress: Progress, *, budget: str | None = None
+        self,
+        matrix: StudyMatrix,
+        root: Path,
+        out: Path,
+        progress: Progress,
+        *,
+        budget: str | None = None,
+        executor: str = "threads",
     ) -> None:
-        self.matrix, self.root, self.out, self.progress = matrix, root, out, progress
+        self.matrix, self.root, self.out, self.progress, self.executor = matrix, root, out, progress, executor
         self.failures: dict[str, str] = {}
         self.results: dict[str, CellResult] = {}
         self.rates = load_rates(matrix, root)
@@ -213,9 +223,10 @@ class StudyRunner:
         if stage.key in self._failed_stages:
             raise FireactError(self._failed_stages[stage.key])
         try:
-            load_verb(stage.verb).run(
-                self.budget.config_within_budget(stage), stage.path(self.root), progress=self.progress
-            )
+            config = self.budget.config_within_budget(stage)
+            if stage.is_rollout and self.executor != "threads":
+                config = replace(config, executor=self.executor)
+            load_verb(stage.verb).run(config, stage.path(self.root), progress=self.progress)
         except BusyError:
             raise
         except Exception as error:
