@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fireact.evaluation.comparison import compare_scores
 from fireact.evaluation.summary import summarise_trajectories
@@ -50,7 +51,7 @@ def sample(n: int = 60) -> ReportData:
         title="SmolLM2-135M-Instruct as an agent of the embedded world",
         created="2026-07-01 12:00 UTC",
         agents=(
-            ReportAgent(BASE, "SmolLM2-135M-Instruct, react, 3 examples in the prompt"),
+            ReportAgent(BASE, "SmolLM2-135M-Instruct, react, 3 examples in the prompt", tuned=False),
             ReportAgent(TUNED, "the same, fine-tuned (LoRA), no examples in the prompt", trajectories=159),
         ),
         results={
@@ -76,6 +77,28 @@ def sample(n: int = 60) -> ReportData:
         ),
         cases=choose_cases(everything),
         sources=[EpisodeSource(name, own) for name, own in everything.items()],
+    )
+
+
+def sample_with_noise(n: int = 60) -> ReportData:
+    """The sample, and both agents once more with disturbed tools on one task."""
+    clean, task, noise = sample(n), "geo-hop", "none=0.5"
+    twins = {
+        name: f"{name}, noise {noise}" for name in (BASE, TUNED)
+    }  # fmt: skip
+    episodes = {name: _episodes(task, name, n, share / 2) for name, share in zip(twins, RIGHT[task], strict=True)}
+    results = dict(clean.results[task])
+    results |= {twins[name]: summarise_trajectories(found) for name, found in episodes.items()}
+    before = {source.name: [one for one in source.trajectories if one.task == task] for source in clean.sources}
+    return replace(
+        clean,
+        agents=(
+            *clean.agents,
+            *(ReportAgent(twins[name], f"tools under noise: {noise}", model=name, noise=noise) for name in twins),
+        ),
+        results={**clean.results, task: results},
+        robustness={task: {twins[name]: compare_scores(before[name], found) for name, found in episodes.items()}},
+        sources=[*clean.sources, *(EpisodeSource(twins[name], found) for name, found in episodes.items())],
     )
 
 

@@ -26,6 +26,20 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 BASE, TUNED = sample_report.BASE, sample_report.TUNED
+ALL = "#trajectories?all"
+"""The place of all trajectories; without a query, the pair of the report is compared."""
+OVERLAPS = """
+const words = element => {
+  const range = document.createRange();
+  return [...element.childNodes].filter(node => node.nodeType === Node.TEXT_NODE && node.data.trim())
+    .flatMap(node => { range.selectNodeContents(node); return [...range.getClientRects()]; });
+};
+const cross = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+return [...document.querySelectorAll('#report .swatch')].filter(mark =>
+  [...mark.parentElement.querySelectorAll('*'), mark.parentElement].flatMap(words)
+    .some(box => cross(box, mark.getBoundingClientRect()))).length;
+"""
+"""How many marks of colour lie over words beside them."""
 INJECTED = (
     "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
     "<a href='javascript:window.hit = 3'>x</a>{{7*7}}<!--<script>"
@@ -133,7 +147,7 @@ def test_the_report_is_shown_first_and_its_tabs_lead_to_the_trajectories(page: P
     assert page.find("h1").is_displayed() and not page.find("#list").is_displayed()
     page.find("[data-view=trajectories]").click()
     assert page.find("#list").is_displayed() and not page.find("h1").is_displayed()
-    assert page.count == 480 and page.texts("#total") == ["480"]
+    assert page.texts("#total") == ["480"]
     page.browser.back()
     assert page.find("h1").is_displayed()
     page.find("a[href='#data']").click()
@@ -141,7 +155,9 @@ def test_the_report_is_shown_first_and_its_tabs_lead_to_the_trajectories(page: P
 
 
 def test_the_cases_of_the_report_are_read_side_by_side_and_lead_on(page: Page) -> None:
-    assert len(page.texts("#case-list .case")) == len(report().cases)
+    assert len(page.texts("#first-case .case")) == 1 and len(page.texts("#case-list .case")) == len(report().cases) - 1
+    above, numbers = (page.find(f"#{name}").rect["y"] for name in ("first-case", "numbers-heading"))
+    assert above < numbers
     assert all(
         len(page.run("return [...arguments[0].querySelectorAll('.run')]", case)) == 2
         for case in page.browser.find_elements("css selector", ".case")
@@ -150,8 +166,21 @@ def test_the_cases_of_the_report_are_read_side_by_side_and_lead_on(page: Page) -
     assert page.find("#detail").is_displayed() and len(page.texts("#detail .run")) == 2
 
 
-def test_every_filter_narrows_the_list(page: Page) -> None:
+def test_the_trajectories_open_on_the_first_question_that_turned_right(page: Page) -> None:
     page.open("#trajectories")
+    assert page.count == 240 and page.find("#f-agent").get_attribute("value") == BASE
+    assert page.texts("#detail h4") == ["prompted", "fine-tuned"]
+    assert [text.split()[0] for text in page.texts("#detail .badges li:first-child")] in (["✗", "✓"], ["~", "✓"])
+    before, _, after = page.texts(".row .marks")[0].partition("→")
+    assert "wrong" in before and "✓" in after
+    page.find("form [type=reset]").click()
+    assert page.count == 480
+    page.open(page.fragment)
+    assert page.count == 480  # a link to all is not a link to the pair
+
+
+def test_every_filter_narrows_the_list(page: Page) -> None:
+    page.open(ALL)
     total = page.count
     for name, value, expected in (
         ("agent", TUNED, 240),
@@ -174,7 +203,7 @@ def test_every_filter_narrows_the_list(page: Page) -> None:
 
 
 def test_search_looks_through_everything_and_marks_what_it_found(page: Page) -> None:
-    page.open("#trajectories")
+    page.open(ALL)
     page.search("INJECTED? window.hit")
     assert page.count == 1
     page.find("#f-q").send_keys(Keys.ENTER, Keys.ARROW_DOWN)
@@ -186,7 +215,7 @@ def test_search_looks_through_everything_and_marks_what_it_found(page: Page) -> 
 
 
 def test_two_runs_stand_side_by_side_on_the_same_question(page: Page) -> None:
-    page.open("#trajectories")
+    page.open(ALL)
     page.choose("against", TUNED)
     assert page.count == 240 and "questions" in page.find("#count").text
     page.choose("change", "wrong, then right")
@@ -195,13 +224,13 @@ def test_two_runs_stand_side_by_side_on_the_same_question(page: Page) -> None:
         for one, other in zip(*(source.trajectories for source in report().sources), strict=True)
     )
     assert page.count == wins
-    page.find(".row").click()
-    assert page.texts("#detail h4") == [BASE, TUNED]
-    assert [text.split()[0] for text in page.texts("#detail .badges li:first-child")] == ["✗", "✓"]
+    page.run("document.querySelector('.row').click()")  # a row is drawn anew while the list scrolls
+    assert page.texts("#detail h4") == ["prompted", "fine-tuned"]
+    assert [text.split()[0] for text in page.texts("#detail .badges li:first-child")] in (["✗", "✓"], ["~", "✓"])
 
 
 def test_thought_action_observation_and_noise_are_told_apart_by_words_and_shape(page: Page) -> None:
-    page.open("#trajectories")
+    page.open(ALL)
     page.search("Injected?")
     page.find(".row").click()
     labels = page.texts("#detail .label")
@@ -220,8 +249,30 @@ def test_thought_action_observation_and_noise_are_told_apart_by_words_and_shape(
     assert page.run("return [...document.querySelectorAll('.observation .text')].at(-1).clientHeight") > 2 * folded
 
 
-def test_injected_text_stays_text(page: Page) -> None:
+def test_no_mark_lies_over_text_and_figures_stand_on_one_baseline(chromium: Any, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(make_encodable(render_html(sample_report.sample_with_noise(20))), encoding="utf-8")
+    page = Page(chromium, file.as_uri())
+    assert len(page.texts(".agents .swatch.noisy")) == 2 and "fine-tuned, none=0.5" in page.texts("tbody .agent")
+    for width in (360, 768, 1280):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        assert not page.run(OVERLAPS)
+        figures = page.run("return [...document.querySelectorAll('.card .to')].map(e => e.getBoundingClientRect())")
+        rows = {round(box["top"]): round(box["bottom"]) for box in figures}
+        assert len(rows) == {360: 4, 768: 2, 1280: 1}[width]
+        cards = page.run("return [...document.querySelectorAll('.card')].map(e => [e.scrollWidth, e.clientWidth])")
+        assert all(inner <= outer for inner, outer in cards)
     page.open("#trajectories")
+    fields = page.run("return [...document.querySelectorAll('.filters > *')].filter(e => e.offsetHeight)"
+                      ".map(e => e.getBoundingClientRect().bottom)")  # fmt: skip
+    assert max(fields) - min(fields) < 12
+    page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_injected_text_stays_text(page: Page) -> None:
+    page.open(ALL)
     page.search("Injected?")
     page.find(".row").click()
     assert INJECTED in page.texts("#detail .observation .text")[0]
@@ -236,7 +287,7 @@ def test_injected_text_stays_text(page: Page) -> None:
 def test_a_link_brings_back_the_episode_and_the_filters(page: Page) -> None:
     wanted = report().sources[1].trajectories[70]
     page.open(f"#trajectories?task={wanted.task}&agent={quote(TUNED)}&q=country&e={quote(episode_id(TUNED, wanted))}")
-    assert page.find("#detail h4").text == TUNED and wanted.example.id in page.find("#detail .facts-line").text
+    assert page.find("#detail h4").text == "fine-tuned" and wanted.example.id in page.find("#detail .facts-line").text
     assert (
         page.find("#f-task").get_attribute("value") == wanted.task
         and page.find("#f-q").get_attribute("value") == "country"
@@ -265,9 +316,9 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     assert page.run("return document.activeElement.className") == "skip"
     page.browser.switch_to.active_element.send_keys(Keys.ENTER)
     assert page.run("return document.activeElement.id") == "main" and page.find("#report").is_displayed()
-    page.open("#trajectories")
+    page.open(ALL)
     listed = page.find("#list")
-    listed.send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    listed.send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
     active = listed.get_attribute("aria-activedescendant")
     assert page.find(f"#{active}").get_attribute("aria-selected") == "true"
     assert page.find("#detail .steering .muted").text == "3 of 480"
@@ -301,7 +352,7 @@ def test_every_control_has_a_name(page: Page) -> None:
         "table",
     }
     page.browser.execute_cdp_cmd("Accessibility.enable", {})
-    for fragment in ("", "#trajectories", "#trajectories?q=injected"):
+    for fragment in ("", ALL, "#trajectories", "#trajectories?q=injected"):
         page.open(fragment)
         if fragment:
             page.find("#list").send_keys(Keys.ARROW_DOWN)
@@ -345,10 +396,10 @@ def test_less_motion_is_heeded_and_a_phone_needs_no_sideways_scrolling(page: Pag
     narrow = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
     try:
-        for fragment in ("", "#trajectories", f"#trajectories?agent={quote(BASE)}&against={quote(TUNED)}"):
+        for fragment in ("", ALL, "#trajectories", f"#trajectories?agent={quote(BASE)}&against={quote(TUNED)}"):
             page.open(fragment)
             assert page.run("return document.documentElement.scrollWidth") <= 400
-        page.open("#trajectories")
+        page.open(ALL)
         assert not page.find("#f-score").is_displayed()
         page.find(".fold").click()
         assert page.find("#f-score").is_displayed() and page.find(".fold").get_attribute("aria-expanded") == "true"
@@ -398,7 +449,7 @@ def test_on_paper_there_is_what_is_read_and_no_control(page: Page) -> None:
 
 def test_nothing_leaves_the_page(page: Page) -> None:
     page.browser.get_log("performance")
-    page.open("#trajectories")
+    page.open(ALL)
     page.find("#list").send_keys(Keys.ARROW_DOWN)
     page.choose("against", TUNED)
     messages = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]
@@ -412,7 +463,7 @@ def test_five_thousand_episodes_stay_fluid(chromium: Any, tmp_path: Path) -> Non
     file = tmp_path / "many.html"
     file.write_text(render_html(replace(report(), sources=[EpisodeSource(BASE, many)], cases=())), encoding="utf-8")
     page = Page(chromium, file.as_uri())
-    page.open("#trajectories")
+    page.open(ALL)
     assert page.count == 5000 and len(page.texts(".row")) < 60
     assert "characters are shortened" in page.find("#keys").text and len(page.texts("#keys kbd")) == 5
     page.run("document.getElementById('list').scrollTop = 1e9")

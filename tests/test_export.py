@@ -64,6 +64,17 @@ def test_the_merged_student_says_what_the_adapted_one_says(run: Path, tmp_path: 
     before.close(), after.close()
 
 
+def test_the_merged_template_marks_what_the_student_writes(run: Path, tmp_path: Path) -> None:
+    import transformers
+
+    export(ExportConfig(run=str(run), dtype="float32"), tmp_path / "merged")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "It is so."}]
+    found = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    learned = [id for id, mask in zip(found["input_ids"], found["assistant_masks"], strict=True) if mask]
+    assert tokenizer.decode(learned) == f"It is so.{tokenizer.eos_token}"
+
+
 def go(text: str, chat: list[dict[str, str]]) -> str:
     """What Go makes of a template of ours: a condition on the first message, a range with one branch a role."""
     first = re.match(r'\{\{ if ne \(index \.Messages 0\)\.Role "system" \}\}(.*?)\{\{ end \}\}', text, re.DOTALL)

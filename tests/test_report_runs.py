@@ -19,6 +19,7 @@ from fireact.base.run_directory import RunDir
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting import wording
+from fireact.reporting.agent_names import shorten_names
 from fireact.reporting.assembly import ReportConfig, assemble_report
 from fireact.reporting.assembly import report as write_report
 from fireact.reporting.browser import SIZE
@@ -26,8 +27,8 @@ from fireact.reporting.figures import build_plots
 from fireact.reporting.html import render_html
 from fireact.reporting.markdown import render_markdown
 from fireact.reporting.plots import render_svg
-from fireact.reporting.report_data import EpisodeSource, ReportData
-from fireact.reporting.report_tables import read_headline_table
+from fireact.reporting.report_data import EpisodeSource, ReportAgent, ReportData
+from fireact.reporting.report_tables import read_headline_table, read_run_table
 from fireact.reporting.runs import read_runs, short_labels
 from fireact.reporting.summary import (
     RobustnessRow,
@@ -37,6 +38,7 @@ from fireact.reporting.summary import (
     robustness_rows,
     subject,
 )
+from fireact.terminal.evaluation import print_report
 from fireact.types import Action, Step, Trajectory, Usage
 
 
@@ -184,8 +186,9 @@ def test_of_runs_under_noise_alone_it_is_said_whose_the_number_is(tmp_path: Path
         noisy: dict[str, Any] = {"tools": [f"noise:{kind}=0.5:search"], "hash": f"noise-1:{kind}=0.5:f"}
         paths.append(_evaluation(tmp_path / kind, "x", **noisy))
     own = _reported(*paths)
-    assert lede(own) == "Exact match: small 100.0% (x, noise none=0.5)."
-    assert "x, noise none=0.5" in str(read_headline_table(report_to_dict(own)).rows[0][0])
+    assert lede(own) == "Exact match: small 100.0% (prompted, none=0.5)."
+    assert "prompted, none=0.5" in str(read_headline_table(report_to_dict(own)).rows[0][0])
+    assert [str(row[0]) for row in read_run_table(report_to_dict(own)).rows] == list(own.labels.values())
 
 
 def test_control_characters_make_no_broken_plot_or_markdown(tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_a_task_measured_under_noise_alone_is_told_first_too(tmp_path: Path) -> 
     ]
     own = _reported(*paths)
     assert [(line.task, line.agent) for line in headlines(own)] == [("small", "x"), ("other", "x, noise none=0.5")]
-    assert "(x, noise none=0.5)" in lede(own) and all("other: ." not in plot.words for plot in build_plots(own))
+    assert "(prompted, none=0.5)" in lede(own) and all("other: ." not in plot.words for plot in build_plots(own))
 
 
 def test_noise_on_fewer_questions_says_on_how_many(tmp_path: Path) -> None:
@@ -386,3 +389,31 @@ def test_amounts_have_columns_and_intervals(tmp_path: Path) -> None:
     own = dict(zip(head.split(" | "), render_markdown(found).split(head)[1].splitlines()[2].split(" | "), strict=True))
     assert own["Steps"].startswith(f"{wording.number(result.measures.steps.mean)} (") and " to " in own["Searches"]
     assert "Accuracy" not in head
+
+
+@pytest.mark.parametrize(
+    ("agents", "labels"),
+    [
+        ([("m react 3-shot", False), ("m+3f9a1c07", True)], ["prompted", "fine-tuned"]),
+        ([("scripted:expert react 0-shot", False), ("openai:gpt-4o react 3-shot", False)], ["script", "prompted"]),
+        ([("hf:org/a react 0-shot", False), ("hf:org/b react 0-shot", False)], ["prompted a", "prompted b"]),
+        ([("m+aa", True), ("m+bb", True), ("m react 0-shot", False)], ["fine-tuned aa", "fine-tuned bb", "prompted"]),
+        ([("m cot 2-shot", False), ("m react 3-shot", False)], ["prompted cot 2-shot", "prompted react 3-shot"]),
+        ([("m+aa (runs/x)", True), ("m+aa (runs/y)", True)], ["fine-tuned (runs/x)", "fine-tuned (runs/y)"]),
+        ([("gpt-4o", None)], ["gpt-4o"]),
+        ([("a, b", None), ("b, a", None)], ["a, b", "b, a"]),
+    ],
+)
+def test_short_names_tell_the_agents_apart(agents: list[tuple[str, bool | None]], labels: list[str]) -> None:
+    clean = [ReportAgent(name, "", tuned=tuned) for name, tuned in agents]
+    twin = ReportAgent(f"{agents[0][0]}, noise none=0.5", "", model=agents[0][0], noise="none=0.5")
+    assert list(shorten_names([*clean, twin]).values()) == [*labels, f"{labels[0]}, none=0.5"]
+
+
+def test_every_run_has_a_row_on_the_terminal_and_its_long_name_once(tmp_path: Path, capsys: Any) -> None:
+    data = report_to_dict(sample_report.sample_with_noise(20))
+    (tmp_path / "report.json").write_text(json.dumps(data), encoding="utf-8")
+    print_report(tmp_path, as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("fine-tuned, none=0.5") >= 1 and shown.count(f"fine-tuned: {sample_report.TUNED}") == 1
+    assert len(read_run_table(data).rows) == 10  # two agents on four tasks, and both under noise on one

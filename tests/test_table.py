@@ -28,7 +28,7 @@ def wide_tables() -> list[Table]:
     return [
         read_headline_table(report_to_dict(report)),
         result_table(report),
-        headline_table(headlines(report), "t", one_pair=False),
+        headline_table(headlines(report), "t", one_pair=False, labels=report.labels),
     ]
 
 

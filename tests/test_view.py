@@ -24,7 +24,6 @@ from fireact.base.run_directory import RunDir
 from fireact.errors import ConfigError, DataError
 from fireact.evaluation.summary import summarise_trajectories
 from fireact.reporting.watch import find_watched_runs, read_updates
-from fireact.reporting.wording import display_name
 
 pytest.importorskip("starlette")
 from fireact.reporting.view import _render_page, start_view
@@ -200,9 +199,7 @@ def test_a_run_of_the_report_has_the_name_of_its_agent_and_no_section_is_empty(t
     page = _render_page([complete(tmp_path / "one", wrong=1), run_dir(tmp_path / "two")])
     data = embedded_in(page)
     assert data["measures"] == {"one": "scripted:expert"} and data["complete"] == ["one"]
-    assert data["browser"]["runs"] == [
-        {"name": "scripted:expert", "label": display_name("scripted:expert"), "series": 0}
-    ]
+    assert data["browser"]["runs"] == [{"name": "scripted:expert", "label": "script", "series": 0}]
     assert "agent=scripted%3Aexpert" in page and 'id="cases"' not in page and 'href="#cases"' not in page
 
 

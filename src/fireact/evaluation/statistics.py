@@ -74,6 +74,11 @@ class PairedDifference:
     wins: int
     losses: int
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0, so that the change has a direction."""
+        return self.difference.low > 0 or self.difference.high < 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the difference, its interval, p, and the counts."""
         return {

@@ -2,19 +2,26 @@
 
 Invariant: a step of the agent is one turn with all its calls and results; results without a call become a message of
 the user. A step that is copied from an earlier trajectory, or that no model wrote (``llm_call_count`` 0), has weight 0.
-Sub-agents' trajectories are not read, but counted.
+Sub-agents' trajectories are not read, but counted. What FireAct writes has version 1.8, and its facts in ``extra``.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fireact.formats.chats import chat_messages, episode_facts, read_facts, tools_of
 from fireact.formats.source import SourceFile, import_trajectory
 from fireact.render.messages import steps_from_messages
 from fireact.types import Trajectory, Usage
 from fireact.wire.file_messages import content_text
 from fireact.wire.schemas import normalise_schemas
+
+VERSION = "ATIF-v1.8"
+FACTS = "fireact"
+"""The key of ``extra`` under which FireAct keeps what the format has no place for."""
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -39,9 +46,12 @@ def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajec
     question, system, steps = steps_from_messages(
         [message for step in row["steps"] for message in _messages_of_step(step)], report=source.reporter(number)
     )
-    agent, final = row["agent"], row.get("final_metrics") or {}
+    agent, final, extra = row["agent"], row.get("final_metrics") or {}, row.get("extra") or {}
+    tools = normalise_schemas(agent.get("tool_definitions"))
+    if FACTS in extra:
+        return read_facts(extra[FACTS], question, steps, {"system": system, "tools": tools})
     cost = final.get("total_cost_usd")
-    reward = (row.get("extra") or {}).get("reward", (final.get("extra") or {}).get("reward"))
+    reward = extra.get("reward", (final.get("extra") or {}).get("reward"))
     return import_trajectory(
         question,
         steps,
@@ -58,7 +68,7 @@ def _read_row(source: SourceFile, number: int, row: Mapping[str, Any]) -> Trajec
         scores={"reward": float(reward)} if isinstance(reward, int | float) else {},
         meta={
             "system": system,
-            "tools": normalise_schemas(agent.get("tool_definitions")),
+            "tools": tools,
             "agent": {key: agent[key] for key in ("name", "version") if key in agent},
             "sub_agents": len(row.get("subagent_trajectories") or ()),
         },
@@ -84,12 +94,13 @@ def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"id": call.get("tool_call_id"), "name": call["function_name"], "arguments": call["arguments"]}
         for call in step.get("tool_calls") or []
     ]
+    weight = (step.get("extra") or {}).get("weight")
     message = {
         "role": role,
         "content": content,
         "reasoning_content": step.get("reasoning_content"),
         "tool_calls": calls,
-        **({"weight": 0} if step.get("is_copied_context") or step.get("llm_call_count") == 0 else {}),
+        "weight": 0 if step.get("is_copied_context") or step.get("llm_call_count") == 0 else weight,
     }
     results = (step.get("observation") or {}).get("results") or []
     result_messages = [
@@ -101,3 +112,60 @@ def _messages_of_step(step: Mapping[str, Any]) -> list[dict[str, Any]]:
         for result in results
     ]
     return [message, *result_messages]
+
+
+def atif_document(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as a document of ATIF; its facts and the weights of turns are in ``extra``."""
+    usage, tools = trajectory.usage, tools_of(trajectory)
+    reward = trajectory.scores.get("reward", trajectory.scores.get("em"))
+    return {
+        "schema_version": VERSION,
+        "session_id": trajectory.example.id,
+        "trajectory_id": f"{trajectory.key}/{trajectory.model}",
+        "agent": {
+            "name": FACTS,
+            "version": importlib.metadata.version(FACTS),
+            **({"model_name": trajectory.model} if trajectory.model else {}),
+            **({"tool_definitions": tools} if tools else {}),
+        },
+        "steps": [{"step_id": number, **step} for number, step in enumerate(_steps(trajectory), 1)],
+        "final_metrics": {
+            "total_prompt_tokens": usage.prompt_tokens,
+            "total_completion_tokens": usage.completion_tokens,
+            "total_cached_tokens": usage.cached_tokens,
+            **({} if usage.cost is None else {"total_cost_usd": usage.cost}),
+        },
+        "extra": {**({} if reward is None else {"reward": reward}), FACTS: episode_facts(trajectory)},
+    }
+
+
+def _steps(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """The steps of a document: a turn of the agent has the results of its calls."""
+    steps: list[dict[str, Any]] = []
+    for message in chat_messages(trajectory):
+        role, content = message["role"], str(message.get("content") or "")
+        if role == "tool":
+            result = {"source_call_id": message["tool_call_id"], "content": content}
+            steps[-1].setdefault("observation", {"results": []})["results"].append(result)
+        elif role != "assistant":
+            steps.append({"source": role, "message": content})
+        else:
+            steps.append({"source": "agent", "message": content, **_agent_fields(message)})
+    return steps
+
+
+def _agent_fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {
+            "tool_call_id": call["id"],
+            "function_name": call["function"]["name"],
+            "arguments": json.loads(call["function"]["arguments"]),
+        }
+        for call in message.get("tool_calls") or ()
+    ]
+    fields = {
+        "reasoning_content": message.get("reasoning_content"),
+        "tool_calls": calls,
+        "extra": {"weight": message["weight"]} if "weight" in message else None,
+    }
+    return {name: value for name, value in fields.items() if value}

@@ -38,21 +38,27 @@ def build_card(
     models: Mapping[str, int],
     dropped: Mapping[str, int],
     origin: Origin | None = None,
+    has_sessions: bool = False,
 ) -> str:
-    """The text of README.md: trajectories by "task/method", by the model that wrote them, and by kind of loss."""
+    """The text of README.md: trajectories by "task/method", by the model that wrote them, and by kind of loss.
+
+    With ``has_sessions`` the dataset is a folder of sessions for the Hub's trace viewer, else one Parquet file.
+    """
     total = sum(counts.values())
     size = next((label for top, label in _SIZES if total < top), "n>1M")
+    trace_tag = "- agent-traces\n" if has_sessions else ""
     head = (
         f"---\npretty_name: {json.dumps(name)}\nlicense: unknown\ntask_categories:\n- text-generation\ntags:\n- agent\n"
-        f"- tool-use\n- fireact\nsize_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n"
-        "  - split: train\n    path: data/train.parquet\n---\n"
+        f"- tool-use\n{trace_tag}- fireact\nsize_categories:\n- {size}\n"
+        "configs:\n- config_name: default\n  data_files:\n"
+        f"  - split: train\n    path: {'sessions/*.jsonl' if has_sessions else 'data/train.parquet'}\n---\n"
     )
     groups = "".join(f"| {escape_cell(group)} | {count} |\n" for group, count in counts.items())
     losses = "".join(f"- {kind}: {count}\n" for kind, count in dropped.items()) or "- nothing\n"
     return (
         f"{head}\n# {escape_line(name)}\n\n"
         f"{total} episodes of tool-using agents, written by FireAct.\n\n{_TABLE}{groups}\n"
-        f"{_origin_section(models, origin)}{_USE}{losses}"
+        f"{_origin_section(models, origin)}{_SESSIONS if has_sessions else _USE}{_LOSSES}{losses}"
     )
 
 
@@ -92,8 +98,16 @@ text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokeni
 `weight` is how much a turn is to be learned (absent: 1). `id`, `task`, `method`, `model`, `seed`, `stop` and the gold
 `answer` say where an episode comes from and how it ended.
 
-## Not in here
+"""
+_SESSIONS = """## Files
 
-What these columns cannot hold and what was left out, each with its number of episodes:
+Each file in `sessions` is one episode in Hugging Face's Session Trace Simple Format: a line that heads the session,
+then its messages, with reasoning and tool calls. The key `fireact` of the head has the task, the gold answer, the
+scores, the usage and the tools' schemas. `fireact` reads the folder back.
+
+"""
+_LOSSES = """## Not in here
+
+What the format cannot hold and what was left out, each with its number of episodes:
 
 """

@@ -38,6 +38,14 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
 
 def messages_row(trajectory: Trajectory) -> dict[str, Any]:
     """A conversation with its facts, safe in Arrow: only the key ``weight`` is missing in some messages."""
+    facts = episode_facts(trajectory)
+    texts = {name: json.dumps(facts[name], ensure_ascii=False) for name in ("scores", "extra")}
+    tools = json.dumps(tools_of(trajectory), ensure_ascii=False)
+    return {"messages": chat_messages(trajectory), "tools": tools, **facts, **texts}
+
+
+def episode_facts(trajectory: Trajectory) -> dict[str, Any]:
+    """What is known of an episode beside its messages and tools, as plain values; ``read_facts`` reads it back."""
     example = trajectory.example
     other_meta = {key: value for key, value in trajectory.meta.items() if key not in ("system", "tools", "released")}
     extra = {
@@ -45,23 +53,22 @@ def messages_row(trajectory: Trajectory) -> dict[str, Any]:
         "error": trajectory.error, "meta": other_meta,
     }  # fmt: skip
     return {
-        "messages": _chat_messages(trajectory), "tools": json.dumps(tools_of(trajectory), ensure_ascii=False),
         "id": example.id, "task": trajectory.task, "method": trajectory.method, "model": trajectory.model,
-        "seed": trajectory.seed, "stop": trajectory.stop, "answer": example.answer,
-        "scores": json.dumps(dict(trajectory.scores)), "extra": json.dumps(extra, ensure_ascii=False),
+        "seed": trajectory.seed, "stop": trajectory.stop, "answer": example.answer, "scores": dict(trajectory.scores),
+        "extra": extra,
     }  # fmt: skip
 
 
 def arrow_row(trajectory: Trajectory) -> dict[str, Any]:
     """The same for columns of JSON: every message is one JSON text, and its arguments are objects."""
-    messages = [with_argument_objects(message) for message in _chat_messages(trajectory)]
+    messages = [with_argument_objects(message) for message in chat_messages(trajectory)]
     return {**messages_row(trajectory), "messages": [json.dumps(message, ensure_ascii=False) for message in messages]}
 
 
 def api_row(trajectory: Trajectory) -> dict[str, Any]:
     """A conversation for OpenAI's fine-tuning API: tools as objects, reasoning in the content, weights 0 or 1."""
     messages = []
-    for message in _chat_messages(trajectory):
+    for message in chat_messages(trajectory):
         reasoning = message.pop("reasoning_content", "")
         if reasoning:
             message["content"] = "\n\n".join(filter(None, (reasoning, message["content"])))
@@ -82,7 +89,7 @@ def tools_of(trajectory: Trajectory) -> list[dict[str, Any]]:
     names = set(map(schema_name, known_tools))
     missing = [tool for tool in infer_schemas(trajectory.steps) if schema_name(tool) not in names]
     ends_in_call = any(
-        function["name"] == FINISH for message in _chat_messages(trajectory) for function in functions_of(message)
+        function["name"] == FINISH for message in chat_messages(trajectory) for function in functions_of(message)
     )
     return known_tools + [tool for tool in missing if tool != FINISH_SCHEMA or ends_in_call]
 
@@ -101,7 +108,7 @@ def read_conversation(
     source.report_bad_schemas(number, tools)
     meta = {"system": outer_system or system, "tools": normalise_schemas(tools)}
     if set(_OWN_KEYS) <= row.keys():
-        return _read_own_row(row, question, steps, meta)
+        return read_facts(row, question, steps, meta)
     reward = row.get("reward")
     return import_trajectory(
         question,
@@ -120,7 +127,8 @@ def find_id(row: Mapping[str, Any], *keys: str) -> str:
     return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
 
 
-def _read_own_row(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
+def read_facts(row: Mapping[str, Any], question: str, steps: Any, meta: Mapping[str, Any]) -> Trajectory:
+    """The Trajectory of an episode that FireAct wrote, with its ``episode_facts``."""
     extra, scores = (json.loads(row[key]) if isinstance(row[key], str) else row[key] for key in ("extra", "scores"))
     return import_trajectory(
         question, steps, task=row["task"], id=row["id"], answer=row["answer"], method=row["method"], model=row["model"],
@@ -129,7 +137,8 @@ def _read_own_row(row: Mapping[str, Any], question: str, steps: Any, meta: Mappi
     )  # fmt: skip
 
 
-def _chat_messages(trajectory: Trajectory) -> list[dict[str, Any]]:
+def chat_messages(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """The conversation of an episode, with its system prompt."""
     system = str(trajectory.meta.get("system") or "")
     return messages_from_steps(trajectory.example.question, trajectory.steps, system=system)
 

@@ -6,13 +6,16 @@ one pass.
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.errors import ConfigError
 from fireact.formats.card import origin_of
+from fireact.formats.inspect_log import LISTED_NAME
 from fireact.formats.read import find_reader, read_any
 from fireact.formats.released import repair_trajectory, repairable_damage
 from fireact.formats.source import Damage, open_source_file
@@ -92,6 +95,9 @@ def convert(
 ) -> Conversion:
     """Convert a file and return what was done. Raises DataError and ConfigError as ``read_any`` and ``write`` do."""
     find_writer(to)
+    if to == "inspect" and not LISTED_NAME.fullmatch(out.name):
+        example = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}_{source.stem or 'log'}.json"
+        raise ConfigError(f"{out.name}: inspect view lists logs by their name. Give -o a name like {example}.")
     stanza = build_trainer_config(trainer, to, out) if trainer else None
     damages, repairs = _DamageLog(), Counter[str]()
     name = find_reader(open_source_file(source), format).name

@@ -2,15 +2,19 @@
 
 Invariant: every sample is an episode, failed ones too. A scorer's C and I are 1 and 0 under the scorer's name, and the
 submission of ``react()`` is the answer. Binary ``.eval`` logs are not read: ``inspect log convert --to json`` converts
-them to JSON.
+them to JSON. ``inspect_samples`` and ``wrap_samples`` write such a document, which ``inspect view`` opens.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fireact.formats.chats import chat_messages, episode_facts, read_facts, tools_of
 from fireact.formats.source import SourceFile, import_trajectory
 from fireact.render.messages import steps_from_messages
 from fireact.types import FINISH, Action, Step, Trajectory, Usage
@@ -18,6 +22,12 @@ from fireact.wire.schemas import normalise_schemas, schema_name
 
 _ATTACHMENT = "attachment://"
 _VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+
+
+LISTED_NAME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}[:-]\d{2}[:-]\d{2}.*\.json")
+"""The names under which ``inspect view`` lists a log in JSON."""
+FACTS = "fireact"
+"""The key of a sample's metadata under which FireAct keeps what the format has no place for."""
 
 
 def sniff(rows: Sequence[Any]) -> bool:
@@ -34,7 +44,10 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
 
 def _read_sample(source: SourceFile, evaluation: Mapping[str, Any], sample: Mapping[str, Any]) -> Trajectory:
     sample = {**sample, "events": _resolve_attachments(sample.get("events") or [], sample.get("attachments") or {})}
-    question, system, steps = steps_from_messages(sample["messages"], report=source.reporter(1))
+    messages = [_with_weight(message) for message in sample["messages"]]
+    question, system, steps = steps_from_messages(messages, report=source.reporter(1))
+    if facts := (sample.get("metadata") or {}).get(FACTS):
+        return read_facts(facts, question, steps, {"system": system, "tools": normalise_schemas(facts.get("tools"))})
     submission = _find_submission(sample)
     steps = steps if submission is None else _with_submission(steps, submission)
     finisher = "" if submission is None else submission["tool_calls"][0].get("function")
@@ -60,6 +73,12 @@ def _read_sample(source: SourceFile, evaluation: Mapping[str, Any], sample: Mapp
             "tools": [tool for tool in _tool_schemas(sample) if schema_name(tool) != finisher],
         },
     )
+
+
+def _with_weight(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message with the weight that FireAct keeps in its metadata."""
+    weight = (message.get("metadata") or {}).get("weight")
+    return message if weight is None else {**message, "weight": weight}
 
 
 def _scores(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -119,3 +138,97 @@ def _usage(sample: Mapping[str, Any]) -> Usage:
 def _tool_schemas(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     offered = [event.get("tools") for event in sample.get("events") or [] if event.get("event") == "model"]
     return normalise_schemas(next((tools for tools in offered if tools), []))
+
+
+def write_sample(trajectory: Trajectory) -> dict[str, Any]:
+    """An episode as a sample of a log: its messages, its scores, and its facts in the metadata."""
+    example, usage = trajectory.example, trajectory.usage
+    answer = trajectory.answer or ""
+    tokens = {
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "input_tokens_cache_read": usage.cached_tokens,
+    }
+    return {
+        "id": example.id,
+        "epoch": trajectory.seed + 1,
+        "input": example.question,
+        "target": example.answer,
+        "messages": [_write_message(message) for message in chat_messages(trajectory)],
+        "output": {
+            "model": trajectory.model,
+            "choices": [{"message": {"role": "assistant", "content": answer}, "stop_reason": "stop"}] if answer else [],
+        },
+        "scores": {
+            name: {"value": value, "answer": answer, "explanation": f"ended by {trajectory.stop}"}
+            for name, value in trajectory.scores.items()
+        },
+        "metadata": {**example.meta, FACTS: {**episode_facts(trajectory), "tools": tools_of(trajectory)}},
+        "model_usage": {trajectory.model: tokens},
+        "total_time": trajectory.seconds,
+        **({} if trajectory.error is None else {"error": _error(trajectory.error)}),
+    }
+
+
+def wrap_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document of a log around its samples; each scorer's mean is among the results."""
+    facts = [sample["metadata"][FACTS] for sample in samples]
+    tasks, models = (list(dict.fromkeys(str(fact[name]) for fact in facts)) for name in ("task", "model"))
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    ids = list(dict.fromkeys(sample["id"] for sample in samples))
+    names = list(dict.fromkeys(name for sample in samples for name in sample["scores"]))
+    return {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": created,
+            "task": ", ".join(tasks),
+            "dataset": {"name": ", ".join(tasks), "samples": len(ids), "sample_ids": ids, "shuffled": False},
+            "model": ", ".join(models) or "unknown",
+            "config": {"epochs": max(int(sample["epoch"]) for sample in samples)},
+        },
+        "results": {
+            "total_samples": len(samples),
+            "completed_samples": sum("error" not in sample for sample in samples),
+            "scores": [_summarise_scorer(name, samples) for name in names],
+        },
+        "samples": list(samples),
+    }
+
+
+def _summarise_scorer(name: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values = [sample["scores"][name]["value"] for sample in samples if name in sample["scores"]]
+    mean = sum(values) / len(values)
+    counts = {"scored_samples": len(values), "unscored_samples": len(samples) - len(values)}
+    return {"name": name, "scorer": name, **counts, "metrics": {"mean": {"name": "mean", "value": mean}}}
+
+
+def _write_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A chat message in inspect_ai's form: reasoning as a block, calls with their arguments as objects."""
+    role, content = message["role"], message.get("content") or ""
+    if role == "tool":
+        return {
+            "role": role, "content": content, "tool_call_id": message["tool_call_id"], "function": message["name"],
+        }  # fmt: skip
+    if reasoning := message.get("reasoning_content"):
+        content = [{"type": "reasoning", "reasoning": reasoning}, {"type": "text", "text": content}]
+    calls = [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": call["function"]["name"],
+            "arguments": json.loads(call["function"]["arguments"]),
+        }
+        for call in message.get("tool_calls") or ()
+    ]
+    return {
+        "role": role,
+        "content": content,
+        **({"tool_calls": calls} if calls else {}),
+        **({"metadata": {"weight": message["weight"]}} if "weight" in message else {}),
+    }
+
+
+def _error(message: str) -> dict[str, str]:
+    return {"message": message, "traceback": message, "traceback_ansi": message}

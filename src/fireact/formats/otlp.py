@@ -2,17 +2,20 @@
 
 A model's call is read by the GenAI conventions (``gen_ai.input.messages``), those of OpenInference
 (``llm.input_messages.0.message.role``) or those of OpenLLMetry (``gen_ai.prompt.0.role``). Invariant: the spans of one
-trace may stand in any rows, so a file is read whole; a span without the words of its call is reported.
+trace may stand in any rows, so a file is read whole; a span without the words of its call is reported. The results of
+a trace's last calls are read from the spans of the tools. ``spans`` writes what is read here with its facts.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from fireact.formats.chats import read_facts
 from fireact.formats.model_calls import (
     ModelCall,
     as_messages,
@@ -22,8 +25,9 @@ from fireact.formats.model_calls import (
     read_count,
 )
 from fireact.formats.source import Damage, SourceFile
+from fireact.formats.spans import FACTS
 from fireact.types import Trajectory, Usage
-from fireact.wire.file_messages import content_text
+from fireact.wire.file_messages import content_text, read_file_messages
 from fireact.wire.text_calls import format_answer
 
 _MODEL_OPERATIONS = ("chat", "text_completion", "generate_content")
@@ -43,19 +47,24 @@ def read(source: SourceFile) -> Iterator[Trajectory]:
     calls += [call for call in reading.agent_calls if call.trace not in traces]
     if not calls:
         source.report_unreadable(1, "none of its spans is a model's call")
-    return read_conversations(source, calls, describe=lambda trace: {"error": reading.errors.get(trace, "")})
+    calls = list(reading.add_last_results(calls))
+    conversations = read_conversations(source, calls, describe=lambda trace: {"error": reading.errors.get(trace, "")})
+    return map(reading.with_facts, conversations)
 
 
 @dataclass(slots=True)
 class _TraceReader:
     """Reads the spans of each row. ``agent_calls`` are runs of agents, which count where a trace has no model's call.
 
-    ``errors`` are those of traces.
+    ``errors`` are those of traces, ``facts`` those of episodes that FireAct wrote, and ``results`` those of tool calls
+    by trace and id.
     """
 
     source: SourceFile
     agent_calls: list[ModelCall] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    results: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def read_row(self, number: int, row: Any) -> Iterator[ModelCall]:
         """The models' calls among the spans of a row; a span of another shape is unreadable by itself."""
@@ -65,12 +74,42 @@ class _TraceReader:
     def _read_span(self, number: int, span: Mapping[str, Any]) -> list[ModelCall]:
         if not _parent_id(span):
             self.errors[_trace_id(span)] = _error(span)
-        is_agent = read_attributes(span.get("attributes")).get("gen_ai.operation.name") == _AGENT_OPERATION
+        attributes, trace = read_attributes(span.get("attributes")), _trace_id(span)
+        if FACTS in attributes:
+            self.facts[trace] = json.loads(attributes[FACTS])
+        if "gen_ai.tool.call.result" in attributes:
+            result = content_text(attributes["gen_ai.tool.call.result"])
+            self.results[trace, str(attributes.get("gen_ai.tool.call.id"))] = result
+        is_agent = attributes.get("gen_ai.operation.name") == _AGENT_OPERATION
         call = _read_call(self.source, number, span, is_optional=is_agent)
         if is_agent:
             self.agent_calls += [call] if call is not None else []
             return []
         return [call] if call is not None else []
+
+    def add_last_results(self, calls: Sequence[ModelCall]) -> Iterator[ModelCall]:
+        """The calls; the last of each trace has the results of its tools, which no later prompt repeats."""
+        last_calls = {call.trace: call for call in sorted(calls, key=lambda call: call.start)}
+        for call in calls:
+            found = self._results_of(call) if call is last_calls[call.trace] else []
+            yield replace(call, reply=[*call.reply, *found]) if found else call
+
+    def _results_of(self, call: ModelCall) -> list[dict[str, Any]]:
+        messages, _ = read_file_messages(call.reply)
+        ids = [tool_call.id for message in messages for tool_call in message.calls]
+        return [
+            {"role": "tool", "tool_call_id": id, "content": self.results[call.trace, id]}
+            for id in ids
+            if (call.trace, id) in self.results
+        ]
+
+    def with_facts(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory as FireAct knew it, where it wrote the trace."""
+        facts = self.facts.get(str(trajectory.meta.get("trace")))
+        if facts is None:
+            return trajectory
+        meta = {name: trajectory.meta[name] for name in ("system", "tools") if name in trajectory.meta}
+        return read_facts(facts, trajectory.example.question, trajectory.steps, meta)
 
 
 def _is_export(row: Mapping[str, Any]) -> bool:

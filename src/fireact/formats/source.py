@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
@@ -27,6 +27,8 @@ from fireact.wire.schemas import find_bad_schemas
 
 HEAD = 50
 """Rows (or lines of text) that are read to recognise a format."""
+SESSIONS = "sessions"
+"""The folder of a dataset that holds one file of JSON Lines for each session."""
 TRACES = "traces.jsonl"
 """The file of episodes in a directory that verifiers wrote."""
 UNREADABLE = "unreadable"
@@ -129,8 +131,7 @@ class SourceFile:
         self.notice(Damage(UNREADABLE, number, why))
 
     def _json_lines(self) -> Iterator[tuple[int, Any]]:
-        path = self.path / TRAJECTORIES if self.path.is_dir() else self.path
-        for number, line in self._numbered_lines(path):
+        for number, (_, line) in enumerate(chain.from_iterable(map(self._numbered_lines, self._files())), 1):
             if not line.strip():
                 continue
             try:
@@ -139,6 +140,12 @@ class SourceFile:
                 self.report_unreadable(number, f"not JSON: {error}")
                 continue
             yield number, row
+
+    def _files(self) -> list[Path]:
+        """The file, or the files of a directory whose lines are read."""
+        if not self.path.is_dir():
+            return [self.path]
+        return sorted((self.path / SESSIONS).glob("*.jsonl")) or [self.path / TRAJECTORIES]
 
     def _numbered_lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """The lines of a file and their numbers; with ``skip`` a damaged file ends, after a report, at its damage."""
@@ -180,6 +187,8 @@ def open_source_file(path: Path, *, notice: Notice = ignore_damage, skip: bool =
     """Find out the kind of file at a path and read its head. Raises DataError where it is missing, empty or broken."""
     if path.is_dir() and (path / TRACES).is_file():
         path = path / TRACES
+    if path.is_dir() and any((path / SESSIONS).glob("*.jsonl")):
+        return _open_jsonl(path, notice, skip)
     if path.is_dir() and not (path / TRAJECTORIES).is_file():
         return _open_parquet(path, notice, skip)
     if path.is_file() and _read_magic(path).startswith(b"PAR1"):

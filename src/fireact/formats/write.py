@@ -17,11 +17,11 @@ from typing import IO, Any, Literal
 
 from fireact.base import names
 from fireact.errors import ConfigError, DataError, missing_extra_error, unknown_name_error
-from fireact.formats import alpaca, chats, completions, gpt, native, sharegpt
+from fireact.formats import alpaca, atif, chats, completions, gpt, inspect_log, native, otlp, sharegpt, spans, sts
 from fireact.formats.card import Origin, build_card
 from fireact.formats.dropped import find_losses
 from fireact.formats.repeats import RepeatSeeds
-from fireact.formats.source import SourceFile
+from fireact.formats.source import SESSIONS, SourceFile
 from fireact.formats.trainers import learns_all
 from fireact.types import Tool, Trajectory
 
@@ -35,9 +35,9 @@ class Writer:
     name: str
     rows: Callable[[Trajectory], list[Row]]
     read_back: Callable[[SourceFile], Iterator[Trajectory]]
-    layout: Literal["jsonl", "ascii", "array", "parquet", "dataset"]
-    full_row: Callable[[Trajectory], Row]
-    """The row that is read back to measure losses: the whole episode, even if the format spreads it over rows."""
+    layout: Literal["jsonl", "ascii", "array", "parquet", "dataset", "sessions", "inspect"]
+    full_row: Callable[[Trajectory], Row | list[Row]]
+    """What is read back to measure losses: the whole episode, even if the format spreads it over rows."""
     flaw: Callable[[Row], str] = lambda row: ""
     """Why trainers of this format would leave a row out, or nothing."""
     silent: bool = False
@@ -72,8 +72,18 @@ WRITERS = (
         chats.messages_row,
         silent=True,
     ),
+    _one_row_writer("atif", atif.atif_document, atif.read, "jsonl"),
+    Writer("sts", sts.session_rows, sts.read, "sessions", sts.session_rows),
+    _one_row_writer("otlp", spans.export_spans, otlp.read, "jsonl"),
+    Writer(
+        "inspect",
+        lambda trajectory: [inspect_log.write_sample(trajectory)],
+        inspect_log.read,
+        "inspect",
+        lambda trajectory: inspect_log.wrap_samples([inspect_log.write_sample(trajectory)]),
+    ),
 )
-"""The formats that can be written: files, or a directory for the ``datasets`` library."""
+"""The formats that can be written: files, or a directory for the ``datasets`` library or the Hub's trace viewer."""
 _FOR_TRAINER = {
     ("gpt", "llama-factory"): _one_row_writer("gpt", gpt.gpt_open_row, gpt.read, "ascii", flaw=gpt.find_gpt_flaw)
 }
@@ -178,8 +188,9 @@ class _Tally:
 
     def _reread(self, trajectory: Trajectory) -> Trajectory | None:
         row = json.loads(json.dumps(self.writer.full_row(trajectory)))
+        document = row if isinstance(row, list) else [row]
         try:
-            back = next(self.writer.read_back(SourceFile(Path("written"), "json", (row,), [row])), None)
+            back = next(self.writer.read_back(SourceFile(Path("written"), "json", tuple(document), document)), None)
         except DataError:
             return None
         return None if back is None else self._add_repeat_seed(back)
@@ -298,13 +309,49 @@ def _write_dataset(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
     if out.is_file():
         raise ConfigError(f"{out} is a file; a dataset is a directory. Choose another -o.")
     _write_parquet(rows, out / "data" / "train.parquet", tally)
-    summary = tally.summarise()
-    models = dict(sorted(tally.models.items()))
-    text = build_card(out.name, counts=summary.counts, models=models, dropped=summary.dropped, origin=tally.origin)
+    _write_card(out, tally)
+
+
+def _write_card(out: Path, tally: _Tally) -> None:
+    summary, models = tally.summarise(), dict(sorted(tally.models.items()))
+    text = build_card(
+        out.name, counts=summary.counts, models=models, dropped=summary.dropped, origin=tally.origin,
+        has_sessions=tally.writer.layout == "sessions",
+    )  # fmt: skip
     (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _write_sessions(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    """A directory with one file for each session, as the Hub's trace viewer takes them, and a data card."""
+    if out.is_file():
+        raise ConfigError(f"{out} is a file; this format is a directory. Choose another -o.")
+    folder = out / SESSIONS
+    for file in folder.glob("*.jsonl") if folder.is_dir() else ():
+        file.unlink()  # of the dataset that is written anew
+    sessions: list[list[Row]] = []
+    for row in rows:
+        if row["type"] == sts.SESSION:
+            _flush_session(sessions, folder)
+            sessions.append([])
+        sessions[-1].append(row)
+    _flush_session(sessions, folder)
+    _write_card(out, tally)
+
+
+def _flush_session(sessions: list[list[Row]], folder: Path) -> None:
+    """Write the last session, and keep nothing of it but its place in the count."""
+    if sessions:
+        _write_lines(sessions[-1], folder / f"{len(sessions):06}.jsonl", ascii=False)
+        sessions[-1] = []
+
+
+def _write_inspect(rows: Iterable[Row], out: Path, tally: _Tally) -> None:
+    """One document around all samples, whose results are their means."""
+    document = inspect_log.wrap_samples(list(rows))
+    _replace_file(out, lambda file: json.dump(document, file))
 
 
 _LAYOUTS: dict[str, Callable[[Iterable[Row], Path, _Tally], None]] = {
     "jsonl": _write_jsonl, "ascii": _write_ascii, "array": _write_array,
-    "parquet": _write_parquet, "dataset": _write_dataset,
+    "parquet": _write_parquet, "dataset": _write_dataset, "sessions": _write_sessions, "inspect": _write_inspect,
 }  # fmt: skip

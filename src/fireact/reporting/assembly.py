@@ -219,6 +219,7 @@ def _group_by_agent(
             noise=run.noise,
             trajectories=size,
             line=run.line if run.cell else student,
+            tuned=run.manifest.get("tuned"),
         )
         yield AgentEvaluation(agent, tuple(group), tuple(episode for run in group for episode in run.trajectories))
 

@@ -8,7 +8,7 @@ come from ``wording``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fireact.evaluation.failures import classify_failure
@@ -23,13 +23,25 @@ LENGTHS = (None, 2000, 1000, 500, 250, 120)
 """Limits on the characters of an observation, thought or text, tried from the longest on; None is no limit."""
 
 
-def browser_data(sources: Sequence[EpisodeSource], *, series: Mapping[str, int], size: int = SIZE) -> dict[str, Any]:
+def browser_data(
+    sources: Sequence[EpisodeSource],
+    *,
+    series: Mapping[str, int],
+    labels: Mapping[str, str] | None = None,
+    noisy: Collection[str] = (),
+    size: int = SIZE,
+) -> dict[str, Any]:
     """Everything that the browser needs: the runs, their episodes, and the words for how an episode ended.
 
-    ``series`` gives a run its colour. Long texts are cut at the same length everywhere until the episodes fit into
-    ``size`` bytes; ``shortened`` is then that length.
+    ``series`` gives a run its colour, ``labels`` its short name, and ``noisy`` names those with a
+    hatch. Long texts are cut at the same length everywhere until the episodes fit into ``size`` bytes; ``shortened`` is
+    then that length.
     """
-    runs = [run_entry(source.name, colour=series.get(source.name)) for source in sources]
+    runs = [
+        run_entry(source.name, (labels or {}).get(source.name), colour=series.get(source.name))
+        | ({"noisy": True} if source.name in noisy else {})
+        for source in sources
+    ]
     episodes: list[dict[str, Any]] = []
     max_characters: int | None = None
     for max_characters in LENGTHS:
@@ -43,9 +55,9 @@ def browser_data(sources: Sequence[EpisodeSource], *, series: Mapping[str, int],
     return {"runs": runs, "episodes": episodes, "stops": dict(STOPS), "shortened": max_characters}
 
 
-def run_entry(name: str, *, colour: int | None = None) -> dict[str, Any]:
+def run_entry(name: str, label: str | None = None, *, colour: int | None = None) -> dict[str, Any]:
     """A run as the browser lists it."""
-    return {"name": name, "label": display_name(name)} | ({} if colour is None else {"series": colour})
+    return {"name": name, "label": label or display_name(name)} | ({} if colour is None else {"series": colour})
 
 
 def episode_entry(trajectory: Trajectory, run: str, *, max_characters: int | None = None) -> dict[str, Any]:

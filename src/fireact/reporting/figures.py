@@ -1,4 +1,4 @@
-"""Which plots a report has, and what each shows: results, robustness, scaling, cost against accuracy, training.
+"""Which plots a report has, and what each shows: results, scaling, cost against accuracy, training.
 
 Invariant: a plot without data is absent. Every plot says in words what it shows, and an agent has the same colour in
 all plots. ``plots`` draws them.
@@ -23,7 +23,7 @@ from fireact.reporting.plots import (
     mean_share,
 )
 from fireact.reporting.report_data import ReportAgent, ReportData
-from fireact.reporting.summary import model_names, robustness_rows
+from fireact.reporting.summary import model_names
 from fireact.reporting.wording import display_name, number, percent
 
 
@@ -31,7 +31,6 @@ def build_plots(report: ReportData) -> list[Plot]:
     """The plots of a report, in the order in which it shows them."""
     plots = (
         plot_results(report),
-        plot_robustness(report),
         plot_scaling(report),
         plot_costs(report),
         plot_training(report),
@@ -40,44 +39,28 @@ def build_plots(report: ReportData) -> list[Plot]:
 
 
 def plot_results(report: ReportData) -> Plot | None:
-    """Exact match of each agent on each task: a bar with its 95 % interval."""
+    """Exact match of each run on each task: a bar with its 95 % interval, hatched where the tools were disturbed."""
+    models = model_names(report)
+    agents = sorted(report.agents, key=lambda agent: models.index(agent.model))
     groups = {
-        task: [_bar(report, agent.name, agent.model, measures) for agent, measures in agents]
-        for task, agents in _measured_without_noise(report).items()
+        task: [_bar(report, agent, by_agent[agent.name].measures) for agent in agents if agent.name in by_agent]
+        for task, by_agent in report.results.items()
     }
     if not groups:
         return None
+    noise = " A hatched bar is the same agent with disturbed tools." if any(agent.noise for agent in agents) else ""
     return Plot(
         "results",
         "Exact match",
         f"Exact match with 95% intervals. {_describe_bars(groups)}",
-        "Share of questions answered exactly right; the line is the 95% interval.",
+        f"Share of questions answered exactly right; the line is the 95% interval.{noise}",
         lambda palette: draw_bars(groups, palette),
     )
 
 
-def plot_robustness(report: ReportData) -> Plot | None:
-    """Exact match of each agent without noise and with each kind of noise."""
-    groups: dict[str, list[Bar]] = {}
-    for row in robustness_rows(report):
-        bars, model = groups.setdefault(row.task, []), row.agent.model
-        if row.before is not None:
-            clean = _bar(report, model, model, row.before.measures)
-            bars += [clean] if clean.label not in [bar.label for bar in bars if bar.series == clean.series] else []
-        bars.append(_bar(report, row.agent.name, model, row.after.measures))
-    if not groups:
-        return None
-    return Plot(
-        "robustness",
-        "Under noise",
-        f"Exact match without noise and with it. {_describe_bars(groups)}",
-        "The same questions with disturbed tools, such as none=0.5: half of all observations say nothing.",
-        lambda palette: draw_bars(groups, palette),
-    )
-
-
-def _bar(report: ReportData, name: str, model: str, measures: Measures) -> Bar:
-    return Bar(display_name(name), measures.em, model_names(report).index(model))
+def _bar(report: ReportData, agent: ReportAgent, measures: Measures) -> Bar:
+    series = model_names(report).index(agent.model)
+    return Bar(report.labels[agent.name], measures.em, series, is_noisy=bool(agent.noise))
 
 
 def _describe_bars(groups: Mapping[str, Sequence[Bar]]) -> str:
@@ -137,7 +120,7 @@ def plot_costs(report: ReportData) -> Plot | None:
     is_paid = all(costs) and any(cost.mean for cost in costs if cost)  # every price is known, and not all are 0
     key, unit = ("cost_per_question", "US dollars") if is_paid else ("tokens_per_question", "tokens")
     points = [
-        Point(display_name(agent.name), task, amount.mean, measures.em, model_names(report).index(agent.model))
+        Point(report.labels[agent.name], task, amount.mean, measures.em, model_names(report).index(agent.model))
         for task, agents in measured.items()
         for agent, measures in agents
         if (amount := measures.get(key)) is not None

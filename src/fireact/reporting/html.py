@@ -33,7 +33,7 @@ def render_html(report: ReportData) -> str:
     context = _report_context(report)
     data = {
         **summary.report_to_dict(report),
-        "browser": browser_data(sources, series=context["series"]),
+        "browser": browser_data(sources, series=context["series"], labels=report.labels, noisy=context["noisy"]),
         "cases": [
             [episode_id(name, trajectory) for name, trajectory in case.trajectories.items()] for case in report.cases
         ],
@@ -49,11 +49,17 @@ def render_live_page(
     ``runs`` are the watched runs by name; a run that the report shows has the name of its agent there. ``complete``
     names the runs that were complete when the report was made. ``notice`` says why the report lacks some of them.
     """
-    context = _report_context(report) if report else {"report": None, "series": {}}
+    context = _report_context(report) if report else {"report": None, "series": {}, "noisy": frozenset()}
     sources = report.sources if report else ()
     names = {path.resolve(): source.name for source in sources for path in source.runs}
     data: dict[str, Any] = {
-        "browser": browser_data([EpisodeSource(source.name, ()) for source in sources], series=context["series"]),
+        "browser": browser_data(
+            [EpisodeSource(source.name, ()) for source in sources],
+            series=context["series"],
+            labels=report.labels if report else {},
+            noisy=context["noisy"],
+        ),
+        **({"before": summary.subject_baseline(report).name, "after": summary.subject(report).name} if report else {}),
         "measures": {name: names[path.resolve()] for name, path in runs.items() if path.resolve() in names},
         "complete": list(complete),
     }
@@ -89,6 +95,9 @@ def _report_context(report: ReportData) -> dict[str, Any]:
         "settings": wording.flatten_settings(report.settings),
         "plots": [(plot, _as_markup(render_svg(plot, PAGE))) for plot in build_plots(report)],
         "series": summary.series_by_agent(report),
+        "labels": report.labels,
+        "noisy": frozenset(agent.name for agent in report.agents if agent.noise),
+        "descriptions": {agent.name: summary.describe_agent(report, agent) for agent in report.agents},
         "several": len(report.agents) > 1,
         "total_seconds": sum(report.timings.values()),
         "longest": max(report.timings.values(), default=0),
@@ -135,7 +144,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("description_beside", "display_name", "duration", "interval", "number", "p_value", "percent", "points")
+    names = ("display_name", "duration", "interval", "number", "p_value", "percent", "points")
     environment.filters.update({name: getattr(wording, name) for name in names})
     return environment
 

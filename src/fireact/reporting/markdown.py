@@ -23,6 +23,7 @@ from fireact.reporting.report_tables import (
 )
 from fireact.reporting.summary import (
     cases_heading,
+    describe_agent,
     has_one_baseline,
     has_one_pair,
     headlines,
@@ -34,7 +35,6 @@ from fireact.reporting.table import Table, write_markdown_table
 from fireact.reporting.wording import (
     STOPS,
     count_of,
-    description_beside,
     display_name,
     flatten_settings,
     interval,
@@ -65,9 +65,8 @@ def _head(report: ReportData) -> Iterator[str]:
     yield f"Created {escape_line(report.created)}."
     yield ""
     for agent in report.agents:
-        added = description_beside(agent.description, agent.name)
-        suffix = f": {escape_line(display_name(added))}" if added else ""
-        yield f"- **{escape_line(display_name(agent.name))}**{suffix}"
+        words = describe_agent(report, agent)
+        yield f"- **{escape_line(report.labels[agent.name])}**{f': {escape_line(words)}' if words else ''}"
 
 
 def _results(report: ReportData) -> Iterator[str]:
@@ -75,7 +74,7 @@ def _results(report: ReportData) -> Iterator[str]:
     if not lines:
         return
     title = "Before and after" if any(line.before for line in lines) else "In short"
-    yield from _section(headline_table(lines, title, one_pair=has_one_pair(report, lines)))
+    yield from _section(headline_table(lines, title, one_pair=has_one_pair(report, lines), labels=report.labels))
     notes = [f"- {escape_line(line.task)}: {escape_line(line.note)}" for line in lines if line.note]
     yield from ["", *notes] if notes else []
     yield ""
@@ -84,7 +83,7 @@ def _results(report: ReportData) -> Iterator[str]:
     if comparisons:
         yield ""
         first = (
-            f"Against {escape_line(display_name(subject_baseline(report).name))}, on"
+            f"Against {escape_line(report.labels[subject_baseline(report).name])}, on"
             if has_one_baseline(report)
             else "On"
         )
@@ -115,11 +114,13 @@ def _comparisons(report: ReportData) -> Iterator[str]:
     for task, by_agent in report.comparisons.items():
         for agent, comparison in by_agent.items():
             baseline_note = (
-                "" if has_one_baseline(report) else f" against {escape_line(display_name(report.against[task][agent]))}"
+                ""
+                if has_one_baseline(report)
+                else f" against {escape_line(report.labels[report.against[task][agent]])}"
             )
             for name, change in (("EM", comparison.em), ("F1", comparison.f1)):
                 yield (
-                    f"- {escape_line(task)}, {escape_line(display_name(agent))}{baseline_note}: {name} "
+                    f"- {escape_line(task)}, {escape_line(report.labels[agent])}{baseline_note}: {name} "
                     f"{points(change.difference.mean)} ({interval(change.difference.interval)}), {p_value(change.p)}; "
                     f"higher on {change.wins}, lower on {change.losses} of {change.n}"
                 )
@@ -179,10 +180,10 @@ def _cases(report: ReportData) -> Iterator[str]:
     yield RULE
     for case in report.cases:
         yield ""
-        yield from _case(case)
+        yield from _case(case, report.labels)
 
 
-def _case(case: Case) -> Iterator[str]:
+def _case(case: Case, labels: Mapping[str, str]) -> Iterator[str]:
     yield f"### {escape_line(case.example.question)}"
     yield ""
     outcome_text = outcome(case) if len(case.trajectories) > 1 else ""
@@ -193,7 +194,7 @@ def _case(case: Case) -> Iterator[str]:
         yield ""
         fault = f" ({escape_line(trajectory.error)})" if trajectory.error else ""
         stop = f"{STOPS[trajectory.stop]} after {count_of(len(trajectory.steps), 'step')}{fault}"
-        yield f"**{escape_line(display_name(agent))}**: {verdict(trajectory)}, {stop}"
+        yield f"**{escape_line(labels[agent])}**: {verdict(trajectory)}, {stop}"
         yield ""
         yield from (f"> {line}" if line else ">" for line in _quoted(trajectory.steps))
 

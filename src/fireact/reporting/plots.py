@@ -29,6 +29,7 @@ WIDTH = 5.2
 MARKERS = "osD^vP"
 _SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 _DASHES = ("-", "--", ":")
+_NUMBER_WIDTH = 0.14  # of the axis of shares, for "100.0%"
 _BESIDE, _ABOVE = 26, 58
 """Most characters in a line of text at the left of a plot, and above it."""
 
@@ -102,12 +103,16 @@ def save_plot(plot: Plot, directory: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A share under a label, in the colour of a series; ``marks`` are figures of others beside it, by their source."""
+    """A share under a label, in the colour of a series; ``marks`` are figures of others beside it, by their source.
+
+    The bar of an agent with disturbed tools is hatched.
+    """
 
     label: str
     share: Estimate
     series: int
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    is_noisy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def draw_bars(groups: Mapping[str, Sequence[Bar]], palette: Palette, kinds: Mapp
             room = unit * (len(label_lines) + 1)
             middle = -position - room / 2
             ticks[middle] = "\n".join(label_lines)
-            _draw_bar(axes, bar, middle, palette, number_at=1.15 if markers else None)
+            _draw_bar(axes, bar, middle, palette)
             for source, shares in bar.marks.items():
                 axes.plot(shares, [middle] * len(shares), zorder=4, clip_on=False, **markers[source])
             position += room
@@ -169,14 +174,22 @@ def draw_bars(groups: Mapping[str, Sequence[Bar]], palette: Palette, kinds: Mapp
     return figure
 
 
-def _draw_bar(axes: Any, bar: Bar, position: float, palette: Palette, *, number_at: float | None) -> None:
-    share = bar.share
-    axes.barh(position, share.mean, height=0.19, color=palette.series[bar.series % SERIES], zorder=2)
+def _draw_bar(axes: Any, bar: Bar, position: float, palette: Palette) -> None:
+    """A bar, its interval, and its number beside it, where no mark of others lies."""
+    share, colour = bar.share, palette.series[bar.series % SERIES]
+    if bar.is_noisy:
+        hatch = {"facecolor": "none", "edgecolor": colour, "hatch": "/////", "linewidth": 0.8}
+        axes.barh(position, share.mean, height=0.19, zorder=2, **hatch)
+    else:
+        axes.barh(position, share.mean, height=0.19, color=colour, zorder=2)
     style = {"linewidth": 1.3, "marker": "|", "markersize": 5, "markevery": [1], "zorder": 3}
-    for end, ink in ((share.low, palette.on_bar), (share.high, palette.ink)):
+    for end, ink in ((share.low, palette.ink if bar.is_noisy else palette.on_bar), (share.high, palette.ink)):
         axes.plot([share.mean, end], [position, position], color=ink, **style)
-    x, side = (share.high + 0.018, "left") if number_at is None else (number_at, "right")
-    axes.text(x, position, percent(share.mean), va="center", ha=side, fontsize=9.5)
+    x = share.high + 0.018
+    for mark in sorted(mark for marks in bar.marks.values() for mark in marks):
+        if x - 0.03 < mark < x + _NUMBER_WIDTH:
+            x = mark + 0.03
+    axes.text(x, position, percent(share.mean), va="center", ha="left", fontsize=9.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from fireact.base.settings import replace_fields
 from fireact.errors import ConfigError
 from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.summary import Summary
+from fireact.reporting.agent_names import shorten_names
+from fireact.reporting.wording import display_name
 from fireact.rollout.collection import EpisodeCounts
 from fireact.types import Example, Trajectory
 
@@ -25,7 +27,7 @@ class ReportAgent:
 
     ``noise`` is what was done to its tools (``none=0.5``), or empty; agents that differ only in noise have the same
     ``model``. ``trajectories`` is how many a fine-tuned agent learned from, where that is known; agents with the same
-    ``line`` differ only in that number and their seed.
+    ``line`` differ only in that number and their seed. ``tuned`` is None where nobody recorded it.
     """
 
     name: str
@@ -34,9 +36,12 @@ class ReportAgent:
     noise: str = ""
     trajectories: int | None = None
     line: str = ""
+    tuned: bool | None = None
 
     def __post_init__(self) -> None:
         replace_fields(self, model=self.model or self.name)
+        if self.tuned is None and self.trajectories is not None:
+            replace_fields(self, tuned=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,15 @@ class ReportData:
         absent = sorted(set(used) - set(names))
         if absent:
             raise ConfigError(f"the report has numbers of {', '.join(absent)}, but its agents are {', '.join(names)}.")
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Agent -> the short name that stands beside its numbers; the cells of a study have names of their own."""
+        return (
+            {agent.name: display_name(agent.name) for agent in self.agents}
+            if self.of_studies
+            else (shorten_names(self.agents))
+        )
 
     @property
     def against(self) -> Mapping[str, Mapping[str, str]]:

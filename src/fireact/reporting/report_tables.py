@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
+from fireact.evaluation.comparison import ScoreComparison
 from fireact.evaluation.measures import Measures
 from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.statistics import Estimate, PairedDifference
@@ -73,11 +74,12 @@ def amount_cell(amount: Estimate | float | None) -> TableCell:
 
 
 def change_cell(change: PairedDifference | None, *notes: str, digits: int = 1) -> TableCell:
-    """A difference of shares with its interval, and notes on it."""
+    """A difference of shares with its interval, and notes on it; grey where the interval holds 0."""
     if change is None:
         return TableCell()
     difference = change.difference
-    return TableCell(points(difference.mean), [interval(difference.interval, digits), *filter(None, notes)])
+    details = [interval(difference.interval, digits), *filter(None, notes)]
+    return TableCell(points(difference.mean), details, faint=not change.is_clear)
 
 
 def get_amount(summary: Summary, name: str) -> Estimate | float | None:
@@ -85,8 +87,10 @@ def get_amount(summary: Summary, name: str) -> Estimate | float | None:
     return summary.seconds_per_question if name == "seconds_per_question" else summary.measures.get(name)
 
 
-def headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool, short: bool = False) -> Table:
-    """A row a task, an agent against its baseline; without ``one_pair``, rows name their agents.
+def headline_table(
+    lines: Sequence[Headline], title: str, *, one_pair: bool, labels: Mapping[str, str], short: bool = False
+) -> Table:
+    """A row a task, an agent against its baseline; without ``one_pair``, rows name their agents by ``labels``.
 
     A ``short`` table is for a terminal: it has the number of questions, no decimals in intervals, and the agents below
     their task.
@@ -97,7 +101,7 @@ def headline_table(lines: Sequence[Headline], title: str, *, one_pair: bool, sho
         head = ["EM", "Change (95% interval)", "p", "Finished", "Tokens/question", "Seconds/question"]
     rows: list[Row] = []
     for line in lines:
-        pair = [] if one_pair else [describe_pair(line)]
+        pair = [] if one_pair else [describe_pair(line, labels)]
         em = _before_and_after(line, _measure("em"), percent)
         rows.append(
             [
@@ -119,14 +123,35 @@ def read_headline_table(report: Mapping[str, Any]) -> Table:
     one_pair = report.get(
         "one_pair", len({(line.baseline, line.agent) for line in lines}) < 2
     )  # earlier versions lack it
-    title = describe_pair(lines[0]) if one_pair and lines else report["title"]
-    return headline_table(lines, title, one_pair=one_pair, short=True)
+    title = describe_pair(lines[0], {}) if one_pair and lines else report["title"]
+    return headline_table(lines, title, one_pair=one_pair, labels=report.get("labels", {}), short=True)
 
 
-def describe_pair(line: Headline) -> str:
-    """The agents of a headline: ``base -> student, the best of 5``."""
-    agent = display_name(line.agent) + (f", the best of {line.best_of}" if line.best_of else "")
-    return f"{display_name(line.baseline)} {ARROW} {agent}" if line.before else agent
+def read_run_table(report: Mapping[str, Any]) -> Table:
+    """A row for each agent and task of a report's JSON, also under noise, with the change against its baseline."""
+    labels, changes = report.get("labels", {}), (*report["comparisons"].items(), *report["robustness"].items())
+    comparisons = {
+        (task, name): ScoreComparison.from_dict(fields)
+        for task, by_agent in changes
+        for name, fields in by_agent.items()
+    }
+    rows: list[Row] = []
+    for name, by_task in report["agents"].items():
+        for task, fields in by_task.items():
+            measures, comparison = Summary.from_dict(fields).measures, comparisons.get((task, name))
+            change = change_cell(comparison.em if comparison else None, digits=0)
+            count, finished = str(fields["n"]), percent(measures.finished.mean, 0)
+            rows.append([labels.get(name, name), task, count, share_cell(measures.em, 0), change, finished])
+    notes = [f"{label}: {display_name(name)}" for name, label in labels.items() if label != display_name(name)]
+    head = ["agent", "task", "n", "EM", "change", "finished"]
+    return Table("All runs", head, rows, notes=notes, names=2).without_empty_columns()
+
+
+def describe_pair(line: Headline, labels: Mapping[str, str]) -> str:
+    """The agents of a headline: ``prompted -> fine-tuned, the best of 5``; their long names without ``labels``."""
+    before, after = (labels.get(name, display_name(name)) for name in (line.baseline, line.agent))
+    after += f", the best of {line.best_of}" if line.best_of else ""
+    return f"{before} {ARROW} {after}" if line.before else after
 
 
 def _measure(name: str) -> Callable[[Summary], float | None]:
@@ -148,9 +173,9 @@ def _before_and_after(
 
 def result_table(report: ReportData) -> Table:
     """All scores and amounts of each agent on each task."""
-    scores, amounts = _score_columns(report), _amount_names(report)
+    scores, amounts, labels = _score_columns(report), _amount_names(report), report.labels
     rows: list[Row] = [
-        [task, display_name(agent), _count_cell(summary), *(get_cell(summary.measures) for get_cell in scores.values()),
+        [task, labels[agent], _count_cell(summary), *(get_cell(summary.measures) for get_cell in scores.values()),
          *(amount_cell(get_amount(summary, name)) for name in amounts)]
         for task, by_agent in report.results.items()
         for agent, summary in by_agent.items()
@@ -215,7 +240,8 @@ def _row_names(report: ReportData, task: str, agent: str, *, with_note: bool = T
 
 
 def _agent_cell(report: ReportData, agent: str) -> TableCell:
-    return TableCell(display_name(agent), series=series_by_agent(report)[agent])
+    noisy = any(other.name == agent and other.noise for other in report.agents)
+    return TableCell(report.labels[agent], series=series_by_agent(report)[agent], noisy=noisy)
 
 
 def _count_cell(summary: Summary) -> TableCell:
@@ -226,7 +252,7 @@ def _paired_cells(report: ReportData, task: str, agent: str) -> list[TableCell]:
     comparison = report.comparisons.get(task, {}).get(agent)
     if comparison is None:
         return [TableCell(), TableCell()]
-    baseline = "" if has_one_baseline(report) else f"to {display_name(report.against[task][agent])}"
+    baseline = "" if has_one_baseline(report) else f"to {report.labels[report.against[task][agent]]}"
     return [change_cell(change, p_value(change.p), baseline) for change in (comparison.em, comparison.f1)]
 
 
@@ -257,7 +283,7 @@ def _robustness_row(report: ReportData, row: RobustnessRow) -> Row:
     right = share_cell(recovery.right) if recovery else TableCell()
     return [
         row.task,
-        TableCell(display_name(row.agent.model), series=series),
+        TableCell(report.labels.get(row.agent.model, display_name(row.agent.model)), series=series, noisy=True),
         row.agent.noise,
         share_cell(row.before.measures.em) if row.before else "",
         share_cell(row.after.measures.em),

@@ -6,7 +6,7 @@ Invariant: every form of the report takes its headlines from here; nothing is me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fireact.evaluation.comparison import ScoreComparison
@@ -15,7 +15,7 @@ from fireact.evaluation.measures import GroupSummary
 from fireact.evaluation.statistics import Estimate, PairedDifference
 from fireact.evaluation.summary import Summary
 from fireact.reporting.report_data import ReportAgent, ReportData
-from fireact.reporting.wording import display_name, percent
+from fireact.reporting.wording import description_beside, display_name, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Headline:
     """A task before and after: the last agent measured on it, its baseline, their summaries and the comparison.
 
     ``before`` is None where there is no baseline, or it was asked other questions. ``best_of`` is the number of agents
-    from which this one was chosen as the best, else 0.
+    from which this one was chosen as the best, else 0. ``under_noise`` has, by kind of noise, the exact match of the
+    baseline and of the agent with these tools; None for one that was not measured so.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Headline:
     after: Summary
     comparison: ScoreComparison | None
     best_of: int = 0
+    under_noise: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @property
     def change(self) -> PairedDifference | None:
@@ -173,9 +175,37 @@ def headlines(report: ReportData) -> list[Headline]:
         first, comparison = results.get(against.get(last, "")), report.comparisons.get(task, {}).get(last)
         if first and (comparison is None or comparison.em.n < ALIKE * max(first.n, results[last].n)):
             first = None
-        note = report.task_notes.get(task, "")
-        lines.append(Headline(task, note, against.get(last, ""), last, first, results[last], comparison, best_of))
+        lines.append(
+            Headline(
+                task=task,
+                note=report.task_notes.get(task, ""),
+                baseline=against.get(last, ""),
+                agent=last,
+                before=first,
+                after=results[last],
+                comparison=comparison,
+                best_of=best_of,
+                under_noise=_scores_under_noise(report, task, against.get(last, "") if first else "", last),
+            )
+        )
     return lines
+
+
+def _scores_under_noise(
+    report: ReportData, task: str, baseline: str, agent: str
+) -> dict[str, tuple[float | None, float | None]]:
+    """Noise -> exact match of the baseline and of the agent where their tools are disturbed."""
+    scores = {(twin.model, twin.noise): report.results[task].get(twin.name) for twin in report.agents if twin.noise}
+    models = {twin.name: twin.model for twin in report.agents if not twin.noise}
+    pairs = {
+        noise: (scores.get((models.get(baseline, ""), noise)), scores.get((models.get(agent, ""), noise)))
+        for noise in dict.fromkeys(noise for _, noise in scores)
+    }
+    return {
+        noise: (before.measures.em.mean if before else None, after.measures.em.mean if after else None)
+        for noise, (before, after) in pairs.items()
+        if before or after
+    }
 
 
 def has_one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
@@ -188,7 +218,8 @@ def has_one_pair(report: ReportData, lines: Sequence[Headline]) -> bool:
 def lede(report: ReportData) -> str:
     """The report in one or two sentences: what was measured, and where the training data is from."""
     lines = headlines(report)
-    parts = [_headline_words(line, with_names=not has_one_pair(report, lines)) for line in lines]
+    named = {} if has_one_pair(report, lines) else report.labels
+    parts = [_headline_words(line, named) for line in lines]
     count = sum(len(source.trajectories) for source in report.sources)
     agents = ", ".join(display_name(agent.name) for agent in report.agents)
     text = f"Exact match: {'; '.join(parts)}." if parts else f"{count:,} episodes of {agents}, without scores."
@@ -199,17 +230,29 @@ def lede(report: ReportData) -> str:
     return text
 
 
+def describe_agent(report: ReportData, agent: ReportAgent) -> str:
+    """What stands beside the short name of an agent: its long name, where that says more, and its description."""
+    if agent.noise and agent.model in report.labels:
+        return f"the same agent, its tools under noise {agent.noise}"
+    name = display_name(agent.name)
+    added = display_name(description_beside(agent.description, agent.name))
+    return ", ".join(filter(None, ["" if name == report.labels[agent.name] else name, added]))
+
+
 def teachers(report: ReportData) -> list[str]:
     """The models whose trajectories were trained on."""
     return list(dict.fromkeys(mixture.teacher for mixture in report.mixtures))
 
 
-def _headline_words(line: Headline, *, with_names: bool) -> str:
+def _headline_words(line: Headline, labels: Mapping[str, str]) -> str:
+    """A headline in words, with the short names of its agents where ``labels`` has them."""
     after = percent(line.after.measures.em.mean)
     change = f"from {percent(line.before.measures.em.mean)} to {after}" if line.before else after
-    pair = f"{display_name(line.baseline)} to {display_name(line.agent)}" if line.before else display_name(line.agent)
+    if not labels:
+        return f"{line.task} {change}"
+    pair = f"{labels[line.baseline]} to {labels[line.agent]}" if line.before else labels[line.agent]
     pair += f", the best of {line.best_of}" if line.best_of else ""
-    return f"{line.task} {change}{f' ({pair})' if with_names else ''}"
+    return f"{line.task} {change} ({pair})"
 
 
 def cases_heading(report: ReportData) -> str:
@@ -252,6 +295,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "unlike": list(report.unlike),
         "cautions": list(report.cautions),
         "one_pair": has_one_pair(report, headlines(report)),
+        "labels": dict(report.labels),
         "descriptions": {agent.name: agent.description for agent in report.agents},
         "agents": {
             name: {task: results[name].to_dict() for task, results in report.results.items() if name in results}

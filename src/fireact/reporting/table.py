@@ -27,14 +27,17 @@ _LONG_DETAIL = 24  # a longer one is no interval but a name, which may be folded
 class TableCell:
     """A value, and the ``details`` that qualify it; the first is its interval or a remark.
 
-    On the page, ``series`` is the colour of an agent, and ``link`` leads to the episodes.
+    On the page, ``series`` is the colour of an agent, hatched where it is ``noisy``, and ``link`` leads to
+    the episodes. A ``faint`` value is grey: a change whose interval holds 0.
     """
 
     text: str = ""
     details: Sequence[str] = ()
     strong: bool = False
     series: int | None = None
+    noisy: bool = False
     link: str = ""
+    faint: bool = False
 
     def __str__(self) -> str:
         return " ".join([self.text, *_beside(self.details)])
@@ -143,13 +146,21 @@ def _html_cell(value: TableCell | str, scope: str, *, left: bool) -> str:
 
     cell = as_cell(value)
     classes = [
-        name for name, holds in (("left", left), ("agent", cell.series is not None), ("now", cell.strong)) if holds
+        name
+        for name, holds in (
+            ("left", left),
+            ("agent", cell.series is not None),
+            ("now", cell.strong),
+            ("faint", cell.faint),
+        )
+        if holds
     ]
     text = str(escape(cell.text))
     if cell.link:
         text = f'<a href="{escape(cell.link)}">{text}</a>'
     if cell.series is not None:
-        text = f'<span class="swatch s{cell.series}" aria-hidden="true"></span> {text}'
+        hatch = " noisy" if cell.noisy else ""
+        text = f'<span class="swatch s{cell.series}{hatch}" aria-hidden="true"></span>{text}'
     for detail in cell.details:
         text += f"{'<small class=other>' if len(detail) > _LONG_DETAIL else '<small>'}{escape(detail)}</small>"
     attributes = (f' scope="{scope}"' if scope else "") + (f' class="{" ".join(classes)}"' if classes else "")
@@ -218,7 +229,8 @@ def _cell_lines(value: TableCell | str, *, stacked: bool) -> list[str]:
 
 def _terminal_text(value: TableCell | str, *, stacked: bool) -> str:
     cell = as_cell(value)
-    text = f"[bold]{_escape(cell.text)}[/]" if cell.strong else _escape(cell.text)
+    style = "bold" if cell.strong else "dim" if cell.faint else ""
+    text = f"[{style}]{_escape(cell.text)}[/]" if style else _escape(cell.text)
     if stacked:
         return "\n".join([text, *(f"[dim]{_escape(detail)}[/]" for detail in cell.details)])
     return " ".join([text, *map(_escape, _beside(cell.details))])

@@ -19,6 +19,7 @@ from fireact.base.verbs import Verb
 from fireact.errors import ConfigError
 from fireact.models.weights import student_directory
 from fireact.render.chat import apply_renderer_template
+from fireact.render.generation_marks import mark_generation
 from fireact.render.tool_template import write_tool_template
 from fireact.rollout.loading import load_renderer
 from fireact.rollout.students import require_tuned_directory, training_fields, tuned_renderer, tuned_weights
@@ -113,6 +114,9 @@ def _write_student(
         tokenizer.chat_template = write_tool_template(tokenizer, finish=finish)
     require_disk(out, gigabytes=0.1 + model.num_parameters() * getattr(torch, dtype).itemsize / 1e9)
     if config.to == "merged":
+        tokenizer.chat_template = mark_generation(tokenizer, ends=_end_tokens(model, tokenizer)) or (
+            tokenizer.chat_template
+        )
         with silence_libraries():
             model.to(getattr(torch, dtype)).save_pretrained(out, safe_serialization=True)
             tokenizer.save_pretrained(out)
@@ -123,6 +127,13 @@ def _write_student(
         (out / "Modelfile").write_text(text, encoding="utf-8")
     write_gguf(model, tokenizer, out / GGUF, name=name, dtype=dtype)
     return dtype
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[str]:
+    """The tokens that end a turn: the tokenizer's, and those of the student's own settings of generation."""
+    ids = model.generation_config.eos_token_id if model.generation_config is not None else None
+    more = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return {tokenizer.eos_token, *(tokenizer.convert_ids_to_tokens(id) for id in more)} - {None}
 
 
 def _choose_dtype(config: ExportConfig, weights_source: str, model: Any) -> str:

@@ -55,7 +55,7 @@ def _choose_plots(study: StudyFile, cells: Sequence[Cell], rows: Mapping[str, St
 
 def _name_plot(study: StudyFile, task: str, *kind: str) -> tuple[str, str]:
     """The stem of the file and the heading of a plot."""
-    return "-".join(re.sub(r"[^\w.-]+", "-", word) for word in (task, *kind) if word), f"{study.title}: {task}"
+    return "-".join(re.sub(r"[^\w.-]+", "-", word) for word in (task, *kind) if word), f"{study.title} ({task})"
 
 
 def _plot_bars(
@@ -69,7 +69,7 @@ def _plot_bars(
             matches = figure.matches(cell.name, cell.group) and figure.is_about(task, row.results)
             if figure.unit == "EM" and matches:
                 marks.setdefault(f"paper: {figure.label.partition(',')[0]}", []).append(figure.value / 100)
-        bars.append(Bar(cell.name, row.results[task].measures.em, int(cell.is_fine_tuned), marks))
+        bars.append(Bar(cell.name, row.results[task].measures.em, int(cell.is_fine_tuned), marks, bool(cell.noise)))
     kinds = {name: series for name, series in KINDS.items() if any(bar.series == series for bar in bars)}
     words = ", ".join(f"{bar.label} {percent(bar.share.mean)}" for bar in bars)
     name, heading = _name_plot(study, task, "bars")

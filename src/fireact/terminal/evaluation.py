@@ -17,7 +17,7 @@ from fireact.evaluation.recovery import Recovery
 from fireact.evaluation.rescore import RescoreResult
 from fireact.evaluation.statistics import Estimate
 from fireact.evaluation.summary import Summary, read_summaries
-from fireact.reporting.report_tables import get_amount, read_headline_table, share_cell
+from fireact.reporting.report_tables import get_amount, read_headline_table, read_run_table, share_cell
 from fireact.reporting.table import Row, Table
 from fireact.reporting.wording import (
     UNTOLD,
@@ -200,6 +200,9 @@ def print_report(directory: Path, *, as_json: bool) -> None:
         print_json(data)
         return
     print_table(read_headline_table(data))
+    shown = {name for line in data["headlines"] for name in (line["before"], line["after"])}
+    if set(data["agents"]) - shown:
+        print_table(read_run_table(data))
     timings = data["timings"]
     stages, memory = timings["stages"], timings["peak_memory_gb"]
     if stages:

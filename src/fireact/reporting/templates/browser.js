@@ -63,6 +63,9 @@ function changeOf(one, run) {
   return before ? "right, then wrong" : "wrong, then right";
 }
 
+const FLIPS_FIRST = ["wrong, then right", "right, then wrong", "wrong both times", "right both times", "not both scored"];
+const isWorthReading = (one) => (state.against ? changeOf(one, state.against) === FLIPS_FIRST[0] : ["wrong", "partly"].includes(one.score));
+
 // ------------------------------------------------------------------------------------------------------- state
 
 const SCORES = { right: "right", partly: "wrong, words in common", wrong: "wrong", unscored: "not scored" };
@@ -85,14 +88,20 @@ const EMPTY = { q: "", agent: "", against: "", change: "", task: "", method: "",
 let state = { ...EMPTY };
 let shown = []; // episodes that pass the filters, in order
 let at = -1; // index of the chosen episode in it
+let opening = false; // nothing was chosen yet: the first episode worth reading is opened
 
+// Without a query, the pair of the report is compared, and the first flip is open.
 function read() {
   const query = location.hash.slice(1).split("?").slice(1).join("?");
+  opening = !query;
   const given = Object.fromEntries([...new URLSearchParams(query)].filter(([name]) => name in EMPTY));
   const known = (run) => !run || runs.has(run) || !runs.size;
   state = { ...EMPTY, ...given };
   for (const name of ["agent", "against"]) state[name] = agentOf(state[name]);
   state.e = renamed(state.e);
+  if (opening && data.before !== data.after && [data.before, data.after].every((run) => runs.has(run) && of(run))) {
+    Object.assign(state, { agent: data.before, against: data.after });
+  }
   if (!known(state.agent)) state.agent = "";
   if (!known(state.against) || state.against === state.agent) state.against = "";
   pair();
@@ -107,7 +116,7 @@ function pair() {
 
 function fragment(given) {
   const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value));
-  return query.size ? `#trajectories?${query}` : "#trajectories";
+  return query.size ? `#trajectories?${query}` : "#trajectories?all"; // without a query a pair would be chosen
 }
 
 function write() {
@@ -136,7 +145,9 @@ function passes(one, except) {
 function refresh({ keep = false } = {}) {
   terms = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   shown = [...episodes.values()].filter((one) => passes(one, null));
+  if (state.against) shown = FLIPS_FIRST.flatMap((kind) => shown.filter((one) => changeOf(one, state.against) === kind));
   options();
+  if (!episodes.has(state.e) && shown.length && (!keep || !state.e)) state.e = (shown.find(isWorthReading) ?? shown[0]).key;
   at = shown.findIndex((one) => one.key === state.e);
   if (at < 0 && !episodes.has(state.e)) state.e = "";
   const total = state.against ? of(state.agent) : episodes.size;
@@ -366,23 +377,23 @@ function others(one) {
 }
 
 // A question and one or more of its episodes; also draws the cases of the report.
-function reading(one, partners, words, extra, heading = "h3") {
+function reading(one, partners, words, extra, { brief = false } = {}) {
   const [question, ...choices] = (one.question ?? "").split("\n");
   const facts = [one.task, one.id, one.kind, one.hops && !one.kind?.includes("hop") && count(one.hops, "hop")].filter(Boolean).join(" · ");
   const head = node(
     "header",
     { class: "asked-head" },
     node("p", { class: "muted facts-line" }, facts),
-    node(heading, { class: "question", dir: "auto" }, ...marked(question, words)),
+    node("h3", { class: "question", dir: "auto" }, ...marked(question, words)),
     choices.length ? node("p", { class: "choices", dir: "auto" }, ...marked(choices.join("\n"), words)) : null,
     one.answer ? node("p", { class: "gold" }, node("span", { class: "label" }, "Right answer"), node("strong", { dir: "auto" }, ...marked(one.answer, words))) : null,
     extra,
   );
-  const panels = [one, ...(partners || [])].map((each) => (each ? panel(each, words) : node("section", { class: "run none" }, node("p", { class: "muted" }, `${label(state.against)} was not asked this question.`))));
+  const panels = [one, ...(partners || [])].map((each) => (each ? panel(each, words, brief) : node("div", { class: "run none" }, node("p", { class: "muted" }, `${label(state.against)} was not asked this question.`))));
   return [head, node("div", { class: "side" }, ...panels)];
 }
 
-function panel(one, words) {
+function panel(one, words, brief) {
   const used = [
     count(one.steps.length, "step"), one.calls && one.calls !== one.steps.length ? count(one.calls, "call") : null,
     one.read && `${number(one.read)} tokens in${one.cached ? ` (${number(one.cached)} cached)` : ""}`,
@@ -392,8 +403,8 @@ function panel(one, words) {
   const ended = one.failure ?? stops[one.stop] ?? one.stop;
   const name = label(one.run);
   return node(
-    "section",
-    { class: `run s${runs.get(one.run)?.series ?? 0}`, "aria-label": name },
+    "div",
+    { role: "group", class: `run s${runs.get(one.run)?.series ?? 0}`, "aria-label": name },
     node(
       "header",
       {},
@@ -401,13 +412,13 @@ function panel(one, words) {
       node("ul", { class: "badges", "aria-label": "Outcome" }, node("li", { class: one.score }, node("span", { "aria-hidden": "true" }, MARKS[one.score]), ` ${one.verdict}`), node("li", {}, ended)),
       node("p", { class: "muted used" }, [one.method, ...used].filter(Boolean).join(" · ")),
     ),
-    node("ol", { class: "steps" }, ...one.steps.map((step, place) => stepOf(step, words, `${place + 1} of ${name}`))),
+    node("ol", { class: "steps" }, ...one.steps.map((step, place) => stepOf(step, words, `${place + 1} of ${name}`, brief))),
     one.said !== undefined ? node("p", { class: "said" }, node("span", { class: "label" }, "Answered"), node("strong", { dir: "auto" }, ...marked(one.said, words))) : null,
     one.error ? node("p", { class: "fault" }, node("span", { class: "label" }, "Fault"), ...marked(one.error, words)) : null,
   );
 }
 
-function stepOf(step, words, place) {
+function stepOf(step, words, place, brief) {
   const notes = [step.joined && "in the same turn as the step before", step.repairs && `asked again ${count(step.repairs, "time")} before it wrote an action`, step.unlearned && "read by the student, not learned", step.unsaid && `${step.unsaid.toLocaleString("en")} more characters of its text are in the run's trajectories.jsonl`].filter(Boolean);
   return node(
     "li",
@@ -416,23 +427,25 @@ function stepOf(step, words, place) {
     step.action
       ? node("div", { class: "action" }, node("span", { class: "label" }, "Action"), node("code", { dir: "auto" }, node("b", {}, ...marked(step.action[0], words)), "[", ...marked(step.action[1], words), "]"))
       : node("div", { class: "action lost" }, node("span", { class: "label" }, "No action; it wrote"), node("code", { dir: "auto" }, ...marked(step.text ?? "nothing", words))),
-    step.observation !== undefined ? observation(step, words, place) : null,
+    step.observation !== undefined ? observation(step, words, place, brief) : null,
     notes.length ? node("p", { class: "muted note" }, notes.join("; ")) : null,
   );
 }
 
 const LONG = 520; // characters of an observation that are shown at once
-function observation(step, words, place) {
+const BRIEF = 160; // the same in the case above the numbers
+function observation(step, words, place, brief) {
   const said = node("div", { class: "text", dir: "auto" }, ...(step.observation ? marked(step.observation, words) : [node("i", {}, "nothing")]));
   const parts = [node("span", { class: "label" }, "Observation", step.noise ? node("span", { class: "noise" }, `noise: ${step.noise}`) : null), said];
-  if (step.observation.length > LONG) {
+  if (step.observation.length > (brief ? BRIEF : LONG)) {
     said.classList.add("folded");
     const all = `All ${step.observation.length.toLocaleString("en")} characters`;
-    const more = node("button", { type: "button", class: "quiet more", "aria-expanded": "false", "aria-label": `Whole observation ${place}` }, all);
+    const caption = (text) => [text, hidden(` of observation ${place}`)]; // which observation, for those who cannot see it
+    const more = node("button", { type: "button", class: "quiet more", "aria-expanded": "false" }, ...caption(all));
     more.addEventListener("click", () => {
       const open = said.classList.toggle("folded") === false;
       more.setAttribute("aria-expanded", String(open));
-      more.textContent = open ? "Less" : all;
+      more.replaceChildren(...caption(open ? "Less" : all));
     });
     parts.push(more);
   }
@@ -458,7 +471,7 @@ function hidden(text) {
 }
 
 function swatch(run) {
-  return node("span", { class: `swatch s${runs.get(run)?.series ?? 0}`, "aria-hidden": "true" });
+  return node("span", { class: `swatch s${runs.get(run)?.series ?? 0}${runs.get(run)?.noisy ? " noisy" : ""}`, "aria-hidden": "true" });
 }
 
 // Text with the search words marked.
@@ -482,19 +495,20 @@ function register(found) {
   for (const run of found) {
     const name = agentOf(run.name);
     const known = runs.get(name);
-    runs.set(name, { ...run, name, label: known?.label ?? run.label ?? name, series: known?.series ?? run.series ?? runs.size % 6 });
+    runs.set(name, { ...run, name, label: known?.label ?? run.label ?? name, series: known?.series ?? run.series ?? runs.size % 6, noisy: known?.noisy ?? run.noisy });
   }
 }
 
+// The first case stands above the numbers, in brief; the others follow them.
 function cases() {
-  const place = $("case-list");
-  for (const keys of data.cases ?? []) {
+  for (const [index, keys] of (data.cases ?? []).entries()) {
+    const place = $(index ? "case-list" : "first-case");
     const found = keys.map((key) => episodes.get(key)).filter(Boolean);
     if (!place || !found.length) continue;
-    const [first, ...rest] = found;
+    const [first, ...rest] = index ? found : [found[0], ...found.slice(1).slice(-1)];
     const link = fragment({ agent: first.run, against: rest.at(-1)?.run ?? "", e: first.key });
     const more = node("p", { class: "others" }, node("a", { href: link }, "Open among all trajectories"));
-    place.append(node("article", { class: "case", "aria-label": first.question ?? first.id }, ...reading(first, rest, [], more)));
+    place.append(node("article", { class: index ? "case" : "case brief", "aria-label": first.question ?? first.id }, ...reading(first, rest, [], more, { brief: !index })));
   }
 }
 
