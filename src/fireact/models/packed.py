@@ -22,27 +22,27 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-        self._packed = _pack_weight(linear.weight.detach())
+        self._packed = pack_weight(linear.weight.detach())
         self._transposed: Tensor | None = None
 
     def forward(self, values: Tensor) -> Tensor:
         if torch.is_grad_enabled() and values.requires_grad:
             result: Tensor = _FrozenLinear.apply(values, self)  # type: ignore[no-untyped-call]
             return result
-        return _multiply(values, self._packed, self.bias)
+        return multiply_packed(values, self._packed, self.bias)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient with respect to the input; the transposed weight is packed when it is first needed."""
         if self._transposed is None:
-            self._transposed = _pack_weight(self._packed.to_dense().t().contiguous())
-        return _multiply(gradient.contiguous(), self._transposed, None)
+            self._transposed = pack_weight(self._packed.to_dense().t().contiguous())
+        return multiply_packed(gradient.contiguous(), self._transposed)
 
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor, layer: PackedLinear) -> Tensor:
         context.layer = layer
-        return _multiply(values, layer._packed, layer.bias)
+        return multiply_packed(values, layer._packed, layer.bias)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -69,11 +69,13 @@ def _is_packable(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _pack_weight(weight: Tensor) -> Tensor:
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight [out_features, in_features] in oneDNN's layout."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, ROWS)
     return packed
 
 
-def _multiply(values: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def multiply_packed(values: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What ``nn.functional.linear`` computes, with a packed weight."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise.default(values, packed, bias, "none", [], "")
     return result
