@@ -7,40 +7,18 @@ with a mask.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fireact.errors import ConfigError, unknown_name_error
+from fireact.base.machine import has_bfloat16, training_device
+from fireact.errors import ConfigError
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.batches import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-BFLOAT16 = "FIREACT_BFLOAT16"
-"""Environment variable: ``on`` or ``off`` decides whether products are bfloat16; unset, the hardware decides."""
-
-
-def has_bfloat16() -> bool:
-    """Whether training multiplies in bfloat16: where the hardware does so itself, unless FIREACT_BFLOAT16 decides.
-
-    Emulated bfloat16 is slower than float32. Raises ConfigError for a value of the variable that is not on or off.
-    """
-    import torch
-
-    choice = os.environ.get(BFLOAT16, "")
-    if choice not in ("", "on", "off"):
-        raise unknown_name_error(f"value of {BFLOAT16}", choice, ("on", "off"))
-    if choice:
-        return choice == "on"
-    if training_device() != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
 def require_gpu(kind: str) -> None:
@@ -49,15 +27,6 @@ def require_gpu(kind: str) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
-
-
-def training_device() -> str:
-    """The device to train on: this process's GPU where there is one, unless accelerate is set to use the CPU."""
-    import torch
-
-    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true":
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 CACHE_BATCH_SIZE = 16

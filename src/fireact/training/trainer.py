@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.base.machine import require_disk, require_memory
+from fireact.base.machine import has_bfloat16, require_disk, require_memory, training_device
 from fireact.base.progress import SILENT, Progress
 from fireact.data.recorded_calls import RENDERER
 from fireact.errors import ConfigError, DataError, FireactError
@@ -40,7 +40,7 @@ from fireact.training.batches import (
 from fireact.training.checkpoints import estimate_disk_gb, find_last_checkpoint, used_disk_gb
 from fireact.training.fitting import FittingSamples, select_fitting
 from fireact.training.log import LOG, CurveWriter
-from fireact.training.loss import CACHE_BATCH_SIZE, TargetLoss, has_bfloat16, training_device
+from fireact.training.loss import CACHE_BATCH_SIZE, TargetLoss
 from fireact.training.memory import (
     catch_out_of_memory,
     free_gpu_gb,
