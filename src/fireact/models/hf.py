@@ -250,7 +250,9 @@ def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, A
             loaded_dtype = dtype if adapter is None else "float32"  # an adapter is merged before anything is rounded
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, loaded_dtype))
         if adapter is not None:
-            model = _merge_adapter(model, adapter).to(getattr(torch, dtype))
+            model = _merge_adapter(model, adapter)
+            for parameter in model.parameters():  # the buffers of rotary embeddings stay float32
+                parameter.data = parameter.data.to(getattr(torch, dtype))
         return model, tokenizer, ends
 
 
