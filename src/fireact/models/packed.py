@@ -70,6 +70,15 @@ def pack_linear(linear: nn.Linear) -> nn.Module:
     return PackedLinear(linear) if can_pack() and _is_packable(linear.weight) else linear
 
 
+def copy_frozen(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    """A linear layer with the same values in another type, which are not trained."""
+    copy = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+    copy.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
+    if linear.bias is not None:
+        copy.bias = nn.Parameter(linear.bias.detach().to(dtype), requires_grad=False)
+    return copy
+
+
 def join_linears(parent: nn.Module, names: Sequence[str]) -> nn.Module:
     """Linear layers of one input as one packed layer, whose output has theirs side by side; ``parent`` loses them."""
     linears: list[Any] = [getattr(parent, name) for name in names]

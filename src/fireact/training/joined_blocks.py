@@ -9,13 +9,14 @@ Blocks of other families, with dropout, or with trained weights stay as they are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fireact.models.packed import PackedLinear, can_pack, join_linears
+from fireact.models.packed import PackedLinear, can_pack, copy_frozen, join_linears
 from fireact.training.frozen_blocks import find_blocks
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -30,24 +31,32 @@ SOURCES = {
 }
 
 
-def join_blocks(model: Any, *, dtype: torch.dtype) -> int:
-    """Exchange the forward pass of every block that can be, in place, for products in ``dtype``; returns how many."""
+def join_blocks(model: Any, *, dtype: torch.dtype) -> bool:
+    """Exchange the forward pass of all blocks in place, for products in ``dtype``; False where one must stay."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if type(base).__name__ not in FAMILIES or not can_pack():
-        return 0
-    layers = [layer for layer in find_blocks(model)[2] if _can_join(layer)]
+    if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu" or not can_pack():
+        return False
+    layers, head = list(find_blocks(model)[2]), base.get_output_embeddings()
+    if not all(map(_can_join, layers)) or not _is_joinable(head):
+        return False
     for layer in layers:
         layer.forward = _JoinedBlock(layer, dtype).forward
-    return len(layers)
+    return True
 
 
 def _can_join(layer: Any) -> bool:
-    linears = [getattr(parent, name) for parent in (layer.self_attn, layer.mlp) for name in _list_linears(parent)]
-    return all(_is_joinable(linear) for linear in linears) and not layer.input_layernorm.weight.requires_grad
+    linears = [part for part in layer.modules() if isinstance(part, nn.Linear) or hasattr(part, "base_layer")]
+    factors = {id(part) for linear in linears for part in _list_factors(linear)}
+    frozen = (layer.input_layernorm, layer.post_attention_layernorm)
+    return all(_is_joinable(linear) for linear in linears if id(linear) not in factors) and not any(
+        norm.weight.requires_grad for norm in frozen
+    )
 
 
-def _list_linears(parent: nn.Module) -> list[str]:
-    return [name for names in SOURCES.values() for name in names if hasattr(parent, name)]
+def _list_factors(linear: Any) -> list[nn.Module]:
+    """The linear layers inside a layer of PEFT that hold its factors."""
+    factors = (getattr(linear, name, {}).values() for name in ("lora_A", "lora_B"))
+    return [factor for group in factors for factor in group]
 
 
 def _is_joinable(linear: Any) -> bool:
@@ -70,19 +79,28 @@ class _JoinedBlock:
         attention, mlp = layer.self_attn, layer.mlp
         self._dtype, self._scaling, self._head_width = dtype, attention.scaling, attention.head_dim
         self._norms = layer.input_layernorm, layer.post_attention_layernorm
-        self._activation = mlp.act_fn
         self._qkv, self._out = (_AdaptedProduct(attention, SOURCES[name], dtype) for name in ("qkv", "out"))
         self._mlp, self._down = (_AdaptedProduct(mlp, SOURCES[name], dtype) for name in ("mlp", "down"))
         self._heads = self._out.product.in_features // self._head_width
 
-    def forward(self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
         """What the block of transformers computes, without a cache and with right padding."""
+        if attention_mask is not None:
+            raise ValueError("joined blocks take texts that are padded on the right, and no attention mask")
         cosine, sine = (each.unsqueeze(1) for each in position_embeddings)
         joined = self._qkv(self._normalise(hidden_states, 0))
         attended = _Attention.apply(joined, cosine, sine, self._heads, self._head_width, self._scaling)  # type: ignore[no-untyped-call]
         hidden = hidden_states + self._out(attended)
         inner: Tensor = _GatedUnit.apply(self._mlp(self._normalise(hidden, 1)))  # type: ignore[no-untyped-call]
-        return hidden + self._down(inner)
+        output: Tensor = hidden + self._down(inner)
+        return output
 
     def _normalise(self, hidden: Tensor, index: int) -> Tensor:
         norm = self._norms[index]
@@ -91,72 +109,93 @@ class _JoinedBlock:
 
 
 class _AdaptedProduct:
-    """Linear layers of one input as one packed product, and their LoRA products as two."""
+    """Linear layers of one input as one packed product, with the LoRA products of those that have an adapter."""
 
     def __init__(self, parent: Any, names: Sequence[str], dtype: torch.dtype) -> None:
-        layers = [getattr(parent, name) for name in names]
+        self._dtype, self._adapters, start = dtype, list[_Adapter](), 0
         frozen = nn.Module()
-        for name, layer in zip(names, layers, strict=True):
+        for name in names:
+            layer = getattr(parent, name)
             base = getattr(layer, "base_layer", layer)
-            copy = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-            copy.weight = nn.Parameter(base.weight.detach().to(dtype), requires_grad=False)
-            if base.bias is not None:
-                copy.bias = nn.Parameter(base.bias.detach().to(dtype), requires_grad=False)
-            frozen.add_module(name, copy)
+            frozen.add_module(name, copy_frozen(base, dtype))
             base.weight.data = base.weight.data.new_empty(0)  # the packed copy takes its place
+            if getattr(layer, "lora_A", None):
+                self._adapters.append(_Adapter(layer, slice(start, start + base.out_features)))
+            start += base.out_features
         self.product: Any = join_linears(frozen, names)
-        self._adapted = [layer for layer in layers if getattr(layer, "lora_A", None)]
-        self._widths = [getattr(layer, "base_layer", layer).out_features for layer in layers]
-        self._layers, self._dtype = layers, dtype
 
     def __call__(self, values: Tensor) -> Tensor:
         """Values [batch, tokens, inputs] to [batch, tokens, outputs of all layers]."""
-        if not self._adapted:
+        if not self._adapters:
             plain: Tensor = self.product(values)
             return plain
-        result: Tensor = _LoraProduct.apply(values, self.product, *self._join_adapters())  # type: ignore[no-untyped-call]
+        first = torch.cat([adapter.first for adapter in self._adapters]).to(self._dtype)
+        second = [adapter.second.to(self._dtype) for adapter in self._adapters]
+        outputs = [adapter.outputs for adapter in self._adapters]
+        result: Tensor = _LoraProduct.apply(values, self.product, outputs, first, *second)  # type: ignore[no-untyped-call]
         return result
 
-    def _join_adapters(self) -> tuple[Tensor, Tensor]:
-        """The first factors one below the other [ranks, inputs], and the second ones as blocks [outputs, ranks]."""
-        first, second = [], []
-        for layer, width in zip(self._layers, self._widths, strict=True):
-            if layer not in self._adapted:
-                second.append(self._first_weight(self._adapted[0]).new_zeros(width, 0))
-                continue
-            name = next(iter(layer.lora_A))
-            first.append(layer.lora_A[name].weight)
-            second.append(layer.lora_B[name].weight * layer.scaling[name])
-        joined = torch.cat(first) if len(first) > 1 else first[0]
-        blocks = torch.block_diag(*second) if len(second) > 1 else second[0]
-        return joined.to(self._dtype), blocks.to(self._dtype)
 
-    def _first_weight(self, layer: Any) -> Tensor:
-        weight: Tensor = layer.lora_A[next(iter(layer.lora_A))].weight
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """The adapter of one layer, whose outputs are a slice of the joined ones."""
+
+    layer: Any
+    outputs: slice
+
+    @property
+    def first(self) -> Tensor:
+        """A [rank, inputs], with LoRA's scale; read at each use, since loading a checkpoint may exchange it."""
+        (name,) = self.layer.lora_A
+        scaled: Tensor = self.layer.lora_A[name].weight * self.layer.scaling[name]
+        return scaled
+
+    @property
+    def second(self) -> Tensor:
+        """B [outputs, rank]."""
+        (name,) = self.layer.lora_B
+        weight: Tensor = self.layer.lora_B[name].weight
         return weight
 
 
 class _LoraProduct(Function):
-    """A frozen packed product plus LoRA: values @ W' + (values @ A') @ B', for rows of values."""
+    """A frozen packed product plus LoRA: values @ W' + (values @ A') @ B' in the outputs of each adapter.
+
+    ``first`` has the A of all adapters one below the other; their B follow.
+    """
 
     @staticmethod
-    def forward(context: Any, values: Tensor, product: PackedLinear, first: Tensor, second: Tensor) -> Tensor:
+    def forward(
+        context: Any, values: Tensor, product: PackedLinear, outputs: Sequence[slice], first: Tensor, *second: Tensor
+    ) -> Tensor:
         rows = values.reshape(-1, values.shape[-1])
         low = rows @ first.t()
         result: Tensor = product(rows)
-        result.addmm_(low, second.t())
-        context.save_for_backward(rows, first, second, low)
-        context.product, context.shape = product, values.shape
+        for columns, narrow, factor in zip(outputs, _split_ranks(low, second), second, strict=True):
+            result[:, columns].addmm_(narrow, factor.t())
+        context.save_for_backward(rows, low, first, *second)
+        context.product, context.outputs, context.shape = product, outputs, values.shape
         return result.view(*values.shape[:-1], -1)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        rows, first, second, low = context.saved_tensors
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, first, *second = context.saved_tensors
         gradient = gradients[0].reshape(len(rows), -1)
-        low_gradient = gradient @ second
-        result = context.product.input_gradient(gradient)
-        result.addmm_(low_gradient, first)
-        return result.view(context.shape), None, low_gradient.t() @ rows, gradient.t() @ low
+        parts = [gradient[:, columns] for columns in context.outputs]
+        low_gradient = torch.cat([part @ factor for part, factor in zip(parts, second, strict=True)], 1)
+        second_gradients = [
+            (narrow.t() @ part).t() for narrow, part in zip(_split_ranks(low, second), parts, strict=True)
+        ]
+        result = None
+        if context.needs_input_grad[0]:
+            result = context.product.input_gradient(gradient).addmm_(low_gradient, first).view(context.shape)
+        return result, None, None, low_gradient.t() @ rows, *second_gradients
+
+
+def _split_ranks(values: Tensor, second: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Columns of each adapter's rank."""
+    parts: Sequence[Tensor] = values.split([factor.shape[1] for factor in second], 1)  # type: ignore[no-untyped-call]
+    return parts
 
 
 class _Norm(Function):
@@ -219,7 +258,8 @@ class _Attention(Function):
         )
         context.save_for_backward(query, key, value, output, weight_sums, cosine, sine)
         context.scaling = scaling
-        return output.transpose(1, 2).reshape(batch, tokens, -1)
+        result: Tensor = output.transpose(1, 2).reshape(batch, tokens, -1)
+        return result
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
@@ -236,7 +276,8 @@ def _rotate(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotary embedding of [batch, heads, tokens, width]; the halves of cosine and of sine are alike."""
     half = values.shape[-1] // 2
     signed = torch.cat((-sine[..., :half], sine[..., half:]), -1)
-    return torch.addcmul(values * cosine, values.roll(half, -1), signed)
+    rotated: Tensor = torch.addcmul(values * cosine, values.roll(half, -1), signed)
+    return rotated
 
 
 def _attention_gradients(
