@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.jsonl import read_objects
+from fireact.base.machine import training_device
 from fireact.data import MixConfig, mix
 from fireact.models.quiet import silence_libraries
 from fireact.render.react import ReActRenderer
 from fireact.render.tokens import Chat, Sample, encode_chat
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.training.batches import plan_batches
-from fireact.training.loss import TargetLoss, training_device
+from fireact.training.loss import TargetLoss
 from fireact.training.memory import peak_training_gb
 from fireact.training.recipe import UPPERMOST, Recipe, learning_rate_share
 from fireact.training.student import load_student, make_trainable

@@ -39,7 +39,7 @@ def plain(directory: Path) -> Any:
 
 def build(directory: Path, *, slots: int, ends: Sequence[int] = (), limit: int = LIMIT) -> Engine:
     model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
-    return Engine(pack_linears(model), slots=slots, ends=ends, limit=limit)
+    return Engine(model, slots=slots, ends=ends, limit=limit)
 
 
 @pytest.fixture
@@ -239,6 +239,58 @@ def test_a_text_that_nobody_waits_for_frees_its_slot(plain: Any, directory: Path
     assert engine.generate(prompt, max_tokens=5).generated == expected(plain, prompt, 5)
     assert len(given_up[0].generated) < 2000
     engine.close()
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+    "qwen2": {}, "qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}, "granite": {"logits_scaling": 4.0},
+}  # fmt: skip
+"""Families, of which granite keeps transformers' own forward pass, and what sets each apart."""
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Any:
+    """A random model of a family, without zeros where training would leave none."""
+    config = transformers.AutoConfig.for_model(
+        request.param, vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, **FAMILIES[request.param],
+    )  # fmt: skip
+    config.rope_parameters.setdefault("rope_theta", 10000.0)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model
+
+
+def predict(model: Any, prompts: Sequence[Sequence[int]]) -> Any:
+    """The engine's logits after each prompt, read in chunks beside a text that is being written."""
+    engine = Engine(model, slots=4, ends=[], limit=LIMIT)
+    rows, writer = [], threading.Thread(target=engine.generate, args=([1, 2],), kwargs={"max_tokens": 60})
+    writer.start()
+    for prompt in prompts:
+        keep = lambda ids, logits: rows.append(logits) or logits  # noqa: E731
+        engine.generate(prompt, max_tokens=1, mask_logits=keep)
+    writer.join()
+    engine.close()
+    return torch.stack(rows)
+
+
+def test_logits_of_any_family_are_those_of_transformers(family: Any) -> None:
+    prompts = prompts_of(4, shared=600)
+    with torch.inference_mode():
+        expected_logits = torch.stack([family(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+    torch.testing.assert_close(predict(family, prompts), expected_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_as_near_to_float32_as_that_of_transformers(family: Any) -> None:
+    prompts = prompts_of(6, shared=100)
+    with torch.inference_mode():
+        exact = torch.stack([family(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+        rounded = family.to(torch.bfloat16)
+        plain_logits = torch.stack([rounded(torch.tensor([prompt])).logits[0, -1].float() for prompt in prompts])
+    error = (predict(rounded, prompts) - exact).norm()
+    assert error < 1.3 * (plain_logits - exact).norm()
 
 
 def test_a_model_with_other_attention_is_refused() -> None:

@@ -26,7 +26,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lm(directory: Path) -> Iterator[HFModel]:
-    made = HFModel(directory, slots=3)
+    made = HFModel(directory, slots=3, dtype="float32")
     yield made
     made.close()
 
@@ -79,7 +79,7 @@ def test_an_adapter_is_merged(lm: HFModel, directory: Path, tmp_path: Path) -> N
     model, tokenizer = load(directory)
     tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     tuned.save_pretrained(str(tmp_path / "adapter"))
-    own = HFModel(directory, adapter=tmp_path / "adapter", name="tuned")
+    own = HFModel(directory, adapter=tmp_path / "adapter", name="tuned", dtype="float32")
     text = own.complete(Call(ask("hello"), max_tokens=12)).text
     own.close()
     assert text == generated(tuned, tokenizer, ask("hello"), 12)

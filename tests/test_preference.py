@@ -18,10 +18,10 @@ from fireact.types import Action, Step, Trajectory
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from fireact.base.machine import training_device  # noqa: E402
 from fireact.models.hf import load_merged_student  # noqa: E402
 from fireact.render.react import ReActRenderer  # noqa: E402
 from fireact.render.tokens import IGNORED, encode_chat  # noqa: E402
-from fireact.training.loss import training_device  # noqa: E402
 from fireact.training.pairs import PairRows, collate_pairs  # noqa: E402
 from fireact.training.preference import PreferConfig, pair_by_outcome, prefer  # noqa: E402
 from fireact.training.train import TrainConfig, train  # noqa: E402

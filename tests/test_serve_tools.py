@@ -350,7 +350,7 @@ def test_a_lenient_server_ignores_fields_and_names_them() -> None:
 
 @pytest.fixture(scope="module")
 def random_student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HFModel]:
-    lm = HFModel(tiny_model(tmp_path_factory.mktemp("tools"), seed=3, positions=8192), slots=4)
+    lm = HFModel(tiny_model(tmp_path_factory.mktemp("tools"), seed=3, positions=8192), slots=4, dtype="float32")
     yield lm
     lm.close()
 

@@ -155,7 +155,7 @@ def same(out: Path, other: Path, kind: str) -> None:
 
 
 def test_a_worker_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fireact.training.loss import training_device
+    from fireact.base.machine import training_device
 
     monkeypatch.setitem(os.environ, "LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -23,9 +23,9 @@ from test_train import RECIPE, chats, full_loss, losses, samples, shake
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from fireact.base.machine import require_memory  # noqa: E402
+from fireact.base.machine import has_bfloat16, require_memory  # noqa: E402
 from fireact.models.weights import convert_gguf, student_directory  # noqa: E402
-from fireact.training.loss import TargetLoss, has_bfloat16  # noqa: E402
+from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import (  # noqa: E402
     estimate_training_gb,
     free_gpu_gb,

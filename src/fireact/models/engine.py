@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from fireact.errors import ConfigError, ContextError, FireactError, ProviderError
-from fireact.models.attention import ATTENTION_NAME, KeyValueCache, attend, plan_pass
+from fireact.errors import ContextError, FireactError, ProviderError
+from fireact.models.attention import KeyValueCache, plan_pass
+from fireact.models.decoder import build_decoder
 
 CHUNK_TOKENS = 512
 """Most prompt tokens in a step: enough to keep the processor busy, few enough not to delay the texts being written."""
@@ -80,10 +81,9 @@ class Engine:
     """
 
     def __init__(self, model: Any, *, slots: int, ends: Sequence[int], limit: int) -> None:
-        _take_over_attention(model)
-        self.ends, self.limit = frozenset(ends), limit
-        self._model = model
         self._device: torch.device = model.device
+        self._model = build_decoder(model)
+        self.ends, self.limit = frozenset(ends), limit
         self._slots = [Slot(index) for index in range(slots)]
         self._kv = KeyValueCache(slots)
         self._waiting: list[GenerationRequest] = []
@@ -257,14 +257,12 @@ class Engine:
             shared=_shared_prefix_length(writing),
             device=self._device,
         )
-        logits: torch.Tensor = self._model(
-            input_ids=torch.tensor([ids], device=self._device),
-            position_ids=batch.positions[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(last or [0], device=self._device),  # some models fail when asked for none
+        logits = self._model(
+            ids=torch.tensor(ids, device=self._device),
+            last=torch.tensor(last, dtype=torch.long, device=self._device),
             batch=batch,
-        ).logits[0]
-        return predicted_slots, logits[: len(last)].float().cpu()
+        )
+        return predicted_slots, logits.float().cpu()
 
     def _extend(self, slot: Slot, logits: torch.Tensor, best: int) -> None:
         request = slot.request
@@ -322,19 +320,3 @@ def _measure_logprobs(logits: torch.Tensor, token: int, count: int) -> tuple[flo
     logprobs = torch.log_softmax(logits, dim=-1)
     top = logprobs.topk(min(count, len(logprobs)))
     return float(logprobs[token]), list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-
-
-def _take_over_attention(model: Any) -> None:
-    """Make transformers call ``attend``. Raises ConfigError for a model that would bypass it."""
-    from transformers import AttentionInterface
-
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds or not getattr(model, "_supports_attention_backend", False):
-        obstacle = f"layers of kind {sorted(kinds)}" if kinds else "attention that cannot be exchanged"
-        raise ConfigError(
-            f"{type(model).__name__} has {obstacle}; in-process generation needs plain attention. "
-            "Serve the model and name its endpoint."
-        )
-    AttentionInterface.register(ATTENTION_NAME, attend)
-    model.set_attn_implementation(ATTENTION_NAME)

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fireact.base.machine import has_bfloat16
 from fireact.errors import ConfigError, ProviderError, missing_extra_error, unknown_name_error
 from fireact.models.quiet import silence_libraries
 from fireact.models.stops import cut_at_stop, held_back_length
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from fireact.models.engine import Engine, GenerationRequest, MaskLogits
     from fireact.models.grammar import GrammarCompiler
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Types of the weights; auto is the one that training multiplies in here."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class HFModel:
     """An LM with transformers' weights, loaded on first use; ``slots`` sequences are generated in parallel.
 
     A LoRA ``adapter`` directory is merged into the weights. The chat template of a ``renderer`` replaces the student's.
+    ``dtype`` is that of the weights: bfloat16 where the hardware multiplies it, float32 elsewhere, or as given.
     The chat template shows ``tools`` to the student, which writes its calls as text that the renderer reads. Raises
     ConfigError for an unknown student or dtype.
     """
@@ -76,7 +79,7 @@ class HFModel:
         adapter: Path | None = None,
         slots: int = 16,
         name: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         renderer: Renderer | None = None,
     ) -> None:
         if dtype not in DTYPES:
@@ -84,7 +87,8 @@ class HFModel:
         if slots < 1:
             raise ConfigError(f"slots is {slots}; at least one sequence must be generated. Give 1 or more.")
         self.name = name or str(student)
-        self._adapter, self._slots, self._dtype, self._renderer = adapter, slots, dtype, renderer
+        self._adapter, self._slots, self._renderer = adapter, slots, renderer
+        self._dtype = dtype
         self._location = student_directory(str(student))
         self._loading, self._tokenizing = threading.Lock(), threading.Lock()
         self._loaded: LoadedModel | None = None
@@ -216,16 +220,16 @@ class HFModel:
             import torch
 
             from fireact.models.engine import Engine
-            from fireact.models.packed import pack_linears
         except ImportError as error:
             raise missing_extra_error(error.name or "transformers", "train") from error
-        model, tokenizer, ends = _load_model(self._location, self._adapter, self._dtype)
+        dtype = self._dtype if self._dtype != "auto" else "bfloat16" if has_bfloat16() else "float32"
+        model, tokenizer, ends = _load_model(self._location, self._adapter, dtype)
         if self._renderer is not None:
             apply_renderer_template(tokenizer, self._renderer)
         model.eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         config = model.config.get_text_config()
-        engine = Engine(pack_linears(model), slots=self._slots, ends=sorted(ends), limit=context_length(config))
+        engine = Engine(model, slots=self._slots, ends=sorted(ends), limit=context_length(config))
         return engine, tokenizer, config.vocab_size
 
 
@@ -243,8 +247,13 @@ def _load_model(location: str, adapter: Path | None, dtype: str) -> tuple[Any, A
     tokenizer, ends = load_tokenizer(location)
     with silence_libraries():
         with translate_load_errors(location):
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-        return (model if adapter is None else _merge_adapter(model, adapter)), tokenizer, ends
+            loaded_dtype = dtype if adapter is None else "float32"  # an adapter is merged before anything is rounded
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, loaded_dtype))
+        if adapter is not None:
+            model = _merge_adapter(model, adapter)
+            for parameter in model.parameters():  # the buffers of rotary embeddings stay float32
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+        return model, tokenizer, ends
 
 
 def from_name(name: str, *, slots: int = 16) -> HFModel:

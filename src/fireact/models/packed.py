@@ -6,6 +6,7 @@ frozen. Layers on other devices or of other types stay unchanged, and so do bias
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,27 +23,27 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-        self._packed = _pack_weight(linear.weight.detach())
+        self._packed = pack_weight(linear.weight.detach())
         self._transposed: Tensor | None = None
 
     def forward(self, values: Tensor) -> Tensor:
         if torch.is_grad_enabled() and values.requires_grad:
             result: Tensor = _FrozenLinear.apply(values, self)  # type: ignore[no-untyped-call]
             return result
-        return _multiply(values, self._packed, self.bias)
+        return multiply_packed(values, self._packed, self.bias)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient with respect to the input; the transposed weight is packed when it is first needed."""
         if self._transposed is None:
-            self._transposed = _pack_weight(self._packed.to_dense().t().contiguous())
-        return _multiply(gradient.contiguous(), self._transposed, None)
+            self._transposed = pack_weight(self._packed.to_dense().t().contiguous())
+        return multiply_packed(gradient.contiguous(), self._transposed)
 
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor, layer: PackedLinear) -> Tensor:
         context.layer = layer
-        return _multiply(values, layer._packed, layer.bias)
+        return multiply_packed(values, layer._packed, layer.bias)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -50,30 +51,67 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def can_pack() -> bool:
-    """Whether this build of torch can pack float32 weights (its CPU builds for x86 can)."""
+    """Whether this build of torch can pack weights (its CPU builds for x86 can)."""
     has_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def pack_linears(model: nn.Module) -> nn.Module:
-    """Replace every float32 ``nn.Linear`` on the CPU in place, one after the other, so that memory does not double."""
-    if can_pack():
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) is nn.Linear and _is_packable(child.weight):
-                    setattr(parent, name, PackedLinear(child))
+    """Pack every ``nn.Linear`` that can be in place, one after the other, so that memory does not double."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, pack_linear(child))
     return model
 
 
+def pack_linear(linear: nn.Linear) -> nn.Module:
+    """A linear layer packed, where it is on the CPU and this build of torch can pack its type."""
+    return PackedLinear(linear) if can_pack() and _is_packable(linear.weight) else linear
+
+
+def copy_frozen(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    """A linear layer with the same values in another type, which are not trained."""
+    copy = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+    copy.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
+    if linear.bias is not None:
+        copy.bias = nn.Parameter(linear.bias.detach().to(dtype), requires_grad=False)
+    return copy
+
+
+def join_linears(parent: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Linear layers of one input as one packed layer, whose output has theirs side by side; ``parent`` loses them."""
+    linears: list[Any] = [getattr(parent, name) for name in names]
+    for name in names:
+        delattr(parent, name)  # so that memory does not double
+    joined = linears[0]
+    if len(linears) > 1:
+        with torch.device("meta"):
+            joined = nn.Linear(joined.in_features, sum(linear.out_features for linear in linears), bias=False)
+        joined.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), requires_grad=False)
+        if any(linear.bias is not None for linear in linears):
+            joined.bias = nn.Parameter(torch.cat([_get_bias(linear) for linear in linears]), requires_grad=False)
+    return pack_linear(joined)
+
+
+def _get_bias(linear: nn.Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+
+
 def _is_packable(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    if weight.device.type != "cpu":
+        return False
+    is_bfloat16 = weight.dtype == torch.bfloat16
+    return weight.dtype == torch.float32 or bool(is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _pack_weight(weight: Tensor) -> Tensor:
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight [out_features, in_features] in oneDNN's layout."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, ROWS)
     return packed
 
 
-def _multiply(values: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def multiply_packed(values: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What ``nn.functional.linear`` computes, with a packed weight."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise.default(values, packed, bias, "none", [], "")
     return result

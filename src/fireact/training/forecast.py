@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base.cost import CostEstimate
+from fireact.base.machine import has_bfloat16
 from fireact.data.recorded_calls import RENDERER
 from fireact.models.hf import context_length
 from fireact.models.weights import load_tokenizer
@@ -20,7 +21,6 @@ from fireact.rollout.loading import load_renderer
 from fireact.training.batches import Batch, choose_padding_limit, measure_padding, plan_batches, split_all_batches
 from fireact.training.fitting import FittingSamples, select_fitting
 from fireact.training.launch import build_launch_command, count_processes
-from fireact.training.loss import has_bfloat16
 from fireact.training.memory import estimate_training_gb, estimate_weights_gb
 from fireact.training.preference import PreferConfig, build_preference_data, prepare_start
 from fireact.training.recipe import QUANTISED, Recipe

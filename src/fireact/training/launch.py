@@ -25,10 +25,10 @@ import tomli_w
 
 from fireact import errors
 from fireact.base.jsonl import replace_text
+from fireact.base.machine import training_device
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import CONFIG, shell_path, to_toml_table
 from fireact.errors import ConfigError, FireactError, unknown_name_error
-from fireact.training.loss import training_device
 from fireact.training.recipe import QUANTISED
 
 FIGURES, ERROR, LAUNCHED = ".figures.json", ".error.json", "launch.txt"

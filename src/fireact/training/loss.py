@@ -7,40 +7,19 @@ with a mask.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fireact.errors import ConfigError, unknown_name_error
+from fireact.base.machine import has_bfloat16, training_device
+from fireact.errors import ConfigError
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.batches import Batch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-
-BFLOAT16 = "FIREACT_BFLOAT16"
-"""Environment variable: ``on`` or ``off`` decides whether products are bfloat16; unset, the hardware decides."""
-
-
-def has_bfloat16() -> bool:
-    """Whether training multiplies in bfloat16: where the hardware does so itself, unless FIREACT_BFLOAT16 decides.
-
-    Emulated bfloat16 is slower than float32. Raises ConfigError for a value of the variable that is not on or off.
-    """
     import torch
-
-    choice = os.environ.get(BFLOAT16, "")
-    if choice not in ("", "on", "off"):
-        raise unknown_name_error(f"value of {BFLOAT16}", choice, ("on", "off"))
-    if choice:
-        return choice == "on"
-    if training_device() != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    from torch import Tensor
 
 
 def require_gpu(kind: str) -> None:
@@ -51,15 +30,6 @@ def require_gpu(kind: str) -> None:
         raise ConfigError(f"recipe kind {kind!r} needs a GPU; there is none. Use kind lora (or the recipe default).")
 
 
-def training_device() -> str:
-    """The device to train on: this process's GPU where there is one, unless accelerate is set to use the CPU."""
-    import torch
-
-    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true":
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
 CACHE_BATCH_SIZE = 16
 """The largest number of samples that pass through the frozen blocks at a time."""
 
@@ -68,17 +38,26 @@ class TargetLoss:
     """Cross-entropy over the target tokens of a batch; caches the hidden states after the frozen blocks."""
 
     def __init__(
-        self, model: Any, samples: Sequence[Sample], *, frozen: int, cache_batch_size: int = CACHE_BATCH_SIZE
+        self,
+        model: Any,
+        samples: Sequence[Sample],
+        *,
+        frozen: int,
+        cache_batch_size: int = CACHE_BATCH_SIZE,
+        is_joined: bool = False,
     ) -> None:
+        """``is_joined`` says that all blocks are joined, so that nothing lies between them, their norm and the head."""
         import torch
 
         from fireact.training.frozen_blocks import FrozenBlocks
+        from fireact.training.head_loss import HeadLoss
 
         started = time.perf_counter()
         self.samples, self.model = samples, model
         self.device = torch.device(training_device())
         self.bfloat16 = has_bfloat16()
         self.head = model.get_output_embeddings()
+        self.head_loss = HeadLoss(self.head, self.product_dtype) if is_joined else None
         frozen_blocks = FrozenBlocks(model, frozen=frozen)
         probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)
         self.frozen_blocks = (
@@ -93,6 +72,13 @@ class TargetLoss:
                     )
                 )
         self.seconds = time.perf_counter() - started
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The type that products are computed in."""
+        import torch
+
+        return torch.bfloat16 if self.bfloat16 else torch.float32
 
     def autocast(self) -> Any:
         """Multiply in bfloat16 where the hardware does so natively; weights, sums and the loss stay float32."""
@@ -116,14 +102,19 @@ class TargetLoss:
         import torch
         from torch.nn import functional
 
-        logits, labels = self._compute_logits(batch)
         batch_samples = [self.samples[index] for index in batch]
-        if not any(sample.weights for sample in batch_samples):
+        weights = None
+        if any(sample.weights for sample in batch_samples):
+            weights = torch.tensor(
+                [weight for sample in batch_samples for weight in sample.weights or (1.0,) * sample.targets]
+            ).to(self.device)
+        if self.head_loss is not None:
+            hidden, labels = self._compute_hidden(batch)
+            return self.head_loss(hidden, labels, weights)
+        logits, labels = self._compute_logits(batch)
+        if weights is None:
             return functional.cross_entropy(logits.float(), labels, reduction="sum")
-        weights = torch.tensor(
-            [weight for sample in batch_samples for weight in sample.weights or (1.0,) * sample.targets]
-        )
-        return functional.cross_entropy(logits.float(), labels, reduction="none") @ weights.to(logits.device)
+        return functional.cross_entropy(logits.float(), labels, reduction="none") @ weights
 
     def measure_batch(self, batch: Batch) -> tuple[float, int]:
         """The summed loss over the target tokens, and how many samples greedy decoding would write correctly."""
@@ -138,7 +129,30 @@ class TargetLoss:
         return total, sum(bool(is_right.all()) for is_right in token_is_right)
 
     def _compute_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [targets, vocabulary] and labels [targets], sample after sample.
+        """Logits [targets, vocabulary] and labels [targets], sample after sample."""
+        inputs, labels, is_target = self._prepare_inputs(batch)
+        with self._limit_logits(is_target):
+            logits = self._run_model(inputs)
+        return logits if logits.dim() == 2 else logits[:, :-1][is_target], labels[is_target]
+
+    def _compute_hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The hidden states that enter the head [targets, width], and labels [targets]; the head computes nothing."""
+        inputs, labels, is_target = self._prepare_inputs(batch)
+        hidden: list[Tensor] = []
+
+        def divert(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+            hidden.append(args[0][:, :-1][is_target])
+            return (hidden[0][:0].detach(),)
+
+        hook = self.head.register_forward_pre_hook(divert)
+        try:
+            self._run_model(inputs)
+        finally:
+            hook.remove()
+        return hidden[0], labels[is_target]
+
+    def _prepare_inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The model's inputs, labels [batch, tokens - 1], and which of them are targets.
 
         The logits at a position predict the next token, so labels are shifted by one: ``is_target`` marks the positions
         whose next token is a target.
@@ -155,13 +169,16 @@ class TargetLoss:
         else:
             ids = pad_right([torch.tensor(self.samples[index].input_ids) for index in batch], value=0)
             inputs = {"input_ids": ids.to(self.device)}
+        return inputs, labels, is_target
+
+    def _run_model(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The model's logits; from cached hidden states, its trained blocks alone run."""
         with (
             self.autocast(),
-            self._limit_logits(is_target),
             self.frozen_blocks.use_trained_blocks() if self.cached_hidden_states else nullcontext(),
         ):
-            logits = self.model(**inputs, use_cache=False).logits
-        return logits if logits.dim() == 2 else logits[:, :-1][is_target], labels[is_target]
+            logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits
 
     @contextmanager
     def _limit_logits(self, is_target: Tensor) -> Iterator[None]:

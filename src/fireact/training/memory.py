@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fireact.base.machine import peak_memory_gb, require_memory
+from fireact.base.machine import peak_memory_gb, require_memory, training_device
 from fireact.errors import ConfigError
 from fireact.render.tokens import Sample
 from fireact.training.batches import Batch
-from fireact.training.loss import training_device
 
 SLACK, BASE_GB = 1.2, 0.2
 """The factor for what allocators waste, and the GB of the libraries that training loads."""

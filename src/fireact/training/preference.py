@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.base.machine import release_memory, require_memory
+from fireact.base.machine import has_bfloat16, release_memory, require_memory, training_device
 from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import MANIFEST, RunDir, absolute_path, read_config
 from fireact.base.settings import OUTPUT, check_settings, setting
@@ -41,7 +41,6 @@ from fireact.rollout.students import (
 from fireact.training.bad_batch import has_finite_gradients, write_bad_batch
 from fireact.training.checkpoints import find_last_checkpoint
 from fireact.training.log import LOG, read_last_step, truncate_log
-from fireact.training.loss import has_bfloat16, training_device
 from fireact.training.memory import catch_out_of_memory, free_gpu_gb, peak_training_gb, require_memory_for_training
 from fireact.training.model_card import write_model_card
 from fireact.training.pairs import PairRows

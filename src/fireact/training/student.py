@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fireact.base.machine import has_bfloat16, training_device
 from fireact.errors import ConfigError, missing_extra_error
 from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
-from fireact.training.loss import has_bfloat16, require_gpu, training_device
+from fireact.training.loss import require_gpu
 from fireact.training.memory import require_memory_for_weights
 from fireact.training.recipe import ADAPTED, QUANTISED, Recipe
 

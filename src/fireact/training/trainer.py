@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.base.machine import require_disk, require_memory
+from fireact.base.machine import has_bfloat16, keep_freed_memory, require_disk, require_memory, training_device
 from fireact.base.progress import SILENT, Progress
 from fireact.data.recorded_calls import RENDERER
 from fireact.errors import ConfigError, DataError, FireactError
@@ -40,7 +40,7 @@ from fireact.training.batches import (
 from fireact.training.checkpoints import estimate_disk_gb, find_last_checkpoint, used_disk_gb
 from fireact.training.fitting import FittingSamples, select_fitting
 from fireact.training.log import LOG, CurveWriter
-from fireact.training.loss import CACHE_BATCH_SIZE, TargetLoss, has_bfloat16, training_device
+from fireact.training.loss import CACHE_BATCH_SIZE, TargetLoss
 from fireact.training.memory import (
     catch_out_of_memory,
     free_gpu_gb,
@@ -147,6 +147,8 @@ class _TrainingRun:
     ) -> None:
         import torch
 
+        from fireact.training.joined_blocks import join_blocks
+
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.tokenizer, self.samples = recipe, out, tokenizer, samples
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -170,8 +172,15 @@ class _TrainingRun:
         if not self.is_sharded:
             move_to_device(self.model, recipe.kind)
         self.checkpoint, self.done = find_last_checkpoint(out / CHECKPOINTS)
+        keep_freed_memory()
+        dtype = torch.bfloat16 if has_bfloat16() else torch.float32
+        is_joined = not self.is_sharded and join_blocks(self.model, dtype=dtype)
         self.loss = TargetLoss(
-            self.model, samples, frozen=frozen, cache_batch_size=recipe.micro_batch or CACHE_BATCH_SIZE
+            self.model,
+            samples,
+            frozen=frozen,
+            cache_batch_size=recipe.micro_batch or CACHE_BATCH_SIZE,
+            is_joined=is_joined,
         )
         self.validation = (
             EpochValidation(
