@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from fireact.models.packed import PackedLinear, copy_frozen
-
-TARGETS_AT_A_TIME = 128
-"""Targets of a chunk: with a vocabulary of 50,000 their logits are 25 MB, which a processor's cache can hold."""
+from fireact.training.memory import TARGETS_AT_A_TIME
 
 
 class HeadLoss:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from fireact.base.machine import training_device
 from fireact.models.packed import PackedLinear, can_pack, copy_frozen, join_linears
 from fireact.training.frozen_blocks import find_blocks
 
@@ -31,17 +32,19 @@ SOURCES = {
 }
 
 
-def join_blocks(model: Any, *, dtype: torch.dtype) -> bool:
-    """Exchange the forward pass of all blocks in place, for products in ``dtype``; False where one must stay."""
+def can_join_blocks(model: Any) -> bool:
+    """Whether all blocks of a model can be joined, and its head computes nothing that is trained."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu" or not can_pack():
         return False
-    layers, head = list(find_blocks(model)[2]), base.get_output_embeddings()
-    if not all(map(_can_join, layers)) or not _is_joinable(head):
-        return False
-    for layer in layers:
+    head = base.get_output_embeddings()
+    return training_device() == "cpu" and all(map(_can_join, find_blocks(model)[2])) and _is_joinable(head)
+
+
+def join_blocks(model: Any, *, dtype: torch.dtype) -> None:
+    """Exchange the forward pass of all blocks in place, for products in ``dtype``."""
+    for layer in find_blocks(model)[2]:
         layer.forward = _JoinedBlock(layer, dtype).forward
-    return True
 
 
 def _can_join(layer: Any) -> bool:
@@ -61,7 +64,7 @@ def _list_factors(linear: Any) -> list[nn.Module]:
 
 def _is_joinable(linear: Any) -> bool:
     base = getattr(linear, "base_layer", linear)
-    if type(base) is not nn.Linear or base.weight.requires_grad or base.weight.device.type != "cpu":
+    if type(base) is not nn.Linear or base.weight.requires_grad or base.weight.device.type == "cuda":
         return False
     adapters = getattr(linear, "lora_A", {})
     return not adapters or (
