@@ -18,9 +18,9 @@ from hypothesis import strategies as st  # noqa: E402
 from fireact.models.packed import can_pack  # noqa: E402
 from fireact.render.tokens import IGNORED, Sample  # noqa: E402
 from fireact.training import joined_blocks  # noqa: E402
-from fireact.training.head_loss import TARGETS_AT_A_TIME, HeadLoss  # noqa: E402
-from fireact.training.joined_blocks import can_join_blocks, join_blocks  # noqa: E402
+from fireact.training.joined_blocks import HeadLoss, can_join_blocks, join_blocks  # noqa: E402
 from fireact.training.loss import TargetLoss  # noqa: E402
+from fireact.training.memory import TARGETS_AT_A_TIME  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
 from fireact.training.student import make_trainable  # noqa: E402
 
