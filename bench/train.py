@@ -1,7 +1,7 @@
 """Training speed and memory against plain TRL: the same weights trained on the same batches, to the same loss.
 
     python bench/train.py [--sides ours:10 plain:10 ...] [--n 32] [--epochs 2] [--data MIXTURE]
-        [--student NAME] [--json]
+        [--student NAME] [--small] [--json]
 
 A side is a way of computing and a number of trained blocks (0: all). ``plain`` is TRL's SFTTrainer as it comes: its
 collator, all logits, its bfloat16 and gradient checkpointing; ``plain-fast`` is it without gradient checkpointing;
@@ -12,6 +12,10 @@ Each side is a process of its own, so that its peak memory is its own, and they 
 machine that others use slows all alike. What ``ours`` computes once beforehand counts as training time; loading and
 measuring count for none. ``held-out`` is the loss over the target tokens of trajectories that none was trained on,
 measured after every few steps: it says what a speed is worth, since fewer blocks learn less from a step.
+
+``to_bound`` of a side of ours is the share of the bound of ``bound.py`` that its steps reach: the products of the very
+same pieces alone, forward and for the gradient of what is trained, LoRA's and the head's included. A side measures it
+after each of its steps.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bound import FORMS, Products, Seconds, Shape, linear_shapes
 from fireact.base.jsonl import read_objects
 from fireact.base.machine import training_device
 from fireact.data import MixConfig, mix
@@ -72,9 +77,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--every", type=int, default=4, help="steps between two measures of the held-out loss")
     parser.add_argument("--student", default="smollm2-135m")
+    parser.add_argument("--small", action="store_true", help="ours alone, with 10 and all blocks, 4 steps: minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--side", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.small:
+        options.sides, options.n, options.epochs = ("ours:10", "ours:0"), 8, 2
+    return options
 
 
 def _made(scratch: Path, n: int) -> Path:
@@ -181,25 +190,51 @@ def _side(options: argparse.Namespace) -> None:
         samples = samples[: options.n - options.n % recipe.batch_size]
         run = _ours if way == "ours" else _plain
         trainer, before = run(model, tokenizer, samples, recipe=recipe, out=Path(out), checkpointing=way == "plain")
-        turns = _Turns(trainer.model, kept_out, every=options.every)
+        bound = _Bound(run_of_ours, options.student) if (run_of_ours := getattr(trainer, "run_of_ours", None)) else None
+        turns = _Turns(trainer.model, kept_out, every=options.every, bound=bound)
         trainer.add_callback(turns.callback())
         tokens = recipe.epochs * sum(len(sample.input_ids) for sample in samples)
         steps = recipe.epochs * (len(samples) // recipe.batch_size)
         _say(steps=steps, seconds=before, tokens=tokens, samples=len(samples))
         trainer.train()
         trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
-        _say(peak_memory_gb=turns.peak, trained_parameters=trained)
+        _say(peak_memory_gb=turns.peak, trained_parameters=trained, **turns.compare())
 
 
 def _say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
+class _Bound:
+    """The products of a step of ours alone, piece by piece; packed, in the type that it multiplies in."""
+
+    def __init__(self, run: _TrainingRun, student: str) -> None:
+        form = next(form for form in FORMS if form.packed and form.dtype == run.loss.product_dtype)
+        blocks = None if not run.loss.frozen_blocks.frozen else run.recipe.blocks
+        linears, rank = linear_shapes(student, head=False, blocks=blocks), run.recipe.rank
+        head = linear_shapes(student)[-1]
+        lora: list[Shape] = [shape for outputs, inputs in linears for shape in ((rank, inputs), (outputs, rank))]
+        self.run = run
+        self.forward = Products([*linears, *lora], form)
+        self.backward = Products([(inputs, outputs) for outputs, inputs in [*linears, *lora]], form)
+        self.head = Products([head, (head[1], head[0])], form)
+
+    def lap(self, step: int) -> tuple[float, float]:
+        """Wall and processor seconds of the products of one step; LoRA's own gradients take as long as its forward."""
+        laps = []
+        for piece in self.run.pieces_of_process(self.run.batches[step]):
+            rows = len(piece) * max(self.run.lengths[index] for index in piece)
+            laps += [self.forward.lap(rows), self.backward.lap(rows)]
+            laps.append(self.head.lap(sum(self.run.samples[index].targets for index in piece)))
+        return sum(wall for wall, _ in laps), sum(processor for _, processor in laps)
+
+
 class _Turns:
     """Waits for its turn before a step, and says afterwards how long it took and what came of it."""
 
-    def __init__(self, model: Any, kept_out: Sequence[Sample], *, every: int) -> None:
-        self.model, self.every, self.peak = model, every, 0.0
+    def __init__(self, model: Any, kept_out: Sequence[Sample], *, every: int, bound: _Bound | None) -> None:
+        self.model, self.every, self.peak, self.bound = model, every, 0.0, bound
+        self.laps: list[tuple[tuple[float, float], tuple[float, float]]] = []
         self.loss = TargetLoss(model, kept_out, frozen=0)
 
     def callback(self) -> Any:
@@ -210,10 +245,13 @@ class _Turns:
         class Turn(transformers.TrainerCallback):
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 sys.stdin.readline()
-                turns.began = time.perf_counter()
+                turns.began, turns.processor = time.perf_counter(), time.process_time()
 
-            def on_step_end(self, *_: Any, **__: Any) -> None:
+            def on_step_end(self, *args: Any, **_: Any) -> None:
                 turns.seconds = time.perf_counter() - turns.began
+                if turns.bound is not None:
+                    lap = (turns.seconds, time.process_time() - turns.processor)
+                    turns.laps.append((lap, turns.bound.lap(args[1].global_step - 1)))
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 if logs and "loss" in logs:
@@ -224,6 +262,15 @@ class _Turns:
                     _say(**row)
 
         return Turn()
+
+    def compare(self) -> dict[str, Any]:
+        """``to_bound`` over all steps but the first, which packs weights."""
+        if len(self.laps) < 2:
+            return {}
+        steps, bounds = (
+            Seconds(*(sum(column) for column in zip(*side, strict=True))) for side in zip(*self.laps[1:], strict=True)
+        )
+        return {"to_bound": bounds.share_of(steps)}
 
     def held_out(self) -> float:
         self.model.eval()
@@ -238,7 +285,9 @@ def _ours(model: Any, tokenizer: Any, samples: Sequence[Sample], *, recipe: Reci
     run = _TrainingRun(
         model, tokenizer, samples, [], recipe=replace(recipe, save_every=10**6), out=out, progress=SILENT
     )
-    return build_trainer(run), run.loss.seconds
+    trainer = build_trainer(run)
+    trainer.run_of_ours = run
+    return trainer, run.loss.seconds
 
 
 def _plain(
@@ -309,6 +358,10 @@ def _table(report: dict[str, Any]) -> str:
     for side, facts in report["sides"].items():
         ends = (round(facts["curve"][0], 4), round(facts["curve"][-1], 4), facts["held_out"][-1][2])
         lines.append(f"{side:14}" + "".join(f"{value:>20}" for value in (*(facts[name] for name in names), *ends)))
+    for side, facts in report["sides"].items():
+        if "to_bound" in facts:
+            shares = ", ".join(f"{share:.2f} in {time} time" for time, share in facts["to_bound"].items())
+            lines.append(f"{side} reaches of the bound: {shares}")
     for pair in report["pairs"]:
         lines.append(
             f"{pair['ours']} against {pair['plain']}: {pair['ratio']:.2f}x tokens/s, "

@@ -149,9 +149,8 @@ def run_forked(student: str, kind: str, blocks: str, folder: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak begins anew
     build_trainer(run).train()
     peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    estimate = estimate_training_gb(
-        run.model, rows, [tuple(range(8))], frozen=run.loss.frozen_blocks.frozen, half=has_bfloat16()
-    )
+    shape: dict[str, Any] = {"frozen": run.loss.frozen_blocks.frozen, "half": has_bfloat16()}
+    estimate = estimate_training_gb(run.model, rows, [tuple(range(8))], is_joined=run.is_joined, **shape)
     Path(folder, "measured.json").write_text(json.dumps([(peak - before) / 1e9, estimate]))
 
 

@@ -56,7 +56,9 @@ class KeyValueCache:
                 rows[target, :, :positions] = rows[source, :, :positions]
 
     def _allocate(self, sample: Tensor) -> Tensor:
-        return sample.new_zeros((self._slots, sample.shape[1], self._positions, sample.shape[3]))
+        # On a CPU torch's attention for one query a text takes a third longer in bfloat16, for which it converts keys.
+        dtype = torch.float32 if sample.device.type == "cpu" else sample.dtype
+        return sample.new_zeros((self._slots, sample.shape[1], self._positions, sample.shape[3]), dtype=dtype)
 
     def _lengthen(self, old: Tensor) -> Tensor:
         new = old.new_zeros(
@@ -199,6 +201,8 @@ def attend(
             obstacle = f"{type(module).__name__} uses {name!r}, which in-process generation cannot do"
             raise ConfigError(f"{obstacle}. Serve the model and name its endpoint.")
     keys, values = batch.kv.rows(module.layer_idx, key, value)
+    dtype = query.dtype
+    query, key, value = (each.to(keys.dtype) for each in (query, key, value))
     count = len(batch.slots)
     outputs = []
     if count:
@@ -211,7 +215,7 @@ def attend(
         keys[chunk.slot, :, position_range] = key[0, :, token_range]
         values[chunk.slot, :, position_range] = value[0, :, token_range]
         outputs.append(_attend_prompt(query[:, :, token_range], keys, values, chunk, scaling))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(dtype).unsqueeze(0), None
 
 
 def _attend_written(query: Tensor, keys: Tensor, values: Tensor, batch: ForwardPass, scaling: float) -> list[Tensor]:

@@ -74,13 +74,22 @@ def _estimate_memory(
     student: str, recipe: Recipe, fitting: FittingSamples, split_batches: list[Batch]
 ) -> dict[str, Any]:
     """GB for the weights of one process and for training; the shapes of quantised weights are not known here."""
+    from fireact.training.joined_blocks import can_join_blocks
+
     model = load_model_shape(student)
     weights = estimate_weights_gb(model, recipe.kind)
     memory = {"weights_gb": _round_digits(weights)}
     if recipe.kind in QUANTISED:
         return memory
     adapted, frozen = make_trainable(model, recipe)
-    added = estimate_training_gb(adapted, fitting.samples, split_batches, frozen=frozen, half=has_bfloat16())
+    added = estimate_training_gb(
+        adapted,
+        fitting.samples,
+        split_batches,
+        frozen=frozen,
+        half=has_bfloat16(),
+        is_joined=can_join_blocks(adapted),
+    )
     return memory | {"memory_gb": _round_digits(weights + added)}
 
 

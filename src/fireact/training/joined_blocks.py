@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from fireact.base.machine import training_device
 from fireact.models.packed import PackedLinear, can_pack, copy_frozen, join_linears
 from fireact.training.frozen_blocks import find_blocks
+from fireact.training.memory import TARGETS_AT_A_TIME
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 """Classes of transformers whose blocks compute what ``_JoinedBlock`` does."""
@@ -31,17 +33,19 @@ SOURCES = {
 }
 
 
-def join_blocks(model: Any, *, dtype: torch.dtype) -> bool:
-    """Exchange the forward pass of all blocks in place, for products in ``dtype``; False where one must stay."""
+def can_join_blocks(model: Any) -> bool:
+    """Whether all blocks of a model can be joined, and its head computes nothing that is trained."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu" or not can_pack():
         return False
-    layers, head = list(find_blocks(model)[2]), base.get_output_embeddings()
-    if not all(map(_can_join, layers)) or not _is_joinable(head):
-        return False
-    for layer in layers:
+    head = base.get_output_embeddings()
+    return training_device() == "cpu" and all(map(_can_join, find_blocks(model)[2])) and _is_joinable(head)
+
+
+def join_blocks(model: Any, *, dtype: torch.dtype) -> None:
+    """Exchange the forward pass of all blocks in place, for products in ``dtype``."""
+    for layer in find_blocks(model)[2]:
         layer.forward = _JoinedBlock(layer, dtype).forward
-    return True
 
 
 def _can_join(layer: Any) -> bool:
@@ -61,7 +65,7 @@ def _list_factors(linear: Any) -> list[nn.Module]:
 
 def _is_joinable(linear: Any) -> bool:
     base = getattr(linear, "base_layer", linear)
-    if type(base) is not nn.Linear or base.weight.requires_grad or base.weight.device.type != "cpu":
+    if type(base) is not nn.Linear or base.weight.requires_grad or base.weight.device.type == "cuda":
         return False
     adapters = getattr(linear, "lora_A", {})
     return not adapters or (
@@ -70,6 +74,26 @@ def _is_joinable(linear: Any) -> bool:
         and all(isinstance(dropout, nn.Identity) for dropout in linear.lora_dropout.values())
         and not any(linear.use_dora.values())
     )
+
+
+class HeadLoss:
+    """The weighted sum of cross-entropy over targets, for a head without trained weights on the CPU.
+
+    Logits are computed in chunks, so those of all targets never exist at once.
+    """
+
+    def __init__(self, head: nn.Linear, dtype: torch.dtype) -> None:
+        self._product, self._dtype = PackedLinear(copy_frozen(head, dtype)), dtype
+
+    def __call__(self, hidden: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The sum for hidden states [targets, width], labels [targets], and weights [targets] (None: all 1)."""
+        return _apply(_ChunkedLoss, hidden.to(self._dtype), self._product, labels, weights)
+
+
+def _apply(function: Any, *values: Any) -> Tensor:
+    """The result of an autograd function, which torch does not type."""
+    result: Tensor = function.apply(*values)
+    return result
 
 
 class _JoinedBlock:
@@ -96,16 +120,15 @@ class _JoinedBlock:
             raise ValueError("joined blocks take texts that are padded on the right, and no attention mask")
         cosine, sine = (each.unsqueeze(1) for each in position_embeddings)
         joined = self._qkv(self._normalise(hidden_states, 0))
-        attended = _Attention.apply(joined, cosine, sine, self._heads, self._head_width, self._scaling)  # type: ignore[no-untyped-call]
+        attended = _apply(_Attention, joined, cosine, sine, self._heads, self._head_width, self._scaling)
         hidden = hidden_states + self._out(attended)
-        inner: Tensor = _GatedUnit.apply(self._mlp(self._normalise(hidden, 1)))  # type: ignore[no-untyped-call]
+        inner = _apply(_GatedUnit, self._mlp(self._normalise(hidden, 1)))
         output: Tensor = hidden + self._down(inner)
         return output
 
     def _normalise(self, hidden: Tensor, index: int) -> Tensor:
         norm = self._norms[index]
-        result: Tensor = _Norm.apply(hidden, norm.weight, norm.variance_epsilon, self._dtype)  # type: ignore[no-untyped-call]
-        return result
+        return _apply(_Norm, hidden, norm.weight, norm.variance_epsilon, self._dtype)
 
 
 class _AdaptedProduct:
@@ -132,8 +155,7 @@ class _AdaptedProduct:
         first = torch.cat([adapter.first for adapter in self._adapters]).to(self._dtype)
         second = [adapter.second.to(self._dtype) for adapter in self._adapters]
         outputs = [adapter.outputs for adapter in self._adapters]
-        result: Tensor = _LoraProduct.apply(values, self.product, outputs, first, *second)  # type: ignore[no-untyped-call]
-        return result
+        return _apply(_LoraProduct, values, self.product, outputs, first, *second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,3 +331,30 @@ def _attention_gradients(
         parts.append(torch.bmm(score_gradients, keys[:, :end]).view(batch, heads, end - start, width))
     shape = (batch, key_heads, tokens, width)
     return torch.cat(parts, 2), key_gradient.view(shape), value_gradient.view(shape)
+
+
+class _ChunkedLoss(Function):
+    """Computes the gradient of the hidden states beside the loss, while the logits of a chunk are at hand."""
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, head: PackedLinear, labels: Tensor, weights: Tensor | None) -> Tensor:
+        total, gradient = torch.zeros(()), torch.empty_like(hidden)
+        for start in range(0, len(labels), TARGETS_AT_A_TIME):
+            rows = slice(start, start + TARGETS_AT_A_TIME)
+            odds, chunk_labels = head(hidden[rows]).float(), labels[rows, None]
+            right = odds.gather(1, chunk_labels)
+            sums = odds.logsumexp(1, keepdim=True)
+            losses = sums - right
+            # The gradient of a logit is its probability, less 1 for the label.
+            odds.sub_(sums).exp_().scatter_add_(1, chunk_labels, -torch.ones_like(losses))
+            if weights is not None:
+                losses, odds = losses * weights[rows, None], odds.mul_(weights[rows, None])
+            total += losses.sum()
+            gradient[rows] = head.input_gradient(odds.to(hidden.dtype))
+        context.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * gradients[0].to(gradient.dtype), None, None, None

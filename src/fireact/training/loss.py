@@ -50,7 +50,7 @@ class TargetLoss:
         import torch
 
         from fireact.training.frozen_blocks import FrozenBlocks
-        from fireact.training.head_loss import HeadLoss
+        from fireact.training.joined_blocks import HeadLoss
 
         started = time.perf_counter()
         self.samples, self.model = samples, model

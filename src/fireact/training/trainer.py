@@ -147,7 +147,7 @@ class _TrainingRun:
     ) -> None:
         import torch
 
-        from fireact.training.joined_blocks import join_blocks
+        from fireact.training.joined_blocks import can_join_blocks, join_blocks
 
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.tokenizer, self.samples = recipe, out, tokenizer, samples
@@ -167,6 +167,7 @@ class _TrainingRun:
         self.is_sharded = is_sharded()
         if self.is_sharded:
             frozen = 0  # running blocks apart would bypass the gathering of shards, so the whole model runs
+        self.is_joined = not self.is_sharded and can_join_blocks(self.model)
         self.require_memory(frozen)
         self.require_free_disk()
         if not self.is_sharded:
@@ -174,13 +175,14 @@ class _TrainingRun:
         self.checkpoint, self.done = find_last_checkpoint(out / CHECKPOINTS)
         keep_freed_memory()
         dtype = torch.bfloat16 if has_bfloat16() else torch.float32
-        is_joined = not self.is_sharded and join_blocks(self.model, dtype=dtype)
+        if self.is_joined:
+            join_blocks(self.model, dtype=dtype)
         self.loss = TargetLoss(
             self.model,
             samples,
             frozen=frozen,
             cache_batch_size=recipe.micro_batch or CACHE_BATCH_SIZE,
-            is_joined=is_joined,
+            is_joined=self.is_joined,
         )
         self.validation = (
             EpochValidation(
@@ -208,6 +210,7 @@ class _TrainingRun:
             pieces or [(0,)],
             frozen=frozen,
             half=has_bfloat16(),
+            is_joined=self.is_joined,
             processes=self.processes if self.is_sharded else 1,
             available=None if on_cpu else free_gpu_gb,
         )
