@@ -9,6 +9,7 @@ steps of the scripted expert on one real question, and each call of theirs is st
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -90,6 +91,18 @@ def resume_all(folder: Path, n: int) -> None:
     collect(questions_config(folder, n), folder / "run")
 
 
+def resume_to_episodes(folder: Path, n: int) -> None:
+    """Resume a run until its episodes would run: what a person waits for."""
+
+    class Stop(Progress):
+        def start(self, stage: str, *, total: int, done: int = 0) -> None:
+            raise KeyboardInterrupt
+
+    (folder / "run" / "manifest.json").unlink(missing_ok=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        collect(questions_config(folder, n), folder / "run", progress=Stop())
+
+
 def first_page(folder: Path, n: int) -> None:
     """What ``view`` serves first: its page, and the first episodes."""
     from starlette.testclient import TestClient
@@ -116,6 +129,7 @@ def run_command(*words: str) -> Callable[[Path, int], None]:
 
 
 CASES: Mapping[str, Callable[[Path, int], None]] = {
+    "resume, until episodes run": resume_to_episodes,
     "resume, all finished": resume_all,
     "show -n 5": run_command("show", "{folder}/run", "-n", "5"),
     "show -n 5 -w steps>9": run_command("show", "{folder}/run", "-n", "5", "-w", "steps>9"),

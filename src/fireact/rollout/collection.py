@@ -205,7 +205,8 @@ def run_missing_episodes(
     ProviderError if any episode ended in a fault.
     """
     file, run_progress = run.path / TRAJECTORIES, RunProgress(total=len(episodes))
-    finished_keys = {facts.key for facts in map(run_progress.count, _keep_sound_episodes(file))}
+    keys = [facts.key for facts in map(run_progress.count, _keep_sound_episodes(file))]  # in the order of the file
+    finished_keys = set(keys)
     if foreign_keys := finished_keys - {episode.key for episode in episodes}:
         raise DataError(f"{file} holds the episode {min(foreign_keys)}, which is not of this run. Delete its line.")
     started, earlier_seconds = time.perf_counter(), run_progress.seconds
@@ -214,6 +215,7 @@ def run_missing_episodes(
         with jsonl.Appender(file) as appender:
             for trajectory in execute(episode for episode in episodes if episode.key not in finished_keys):
                 appender.append(trajectory.to_dict())
+                keys.append(trajectory.key)
                 run_progress.count(EpisodeFacts.of(trajectory))
                 progress.advance(run_progress.note())
     finally:
@@ -229,7 +231,8 @@ def run_missing_episodes(
             f"{run_progress.fault}. They are kept in {run.path} but not scored. Run again to try them again: "
             f"fireact resume {shell_path(run.path)}"
         )
-    jsonl.sort_lines(file, {episode.key: position for position, episode in enumerate(episodes)}, episode_key)
+    positions = {episode.key: position for position, episode in enumerate(episodes)}
+    jsonl.sort_lines(file, (positions[key] for key in keys))
     busy = run_progress.seconds - earlier_seconds
     return (time.perf_counter() - started) / busy if busy else 1 / workers
 
