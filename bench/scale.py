@@ -202,6 +202,7 @@ def measure_ray(episodes: int, *, workers: int = 4) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default workers get what others leave
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)

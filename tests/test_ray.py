@@ -1,6 +1,7 @@
 """Episodes on a Ray cluster of several nodes on this machine: the same run as with threads, whatever node dies."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -149,6 +150,7 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'fireact[ray]')")
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default workers get what others leave
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     grown = Cluster(initialize_head=True, head_node_args=node)
     ray.init(address=grown.address, log_to_driver=False, configure_logging=False)
