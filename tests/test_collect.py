@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fireact.base.foreign_names import note_own_names
 from fireact.base.run_directory import RunDir, read_trajectories
 from fireact.cli import main
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError
 from fireact.evaluation.evaluate import EvalConfig
 from fireact.rollout.agents import load_agent
 from fireact.rollout.collection import CollectConfig, collect
@@ -71,6 +71,28 @@ def test_episodes_that_ended_in_a_fault_are_tried_again(whole: Path, tmp_path: P
     (out / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     collect(CONFIG, out)
     assert content(out) == content(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"usage": {"calls": -1}}, "line 2: not a trajectory"),
+        ({"seconds": "1"}, "line 2: not a trajectory"),
+        ({"example": None}, "line 2: not a trajectory"),
+        ({"seed": None}, "line 2: not a trajectory"),
+    ],
+)
+def test_a_stored_line_that_is_no_trajectory_is_refused_with_its_number(
+    whole: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    out = tmp_path / "collect"
+    out.mkdir()
+    (out / "config.toml").write_bytes((whole / "config.toml").read_bytes())
+    rows = [json.loads(line) for line in (whole / "trajectories.jsonl").read_text().splitlines()]
+    rows[1] |= change
+    (out / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=message):
+        collect(CONFIG, out)
 
 
 SLOW_LM = """

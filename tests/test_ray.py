@@ -1,6 +1,7 @@
 """Episodes on a Ray cluster of several nodes on this machine: the same run as with threads, whatever node dies."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from fireact.models.scripted import Expert
 from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.ledger import Ledger, LedgerClient, LedgerServer, RemoteBudget, RemoteCallCache, RemoteRateLimit
+from fireact.rollout.loading import load_task
 from fireact.types import Call, Message, Usage
 
 PLAN = {"geo-hop/react": 10, "geo-yesno/cot": 4}
@@ -148,6 +150,7 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'fireact[ray]')")
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default workers get what others leave
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     grown = Cluster(initialize_head=True, head_node_args=node)
     ray.init(address=grown.address, log_to_driver=False, configure_logging=False)
@@ -237,3 +240,41 @@ def test_a_budget_holds_over_all_nodes(cluster: Any, tmp_path: Path) -> None:
         assert 0 < len(server.requests) <= 9
         collect(replace(config, budget=None, executor="threads"), tmp_path / "run")
         assert sum(prompts(server).values()) - len(prompts(server)) <= 4  # calls in flight when the actors ended
+
+
+DEADLY_LM = """
+import os
+from fireact.models.scripted import Expert
+
+
+class Deadly:
+    name = "deadly"
+
+    def complete(self, call):
+        if any(DEADLY in message.content for message in call.messages):
+            os._exit(1)
+        return Expert().complete(call)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_episode_that_ends_each_process_is_a_fault_of_its_own(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others go on in new actors, which find the user's module in the directory of the driver."""
+    question = load_task("geo-hop").examples("train")[3].question
+    (tmp_path / "deadly_lm.py").write_text(f"DEADLY = {question!r}\n{DEADLY_LM}")
+    monkeypatch.chdir(tmp_path)
+    config = CollectConfig(plan={"geo-hop/react": 6}, teacher="deadly_lm:Deadly", workers=1, executor="ray")
+    with pytest.raises(ProviderError, match=r"1 of 6 episodes ended in a fault, such as: ProcessLost: 3 processes"):
+        collect(config, tmp_path / "run")
+    assert sorted(entry.stop for entry in read_trajectories(tmp_path / "run")) == ["error"] + ["finish"] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_machine_lacks_is_said_with_its_address(cluster: Any, tmp_path: Path) -> None:
+    config = CollectConfig(plan=PLAN, teacher="openai:fake@http://127.0.0.1:9/v1", workers=2, executor="ray")
+    with pytest.raises((ConfigError, ProviderError), match="cannot be reached"):
+        collect(config, tmp_path / "run")

@@ -13,7 +13,7 @@ from fireact.base.run_directory import RunDir, read_manifest, read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.recording.recorder import RecordConfig
 from fireact.recording.scores import score
-from fireact.rollout.collection import summarise_episodes
+from fireact.rollout.episode_facts import read_episode_facts, summarise_episodes
 from fireact.types import Action, Example, Step, Trajectory, Usage
 
 
@@ -30,7 +30,7 @@ EPISODES = [one("a", "The Oslo"), one("b", "Lima"), one("c", None, stop="max_ste
 def run(tmp_path: Path) -> Path:
     with RunDir(tmp_path / "run", verb="record", settings={"upstream": "http://x/v1", "task": "mine"}) as held:
         jsonl.write_objects(held.path / "trajectories.jsonl", (episode.to_dict() for episode in EPISODES))
-        held.finish(**summarise_episodes(read_trajectories(held.path)))
+        held.finish(**summarise_episodes(read_episode_facts(held.path)))
     return tmp_path / "run"
 
 

@@ -303,3 +303,16 @@ def test_a_number_of_the_report_leads_to_its_episodes(tmp_path: Path, chromium: 
         assert "reload" not in browser.execute_script("return document.getElementById('state').textContent")
     finally:
         viewing.stop()
+
+
+def test_the_page_of_a_large_run_comes_without_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its episodes come in parts, as always; a shard has its own share of them to come."""
+    path = run_dir(tmp_path / "eval", shard="2/3")
+    append(path, 0, 1)
+    (path / "manifest.json").write_text('{"verb": "eval"}')
+    assert read_updates(find_watched_runs([path]), {})["runs"][0]["total"] == 1
+    monkeypatch.setattr("fireact.reporting.view.MAX_REPORTED", 100)
+    page = _render_page([path])
+    assert (
+        "MB of episodes; &#39;fireact report&#39; writes a report of so many" in page and '"complete":["eval"]' in page
+    )

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -171,17 +171,17 @@ def write_objects(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
             file.write(encode_line(value))
 
 
-def sort_lines(path: Path, order: Mapping[str, int], key: Callable[[Mapping[str, Any]], str]) -> None:
-    """Sort the lines of a file by the position that ``order`` gives each key, without reading the file into memory.
+def sort_lines(path: Path, positions: Iterable[int]) -> None:
+    """Move each line of a file to its position, which the caller knows, without reading the file into memory.
 
-    Blank lines are left out where lines move.
+    Blank lines have no position, and are left out where lines move.
     """
-    places = []
+    places, remaining_positions = [], iter(positions)
     with path.open("rb") as file:
         start = 0
-        for number, line in enumerate(file, 1):
+        for line in file:
             if line.strip():
-                places.append((order[key(_parse_object(path, number, line))], start, len(line)))
+                places.append((next(remaining_positions), start, len(line)))
             start += len(line)
         if places == sorted(places):
             return

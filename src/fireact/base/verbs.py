@@ -8,7 +8,7 @@ the records alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from fireact.base.progress import SILENT, Progress
 from fireact.base.run_directory import build_settings, read_config, to_toml_table
 from fireact.base.settings import Setting, nested_settings, read_settings
 from fireact.errors import DataError, describe_unknown_name
-from fireact.types import Trajectory
 
 VERBS = {name: entry.record for name, entry in COMMANDS.items() if entry.is_verb}
 """Where the record of each verb is."""
@@ -70,9 +69,8 @@ class Verb(Command):
     ``neutral`` settings do not change the result. ``estimate``, a function or its module:function, tells the cost for a
     dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``. ``expand``
     makes settings of the ``shorthand`` and of the options that were given. ``join`` tells what the manifest of joined
-    shards holds of their episodes, from the shards' manifests and all episodes; a verb without it cannot be sharded.
-    ``function``, a module:function, runs the
-    verb in Python where more than the run is returned.
+    shards holds of their episodes, from the shards' manifests and the joined directory; a verb without it cannot be
+    sharded. ``function``, a module:function, runs the verb in Python where more than the run is returned.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -83,7 +81,7 @@ class Verb(Command):
     estimate: Callable[[Any], CostEstimate] | str | None = None
     expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
     has_dry_run: bool = True
-    join: Callable[[Sequence[Mapping[str, Any]], Iterable[Trajectory]], dict[str, Any]] | None = None
+    join: Callable[[Sequence[Mapping[str, Any]], Path], dict[str, Any]] | None = None
     function: str = ""
 
     def estimate_cost(self, config: Any) -> CostEstimate | None:

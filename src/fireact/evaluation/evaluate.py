@@ -120,7 +120,7 @@ def _choose_recorded_defaults(config: EvalConfig, run: str) -> None:
 def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate an agent into ``out`` and return the manifest; ``manifest["results"][task]`` is the task's summary."""
     cache = config.open_cache(out)
-    budget = config.open_budget(Usage() if force else cache.total_usage())
+    budget = config.open_budget(cache, force=force)
     model = config.load_model(config.agent, cache=cache, budget=budget)
     tools = load_tools(config.tools, cache)
     tasks = _load_tasks(config)
@@ -201,13 +201,13 @@ def _summarise_tasks(trajectories: Iterable[Trajectory], wall_seconds: Mapping[s
     return {"results": results, "usage": asdict(usage)}
 
 
-def join_results(manifests: Sequence[Mapping[str, Any]], trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+def join_results(manifests: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     """What the manifest of joined shards tells of their episodes; a task's seconds are those of all machines."""
     wall_seconds = defaultdict[str, float](float)
     for task, summary in chain.from_iterable(read_summaries(manifest).items() for manifest in manifests):
         wall_seconds[task] += (summary.seconds_per_question or 0.0) * summary.n
     replayed = sum((Counter(manifest.get("replayed", {})) for manifest in manifests), Counter[str]())
-    facts = _summarise_tasks(trajectories, wall_seconds)
+    facts = _summarise_tasks(read_trajectories(path), wall_seconds)
     return facts | ({"replayed": dict(replayed)} if "replayed" in manifests[0] else {})
 
 

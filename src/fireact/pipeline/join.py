@@ -23,7 +23,6 @@ from fireact.base.run_directory import (
     find_differences,
     read_config,
     read_manifest,
-    read_trajectories,
     relative_path,
 )
 from fireact.base.settings import CheckedSettings, setting
@@ -31,7 +30,7 @@ from fireact.base.verbs import VERBS, Command, Verb, load_verb
 from fireact.errors import ConfigError, DataError
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import merge_call_files
-from fireact.rollout.collection import episode_key
+from fireact.rollout.episode_facts import episode_key
 from fireact.rollout.shards import Shard
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _finish(run: RunDir, shards: Sequence[ShardRun], verb: Verb) -> None:
     """Write the manifest of the joined run."""
     assert verb.join is not None  # ``_find_verb`` checks it
     facts = {name: value for name, value in shards[0].conditions.items() if name not in ("verb", "versions")}
-    facts |= verb.join([entry.manifest for entry in shards], read_trajectories(run.path))
+    facts |= verb.join([entry.manifest for entry in shards], run.path)
     seconds = sum(float(entry.manifest.get("seconds", 0.0)) for entry in shards)
     run.finish(**{**facts, "seconds": round(seconds, 3)}, versions=shards[0].manifest.get("versions"))
     if all(_is_of_this_user(entry) for entry in shards):

@@ -32,7 +32,7 @@ from fireact.recording.endings import describe_endings
 from fireact.recording.feedback import Feedback, read_feedback
 from fireact.recording.proxy import RecordingProxy, Upstream, parse_base_url
 from fireact.recording.trajectories import FindPrice, build_trajectory, measure_usage
-from fireact.rollout.collection import summarise_episodes
+from fireact.rollout.episode_facts import read_episode_facts, summarise_episodes
 from fireact.types import Trajectory, Usage
 from fireact.wire.chat_completions import CHAT_COMPLETIONS
 from fireact.wire.dialect import WireRequest
@@ -376,7 +376,7 @@ def _write_manifest(run: RunDir, config: RecordConfig, recording: Recording) -> 
         failed_calls=sum(status.errors.values()),
         errors=dict(Counter(status.errors).most_common(MAX_ERRORS)),
         endings=describe_endings(read_trajectories(run.path)),
-        **summarise_episodes(read_trajectories(run.path)),
+        **summarise_episodes(read_episode_facts(run.path)),
     )
 
 

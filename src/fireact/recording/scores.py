@@ -19,7 +19,7 @@ from fireact.base.commands import GATHERING
 from fireact.base.run_directory import TRAJECTORIES, RunDir, read_config, read_trajectories
 from fireact.errors import ConfigError, DataError
 from fireact.recording.endings import describe_endings
-from fireact.rollout.collection import count_episodes
+from fireact.rollout.episode_facts import count_episodes, read_episode_facts
 from fireact.rollout.loading import load_task
 from fireact.tasks.files import load_file_task
 from fireact.types import Example, Task, Trajectory
@@ -92,7 +92,7 @@ def _open_run_dir(run: Path) -> RunDir:
 def _recount(run: RunDir) -> None:
     """Write the manifest again, with the new counts and the hash of the new file."""
     facts = {name: value for name, value in run.manifest.items() if name not in ("verb", "sha256", "versions")}
-    run.finish(**{**facts, "counts": count_episodes(read_trajectories(run.path))})
+    run.finish(**{**facts, "counts": count_episodes(read_episode_facts(run.path))})
 
 
 def _grade_all(trajectories: Iterator[Trajectory], grade: Grader, grades: Grades) -> Iterator[Trajectory]:

@@ -28,17 +28,19 @@ from fireact.base.listening import (
     required_key,
     socket_address,
 )
-from fireact.base.run_directory import MANIFEST, read_config, read_manifest
+from fireact.base.run_directory import MANIFEST, read_config, read_manifest, trajectory_file
 from fireact.errors import ConfigError, DataError, missing_extra_error
 from fireact.reporting.assembly import assemble_report, select_comparable
 from fireact.reporting.html import render_live_page
 from fireact.reporting.report_data import ReportData
 from fireact.reporting.runs import FILE, ReportedRun, read_runs
-from fireact.reporting.watch import find_watched_runs, read_updates
+from fireact.reporting.watch import WatchedRun, find_watched_runs, read_updates
 from fireact.reporting.wording import make_encodable
 
 MAX_BODY = 1_000_000
 """Most bytes in a request for updates."""
+MAX_REPORTED = 30_000_000
+"""Most bytes of episodes that the page reports on as it is opened; reading more would take seconds."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -110,9 +112,14 @@ def _parse_marks(body: bytes) -> Mapping[str, Any]:
 
 def _render_page(paths: Sequence[Path]) -> str:
     runs = find_watched_runs(paths)
-    complete = [run for path in paths for run in _complete_runs(path)]
-    report, notice = _assemble_report(complete)
-    done = {run.path.resolve() for run in complete}
+    report, notice, size = None, "", sum(map(_count_bytes, runs))
+    if size > MAX_REPORTED:
+        notice = f"The runs hold {size / 1e6:,.0f} MB of episodes; 'fireact report' writes a report of so many."
+        done = {run.path.resolve() for run in runs if run.path.is_file() or (run.path / MANIFEST).exists()}
+    else:
+        complete = [run for path in paths for run in _complete_runs(path)]
+        report, notice = _assemble_report(complete)
+        done = {run.path.resolve() for run in complete}
     page = render_live_page(
         report,
         title=f"FireAct: {', '.join(path.name for path in paths)}",
@@ -132,6 +139,12 @@ def _complete_runs(path: Path) -> Iterator[ReportedRun]:
             if (run.path / MANIFEST).exists():
                 with contextlib.suppress(DataError):
                     yield ReportedRun(run.path, read_config(run.path), read_manifest(run.path))
+
+
+def _count_bytes(run: WatchedRun) -> int:
+    """How long the file of a run's episodes is."""
+    file = trajectory_file(run.path)
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _assemble_report(complete: Sequence[ReportedRun]) -> tuple[ReportData | None, str]:

@@ -19,6 +19,7 @@ from fireact.base.run_directory import CONFIG, MANIFEST, TRAJECTORIES, parse_tra
 from fireact.errors import DataError, FormatError, missing_path_error
 from fireact.formats.read import read_any
 from fireact.reporting.browser import episode_entry
+from fireact.rollout.shards import take_shard
 from fireact.types import Trajectory
 
 AT_A_TIME = 4_000_000
@@ -163,7 +164,12 @@ def _run_state(run: WatchedRun) -> dict[str, Any]:
 
 
 def _planned_episodes(config: Mapping[str, Any]) -> int | None:
-    """How many episodes a run will have, if its settings say so."""
+    """How many episodes a run, or its shard, will have, if its settings say so."""
+    total = _planned_total(config)
+    return total if total is None or "shard" not in config else len(take_shard(str(config["shard"]), range(total)))
+
+
+def _planned_total(config: Mapping[str, Any]) -> int | None:
     plan, tasks, n = config.get("plan"), config.get("tasks"), config.get("n")
     if config.get("verb") == "collect" and isinstance(plan, Mapping):
         return sum(count for count in plan.values() if isinstance(count, int))

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fireact.base import jsonl
 from fireact.base.cost import CostEstimate
 from fireact.base.keys import without_keys
 from fireact.base.progress import SILENT, Progress
-from fireact.base.run_directory import TRAJECTORIES, RunDir, read_trajectories, shell_path
+from fireact.base.run_directory import TRAJECTORIES, RunDir, shell_path
 from fireact.base.settings import AGENT, DATA, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
 from fireact.errors import ConfigError, DataError, ProviderError
@@ -27,6 +27,7 @@ from fireact.models.limits import Budget
 from fireact.rollout.agents import choose_defaults
 from fireact.rollout.call_cache import FILE as CALLS
 from fireact.rollout.call_cache import CallCache
+from fireact.rollout.episode_facts import EpisodeFacts, episode_key, read_episode_facts, summarise_episodes
 from fireact.rollout.episode_settings import EpisodeSettings
 from fireact.rollout.episodes import Episode
 from fireact.rollout.estimate import estimate_episodes
@@ -120,7 +121,7 @@ def _expand_plan(options: PlanOptions, given: Mapping[str, Any]) -> dict[str, An
 def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
     """Collect trajectories into ``out`` and return the manifest; an interrupted run is resumed."""
     cache = config.open_cache(out)
-    budget = config.open_budget(Usage() if force else cache.total_usage())
+    budget = config.open_budget(cache, force=force)
     episodes = plan_episodes(config, cache, budget)
     execute = config.choose_executor(plan_episodes, cache, budget, spec=config.teacher)
     with RunDir(out, verb="collect", settings=config, force=force, neutral=NEUTRAL_SETTINGS) as run:
@@ -134,7 +135,7 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
         return run.finish(
             teacher=config.teacher,
             tools=tool_fingerprints(episodes[0].agent.tools),
-            **summarise_episodes(read_trajectories(run.path)),
+            **summarise_episodes(read_episode_facts(run.path)),
         )
 
 
@@ -204,7 +205,8 @@ def run_missing_episodes(
     ProviderError if any episode ended in a fault.
     """
     file, run_progress = run.path / TRAJECTORIES, RunProgress(total=len(episodes))
-    finished_keys = {trajectory.key for trajectory in map(run_progress.count, _keep_sound_episodes(file))}
+    keys = [facts.key for facts in map(run_progress.count, _keep_sound_episodes(file))]  # in the order of the file
+    finished_keys = set(keys)
     if foreign_keys := finished_keys - {episode.key for episode in episodes}:
         raise DataError(f"{file} holds the episode {min(foreign_keys)}, which is not of this run. Delete its line.")
     started, earlier_seconds = time.perf_counter(), run_progress.seconds
@@ -213,7 +215,8 @@ def run_missing_episodes(
         with jsonl.Appender(file) as appender:
             for trajectory in execute(episode for episode in episodes if episode.key not in finished_keys):
                 appender.append(trajectory.to_dict())
-                run_progress.count(trajectory)
+                keys.append(trajectory.key)
+                run_progress.count(EpisodeFacts.of(trajectory))
                 progress.advance(run_progress.note())
     finally:
         progress.end()
@@ -228,7 +231,8 @@ def run_missing_episodes(
             f"{run_progress.fault}. They are kept in {run.path} but not scored. Run again to try them again: "
             f"fireact resume {shell_path(run.path)}"
         )
-    jsonl.sort_lines(file, {episode.key: position for position, episode in enumerate(episodes)}, episode_key)
+    positions = {episode.key: position for position, episode in enumerate(episodes)}
+    jsonl.sort_lines(file, (positions[key] for key in keys))
     busy = run_progress.seconds - earlier_seconds
     return (time.perf_counter() - started) / busy if busy else 1 / workers
 
@@ -248,20 +252,20 @@ class RunProgress:
     refused: int = 0
     refusal: str = ""
 
-    def count(self, trajectory: Trajectory) -> Trajectory:
+    def count(self, facts: EpisodeFacts) -> EpisodeFacts:
         """Count one more episode and return it."""
         self.ended += 1
-        self.usage += trajectory.usage
-        self.seconds += trajectory.seconds
-        if trajectory.stop == "error":
-            self.fault = trajectory.error or "an unknown fault"
+        self.usage += facts.usage
+        self.seconds += facts.seconds
+        if facts.stop == "error":
+            self.fault = facts.error or "an unknown fault"
             self.faults[self.fault.partition(":")[0]] += 1
         else:
-            if trajectory.stop == "refused":
-                self.refused, self.refusal = self.refused + 1, trajectory.error or ""
+            if facts.stop == "refused":
+                self.refused, self.refusal = self.refused + 1, facts.error or ""
             self.scored += 1
-            self.correct += trajectory.scores.get("em", 0.0)
-        return trajectory
+            self.correct += facts.em or 0.0
+        return facts
 
     def note(self) -> str:
         """A short text for the progress line: EM so far, tokens, cost, faults by kind."""
@@ -276,56 +280,34 @@ class RunProgress:
         return ", ".join(phrases + [f"{count} {kind}" for kind, count in self.faults.items()])
 
 
-def _keep_sound_episodes(file: Path) -> Iterator[Trajectory]:
-    """The sound episodes of a file. Others are removed first: after a fault they run again, a second line is said."""
+def _keep_sound_episodes(file: Path) -> Iterator[EpisodeFacts]:
+    """The sound episodes of a file, read once. Others are removed at the end: after a fault they run again."""
     if not file.exists():
         return
     jsonl.cut_torn_tail(file)
-    line_counts = Counter(trajectory.key for trajectory in read_trajectories(file) if trajectory.stop != "error")
-    repeated = line_counts.total() - len(line_counts)
+    keys: set[str] = set()
+    repeated = faults = 0
+    for facts in read_episode_facts(file):
+        if facts.stop == "error":
+            faults += 1
+        elif facts.key in keys:
+            repeated += 1
+        else:
+            keys.add(facts.key)
+            yield facts
     if repeated:
         _LOGGER.warning("%s holds %d episodes a second time; the first line of each stays", file, repeated)
-    if repeated or any(trajectory.stop == "error" for trajectory in read_trajectories(file)):
-        unwritten_keys = set(line_counts)
-        jsonl.write_objects(file, _take_first(read_trajectories(file), unwritten_keys))
-    yield from read_trajectories(file)
+    if repeated or faults:
+        jsonl.write_objects(file, _take_first(file, keys))
 
 
-def _take_first(trajectories: Iterable[Trajectory], unwritten_keys: set[str]) -> Iterator[dict[str, Any]]:
-    for trajectory in trajectories:
-        if trajectory.stop != "error" and trajectory.key in unwritten_keys:
-            unwritten_keys.remove(trajectory.key)
-            yield trajectory.to_dict()
-
-
-def episode_key(row: Mapping[str, Any]) -> str:
-    """The key of the trajectory in a row (``Trajectory.key``), without building the trajectory."""
-    return f"{row['task']}/{row['example']['id']}/{row['method']}/{row['seed']}"
-
-
-def summarise_episodes(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
-    """The part of a manifest about episodes: ``counts`` by "task/method", total ``repairs`` and ``usage``."""
-    usage, repairs = Usage(), 0
-
-    def add_to_totals() -> Iterator[Trajectory]:
-        nonlocal usage, repairs
-        for trajectory in trajectories:
-            usage += trajectory.usage
-            repairs += sum(step.repairs for step in trajectory.steps)
-            yield trajectory
-
-    return {"counts": count_episodes(add_to_totals()), "repairs": repairs, "usage": asdict(usage)}
-
-
-def count_episodes(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
-    """By "task/method": how many episodes there are, how many finished and how many are right (EM 1)."""
-    total, finished, correct = Counter[str](), Counter[str](), Counter[str]()
-    for trajectory in trajectories:
-        name = f"{trajectory.task}/{trajectory.method}"
-        total[name] += 1
-        finished[name] += trajectory.stop == "finish"
-        correct[name] += trajectory.scores.get("em") == 1.0
-    return {name: {"n": total[name], "finished": finished[name], "correct": correct[name]} for name in total}
+def _take_first(file: Path, unwritten_keys: set[str]) -> Iterator[dict[str, Any]]:
+    """The first sound row of each key."""
+    for row in jsonl.read_objects(file):
+        key = episode_key(row)
+        if row["stop"] != "error" and key in unwritten_keys:
+            unwritten_keys.remove(key)
+            yield row
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +332,9 @@ def tool_fingerprints(tools: Mapping[str, Tool]) -> dict[str, str]:
     return {name: str(getattr(tool, "fingerprint", "")) for name, tool in tools.items()}
 
 
-def join_counts(manifests: Sequence[Mapping[str, Any]], trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+def join_counts(manifests: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     """What the manifest of joined shards tells of their episodes."""
-    return summarise_episodes(trajectories)
+    return summarise_episodes(read_episode_facts(path))
 
 
 COLLECT = Verb(

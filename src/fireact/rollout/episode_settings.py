@@ -56,12 +56,12 @@ class CallSettings:
         """The stored calls of a run directory."""
         return CallCache(Path(self.cache or out / CALLS), self.calls)
 
-    def open_budget(self, spent: Usage) -> Budget | None:
-        """The budget, of which some is spent already; None without one."""
+    def open_budget(self, cache: CallCache, *, force: bool) -> Budget | None:
+        """The budget, of which stored calls have spent some unless ``force`` starts anew; None without one."""
         if self.budget is None:
             return None
         amount = BudgetAmount.parse(self.budget)
-        return Budget(amount, spent=amount.measure(spent))
+        return Budget(amount, spent=amount.measure(Usage() if force else cache.total_usage()))
 
     def load_model(self, spec: str, *, cache: CallCache | None = None, budget: Budget | None = None) -> Model:
         """The model behind a name."""

@@ -8,6 +8,7 @@ its stored calls are not made again (see ``ledger``); only the driver writes.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fireact.base.redact import excerpt
 from fireact.errors import ConfigError, FireactError, ProviderError, missing_extra_error
 from fireact.models.limits import Budget, Endpoint, RateLimit, sharing_rates
 from fireact.rollout.call_cache import CallCache
@@ -33,6 +35,7 @@ from fireact.rollout.ledger import (
 )
 from fireact.types import Trajectory, Usage
 
+_LOGGER = logging.getLogger("fireact")
 Plan = Callable[[CallCache, Budget | None], Sequence[Episode]]
 MAX_LOSSES = 3
 """How often an episode may lose its actor before it ends in a fault; a machine may lose as many actors at their start.
@@ -102,6 +105,7 @@ class RayExecutor:
         self._losses, self._failed_starts = Counter[str](), Counter[str]()
         self._returned = deque[Episode]()
         self._count, self._polled, self._lonely_since = 0, 0.0, time.monotonic()
+        self._last_loss = "none was there"
 
     def run_episodes(self, episodes: Iterable[Episode]) -> Iterator[Trajectory]:
         """Run episodes and yield each Trajectory as it ends; closing the iterator stops them all."""
@@ -210,6 +214,11 @@ class RayExecutor:
         self._ledger.close_account(worker.name)
         self._polled, self._lonely_since = 0.0, time.monotonic()
         self._failed_starts[worker.node] += worker.preparation is not None
+        self._last_loss = f"{worker.address}: {_describe_loss(error)}"
+        _LOGGER.warning(
+            "worker %s is lost; its %d episodes go to others: %s", worker.name, len(worker.episodes),
+            _describe_loss(error),
+        )  # fmt: skip
         for episode in worker.episodes.values():
             self._losses[episode.key] += 1
             if self._losses[episode.key] < MAX_LOSSES:
@@ -221,8 +230,8 @@ class RayExecutor:
         """Wait a moment where no actor is left. Raises ProviderError where none comes for long."""
         if time.monotonic() > self._lonely_since + _LONELY_SECONDS:
             raise ProviderError(
-                f"no machine of the Ray cluster is left that can run episodes (for {_LONELY_SECONDS:.0f} s). What is "
-                "finished is kept. Start machines, and run again."
+                f"no machine of the Ray cluster is left that can run episodes, for {_LONELY_SECONDS:.0f} s "
+                f"({self._last_loss}). What is finished is kept. Start machines, and run again."
             )
         time.sleep(_POLL_SECONDS / 10)
 
@@ -232,12 +241,16 @@ def _pending(worker: _Worker) -> list[Any]:
     return list(worker.episodes) if worker.preparation is None else [worker.preparation]
 
 
+def _describe_loss(error: Exception) -> str:
+    """Why an actor was lost, in one line."""
+    return excerpt(" ".join(str(error).split()), 300)
+
+
 def _lost_trajectory(episode: Episode, error: Exception) -> Trajectory:
     """The trajectory of an episode that ended each process it ran in: a fault."""
-    reason = " ".join(str(error).split())[:300]
     return Trajectory(
         task=episode.task.name, example=episode.example, method=episode.agent.method.name, model=episode.agent.lm.name,
         seed=episode.seed, steps=(), stop="error", scores={}, usage=Usage(), seconds=0.0,
-        error=f"ProcessLost: {MAX_LOSSES} processes ended while they ran this episode, the last one so: {reason}",
+        error=f"ProcessLost: {MAX_LOSSES} processes ended while they ran this episode: {_describe_loss(error)}",
         meta=episode.meta,
     )  # fmt: skip
