@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     improve: VerbFunction
     mix: VerbFunction
     prefer: VerbFunction
+    publish: CommandFunction
     quickstart: VerbFunction
     record: VerbFunction
     report: VerbFunction
@@ -141,6 +142,7 @@ __all__ = [
     "load_tools",
     "mix",
     "prefer",
+    "publish",
     "quickstart",
     "read_any",
     "read_trajectories",

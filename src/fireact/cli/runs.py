@@ -35,6 +35,21 @@ def cancel_command(call: CommandCall) -> None:
         STDERR.print(escape(f"Job {job.id}: {status}."))
 
 
+def publish_command(call: CommandCall) -> None:
+    """Print what a repository holds, or would hold."""
+    from fireact.pipeline.publication import publish_run
+    from fireact.terminal.screen import STDOUT, print_json, print_table
+
+    publication = publish_run(call.config).value
+    if call.as_json:
+        print_json(publication.to_dict())
+        return
+    print_table(publication.tabulate())
+    if not publication.url:
+        STDOUT.print(publication.files["README.md"], markup=False)
+    STDOUT.print(f"Pushed to {publication.url}" if publication.url else "Nothing was pushed: --push pushes.")
+
+
 def compare_command(call: CommandCall) -> None:
     """Print a comparison, or what keeps two runs from being compared. Exit 1 for the latter."""
     from fireact.evaluation.compared_runs import read_scored_runs

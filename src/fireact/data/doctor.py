@@ -34,6 +34,7 @@ from fireact.data.measure import load_renderer_tokenizer, measure_lengths
 from fireact.data.recorded_calls import resolve_renderer
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
+from fireact.data.teachers import find_teachers
 from fireact.errors import DataError
 from fireact.rollout.loading import AUTO_RENDERER_HELP
 from fireact.types import Trajectory
@@ -298,6 +299,8 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     absent = {} if config.against else find_uncompared_tasks(tasks)
     bad = [(damage.number, damage.kind, redact(damage.detail)) for damage in source.damage]
     silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
+    teachers = find_teachers(Path(config.data)) if Path(config.data).is_dir() else []
+    unlicensed = [(0, "teacher licence", teacher.name) for teacher in teachers if teacher.needs_licence]
     return Diagnosis(
         data=config.data,
         n=n,
@@ -306,7 +309,7 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
         steps=dict(sorted(sum((report.steps for report in reports), Counter[int]()).items())),
         tokens=_summarise_tokens(tokens),
         tokenizer=config.student or "an estimate: a token is 4 characters",
-        findings=_group_findings([*findings, *bad, *silent]),
+        findings=_group_findings([*findings, *bad, *silent, *unlicensed]),
         notes=_notes(config, source, tasks, absent, without_tools=sum(report.without_tools for report in reports)),
         drops=_lines_to_drop(findings),
     )

@@ -59,6 +59,11 @@ KINDS: Mapping[str, FindingKind] = {
         "tasks whose held-out questions were not looked up",
         "set FIREACT_DATA to the folder with their questions, or give --against",
     ),
+    "teacher licence": FindingKind(
+        "warning",
+        "teachers whose licence nobody named",
+        "check their terms for training, and name it: collect or record --teacher-license, publish --teacher-license",
+    ),
     "secret": FindingKind("error", "keys and tokens", "--fix redacts them; revoke the key where it was issued"),
     "fault": FindingKind("error", "episodes that ended in an error of a tool or model", "--fix leaves them out"),
     "no action": FindingKind(
