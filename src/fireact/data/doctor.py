@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fireact.base.personal import load_analyzer
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, redact
 from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
@@ -64,6 +65,8 @@ class DoctorConfig:
     max_observation: int = setting(2000, low=1)
     """Longest observation in characters."""
     renderer: str = setting("auto", help=AUTO_RENDERER_HELP)
+    personal: str = ""
+    """spaCy model, such as en_core_web_sm, by which names, phone numbers and addresses are found too (extra pii)."""
     workers: int = setting(0, low=0)
     """Processes; 0 is one for small data, else one a core."""
 
@@ -185,7 +188,7 @@ def load_bounds(config: DoctorConfig) -> Bounds:
     if not tools and (Path(config.data) / MANIFEST).is_file():
         made_with = read_manifest(Path(config.data)).get("tools")
         tools = tuple(map(str, made_with)) if isinstance(made_with, dict) else ()
-    return Bounds(tools, config.max_observation, config.max_length)
+    return Bounds(tools, config.max_observation, config.max_length, config.personal)
 
 
 def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockReport:
@@ -278,6 +281,8 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     """Check all lines of an opened file."""
     file = source.file
     choose_evaluation_sets(tuple(config.against), ())  # a wrong name fails before the file is read
+    if config.personal:
+        load_analyzer(config.personal)  # a model that is not installed fails before the file is read
     if config.student:
         load_renderer_tokenizer(config.student, config.renderer)  # an unknown student fails before the file is read
     reports, findings = _examine_blocks(config, file, progress)
