@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fakes import Small
-from fireact.errors import ConfigError
+from fireact.errors import ConfigError, DataError, ProviderError
+from fireact.rollout.loading import load_task
 from fireact.tasks.geo import LIMITS, GeoTask, geo_choice, geo_compose, geo_hop, geo_yesno
 from fireact.tasks.validate import solve_question, validate_task
 from fireact.types import Example, Limits
@@ -96,3 +100,45 @@ def test_a_comparison_that_is_too_close_has_no_answer() -> None:
     facts = [Fact("Norway", "people", "5.2 million"), Fact("Finland", "people", "5.5 million")]
     meta = WorldMeta("comparison", 2, ["Norway", "Finland"], facts, ["Norway"], [])
     assert solve_question("?", meta) == set()
+
+
+def _hub_set(folder: Path, **splits: list[dict[str, Any]]) -> None:
+    """A data set that ``datasets`` loads under the name of its folder, as it loads one of the hub."""
+    folder.mkdir(parents=True)
+    for name, rows in splits.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_a_data_set_of_the_hub_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"q": f"Who is {n}?", "answers": {"text": [f"{n}", f"the {n}"]}, "key": f"k{n}"} for n in range(6)]
+    _hub_set(Path("me/qa"), train=rows[:4], validation=rows[4:])
+    task = load_task("hub:me/qa:q,answers.text,id=key")
+    assert task.name == "qa" and task.splits == ("train", "dev")
+    first, second = task.examples("dev")
+    assert (first.id, first.question, first.answer, first.meta) == ("k4", "Who is 4?", "4", {"aliases": ["the 4"]})
+    assert task.score(second, "the 5")["em"] == 1.0 and task.score(second, "6")["em"] == 0.0
+    with pytest.raises(ConfigError, match="split of qa"):
+        task.examples("test")
+    with pytest.raises(DataError, match=r"no column 'question'. There are: q, answers, key"):
+        load_task("hub:me/qa").examples("train")
+    _hub_set(Path("me/small"), train=[{"question": f"Is {n} odd?", "answer": n % 2 == 1} for n in range(40)])
+    alone = load_task("hub:me/small")
+    assert alone.splits == ("train", "dev", "test") and alone.prompts == "strategyqa"
+    assert sum(len(alone.examples(split)) for split in alone.splits) == 40
+
+
+@pytest.mark.parametrize("spec", ["hub:", "hub:a/b/c:q,a", "hub:me/qa:q", "hub:me/qa:q,a,colour=red"])
+def test_a_spec_of_the_hub_that_names_no_set_or_columns_is_refused(spec: str) -> None:
+    with pytest.raises(ConfigError):
+        load_task(spec)
+
+
+def test_a_set_that_is_not_on_the_hub_is_told_with_ways_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ProviderError, match="cannot load me/none from the hub"):
+        load_task("hub:me/none:q,a").examples("train")

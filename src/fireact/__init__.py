@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     launch: CommandFunction
     mix: VerbFunction
     prefer: VerbFunction
+    publish: CommandFunction
     quickstart: VerbFunction
     record: VerbFunction
     report: VerbFunction
@@ -145,6 +146,7 @@ __all__ = [
     "load_tools",
     "mix",
     "prefer",
+    "publish",
     "quickstart",
     "read_any",
     "read_trajectories",

@@ -106,6 +106,11 @@ HEADINGS: Mapping[str, Mapping[str, CommandEntry]] = {
             "Export a fine-tuned student for transformers and vLLM, llama.cpp or Ollama.",
             "fireact.serving.export:EXPORT",
         ),
+        "publish": CommandEntry(
+            "Publish a student, a data set or a study on the Hugging Face hub; shows what it would push, unless told.",
+            "fireact.pipeline.publication:PUBLISH",
+            is_verb=False,
+        ),
         "cancel": CommandEntry(
             "Stop the job of a run at a provider; its cost so far is still charged.",
             "fireact.pipeline.commands:CANCEL",

@@ -48,6 +48,21 @@ def join_command(call: CommandCall) -> None:
         print_json(run.manifest) if call.as_json else print_manifest(run.manifest, run.path)
 
 
+def publish_command(call: CommandCall) -> None:
+    """Print what a repository holds, or would hold."""
+    from fireact.pipeline.publication import publish_run
+    from fireact.terminal.screen import STDOUT, print_table
+
+    publication = publish_run(call.config).value
+    if call.as_json:
+        print_json(publication.to_dict())
+        return
+    print_table(publication.tabulate())
+    if not publication.url:
+        STDOUT.print(publication.files["README.md"], markup=False)
+    STDOUT.print(f"Pushed to {publication.url}" if publication.url else "Nothing was pushed: --push pushes.")
+
+
 def compare_command(call: CommandCall) -> None:
     """Print a comparison, or what keeps two runs from being compared. Exit 1 for the latter."""
     from fireact.evaluation.compared_runs import read_scored_runs

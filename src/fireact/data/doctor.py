@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fireact.base.personal import load_analyzer
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, redact
 from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
@@ -34,6 +35,7 @@ from fireact.data.measure import load_renderer_tokenizer, measure_lengths
 from fireact.data.recorded_calls import resolve_renderer
 from fireact.data.selection import agent_text, episode_identity, hash_content, hash_text, question_key
 from fireact.data.sources import TrajectoryFile, open_trajectory_files
+from fireact.data.teachers import find_teachers
 from fireact.errors import DataError
 from fireact.rollout.loading import AUTO_RENDERER_HELP
 from fireact.types import Trajectory
@@ -63,6 +65,8 @@ class DoctorConfig:
     max_observation: int = setting(2000, low=1)
     """Longest observation in characters."""
     renderer: str = setting("auto", help=AUTO_RENDERER_HELP)
+    personal: str = ""
+    """spaCy model, such as en_core_web_sm, by which names, phone numbers and addresses are found too (extra pii)."""
     workers: int = setting(0, low=0)
     """Processes; 0 is one for small data, else one a core."""
 
@@ -184,7 +188,7 @@ def load_bounds(config: DoctorConfig) -> Bounds:
     if not tools and (Path(config.data) / MANIFEST).is_file():
         made_with = read_manifest(Path(config.data)).get("tools")
         tools = tuple(map(str, made_with)) if isinstance(made_with, dict) else ()
-    return Bounds(tools, config.max_observation, config.max_length)
+    return Bounds(tools, config.max_observation, config.max_length, config.personal)
 
 
 def examine_block(block: Block, config: DoctorConfig, bounds: Bounds) -> BlockReport:
@@ -277,6 +281,8 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     """Check all lines of an opened file."""
     file = source.file
     choose_evaluation_sets(tuple(config.against), ())  # a wrong name fails before the file is read
+    if config.personal:
+        load_analyzer(config.personal)  # a model that is not installed fails before the file is read
     if config.student:
         load_renderer_tokenizer(config.student, config.renderer)  # an unknown student fails before the file is read
     reports, findings = _examine_blocks(config, file, progress)
@@ -298,6 +304,8 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     absent = {} if config.against else find_uncompared_tasks(tasks)
     bad = [(damage.number, damage.kind, redact(damage.detail)) for damage in source.damage]
     silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
+    teachers = find_teachers(Path(config.data)) if Path(config.data).is_dir() else []
+    unlicensed = [(0, "teacher licence", teacher.name) for teacher in teachers if teacher.needs_licence]
     return Diagnosis(
         data=config.data,
         n=n,
@@ -306,7 +314,7 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
         steps=dict(sorted(sum((report.steps for report in reports), Counter[int]()).items())),
         tokens=_summarise_tokens(tokens),
         tokenizer=config.student or "an estimate: a token is 4 characters",
-        findings=_group_findings([*findings, *bad, *silent]),
+        findings=_group_findings([*findings, *bad, *silent, *unlicensed]),
         notes=_notes(config, source, tasks, absent, without_tools=sum(report.without_tools for report in reports)),
         drops=_lines_to_drop(findings),
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from fireact.base.personal import find_personal
 from fireact.base.redact import SensitiveMatch, excerpt, find_sensitive, iterate_strings
 from fireact.data.steps import find_faults
 from fireact.formats.released import damage_of
@@ -58,6 +59,11 @@ KINDS: Mapping[str, FindingKind] = {
         "warning",
         "tasks whose held-out questions were not looked up",
         "set FIREACT_DATA to the folder with their questions, or give --against",
+    ),
+    "teacher licence": FindingKind(
+        "warning",
+        "teachers whose licence nobody named",
+        "check their terms for training, and name it: collect or record --teacher-license, publish --teacher-license",
     ),
     "secret": FindingKind("error", "keys and tokens", "--fix redacts them; revoke the key where it was issued"),
     "fault": FindingKind("error", "episodes that ended in an error of a tool or model", "--fix leaves them out"),
@@ -112,6 +118,10 @@ KINDS: Mapping[str, FindingKind] = {
     ),
     "leaked answer": FindingKind("warning", "gold answers that the question gives away", "repair the task"),
     "e-mail address": FindingKind("warning", "e-mail addresses", "--fix redacts them"),
+    "personal name": FindingKind("warning", "names of persons (--personal)", "--fix redacts them"),
+    "phone number": FindingKind("warning", "phone numbers (--personal)", "--fix redacts them"),
+    "address": FindingKind("warning", "street addresses (--personal)", "--fix redacts them"),
+    "account number": FindingKind("warning", "numbers of cards and accounts (--personal)", "--fix redacts them"),
 }
 """In display order."""
 
@@ -122,11 +132,15 @@ SHORT_ANSWER = 5
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The limits: tool names (empty: unknown), characters of an observation, tokens of a sample."""
+    """The limits: tool names (empty: unknown), characters of an observation, tokens of a sample.
+
+    ``personal`` is the spaCy model by which personal data is found; without one it is not looked for.
+    """
 
     tools: tuple[str, ...] = ()
     max_observation: int = 2000
     max_length: int = 1024
+    personal: str = ""
 
 
 def check_trajectory(trajectory: Trajectory, bounds: Bounds) -> Iterator[SensitiveMatch]:
@@ -137,7 +151,19 @@ def check_trajectory(trajectory: Trajectory, bounds: Bounds) -> Iterator[Sensiti
         yield from ((kind, "") for kind in damage_of(trajectory) if kind in KINDS)
         yield from _check_steps(trajectory, bounds)
         yield from _check_answer(trajectory)
-    yield from find_sensitive("\n".join(iterate_strings(trajectory.to_dict())))
+    yield from find_private(trajectory.to_dict(), bounds)
+
+
+PRIVATE_FIELDS = ("example", "steps", "meta")
+"""The fields of a trajectory in which personal data is looked for: the others name tasks, methods and models."""
+
+
+def find_private(data: Mapping[str, Any], bounds: Bounds) -> Iterator[SensitiveMatch]:
+    """The keys and e-mail addresses in a trajectory, and its personal data where that is looked for."""
+    yield from find_sensitive("\n".join(iterate_strings(data)))
+    if bounds.personal:
+        for text in iterate_strings([data.get(name) for name in PRIVATE_FIELDS]):
+            yield from find_personal(text, bounds.personal)
 
 
 def _check_steps(trajectory: Trajectory, bounds: Bounds) -> Iterator[SensitiveMatch]:

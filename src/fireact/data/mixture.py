@@ -31,6 +31,7 @@ from fireact.data.lines import Block, choose_worker_count, map_in_order, read_en
 from fireact.data.selection import Index, RowTable
 from fireact.data.sources import TrajectoryFile, load_mixture_values, open_trajectory_files
 from fireact.data.steps import weigh_bad_steps
+from fireact.data.teachers import find_teachers, join_teachers, teachers_to_dicts
 from fireact.errors import ConfigError, DataError, unknown_name_error
 from fireact.formats.released import repair_trajectory, repairable_damage
 from fireact.types import Trajectory
@@ -177,6 +178,9 @@ def _write_mixture(
         "held_out": len(held_out_table),
         "history": list(history),
         "sources": hashes,
+        "teachers": teachers_to_dicts(
+            join_teachers(teacher for source in config.sources for teacher in find_teachers(Path(source)))
+        ),
     }
 
 

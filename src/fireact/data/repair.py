@@ -1,8 +1,8 @@
 """``doctor --fix``: a repaired copy of a set of trajectories, with a log of every change.
 
 Known damage of released files is repaired. The copy leaves out unreadable lines, repeats, questions of an evaluation
-set, and episodes with nothing to learn. Faulty steps get weight 0; keys and e-mail addresses are redacted. Everything
-else is copied byte for byte.
+set, and episodes with nothing to learn. Faulty steps get weight 0; keys and e-mail addresses are redacted, with
+--personal names, phone numbers and addresses too. Everything else is copied byte for byte.
 Invariant: ``changes.jsonl`` lists each difference with its line in the source; the source is not changed.
 """
 
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from fireact.base import jsonl
+from fireact.base.personal import redact_personal
 from fireact.base.progress import SILENT, Progress
-from fireact.base.redact import find_sensitive, iterate_strings, redact
+from fireact.base.redact import find_sensitive, redact
 from fireact.base.run_directory import TRAJECTORIES, RunDir, relative_path
 from fireact.base.settings import setting
 from fireact.base.verbs import Verb
 from fireact.data.dataset import read_history
 from fireact.data.doctor import DoctorConfig, diagnose_data, diagnose_file, load_bounds
-from fireact.data.findings import Bounds, known_tools
+from fireact.data.findings import PRIVATE_FIELDS, Bounds, find_private, known_tools
 from fireact.data.lines import (
     Block,
     Entry,
@@ -137,18 +138,24 @@ def _repair_entry(entry: Entry, reason: str | None, bounds: Bounds) -> tuple[byt
     if not any(step.weight > 0 for step in trajectory.steps):
         return None, [{"change": "left out", "why": "nothing to learn"}]
     data = trajectory.to_dict()
-    secrets = list(find_sensitive("\n".join(iterate_strings(data))))
+    secrets = list(find_private(data, bounds))
     changes += [{"change": f"{kind} redacted", "why": detail} for kind, detail in secrets]
     if not changes:
         mended = jsonl.mend_line(entry.raw)
         why = "half a surrogate pair, or a number that is not finite"
         return mended, [] if mended == entry.raw else [{"change": "values mended", "why": why}]
-    return jsonl.encode_line(_redact_record(data) if secrets else data).rstrip(), changes
+    return jsonl.encode_line(_redact_record(data, bounds) if secrets else data).rstrip(), changes
 
 
-def _redact_record(data: dict[str, Any]) -> dict[str, Any]:
-    """The record with its secrets redacted; a redacted example id gets a hash, so that examples stay distinct."""
+def _redact_record(data: dict[str, Any], bounds: Bounds) -> dict[str, Any]:
+    """The record with its secrets and personal data redacted.
+
+    A redacted example id gets a hash, so that examples stay distinct.
+    """
     redacted: dict[str, Any] = redact(data)
+    if bounds.personal:
+        private = {name: redacted[name] for name in PRIVATE_FIELDS if name in redacted}
+        redacted |= redact_personal(private, bounds.personal)
     original_id = data["example"]["id"]
     if redacted["example"]["id"] != original_id:
         redacted["example"]["id"] += (

@@ -242,10 +242,12 @@ class ConvertConfig(CheckedSettings):
     source: str = setting(metavar="SOURCE", is_path=True)
     """A file of episodes in any known format, or a run directory."""
     out: str = setting(flags=("-o", "--out"), is_path=True)
-    """File to write (a directory for dataset)."""
+    """File to write (a directory for dataset and sts)."""
     _: KW_ONLY
     to: str = setting(flags=("--to",))
-    """alpaca, gpt, sharegpt, messages, openai, prompt-completion, parquet, dataset (a directory) or fireact."""
+    """alpaca, gpt, sharegpt, messages, openai, prompt-completion, parquet, dataset (a directory), fireact; for viewers
+    atif, otlp, inspect and sts (a directory).
+    """
     format: str | None = setting(None, flags=("--from",))
     """Format of the source. Default: recognised from what is in it."""
     fix: bool = setting(False)

@@ -42,7 +42,7 @@ from fireact.wire.responses import RESPONSES
 from fireact.wire.schemas import FINISH_NAMES
 
 CALLS, FEEDBACK, CONVERSATIONS = "calls.jsonl", "feedback.jsonl", "conversations.jsonl"
-FREE = ("finish", "host", "port", "idle", "timeout", "concurrency", "max_body", "prices")
+FREE = ("finish", "host", "port", "idle", "timeout", "concurrency", "max_body", "prices", "teacher_license")
 """Settings that do not change what is recorded; the trajectories are built with the present ones."""
 PROVIDERS = {
     CHAT_COMPLETIONS.name: "https://api.openai.com/v1",
@@ -94,6 +94,8 @@ class RecordConfig:
     """Bytes of a request, and bytes that are kept of a reply."""
     prices: str | None = setting(None, panel=PROXY, is_path=True, normalise=absolute_path)
     """TOML file with prices of your own. Default: FIREACT_PRICES, then genai-prices."""
+    teacher_license: str = setting("", panel=EPISODES)
+    """Licence or terms of the model's answers, such as apache-2.0; the manifest keeps it."""
 
     def __post_init__(self) -> None:
         check_settings(self, "record")
@@ -368,6 +370,7 @@ def _write_manifest(run: RunDir, config: RecordConfig, recording: Recording) -> 
     recording.write_all()
     status = recording.status
     return run.finish(
+        **({"teacher_license": config.teacher_license} if config.teacher_license else {}),
         upstream=config.urls[CHAT_COMPLETIONS.name],
         episodes=status.episodes,
         calls=sum(status.calls.values()),

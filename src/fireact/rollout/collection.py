@@ -56,7 +56,7 @@ _LOGGER = logging.getLogger("fireact")
 TASKS_HELP = f"Task: {TASK_SPEC}; repeatable."
 NEUTRAL_SETTINGS = (
     "workers", "executor", "budget", "endpoint.rpm", "endpoint.tpm", "endpoint.timeout", "endpoint.prices",
-    "endpoint.replicas",
+    "endpoint.replicas", "teacher_license",
 )  # fmt: skip
 """Settings that do not change what is collected."""
 
@@ -83,6 +83,8 @@ class CollectConfig(EpisodeSettings):
     temperature: float = setting(0.0)
     """Sampling temperature of the teacher; 0 is greedy."""
     repairs: int = setting(5)
+    teacher_license: str = setting("", panel=AGENT)
+    """Licence or terms of the teacher's answers, such as apache-2.0; the manifest keeps it."""
 
     def __post_init__(self) -> None:
         check_settings(self, "collect")
@@ -134,6 +136,7 @@ def collect(config: CollectConfig, out: Path, *, force: bool = False, progress: 
             close_lm(episodes[0].agent.lm)
         return run.finish(
             teacher=config.teacher,
+            **({"teacher_license": config.teacher_license} if config.teacher_license else {}),
             tools=tool_fingerprints(episodes[0].agent.tools),
             **summarise_episodes(read_episode_facts(run.path)),
         )

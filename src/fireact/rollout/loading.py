@@ -23,7 +23,7 @@ from fireact.tools.noise import load_noisy_tools
 from fireact.tools.replayed import find_replayed_run
 from fireact.types import Renderer, Task, Tool
 
-TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER or module:attribute"
+TASK_SPEC = "NAME, NAME:FOLDER, FILE:QUESTION,ANSWER, hub:OWNER/NAME:QUESTION,ANSWER or module:attribute"
 TRAINING_TOOLS_HELP = "Tool, by name or module:attribute; repeatable. Default: those that the data was made with."
 STUDENT_HELP = "smollm2-135m, a hub id, or a directory with a model."
 RENDERER_HELP = (

@@ -37,7 +37,7 @@ PROMPTS = {"free_form": "hotpotqa", "yes_no": "strategyqa", "choice": "mmlu"}
 """The task whose few-shot examples are used for each scorer, since they show the form of the answers."""
 
 _SPEC = re.compile(r"(?P<path>.+?\.(?:jsonl|json|csv|parquet))(?::(?P<columns>.*))?", re.IGNORECASE)
-_RENAMED = {"validation": "dev", "valid": "dev", "val": "dev"}
+RENAMED_SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def load_file_task(spec: str) -> FileTask:
     """The task of a file spec. Raises ConfigError for a wrong spec, DataError for a file that does not fit it."""
     path_text, columns = split_file_spec(spec)
     path = Path(path_text).expanduser()
-    question, answer, options = _parse_columns(spec, columns)
+    choice = parse_columns(spec, columns)
     rows = read_rows(path)
     if not rows:
         raise DataError(f"{path} has no rows, so there is nothing to ask.")
@@ -101,19 +101,30 @@ def load_file_task(spec: str) -> FileTask:
             f"{path} holds trajectories, not questions with answers. Ask their questions again: fireact eval AGENT "
             f"--questions-of {path}"
         )
-    column_names = {question, answer, *(options[key] for key in ("id", "aliases") if key in options)}
-    for name in sorted(column_names):
+    for name in sorted(choice.names):
         require_column(rows, name, path)
-    examples = [
-        _build_example(row, question, answer, options, location=f"{path}, row {number}")
-        for number, row in enumerate(rows, 1)
-    ]
-    scorer = options.get("scorer") or _infer_scorer(examples)
-    by_split = _group_by_split(_require_distinct_ids(examples, path), rows, options.get("split", ""), path)
-    return FileTask(path.stem, scorer, by_split)
+    examples = require_distinct_ids(build_examples(rows, choice, location=str(path)), path)
+    scorer = choice.options.get("scorer") or infer_scorer(examples)
+    return FileTask(path.stem, scorer, group_by_split(examples, rows, choice.options.get("split", ""), path))
 
 
-def _parse_columns(spec: str, text: str) -> tuple[str, str, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class ColumnChoice:
+    """The columns of a question and its answer, and the options of a spec."""
+
+    question: str
+    answer: str
+    options: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that a row must have."""
+        named_in_options = (self.options[key] for key in ("id", "aliases") if key in self.options)
+        return tuple(dict.fromkeys([self.question, self.answer, *named_in_options]))
+
+
+def parse_columns(spec: str, text: str) -> ColumnChoice:
+    """The columns and options of ``QUESTION,ANSWER,id=COLUMN``. Raises ConfigError for an unknown option."""
     parts = [item.strip() for item in text.split(",") if item.strip()]
     names = [item for item in parts if "=" not in item] or ["question", "answer"]
     options = dict(item.split("=", 1) for item in parts if "=" in item)
@@ -126,7 +137,15 @@ def _parse_columns(spec: str, text: str) -> tuple[str, str, dict[str, str]]:
             raise unknown_name_error("option of a file task", option, OPTIONS)
     if options.get("scorer", "free_form") not in SCORERS:
         raise unknown_name_error("scorer", options["scorer"], SCORERS)
-    return names[0], names[1], options
+    return ColumnChoice(names[0], names[1], options)
+
+
+def build_examples(rows: Sequence[Row], columns: ColumnChoice, *, location: str) -> list[Example]:
+    """The examples of rows. Raises DataError with the number of a row that is none."""
+    return [
+        _build_example(row, columns.question, columns.answer, columns.options, location=f"{location}, row {number}")
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _build_example(row: Row, question: str, answer: str, options: Mapping[str, str], *, location: str) -> Example:
@@ -174,12 +193,14 @@ def _cell_aliases(value: object) -> list[str]:
     return _cell_texts(value.split("|") if isinstance(value, str) else value)
 
 
-def _infer_scorer(examples: Sequence[Example]) -> str:
+def infer_scorer(examples: Sequence[Example]) -> str:
+    """yes_no where every answer is yes or no, else free_form."""
     closed = all(gold.lower() in ("yes", "no") for example in examples for gold in gold_answers(example))
     return "yes_no" if closed else "free_form"
 
 
-def _require_distinct_ids(examples: Sequence[Example], path: Path) -> Sequence[Example]:
+def require_distinct_ids(examples: Sequence[Example], path: Path | str) -> Sequence[Example]:
+    """The examples. Raises DataError where two have the same id."""
     repeated_ids = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
     if repeated_ids:
         first_question = next(example.question for example in examples if example.id == repeated_ids[0])
@@ -191,9 +212,10 @@ def _require_distinct_ids(examples: Sequence[Example], path: Path) -> Sequence[E
     return examples
 
 
-def _group_by_split(
-    examples: Sequence[Example], rows: Sequence[Row], split_option: str, path: Path
+def group_by_split(
+    examples: Sequence[Example], rows: Sequence[Row], split_option: str, path: Path | str
 ) -> dict[str, Sequence[Example]]:
+    """The examples by split: by a hash of the question, or as the option ``split`` of the spec says."""
     if split_option == "all":
         return dict.fromkeys(SPLITS, tuple(examples))
     if split_option:
@@ -201,7 +223,7 @@ def _group_by_split(
     grouped: dict[str, list[Example]] = {}
     for example, row in zip(examples, rows, strict=True):
         name = str(row[split_option]).strip().lower() if split_option else _hash_to_split(example.question)
-        grouped.setdefault(_RENAMED.get(name, name), []).append(example)
+        grouped.setdefault(RENAMED_SPLITS.get(name, name), []).append(example)
     return {
         name: grouped[name] for name in sorted(grouped, key=lambda name: (name not in SPLITS, _split_rank(name), name))
     }

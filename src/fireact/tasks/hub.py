@@ -66,6 +66,32 @@ def load_hub_rows(hub_set: HubDataset, split: str, *, task: str) -> list[Row]:
         ) from error
 
 
+def list_splits(repository: str, config: str | None) -> list[str]:
+    """The splits of a data set on the hub, by its own names. Raises ProviderError where it cannot be reached."""
+    datasets = _import_datasets()
+    try:
+        return list(datasets.get_dataset_split_names(repository, config))
+    except Exception as error:  # no network, no such set, several configurations: each its own kind
+        raise _unreachable(repository, error) from error
+
+
+def read_split(repository: str, config: str | None, split: str) -> list[Row]:
+    """All rows of a split of any data set on the hub. Raises ProviderError where it cannot be reached."""
+    datasets = _import_datasets()
+    try:
+        rows: list[Row] = datasets.load_dataset(repository, config, split=split).to_list()
+    except Exception as error:
+        raise _unreachable(repository, error) from error
+    return rows
+
+
+def _unreachable(repository: str, error: Exception) -> ProviderError:
+    return ProviderError(
+        f"cannot load {repository} from the hub ({type(error).__name__}: {_first_line(error)}). Check its name, name "
+        f"one of several configurations (hub:{repository}@CONFIG:QUESTION,ANSWER), or save its questions as a file."
+    )
+
+
 def _select_rows(data: Any, hub_set: HubDataset) -> list[Row]:
     present_columns = [name for name in hub_set.columns if name in data.column_names]
     rows: list[Row] = data.select_columns(present_columns).to_list()

@@ -65,6 +65,11 @@ class PaperTask:
             return tuple(hub.read_saved_splits(self.folder, self.source.on_hub))
         return tuple(split for split in self.source.files(self.folder) if split in SPLITS)
 
+    @property
+    def hub_dataset(self) -> tuple[str, str | None]:
+        """The data set on the hub that has these questions, and its configuration."""
+        return self.source.on_hub.repository, self.source.on_hub.config
+
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split in the order of its file; for MMLU also of one subject, such as ``anatomy_test``.
 

@@ -39,7 +39,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
         raise DataError(f"cannot read {path} as UTF-8 {ending[1:].upper()}: {error}.") from error
 
 
-def require_column(rows: Iterable[Row], name: str, path: Path) -> None:
+def require_column(rows: Iterable[Row], name: str, path: Path | str) -> None:
     """Check that each row has a column. Raises DataError that lists the columns of the row."""
     for number, row in enumerate(rows, 1):
         if name not in row:

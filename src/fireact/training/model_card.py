@@ -26,13 +26,13 @@ CARD = "README.md"
 
 def write_model_card(run: Path) -> None:
     """Write the card beside the weights of a complete run, and name the base of an adapter by its hub id."""
-    manifest, settings = read_manifest(run), read_config(run)
+    manifest = read_manifest(run)
     weights = run / ("model" if (run / "model").is_dir() else "adapter")
     base = find_hub_id(str(manifest["student"]))
     if (weights / ADAPTER_CONFIG).is_file():
         config = json.loads((weights / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         replace_text(weights / ADAPTER_CONFIG, json.dumps({**config, "base_model_name_or_path": base}, indent=2) + "\n")
-    replace_text(weights / CARD, _build_model_card(run, base, manifest, settings, is_adapter=weights.name == "adapter"))
+    replace_text(weights / CARD, build_model_card(run, is_adapter=weights.name == "adapter"))
 
 
 def find_hub_id(student: str) -> str:
@@ -69,9 +69,10 @@ def record_evaluation(run: Path, out: Path, results: Mapping[str, Mapping[str, A
     write_model_card(run)
 
 
-def _build_model_card(
-    run: Path, base: str, manifest: Mapping[str, Any], settings: Mapping[str, Any], *, is_adapter: bool
-) -> str:
+def build_model_card(run: Path, *, is_adapter: bool) -> str:
+    """The card of a complete run, for its adapter or for whole weights."""
+    manifest, settings = read_manifest(run), read_config(run)
+    base = find_hub_id(str(manifest["student"]))
     kind = "trajectories" if "trajectories" in manifest else "pairs"
     head = {
         "base_model": json.dumps(base), "library_name": "peft" if is_adapter else "transformers", "license": "unknown",

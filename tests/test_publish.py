@@ -1,0 +1,158 @@
+"""``publish``: what a repository holds, what is asked for first, and that nothing leaves without the flag."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (the extra hub has it)")
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from fake_hub import FakeHub, fake_hub
+from fakes import trajectory
+from fireact.base import jsonl
+from fireact.base.run_directory import RunDir
+from fireact.data.doctor import DoctorConfig, diagnose_data
+from fireact.data.mixture import MixConfig, mix
+from fireact.data.teachers import Teacher, find_teachers
+from fireact.errors import ConfigError, DataError, ProviderError
+from fireact.pipeline.publication import PublishConfig, publish_run
+
+TO = "hub:me/agent"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        yield server
+
+
+def collected(path: Path, *, teacher: str = "openai:gpt-4o", licence: str = "", question: str = "") -> Path:
+    episodes = [trajectory(index) for index in range(4)]
+    if question:
+        episodes[0] = replace(episodes[0], example=replace(episodes[0].example, question=question))
+    with RunDir(path, verb="collect", settings={"teacher": teacher}) as run:
+        jsonl.write_objects(path / "trajectories.jsonl", [episode.to_dict() for episode in episodes])
+        run.finish(teacher=teacher, **({"teacher_license": licence} if licence else {}), counts={})
+    return path
+
+
+def trained(path: Path, data: Path) -> Path:
+    """A run of train as it lies on disk: an adapter, its manifest, and what two evaluations of it measured."""
+    with RunDir(path, verb="train", settings={"data": str(data), "student": "org/base"}) as run:
+        (path / "adapter").mkdir()
+        (path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+        (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+        run.finish(
+            student="org/base", adapter_sha256="0" * 64, trajectories=4, renderer="react", tools=[{"name": "search"}],
+            tuned=True,
+        )  # fmt: skip
+    rows = [
+        {"run": "ev", "task": task, "n": 60, "em": 0.783, "em_interval": [0.667, 0.867]}
+        for task in ("hotpotqa", "geo-hop")
+    ]
+    jsonl.write_objects(path / "evaluations.jsonl", rows)
+    return path
+
+
+LICENCES: dict[str, Any] = {"license": "apache-2.0", "base_license": "mit", "teacher_license": "openai-terms"}
+
+
+def test_without_the_flag_nothing_leaves_and_what_is_missing_is_asked_for(hub: FakeHub, tmp_path: Path) -> None:
+    run = trained(tmp_path / "train", collected(tmp_path / "collect"))
+    shown = publish_run(PublishConfig(str(run), to=TO)).value
+    assert not hub.requests and not shown.url
+    assert [word for note in shown.missing for word in note.split() if word.startswith("--")] == [
+        "--license.", "--teacher-license.", "--base-license.",
+    ]  # fmt: skip
+    assert "openai:gpt-4o" in " ".join(shown.missing)
+    with pytest.raises(ConfigError, match="nothing was pushed"):
+        publish_run(PublishConfig(str(run), to=TO, push=True))
+    assert not hub.requests
+
+
+def test_an_adapter_is_pushed_with_card_results_and_licences(hub: FakeHub, tmp_path: Path) -> None:
+    run = trained(tmp_path / "train", collected(tmp_path / "collect"))
+    pushed = publish_run(PublishConfig(str(run), to=TO, push=True, private=True, **LICENCES)).value
+    assert pushed.url == f"{hub.address}/me/agent" and not pushed.missing
+    assert (
+        hub.created[0].get("private", hub.created[0].get("visibility")) in (True, "private")
+        and hub.created[0]["name"] == "agent"
+    )
+    assert set(hub.files) == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", ".eval_results/hotpotqa.yaml",
+    }  # fmt: skip
+    assert hub.files["adapter_model.safetensors"] == b"weights"
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.license == "apache-2.0" and card.data.base_model == "org/base"
+    results = {result.dataset_name: result for result in card.data.eval_results}
+    assert results["geo-hop"].metric_value == 78.3 and "66.7 to 86.7" in results["geo-hop"].metric_name
+    assert "the base org/base: mit" in card.text and "openai:gpt-4o: openai-terms" in card.text
+    assert "Name it above" not in card.text and str(tmp_path) not in hub.files["README.md"].decode()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(hub.files[".eval_results/hotpotqa.yaml"]))
+    assert entry.dataset_id == "hotpotqa/hotpot_qa" and entry.value == 78.3 and "n 60" in entry.notes
+
+
+def test_a_mixture_is_a_data_set_with_its_card(hub: FakeHub, tmp_path: Path) -> None:
+    source = collected(tmp_path / "collect", licence="cc-by-4.0")
+    mix(MixConfig(sources=(str(source),)), tmp_path / "mix")
+    assert find_teachers(tmp_path / "mix") == [Teacher("openai:gpt-4o", "cc-by-4.0")]
+    publish_run(PublishConfig(str(tmp_path / "mix"), to="hub:me/data", push=True, license="cc-by-4.0"))
+    assert hub.created[0]["type"] == "dataset" and "/api/datasets/me/data/commit/main" in hub.requests
+    assert set(hub.files) == {"README.md", "data/train.parquet"}
+    card = hub.files["README.md"].decode()
+    assert "license: cc-by-4.0" in card and "the answers of openai:gpt-4o: cc-by-4.0" in card
+    assert "path: data/train.parquet" in card and str(tmp_path) not in card
+
+
+def test_episodes_with_keys_are_not_published(hub: FakeHub, tmp_path: Path) -> None:
+    run = collected(tmp_path / "collect", question=f"Is sk-{'a' * 40} a key?")
+    with pytest.raises(DataError, match=r"line 1 holds what looks like a key.*fireact doctor"):
+        publish_run(PublishConfig(str(run), to=TO, push=True, **LICENCES))
+    assert not hub.requests
+
+
+def test_a_study_is_published_with_its_tables_as_the_card(hub: FakeHub, tmp_path: Path) -> None:
+    with RunDir(tmp_path / "study", verb="study", settings={"study": "x"}) as run:
+        (run.path / "tables.md").write_text("# Does it help?\n\n| cell | EM |\n|---|---|\n", encoding="utf-8")
+        (run.path / "results.jsonl").write_text("{}\n")
+        (run.path / "plots").mkdir()
+        (run.path / "plots" / "a.svg").write_text("<svg/>")
+        run.finish(title="Does it help?")
+    publish_run(PublishConfig(str(tmp_path / "study"), to=TO, push=True, license="mit"))
+    assert set(hub.files) == {"README.md", "tables.md", "results.jsonl", "plots/a.svg"}
+    assert "# Does it help?" in hub.files["README.md"].decode() and hub.created[0]["type"] == "dataset"
+
+
+def test_a_refusal_of_the_hub_is_told_with_what_to_do(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ProviderError, match=r"the hub refused me/agent: .*HF_TOKEN"):
+        publish_run(PublishConfig(str(collected(tmp_path / "c")), to=TO, push=True, **LICENCES))
+    assert not hub.files
+
+
+@pytest.mark.parametrize("to", ["me/agent", "hub:agent", "hub:me/agent/x", "hub:"])
+def test_a_target_that_is_no_repository_is_refused(to: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hub:OWNER/NAME"):
+        publish_run(PublishConfig(str(collected(tmp_path / "c")), to=to))
+
+
+def test_the_doctor_names_teachers_without_a_licence(tmp_path: Path) -> None:
+    kinds = {
+        name: {finding.kind: finding.example for finding in diagnose_data(DoctorConfig(data=str(path))).findings}
+        for name, path in {
+            "open": collected(tmp_path / "a"),
+            "named": collected(tmp_path / "b", licence="mit"),
+            "script": collected(tmp_path / "c", teacher="scripted:expert"),
+        }.items()
+    }
+    assert kinds["open"]["teacher licence"] == "openai:gpt-4o"
+    assert "teacher licence" not in kinds["named"] and "teacher licence" not in kinds["script"]
