@@ -14,7 +14,6 @@ import pytest
 
 from fakes import trajectory
 from fireact.base import jsonl
-from fireact.base.progress import Progress
 from fireact.errors import ConfigError, ProviderError
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.recipe import Recipe, read_recipe
@@ -281,38 +280,22 @@ def test_a_gguf_file_that_is_not_there_is_no_hub_id(name: str) -> None:
         student_directory(name)
 
 
-class Said(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
-@pytest.mark.parametrize(("layers", "trained"), [(4, {0, 1, 2, 3}), (12, set(range(2, 12)))])
-def test_the_default_recipe_trains_the_upper_ten_blocks_or_all_of_fewer(
-    layers: int, trained: set[int], tmp_path: Path
+@pytest.mark.parametrize(("blocks", "trained"), [(None, {0, 1, 2, 3}), (3, {1, 2, 3})])
+def test_all_blocks_are_trained_or_the_uppermost_that_were_asked_for(
+    blocks: int | None, trained: set[int], tmp_path: Path
 ) -> None:
-    said = Said()
-    student = str(tiny_model(tmp_path / "student", layers=layers))
-    recipe = replace(read_recipe("default"), epochs=1, rank=4)
-    fine_tune(chats(4), student=student, recipe=recipe, out=tmp_path / "run", progress=said)
+    student = str(tiny_model(tmp_path / "student"))
+    recipe = replace(read_recipe("default"), epochs=1, rank=4, blocks=blocks)
+    fine_tune(chats(4), student=student, recipe=recipe, out=tmp_path / "run")
     from safetensors import safe_open
 
     with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as file:
         assert {int(name.split(".layers.")[1].split(".")[0]) for name in file.keys()} == trained  # noqa: SIM118
-    told = [line for line in said.lines if "fewer than 10; all of them are trained" in line]
-    assert len(told) == (layers < 10)
     with pytest.raises(ConfigError, match="blocks is 13, but the student has"):
         fine_tune(chats(4), student=student, recipe=replace(recipe, blocks=13), out=tmp_path / "more")
 
 
 def test_how_many_blocks_are_trained() -> None:
-    assert [Recipe(blocks=n).count_trained_blocks(4) for n in (None, 0, 3, 4)] == [
-        4,
-        4,
-        3,
-        4,
-    ] and Recipe().count_trained_blocks(30) == 10
+    assert [Recipe(blocks=n).count_trained_blocks(4) for n in (None, 0, 3, 4)] == [4, 4, 3, 4]
     with pytest.raises(ConfigError, match="blocks is 10, but the student has 4"):
         Recipe(blocks=10).count_trained_blocks(4)

@@ -21,8 +21,6 @@ ADAPTED = ("lora", "int8-lora", "qlora")
 QUANTISED = ("int8-lora", "qlora")
 MAX_LENGTH = 1024
 """The longest sample in tokens where the recipe has no ``max_length``; recordings may need more."""
-UPPERMOST = 10
-"""The number of uppermost blocks that are trained by default; a smaller student trains all of its blocks."""
 DATA, LORA, SCHEDULE = "Data", "LoRA", "Schedule"
 """Headings of options."""
 SCHEDULES = ("cosine", "linear", "constant")
@@ -33,13 +31,13 @@ TRAIN_ON = ("student", "all")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fine-tune: by default LoRA (Hu et al. 2021) on the upper blocks. Raises ConfigError for an invalid value.
+    """How to fine-tune: by default LoRA (Hu et al. 2021) on all blocks. Raises ConfigError for an invalid value.
 
     Training stops after ``patience`` epochs without a better validation loss (0: never) and keeps the best weights.
     ``train_on`` selects the tokens of the loss.
 
     The paper adapts all blocks with rank 8 for 30 epochs at 3e-4 (``paper-lora``). A small student learns the format
-    faster at a higher rate, and more cheaply in its upper third.
+    faster at a higher rate.
     """
 
     kind: str = setting("lora", choices=KINDS, panel=LORA)
@@ -52,8 +50,8 @@ class Recipe:
     """The share of LoRA's inputs that is dropped in training."""
     targets: Sequence[str] = setting((), is_option=False)
     """The names of the linear layers that are adapted; all when empty."""
-    blocks: int | None = setting(None, low=0, panel=LORA)
-    """Uppermost blocks that are trained; 0 is all. Default: 10, or all where there are fewer."""
+    blocks: int | None = setting(None, low=0, panel=LORA, earlier_default=10)
+    """Uppermost blocks that are trained; all by default, and with 0."""
     learning_rate: float = setting(1e-3, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
     """Highest learning rate."""
     epochs: int = setting(3, low=1, panel=SCHEDULE)
@@ -88,9 +86,7 @@ class Recipe:
 
     def count_trained_blocks(self, blocks: int) -> int:
         """The number of trained blocks of a student with ``blocks``. Raises ConfigError where it has too few."""
-        if self.blocks is None:
-            return min(UPPERMOST, blocks)
-        if self.blocks > blocks:
+        if self.blocks is not None and self.blocks > blocks:
             raise ConfigError(
                 f"recipe: blocks is {self.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
             )

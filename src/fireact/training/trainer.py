@@ -48,7 +48,7 @@ from fireact.training.memory import (
     peak_training_gb,
     require_memory_for_training,
 )
-from fireact.training.recipe import ADAPTED, UPPERMOST, Recipe, learning_rate_share
+from fireact.training.recipe import ADAPTED, Recipe, learning_rate_share
 from fireact.training.samples import Encoder
 from fireact.training.sharding import gather_weights, is_sharded, shard_on_cpu
 from fireact.training.student import load_student, make_trainable, move_to_device
@@ -159,11 +159,6 @@ class _TrainingRun:
             self.batches, self.lengths, size=recipe.micro_batch, processes=self.processes
         )
         self.model, frozen = make_trainable(model, recipe)
-        blocks = model.config.get_text_config().num_hidden_layers
-        if recipe.blocks is None and blocks < UPPERMOST:
-            self.progress.say(
-                f"train: the student has {blocks} blocks, fewer than {UPPERMOST}; all of them are trained"
-            )
         self.is_sharded = is_sharded()
         if self.is_sharded:
             frozen = 0  # running blocks apart would bypass the gathering of shards, so the whole model runs
