@@ -254,7 +254,7 @@ def test_plots_show_cells_levels_and_the_paper_s_figures_in_words_too(tmp_path: 
     names = draw_plots(study, cells, rows, tmp_path)
     assert names == ["small-bars.svg", "small-bars.png", "small-curve-size.svg", "small-curve-size.png"]
     bars, curve = ((tmp_path / name).read_text() for name in (names[0], names[2]))
-    assert "Sizes: small. Exact match with 95% intervals: prompted 10.0%, 10 20.0%, 100 60.0%." in bars
+    assert "Sizes (small). Exact match with 95% intervals: prompted 10.0%, 10 20.0%, 100 60.0%." in bars
     assert bars.count(">paper: Llama<") == 1 and ">fine-tuned<" in bars
     assert "Exact match by size: fine-tuned: 10 20.0%, 100 60.0%." in curve and ">prompted<" in curve
     assert draw_plots(study, cells, rows, tmp_path) == names and (tmp_path / names[0]).read_text() == bars
