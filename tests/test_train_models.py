@@ -291,6 +291,8 @@ def test_all_blocks_are_trained_or_the_uppermost_that_were_asked_for(
 
     with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as file:
         assert {int(name.split(".layers.")[1].split(".")[0]) for name in file.keys()} == trained  # noqa: SIM118
+    with pytest.raises(ConfigError, match=f"trains the uppermost {len(trained)} blocks"):
+        fine_tune(chats(4), student=student, recipe=replace(recipe, blocks=2), out=tmp_path / "run")
     with pytest.raises(ConfigError, match="blocks is 13, but the student has"):
         fine_tune(chats(4), student=student, recipe=replace(recipe, blocks=13), out=tmp_path / "more")
 

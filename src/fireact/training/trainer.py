@@ -12,6 +12,7 @@ Trainer's own. Not done here: rendering, filtering, inference.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -251,6 +252,7 @@ class _TrainingRun:
         trainer = build_trainer(self, report_to=report_to)
         if self.processes > 1:
             self.require_same_checkpoint()
+        self.require_same_blocks()
         curve = (
             CurveWriter(self.out / LOG, self.batches, self.samples, self.progress, done_steps=self.done)
             if not self.rank
@@ -284,6 +286,18 @@ class _TrainingRun:
             raise DataError(
                 f"the processes find different checkpoints in {self.out}: of step {earliest} and of step {latest}. "
                 "To resume a run of several machines, give all of them one directory on a shared disk."
+            )
+
+    def require_same_blocks(self) -> None:
+        """Raise ConfigError where the adapter to resume has other blocks, as a run that began with another default."""
+        file = self.checkpoint / "adapter_config.json" if self.checkpoint else None
+        if file is None or not file.exists():
+            return
+        begun = json.loads(file.read_text(encoding="utf-8")).get("layers_to_transform") or ()
+        if begun and sorted(begun) != sorted(self.model.peft_config["default"].layers_to_transform):
+            raise ConfigError(
+                f"{self.checkpoint} trains the uppermost {len(begun)} blocks, as was once the default. Go on with "
+                f"'blocks = {len(begun)}' below [recipe] in {self.out / 'config.toml'}, or begin anew with --force."
             )
 
     def save(self, directory: Path) -> None:
