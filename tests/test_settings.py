@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import fireact
 from fireact import cli
 from fireact.base.commands import COMMANDS
 from fireact.base.run_directory import RunDir, build_settings, read_config
-from fireact.base.settings import check_settings, nested_settings, read_settings, setting
+from fireact.base.settings import check_settings, fill_defaults, nested_settings, read_settings, setting
 from fireact.base.verbs import VERBS, Verb, import_object, load_command
 from fireact.cli.options import make_callback
 from fireact.errors import ConfigError, DataError
@@ -274,3 +274,11 @@ def test_one_more_field_is_an_option_its_help_a_check_a_key_a_line_of_the_docs_a
     assert any("--patience" in line and helped in line for line in docs.stdout.splitlines())
     stages = sorted(read_config(path)["patience"] for path in (tmp_path / "study").rglob("eval/*") if path.is_dir())
     assert stages == [1, 2]
+
+
+def test_a_run_without_a_setting_has_the_default_of_its_time(tmp_path: Path) -> None:
+    stored = {key: value for key, value in asdict(Recipe()).items() if key not in ("blocks", "max_length")}
+    assert build_settings(Recipe, stored, tmp_path).blocks == 10 and Recipe().blocks == 0
+    assert fill_defaults(Recipe, stored)["blocks"] == 10
+    assert build_settings(Recipe, {**stored, "blocks": 0}, tmp_path).blocks == 0
+    assert build_settings(Recipe, stored, tmp_path).max_length is None  # a file holds no None

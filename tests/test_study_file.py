@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from command import fireact
+from fireact.base import jsonl
 from fireact.base.cost import CostEstimate
 from fireact.errors import ConfigError, FireactError
 from fireact.reporting.rows import StudyResults
@@ -336,6 +337,16 @@ def test_what_is_trained_alike_is_one_stage_in_all_studies() -> None:
         (("lora", "LoRA, all blocks"), ("base-scale", "Llama-2-7B, fine-tuned")),
     ):
         assert trained(*one, "paper") == trained(*other, "paper")
+
+
+PUBLISHED = ("base-scale", "cost", "epochs", "generalization", "lora", "mask", "methods", "scaling", "single-task")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_stages_of_published_studies_keep_their_keys(name: str) -> None:
+    chains = StudyMatrix.read(StudyConfig(name)).chains
+    for row in jsonl.read_objects(Path(__file__).parents[1] / "studies" / name / "results.jsonl"):
+        assert {f"{stage.verb}/{stage.key}" for stage in chains[row["cell"]]} == set(row["stages"])
 
 
 @pytest.mark.parametrize("name", list_shipped_studies())

@@ -280,9 +280,9 @@ def test_a_gguf_file_that_is_not_there_is_no_hub_id(name: str) -> None:
         student_directory(name)
 
 
-@pytest.mark.parametrize(("blocks", "trained"), [(None, {0, 1, 2, 3}), (3, {1, 2, 3})])
+@pytest.mark.parametrize(("blocks", "trained"), [(0, {0, 1, 2, 3}), (3, {1, 2, 3})])
 def test_all_blocks_are_trained_or_the_uppermost_that_were_asked_for(
-    blocks: int | None, trained: set[int], tmp_path: Path
+    blocks: int, trained: set[int], tmp_path: Path
 ) -> None:
     student = str(tiny_model(tmp_path / "student"))
     recipe = replace(read_recipe("default"), epochs=1, rank=4, blocks=blocks)
@@ -298,6 +298,6 @@ def test_all_blocks_are_trained_or_the_uppermost_that_were_asked_for(
 
 
 def test_how_many_blocks_are_trained() -> None:
-    assert [Recipe(blocks=n).count_trained_blocks(4) for n in (None, 0, 3, 4)] == [4, 4, 3, 4]
+    assert [Recipe(blocks=n).count_trained_blocks(4) for n in (0, 3, 4)] == [4, 3, 4]
     with pytest.raises(ConfigError, match="blocks is 10, but the student has 4"):
         Recipe(blocks=10).count_trained_blocks(4)

@@ -219,11 +219,13 @@ def build_settings(config_class: type[Any], settings: Mapping[str, Any], out: Pa
         else value
         for name, value in settings.items()
     }
-    absent = [entry.name for entry in read_settings(config_class) if entry.default is MISSING]
-    absent = [name for name in absent if name not in values]
-    if absent:
-        raise DataError(f"{out / CONFIG} lacks the setting {', '.join(absent)}. Repair it, or make the run anew.")
-    return config_class(**values)
+    absent = [entry for entry in read_settings(config_class) if entry.name not in values]
+    required_names = [entry.name for entry in absent if entry.default is MISSING]
+    if required_names:
+        names = ", ".join(required_names)
+        raise DataError(f"{out / CONFIG} lacks the setting {names}. Repair it, or make the run anew.")
+    earlier = {entry.name: entry.stored_default for entry in absent if entry.stored_default is not entry.default}
+    return config_class(**values, **earlier)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

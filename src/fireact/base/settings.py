@@ -60,8 +60,8 @@ def setting(
     ``choices``. ``flags`` are the option's names where these are not the field's own; ``metavar`` makes it an argument
     of that name, as a field without a default is one. ``help`` replaces the docstring for the command line.
     ``normalise`` maps a given value to the one that is stored. ``parse`` reads an option that is not of the field's
-    type; where the field is a table, it reads one pair of a repeatable option. The keys of a study's stages leave out a
-    default, and in its place the ``earlier_default`` of a setting whose default has changed.
+    type; where the field is a table, it reads one pair of a repeatable option. Where a default has changed,
+    ``earlier_default`` is what a run without the setting was made with; the keys of a study's stages leave that out.
     """
     bounds = {"ge": low, "le": high, "gt": above, "lt": below}
     metadata = {
@@ -94,6 +94,11 @@ class Setting:
     earlier_default: Any = None
     by_name: bool = False
     """Whether a function takes it by its name alone."""
+
+    @property
+    def stored_default(self) -> Any:
+        """The value of a run whose file lacks the setting; a file does not hold None."""
+        return self.default if self.earlier_default is None or self.default is None else self.earlier_default
 
     @property
     def parameter(self) -> str:
@@ -241,7 +246,7 @@ def fill_defaults(config_class: Any, stored: Mapping[str, Any]) -> dict[str, Any
     """Stored settings, and the defaults of those that did not exist yet when they were stored."""
     filled = dict(stored)
     for entry in read_settings(config_class):
-        default = asdict(entry.default) if is_dataclass(entry.default) else entry.default  # type: ignore[arg-type]
+        default = asdict(entry.default) if is_dataclass(entry.default) else entry.stored_default  # type: ignore[arg-type]
         nested_class, value = nested_settings(entry.kind), filled.get(entry.name)
         if nested_class is not None and isinstance(value, Mapping):
             filled[entry.name] = fill_defaults(nested_class, value)

@@ -287,19 +287,23 @@ def _stage_key(stage: Stage, raw_values: Mapping[str, Any]) -> str:
 def _changed_settings(config: Any) -> dict[str, Any]:
     """The settings that differ from their defaults, as plain values, and those that have none.
 
-    Some defaults are chosen when a config is made (its tools, say), so they are those of a config made without them.
+    Some defaults are chosen when a config is made (its tools, say), so they are those of a config made without them. A
+    default that has changed counts as a value, and the earlier one as the default.
     """
+    earlier = {
+        entry.name: entry.metadata["earlier_default"] for entry in fields(config) if "earlier_default" in entry.metadata
+    }
     is_required = {
         entry.name: entry.default is MISSING and entry.default_factory is MISSING for entry in fields(config)
     }
     defaults = type(config)(**{name: getattr(config, name) for name in is_required if is_required[name]})
     changed_values: dict[str, Any] = {}
     for name in is_required:
-        value, default = getattr(config, name), getattr(defaults, name)
+        value, default = getattr(config, name), earlier.get(name, getattr(defaults, name))
         if is_dataclass(value):
             changed_values[name] = _changed_settings(value)
         elif is_required[name] or to_toml_table({"": value}) != to_toml_table({"": default}):
-            changed_values |= to_toml_table({name: value})
+            changed_values |= to_toml_table({name: value}) or {name: None}
     return changed_values
 
 

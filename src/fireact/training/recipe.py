@@ -50,8 +50,8 @@ class Recipe:
     """The share of LoRA's inputs that is dropped in training."""
     targets: Sequence[str] = setting((), is_option=False)
     """The names of the linear layers that are adapted; all when empty."""
-    blocks: int | None = setting(None, low=0, panel=LORA, earlier_default=10)
-    """Uppermost blocks that are trained; all by default, and with 0."""
+    blocks: int = setting(0, low=0, panel=LORA, earlier_default=10)
+    """Uppermost blocks that are trained; 0 is all."""
     learning_rate: float = setting(1e-3, flags=("--lr",), above=0, below=1, panel=SCHEDULE)
     """Highest learning rate."""
     epochs: int = setting(3, low=1, panel=SCHEDULE)
@@ -86,7 +86,7 @@ class Recipe:
 
     def count_trained_blocks(self, blocks: int) -> int:
         """The number of trained blocks of a student with ``blocks``. Raises ConfigError where it has too few."""
-        if self.blocks is not None and self.blocks > blocks:
+        if self.blocks > blocks:
             raise ConfigError(
                 f"recipe: blocks is {self.blocks}, but the student has {blocks}. Lower it, or give 0 for all."
             )
