@@ -42,7 +42,7 @@ from fireact.rollout.collection import CollectConfig, collect
 from fireact.training.batches import plan_batches
 from fireact.training.loss import TargetLoss
 from fireact.training.memory import peak_training_gb
-from fireact.training.recipe import UPPERMOST, Recipe, learning_rate_share
+from fireact.training.recipe import Recipe, learning_rate_share
 from fireact.training.student import load_student, make_trainable
 from fireact.training.trainer import _TrainingRun, build_trainer
 from fireact.types import Trajectory
@@ -65,7 +65,7 @@ def main() -> None:
         found = _raced(data, options)
     report = {"sides": found, "pairs": _pairs(found), "reached": _reached(found)}
     print(json.dumps(report) if options.json else _table(report))
-    default = f"plain:{UPPERMOST}"
+    default = "plain:10"
     sys.exit(any(pair["ratio"] < GOAL for pair in report["pairs"] if pair["plain"] == default))
 
 

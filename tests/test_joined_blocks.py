@@ -18,13 +18,13 @@ from hypothesis import strategies as st  # noqa: E402
 from fireact.models.packed import can_pack  # noqa: E402
 from fireact.render.tokens import IGNORED, Sample  # noqa: E402
 from fireact.training import joined_blocks  # noqa: E402
-from fireact.training.joined_blocks import HeadLoss, can_join_blocks, join_blocks  # noqa: E402
+from fireact.training.joined_blocks import HeadLoss, _Attention, can_join_blocks, join_blocks  # noqa: E402
 from fireact.training.loss import TargetLoss  # noqa: E402
 from fireact.training.memory import TARGETS_AT_A_TIME  # noqa: E402
 from fireact.training.recipe import Recipe  # noqa: E402
 from fireact.training.student import make_trainable  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack")
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch cannot pack")
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "qwen2": {},
@@ -82,6 +82,12 @@ def test_loss_and_gradients_are_those_of_plain_blocks(
     torch.testing.assert_close(differentiate(joined, frozen, samples, is_joined=True), expected, rtol=1e-4, atol=1e-5)
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not can_pack(torch.bfloat16), reason="this processor multiplies no packed weights in bfloat16"
+)
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_in_bfloat16_they_are_as_near_to_float32(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, frozen = adapt(family, Recipe(blocks=0))
@@ -94,6 +100,33 @@ def test_in_bfloat16_they_are_as_near_to_float32(family: str, monkeypatch: pytes
     found = differentiate(joined, frozen, samples, is_joined=True)
     assert (found[1] - exact[1]).norm() < 1.3 * (rounded[1] - exact[1]).norm()
     assert abs(found[0] - exact[0]) < 0.01 * exact[0]
+
+
+@pytest.mark.parametrize("largest", [6, 18, 47])
+def test_large_scores_do_not_coarsen_the_gradients_of_attention(largest: int) -> None:
+    """Scores of a sharp head are large, and their rounding would be raised to a power."""
+    torch.manual_seed(0)
+    tokens, heads, key_heads, width = 300, 4, 2, 64
+    shape = (1, tokens, (heads + 2 * key_heads) * width)
+    values, gradient = torch.randn(shape).bfloat16().float(), torch.randn(1, tokens, heads * width).bfloat16().float()
+    angles = torch.zeros(1, 1, tokens, width)
+    by_head = values.view(1, tokens, -1, width).transpose(1, 2)
+    scores = by_head[:, :heads] @ by_head[:, heads : heads + key_heads].repeat_interleave(2, 1).transpose(2, 3)
+    options = (angles.cos(), angles.sin(), heads, width, largest / float(scores.abs().max()))
+
+    def differentiate_attention(dtype: torch.dtype) -> torch.Tensor:
+        joined = values.to(dtype).detach().requires_grad_()
+        _Attention.apply(joined, *options).backward(gradient.to(dtype))
+        assert joined.grad is not None
+        return joined.grad.float()
+
+    exact, rounded = map(differentiate_attention, (torch.float32, torch.bfloat16))
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+def test_a_sliding_window_keeps_plain_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES["mistral"], "sliding_window", 8)
+    assert not can_join_blocks(adapt("mistral", Recipe())[0])
 
 
 @pytest.mark.parametrize("recipe", [Recipe(kind="full"), Recipe(dropout=0.1)])

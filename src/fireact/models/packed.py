@@ -50,10 +50,11 @@ class _FrozenLinear(torch.autograd.Function):
         return context.layer.input_gradient(gradients[0]), None
 
 
-def can_pack() -> bool:
-    """Whether this build of torch can pack weights (its CPU builds for x86 can)."""
-    has_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch can pack weights of a type (for x86), and this processor can multiply them."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def pack_linears(model: nn.Module) -> nn.Module:
@@ -67,7 +68,8 @@ def pack_linears(model: nn.Module) -> nn.Module:
 
 def pack_linear(linear: nn.Linear) -> nn.Module:
     """A linear layer packed, where it is on the CPU and this build of torch can pack its type."""
-    return PackedLinear(linear) if can_pack() and _is_packable(linear.weight) else linear
+    weight = linear.weight
+    return PackedLinear(linear) if weight.device.type == "cpu" and can_pack(weight.dtype) else linear
 
 
 def copy_frozen(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
@@ -96,13 +98,6 @@ def join_linears(parent: nn.Module, names: Sequence[str]) -> nn.Module:
 
 def _get_bias(linear: nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
-
-
-def _is_packable(weight: Tensor) -> bool:
-    if weight.device.type != "cpu":
-        return False
-    is_bfloat16 = weight.dtype == torch.bfloat16
-    return weight.dtype == torch.float32 or bool(is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight: Tensor) -> Tensor:

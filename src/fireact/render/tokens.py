@@ -8,6 +8,7 @@ sample a turn where the template rewrites earlier turns or the tokenizer merges 
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,8 +226,8 @@ def tokenize(text: str, tokenizer: Any) -> list[int]:
     return list(chain.from_iterable(parts))
 
 
-@lru_cache(maxsize=4096)
-def _tokenize_part(text: str, tokenizer: Any, template: str, size: int) -> tuple[int, ...]:
+@lru_cache(maxsize=2048)
+def _tokenize_part(text: str, tokenizer: Any, template: str, size: int) -> array[int]:
     """The ids of a part.
 
     Text becomes a special token without spelling it where a tokenizer first normalises it (NFKC, lower case); it gets
@@ -239,10 +240,10 @@ def _tokenize_part(text: str, tokenizer: Any, template: str, size: int) -> tuple
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         read_tokens = [reserved.guarded[token_id] for token_id in ids if token_id in reserved.guarded]
         if read_tokens == [token for token in reserved.pattern.findall(text) if token in guarded_texts]:
-            return tuple(ids)
+            return array("i", ids)
         spans = _find_disguised_tokens(text, tokenizer, reserved.guarded)
         if not spans:  # the template's own, in a spelling that the tokenizer does not read
-            return tuple(ids)
+            return array("i", ids)
         disguised_text = text[slice(*spans[0])]
         for start, _ in reversed(spans):
             text = f"{text[: start + 1]} {text[start + 1 :]}"

@@ -3,7 +3,7 @@
 A block keeps its modules, so that PEFT saves and loads its adapter as ever; its ``forward`` alone is exchanged. Frozen
 weights are kept in the type that training multiplies in, packed for both directions, and no longer in float32.
 Invariant: loss and gradients are those of transformers' and PEFT's own forward pass, up to the rounding of that type.
-Blocks of other families, with dropout, or with trained weights stay as they are.
+Blocks of other families, with dropout, a sliding window or trained weights stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fireact.base.machine import training_device
+from fireact.base.machine import has_bfloat16, training_device
 from fireact.models.packed import PackedLinear, can_pack, copy_frozen, join_linears
 from fireact.training.frozen_blocks import find_blocks
 from fireact.training.memory import TARGETS_AT_A_TIME
@@ -36,7 +36,11 @@ SOURCES = {
 def can_join_blocks(model: Any) -> bool:
     """Whether all blocks of a model can be joined, and its head computes nothing that is trained."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu" or not can_pack():
+    if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu":
+        return False
+    if getattr(base.config, "sliding_window", None) or not can_pack(
+        torch.bfloat16 if has_bfloat16() else torch.float32
+    ):
         return False
     head = base.get_output_embeddings()
     return training_device() == "cpu" and all(map(_can_join, find_blocks(model)[2])) and _is_joinable(head)
@@ -320,7 +324,7 @@ def _attention_gradients(
             each[:, :, start:end].reshape(rows, group * (end - start), width) for each in (query, gradient)
         )
         sums, mean = (each[:, :, start:end].reshape(rows, group * (end - start), 1) for each in (weight_sums, means))
-        scores = torch.bmm(queries, keys[:, :end].transpose(1, 2))
+        scores = torch.bmm(queries.float(), keys[:, :end].float().transpose(1, 2))  # rounded, they err in exp()
         weights = torch.sub(scores * scaling, sums).exp_().view(rows, group, end - start, end)
         weights.tril_(start)  # a query sees no later key
         weights = weights.view(rows, -1, end)
