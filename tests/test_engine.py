@@ -100,13 +100,16 @@ def test_attention_over_slots_is_plain_attention_of_each_text(data: st.DataObjec
             rows[slot, :, :shared] = rows[writing[0][0], :, :shared]
     plan = attention.plan_pass(kv, writing, reading, shared=shared, device=torch.device("cpu"))
     assert bool(plan.shared) == (shared == 2100 and len(writing) > 1)
-    found, _ = attention.attend(SimpleNamespace(layer_idx=0), query, key, value, None, scaling=0.3, batch=plan)
+    window = draw(st.sampled_from([None, 30, 2300]))
+    block, options = SimpleNamespace(layer_idx=0), {"scaling": 0.3, "batch": plan, "sliding_window": window}
+    found, _ = attention.attend(block, query, key, value, None, **options)
     at = 0
     for slot, start, count in [*((slot, position, 1) for slot, position in writing), *reading]:
         for index in range(count):
             reach = start + index + 1
             assert torch.equal(keys[slot, :, reach - 1], key[0, :, at])
-            mine, own = (rows[slot, :, :reach].repeat_interleave(2, 0) for rows in kv.rows(0, key, value))
+            seen = slice(max(0, reach - (window or reach)), reach)
+            mine, own = (rows[slot, :, seen].repeat_interleave(2, 0) for rows in kv.rows(0, key, value))
             odds = torch.softmax(mine @ query[0, :, at, :, None] * 0.3, dim=1)
             torch.testing.assert_close(found[0, at], (odds * own).sum(1), rtol=1e-4, atol=1e-4)
             at += 1
@@ -244,18 +247,20 @@ def test_a_text_that_nobody_waits_for_frees_its_slot(plain: Any, directory: Path
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
     "qwen2": {}, "qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}, "granite": {"logits_scaling": 4.0},
+    "mistral windowed": {"sliding_window": 100}, "gemma3_text windowed": {"sliding_window": 64, "head_dim": 16},
 }  # fmt: skip
-"""Families, of which granite keeps transformers' own forward pass, and what sets each apart."""
+"""Families, of which granite and gemma keep transformers' own forward pass, and what sets each apart."""
 
 
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> Any:
     """A random model of a family, without zeros where training would leave none."""
     config = transformers.AutoConfig.for_model(
-        request.param, vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+        request.param.partition(" ")[0], vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, **FAMILIES[request.param],
     )  # fmt: skip
-    config.rope_parameters.setdefault("rope_theta", 10000.0)
+    if "gemma" not in request.param:
+        config.rope_parameters.setdefault("rope_theta", 10000.0)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():

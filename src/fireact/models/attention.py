@@ -10,7 +10,7 @@ once for all of them. The engine decides which slots write and read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -194,12 +194,16 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The attention function: query [1, heads, tokens, width], key and value [1, key heads, tokens, width].
 
-    Raises ConfigError for a model whose attention is more than a softmax (soft caps, sinks).
+    With the option ``sliding_window`` a token sees that many positions, itself the last of them. Raises ConfigError for
+    a model whose attention is more than a softmax (soft caps, sinks).
     """
     for name in ("softcap", "s_aux"):
         if options.get(name) is not None:
             obstacle = f"{type(module).__name__} uses {name!r}, which in-process generation cannot do"
             raise ConfigError(f"{obstacle}. Serve the model and name its endpoint.")
+    window: int | None = options.get("sliding_window")
+    if window is not None:
+        batch = _narrow_pass(batch, window)
     keys, values = batch.kv.rows(module.layer_idx, key, value)
     dtype = query.dtype
     query, key, value = (each.to(keys.dtype) for each in (query, key, value))
@@ -216,6 +220,24 @@ def attend(
         values[chunk.slot, :, position_range] = value[0, :, token_range]
         outputs.append(_attend_prompt(query[:, :, token_range], keys, values, chunk, scaling))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(dtype).unsqueeze(0), None
+
+
+def _narrow_pass(batch: ForwardPass, window: int) -> ForwardPass:
+    """The pass for a block whose tokens see a sliding window of positions; the same where no text is longer."""
+    if int(batch.positions.max()) < window:
+        return batch
+
+    def mask_window(offset: int, tokens: int, reach: int) -> Tensor:
+        distances = batch.positions[offset : offset + tokens, None] - torch.arange(reach, device=batch.positions.device)
+        is_masked = (distances < 0) | (distances >= window)
+        return torch.zeros(is_masked.shape, device=is_masked.device).masked_fill_(is_masked, -torch.inf)
+
+    runs = [replace(run, mask=mask_window(run.offset, run.count, run.reach)[:, None, None]) for run in batch.runs]
+    chunks = [
+        replace(chunk, mask=mask_window(chunk.offset, chunk.tokens, chunk.start + chunk.tokens))
+        for chunk in batch.chunks
+    ]
+    return replace(batch, shared=0, runs=tuple(runs), chunks=tuple(chunks))
 
 
 def _attend_written(query: Tensor, keys: Tensor, values: Tensor, batch: ForwardPass, scaling: float) -> list[Tensor]:

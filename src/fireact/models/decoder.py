@@ -96,6 +96,7 @@ class _Block:
         self._query_norm: Any = getattr(attention, "q_norm", None)
         self._key_norm: Any = getattr(attention, "k_norm", None)
         self._activation = mlp.act_fn
+        self._window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         self._attention_in = join_linears(attention, ("q_proj", "k_proj", "v_proj"))
         self._attention_out = join_linears(attention, ("o_proj",))
         self._mlp_in = join_linears(mlp, ("gate_proj", "up_proj"))
@@ -130,6 +131,7 @@ class _Block:
             None,
             scaling=self._scaling,
             batch=batch,
+            sliding_window=self._window,
         )
         return output[0].reshape(len(values), -1)
 
