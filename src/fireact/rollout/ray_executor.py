@@ -211,7 +211,7 @@ class RayExecutor:
         """Give the episodes of a lost actor to others; one that lost too many ends in a fault."""
         self._workers.remove(worker)
         self._ray.kill(worker.actor)  # should it live on, unreachable
-        self._ledger.close_account(worker.name)
+        self._ledger.drop_worker(worker.name)
         self._polled, self._lonely_since = 0.0, time.monotonic()
         self._failed_starts[worker.node] += worker.preparation is not None
         self._last_loss = f"{worker.address}: {_describe_loss(error)}"
