@@ -1,6 +1,7 @@
 """Episodes on a Ray cluster of several nodes on this machine: the same run as with threads, whatever node dies."""
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -26,6 +27,7 @@ from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.ledger import Ledger, LedgerClient, LedgerServer, RemoteBudget, RemoteCallCache, RemoteRateLimit
 from fireact.rollout.loading import load_task
+from fireact.rollout.ray_executor import RayExecutor
 from fireact.types import Call, Message, Usage
 
 PLAN = {"geo-hop/react": 10, "geo-yesno/cot": 4}
@@ -272,6 +274,40 @@ def test_a_node_that_dies_loses_nothing_and_pays_nothing_twice(cluster: Any, tmp
     assert [row["steps"] for row in rows(tmp_path / "run")] == [row["steps"] for row in rows(tmp_path / "own")]
     assert sum(made.values()) - len(made) <= workers  # its calls in flight alone
     assert server.peak > workers
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_that_dies_with_large_results_loses_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray keeps a result of over 100 KB where it was made, so a finished episode may be lost before it is read."""
+    import ray
+
+    node, send, gate = add_node(cluster), RayExecutor._send_episodes, threading.Event()
+
+    def think(request: Mapping[str, Any]) -> FakeReply:
+        gate.wait(300)
+        return f"{'hm' * 100_000} {expert(request)}"
+
+    def send_or_end(executor: RayExecutor, waiting: Iterator[Any]) -> bool:
+        if server.peak == 6 and not gate.is_set():  # both nodes are at work
+            gate.set()
+            references = [reference for worker in executor._workers for reference in worker.episodes]
+            ray.wait(references, num_returns=6, timeout=300, fetch_local=False)
+            cluster.remove_node(node, allow_graceful=False)
+        return send(executor, waiting)
+
+    monkeypatch.setattr(RayExecutor, "_send_episodes", send_or_end)
+    with FakeEndpoint(think) as server:
+        config = CollectConfig(
+            plan={"geo-yesno/cot": 6}, teacher=f"openai:fake@{server.url}", workers=3, executor="ray"
+        )
+        with caplog.at_level(logging.WARNING, "fireact"):
+            collect(config, tmp_path / "run")
+        assert gate.is_set() and list(prompts(server).values()) == [1] * 6
+    assert "its 3 episodes go to others: Failed to retrieve object" in caplog.text
+    assert [row["stop"] for row in rows(tmp_path / "run")] == ["finish"] * 6
 
 
 @pytest.mark.slow
