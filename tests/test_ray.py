@@ -1,13 +1,16 @@
 """Episodes on a Ray cluster of several nodes on this machine: the same run as with threads, whatever node dies."""
 
 import json
+import logging
 import os
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from fireact.rollout.call_cache import CallCache
 from fireact.rollout.collection import CollectConfig, collect
 from fireact.rollout.ledger import Ledger, LedgerClient, LedgerServer, RemoteBudget, RemoteCallCache, RemoteRateLimit
 from fireact.rollout.loading import load_task
+from fireact.rollout.ray_executor import RayExecutor
 from fireact.types import Call, Message, Usage
 
 PLAN = {"geo-hop/react": 10, "geo-yesno/cot": 4}
@@ -97,7 +101,7 @@ def test_what_a_lost_worker_held_is_free_and_counts_as_spent(ledger: Any) -> Non
     wait_until(lambda: bool(shared._holders))
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(RemoteCallCache(connect("b")).get_or_make, ["lm", "m", 1], lambda: "[2]")
-        shared.close_account("lost")
+        shared.drop_worker("lost")
         assert second.result(60) == "[2]" and shared.budget.spent == 4
     gate.set()
     holder.join()
@@ -108,6 +112,38 @@ def test_what_a_lost_worker_held_is_free_and_counts_as_spent(ledger: Any) -> Non
     budget = RemoteBudget(connect("b"), shared.budget.amount)
     budget.settle(budget.reserve(Usage(6)), Usage(1))
     assert shared.budget.spent == 5
+
+
+def break_connection(client: LedgerClient) -> None:
+    """Cut the connection of this thread, as a network does."""
+    with socket.socket(fileno=os.dup(client._local.connection.fileno())) as cut:
+        cut.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_broken_connection_is_made_anew_and_gives_back_what_was_held_over_it(ledger: Any) -> None:
+    shared, connect = ledger
+    worker, other, answers = connect("a"), RemoteCallCache(connect("b")), []
+    second = threading.Thread(
+        target=lambda: answers.append(other.get_or_make(["lm", "m", 1], lambda: "[2]")), daemon=True
+    )
+    budget = RemoteBudget(worker, shared.budget.amount)
+    share = budget.reserve(Usage(4))
+
+    def make() -> str:
+        break_connection(worker)
+        second.start()
+        second.join(20)
+        assert answers == ["[2]"]  # the second waits for nobody
+        return "[1]"
+
+    assert RemoteCallCache(worker).get_or_make(["lm", "m", 1], make) == "[2]"  # what is stored, and replayed
+    budget.settle(share, Usage(1))
+    wait_until(lambda: not shared.budget._reserved)
+    assert shared.budget.spent == 4  # nobody knows whether that call was made
+    for _ in range(3):
+        break_connection(worker)
+        budget.settle(budget.reserve(Usage(2)), Usage(1))
+    assert shared.budget.spent == 7 and not shared._holders
 
 
 def test_rates_are_counted_by_the_driver(ledger: Any) -> None:
@@ -124,6 +160,33 @@ def test_the_ledger_serves_nobody_without_its_key(ledger: Any, tmp_path: Path) -
         stranger.send(Ledger.reserve, Usage(1))
     assert ledger[1]("b").send(Ledger.claim_call, b"key") is None  # others are still served
     assert "key" not in repr(address)
+
+
+def test_who_says_nothing_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Such as a scan of ports, or a check of health; nor is a byte unpickled of who has not shown the key."""
+    server = LedgerServer(Ledger(CallCache(tmp_path / "calls.sqlite"), None, Endpoint()), "127.0.0.1").__enter__()
+    address, replies = server.address, []
+    client = LedgerClient(address, "a")
+    with (
+        socket.create_connection((address.host, address.port)),
+        socket.create_connection((address.host, address.port), timeout=60) as stranger,
+    ):
+        request = f"cos\nmkdir\n(V{tmp_path / 'unpickled'}\ntR.".encode()
+        stranger.sendall((len(request).to_bytes(4, "big") + request) * 3)
+        worker = threading.Thread(target=lambda: replies.append(client.send(Ledger.claim_call, b"key")), daemon=True)
+        worker.start()
+        worker.join(20)
+        assert replies == [None]
+        end = threading.Thread(target=server.__exit__, daemon=True)
+        end.start()
+        end.join(20)
+        assert not end.is_alive()
+        with suppress(ConnectionError):
+            while stranger.recv(1000):  # until it is refused
+                pass
+    assert not (tmp_path / "unpickled").exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.host, address.port))
 
 
 # --- without Ray ---
@@ -211,6 +274,40 @@ def test_a_node_that_dies_loses_nothing_and_pays_nothing_twice(cluster: Any, tmp
     assert [row["steps"] for row in rows(tmp_path / "run")] == [row["steps"] for row in rows(tmp_path / "own")]
     assert sum(made.values()) - len(made) <= workers  # its calls in flight alone
     assert server.peak > workers
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_that_dies_with_large_results_loses_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray keeps a result of over 100 KB where it was made, so a finished episode may be lost before it is read."""
+    import ray
+
+    node, send, gate = add_node(cluster), RayExecutor._send_episodes, threading.Event()
+
+    def think(request: Mapping[str, Any]) -> FakeReply:
+        gate.wait(300)
+        return f"{'hm' * 100_000} {expert(request)}"
+
+    def send_or_end(executor: RayExecutor, waiting: Iterator[Any]) -> bool:
+        if server.peak == 6 and not gate.is_set():  # both nodes are at work
+            gate.set()
+            references = [reference for worker in executor._workers for reference in worker.episodes]
+            ray.wait(references, num_returns=6, timeout=300, fetch_local=False)
+            cluster.remove_node(node, allow_graceful=False)
+        return send(executor, waiting)
+
+    monkeypatch.setattr(RayExecutor, "_send_episodes", send_or_end)
+    with FakeEndpoint(think) as server:
+        config = CollectConfig(
+            plan={"geo-yesno/cot": 6}, teacher=f"openai:fake@{server.url}", workers=3, executor="ray"
+        )
+        with caplog.at_level(logging.WARNING, "fireact"):
+            collect(config, tmp_path / "run")
+        assert gate.is_set() and list(prompts(server).values()) == [1] * 6
+    assert "its 3 episodes go to others: Failed to retrieve object" in caplog.text
+    assert [row["stop"] for row in rows(tmp_path / "run")] == ["finish"] * 6
 
 
 @pytest.mark.slow

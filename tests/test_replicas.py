@@ -130,6 +130,35 @@ def test_a_fault_moves_a_call_without_a_pause(servers: list[FakeEndpoint]) -> No
         assert len(broken.requests) == 1 and len(servers[0].requests) == 1
 
 
+def test_calls_in_flight_at_a_death_are_one_fault(servers: list[FakeEndpoint]) -> None:
+    """So the first rest is short, as the page says; later faults make it longer, however many they are."""
+    now, together = 1000.0, threading.Barrier(16)
+
+    def refuse(request: Mapping[str, Any]) -> Fault:
+        together.wait(60)
+        return Fault(status=429)
+
+    with FakeEndpoint(refuse) as first:
+        endpoints = [OpenAIModel("fake", server.url) for server in (first, servers[0])]
+        lm = ReplicatedLM(endpoints, clock=lambda: now)
+        lm.replicas[1].active = 100  # a new prompt goes to the first
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda number: lm.complete(Call([Message("user", f"Question {number}")])), range(16)))
+        assert len(first.requests) == 16
+        replica = lm.replicas[0]
+        assert (replica.faults, replica.rests_until) == (1, now + 1)
+        first.kill()
+    for faults, rest in ((2, 2), (3, 4), (4, 8)):
+        now = replica.rests_until
+        lm.complete(Call(ASK))
+        assert (replica.faults, replica.rests_until) == (faults, now + rest)
+    replica.faults = 5000  # in the hours that a machine is away
+    for _ in range(2):
+        now = replica.rests_until
+        assert lm.complete(Call(ASK)).usage.calls == 1
+        assert replica.rests_until == now + 30
+
+
 def test_replicas_that_all_fail_fail_as_one_endpoint_does(servers: list[FakeEndpoint]) -> None:
     always = [Fault(status=503)] * 100
     with FakeEndpoint(expert, faults=always) as first, FakeEndpoint(expert, faults=always) as second:

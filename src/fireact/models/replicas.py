@@ -165,13 +165,16 @@ class ReplicatedLM:
             self._note_answer(rested)
 
     def _rest_seconds(self, replica: Replica) -> float:
-        return min(self._pause * 2.0**replica.faults, MAX_BACKOFF)
+        return min(self._pause * 2.0 ** min(replica.faults, 64), MAX_BACKOFF)  # a power of 1,024 is no float
 
     def _note_fault(self, replica: Replica, fault: TransientError) -> None:
+        """Let a replica rest. The calls that were in flight when it failed are no further faults, and end no rest."""
         with self._lock:
-            replica.faults += 1
+            now = self._clock()
+            if replica.rests_until <= now:
+                replica.faults += 1
             seconds = self._rest_seconds(replica) if fault.retry_after is None else fault.retry_after
-            replica.rests_until = self._clock() + seconds
+            replica.rests_until = max(replica.rests_until, now + seconds)
             is_news = not replica.is_reported and fault.retry_after is None  # a limit of rates is no news
             replica.is_reported |= is_news
         if is_news:
@@ -179,7 +182,8 @@ class ReplicatedLM:
 
     def _note_answer(self, replica: Replica) -> None:
         with self._lock:
-            replica.faults, is_news, replica.is_reported = 0, replica.is_reported, False
+            replica.faults, replica.rests_until = 0, 0.0
+            is_news, replica.is_reported = replica.is_reported, False
         if is_news:
             _LOGGER.warning("%s at %s answers again", self.name, replica.lm.address)
 

@@ -192,9 +192,14 @@ class RayExecutor:
         worker = next((worker for worker in self._workers if reference in _pending(worker)), None)
         if worker is None:  # of an actor that another result showed to be lost
             return
+        faults = self._ray.exceptions
         try:
             result = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except (
+            faults.RayActorError, faults.OutOfMemoryError,  # its process ended
+            faults.ActorUnschedulableError,  # its machine left before it began
+            faults.ObjectLostError,  # its machine left with a result, which Ray keeps there where it is large
+        ) as error:  # fmt: skip
             yield from self._drop_worker(worker, error)
             return
         if worker.preparation is not None:
@@ -211,7 +216,7 @@ class RayExecutor:
         """Give the episodes of a lost actor to others; one that lost too many ends in a fault."""
         self._workers.remove(worker)
         self._ray.kill(worker.actor)  # should it live on, unreachable
-        self._ledger.close_account(worker.name)
+        self._ledger.drop_worker(worker.name)
         self._polled, self._lonely_since = 0.0, time.monotonic()
         self._failed_starts[worker.node] += worker.preparation is not None
         self._last_loss = f"{worker.address}: {_describe_loss(error)}"
