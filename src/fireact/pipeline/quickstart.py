@@ -26,6 +26,10 @@ from fireact.rollout.loading import STUDENT_HELP
 from fireact.training.recipe import Recipe
 from fireact.training.train import TrainConfig, train
 
+FAST_TASK, FAST_QUESTIONS = "geo-hop", 12
+FAST_PLAN = {f"{FAST_TASK}/react": 80}
+"""A run of ``--fast``: what is asked, and the episodes that are collected for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuickstartConfig(CheckedSettings):
@@ -33,20 +37,20 @@ class QuickstartConfig(CheckedSettings):
 
     student: str = setting("smollm2-135m", normalise=absolute_if_path, help=STUDENT_HELP)
     fast: bool = False
-    """A real but small run: about a minute."""
+    """A real but small run on one task: about two minutes."""
 
 
 def quickstart_stages(config: QuickstartConfig, out: Path) -> Iterator[tuple[str, Callable[..., dict[str, Any]], Any]]:
     """Each stage's name, verb and settings, in order."""
-    plan = {name: max(2, count // 8) for name, count in PLAN.items()} if config.fast else dict(PLAN)
-    question_count = 4 if config.fast else EvalConfig(agent="").n
+    plan = dict(FAST_PLAN if config.fast else PLAN)
+    asked: dict[str, Any] = {"n": FAST_QUESTIONS, "tasks": (FAST_TASK,)} if config.fast else {}
     recipe = Recipe(epochs=1) if config.fast else Recipe()
     settings: tuple[tuple[Callable[..., dict[str, Any]], Any], ...] = (
         (collect, CollectConfig(plan=plan)),
         (mix, MixConfig(sources=(absolute_path(out / "collect"),))),
         (train, TrainConfig(data=absolute_path(out / "mix"), student=config.student, recipe=recipe)),
-        (evaluate, EvalConfig(agent=config.student, n=question_count)),
-        (evaluate, EvalConfig(agent=absolute_path(out / "train"), n=question_count)),
+        (evaluate, EvalConfig(agent=config.student, **asked)),
+        (evaluate, EvalConfig(agent=absolute_path(out / "train"), **asked)),
     )
     yield from ((name, verb, stage) for name, (verb, stage) in zip(STAGES, settings, strict=True))
 
