@@ -113,8 +113,9 @@ def test_a_mixture_is_a_data_set_with_its_card(hub: FakeHub, tmp_path: Path) -> 
     assert "path: data/train.parquet" in card and str(tmp_path) not in card
 
 
-def test_episodes_with_keys_are_not_published(hub: FakeHub, tmp_path: Path) -> None:
-    run = collected(tmp_path / "collect", question=f"Is sk-{'a' * 40} a key?")
+@pytest.mark.parametrize("question", [f"Is sk-{'a' * 40} a key?", f"Key:\nsk-proj-{'a' * 40}"])
+def test_episodes_with_keys_are_not_published(hub: FakeHub, tmp_path: Path, question: str) -> None:
+    run = collected(tmp_path / "collect", question=question)
     with pytest.raises(DataError, match=r"line 1 holds what looks like a key.*fireact doctor"):
         publish_run(PublishConfig(str(run), to=TO, push=True, **LICENCES))
     assert not hub.requests
@@ -130,6 +131,18 @@ def test_a_study_is_published_with_its_tables_as_the_card(hub: FakeHub, tmp_path
     publish_run(PublishConfig(str(tmp_path / "study"), to=TO, push=True, license="mit"))
     assert set(hub.files) == {"README.md", "tables.md", "results.jsonl", "plots/a.svg"}
     assert "# Does it help?" in hub.files["README.md"].decode() and hub.created[0]["type"] == "dataset"
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "tables.md"])
+def test_a_study_with_a_key_is_not_published(hub: FakeHub, tmp_path: Path, name: str) -> None:
+    key = f"sk-{'a' * 40}"
+    with RunDir(tmp_path / "study", verb="study", settings={"study": "x"}) as run:
+        text = json.dumps({"note": f"Key:\n{key}"}) if name == "results.jsonl" else f"# Study\n{key}"
+        (run.path / name).write_text(f"{text}\n", encoding="utf-8")
+        run.finish(title="x")
+    with pytest.raises(DataError, match=rf"{name}, line \d holds what looks like a key"):
+        publish_run(PublishConfig(str(tmp_path / "study"), to=TO, push=True, **LICENCES))
+    assert not hub.requests
 
 
 def test_a_refusal_of_the_hub_is_told_with_what_to_do(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:

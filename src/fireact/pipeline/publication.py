@@ -15,13 +15,13 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base import jsonl
-from fireact.base.redact import find_sensitive
+from fireact.base.redact import find_sensitive, iterate_strings
 from fireact.base.run_directory import TRAJECTORIES, read_config, read_manifest
 from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Command
@@ -198,22 +198,30 @@ def _prepare_dataset(config: PublishConfig, directory: Path, repository: str, fo
 
 
 def _find_key(file: Path) -> int | None:
-    """The first line that holds what looks like a key."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if any(kind == "secret" for kind, _ in find_sensitive(line)):
-                return number
+    """The first line that holds what looks like a key, in the strings of its JSON or, where it is none, as it is."""
+    for number, line in jsonl.read_numbered_lines(file):
+        text = line.decode(errors="replace")
+        with suppress(ValueError):
+            text = "\n".join(iterate_strings(jsonl.loads(line)))
+        if any(kind == "secret" for kind, _ in find_sensitive(text)):
+            return number
     return None
 
 
 def _prepare_study(config: PublishConfig, directory: Path, repository: str) -> Publication:
-    """The results of a study, whose tables are the card."""
+    """The results of a study, whose tables are the card. Raises DataError where they hold keys."""
     title = str(read_manifest(directory)["title"])
     files: dict[str, Path | str] = {
         path.relative_to(directory).as_posix(): path
         for pattern in STUDY_FILES
         for path in sorted(directory.glob(pattern))
     }
+    for path in map(directory.joinpath, files):
+        if path.suffix != ".png" and (number := _find_key(path)) is not None:
+            raise DataError(
+                f"{path}, line {number} holds what looks like a key. Take it out of the study's file, run the study "
+                "anew, and revoke the key."
+            )
     tables = directory / "tables.md"
     text = tables.read_text(encoding="utf-8") if tables.is_file() else f"# {title}\n"
     files[CARD] = _add_licences(_STUDY_HEAD + text, config, [], name=repository)
