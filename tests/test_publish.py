@@ -158,6 +158,42 @@ def test_a_target_that_is_no_repository_is_refused(to: str, tmp_path: Path) -> N
         publish_run(PublishConfig(str(collected(tmp_path / "c")), to=to))
 
 
+def evaluated(path: Path, agent: str) -> Path:
+    with RunDir(path, verb="eval", settings={"agent": agent}) as run:
+        jsonl.write_objects(path / "trajectories.jsonl", [trajectory(index).to_dict() for index in range(2)])
+        run.finish(agent=agent, results={})
+    return path
+
+
+def test_the_model_of_an_evaluation_is_a_teacher(hub: FakeHub, tmp_path: Path) -> None:
+    """A hosted model is one itself; a student of ours has those of its data."""
+    student = trained(tmp_path / "train", collected(tmp_path / "collect", licence="mit"))
+    teachers = {
+        "openai:gpt-4o": [Teacher("openai:gpt-4o")],
+        "scripted:expert": [Teacher("scripted:expert")],
+        str(student): [Teacher("openai:gpt-4o", "mit")],
+        str(tmp_path / "weights"): [Teacher("weights")],
+        f"replay:{tmp_path / 'collect'}": [Teacher("openai:gpt-4o", "mit")],
+    }
+    runs = [evaluated(tmp_path / f"eval-{number}", agent) for number, agent in enumerate(teachers)]
+    assert list(map(find_teachers, runs)) == list(teachers.values())
+    with pytest.raises(ConfigError, match=r"answers of openai:gpt-4o: .*--teacher-license"):
+        publish_run(PublishConfig(str(runs[0]), to=TO, push=True, license="mit"))
+    assert not hub.requests
+
+
+def test_a_source_that_cannot_be_seen_has_an_unknown_teacher(hub: FakeHub, tmp_path: Path) -> None:
+    data = tmp_path / "answers.jsonl"
+    jsonl.write_objects(data, [trajectory(index).to_dict() for index in range(4)])
+    mix(MixConfig(sources=(str(data),)), tmp_path / "mix")
+    for run in (trained(tmp_path / "train", data), trained(tmp_path / "later", tmp_path / "gone"), tmp_path / "mix"):
+        shown = " ".join(publish_run(PublishConfig(str(run), to=TO)).value.missing)
+        assert f"the unknown teacher of {'gone' if run.name == 'later' else 'answers.jsonl'}:" in shown
+        assert str(tmp_path) not in shown
+    pushed = publish_run(PublishConfig(str(tmp_path / "mix"), to="hub:me/data", push=True, **LICENCES)).value
+    assert pushed.url and "the unknown teacher of answers.jsonl: openai-terms" in hub.files["README.md"].decode()
+
+
 def test_the_doctor_names_teachers_without_a_licence(tmp_path: Path) -> None:
     kinds = {
         name: {finding.kind: finding.example for finding in diagnose_data(DoctorConfig(data=str(path))).findings}
