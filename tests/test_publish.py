@@ -101,6 +101,17 @@ def test_an_adapter_is_pushed_with_card_results_and_licences(hub: FakeHub, tmp_p
     assert entry.dataset_id == "hotpotqa/hotpot_qa" and entry.value == 78.3 and "n 60" in entry.notes
 
 
+def test_a_task_that_only_the_run_names_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evilmod.py").write_text("raise SystemExit('this module must not be imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = trained(tmp_path / "train", collected(tmp_path / "collect"))
+    row = {"run": "ev", "n": 60, "em": 0.5, "em_interval": [0.4, 0.6]}
+    jsonl.write_objects(run / "evaluations.jsonl", [{**row, "task": task} for task in ("evilmod:x", "hub", "mmlu")])
+    files = publish_run(PublishConfig(str(run), to=TO)).value.files
+    assert [name for name in files if name.startswith(".eval_results")] == [".eval_results/mmlu.yaml"]
+    assert "evilmod:x" in files["README.md"]
+
+
 def test_a_mixture_is_a_data_set_with_its_card(hub: FakeHub, tmp_path: Path) -> None:
     source = collected(tmp_path / "collect", licence="cc-by-4.0")
     mix(MixConfig(sources=(str(source),)), tmp_path / "mix")

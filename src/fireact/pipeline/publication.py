@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base import jsonl
+from fireact.base.names import known_names
 from fireact.base.redact import find_sensitive, iterate_strings
 from fireact.base.run_directory import TRAJECTORIES, read_config, read_manifest
 from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Command
 from fireact.data.teachers import Teacher, find_teachers
-from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error, missing_path_error
+from fireact.errors import ConfigError, DataError, FireactError, ProviderError, missing_extra_error, missing_path_error
 from fireact.formats.card import origin_of
 from fireact.formats.read import read_any
 from fireact.formats.write import write_episodes
 from fireact.reporting.table import Row, Table
+from fireact.rollout.loading import load_task
 from fireact.rollout.students import tuned_directory
 from fireact.training.model_card import CARD, EVALUATIONS, build_model_card, find_hub_id
 
@@ -316,15 +318,17 @@ def _list_eval_results(run: Path) -> Iterator[tuple[str, str]]:
 
 
 def _find_dataset(task: str) -> tuple[str, str | None] | None:
-    """The data set on the hub that a task's questions are, and its configuration; None for any other task."""
-    from fireact.errors import FireactError
-    from fireact.rollout.loading import load_task
+    """The data set on the hub that a task's questions are, and its configuration; None for any other task.
 
-    try:
-        found: tuple[str, str | None] | None = getattr(load_task(task), "hub_dataset", None)
-    except FireactError:  # a task of another machine, or of the user's own
+    The task stands in a run that somebody else may have made, so it is only looked up among the names of plug-ins.
+    """
+    if task not in known_names("task"):
         return None
-    return found
+    try:
+        dataset: tuple[str, str | None] | None = getattr(load_task(task), "hub_dataset", None)
+    except (FireactError, TypeError):  # a task that needs an argument
+        return None
+    return dataset
 
 
 def _push(publication: Publication, *, private: bool) -> str:
