@@ -58,6 +58,16 @@ def test_an_inspect_log_is_listed_and_read_by_inspect(run: Path, tmp_path: Path)
     assert failed.error.message == "the endpoint is gone"
 
 
+def test_samples_of_inspect_are_told_apart_by_id_and_epoch(tmp_path: Path) -> None:
+    log_module = pytest.importorskip("inspect_ai.log", reason="inspect-ai is not installed (the extra dev has it)")
+    file = tmp_path / "2026-07-01T12-00-00_several.json"
+    episodes = [*EPISODES, replace(FULL, task="other"), replace(FULL, method="cot"), replace(FULL, model="student")]
+    write_episodes(episodes, file, "inspect")
+    samples = log_module.read_eval_log(str(file)).samples
+    assert len({(sample.id, sample.epoch) for sample in samples}) == len(episodes)
+    assert [(it.key, it.model) for it in read_any(file)] == [(it.key, it.model) for it in episodes]
+
+
 def test_inspect_needs_a_name_that_its_viewer_lists(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="inspect view lists logs by their name"):
         convert(run, tmp_path / "log.json", to="inspect")
