@@ -45,14 +45,14 @@ def collected(path: Path, *, teacher: str = "openai:gpt-4o", licence: str = "", 
     return path
 
 
-def trained(path: Path, data: Path) -> Path:
+def trained(path: Path, data: Path, *, student: str = "org/base") -> Path:
     """A run of train as it lies on disk: an adapter, its manifest, and what two evaluations of it measured."""
-    with RunDir(path, verb="train", settings={"data": str(data), "student": "org/base"}) as run:
+    with RunDir(path, verb="train", settings={"data": str(data), "student": student}) as run:
         (path / "adapter").mkdir()
-        (path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+        (path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": student, "r": 4}))
         (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
         run.finish(
-            student="org/base", adapter_sha256="0" * 64, trajectories=4, renderer="react", tools=[{"name": "search"}],
+            student=student, adapter_sha256="0" * 64, trajectories=4, renderer="react", tools=[{"name": "search"}],
             tuned=True,
         )  # fmt: skip
     rows = [
@@ -161,6 +161,36 @@ def test_a_refusal_of_the_hub_is_told_with_what_to_do(hub: FakeHub, tmp_path: Pa
     with pytest.raises(ProviderError, match=r"the hub refused me/agent: .*HF_TOKEN"):
         publish_run(PublishConfig(str(collected(tmp_path / "c")), to=TO, push=True, **LICENCES))
     assert not hub.files
+
+
+def test_a_token_is_asked_for_only_where_it_is_refused(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:
+    config = PublishConfig(str(collected(tmp_path / "c")), to=TO, push=True, **LICENCES)
+    for status, asks in ((400, False), (403, True)):
+        hub.refusal = status
+        with pytest.raises(ProviderError, match=r"the hub refused me/agent: .*not in this way") as refused:
+            publish_run(config)
+        assert ("HF_TOKEN" in str(refused.value)) is asks
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ProviderError, match=r"the hub cannot be reached at http://127\.0\.0\.1:9: .*Check") as refused:
+        publish_run(config)
+    assert "HF_TOKEN" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_student_of_a_directory_is_named_by_its_hub_id(hub: FakeHub, tmp_path: Path) -> None:
+    student = tmp_path / "weights"
+    run = trained(tmp_path / "train", collected(tmp_path / "collect"), student=str(student))
+    shown = publish_run(PublishConfig(str(run), to=TO, **LICENCES)).value
+    assert shown.missing[0].startswith("Name the base by its hub id with --base")
+    assert str(tmp_path) not in json.dumps([shown.to_dict(), shown.files["adapter_config.json"]])
+    with pytest.raises(ConfigError, match="Name the base by its hub id"):
+        publish_run(PublishConfig(str(run), to=TO, push=True, **LICENCES))
+    with pytest.raises(ConfigError, match="give a model of the hub"):
+        publish_run(PublishConfig(str(run), to=TO, base=str(student), **LICENCES))
+    publish_run(PublishConfig(str(run), to=TO, push=True, base="org/base", **LICENCES))
+    assert json.loads(hub.files["adapter_config.json"]) == {"base_model_name_or_path": "org/base", "r": 4}
+    card = hub.files["README.md"].decode()
+    assert ModelCard(card).data.base_model == "org/base" and "the base org/base: mit" in card
+    assert str(tmp_path) not in card and 'from_pretrained("org/base")' in card
 
 
 @pytest.mark.parametrize("to", ["me/agent", "hub:agent", "hub:me/agent/x", "hub:"])
