@@ -11,8 +11,9 @@ pytest.importorskip("trl")
 import fireact
 from fireact.base import jsonl
 from fireact.base.progress import LineProgress
+from fireact.base.run_directory import RunDir
 from fireact.evaluation.evaluate import EvalConfig, evaluate
-from fireact.training.model_card import find_hub_id
+from fireact.training.model_card import find_hub_id, show_on_card
 from fireact.training.train import TrainConfig, train
 from test_train import RECIPE
 from test_train_more import trajectories
@@ -57,3 +58,10 @@ def test_a_base_is_named_by_its_hub_id_where_it_has_one(tmp_path: Path) -> None:
     assert find_hub_id("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert find_hub_id("org/model") == "org/model"
     assert find_hub_id(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_hosted_student_has_no_card(tmp_path: Path) -> None:
+    with RunDir(tmp_path / "tune", verb="tune", settings={"data": "d", "model": "openai:gpt-4o-mini"}) as run:
+        run.finish(agent="openai:ft-of-mine", tuned=True)
+    show_on_card(str(tmp_path / "tune"), tmp_path / "ev", {}, LineProgress())
+    assert not (tmp_path / "tune" / "evaluations.jsonl").exists()

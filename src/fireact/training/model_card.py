@@ -18,7 +18,7 @@ from fireact.base.markdown import code_span, escape_cell
 from fireact.base.progress import Progress
 from fireact.base.run_directory import read_config, read_manifest
 from fireact.models.weights import BUILT_IN, BUILT_IN_HUB_ID, PACKAGE
-from fireact.rollout.students import tuned_directory
+from fireact.rollout.students import find_hosted_model, tuned_directory
 
 EVALUATIONS = "evaluations.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -55,7 +55,7 @@ def is_hub_id(name: str) -> bool:
 
 def show_on_card(agent: str, out: Path, results: Mapping[str, Mapping[str, Any]], progress: Progress) -> None:
     """Add the results of an evaluation in ``out`` to the card of the agent, where it is a run that has one."""
-    directory = tuned_directory(agent)
+    directory = None if find_hosted_model(agent) else tuned_directory(agent)
     if directory is None or not (directory / "adapter").is_dir():
         return
     try:
