@@ -18,6 +18,8 @@ class FakeHub:
 
     token: str = "hf_of_the_test"
     address: str = ""
+    refusal: int = 0
+    """The status with which every request is refused."""
     created: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -48,6 +50,8 @@ def fake_hub() -> Iterator[FakeHub]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             hub.requests.append(self.path)
+            if hub.refusal:
+                return self.answer({"error": "not in this way"}, hub.refusal)
             if self.path == "/api/validate-yaml":
                 return self.answer({"errors": [], "warnings": []})
             if self.headers.get("Authorization") != f"Bearer {hub.token}":
@@ -72,6 +76,10 @@ def fake_hub() -> Iterator[FakeHub]:
 
         def do_GET(self) -> None:
             hub.requests.append(self.path)
+            if hub.refusal:
+                return self.answer({"error": "not in this way"}, hub.refusal)
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.answer({"error": "Invalid credentials"}, 401)
             self.answer({"sha": "0", "id": "me/agent"} if "/api/" in self.path else {}, 200)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,35 @@ def test_an_inspect_log_is_listed_and_read_by_inspect(run: Path, tmp_path: Path)
     assert first.scores["em"].as_float() == 1.0 and first.output.completion == "Paris" and first.epoch == 4
     assert [call.function for call in first.messages[2].tool_calls] == ["search", "lookup"]
     assert failed.error.message == "the endpoint is gone"
+
+
+def test_samples_of_inspect_are_told_apart_by_id_and_epoch(tmp_path: Path) -> None:
+    log_module = pytest.importorskip("inspect_ai.log", reason="inspect-ai is not installed (the extra dev has it)")
+    file = tmp_path / "2026-07-01T12-00-00_several.json"
+    episodes = [*EPISODES, replace(FULL, task="other"), replace(FULL, method="cot"), replace(FULL, model="student")]
+    write_episodes(episodes, file, "inspect")
+    samples = log_module.read_eval_log(str(file)).samples
+    assert len({(sample.id, sample.epoch) for sample in samples}) == len(episodes)
+    assert [(it.key, it.model) for it in read_any(file)] == [(it.key, it.model) for it in episodes]
+
+
+@pytest.mark.parametrize("format", ["otlp", "inspect", "atif", "sts"])
+def test_every_repeat_of_an_episode_is_written_and_read(format: str, tmp_path: Path) -> None:
+    """Two repeats, the later of which differs, and an episode with the seed that the first repeat gets."""
+    episodes = [FULL, FULL, replace(FULL, stop="max_steps", steps=FULL.steps[:2]), FAILED]
+    write_episodes(episodes, tmp_path / "out", format)
+    back = list(read_any(tmp_path / "out"))
+    assert Counter((it.stop, it.answer) for it in back) == Counter((it.stop, it.answer) for it in episodes)
+    assert len({it.key for it in back}) == len(episodes)
+    files = list((tmp_path / "out").rglob("*.jsonl")) or [tmp_path / "out"]
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    ids = {
+        "otlp": [_spans(row)[0]["traceId"] for row in rows if "resourceSpans" in row],
+        "inspect": [(sample["id"], sample["epoch"]) for row in rows for sample in row.get("samples", ())],
+        "atif": [row.get("trajectory_id") for row in rows],
+        "sts": [row["id"] for row in rows if row.get("type") == "session"],
+    }[format]
+    assert len(set(ids)) == len(ids) == len(episodes)
 
 
 def test_inspect_needs_a_name_that_its_viewer_lists(run: Path, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_one_machine_gets_the_whole_run(scheduler: str, tmp_path: Path) -> None:
         (["collect", "-o", "x", "-t", "a\nb"], {"slurm": True}, "has a control character"),
         (["collect", "-o", "x"], {"slurm": True, "gpu": "H100"}, "or TYPE:NUMBER such as H100:1"),
         (["collect", "-o", "x"], {"sky": True, "gpu": "2"}, "SkyPilot needs the type of a GPU"),
+        (["collect", "-o", "/data/x"], {"k8s": True}, "give -o relative to the claim, which is mounted at /work"),
+        (["collect", "-o", "runs/../../x"], {"k8s": True, "shards": 2}, "give -o relative to the claim"),
     ],
 )
 def test_what_no_job_can_be_is_refused(words: list[str], settings: dict[str, Any], message: str) -> None:

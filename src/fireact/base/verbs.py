@@ -70,7 +70,8 @@ class Verb(Command):
     dry run. ``out`` is the default directory, or a function of the given options, described by ``out_help``. ``expand``
     makes settings of the ``shorthand`` and of the options that were given. ``join`` tells what the manifest of joined
     shards holds of their episodes, from the shards' manifests and the joined directory; a verb without it cannot be
-    sharded. ``function``, a module:function, runs the verb in Python where more than the run is returned.
+    sharded. ``after_join`` does with the joined directory what the verb itself does after a whole run. ``function``, a
+    module:function, runs the verb in Python where more than the run is returned.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -82,6 +83,7 @@ class Verb(Command):
     expand: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
     has_dry_run: bool = True
     join: Callable[[Sequence[Mapping[str, Any]], Path], dict[str, Any]] | None = None
+    after_join: Callable[[Path, Progress], None] | None = None
     function: str = ""
 
     def estimate_cost(self, config: Any) -> CostEstimate | None:

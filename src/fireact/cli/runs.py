@@ -41,7 +41,7 @@ def join_command(call: CommandCall) -> None:
     from fireact.terminal.evaluation import print_evaluation
     from fireact.terminal.training import print_manifest
 
-    run = join_runs(call.config)
+    run = join_runs(call.config, progress=TerminalProgress())
     if run.results:
         print_evaluation(run.manifest, run.path, as_json=call.as_json)
     else:

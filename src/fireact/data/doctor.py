@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fireact.base.personal import load_analyzer
 from fireact.base.progress import SILENT, Progress
 from fireact.base.redact import find_sensitive, redact
-from fireact.base.run_directory import MANIFEST, absolute_path, parse_trajectory, read_manifest
+from fireact.base.run_directory import CONFIG, MANIFEST, absolute_path, parse_trajectory, read_manifest
 from fireact.base.settings import check_settings, replace_fields, setting
 from fireact.data.contamination import (
     UNKNOWN,
@@ -304,7 +304,7 @@ def diagnose_file(config: DoctorConfig, source: TrajectoryFile, *, progress: Pro
     absent = {} if config.against else find_uncompared_tasks(tasks)
     bad = [(damage.number, damage.kind, redact(damage.detail)) for damage in source.damage]
     silent = [(0, "not compared", f"{task}: {why}") for task, why in absent.items() if why != UNKNOWN]
-    teachers = find_teachers(Path(config.data)) if Path(config.data).is_dir() else []
+    teachers = find_teachers(Path(config.data)) if (Path(config.data) / CONFIG).is_file() else []
     unlicensed = [(0, "teacher licence", teacher.name) for teacher in teachers if teacher.needs_licence]
     return Diagnosis(
         data=config.data,

@@ -1,17 +1,17 @@
 """The models that wrote a run's trajectories, and the licence or terms under which each of them may be learned from.
 
 ``collect`` and ``record`` keep the licence that their user names; ``mix`` hands it on. Invariant: a licence is never
-guessed, and a teacher that is a script of this package needs none.
+guessed, and a teacher that is a script of this package needs none. A source that is no run has an unknown teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.base.run_directory import MANIFEST, read_config, read_manifest
+from fireact.base.run_directory import CONFIG, MANIFEST, read_config, read_manifest
 
 SCRIPTED = "scripted:"
 
@@ -29,17 +29,17 @@ class Teacher:
         return not self.license and not self.name.startswith(SCRIPTED)
 
 
-def find_teachers(run: Path) -> list[Teacher]:
-    """The teachers behind a run: of its own manifest, or of the runs that it was made from, where they are found."""
-    manifest = read_manifest(run) if (run / MANIFEST).is_file() else {}
-    if "teachers" in manifest:
+def find_teachers(source: Path) -> list[Teacher]:
+    """The teachers behind a run: of its own manifest, or of what it was made from; an unknown one for anything else."""
+    manifest = read_manifest(source) if (source / MANIFEST).is_file() else {}
+    if manifest.get("teachers"):
         return [Teacher(**teacher) for teacher in manifest["teachers"]]
     if "teacher" in manifest:
-        return [Teacher(str(manifest["teacher"]), str(manifest.get("teacher_license") or ""))]
+        return _find_model_teachers(str(manifest["teacher"]), str(manifest.get("teacher_license") or ""))
     if "calls_by_dialect" in manifest:
         return [Teacher("the model of a recorded agent", str(manifest.get("teacher_license") or ""))]
-    sources = [source for source in map(Path, _list_sources(run)) if (source / MANIFEST).is_file()]
-    return join_teachers(teacher for source in sources for teacher in find_teachers(source))
+    teachers = join_teachers(_find_source_teachers(source)) if (source / CONFIG).is_file() else []
+    return teachers or [Teacher(f"the unknown teacher of {source.absolute().name}")]
 
 
 def join_teachers(teachers: Iterable[Teacher]) -> list[Teacher]:
@@ -56,8 +56,22 @@ def teachers_to_dicts(teachers: Sequence[Teacher]) -> list[dict[str, Any]]:
     return [asdict(teacher) for teacher in teachers]
 
 
-def _list_sources(run: Path) -> list[str]:
-    """What a run of mix or train was made from, as its settings name it."""
-    settings: Mapping[str, Any] = read_config(run) if (run / "config.toml").is_file() else {}
-    sources = settings.get("sources") or [settings.get("data"), settings.get("run")]
-    return [str(source) for source in sources if source]
+def _find_source_teachers(run: Path) -> Iterator[Teacher]:
+    """The teachers of what a run of eval, mix, doctor or training was made from, as its settings name it."""
+    settings = read_config(run)
+    sources = settings.get("sources") or [settings.get(name) for name in ("data", "run", "start")]
+    if settings.get("verb") == "quickstart":
+        sources = [run / "train"]
+    for source in sources:
+        if source and isinstance(source, str | Path):  # "start" of collect is a number
+            yield from find_teachers(Path(source))
+    if "agent" in settings:
+        yield from _find_model_teachers(str(settings["agent"]))
+
+
+def _find_model_teachers(spec: str, license: str = "") -> list[Teacher]:
+    """A model as the teacher; the teachers of a student of ours, or of a recording, unless a licence is named."""
+    path = Path(spec.removeprefix("replay:"))
+    if not license and (path / MANIFEST).is_file():
+        return find_teachers(path)
+    return [Teacher(path.name if path.is_absolute() else spec, license)]

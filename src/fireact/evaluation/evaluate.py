@@ -20,11 +20,13 @@ from fireact.base.run_directory import (
     RunDir,
     absolute_if_path,
     absolute_path,
+    read_config,
+    read_manifest,
     read_trajectories,
 )
 from fireact.base.settings import AGENT, DATA, DefaultValue, check_settings, replace_fields, setting
 from fireact.base.verbs import Verb
-from fireact.errors import ConfigError, unknown_name_error
+from fireact.errors import ConfigError, FireactError, unknown_name_error
 from fireact.evaluation.breakdown import TRAINED
 from fireact.evaluation.recorded_questions import (
     RecordedQuestions,
@@ -53,6 +55,7 @@ from fireact.rollout.estimate import estimate_episodes, probe_prompts
 from fireact.rollout.loading import DefaultTools, absolute_task_specs, load_task, load_tools
 from fireact.rollout.models import Model, load_model
 from fireact.rollout.shards import choose_shard, name_shard_directory, take_shard
+from fireact.rollout.students import TrainedPrompt, find_hosted_model, tuned_directory, tuned_weights
 from fireact.tasks.order import order_examples
 from fireact.training.model_card import show_on_card
 from fireact.types import Task, Tool, Trajectory, Usage
@@ -157,15 +160,34 @@ def evaluate(config: EvalConfig, out: Path, *, force: bool = False, progress: Pr
             **describe_replayed_calls(config.tools, trajectories),
             **read_prompt_tokens(model),
         )
-        if model.training is not None and _is_for_card(config, trajectories):
+        if model.training is not None and config.shard is None and _is_for_card(config.tools, trajectories):
             show_on_card(config.agent, out, manifest["results"], progress)
         return manifest
 
 
-def _is_for_card(config: EvalConfig, trajectories: Sequence[Trajectory]) -> bool:
-    """Whether the results belong on the agent's card: of a whole run, without noise, on questions new to it."""
-    has_noise = any(spec.startswith("noise:") for spec in config.tools)
-    return config.shard is None and not has_noise and not any(TRAINED in entry.meta for entry in trajectories)
+def _is_for_card(tools: Sequence[str], trajectories: Iterable[Trajectory]) -> bool:
+    """Whether the results of a whole run belong on the agent's card: without noise, on questions new to it."""
+    has_noise = any(spec.startswith("noise:") for spec in tools)
+    return not has_noise and not any(TRAINED in entry.meta for entry in trajectories)
+
+
+def show_joined_results(run: Path, progress: Progress) -> None:
+    """Show the results of joined shards on the agent's card, as ``evaluate`` shows those of a whole run.
+
+    The shards may come from other machines: the student at the agent's path must be the one that they ran.
+    """
+    settings, manifest = read_config(run), read_manifest(run)
+    agent = str(settings["agent"])
+    try:
+        directory = None if find_hosted_model(agent) else tuned_directory(agent)
+        if directory is None or TrainedPrompt.from_manifest(read_manifest(directory)) is None:
+            return
+        if not str(manifest["agent"]).startswith(tuned_weights(directory)[2]):
+            progress.say(f"the model card of {directory} does not show this: the shards ran other weights.")
+        elif _is_for_card(settings["tools"], read_trajectories(run)):
+            show_on_card(agent, run, manifest["results"], progress)
+    except FireactError as error:  # the run is joined, and the student may not be here
+        progress.say(f"no model card shows this: {error}")
 
 
 def estimate_evaluation(config: EvalConfig) -> CostEstimate:
@@ -272,7 +294,8 @@ def _expand_shard(options: None, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 EVAL = Verb(
-    "eval", EvalConfig, evaluate, out=_name_directory, join=join_results, expand=_expand_shard,
+    "eval", EvalConfig, evaluate, out=_name_directory, join=join_results, after_join=show_joined_results,
+    expand=_expand_shard,
     out_help="Run directory. Default: runs/eval-AGENT; for a shard runs/eval-AGENT-I-of-N.",
     neutral=(*NEUTRAL_SETTINGS, "allow"), estimate=estimate_evaluation,
     example="`fireact eval runs/quickstart/train -t geo-yesno -t geo-choice -n 50 --json`",

@@ -1,8 +1,9 @@
 """inspect_ai's logs in JSON (``log_format="json"``): one document with the samples of an evaluation.
 
 Invariant: every sample is an episode, failed ones too. A scorer's C and I are 1 and 0 under the scorer's name, and the
-submission of ``react()`` is the answer. Binary ``.eval`` logs are not read: ``inspect log convert --to json`` converts
-them to JSON. ``inspect_samples`` and ``wrap_samples`` write such a document, which ``inspect view`` opens.
+submission of ``react()`` is the answer. Samples that FireAct writes differ in id or epoch. Binary ``.eval`` logs are
+not read: ``inspect log convert --to json`` converts them to JSON. ``write_sample`` and ``wrap_samples`` write such a
+document, which ``inspect view`` opens.
 """
 
 from __future__ import annotations
@@ -141,7 +142,10 @@ def _tool_schemas(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_sample(trajectory: Trajectory) -> dict[str, Any]:
-    """An episode as a sample of a log: its messages, its scores, and its facts in the metadata."""
+    """An episode as a sample of a log: its messages, its scores, and its facts in the metadata.
+
+    The facts have the id of its example, which repeats across tasks and methods.
+    """
     example, usage = trajectory.example, trajectory.usage
     answer = trajectory.answer or ""
     tokens = {
@@ -151,7 +155,7 @@ def write_sample(trajectory: Trajectory) -> dict[str, Any]:
         "input_tokens_cache_read": usage.cached_tokens,
     }
     return {
-        "id": example.id,
+        "id": f"{trajectory.task}/{example.id}/{trajectory.method}",
         "epoch": trajectory.seed + 1,
         "input": example.question,
         "target": example.answer,
@@ -175,6 +179,10 @@ def wrap_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The document of a log around its samples; each scorer's mean is among the results."""
     facts = [sample["metadata"][FACTS] for sample in samples]
     tasks, models = (list(dict.fromkeys(str(fact[name]) for fact in facts)) for name in ("task", "model"))
+    if len(models) > 1:
+        samples = [
+            {**sample, "id": f"{sample['id']}/{fact['model']}"} for sample, fact in zip(samples, facts, strict=True)
+        ]
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
     names = list(dict.fromkeys(name for sample in samples for name in sample["scores"]))

@@ -62,17 +62,22 @@ def read_conversations(
 
 
 def join_calls(calls: Sequence[ModelCall]) -> list[list[ModelCall]]:
-    """The calls by conversation, each in order: a call continues the one that its prompt repeats with its reply."""
+    """The calls by conversation, each in order: a call continues the one that its prompt repeats with its reply.
+
+    One of its own trace comes first, since episodes with the same question may begin alike.
+    """
     conversations: list[list[ModelCall]] = []
-    by_messages: dict[tuple[str, ...], int] = {}
+    by_messages: dict[tuple[str, tuple[str, ...]], int] = {}
     for call in calls:
         prompt, reply = _message_keys(call.prompt), _message_keys(call.reply)
-        prefixes = (tuple(prompt[:length]) for length in range(len(prompt), 0, -1))
+        prefixes = (
+            (trace, tuple(prompt[:length])) for trace in (call.trace, "") for length in range(len(prompt), 0, -1)
+        )
         index = next((by_messages[prefix] for prefix in prefixes if prefix in by_messages), len(conversations))
         if index == len(conversations):
             conversations.append([])
         conversations[index].append(call)
-        by_messages[(*prompt, *reply)] = index
+        by_messages |= {(trace, (*prompt, *reply)): index for trace in (call.trace, "")}
     return conversations
 
 

@@ -1,6 +1,7 @@
 """Gives different seeds to episodes with the same key: the same question twice in a file becomes two seeds of it.
 
-Invariant: reading and writing assign the same seeds, so a row that is read back is the same episode.
+Invariant: reading and writing assign the same seeds, so a row that is read back is the same episode, and no two
+episodes of one model have the same key afterwards.
 """
 
 from __future__ import annotations
@@ -19,5 +20,10 @@ class RepeatSeeds:
     def __call__(self, trajectory: Trajectory) -> Trajectory:
         key = hash((trajectory.key, trajectory.model))
         times = self._seen.get(key, 0)
-        self._seen[key] = times + 1
-        return replace(trajectory, seed=trajectory.seed + times) if times else trajectory
+        numbered = trajectory
+        while times and (numbered is trajectory or hash((numbered.key, numbered.model)) in self._seen):
+            numbered = replace(trajectory, seed=trajectory.seed + times)
+            times += 1
+        self._seen[hash((numbered.key, numbered.model))] = 1
+        self._seen[key] = max(times, 1)
+        return numbered

@@ -158,7 +158,9 @@ class _Tally:
         self.models: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.row_count = 0
-        self._add_repeat_seed = (lambda trajectory: trajectory) if writer.name == "fireact" else RepeatSeeds()
+        self._number_written, self._number_read = (
+            (lambda trajectory: trajectory) if writer.name == "fireact" else RepeatSeeds() for _ in range(2)
+        )
 
     def rows(self, trajectory: Trajectory) -> list[Row]:
         self.episode_count += 1
@@ -168,11 +170,12 @@ class _Tally:
             return []
         self.counts[f"{trajectory.task}/{trajectory.method}"] += 1
         self.models[trajectory.model] += 1
-        losses = find_losses(trajectory, self._reread(trajectory))
+        numbered = self._number_written(trajectory)  # the ids of spans and samples are made of the seed
+        losses = find_losses(trajectory, self._reread(numbered))
         self.dropped.update(losses)
         if self.trainer and "weights" not in losses and any(0 < step.weight < 1 for step in trajectory.steps):
             self.dropped[f"weights between 0 and 1 (turns that {self.trainer} learns in full)"] += 1
-        rows = self.writer.rows(trajectory)
+        rows = self.writer.rows(numbered)
         self.dropped.update(flaw for row in rows if (flaw := self.writer.flaw(row)))
         self.row_count += len(rows)
         return rows
@@ -193,7 +196,7 @@ class _Tally:
             back = next(self.writer.read_back(SourceFile(Path("written"), "json", tuple(document), document)), None)
         except DataError:
             return None
-        return None if back is None else self._add_repeat_seed(back)
+        return None if back is None else self._number_read(back)
 
     def summarise(self) -> WriteSummary:
         return WriteSummary(

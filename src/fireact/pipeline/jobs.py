@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from fireact.base.settings import CheckedSettings, setting
@@ -172,7 +172,13 @@ def _write_sky_task(config: LaunchConfig, command: JobCommand) -> str:
 
 
 def _write_kubernetes_job(config: LaunchConfig, command: JobCommand) -> str:
-    """An indexed Job whose pods share a volume; a pod that is lost is made anew, and resumes."""
+    """An indexed Job whose pods share a volume; a pod that is lost is made anew, and resumes.
+
+    Raises ConfigError for a directory that is not on the volume, where its files would be lost with the pod.
+    """
+    path = PurePosixPath(command.out)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"launch: give -o relative to the claim, which is mounted at /work; {path} may lie outside.")
     shell = " && ".join([*([config.setup] if config.setup else []), command.to_shell("$((JOB_COMPLETION_INDEX + 1))")])
     gpus = config.gpu.rpartition(":")[2]
     limits = [f'          resources: {{limits: {{"nvidia.com/gpu": {gpus}}}}}'] if gpus else []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fireact.base import jsonl
 from fireact.base.foreign_names import note_own_names, refuse_foreign_names
+from fireact.base.progress import Progress
 from fireact.base.run_directory import (
     TRAJECTORIES,
     RunDir,
@@ -79,12 +80,15 @@ class ShardRun:
         return {name: value for name, value in self.manifest.items() if name not in _OF_EPISODES}
 
 
-def join_runs(config: JoinConfig) -> Run:
+def join_runs(config: JoinConfig, *, progress: Progress | None = None) -> Run:
     """Join the shards of a run into ``out``, as if one machine had run it; returns the ``Run``.
+
+    The results of an evaluation are then shown on the agent's model card, where it is a student that is here.
 
     Raises DataError for shards of unlike conditions, and for a shard that is missing, doubled or not complete.
     """
     from fireact.pipeline.result import Run
+    from fireact.terminal.notebook import choose_progress
 
     out = Path(config.out)
     shards = _read_shards([Path(run) for run in config.runs])
@@ -100,6 +104,8 @@ def join_runs(config: JoinConfig) -> Run:
         if all((entry.path / CALLS).is_file() for entry in shards):
             merge_call_files([entry.path / CALLS for entry in shards], run.path / CALLS)
         _finish(run, shards, verb)
+        if verb.after_join is not None:
+            verb.after_join(run.path, progress or choose_progress())
     return Run(out)
 
 

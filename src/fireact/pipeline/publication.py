@@ -11,28 +11,31 @@ keys are published.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireact.base import jsonl
-from fireact.base.redact import find_sensitive
+from fireact.base.names import known_names
+from fireact.base.redact import find_sensitive, iterate_strings
 from fireact.base.run_directory import TRAJECTORIES, read_config, read_manifest
 from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Command
 from fireact.data.teachers import Teacher, find_teachers
-from fireact.errors import ConfigError, DataError, ProviderError, missing_extra_error, missing_path_error
+from fireact.errors import ConfigError, DataError, FireactError, ProviderError, missing_extra_error, missing_path_error
 from fireact.formats.card import origin_of
 from fireact.formats.read import read_any
 from fireact.formats.write import write_episodes
 from fireact.reporting.table import Row, Table
+from fireact.rollout.loading import load_task
 from fireact.rollout.students import tuned_directory
-from fireact.training.model_card import CARD, EVALUATIONS, build_model_card, find_hub_id
+from fireact.training.model_card import ADAPTER_CONFIG, CARD, EVALUATIONS, build_model_card, find_hub_id, is_hub_id
 
 if TYPE_CHECKING:
     from fireact.pipeline.result import Result
@@ -41,6 +44,9 @@ EPISODE_VERBS = ("collect", "record", "mix", "eval", "doctor")
 STUDY_FILES = ("tables.md", "results.jsonl", "plots/*.svg", "plots/*.png")
 EVAL_RESULTS = ".eval_results"
 LICENCES = "Licences"
+UNKNOWN = "unknown"
+BASE_NAMES = ("base_model_name_or_path", "_name_or_path")
+"""What peft and transformers call the base in the files of weights."""
 _STUDY_HEAD = """---
 license: unknown
 tags:
@@ -67,6 +73,8 @@ class PublishConfig(CheckedSettings):
     """Push. Without it, you see what would be pushed."""
     private: bool = setting(False)
     """Make a new repository private."""
+    base: str | None = setting(None)
+    """Hub id of the base model, where the student was a directory of this machine."""
     license: str | None = setting(None, panel=LICENCES)
     """Licence of what is published, as the hub names it: apache-2.0, mit, cc-by-4.0, ..."""
     base_license: str | None = setting(None, panel=LICENCES)
@@ -167,16 +175,32 @@ def _prepare_model(config: PublishConfig, directory: Path, repository: str) -> P
         raise DataError(f"{directory} is an export to {manifest.get('to')}. Publish one of 'export --to merged'.")
     trained = (tuned_directory(str(settings["run"])) or directory) if is_export else directory
     weights = directory if is_export else directory / ("model" if (directory / "model").is_dir() else "adapter")
+    base = _find_base(config, str(manifest["student"]))
     names = manifest["files"] if is_export else [path.name for path in weights.iterdir() if path.is_file()]
-    files: dict[str, Path | str] = {name: weights / name for name in sorted(names) if name != CARD}
+    files = {name: _name_base(weights / name, base or UNKNOWN) for name in sorted(names) if name != CARD}
     teachers = _license_teachers(config, trained)
     files[CARD] = _add_licences(
-        build_model_card(trained, is_adapter=weights.name == "adapter"), config, teachers,
-        base=find_hub_id(str(manifest["student"])), results=_read_results(trained), name=repository,
+        build_model_card(trained, is_adapter=weights.name == "adapter", base=base or UNKNOWN), config, teachers,
+        base=base or UNKNOWN, results=_read_results(trained), name=repository,
     )  # fmt: skip
     files |= dict(_list_eval_results(trained))
-    missing = [*_missing_licences(config, teachers), *_missing_base(config, str(manifest["student"]))]
+    missing = [*_missing_licences(config, teachers), *_missing_base(config, base)]
     return Publication(repository, "model", files, missing)
+
+
+def _find_base(config: PublishConfig, student: str) -> str:
+    """The hub id of the base; empty where the student is a directory whose id nobody named."""
+    if config.base is not None and not is_hub_id(config.base):
+        raise ConfigError(f"--base {config.base}: give a model of the hub, as OWNER/NAME.")
+    base = config.base or find_hub_id(student)
+    return base if is_hub_id(base) else ""
+
+
+def _name_base(file: Path, base: str) -> Path | str:
+    """A file of weights; its text, with the name of the base, where it has the path of the student instead."""
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.name in (ADAPTER_CONFIG, "config.json") else {}
+    names = {name: base for name in BASE_NAMES if name in settings and settings[name] != base}
+    return json.dumps({**settings, **names}, indent=2) + "\n" if names else file
 
 
 def _prepare_dataset(config: PublishConfig, directory: Path, repository: str, folder: Path) -> Publication:
@@ -198,22 +222,30 @@ def _prepare_dataset(config: PublishConfig, directory: Path, repository: str, fo
 
 
 def _find_key(file: Path) -> int | None:
-    """The first line that holds what looks like a key."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if any(kind == "secret" for kind, _ in find_sensitive(line)):
-                return number
+    """The first line that holds what looks like a key, in the strings of its JSON or, where it is none, as it is."""
+    for number, line in jsonl.read_numbered_lines(file):
+        text = line.decode(errors="replace")
+        with suppress(ValueError):
+            text = "\n".join(iterate_strings(jsonl.loads(line)))
+        if any(kind == "secret" for kind, _ in find_sensitive(text)):
+            return number
     return None
 
 
 def _prepare_study(config: PublishConfig, directory: Path, repository: str) -> Publication:
-    """The results of a study, whose tables are the card."""
+    """The results of a study, whose tables are the card. Raises DataError where they hold keys."""
     title = str(read_manifest(directory)["title"])
     files: dict[str, Path | str] = {
         path.relative_to(directory).as_posix(): path
         for pattern in STUDY_FILES
         for path in sorted(directory.glob(pattern))
     }
+    for path in map(directory.joinpath, files):
+        if path.suffix != ".png" and (number := _find_key(path)) is not None:
+            raise DataError(
+                f"{path}, line {number} holds what looks like a key. Take it out of the study's file, run the study "
+                "anew, and revoke the key."
+            )
     tables = directory / "tables.md"
     text = tables.read_text(encoding="utf-8") if tables.is_file() else f"# {title}\n"
     files[CARD] = _add_licences(_STUDY_HEAD + text, config, [], name=repository)
@@ -242,8 +274,10 @@ def _missing_licences(config: PublishConfig, teachers: Sequence[Teacher]) -> lis
     return missing
 
 
-def _missing_base(config: PublishConfig, student: str) -> list[str]:
-    return [] if config.base_license else [f"Name the licence of the base {student} with --base-license."]
+def _missing_base(config: PublishConfig, base: str) -> list[str]:
+    missing = [] if base else ["Name the base by its hub id with --base: the student was a directory of this machine."]
+    shown_base = f"the base {base}" if base else "the base"
+    return missing if config.base_license else [*missing, f"Name the licence of {shown_base} with --base-license."]
 
 
 def _add_licences(
@@ -308,15 +342,17 @@ def _list_eval_results(run: Path) -> Iterator[tuple[str, str]]:
 
 
 def _find_dataset(task: str) -> tuple[str, str | None] | None:
-    """The data set on the hub that a task's questions are, and its configuration; None for any other task."""
-    from fireact.errors import FireactError
-    from fireact.rollout.loading import load_task
+    """The data set on the hub that a task's questions are, and its configuration; None for any other task.
 
-    try:
-        found: tuple[str, str | None] | None = getattr(load_task(task), "hub_dataset", None)
-    except FireactError:  # a task of another machine, or of the user's own
+    The task stands in a run that somebody else may have made, so it is only looked up among the names of plug-ins.
+    """
+    if task not in known_names("task"):
         return None
-    return found
+    try:
+        dataset: tuple[str, str | None] | None = getattr(load_task(task), "hub_dataset", None)
+    except (FireactError, TypeError):  # a task that needs an argument
+        return None
+    return dataset
 
 
 def _push(publication: Publication, *, private: bool) -> str:
@@ -332,12 +368,21 @@ def _push(publication: Publication, *, private: bool) -> str:
         api.create_commit(
             publication.repository, operations, repo_type=publication.kind, commit_message="Publish with FireAct"
         )
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ProviderError(
-            f"the hub refused {publication.repository}: {reason}. Give a token that may write in HF_TOKEN."
-        ) from error
+    except (hub.errors.HTTPError, hub.errors.LocalTokenNotFoundError, OSError, ValueError) as error:
+        raise _explain_refusal(error, publication.repository, str(api.endpoint)) from error
     return str(created)
+
+
+def _explain_refusal(error: Exception, repository: str, address: str) -> ProviderError:
+    """What the hub refuses and why; a token is asked for only where it lacks one, or a better one."""
+    hub = _import_hub()
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None and isinstance(error, hub.errors.HTTPError):
+        return ProviderError(f"the hub cannot be reached at {address}: {reason}. Check the connection and HF_ENDPOINT.")
+    needs_token = status in (401, 403) or isinstance(error, hub.errors.LocalTokenNotFoundError)
+    advice = " Give a token that may write in HF_TOKEN." if needs_token else ""
+    return ProviderError(f"the hub refused {repository}: {reason.rstrip('.')}.{advice}")
 
 
 def _import_hub() -> Any:

@@ -7,6 +7,7 @@ is never guessed. It is written anew after training and after each ``eval`` of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from fireact.base.markdown import code_span, escape_cell
 from fireact.base.progress import Progress
 from fireact.base.run_directory import read_config, read_manifest
 from fireact.models.weights import BUILT_IN, BUILT_IN_HUB_ID, PACKAGE
-from fireact.rollout.students import tuned_directory
+from fireact.rollout.students import find_hosted_model, tuned_directory
 
 EVALUATIONS = "evaluations.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
 CARD = "README.md"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 
 
 def write_model_card(run: Path) -> None:
@@ -46,9 +48,14 @@ def find_hub_id(student: str) -> str:
     return name if name.count("/") == 1 and not name.startswith((".", "/")) else student
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be a model's on the hub; the path of a directory is none."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def show_on_card(agent: str, out: Path, results: Mapping[str, Mapping[str, Any]], progress: Progress) -> None:
     """Add the results of an evaluation in ``out`` to the card of the agent, where it is a run that has one."""
-    directory = tuned_directory(agent)
+    directory = None if find_hosted_model(agent) else tuned_directory(agent)
     if directory is None or not (directory / "adapter").is_dir():
         return
     try:
@@ -69,10 +76,10 @@ def record_evaluation(run: Path, out: Path, results: Mapping[str, Mapping[str, A
     write_model_card(run)
 
 
-def build_model_card(run: Path, *, is_adapter: bool) -> str:
-    """The card of a complete run, for its adapter or for whole weights."""
+def build_model_card(run: Path, *, is_adapter: bool, base: str = "") -> str:
+    """The card of a complete run, for its adapter or for whole weights. Default of ``base``: the student's hub id."""
     manifest, settings = read_manifest(run), read_config(run)
-    base = find_hub_id(str(manifest["student"]))
+    base = base or find_hub_id(str(manifest["student"]))
     kind = "trajectories" if "trajectories" in manifest else "pairs"
     head = {
         "base_model": json.dumps(base), "library_name": "peft" if is_adapter else "transformers", "license": "unknown",
