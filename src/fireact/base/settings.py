@@ -246,7 +246,8 @@ def fill_defaults(config_class: Any, stored: Mapping[str, Any]) -> dict[str, Any
     """Stored settings, and the defaults of those that did not exist yet when they were stored."""
     filled = dict(stored)
     for entry in read_settings(config_class):
-        default = asdict(entry.default) if is_dataclass(entry.default) else entry.stored_default  # type: ignore[arg-type]
+        default = entry.stored_default
+        default = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
         nested_class, value = nested_settings(entry.kind), filled.get(entry.name)
         if nested_class is not None and isinstance(value, Mapping):
             filled[entry.name] = fill_defaults(nested_class, value)

@@ -52,7 +52,8 @@ class _FrozenLinear(torch.autograd.Function):
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch can pack weights of a type (for x86), and this processor can multiply them."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):  # type: ignore[no-untyped-call]
+    is_available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not is_available or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
