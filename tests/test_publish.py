@@ -246,3 +246,8 @@ def test_the_doctor_names_teachers_without_a_licence(tmp_path: Path) -> None:
     }
     assert kinds["open"]["teacher licence"] == "openai:gpt-4o"
     assert "teacher licence" not in kinds["named"] and "teacher licence" not in kinds["script"]
+
+
+def test_a_run_that_names_itself_has_an_unknown_teacher(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f'verb = "mix"\nsources = ["{tmp_path}"]\n', encoding="utf-8")
+    assert [teacher.name for teacher in find_teachers(tmp_path)] == [f"the unknown teacher of {tmp_path.name}"]

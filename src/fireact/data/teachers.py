@@ -29,16 +29,22 @@ class Teacher:
         return not self.license and not self.name.startswith(SCRIPTED)
 
 
-def find_teachers(source: Path) -> list[Teacher]:
-    """The teachers behind a run: of its own manifest, or of what it was made from; an unknown one for anything else."""
+def find_teachers(source: Path, *, within: frozenset[Path] = frozenset()) -> list[Teacher]:
+    """The teachers behind a run: of its own manifest, or of what it was made from; an unknown one for anything else.
+
+    ``within`` are the runs that are made of it, so that one which names itself comes to an end.
+    """
+    if source.resolve() in within:
+        return []
+    within |= {source.resolve()}
     manifest = read_manifest(source) if (source / MANIFEST).is_file() else {}
     if manifest.get("teachers"):
         return [Teacher(**teacher) for teacher in manifest["teachers"]]
     if "teacher" in manifest:
-        return _find_model_teachers(str(manifest["teacher"]), str(manifest.get("teacher_license") or ""))
+        return _find_model_teachers(str(manifest["teacher"]), str(manifest.get("teacher_license") or ""), within)
     if "calls_by_dialect" in manifest:
         return [Teacher("the model of a recorded agent", str(manifest.get("teacher_license") or ""))]
-    teachers = join_teachers(_find_source_teachers(source)) if (source / CONFIG).is_file() else []
+    teachers = join_teachers(_find_source_teachers(source, within)) if (source / CONFIG).is_file() else []
     return teachers or [Teacher(f"the unknown teacher of {source.absolute().name}")]
 
 
@@ -56,7 +62,7 @@ def teachers_to_dicts(teachers: Sequence[Teacher]) -> list[dict[str, Any]]:
     return [asdict(teacher) for teacher in teachers]
 
 
-def _find_source_teachers(run: Path) -> Iterator[Teacher]:
+def _find_source_teachers(run: Path, within: frozenset[Path]) -> Iterator[Teacher]:
     """The teachers of what a run of eval, mix, doctor or training was made from, as its settings name it."""
     settings = read_config(run)
     sources = settings.get("sources") or [settings.get(name) for name in ("data", "run", "start")]
@@ -64,14 +70,14 @@ def _find_source_teachers(run: Path) -> Iterator[Teacher]:
         sources = [run / "train"]
     for source in sources:
         if source and isinstance(source, str | Path):  # "start" of collect is a number
-            yield from find_teachers(Path(source))
+            yield from find_teachers(Path(source), within=within)
     if "agent" in settings:
-        yield from _find_model_teachers(str(settings["agent"]))
+        yield from _find_model_teachers(str(settings["agent"]), "", within)
 
 
-def _find_model_teachers(spec: str, license: str = "") -> list[Teacher]:
+def _find_model_teachers(spec: str, license: str, within: frozenset[Path]) -> list[Teacher]:
     """A model as the teacher; the teachers of a student of ours, or of a recording, unless a licence is named."""
     path = Path(spec.removeprefix("replay:"))
     if not license and (path / MANIFEST).is_file():
-        return find_teachers(path)
+        return find_teachers(path, within=within)
     return [Teacher(path.name if path.is_absolute() else spec, license)]
