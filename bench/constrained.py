@@ -41,7 +41,7 @@ def constraint_ms(lm: HFModel, form: ReplyForm, text: str, *, repeats: int = 5) 
     loaded = lm._load()
     ids, logits = lm.tokenizer(text)["input_ids"], torch.zeros(loaded.vocabulary_size)
     schemas = [tool.schema for tool in TOOLS]
-    grammar = loaded.grammars.compile(form, schemas, lm.load_call_form() if form.callable else None)
+    grammar = loaded.grammars.compile(form, schemas, loaded.call_form if form.callable else None)
     started = time.thread_time()
     for _ in range(repeats):
         constraint = grammar.start()

@@ -1,8 +1,12 @@
 """The public surface: complete (ruff keeps it sorted), never shadowed by a module, and light to import."""
 
+import ast
+import importlib
+import importlib.util
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,8 @@ from fireact.base.commands import COMMANDS
 from fireact.base.settings import read_settings
 from fireact.base.verbs import load_command
 from fireact.pipeline.functions import COMMON, load_function
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_public_name_is_there() -> None:
@@ -21,7 +27,6 @@ def test_every_public_name_is_there() -> None:
 
 def test_a_package_with_the_name_of_a_function_is_that_function() -> None:
     """Python binds an imported package to its name in ``fireact``, so the package itself must be callable there."""
-    import importlib
     import pkgutil
 
     modules = {module.name for module in pkgutil.iter_modules(fireact.__path__)}
@@ -65,3 +70,12 @@ def test_a_command_s_function_takes_every_setting_that_its_command_takes(name: s
     for setting in set(inspect.signature(function).parameters) - {*COMMON, "on_text"}:
         line = next(line for line in function.__doc__.splitlines() if line.startswith(f"    {setting}: "))
         assert line.removeprefix(f"    {setting}: ").strip(), f"{setting} of {name} has no help"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "bench").glob("*.py")), ids=lambda file: file.stem)
+def test_a_benchmark_imports_what_there_is(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fireact":
+            module = importlib.import_module(str(node.module))
+            absent = [name.name for name in node.names if not hasattr(module, name.name)]
+            assert [name for name in absent if importlib.util.find_spec(f"{node.module}.{name}") is None] == []
