@@ -305,7 +305,9 @@ def _add_licences(
     lines = [f"- this repository: {config.license or 'unknown'}"]
     lines += [f"- the base {base}: {config.base_license or 'unknown'}"] if base else []
     lines += [f"- the answers of {teacher.name}: {_describe_licence(teacher)}" for teacher in teachers]
-    text = re.sub(r"\n+The licence is that of [^#]*?\n(?=\n*#|\Z)", "\n\n", str(data.content).rstrip() + "\n")
+    before, _, after = str(data.content).partition("\nThe licence is that of ")  # this section says more
+    _, heading, rest = after.partition("\n#")
+    text = f"{before.rstrip()}\n\n{heading.lstrip()}{rest}"
     return f"{text.rstrip()}\n\n## Licences\n\n" + "\n".join(lines) + "\n"
 
 
