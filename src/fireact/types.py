@@ -201,7 +201,7 @@ class Trajectory:
     @property
     def key(self) -> str:
         """Identifies the episode in a run directory: a resumed run skips the keys that are stored."""
-        return f"{self.task}/{self.example.id}/{self.method}/{self.seed}"
+        return name_episode(self.task, self.example.id, self.method, self.seed)
 
     @property
     def answer(self) -> str | None:
@@ -274,6 +274,11 @@ def _label_step(step: Step) -> list[tuple[str, str]]:
     arguments = ", ".join(f"{name}={value!r}" for name, value in step.action.arguments.items())
     call = f"{step.action.name}({arguments})"
     return [("Thought", step.thought), ("Action", call), ("Observation", step.observation or "")]
+
+
+def name_episode(task: str, example_id: str, method: str, seed: int) -> str:
+    """The key of an episode in a run."""
+    return f"{task}/{example_id}/{method}/{seed}"
 
 
 def answer_of(steps: Sequence[Step]) -> str | None:

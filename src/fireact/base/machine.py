@@ -10,10 +10,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from fireact.errors import ConfigError, unknown_name_error
+
+if TYPE_CHECKING:
+    import torch
 
 BFLOAT16 = "FIREACT_BFLOAT16"
 """Environment variable: ``on`` or ``off`` decides whether products are bfloat16; unset, the hardware decides."""
@@ -88,6 +92,13 @@ def training_device() -> str:
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true":
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def choose_product_dtype() -> torch.dtype:
+    """The type that training multiplies in."""
+    import torch
+
+    return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
 def has_bfloat16() -> bool:

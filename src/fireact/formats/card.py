@@ -72,12 +72,12 @@ def _origin_section(models: Mapping[str, int], origin: Origin | None) -> str:
             0, f"- source {code_span(origin.name)}" + (f", SHA-256 `{origin.sha256}`" if origin.sha256 else "")
         )
         lines += [f"- {escape_line(line)}" for line in origin.history]
-    return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + _LICENCE
+    return "## Where it comes from\n\n" + "".join(f"{line}\n" for line in lines) + LICENCE_NOTE
 
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _TABLE = "| task / method | episodes |\n|---|---|\n"
-_LICENCE = """
+LICENCE_NOTE = """
 The licence is that of the source, and the terms of the models that wrote the turns apply. Before you share this, name
 the licence above in place of `unknown`.
 

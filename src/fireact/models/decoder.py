@@ -19,6 +19,21 @@ from fireact.models.packed import join_linears, pack_linear, pack_linears
 
 LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers whose blocks compute what ``_Block`` does."""
+ATTENTION_LINEARS = (("q_proj", "k_proj", "v_proj"), ("o_proj",))
+MLP_LINEARS = (("gate_proj", "up_proj"), ("down_proj",))
+"""The linear layers of a block; those of one input are one product."""
+
+
+def sign_sine(sine: Tensor) -> Tensor:
+    """The sine for ``rotate``: by half a head, rotation is a roll with the sign of the first half turned."""
+    half = sine.shape[-1] // 2
+    return torch.cat((-sine[..., :half], sine[..., half:]), -1)
+
+
+def rotate(heads: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
+    """Rotary embedding along the last dimension, whose halves of cosine and of sine are alike."""
+    rotated: Tensor = torch.addcmul(heads * cosine, heads.roll(heads.shape[-1] // 2, -1), signed_sine)
+    return rotated
 
 
 class Decoder(Protocol):
@@ -74,8 +89,7 @@ class LlamaDecoder:
     def __call__(self, *, ids: Tensor, last: Tensor, batch: ForwardPass) -> Tensor:
         hidden = self._embed(ids)
         cosine, sine = (each[0].unsqueeze(1) for each in self._rotary(hidden, batch.positions[None]))
-        # Rotation by half a head is a roll with the sign of the first half turned, so the sine takes that sign.
-        sine = torch.cat((-sine[..., : sine.shape[-1] // 2], sine[..., sine.shape[-1] // 2 :]), -1)
+        sine = sign_sine(sine)
         for block in self._blocks[:-1]:
             hidden = block(hidden, cosine, sine, batch)
         hidden = self._blocks[-1](hidden, cosine, sine, batch, last)
@@ -97,10 +111,8 @@ class _Block:
         self._key_norm: Any = getattr(attention, "k_norm", None)
         self._activation = mlp.act_fn
         self._window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-        self._attention_in = join_linears(attention, ("q_proj", "k_proj", "v_proj"))
-        self._attention_out = join_linears(attention, ("o_proj",))
-        self._mlp_in = join_linears(mlp, ("gate_proj", "up_proj"))
-        self._mlp_out = join_linears(mlp, ("down_proj",))
+        self._attention_in, self._attention_out = (join_linears(attention, names) for names in ATTENTION_LINEARS)
+        self._mlp_in, self._mlp_out = (join_linears(mlp, names) for names in MLP_LINEARS)
 
     def __call__(
         self, hidden: Tensor, cosine: Tensor, sine: Tensor, batch: ForwardPass, rows: Tensor | None = None
@@ -121,7 +133,7 @@ class _Block:
             rotated = torch.cat(
                 (self._query_norm(rotated[:, : self._heads]), self._key_norm(rotated[:, self._heads :])), 1
             )
-        rotated = torch.addcmul(rotated * cosine, rotated.roll(self._head_width // 2, -1), sine)
+        rotated = rotate(rotated, cosine, sine)
         by_head = rotated.transpose(0, 1)[None]
         output, _ = attend(
             self,

@@ -29,6 +29,7 @@ from fireact.base.settings import CheckedSettings, setting
 from fireact.base.verbs import Command
 from fireact.data.teachers import Teacher, find_teachers
 from fireact.errors import ConfigError, DataError, FireactError, ProviderError, missing_extra_error, missing_path_error
+from fireact.formats.card import LICENCE_NOTE as DATASET_NOTE
 from fireact.formats.card import origin_of
 from fireact.formats.read import read_any
 from fireact.formats.write import write_episodes
@@ -36,6 +37,7 @@ from fireact.reporting.table import Row, Table
 from fireact.rollout.loading import load_task
 from fireact.rollout.students import tuned_directory
 from fireact.training.model_card import ADAPTER_CONFIG, CARD, EVALUATIONS, build_model_card, find_hub_id, is_hub_id
+from fireact.training.model_card import LICENCE_NOTE as MODEL_NOTE
 
 if TYPE_CHECKING:
     from fireact.pipeline.result import Result
@@ -305,9 +307,7 @@ def _add_licences(
     lines = [f"- this repository: {config.license or 'unknown'}"]
     lines += [f"- the base {base}: {config.base_license or 'unknown'}"] if base else []
     lines += [f"- the answers of {teacher.name}: {_describe_licence(teacher)}" for teacher in teachers]
-    before, _, after = str(data.content).partition("\nThe licence is that of ")  # this section says more
-    _, heading, rest = after.partition("\n#")
-    text = f"{before.rstrip()}\n\n{heading.lstrip()}{rest}"
+    text = str(data.content).replace(MODEL_NOTE, "\n").replace(DATASET_NOTE, "\n")  # the section below says more
     return f"{text.rstrip()}\n\n## Licences\n\n" + "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from fireact.base.field_types import check_field_types
 from fireact.base.redact import redact
 from fireact.base.run_directory import parse_trajectory, trajectory_file
 from fireact.errors import DataError, FormatError
-from fireact.types import Trajectory, Usage
+from fireact.types import Trajectory, Usage, name_episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class EpisodeFacts:
     @property
     def key(self) -> str:
         """The key of its trajectory."""
-        return f"{self.task}/{self.id}/{self.method}/{self.seed}"
+        return name_episode(self.task, self.id, self.method, self.seed)
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> EpisodeFacts:
@@ -85,7 +85,7 @@ def _describe_error(line: bytes, error: Exception) -> str:
 
 def episode_key(row: Mapping[str, Any]) -> str:
     """The key of the trajectory in a row (``Trajectory.key``), without building the trajectory."""
-    return f"{row['task']}/{row['example']['id']}/{row['method']}/{row['seed']}"
+    return name_episode(row["task"], row["example"]["id"], row["method"], row["seed"])
 
 
 def summarise_episodes(episodes: Iterable[EpisodeFacts]) -> dict[str, Any]:

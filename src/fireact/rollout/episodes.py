@@ -34,6 +34,7 @@ from fireact.types import (
     Tool,
     Trajectory,
     Usage,
+    name_episode,
 )
 
 
@@ -61,7 +62,7 @@ class Episode:
     @property
     def key(self) -> str:
         """The key of the Trajectory that it will become."""
-        return f"{self.task.name}/{self.example.id}/{self.agent.method.name}/{self.seed}"
+        return name_episode(self.task.name, self.example.id, self.agent.method.name, self.seed)
 
 
 class Cancelled(BaseException):

@@ -6,7 +6,8 @@ Invariant: nothing is imported or fetched before rows are read. This module does
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,44 +53,47 @@ def read_saved_rows(folder: Path, hub_set: HubDataset, split: str) -> list[Row]:
 
 def load_hub_rows(hub_set: HubDataset, split: str, *, task: str) -> list[Row]:
     """The rows of a split from the hub or its local cache. Raises ProviderError that names ways without the hub."""
-    datasets = _import_datasets()
-    try:
-        return _select_rows(
-            datasets.load_dataset(hub_set.repository, hub_set.config, split=hub_set.splits[split]), hub_set
-        )
-    except Exception as error:  # no network, no such set, a broken download: each its own kind
-        arguments = ", ".join(repr(argument) for argument in (hub_set.repository, hub_set.config) if argument)
-        raise ProviderError(
-            f"cannot load {hub_set.repository} from the hub ({type(error).__name__}: {_first_line(error)}). Name a "
-            f"folder that holds the questions of {task} ({task}:FOLDER), or set FIREACT_DATA to the folder above it, "
-            f"or save the set where there is a network: datasets.load_dataset({arguments}).save_to_disk('FOLDER')."
-        ) from error
+    arguments = ", ".join(repr(argument) for argument in (hub_set.repository, hub_set.config) if argument)
+    advice = (
+        f"Name a folder that holds the questions of {task} ({task}:FOLDER), or set FIREACT_DATA to the folder above "
+        f"it, or save the set where there is a network: datasets.load_dataset({arguments}).save_to_disk('FOLDER')."
+    )
+    with _open_hub(hub_set.repository, advice) as datasets:
+        data = datasets.load_dataset(hub_set.repository, hub_set.config, split=hub_set.splits[split])
+        return _select_rows(data, hub_set)
 
 
 def list_splits(repository: str, config: str | None) -> list[str]:
     """The splits of a data set on the hub, by its own names. Raises ProviderError where it cannot be reached."""
-    datasets = _import_datasets()
-    try:
+    with _open_hub(repository, _advise(repository)) as datasets:
         return list(datasets.get_dataset_split_names(repository, config))
-    except Exception as error:  # no network, no such set, several configurations: each its own kind
-        raise _unreachable(repository, error) from error
 
 
 def read_split(repository: str, config: str | None, split: str) -> list[Row]:
     """All rows of a split of any data set on the hub. Raises ProviderError where it cannot be reached."""
+    with _open_hub(repository, _advise(repository)) as datasets:
+        rows: list[Row] = datasets.load_dataset(repository, config, split=split).to_list()
+        return rows
+
+
+def _advise(repository: str) -> str:
+    return (
+        f"Check its name, name one of several configurations (hub:{repository}@CONFIG:QUESTION,ANSWER), or save its "
+        "questions as a file."
+    )
+
+
+@contextmanager
+def _open_hub(repository: str, advice: str) -> Iterator[Any]:
+    """The package ``datasets``; whatever it raises within becomes a ProviderError that ends in the advice."""
     datasets = _import_datasets()
     try:
-        rows: list[Row] = datasets.load_dataset(repository, config, split=split).to_list()
-    except Exception as error:
-        raise _unreachable(repository, error) from error
-    return rows
-
-
-def _unreachable(repository: str, error: Exception) -> ProviderError:
-    return ProviderError(
-        f"cannot load {repository} from the hub ({type(error).__name__}: {_first_line(error)}). Check its name, name "
-        f"one of several configurations (hub:{repository}@CONFIG:QUESTION,ANSWER), or save its questions as a file."
-    )
+        yield datasets
+    except Exception as error:  # no network, no such set, several configurations: each is of its own kind
+        reason = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        raise ProviderError(
+            f"cannot load {repository} from the hub ({type(error).__name__}: {reason}). {advice}"
+        ) from error
 
 
 def _select_rows(data: Any, hub_set: HubDataset) -> list[Row]:
@@ -104,7 +108,3 @@ def _import_datasets() -> Any:
     except ImportError as error:
         raise missing_extra_error("datasets", "hub") from error
     return datasets
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -16,31 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fireact.base.machine import has_bfloat16, training_device
+from fireact.base.machine import choose_product_dtype, training_device
+from fireact.models.decoder import ATTENTION_LINEARS, LLAMA_LIKE, MLP_LINEARS, rotate, sign_sine
 from fireact.models.packed import PackedLinear, can_pack, copy_frozen, join_linears
 from fireact.training.frozen_blocks import find_blocks
 from fireact.training.memory import TARGETS_AT_A_TIME
 
-FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-"""Classes of transformers whose blocks compute what ``_JoinedBlock`` does."""
 QUERIES_AT_A_TIME = 256
 """Queries whose scores the backward pass of attention computes at a time; they see no later keys."""
-SOURCES = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out": ("o_proj",),
-    "mlp": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
 
 
 def can_join_blocks(model: Any) -> bool:
     """Whether all blocks of a model can be joined, and its head computes nothing that is trained."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if type(base).__name__ not in FAMILIES or base.config.hidden_act != "silu":
+    if type(base).__name__ not in LLAMA_LIKE or base.config.hidden_act != "silu":
         return False
-    if getattr(base.config, "sliding_window", None) or not can_pack(
-        torch.bfloat16 if has_bfloat16() else torch.float32
-    ):
+    if getattr(base.config, "sliding_window", None) or not can_pack(choose_product_dtype()):
         return False
     head = base.get_output_embeddings()
     return training_device() == "cpu" and all(map(_can_join, find_blocks(model)[2])) and _is_joinable(head)
@@ -56,6 +47,8 @@ def _can_join(layer: Any) -> bool:
     linears = [part for part in layer.modules() if isinstance(part, nn.Linear) or hasattr(part, "base_layer")]
     factors = {id(part) for linear in linears for part in _list_factors(linear)}
     frozen = (layer.input_layernorm, layer.post_attention_layernorm)
+    if hasattr(layer.self_attn, "q_norm"):  # of Qwen 3, which the joined blocks do not compute
+        return False
     return all(_is_joinable(linear) for linear in linears if id(linear) not in factors) and not any(
         norm.weight.requires_grad for norm in frozen
     )
@@ -107,8 +100,8 @@ class _JoinedBlock:
         attention, mlp = layer.self_attn, layer.mlp
         self._dtype, self._scaling, self._head_width = dtype, attention.scaling, attention.head_dim
         self._norms = layer.input_layernorm, layer.post_attention_layernorm
-        self._qkv, self._out = (_AdaptedProduct(attention, SOURCES[name], dtype) for name in ("qkv", "out"))
-        self._mlp, self._down = (_AdaptedProduct(mlp, SOURCES[name], dtype) for name in ("mlp", "down"))
+        self._qkv, self._out = (_AdaptedProduct(attention, names, dtype) for names in ATTENTION_LINEARS)
+        self._mlp, self._down = (_AdaptedProduct(mlp, names, dtype) for names in MLP_LINEARS)
         self._heads = self._out.product.in_features // self._head_width
 
     def forward(
@@ -277,7 +270,7 @@ class _Attention(Function):
         batch, tokens = joined.shape[:2]
         by_head = joined.view(batch, tokens, -1, width).transpose(1, 2)
         key_heads = (by_head.shape[1] - heads) // 2
-        rotated = _rotate(by_head[:, : heads + key_heads], cosine, sine).to(joined.dtype)
+        rotated = rotate(by_head[:, : heads + key_heads], cosine, sign_sine(sine)).to(joined.dtype)
         query, key, value = rotated[:, :heads], rotated[:, heads:], by_head[:, heads + key_heads :].contiguous()
         output, weight_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
             query, *(each.repeat_interleave(heads // key_heads, 1) for each in (key, value)), 0.0, True, scale=scaling
@@ -293,17 +286,9 @@ class _Attention(Function):
         batch, heads, tokens, width = query.shape
         gradient = gradients[0].view(batch, tokens, heads, width).transpose(1, 2)
         parts = _attention_gradients(query, key, value, output, weight_sums, gradient, scaling=context.scaling)
-        rotated = _rotate(torch.cat(parts[:2], 1), cosine, -sine)  # the inverse turns back
+        rotated = rotate(torch.cat(parts[:2], 1), cosine, sign_sine(-sine))  # the inverse turns back
         joined = torch.cat((rotated.to(query.dtype), parts[2].to(query.dtype)), 1)
         return joined.transpose(1, 2).reshape(batch, tokens, -1), None, None, None, None, None
-
-
-def _rotate(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of [batch, heads, tokens, width]; the halves of cosine and of sine are alike."""
-    half = values.shape[-1] // 2
-    signed = torch.cat((-sine[..., :half], sine[..., half:]), -1)
-    rotated: Tensor = torch.addcmul(values * cosine, values.roll(half, -1), signed)
-    return rotated
 
 
 def _attention_gradients(

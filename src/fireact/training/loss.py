@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fireact.base.machine import has_bfloat16, training_device
+from fireact.base.machine import choose_product_dtype, has_bfloat16, training_device
 from fireact.errors import ConfigError
 from fireact.render.tokens import IGNORED, Sample
 from fireact.training.batches import Batch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -57,7 +56,7 @@ class TargetLoss:
         self.device = torch.device(training_device())
         self.bfloat16 = has_bfloat16()
         self.head = model.get_output_embeddings()
-        self.head_loss = HeadLoss(self.head, self.product_dtype) if is_joined else None
+        self.head_loss = HeadLoss(self.head, choose_product_dtype()) if is_joined else None
         frozen_blocks = FrozenBlocks(model, frozen=frozen)
         probe = torch.tensor([max((sample.input_ids for sample in samples), key=len)], device=self.device)
         self.frozen_blocks = (
@@ -72,13 +71,6 @@ class TargetLoss:
                     )
                 )
         self.seconds = time.perf_counter() - started
-
-    @property
-    def product_dtype(self) -> torch.dtype:
-        """The type that products are computed in."""
-        import torch
-
-        return torch.bfloat16 if self.bfloat16 else torch.float32
 
     def autocast(self) -> Any:
         """Multiply in bfloat16 where the hardware does so natively; weights, sums and the loss stay float32."""

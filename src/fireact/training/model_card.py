@@ -23,6 +23,7 @@ from fireact.rollout.students import find_hosted_model, tuned_directory
 EVALUATIONS = "evaluations.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
 CARD = "README.md"
+LICENCE_NOTE = "\nThe licence is that of the base and of the data. Name it above before you share this.\n"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 
 
@@ -98,7 +99,7 @@ def build_model_card(run: Path, *, is_adapter: bool, base: str = "") -> str:
         f"\n# {run.resolve().name}\n\nA language agent, fine-tuned by FireAct.\n\n| | |\n|---|---|\n"
         + "".join(f"| {name} | {text} |\n" for name, text in facts.items())
         + f"\n## Results\n\n{_results_section(run)}\n## Run it\n\n{_usage_section(run, base, is_adapter=is_adapter)}"
-        "\nThe licence is that of the base and of the data. Name it above before you share this.\n"
+        + LICENCE_NOTE
     )  # fmt: skip
 
 

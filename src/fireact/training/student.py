@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fireact.base.machine import has_bfloat16, training_device
+from fireact.base.machine import choose_product_dtype, training_device
 from fireact.errors import ConfigError, missing_extra_error
 from fireact.models.weights import load_tokenizer, student_directory, translate_load_errors
 from fireact.training.loss import require_gpu
@@ -60,7 +60,6 @@ def load_model_shape(student: str) -> Any:
 
 
 def _quantisation_options(kind: str) -> dict[str, Any]:
-    import torch
     import transformers
 
     require_gpu(kind)
@@ -72,7 +71,7 @@ def _quantisation_options(kind: str) -> dict[str, Any]:
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": torch.bfloat16 if has_bfloat16() else torch.float32,
+        "bnb_4bit_compute_dtype": choose_product_dtype(),
     }
     options = {"load_in_8bit": True} if kind == "int8-lora" else four_bit
     config: Any = getattr(transformers, "BitsAndBytesConfig")(**options)  # noqa: B009  # untyped

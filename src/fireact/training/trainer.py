@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fireact.base.machine import has_bfloat16, keep_freed_memory, require_disk, require_memory, training_device
+from fireact.base.machine import (
+    choose_product_dtype,
+    has_bfloat16,
+    keep_freed_memory,
+    require_disk,
+    require_memory,
+    training_device,
+)
 from fireact.base.progress import SILENT, Progress
 from fireact.data.recorded_calls import RENDERER
 from fireact.errors import ConfigError, DataError, FireactError
@@ -170,9 +177,8 @@ class _TrainingRun:
             move_to_device(self.model, recipe.kind)
         self.checkpoint, self.done = find_last_checkpoint(out / CHECKPOINTS)
         keep_freed_memory()
-        dtype = torch.bfloat16 if has_bfloat16() else torch.float32
         if self.is_joined:
-            join_blocks(self.model, dtype=dtype)
+            join_blocks(self.model, dtype=choose_product_dtype())
         self.loss = TargetLoss(
             self.model,
             samples,
